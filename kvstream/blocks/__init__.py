@@ -1,0 +1,1 @@
+"""What is known of blocks: the table that events are applied to."""

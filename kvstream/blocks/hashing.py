@@ -1,0 +1,42 @@
+"""The fixed hash of block ids, which places them in the index and decides what is sampled."""
+
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+
+U64 = npt.NDArray[np.uint64]
+
+
+def mix(values: npt.NDArray[np.int64]) -> U64:
+    """64-bit values scattered evenly, uint64 of the same shape.
+
+    Source: the finaliser of splitmix64, https://prng.di.unimi.it/splitmix64.c
+    """
+    x = values.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def source_seed(source: str, tier: str) -> int:
+    """A 63-bit number for a source and tier that is the same in every process."""
+    name = f"{source}\0{tier}".encode()
+    return zlib.crc32(name) << 31 ^ zlib.crc32(name[::-1])
+
+
+def below_rate(hashes: U64, rate: float) -> npt.NDArray[np.bool_]:
+    """Which hashes fall under a rate from 0 to 1, bool of the same shape."""
+    if rate >= 1.0:
+        return np.ones(hashes.shape, dtype=np.bool_)
+    return hashes < np.uint64(int(rate * 2**64))
+
+
+def generation_hash(
+    seed: int, blocks: npt.NDArray[np.int64], birth_ns: npt.NDArray[np.int64]
+) -> U64:
+    """Hash of each generation: of its source and tier, its block and its start. uint64 of shape (n,)."""
+    return mix(mix(blocks ^ np.int64(seed)).view(np.int64) ^ birth_ns)

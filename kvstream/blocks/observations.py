@@ -1,0 +1,135 @@
+"""What applying a frame lets one see: counts, intervals and the evictions themselves."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import field
+
+from kvstream.events.frame import I64, U8
+from kvstream.events.types import REASONS
+
+
+class KVCacheEvictionEvent(msgspec.Struct, frozen=True, tag="eviction"):
+    """A generation of a block that ended.
+
+    Attributes:
+        block_id: Block number, or content hash as a signed 64-bit integer.
+        lifetime_seconds: From allocation to eviction.
+        idle_seconds: From the last access (the allocation, if there was none) to eviction.
+        access_count: Accesses during the generation.
+        reuse_gaps_seconds: Seconds between its last accesses, at most three by default.
+        timestamp: Time of the eviction, seconds since the Unix epoch.
+        reason: Why it ended.
+        source: Cache instance.
+        tier: Tier.
+    """
+
+    block_id: int
+    lifetime_seconds: float
+    idle_seconds: float
+    access_count: int
+    reuse_gaps_seconds: list[float]
+    timestamp: float
+    reason: str
+    source: str
+    tier: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a dictionary of plain values."""
+        return msgspec.structs.asdict(self)
+
+
+class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
+    """Evictions in columns of equal length m.
+
+    Attributes:
+        blocks: Block ids, int64 (m,).
+        ts: Times of eviction, ns, int64 (m,).
+        lifetimes: Lifetimes, ns, int64 (m,).
+        idles: Idle times, ns, int64 (m,).
+        access_counts: Accesses, int64 (m,).
+        reasons: Reason codes, uint8 (m,).
+        history: Last access times, ns, oldest first and right-aligned, int64 (m, access_history).
+    """
+
+    blocks: I64
+    ts: I64
+    lifetimes: I64
+    idles: I64
+    access_counts: I64
+    reasons: U8
+    history: I64
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def gaps_seconds(self) -> list[list[float]]:
+        """Seconds between the last accesses of each generation; steps back in time count as 0."""
+        depth = self.history.shape[1]
+        gaps = np.maximum(np.diff(self.history, axis=1), 0) / 1e9
+        known = np.minimum(self.access_counts, depth).tolist()
+        return [row[depth - max(n, 1) :] for row, n in zip(gaps.tolist(), known, strict=True)]
+
+    def to_events(self, source: str, tier: str) -> list[KVCacheEvictionEvent]:
+        """The evictions one by one."""
+        return [
+            KVCacheEvictionEvent(block, lifetime, idle, count, gaps, ts, REASONS[reason], source, tier)
+            for block, lifetime, idle, count, gaps, ts, reason in zip(
+                self.blocks.tolist(),
+                (self.lifetimes / 1e9).tolist(),
+                (self.idles / 1e9).tolist(),
+                self.access_counts.tolist(),
+                self.gaps_seconds(),
+                (self.ts / 1e9).tolist(),
+                self.reasons.tolist(),
+                strict=True,
+            )
+        ]
+
+
+class Observations(msgspec.Struct, eq=False):
+    """What one ``BlockTable.apply`` saw. Intervals are ns; each list holds int64 columns.
+
+    Attributes:
+        allocations: Generations begun.
+        sampled_allocations: Of these, generations chosen by sampling (all at sample rate 1).
+        accesses: Accesses of live blocks.
+        unknown_accesses: Accesses of blocks that were not live.
+        unknown_evictions: Evictions of blocks that were not live.
+        time_regressions: Negative intervals, taken as 0.
+        unknown_reasons: Evictions whose reason nobody knows, kept as ``other``.
+        clears: Clears of the whole cache.
+        cleared: Generations ended by them.
+        evictions: Generations ended otherwise, by reason code.
+        reuse_gaps: Access to access.
+        first_reuses: Allocation to first access.
+        lifetimes: Allocation to eviction.
+        idles: Last access to eviction.
+        access_counts: Accesses of each evicted generation.
+        evicted: Records of the evictions, if asked for.
+    """
+
+    allocations: int = 0
+    sampled_allocations: int = 0
+    accesses: int = 0
+    unknown_accesses: int = 0
+    unknown_evictions: int = 0
+    time_regressions: int = 0
+    unknown_reasons: int = 0
+    clears: int = 0
+    cleared: int = 0
+    evictions: I64 = field(default_factory=lambda: np.zeros(len(REASONS), dtype=np.int64))
+    reuse_gaps: list[I64] = field(default_factory=list)
+    first_reuses: list[I64] = field(default_factory=list)
+    lifetimes: list[I64] = field(default_factory=list)
+    idles: list[I64] = field(default_factory=list)
+    access_counts: list[I64] = field(default_factory=list)
+    evicted: list[EvictionBatch] = field(default_factory=list)
+
+
+def joined(parts: list[I64]) -> I64:
+    """Columns one after another as one, without a copy where there is only one."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

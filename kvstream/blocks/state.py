@@ -1,0 +1,53 @@
+"""BlockMetricsState: what is known of one block."""
+
+import msgspec
+
+
+class BlockMetricsState(msgspec.Struct):
+    """One generation of one block: a view taken from the table, or kept by hand.
+
+    Attributes:
+        block_id: Block number or content hash.
+        birth_ns: When it was allocated, ns since the Unix epoch.
+        access_count: Accesses since.
+        access_times_ns: Times of the last accesses, oldest first.
+        access_history: How many of these are kept.
+
+    Example:
+        >>> block = BlockMetricsState(block_id=7, birth_ns=0)
+        >>> block.record_access(2_000_000_000)
+        >>> block.record_access(3_500_000_000)
+        >>> block.get_reuse_gaps_seconds()
+        [1.5]
+    """
+
+    block_id: int
+    birth_ns: int
+    access_count: int = 0
+    access_times_ns: list[int] = msgspec.field(default_factory=list)
+    access_history: int = 4
+
+    def record_access(self, ts_ns: int) -> None:
+        """Counts an access at ``ts_ns``."""
+        self.access_count += 1
+        self.access_times_ns.append(ts_ns)
+        del self.access_times_ns[: -self.access_history]
+
+    def get_lifetime_seconds(self, now_ns: int) -> float:
+        """Seconds since the allocation, 0 if ``now_ns`` is before it."""
+        return max(0, now_ns - self.birth_ns) / 1e9
+
+    def get_idle_time_seconds(self, now_ns: int) -> float:
+        """Seconds since the last access, or since the allocation if there was none."""
+        last = self.access_times_ns[-1] if self.access_times_ns else self.birth_ns
+        return max(0, now_ns - last) / 1e9
+
+    def get_reuse_gaps_seconds(self) -> list[float]:
+        """Seconds between the accesses kept, at most ``access_history - 1``."""
+        times = self.access_times_ns
+        return [max(0, b - a) / 1e9 for a, b in zip(times, times[1:], strict=False)]
+
+    def get_access_frequency(self, now_ns: int) -> float:
+        """Accesses a second since the allocation, 0 where no time has passed."""
+        seconds = self.get_lifetime_seconds(now_ns)
+        return self.access_count / seconds if seconds > 0 else 0.0

@@ -1,0 +1,151 @@
+"""Settings of the metrics and of the stream: immutable Structs, checked when they are made."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from kvstream.errors import ConfigError
+
+OverflowPolicy = Literal["block", "drop_newest", "drop_oldest", "sample"]
+POLICIES: tuple[OverflowPolicy, ...] = ("block", "drop_newest", "drop_oldest", "sample")
+
+
+def _require(ok: bool, name: str, value: object, rule: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name} must be {rule}, not {value!r}")
+
+
+def _whole(name: str, value: object, low: int, high: int) -> None:
+    ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    _require(ok, name, value, f"a whole number from {low:,} to {high:,}")
+
+
+def _real(name: str, value: object, low: float, rule: str, high: float = float("inf")) -> None:
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and low < value <= high
+    _require(ok and value != float("inf"), name, value, rule)
+
+
+class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is measured, how finely, and how much of it is kept.
+
+    Attributes:
+        sample_rate: Share of block generations whose lifetimes and gaps are measured, 0 < rate ≤ 1.
+            Counters always count everything.
+        history_size: Eviction and alert records kept for the ``drain_*`` calls; older ones go first.
+        trend_window: Windows that a trend is fitted over.
+        anomaly_threshold: Robust z-score beyond which a window is called anomalous.
+        enable_detailed: Make a ``KVCacheEvictionEvent`` of each eviction in the synchronous collectors.
+        export_interval: Seconds between periodic summaries of a stream; 0 turns them off.
+        window_seconds: Length of one window.
+        windows: Windows kept, so that ``window_seconds * windows`` is how far back rates can look.
+        access_history: Access times kept a block (an eviction event carries one gap fewer).
+        histogram_scale: Scale of the exponential histograms: 2**scale buckets a factor of two.
+        capacity: Blocks that the cache has room for, if known.
+    """
+
+    sample_rate: float = 1.0
+    history_size: int = 1000
+    trend_window: int = 60
+    anomaly_threshold: float = 6.0
+    enable_detailed: bool = True
+    export_interval: float = 10.0
+    window_seconds: float = 1.0
+    windows: int = 600
+    access_history: int = 4
+    histogram_scale: int = 4
+    capacity: int | None = None
+
+    def __post_init__(self) -> None:
+        _real("sample_rate", self.sample_rate, 0.0, "above 0 and at most 1", 1.0)
+        _whole("history_size", self.history_size, 1, 10_000_000)
+        _whole("trend_window", self.trend_window, 4, 3600)
+        _real("anomaly_threshold", self.anomaly_threshold, 0.0, "above 0")
+        _require(isinstance(self.enable_detailed, bool), "enable_detailed", self.enable_detailed, "a bool")
+        _real("export_interval", self.export_interval, -1e-9, "0 (off) or more seconds")
+        _real("window_seconds", self.window_seconds, 1e-3, "above 0.001 and at most 86400", 86400.0)
+        _whole("windows", self.windows, 2, 100_000)
+        _whole("access_history", self.access_history, 1, 64)
+        _whole("histogram_scale", self.histogram_scale, 0, 8)
+        if self.capacity is not None:
+            _whole("capacity", self.capacity, 1, 2**40)
+        _require(self.trend_window <= self.windows, "trend_window", self.trend_window, "at most `windows`")
+
+    @property
+    def window_ns(self) -> int:
+        """Length of one window in nanoseconds."""
+        return round(self.window_seconds * 1e9)
+
+
+class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How events travel from producers to state, and how results reach subscribers.
+
+    Attributes:
+        metrics: Settings of what is measured.
+        consumers: Consumer tasks, each with a queue of its own; a source belongs to exactly one.
+        queue_events: Events a queue holds before its producers' overflow policies apply.
+        overflow: Policy of producers that name none: ``block``, ``drop_newest``, ``drop_oldest``
+            or ``sample``.
+        frame_events: Events after which a producer closes a frame.
+        flush_interval: Seconds after which a producer's unfinished frame is sent on.
+        shutdown_timeout: Seconds that leaving the stream may take to drain.
+        subscriber_buffer: Items a subscription holds before its own policy applies.
+    """
+
+    metrics: MetricsConfig = MetricsConfig()
+    consumers: int = 1
+    queue_events: int = 262_144
+    overflow: OverflowPolicy = "block"
+    frame_events: int = 4096
+    flush_interval: float = 0.05
+    shutdown_timeout: float = 5.0
+    subscriber_buffer: int = 1024
+
+    def __post_init__(self) -> None:
+        _whole("consumers", self.consumers, 1, 1024)
+        _whole("queue_events", self.queue_events, 1, 2**31)
+        _require(self.overflow in POLICIES, "overflow", self.overflow, f"one of {', '.join(POLICIES)}")
+        _whole("frame_events", self.frame_events, 1, 2**20)
+        _real("flush_interval", self.flush_interval, 0.0, "above 0 seconds")
+        _real("shutdown_timeout", self.shutdown_timeout, 0.0, "above 0 seconds")
+        _whole("subscriber_buffer", self.subscriber_buffer, 1, 2**31)
+
+
+C = TypeVar("C", MetricsConfig, StreamConfig)
+
+
+def load_config(
+    kind: type[C],
+    path: str | Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    **flags: Any,
+) -> C:
+    """Builds a config from a TOML file, then ``KVSTREAM_*`` variables, then flags; later ones win.
+
+    Args:
+        kind: ``MetricsConfig`` or ``StreamConfig``.
+        path: TOML file with the fields at top level (``[metrics]`` for the nested ones).
+        environ: Variables to look in, by default the process's: ``KVSTREAM_SAMPLE_RATE=0.1``.
+        **flags: Fields set by the caller; None means not set.
+
+    Raises:
+        ConfigError: If the file cannot be read or a value cannot be used.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values.update(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+    environ = os.environ if environ is None else environ
+    for name in kind.__struct_fields__:
+        if (text := environ.get(f"KVSTREAM_{name.upper()}")) is not None:
+            values[name] = text
+    values.update((name, value) for name, value in flags.items() if value is not None)
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from error

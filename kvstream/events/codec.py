@@ -1,0 +1,184 @@
+"""Frames as msgpack and events as JSON lines: one frame or one chunk of lines at a time."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from kvstream.errors import MalformedInputError
+from kvstream.events.frame import MAX_FRAME_EVENTS, UNNUMBERED, EventFrame, as_int64, frames_from_events
+from kvstream.events.types import BlockAllocated, CacheCleared, Event, Name, Op
+
+FRAME_VERSION = 1
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+FRAME_START = bytes([0x9A, FRAME_VERSION])
+"""First bytes of every encoded frame: a msgpack array of ten, then the version."""
+
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class WireFrame(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A frame as it stands on the wire; columns are little-endian bytes, read without a copy."""
+
+    version: int
+    source: Name
+    tier: Name
+    epoch: Int64
+    seq: Annotated[int, Meta(ge=UNNUMBERED, le=2**63 - 1)]
+    ops: memoryview
+    blocks: memoryview
+    ts: memoryview
+    keys: memoryview | None
+    reasons: memoryview | None
+
+
+_frame_encoder = msgspec.msgpack.Encoder()
+_frame_decoder = msgspec.msgpack.Decoder(WireFrame)
+_line_encoder = msgspec.json.Encoder()
+_line_decoder = msgspec.json.Decoder(Event)
+_any_decoder = msgspec.json.Decoder()
+
+
+def _column(array: np.ndarray | None, dtype: str) -> memoryview | None:  # type: ignore[type-arg]
+    if array is None:
+        return None
+    data = np.ascontiguousarray(array, dtype=dtype)
+    return data.data.cast("B") if data.size else memoryview(b"")
+
+
+def encode_frame(frame: EventFrame) -> bytes:
+    """A frame as array-like msgpack.
+
+    Returns:
+        ``[version, source, tier, epoch, seq, ops, blocks, ts, keys|nil, reasons|nil]``, the columns
+        as msgpack ``bin``: uint8 for ``ops`` and ``reasons``, little-endian int64 for the others.
+
+    Raises:
+        MalformedInputError: If the frame has more than 1,048,576 events.
+    """
+    if len(frame) > MAX_FRAME_EVENTS:
+        raise MalformedInputError(f"a frame holds at most {MAX_FRAME_EVENTS:,} events, not {len(frame):,}")
+    return _frame_encoder.encode(
+        (
+            FRAME_VERSION,
+            frame.source,
+            frame.tier,
+            frame.epoch,
+            frame.seq,
+            _column(frame.ops, "u1"),
+            _column(frame.blocks, "<i8"),
+            _column(frame.ts, "<i8"),
+            _column(frame.keys, "<i8"),
+            _column(frame.reasons, "u1"),
+        )
+    )
+
+
+def decode_frame(data: bytes | memoryview) -> EventFrame:
+    """The frame of one msgpack message; its columns are views of ``data``.
+
+    Raises:
+        MalformedInputError: If the message is no frame, or its columns do not agree.
+    """
+    if len(data) > MAX_FRAME_BYTES:
+        raise MalformedInputError(f"frame of {len(data):,} bytes is longer than {MAX_FRAME_BYTES:,}")
+    try:
+        wire = _frame_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedInputError(f"not a frame: {error}") from error
+    if wire.version != FRAME_VERSION:
+        raise MalformedInputError(f"frame version {wire.version} is not {FRAME_VERSION}")
+    n = len(wire.ops)
+    if n > MAX_FRAME_EVENTS:
+        raise MalformedInputError(f"a frame holds at most {MAX_FRAME_EVENTS:,} events, not {n:,}")
+    for name, column, size in (
+        ("blocks", wire.blocks, 8),
+        ("ts", wire.ts, 8),
+        ("keys", wire.keys, 8),
+        ("reasons", wire.reasons, 1),
+    ):
+        if column is not None and len(column) != n * size:
+            raise MalformedInputError(f"column {name} has {len(column)} bytes for {n} events")
+    ops = np.frombuffer(wire.ops, np.uint8)
+    ts = np.frombuffer(wire.ts, "<i8")
+    if n and ops.max() > Op.CLEAR:
+        raise MalformedInputError(f"operation code {ops.max()} is unknown")
+    if n and ts.min() < 0:
+        raise MalformedInputError("a time is before 1970")
+    return EventFrame(
+        ops,
+        np.frombuffer(wire.blocks, "<i8"),
+        ts,
+        wire.source,
+        wire.tier,
+        None if wire.keys is None else np.frombuffer(wire.keys, "<i8"),
+        None if wire.reasons is None else np.frombuffer(wire.reasons, np.uint8),
+        wire.epoch,
+        wire.seq,
+    )
+
+
+def encode_lines(events: Iterable[Event]) -> bytes:
+    """Events as JSON lines, each ended by a newline."""
+    return _line_encoder.encode_lines(list(events))
+
+
+def decode_lines(chunk: bytes | memoryview, on_bad: Callable[[int, str], None]) -> Iterator[EventFrame]:
+    """Frames of the events in a chunk of whole lines; decoded in bulk, line by line only after an error.
+
+    Args:
+        chunk: JSON lines; blank ones are passed over.
+        on_bad: Called with the line's number in the chunk (from 1) and the reason for each bad line.
+
+    Yields:
+        A frame for each source and tier in the chunk.
+    """
+    try:
+        yield from frames_from_events(_line_decoder.decode_lines(chunk))
+    except (msgspec.DecodeError, MalformedInputError, UnicodeDecodeError, RecursionError):
+        events: list[Event] = []
+        for number, line in enumerate(bytes(chunk).split(b"\n"), 1):
+            if line and not line.isspace():
+                try:
+                    events.append(decode_line(line))
+                except MalformedInputError as error:
+                    on_bad(number, str(error))
+        yield from frames_from_events(events)
+
+
+def decode_line(line: bytes | str) -> Event:
+    """The event of one JSON line.
+
+    Unknown fields are ignored. A ``ts`` written as a float is taken when it is a whole number; a
+    fraction could be seconds or milliseconds and is rejected.
+
+    Raises:
+        MalformedInputError: With the reason, if the line is no event.
+    """
+    try:
+        event = _line_decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        event = _decode_lenient(line, str(error))
+    if not isinstance(event, CacheCleared):
+        as_int64([event.block])
+        if isinstance(event, BlockAllocated) and event.key is not None:
+            as_int64([event.key])
+    return event
+
+
+def _decode_lenient(line: bytes | str, reason: str) -> Event:
+    """Second try at a line that is not strictly an event: mends whole floats in ``ts``."""
+    try:
+        value = _any_decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise MalformedInputError(reason) from None
+    if not isinstance(value, dict) or not isinstance(ts := value.get("ts"), float):
+        raise MalformedInputError(reason)
+    if not ts.is_integer():
+        raise MalformedInputError(f"ts must be whole nanoseconds, not {ts!r}: could be another unit")
+    try:
+        return msgspec.convert({**value, "ts": int(ts)}, Event)  # type: ignore[arg-type, no-any-return]
+    except msgspec.ValidationError as error:
+        raise MalformedInputError(str(error)) from None

@@ -1,0 +1,219 @@
+"""The binary forms of a stream on disk: ``.kvlog`` (framed, with checksums) and raw msgpack frames.
+
+A ``.kvlog`` file is the 8 bytes of ``MAGIC``, then records of a 4-byte little-endian length, a 4-byte
+little-endian CRC-32 and that many bytes of one encoded frame.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from kvstream.errors import MalformedInputError
+from kvstream.events.codec import FRAME_START, MAX_FRAME_BYTES, decode_frame, encode_frame
+from kvstream.events.frame import EventFrame
+from kvstream.events.types import Malformed
+
+MAGIC = b"KVLOG\x00\x01\n"
+_HEADER = struct.Struct("<II")
+_SMALLEST_FRAME = 12
+
+
+class LogWriter:
+    """Appends frames to a ``.kvlog`` file opened for binary writing.
+
+    Example:
+        >>> import io
+        >>> out = io.BytesIO()
+        >>> writer = LogWriter(out)
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        file.write(MAGIC)
+
+    def write(self, frame: EventFrame) -> None:
+        """Writes one frame as one record."""
+        payload = encode_frame(frame)
+        self._file.write(_HEADER.pack(len(payload), zlib.crc32(payload)) + payload)
+
+
+class LogParser:
+    """Reads ``.kvlog`` bytes in pieces of any size.
+
+    A damaged record is reported and skipped: by its length if a record follows there, otherwise to
+    the next place that looks like one.
+    """
+
+    def __init__(self, origin: str) -> None:
+        self._origin = origin
+        self._data = bytearray()
+        self._base = 0  # offset of _data[0] in the input
+        self._started = False
+
+    def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
+        """Yields what is complete once ``data`` has been added."""
+        self._data += data
+        yield from self._parse(at_end=False)
+
+    def finish(self) -> Iterator[EventFrame | Malformed]:
+        """Yields what is left at the end of the input, a torn tail among it."""
+        yield from self._parse(at_end=True)
+
+    def _parse(self, at_end: bool) -> Iterator[EventFrame | Malformed]:
+        at, data = 0, self._data
+        if not self._started:
+            if len(data) < len(MAGIC):
+                return
+            at, self._started = len(MAGIC), True
+        while at < len(data):
+            end = self._record_end(at)
+            if end is not None and end > len(data) and not at_end:
+                break
+            if end is None or end > len(data):
+                if end is None and len(data) - at < _HEADER.size + 2 and not at_end:
+                    break
+                skip = self._next_record(at + 1)
+                if skip is None and not at_end:
+                    break
+                what = "not a record" if end is None else "torn tail: the last frame is not complete"
+                yield self._bad(at, f"{what}: {(skip or len(data)) - at} bytes skipped")
+                at = len(data) if skip is None else skip
+                continue
+            payload = bytes(data[at + _HEADER.size : end])
+            if zlib.crc32(payload) != _HEADER.unpack_from(data, at)[1]:
+                if end + _HEADER.size + 2 > len(data) and end != len(data) and not at_end:
+                    break
+                # The length may be the damaged part: trust it only if a record (or the end) follows.
+                follows = end == len(data) or self._record_end(end) is not None
+                skip = end if follows else self._next_record(at + 1)
+                if skip is None and not at_end:
+                    break
+                yield self._bad(at, f"checksum differs: {(skip or len(data)) - at} bytes skipped")
+                at = len(data) if skip is None else skip
+                continue
+            try:
+                yield decode_frame(payload)
+            except MalformedInputError as error:
+                yield self._bad(at, str(error))
+            at = end
+        del data[:at]
+        self._base += at
+
+    def _record_end(self, at: int) -> int | None:
+        """Where the record at ``at`` ends by its header; None if this cannot be one."""
+        if at + _HEADER.size > len(self._data):
+            return len(self._data) + 1
+        length = _HEADER.unpack_from(self._data, at)[0]
+        start = at + _HEADER.size
+        if not _SMALLEST_FRAME <= length <= MAX_FRAME_BYTES:
+            return None
+        if not FRAME_START.startswith(self._data[start : start + 2]):
+            return None
+        return int(start + length)
+
+    def _next_record(self, after: int) -> int | None:
+        at = self._data.find(FRAME_START, after + _HEADER.size)
+        while at >= 0:
+            if self._record_end(at - _HEADER.size) is not None:
+                return at - _HEADER.size
+            at = self._data.find(FRAME_START, at + 1)
+        return None
+
+    def _bad(self, at: int, reason: str) -> Malformed:
+        return Malformed(self._origin, "byte", self._base + at, reason)
+
+
+class RawFrameParser:
+    """Reads encoded frames that stand one after another with nothing between them.
+
+    There are no checksums here: after damage it searches for the next start of a frame.
+    """
+
+    def __init__(self, origin: str) -> None:
+        self._origin = origin
+        self._data = bytearray()
+        self._base = 0
+
+    def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
+        """Yields what is complete once ``data`` has been added."""
+        self._data += data
+        yield from self._parse(at_end=False)
+
+    def finish(self) -> Iterator[EventFrame | Malformed]:
+        """Yields what is left at the end of the input."""
+        yield from self._parse(at_end=True)
+
+    def _parse(self, at_end: bool) -> Iterator[EventFrame | Malformed]:
+        at, data = 0, self._data
+        while at < len(data):
+            try:
+                end = _frame_end(data, at)
+                if end is None and not at_end and len(data) - at <= MAX_FRAME_BYTES:
+                    break
+                if end is None:
+                    raise MalformedInputError("the last frame is not complete")
+                frame = decode_frame(bytes(data[at:end]))
+            except MalformedInputError as error:
+                skip = data.find(FRAME_START, at + 1)
+                if skip < 0:
+                    # A start may be cut in two by the end of this piece.
+                    skip = len(data) if at_end or data[-1] != FRAME_START[0] else len(data) - 1
+                skip = max(skip, at + 1)
+                yield Malformed(self._origin, "byte", self._base + at, f"{error}: {skip - at} bytes skipped")
+                at = skip
+                continue
+            yield frame
+            at = end
+        del data[:at]
+        self._base += at
+
+
+# Bytes that follow each one-byte msgpack head used in frames: (size of the length field, fixed size).
+_HEADS = {
+    0xC0: (0, 0),  # nil
+    0xC4: (1, 0),  # bin 8
+    0xC5: (2, 0),
+    0xC6: (4, 0),
+    0xCC: (0, 1),  # uint 8
+    0xCD: (0, 2),
+    0xCE: (0, 4),
+    0xCF: (0, 8),
+    0xD0: (0, 1),  # int 8
+    0xD1: (0, 2),
+    0xD2: (0, 4),
+    0xD3: (0, 8),
+    0xD9: (1, 0),  # str 8
+    0xDA: (2, 0),
+}
+
+
+def _frame_end(data: bytearray, at: int) -> int | None:
+    """Offset behind the frame that starts at ``at``; None if it goes on past the end of ``data``.
+
+    Source: the msgpack specification, https://github.com/msgpack/msgpack/blob/master/spec.md
+    """
+    if not data.startswith(FRAME_START[: len(data) - at], at):
+        raise MalformedInputError("not a frame")
+    at += 1
+    for _ in range(10):
+        if at >= len(data):
+            return None
+        head = data[at]
+        at += 1
+        if head <= 0x7F or head >= 0xE0:  # small ints
+            continue
+        if 0xA0 <= head <= 0xBF:  # short str
+            at += head & 0x1F
+            continue
+        if head not in _HEADS:
+            raise MalformedInputError(f"byte {head:#04x} is not part of a frame")
+        field, size = _HEADS[head]
+        if field:
+            if at + field > len(data):
+                return None
+            size = int.from_bytes(data[at : at + field], "big")
+            if size > MAX_FRAME_BYTES:
+                raise MalformedInputError(f"column of {size:,} bytes is too long")
+        at += field + size
+    return at if at <= len(data) else None

@@ -1,0 +1,187 @@
+"""Any input to frames: sniffs JSON lines, .kvlog and raw frames, each plain, gzipped or in zstd."""
+
+import zlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from kvstream.errors import MissingExtraError, UnknownFormatError
+from kvstream.events.codec import FRAME_START, decode_lines
+from kvstream.events.frame import EventFrame
+from kvstream.events.log import MAGIC, LogParser, RawFrameParser
+from kvstream.events.types import Malformed
+
+MAX_LINE_BYTES = 1024 * 1024
+_PIECE = 4 * 1024 * 1024
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+class Parser(Protocol):
+    """Takes an input in pieces of any size and yields its frames and what was wrong."""
+
+    def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
+        """Yields what is complete once ``data`` has been added."""
+
+    def finish(self) -> Iterator[EventFrame | Malformed]:
+        """Yields what is left at the end of the input."""
+
+
+class LineParser:
+    """Reads JSON lines; a last line without a newline counts."""
+
+    def __init__(self, origin: str) -> None:
+        self._origin = origin
+        self._rest = b""
+        self._lines = 0
+        self._skipping = False
+
+    def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
+        """Yields the events of every line that is complete once ``data`` has been added."""
+        if self._skipping:
+            cut = data.find(b"\n") + 1
+            if not cut:
+                return
+            data, self._skipping = data[cut:], False
+        data = self._rest + data if self._rest else data
+        cut = data.rfind(b"\n") + 1
+        chunk, self._rest = data[:cut], data[cut:]
+        if chunk:
+            yield from self._decode(chunk)
+        if len(self._rest) > MAX_LINE_BYTES:
+            self._rest, self._skipping = b"", True
+            self._lines += 1
+            yield Malformed(self._origin, "line", self._lines, f"longer than {MAX_LINE_BYTES:,} bytes")
+
+    def finish(self) -> Iterator[EventFrame | Malformed]:
+        """Yields the event of a last line that has no newline."""
+        rest, self._rest = self._rest, b""
+        if rest.strip():
+            yield from self._decode(rest)
+
+    def _decode(self, chunk: bytes) -> Iterator[EventFrame | Malformed]:
+        bad: list[Malformed] = []
+        first = self._lines
+
+        def on_bad(number: int, reason: str) -> None:
+            bad.append(Malformed(self._origin, "line", first + number, reason))
+
+        frames = list(decode_lines(chunk, on_bad))
+        self._lines += chunk.count(b"\n")
+        yield from bad
+        yield from frames
+
+
+class EventReader:
+    """Reads one input of any known format in pieces of any size.
+
+    Args:
+        origin: The input's name, for reports.
+
+    Example:
+        >>> reader = EventReader("events.jsonl")
+        >>> [len(frame) for frame in reader.feed(b'{"type":"alloc","block":1,"ts":5}' + b"\\n")]
+        [1]
+    """
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self._head = b""  # first bytes, until there are enough to tell the compression
+        self._text = b""  # first bytes without compression, until there are enough to tell the format
+        self._parser: Parser | None = None
+        self._inflate: Any = None
+        self._compressed_bytes = 0
+        self._broken = self._opened = False
+
+    def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
+        """Yields the frames, and what was wrong, once ``data`` has been added.
+
+        Raises:
+            UnknownFormatError: If the input is in no known format.
+            MissingExtraError: If it is zstd and ``kvstream[zstd]`` is not installed.
+        """
+        if not self._opened:
+            self._head += data
+            if len(self._head) < len(_ZSTD):
+                return
+            data, self._head = self._open(), b""
+        yield from self._decompress(data)
+
+    def finish(self) -> Iterator[EventFrame | Malformed]:
+        """Yields what is left at the end of the input."""
+        if not self._opened:
+            yield from self._decompress(self._open())
+        if self._inflate is not None and not self._broken and not self._inflate.eof:
+            yield Malformed(self.origin, "byte", self._compressed_bytes, "compressed data ends too early")
+        if self._parser is None:
+            self._parser = self._sniff(self._text)
+            yield from self._parser.feed(self._text)
+        yield from self._parser.finish()
+
+    def _open(self) -> bytes:
+        self._inflate = self._decompressor(self._head)
+        self._opened = True
+        return self._head
+
+    def _decompressor(self, head: bytes) -> Any:
+        if head.startswith(_GZIP):
+            return zlib.decompressobj(wbits=31)
+        if head.startswith(_ZSTD):
+            try:
+                import zstandard
+            except ImportError:
+                raise MissingExtraError("reading zstd", "zstd") from None
+            return zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj()
+        return None
+
+    def _decompress(self, data: bytes) -> Iterator[EventFrame | Malformed]:
+        if self._inflate is None:
+            yield from self._parse(data)
+            return
+        self._compressed_bytes += len(data)
+        while data and not self._broken:
+            if self._inflate.eof:  # several compressed parts may follow each other
+                self._inflate = self._decompressor(data)
+                if self._inflate is None:
+                    yield self._bad("trailing bytes that are not compressed")
+                    return
+            try:
+                if hasattr(self._inflate, "unconsumed_tail"):  # zlib can be told how much to give at once
+                    piece = self._inflate.decompress(data, _PIECE)
+                    data = self._inflate.unconsumed_tail or self._inflate.unused_data
+                else:
+                    piece = self._inflate.decompress(data)
+                    data = self._inflate.unused_data
+            except Exception as error:  # zlib and zstandard each have their own
+                yield self._bad(f"compressed data is damaged: {error}")
+                return
+            if piece:
+                yield from self._parse(piece)
+
+    def _bad(self, reason: str) -> Malformed:
+        self._broken = True
+        return Malformed(self.origin, "byte", self._compressed_bytes, reason)
+
+    def _parse(self, data: bytes) -> Iterator[EventFrame | Malformed]:
+        if self._parser is None:
+            self._text += data
+            if len(self._text) < len(MAGIC):
+                return
+            data, self._text = self._text, b""
+            self._parser = self._sniff(data)
+        yield from self._parser.feed(data)
+
+    def _sniff(self, data: bytes) -> Parser:
+        if data.startswith(MAGIC[:5]):
+            if not data.startswith(MAGIC[: len(data)]):
+                raise UnknownFormatError(f"{self.origin}: a .kvlog of another version")
+            return LogParser(self.origin)
+        if data.startswith(FRAME_START[:1]):
+            return RawFrameParser(self.origin)
+        if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b""):
+            return LineParser(self.origin)
+        # A first line that is damaged text is a bad line; anything else is another kind of file.
+        if b"\x00" not in data[:1024] and b"\n" in data:
+            return LineParser(self.origin)
+        raise UnknownFormatError(
+            f"{self.origin}: not JSON lines, .kvlog or msgpack frames (nor gzip or zstd of these); "
+            f"it starts with {data[:8]!r}"
+        )

@@ -1,0 +1,102 @@
+"""The events, one Struct each: the form people, pipes and JSON lines use."""
+
+from enum import IntEnum
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+DEFAULT_SOURCE = "default"
+DEFAULT_TIER = "gpu"
+
+Timestamp = Annotated[int, Meta(ge=0, le=2**63 - 1, description="Nanoseconds since the Unix epoch")]
+BlockId = Annotated[
+    int, Meta(description="Physical block number, or a 64-bit content hash (signed or unsigned)")
+]
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Op(IntEnum):
+    """Operation codes of the ``ops`` column of a frame."""
+
+    ALLOC = 0
+    ACCESS = 1
+    EVICT = 2
+    CLEAR = 3
+
+
+REASONS = ("capacity", "replaced", "cleared", "expired", "preempted", "manual", "other")
+"""Why a generation ended; a reason's code in a frame is its place here."""
+
+REASON_CODE = {name: code for code, name in enumerate(REASONS)}
+REPLACED = REASON_CODE["replaced"]
+OTHER = REASON_CODE["other"]
+UNKNOWN_REASON = 255
+"""Code of a reason that the producer spelled in a way nobody knows: kept as ``other`` and counted."""
+
+
+class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True):
+    """A block was handed out: a new generation of it begins.
+
+    Attributes:
+        block: Block id.
+        ts: When, in nanoseconds since the Unix epoch.
+        source: Cache instance, such as an engine rank (``vllm-0/dp0``).
+        tier: Where the block lives: ``gpu``, ``cpu``, ``disk``, ``remote``.
+        key: 64-bit hash of the content, if known.
+    """
+
+    block: BlockId
+    ts: Timestamp
+    source: Name = DEFAULT_SOURCE
+    tier: Name = DEFAULT_TIER
+    key: int | None = None
+
+
+class BlockAccessed(Struct, frozen=True, tag="access", omit_defaults=True):
+    """A live block was found by another request: a prefix-cache hit."""
+
+    block: BlockId
+    ts: Timestamp
+    source: Name = DEFAULT_SOURCE
+    tier: Name = DEFAULT_TIER
+
+
+class BlockEvicted(Struct, frozen=True, tag="evict", omit_defaults=True):
+    """A block's room was taken: its generation ends."""
+
+    block: BlockId
+    ts: Timestamp
+    source: Name = DEFAULT_SOURCE
+    tier: Name = DEFAULT_TIER
+    reason: str = "capacity"
+
+
+class CacheCleared(Struct, frozen=True, tag="clear", omit_defaults=True):
+    """Every block of one source and tier was given up at once."""
+
+    ts: Timestamp
+    source: Name = DEFAULT_SOURCE
+    tier: Name = DEFAULT_TIER
+
+
+Event = BlockAllocated | BlockAccessed | BlockEvicted | CacheCleared
+
+
+class Malformed(msgspec.Struct, frozen=True, tag="malformed"):
+    """A piece of input that was counted and skipped.
+
+    Attributes:
+        origin: The input's name: a file, ``-`` for standard input.
+        unit: What ``position`` counts: ``line`` (from 1) or ``byte`` (from 0).
+        position: Where the piece starts.
+        reason: What is wrong with it.
+    """
+
+    origin: str
+    unit: str
+    position: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.unit} {self.position}: {self.reason}"

@@ -1,0 +1,90 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvstream.blocks.observations import Observations, joined
+from kvstream.blocks.table import BlockTable
+from kvstream.events.types import REASONS
+from tests.reference import ReferenceTable
+from tests.strategies import cuts, frame, plain_events
+
+COUNTS = (
+    "allocations",
+    "accesses",
+    "unknown_accesses",
+    "unknown_evictions",
+    "time_regressions",
+    "unknown_reasons",
+    "clears",
+    "cleared",
+)
+
+
+def apply_plain(table: ReferenceTable, events):
+    for op, block, ts, reason in events:
+        if op == 0:
+            table.allocate(block, ts)
+        elif op == 1:
+            table.access(block, ts)
+        elif op == 2:
+            table.evict(block, ts, reason)
+        else:
+            table.clear()
+
+
+def assert_same(seen: list[Observations], table: BlockTable, plain: ReferenceTable):
+    for name in COUNTS:
+        assert sum(getattr(s, name) for s in seen) == getattr(plain, name), name
+    by_reason = sum((s.evictions for s in seen), np.zeros(len(REASONS), np.int64))
+    assert dict(zip(REASONS, by_reason.tolist(), strict=True)) == plain.evictions
+    for name in ("reuse_gaps", "first_reuses"):
+        found = np.concatenate([joined(getattr(s, name)) for s in seen]) if seen else np.empty(0)
+        assert sorted(found.tolist()) == sorted(getattr(plain, name)), name
+    records = [e for s in seen for batch in s.evicted for e in batch.to_events("s", "gpu")]
+    assert [
+        (e.block_id, e.lifetime_seconds, e.idle_seconds, e.access_count, e.reason, e.reuse_gaps_seconds)
+        for e in records
+    ] == [
+        (e.block, e.lifetime / 1e9, e.idle / 1e9, e.count, e.reason, [g / 1e9 for g in e.gaps])
+        for e in plain.evicted
+    ]
+    assert [e.timestamp for e in records] == [e.ts / 1e9 for e in plain.evicted]
+    lifetimes = [x for s in seen for x in joined(s.lifetimes).tolist()]
+    assert sorted(lifetimes) == sorted(e.lifetime for e in plain.evicted)
+    idles = [x for s in seen for x in joined(s.idles).tolist()]
+    assert sorted(idles) == sorted(e.idle for e in plain.evicted)
+    live = {b.block_id: (b.birth_ns, b.access_count, b.access_times_ns) for b in table.live_blocks()}
+    assert live == {k: (g.birth, g.count, g.times) for k, g in plain.live.items()}
+    assert table.live_count == len(plain.live)
+    ended = sum(plain.evictions.values()) + plain.cleared
+    assert plain.allocations == len(plain.live) + ended
+
+
+@given(st.data())
+def test_table_equals_the_plain_twin_however_the_stream_is_cut(data):
+    events = data.draw(plain_events())
+    table, plain = BlockTable("s", "gpu"), ReferenceTable()
+    seen = [table.apply(frame(events[a:b])) for a, b in data.draw(cuts(len(events)))]
+    apply_plain(plain, events)
+    assert_same(seen, table, plain)
+
+
+@given(st.integers(0, 2**32), st.booleans())
+def test_table_equals_the_plain_twin_on_long_busy_streams(seed, content):
+    rng = np.random.default_rng(seed)
+    n, ids = 3000, 400
+    universe = rng.integers(-(2**63), 2**63 - 1, ids) if content else np.arange(ids) * 7
+    events = list(
+        zip(
+            rng.choice([0, 1, 2, 3], n, p=[0.2, 0.6, 0.199, 0.001]).tolist(),
+            universe[rng.integers(0, ids, n)].tolist(),
+            (np.cumsum(rng.integers(0, 20, n)) - rng.integers(0, 3, n) + 10).tolist(),
+            rng.choice(REASONS, n).tolist(),
+            strict=True,
+        )
+    )
+    table, plain = BlockTable("s", "gpu"), ReferenceTable()
+    edges = [0, *sorted(rng.integers(0, n, 5).tolist()), n]
+    seen = [table.apply(frame(events[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    apply_plain(plain, events)
+    assert_same(seen, table, plain)

@@ -1,0 +1,130 @@
+"""The plain twin: block semantics one event at a time, in dictionaries. Slow, and the judge of the table."""
+
+from dataclasses import dataclass, field
+
+from kvstream.events.types import REASONS
+
+
+@dataclass
+class Generation:
+    birth: int
+    count: int = 0
+    times: list[int] = field(default_factory=list)
+
+    @property
+    def last(self) -> int:
+        return self.times[-1] if self.times else self.birth
+
+
+@dataclass
+class Eviction:
+    block: int
+    ts: int
+    lifetime: int
+    idle: int
+    count: int
+    reason: str
+    gaps: list[int]
+
+
+class ReferenceTable:
+    """Blocks of one source and tier."""
+
+    def __init__(self, access_history: int = 4) -> None:
+        self.access_history = access_history
+        self.live: dict[int, Generation] = {}
+        self.allocations = self.accesses = 0
+        self.unknown_accesses = self.unknown_evictions = 0
+        self.time_regressions = self.unknown_reasons = 0
+        self.clears = self.cleared = 0
+        self.evictions = dict.fromkeys(REASONS, 0)
+        self.evicted: list[Eviction] = []
+        self.reuse_gaps: list[int] = []
+        self.first_reuses: list[int] = []
+
+    def _interval(self, later: int, earlier: int) -> int:
+        if later < earlier:
+            self.time_regressions += 1
+            return 0
+        return later - earlier
+
+    def _close(self, block: int, ts: int, reason: str) -> None:
+        generation = self.live.pop(block)
+        times = generation.times
+        self.evictions[reason] += 1
+        self.evicted.append(
+            Eviction(
+                block,
+                ts,
+                self._interval(ts, generation.birth),
+                self._interval(ts, generation.last),
+                generation.count,
+                reason,
+                [max(0, b - a) for a, b in zip(times, times[1:], strict=False)],
+            )
+        )
+
+    def allocate(self, block: int, ts: int) -> None:
+        if block in self.live:
+            self._close(block, ts, "replaced")
+        self.allocations += 1
+        self.live[block] = Generation(ts)
+
+    def access(self, block: int, ts: int) -> None:
+        if block not in self.live:
+            self.unknown_accesses += 1
+            return
+        generation = self.live[block]
+        gaps = self.reuse_gaps if generation.count else self.first_reuses
+        gaps.append(self._interval(ts, generation.last))
+        self.accesses += 1
+        generation.count += 1
+        generation.times = [*generation.times, ts][-self.access_history :]
+
+    def evict(self, block: int, ts: int, reason: str) -> None:
+        if block not in self.live:
+            self.unknown_evictions += 1
+            return
+        if reason not in REASONS:
+            self.unknown_reasons += 1
+            reason = "other"
+        self._close(block, ts, reason)
+
+    def clear(self) -> None:
+        self.clears += 1
+        self.cleared += len(self.live)
+        self.live.clear()
+
+    def restart(self) -> None:
+        self.cleared += len(self.live)
+        self.live.clear()
+
+
+class ReferenceSource:
+    """The tiers of one source, and its sequence numbers."""
+
+    def __init__(self) -> None:
+        self.tiers: dict[str, ReferenceTable] = {}
+        self.epoch: int | None = None
+        self.next_seq = 0
+        self.lost_frames = self.duplicate_frames = self.duplicate_events = self.restarts = 0
+
+    def admit(self, epoch: int, seq: int, events: int) -> bool:
+        if seq < 0:
+            return True
+        if self.epoch is None or epoch > self.epoch:
+            if self.epoch is not None:
+                self.restarts += 1
+                for table in self.tiers.values():
+                    table.restart()
+            self.epoch, self.next_seq = epoch, 0
+        elif epoch < self.epoch or seq < self.next_seq:
+            self.duplicate_frames += 1
+            self.duplicate_events += events
+            return False
+        self.lost_frames += seq - self.next_seq
+        self.next_seq = seq + 1
+        return True
+
+    def table(self, tier: str) -> ReferenceTable:
+        return self.tiers.setdefault(tier, ReferenceTable())

@@ -1,0 +1,48 @@
+"""Hypothesis strategies: arbitrary streams of events, cut into arbitrary frames."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+from kvstream.events.frame import EventFrame
+from kvstream.events.types import REASON_CODE, UNKNOWN_REASON
+
+SLOTS = st.integers(0, 12)
+HASHES = st.sampled_from([3, 2**40, 2**40 + 1, -1, -(2**63), 2**63 - 1, 77_777_777, 5 << 33, 9])
+FAR_SLOTS = st.sampled_from([0, 1, 5, 1_000, 1_024, 5_000, 70_000, 66_000])
+REASON_NAMES = st.sampled_from([*REASON_CODE, "cosmic rays"])
+
+
+@st.composite
+def plain_events(draw, clears=True):
+    """A list of (op, block, ts, reason); times mostly go on, now and then back."""
+    ids = draw(st.sampled_from([SLOTS, HASHES, FAR_SLOTS, SLOTS | HASHES]))
+    ops = [0, 1, 1, 1, 2] + ([3] if clears and draw(st.booleans()) else [])
+    steps = st.integers(0, 50) | st.integers(-30, 10)
+    rows = draw(st.lists(st.tuples(st.sampled_from(ops), ids, steps, REASON_NAMES), max_size=60))
+    ts, events = 1_000, []
+    for op, block, step, reason in rows:
+        ts = max(0, ts + step)
+        events.append((op, 0 if op == 3 else block, ts, reason))
+    return events
+
+
+def frame(events, source="s", tier="gpu", epoch=0, seq=-1):
+    return EventFrame(
+        np.array([e[0] for e in events], np.uint8),
+        np.array([e[1] for e in events], np.int64),
+        np.array([e[2] for e in events], np.int64),
+        source,
+        tier,
+        None,
+        np.array([REASON_CODE.get(e[3], UNKNOWN_REASON) for e in events], np.uint8),
+        epoch,
+        seq,
+    )
+
+
+@st.composite
+def cuts(draw, length):
+    """Places to cut a list of ``length`` into consecutive pieces."""
+    inner = draw(st.lists(st.integers(0, length), max_size=6))
+    edges = [0, *sorted(inner), length]
+    return list(zip(edges, edges[1:], strict=False))
