@@ -1,0 +1,1 @@
+"""What is wrong: rules over windowed metrics, and the alerts they fire and resolve."""

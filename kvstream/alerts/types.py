@@ -1,0 +1,79 @@
+"""CacheAlert and its levels: what subscribers are told."""
+
+import hashlib
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+
+class AlertLevel(StrEnum):
+    """How much an alert matters. Levels compare by severity."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+    @property
+    def severity(self) -> int:
+        """0 for info, 1 for warning, 2 for critical."""
+        return list(AlertLevel).index(self)
+
+    def at_least(self, other: "AlertLevel") -> bool:
+        """Whether this level is as severe as another."""
+        return self.severity >= other.severity
+
+
+class MetricType(StrEnum):
+    """The windowed values that rules look at."""
+
+    LIFETIME = "lifetime"
+    IDLE_TIME = "idle_time"
+    REUSE_GAP = "reuse_gap"
+    FIRST_REUSE = "first_reuse"
+    HIT_RATIO = "hit_ratio"
+    EVICTION_RATE = "eviction_rate"
+    DEAD_RATIO = "dead_ratio"
+    OCCUPANCY = "occupancy"
+    LOST = "lost"
+
+
+class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
+    """Something that went wrong, or is over.
+
+    Attributes:
+        level: How much it matters.
+        state: ``firing`` when the episode begins, ``resolved`` when it ends.
+        rule: Name of the rule.
+        metric: The value that it looks at.
+        message: What happened, in words.
+        value: The metric's value: seconds, a ratio, a rate a second or a count.
+        threshold: The value that it was held against.
+        source: Cache instance.
+        tier: Tier.
+        timestamp: Event time of this change, seconds since the Unix epoch.
+        started_at: Event time at which the episode began.
+        fingerprint: The same for every alert of one rule, source and tier.
+    """
+
+    level: AlertLevel
+    state: Literal["firing", "resolved"]
+    rule: str
+    metric: MetricType
+    message: str
+    value: float
+    threshold: float
+    source: str
+    tier: str
+    timestamp: float
+    started_at: float
+    fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a dictionary of plain values."""
+        return msgspec.to_builtins(self)  # type: ignore[no-any-return]
+
+
+def fingerprint(rule: str, source: str, tier: str) -> str:
+    """Sixteen hexadecimal digits that name an alert across episodes and processes."""
+    return hashlib.blake2b(f"{rule}\0{source}\0{tier}".encode(), digest_size=8).hexdigest()

@@ -1,0 +1,1 @@
+"""What is measured: histograms, windows, summaries, trends and anomalies."""

@@ -1,0 +1,125 @@
+"""Measurements: counts and histograms of one stretch of one stream. They merge by addition."""
+
+import numpy as np
+
+from kvstream.blocks.observations import Observations, joined
+from kvstream.events.types import REASONS
+from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
+
+_COUNTS = (
+    "allocations",
+    "sampled_allocations",
+    "accesses",
+    "unknown_accesses",
+    "unknown_evictions",
+    "time_regressions",
+    "unknown_reasons",
+    "clears",
+    "cleared",
+)
+_HISTOGRAMS = ("lifetime", "idle", "first_reuse", "reuse_gap")
+
+
+class Measurements:
+    """What was seen of one source and tier in a window, or since the start.
+
+    The attributes named in ``Observations`` are their sums; ``lifetime``, ``idle``, ``first_reuse``
+    and ``reuse_gap`` are histograms; ``never_accessed``, ``accessed_once`` and ``access_total`` speak
+    of the sampled generations that were evicted.
+    """
+
+    __slots__ = (
+        *_COUNTS,
+        *_HISTOGRAMS,
+        "access_total",
+        "accessed_once",
+        "evictions",
+        "never_accessed",
+    )
+
+    allocations: int
+    sampled_allocations: int
+    accesses: int
+    unknown_accesses: int
+    unknown_evictions: int
+    time_regressions: int
+    unknown_reasons: int
+    clears: int
+    cleared: int
+
+    def __init__(self, scale: int) -> None:
+        for name in _COUNTS:
+            setattr(self, name, 0)
+        self.evictions = np.zeros(len(REASONS), dtype=np.int64)
+        self.lifetime = ExponentialHistogram(scale)
+        self.idle = ExponentialHistogram(scale)
+        self.first_reuse = ExponentialHistogram(scale)
+        self.reuse_gap = ExponentialHistogram(scale)
+        self.never_accessed = 0
+        self.accessed_once = 0
+        self.access_total = 0
+
+    def observe(self, seen: Observations) -> None:
+        """Adds what one ``apply`` saw."""
+        self._add_counts(seen)
+        self.reuse_gap.record(joined(seen.reuse_gaps))
+        self.first_reuse.record(joined(seen.first_reuses))
+        if seen.lifetimes:
+            self.lifetime.record(joined(seen.lifetimes))
+            self.idle.record(joined(seen.idles))
+            counts = joined(seen.access_counts)
+            self.never_accessed += int(np.count_nonzero(counts == 0))
+            self.accessed_once += int(np.count_nonzero(counts == 1))
+            self.access_total += int(counts.sum())
+
+    def merge(self, other: "Measurements") -> None:
+        """Adds another stretch."""
+        self._add_counts(other)
+        for name in _HISTOGRAMS:
+            getattr(self, name).merge(getattr(other, name))
+        self.never_accessed += other.never_accessed
+        self.accessed_once += other.accessed_once
+        self.access_total += other.access_total
+
+    def _add_counts(self, other: "Observations | Measurements") -> None:
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.evictions += other.evictions
+
+    @property
+    def total_evictions(self) -> int:
+        """Generations ended other than by a clear."""
+        return int(self.evictions.sum())
+
+    @property
+    def processed(self) -> int:
+        """Events that these measurements account for."""
+        replaced = int(self.evictions[REASONS.index("replaced")])
+        ended = self.total_evictions - replaced + self.unknown_evictions
+        return self.allocations + self.accesses + self.unknown_accesses + ended + self.clears
+
+    @property
+    def hit_ratio(self) -> float:
+        """Accesses by accesses and allocations: a block-level estimate; 0 without either."""
+        total = self.accesses + self.allocations
+        return self.accesses / total if total else 0.0
+
+    @property
+    def dead_ratio(self) -> float:
+        """Share of evicted generations that were never accessed; 0 without evictions."""
+        return self.never_accessed / self.lifetime.count if self.lifetime.count else 0.0
+
+
+class ClassicIntervals:
+    """Lifetime, idle time and reuse gap since the start in vLLM's classic buckets."""
+
+    def __init__(self) -> None:
+        self.lifetime = ClassicHistogram()
+        self.idle = ClassicHistogram()
+        self.reuse_gap = ClassicHistogram()
+
+    def observe(self, seen: Observations) -> None:
+        """Adds what one ``apply`` saw."""
+        self.lifetime.record(joined(seen.lifetimes))
+        self.idle.record(joined(seen.idles))
+        self.reuse_gap.record(joined(seen.reuse_gaps))

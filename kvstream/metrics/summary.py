@@ -1,0 +1,237 @@
+"""CacheMetricsSummary: the state of one source and tier, or of all of them, at one moment."""
+
+from typing import Any
+
+import msgspec
+
+from kvstream.events.types import REASONS
+from kvstream.metrics.histogram import IntervalStats
+from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.trend import Trend
+
+ALL = "*"
+"""Stands for every source, or every tier, in a summary of all of them."""
+
+
+class Accounts(msgspec.Struct, kw_only=True):
+    """Where every event and every block went.
+
+    ``offered = processed + sum(dropped) + malformed + in_flight`` and
+    ``allocations = live + evicted + cleared`` hold at all times.
+
+    Attributes:
+        offered: Events that producers and inputs brought. A frame that cannot be decoded counts as one.
+        processed: Events applied to block state, unknown blocks among them.
+        dropped: Events dropped, by cause.
+        malformed: Lines and frames that could not be decoded.
+        in_flight: Events in producers' buffers and in queues.
+        allocations: Generations begun.
+        live: Generations that go on.
+        evicted: Generations ended by eviction or replacement.
+        cleared: Generations ended by a clear or a restart.
+        unknown_accesses: Accesses of blocks that were not live.
+        unknown_evictions: Evictions of blocks that were not live.
+        unknown_reasons: Evictions for a reason nobody knows, kept as ``other``.
+        time_regressions: Intervals that would have been negative, taken as 0.
+        clock_steps: Steps back in time past every window kept.
+        duplicate_frames: Frames seen before, or later than their place, and dropped.
+        lost_frames: Frames missing by their numbers.
+        restarts: Times that a source began a new epoch.
+    """
+
+    offered: int = 0
+    processed: int = 0
+    dropped: dict[str, int] = {}
+    malformed: int = 0
+    in_flight: int = 0
+    allocations: int = 0
+    live: int = 0
+    evicted: int = 0
+    cleared: int = 0
+    unknown_accesses: int = 0
+    unknown_evictions: int = 0
+    unknown_reasons: int = 0
+    time_regressions: int = 0
+    clock_steps: int = 0
+    duplicate_frames: int = 0
+    lost_frames: int = 0
+    restarts: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether both accounts add up."""
+        events = self.processed + sum(self.dropped.values()) + self.malformed + self.in_flight
+        return self.offered == events and self.allocations == self.live + self.evicted + self.cleared
+
+
+class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """The last few windows. Rates are per second of event time.
+
+    Attributes:
+        seconds: How far back they reach.
+        allocation_rate: Allocations a second.
+        access_rate: Accesses a second.
+        eviction_rate: Evictions a second.
+        hit_ratio: accesses / (accesses + allocations), of blocks.
+        dead_ratio: Share of evicted blocks that were never accessed.
+        lifetime: Allocation to eviction.
+        idle: Last access to eviction.
+        first_reuse: Allocation to first access.
+        reuse_gap: Access to access.
+    """
+
+    seconds: float
+    allocation_rate: float
+    access_rate: float
+    eviction_rate: float
+    hit_ratio: float
+    dead_ratio: float
+    lifetime: IntervalStats
+    idle: IntervalStats
+    first_reuse: IntervalStats
+    reuse_gap: IntervalStats
+
+
+class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
+    """What a cache has done since the start, lately, and what is wrong.
+
+    Attributes:
+        source: Cache instance, ``*`` for all.
+        tier: Tier, ``*`` for all.
+        timestamp: Event time of the summary, seconds since the Unix epoch; 0 before any event.
+        final: Whether the stream has ended.
+        blocks_live: Blocks live now.
+        capacity: Blocks there is room for, if known.
+        occupancy: ``blocks_live / capacity``, if known.
+        hit_rate_estimate: accesses / (accesses + allocations) since the start, of blocks.
+        total_blocks_sampled: Generations whose intervals are measured.
+        total_evictions: Generations ended by eviction or replacement.
+        evictions_by_reason: The same by reason; ``cleared`` ones stand apart from the total.
+        accesses: Accesses of live blocks.
+        avg_lifetime_seconds: Mean lifetime.
+        avg_idle_seconds: Mean time from last access to eviction.
+        avg_access_count: Mean accesses of an evicted block.
+        avg_reuse_gap_seconds: Mean time between accesses.
+        p50_lifetime: Median lifetime, seconds.
+        p95_lifetime: 95th percentile.
+        p99_lifetime: 99th percentile.
+        lifetime: Allocation to eviction, since the start.
+        idle: Last access to eviction.
+        first_reuse: Allocation to first access.
+        reuse_gap: Access to access.
+        zero_access_rate: Share of evicted blocks never accessed.
+        single_access_rate: Share accessed once.
+        multi_access_rate: Share accessed more often.
+        recent: The last windows.
+        trends: Where windowed values are going, by metric.
+        alerts: Alerts that are firing, as dictionaries.
+        accounts: Where every event and block went.
+    """
+
+    source: str
+    tier: str
+    timestamp: float
+    final: bool = False
+    blocks_live: int
+    capacity: int | None
+    occupancy: float | None
+    hit_rate_estimate: float
+    total_blocks_sampled: int
+    total_evictions: int
+    evictions_by_reason: dict[str, int]
+    accesses: int
+    avg_lifetime_seconds: float
+    avg_idle_seconds: float
+    avg_access_count: float
+    avg_reuse_gap_seconds: float
+    p50_lifetime: float
+    p95_lifetime: float
+    p99_lifetime: float
+    lifetime: IntervalStats
+    idle: IntervalStats
+    first_reuse: IntervalStats
+    reuse_gap: IntervalStats
+    zero_access_rate: float
+    single_access_rate: float
+    multi_access_rate: float
+    recent: RecentMetrics
+    trends: dict[str, Trend]
+    alerts: list[dict[str, Any]]
+    accounts: Accounts
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a dictionary of plain values."""
+        return msgspec.to_builtins(self)  # type: ignore[no-any-return]
+
+
+def recent_metrics(seen: Measurements, seconds: float) -> RecentMetrics:
+    """Rates and distributions of measurements that span ``seconds``."""
+    per_second = 1.0 / seconds if seconds > 0 else 0.0
+    return RecentMetrics(
+        seconds=seconds,
+        allocation_rate=seen.allocations * per_second,
+        access_rate=seen.accesses * per_second,
+        eviction_rate=seen.total_evictions * per_second,
+        hit_ratio=seen.hit_ratio,
+        dead_ratio=seen.dead_ratio,
+        lifetime=seen.lifetime.stats(),
+        idle=seen.idle.stats(),
+        first_reuse=seen.first_reuse.stats(),
+        reuse_gap=seen.reuse_gap.stats(),
+    )
+
+
+def summarize(
+    seen: Measurements,
+    recent: RecentMetrics,
+    *,
+    source: str,
+    tier: str,
+    timestamp: float,
+    live: int,
+    capacity: int | None,
+    trends: dict[str, Trend],
+    alerts: list[dict[str, Any]],
+    accounts: Accounts,
+    final: bool = False,
+) -> CacheMetricsSummary:
+    """A summary of the measurements since the start and of the recent ones."""
+    lifetime, idle = seen.lifetime.stats(), seen.idle.stats()
+    first_reuse, reuse_gap = seen.first_reuse.stats(), seen.reuse_gap.stats()
+    evicted = seen.lifetime.count
+    zero = seen.dead_ratio
+    single = seen.accessed_once / evicted if evicted else 0.0
+    by_reason = dict(zip(REASONS, seen.evictions.tolist(), strict=True))
+    by_reason["cleared"] += seen.cleared
+    return CacheMetricsSummary(
+        source=source,
+        tier=tier,
+        timestamp=timestamp,
+        final=final,
+        blocks_live=live,
+        capacity=capacity,
+        occupancy=live / capacity if capacity else None,
+        hit_rate_estimate=seen.hit_ratio,
+        total_blocks_sampled=seen.sampled_allocations,
+        total_evictions=seen.total_evictions,
+        evictions_by_reason=by_reason,
+        accesses=seen.accesses,
+        avg_lifetime_seconds=lifetime.mean,
+        avg_idle_seconds=idle.mean,
+        avg_access_count=seen.access_total / evicted if evicted else 0.0,
+        avg_reuse_gap_seconds=reuse_gap.mean,
+        p50_lifetime=lifetime.p50,
+        p95_lifetime=lifetime.p95,
+        p99_lifetime=lifetime.p99,
+        lifetime=lifetime,
+        idle=idle,
+        first_reuse=first_reuse,
+        reuse_gap=reuse_gap,
+        zero_access_rate=zero,
+        single_access_rate=single,
+        multi_access_rate=1.0 - zero - single if evicted else 0.0,
+        recent=recent,
+        trends=trends,
+        alerts=alerts,
+        accounts=accounts,
+    )

@@ -1,0 +1,106 @@
+"""Windows: measurements cut by event time, the last few hundred of them kept."""
+
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+
+from kvstream.events.frame import EventFrame
+from kvstream.metrics.measurements import Measurements
+
+
+class Window(msgspec.Struct, eq=False):
+    """One interval of event time.
+
+    Attributes:
+        index: Event time divided by the window's length.
+        measurements: What was seen in it.
+        live: Blocks live at its end.
+        lost: Frames lost, and events dropped unasked, while it was open.
+    """
+
+    index: int
+    measurements: Measurements
+    live: int = 0
+    lost: int = 0
+
+
+class WindowRing:
+    """The open window and those before it.
+
+    A window stays open until an event of a later one arrives, so that events a little out of order
+    count where the stream stands. A step back past everything kept starts afresh (``clock_steps``).
+
+    Args:
+        window_ns: Length of a window.
+        keep: Windows kept.
+        scale: Scale of the histograms.
+    """
+
+    def __init__(self, window_ns: int, keep: int, scale: int) -> None:
+        self.window_ns = window_ns
+        self.clock_steps = 0
+        self.open: Window | None = None
+        self._keep = keep
+        self._scale = scale
+        self._closed: deque[Window] = deque(maxlen=keep)
+
+    def cut(self, frame: EventFrame) -> Iterator[tuple[int, EventFrame]]:
+        """Yields (index, part) for each window that the frame's events fall into, in order."""
+        index = frame.ts // self.window_ns
+        last = int(index.max())
+        at = self.open.index if self.open is not None else int(index[0])
+        if last < at - self._keep:
+            self.clock_steps += 1
+            self._closed.clear()
+            at = int(index[0])
+            self.open = None
+        if last <= at:
+            yield at, frame
+            return
+        index = np.maximum.accumulate(np.maximum(index, at))
+        edges = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(frame)]
+        for start, end in zip(edges, edges[1:], strict=False):
+            yield int(index[start]), frame.take(slice(start, end))
+
+    def enter(self, index: int) -> tuple[Window, Window | None]:
+        """The window of ``index``, and the one that closes as it opens, if any."""
+        closed = None
+        if self.open is None or self.open.index != index:
+            closed = self.close()
+            self.open = Window(index, Measurements(self._scale))
+        return self.open, closed
+
+    def close(self) -> Window | None:
+        """Closes the open window, if there is one."""
+        closed, self.open = self.open, None
+        if closed is not None:
+            self._closed.append(closed)
+        return closed
+
+    def recent(self, windows: int, until: int | None = None) -> Measurements:
+        """The sum of the last ``windows`` windows up to index ``until`` (the open one by default)."""
+        total = Measurements(self._scale)
+        until = self.latest if until is None else until
+        if until is None:
+            return total
+        for window in reversed(self._closed):
+            if window.index <= until - windows:
+                break
+            if window.index <= until:
+                total.merge(window.measurements)
+        if self.open is not None and until - windows < self.open.index <= until:
+            total.merge(self.open.measurements)
+        return total
+
+    @property
+    def latest(self) -> int | None:
+        """Index of the newest window."""
+        if self.open is not None:
+            return self.open.index
+        return self._closed[-1].index if self._closed else None
+
+    def closed(self) -> list[Window]:
+        """The closed windows kept, oldest first."""
+        return list(self._closed)

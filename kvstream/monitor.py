@@ -1,0 +1,312 @@
+"""Monitor: frames in, block state and windows and rules behind it, alerts and evictions out.
+
+The one engine under ``KVStream``, the collectors and the command line. It is synchronous, does no I/O
+and takes no locks: whoever owns it calls it from one place at a time.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from kvstream.alerts.lifecycle import RuleEngine
+from kvstream.alerts.rules import Rule, default_rules, points_of
+from kvstream.alerts.types import CacheAlert, MetricType
+from kvstream.blocks.observations import EvictionBatch, KVCacheEvictionEvent, Observations
+from kvstream.blocks.table import BlockTable
+from kvstream.config import MetricsConfig
+from kvstream.events.frame import UNNUMBERED, EventFrame
+from kvstream.metrics.measurements import ClassicIntervals, Measurements
+from kvstream.metrics.summary import ALL, Accounts, CacheMetricsSummary, recent_metrics, summarize
+from kvstream.metrics.trend import Trend, detect_trend
+from kvstream.metrics.window import Window, WindowRing
+
+RECENT_SECONDS = 60.0
+_TREND_METRICS = (
+    MetricType.LIFETIME,
+    MetricType.IDLE_TIME,
+    MetricType.REUSE_GAP,
+    MetricType.HIT_RATIO,
+    MetricType.EVICTION_RATE,
+)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What processing a frame led to: alerts that fired or resolved, and evictions in columns."""
+
+    source: str
+    tier: str
+    alerts: list[CacheAlert]
+    evicted: list[EvictionBatch]
+
+    def eviction_events(self) -> list[KVCacheEvictionEvent]:
+        """The evictions one by one."""
+        return [event for batch in self.evicted for event in batch.to_events(self.source, self.tier)]
+
+
+class TierMonitor:
+    """One source and tier: its blocks, its windows, its rules."""
+
+    def __init__(
+        self, source: str, tier: str, config: MetricsConfig, rules: Sequence[Rule], records: bool
+    ) -> None:
+        self.source, self.tier, self.config = source, tier, config
+        self.table = BlockTable(
+            source,
+            tier,
+            access_history=config.access_history,
+            sample_rate=config.sample_rate,
+            records=records,
+        )
+        self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale)
+        self.classic = ClassicIntervals()
+        self.rules = RuleEngine(rules, source, tier, config.window_seconds, config.capacity)
+        self.last_ts = 0
+        self._before = Measurements(config.histogram_scale)  # all closed windows
+
+    def process(self, frame: EventFrame, lost: int) -> Outcome:
+        """Applies a frame; ``lost`` counts what is known to be missing just before it."""
+        outcome = Outcome(self.source, self.tier, [], [])
+        if not len(frame):
+            return outcome
+        for index, part in self.ring.cut(frame):
+            window = self._enter(index, outcome.alerts)
+            window.lost += lost
+            lost = 0
+            seen = self.table.apply(part)
+            window.measurements.observe(seen)
+            self.classic.observe(seen)
+            window.live = self.table.live_count
+            outcome.evicted.extend(seen.evicted)
+        self.last_ts = int(frame.ts[-1])
+        return outcome
+
+    def restart(self) -> None:
+        """Ends every generation, as the source has lost its cache."""
+        seen = Observations()
+        self.table.clear(seen)
+        if self.ring.open is not None:
+            self.ring.open.measurements.observe(seen)
+            self.ring.open.live = 0
+        else:
+            self._before.cleared += seen.cleared
+
+    def finish(self) -> list[CacheAlert]:
+        """Closes the open window."""
+        closed = self.ring.close()
+        return [] if closed is None else self._closed(closed)
+
+    def _enter(self, index: int, alerts: list[CacheAlert]) -> Window:
+        window, closed = self.ring.enter(index)
+        if closed is not None:
+            alerts.extend(self._closed(closed))
+        window.live = self.table.live_count
+        return window
+
+    def _closed(self, window: Window) -> list[CacheAlert]:
+        self._before.merge(window.measurements)
+        return self.rules.close(window)
+
+    def measurements(self) -> Measurements:
+        """Everything seen since the start."""
+        total = Measurements(self.config.histogram_scale)
+        total.merge(self._before)
+        if self.ring.open is not None:
+            total.merge(self.ring.open.measurements)
+        return total
+
+    def trends(self) -> dict[str, Trend]:
+        """Where the windowed values are going, over the last ``trend_window`` closed windows."""
+        windows = self.ring.closed()[-self.config.trend_window :]
+        series: dict[MetricType, list[tuple[float, float]]] = {metric: [] for metric in _TREND_METRICS}
+        for window in windows:
+            points = points_of(window, self.config.window_seconds, None)
+            for metric, values in series.items():
+                if points[metric].weight:
+                    values.append((window.index * self.config.window_seconds, points[metric].value))
+        return {
+            metric.value: detect_trend([t for t, _ in values], [v for _, v in values])
+            for metric, values in series.items()
+        }
+
+
+class SourceMonitor:
+    """One source: the numbers of its frames, and its tiers."""
+
+    def __init__(self, source: str, config: MetricsConfig, rules: Sequence[Rule]) -> None:
+        self.source = source
+        self.tiers: dict[str, TierMonitor] = {}
+        self.lost_frames = 0
+        self.duplicate_frames = 0
+        self.duplicate_events = 0
+        self.restarts = 0
+        self._config, self._rules = config, rules
+        self._epoch: int | None = None
+        self._next_seq = 0
+        self._lost_unseen = 0  # not yet in a window
+
+    def process(self, frame: EventFrame, records: bool) -> Outcome:
+        """Applies a frame unless it is a repeat."""
+        tier = self.tiers.get(frame.tier)
+        if tier is None:
+            tier = TierMonitor(self.source, frame.tier, self._config, self._rules, records)
+            self.tiers[frame.tier] = tier
+        tier.table.records = records
+        if not self._admit(frame):
+            return Outcome(self.source, frame.tier, [], [])
+        lost, self._lost_unseen = self._lost_unseen, 0
+        if lost and not len(frame):
+            self._lost_unseen = lost
+        return tier.process(frame, lost)
+
+    def note_lost(self, count: int) -> None:
+        """Tells of events that were dropped unasked before they came here."""
+        self._lost_unseen += count
+
+    def finish(self) -> list[CacheAlert]:
+        """Closes the open windows of every tier."""
+        alerts: list[CacheAlert] = []
+        for tier in self.tiers.values():
+            if self._lost_unseen and tier.ring.open is not None:
+                tier.ring.open.lost += self._lost_unseen
+                self._lost_unseen = 0
+            alerts.extend(tier.finish())
+        return alerts
+
+    def _admit(self, frame: EventFrame) -> bool:
+        if frame.seq == UNNUMBERED:
+            return True
+        if self._epoch is None or frame.epoch > self._epoch:
+            if self._epoch is not None:
+                self.restarts += 1
+                for tier in self.tiers.values():
+                    tier.restart()
+            self._epoch, self._next_seq = frame.epoch, 0
+        elif frame.epoch < self._epoch or frame.seq < self._next_seq:
+            self.duplicate_frames += 1
+            self.duplicate_events += len(frame)
+            return False
+        missing = frame.seq - self._next_seq
+        self.lost_frames += missing
+        self._lost_unseen += missing
+        self._next_seq = frame.seq + 1
+        return True
+
+
+class Monitor:
+    """Every source of one stream, or of one consumer's share of it.
+
+    Args:
+        config: What is measured.
+        rules: Alert rules; the built-in ones by default.
+
+    Example:
+        >>> monitor = Monitor()
+        >>> monitor.summary().total_evictions
+        0
+    """
+
+    def __init__(self, config: MetricsConfig | None = None, rules: Sequence[Rule] | None = None) -> None:
+        self.config = config or MetricsConfig()
+        if rules is None:
+            rules = default_rules(self.config.anomaly_threshold, self.config.trend_window)
+        self.rules = tuple(rules)
+        self.sources: dict[str, SourceMonitor] = {}
+
+    def process(self, frame: EventFrame, records: bool = False) -> Outcome:
+        """Applies a frame.
+
+        Args:
+            frame: Events of one source and tier.
+            records: Make records of the evictions.
+
+        Returns:
+            The alerts that fired or resolved, and the records.
+        """
+        return self.source(frame.source).process(frame, records)
+
+    def source(self, name: str) -> SourceMonitor:
+        """The monitor of one source, made if there is none."""
+        found = self.sources.get(name)
+        if found is None:
+            found = self.sources[name] = SourceMonitor(name, self.config, self.rules)
+        return found
+
+    def finish(self) -> list[CacheAlert]:
+        """Closes every open window at the end of the stream; returns the alerts that changed."""
+        return [alert for source in self.sources.values() for alert in source.finish()]
+
+    def tiers(self, source: str | None = None, tier: str | None = None) -> list[TierMonitor]:
+        """The monitors that a source and a tier choose; None chooses all."""
+        return [
+            found
+            for name, of in self.sources.items()
+            if source in (None, name)
+            for found in of.tiers.values()
+            if tier in (None, found.tier)
+        ]
+
+    def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
+        """The summary of a source and tier, or of all of them."""
+        return summarize_tiers(
+            self.tiers(source, tier),
+            [s for name, s in self.sources.items() if source in (None, name)],
+            self.config,
+            source or ALL,
+            tier or ALL,
+        )
+
+
+def summarize_tiers(
+    tiers: Sequence[TierMonitor],
+    sources: Iterable[SourceMonitor],
+    config: MetricsConfig,
+    source: str,
+    tier: str,
+    final: bool = False,
+) -> CacheMetricsSummary:
+    """One summary of several tiers' monitors, which may belong to different consumers."""
+    total = Measurements(config.histogram_scale)
+    for monitor in tiers:
+        total.merge(monitor.measurements())
+    newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
+    recent, seconds = Measurements(config.histogram_scale), 0.0
+    if newest is not None:
+        span = max(1, min(config.windows, round(RECENT_SECONDS / config.window_seconds)))
+        oldest = min(w.index for m in tiers for w in [*m.ring.closed()[:1], m.ring.open] if w is not None)
+        span = min(span, newest - oldest + 1)
+        for monitor in tiers:
+            recent.merge(monitor.ring.recent(span, newest))
+        seconds = span * config.window_seconds
+    accounts = Accounts(
+        processed=total.processed,
+        allocations=total.allocations,
+        live=sum(m.table.live_count for m in tiers),
+        evicted=total.total_evictions,
+        cleared=total.cleared,
+        unknown_accesses=total.unknown_accesses,
+        unknown_evictions=total.unknown_evictions,
+        unknown_reasons=total.unknown_reasons,
+        time_regressions=total.time_regressions,
+        clock_steps=sum(m.ring.clock_steps for m in tiers),
+    )
+    duplicates = 0
+    for s in sources:
+        accounts.duplicate_frames += s.duplicate_frames
+        accounts.lost_frames += s.lost_frames
+        accounts.restarts += s.restarts
+        duplicates += s.duplicate_events
+    accounts.dropped = {"duplicate": duplicates} if duplicates else {}
+    accounts.offered = accounts.processed + duplicates
+    return summarize(
+        total,
+        recent_metrics(recent, seconds),
+        source=source,
+        tier=tier,
+        timestamp=max((m.last_ts for m in tiers), default=0) / 1e9,
+        live=accounts.live,
+        capacity=config.capacity * len(tiers) if config.capacity else None,
+        trends=tiers[0].trends() if len(tiers) == 1 else {},
+        alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
+        accounts=accounts,
+        final=final,
+    )
