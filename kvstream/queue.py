@@ -1,0 +1,155 @@
+"""FrameQueue: a bounded queue of frames that tasks and threads fill and one consumer task drains."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import anyio
+from anyio.lowlevel import EventLoopToken, current_token
+
+from kvstream.events.frame import EventFrame
+
+if TYPE_CHECKING:
+    from kvstream.producer import Producer
+
+Item = tuple[EventFrame, "Producer | None"]
+
+
+class QueueStatistics(NamedTuple):
+    """The inside of a queue at one moment.
+
+    Attributes:
+        frames: Frames waiting.
+        events: Events in them.
+        limit_events: Events it holds before it is full.
+        processing_events: Events taken by the consumer and not yet processed.
+    """
+
+    frames: int
+    events: int
+    limit_events: int
+    processing_events: int
+
+
+class FrameQueue:
+    """Frames on their way to one consumer, bounded by the events in them.
+
+    A frame larger than the bound is let in when the queue is empty. Made and drained on the event
+    loop; filled from anywhere.
+    """
+
+    def __init__(self, limit_events: int) -> None:
+        self._limit = limit_events
+        self._items: deque[Item] = deque()
+        self._events = 0
+        self._processing = 0
+        self._closed = False
+        self._room = threading.Condition()
+        self._token: EventLoopToken = current_token()
+        self._loop_thread = threading.get_ident()
+        self._arrived = anyio.Event()
+        self._drained = anyio.Event()
+        self._asleep = False
+
+    def offer(self, frame: EventFrame, owner: "Producer | None") -> bool:
+        """Appends a frame if it fits; False if the queue is full."""
+        with self._room:
+            if self._events + len(frame) > self._limit and self._items:
+                return False
+            self._items.append((frame, owner))
+            self._events += len(frame)
+            wake, self._asleep = self._asleep, False
+        if wake:
+            self._on_loop(self._wake_consumer)
+        return True
+
+    def displace(self, owner: "Producer") -> EventFrame | None:
+        """Takes out the oldest frame of one producer; None if it has none here."""
+        with self._room:
+            for i, (frame, of) in enumerate(self._items):
+                if of is owner:
+                    del self._items[i]
+                    self._events -= len(frame)
+                    return frame
+        return None
+
+    @property
+    def on_loop_thread(self) -> bool:
+        """Whether the caller runs on the event loop's thread, where waiting would stop everything."""
+        return threading.get_ident() == self._loop_thread
+
+    @property
+    def fill(self) -> float:
+        """How full the queue is, 0 to 1 and a little beyond."""
+        return self._events / self._limit
+
+    async def room(self) -> None:
+        """Waits until the consumer has taken something out, or the queue is closed."""
+        if not self._closed:
+            await self._drained.wait()
+
+    def wait_for_room(self, full: Callable[[], bool]) -> None:
+        """Blocks a thread until ``full()`` is false or the queue is closed."""
+        with self._room:
+            while not self._closed and full():
+                self._room.wait(timeout=0.1)
+
+    async def take(self, most_events: int) -> list[Item]:
+        """Takes what is waiting, up to ``most_events`` but at least a frame; empty once closed."""
+        while True:
+            with self._room:
+                batch: list[Item] = []
+                taken = 0
+                while self._items and (not batch or taken + len(self._items[0][0]) <= most_events):
+                    item = self._items.popleft()
+                    batch.append(item)
+                    taken += len(item[0])
+                self._events -= taken
+                self._processing += taken
+                if not batch and not self._closed:
+                    self._asleep = True
+                    self._arrived = anyio.Event()
+                elif batch:
+                    self._room.notify_all()
+            if batch or self._closed:
+                drained, self._drained = self._drained, anyio.Event()
+                drained.set()
+                return batch
+            await self._arrived.wait()
+
+    def processed(self, events: int) -> None:
+        """Tells that the consumer is done with events it took."""
+        self._processing -= events
+
+    def close(self) -> None:
+        """Lets the consumer end once all is taken, and everyone who waits for room go."""
+        with self._room:
+            self._closed = True
+            self._room.notify_all()
+        self._drained.set()
+        self._wake_consumer()
+
+    def abandon(self) -> list[Item]:
+        """Takes out everything without processing it."""
+        with self._room:
+            items = list(self._items)
+            self._items.clear()
+            self._events = 0
+        return items
+
+    def statistics(self) -> QueueStatistics:
+        """The inside of the queue now."""
+        return QueueStatistics(len(self._items), self._events, self._limit, self._processing)
+
+    def _wake_consumer(self) -> None:
+        self._arrived.set()
+
+    def _on_loop(self, callback: Callable[[], None]) -> None:
+        if self.on_loop_thread:
+            callback()
+            return
+        native = self._token.native_token
+        # anyio has no call that hands work to the loop without waiting for it; its backends do.
+        soon = getattr(native, "call_soon_threadsafe", None) or getattr(native, "run_sync_soon")  # noqa: B009
+        soon(callback)

@@ -1,0 +1,429 @@
+"""KVStream: producers fill queues, consumer tasks update state, subscribers hear of it."""
+
+import zlib
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from kvstream.alerts.rules import Rule
+from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.clock import Clock
+from kvstream.config import OverflowPolicy, StreamConfig
+from kvstream.errors import ClosedStreamError
+from kvstream.events.frame import EventFrame
+from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
+from kvstream.metrics.summary import ALL, Accounts, CacheMetricsSummary
+from kvstream.monitor import Monitor, SourceMonitor, TierMonitor, summarize_tiers
+from kvstream.producer import Producer, ProducerStatistics
+from kvstream.queue import FrameQueue, Item, QueueStatistics
+from kvstream.subscribers import (
+    SubscriberPolicy,
+    Subscription,
+    SubscriptionStatistics,
+    handler_name,
+    run_handler,
+)
+
+T = TypeVar("T")
+Handler = Callable[[T], Awaitable[Any] | Any]
+AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any])
+SummaryHandler = TypeVar("SummaryHandler", bound=Callable[[CacheMetricsSummary], Any])
+EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEvent], Any])
+
+_BATCH_EVENTS = 65_536
+_MALFORMED_KEPT = 100
+
+
+class StreamStatistics(NamedTuple):
+    """The inside of a stream at one moment.
+
+    Attributes:
+        accounts: Where every event and block went.
+        queues: One entry a consumer.
+        producers: One entry a producer, in order of making.
+        subscribers: One entry a subscription or handler.
+    """
+
+    accounts: Accounts
+    queues: tuple[QueueStatistics, ...]
+    producers: tuple[ProducerStatistics, ...]
+    subscribers: tuple[SubscriptionStatistics, ...]
+
+
+class KVStream:
+    """An event stream of KV-cache blocks, open inside ``async with``.
+
+    Leaving the block drains producers and queues, delivers the last alerts and a final summary, and
+    ends the subscriptions, all within ``shutdown_timeout``. Leaving it by an exception or by
+    cancellation drains nothing; what was on its way is counted as ``cancelled``.
+
+    Args:
+        config: Settings; the defaults measure everything.
+        rules: Alert rules; the built-in ones by default.
+        clock: Nanoseconds since the Unix epoch, for producers.
+
+    Example:
+        >>> async def main():
+        ...     async with KVStream() as stream:
+        ...         engine = stream.producer("engine-0")
+        ...         await engine.allocated([1, 2, 3])
+        ...         await engine.accessed(2)
+        ...         await engine.evicted([1, 2, 3])
+        ...     return stream.summary().total_evictions
+        >>> anyio.run(main)
+        3
+    """
+
+    def __init__(
+        self,
+        config: StreamConfig | None = None,
+        rules: Sequence[Rule] | None = None,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self.config = config or StreamConfig()
+        self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
+        self._clock = clock or Clock()
+        self._monitors = [Monitor(self.config.metrics, rules) for _ in range(self.config.consumers)]
+        self._queues: list[FrameQueue] = []
+        self._producers: list[Producer] = []
+        self._sent = 0  # events in frames given to send()
+        self._malformed_count = 0
+        self._dropped: Counter[str] = Counter()  # of frames given to send()
+        self._alerts: list[Subscription[CacheAlert]] = []
+        self._summaries: list[Subscription[CacheMetricsSummary]] = []
+        self._evictions: list[Subscription[KVCacheEvictionEvent]] = []
+        self._handlers: list[tuple[Subscription[Any], Handler[Any]]] = []
+        self._handler_ends: list[anyio.Event] = []
+        self._tasks: TaskGroup | None = None
+        self._exits = AsyncExitStack()
+        self._state = "new"
+        self._final = False
+
+    # Opening and closing
+
+    async def __aenter__(self) -> Self:
+        if self._state != "new":
+            raise ClosedStreamError("a KVStream is opened once; make another")
+        self._queues = [FrameQueue(self.config.queue_events) for _ in self._monitors]
+        self._consumer_ends = [anyio.Event() for _ in self._monitors]
+        self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
+        self._state = "open"
+        for i in range(self.config.consumers):
+            self._tasks.start_soon(self._consume, i, name=f"kvstream consumer {i}")
+        self._tasks.start_soon(self._flush_regularly, name="kvstream flusher")
+        if self.config.metrics.export_interval:
+            self._tasks.start_soon(self._summarize_regularly, name="kvstream summaries")
+        for subscription, handler in self._handlers:
+            self._start_handler(subscription, handler)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._tasks is not None  # noqa: S101
+        cause = "cancelled"
+        try:
+            if exc is None:
+                with anyio.move_on_after(self.config.shutdown_timeout) as scope:
+                    await self._drain()
+                cause = "shutdown_timeout" if scope.cancelled_caught else "closed"
+        finally:
+            self._state = "closed"
+            self._tasks.cancel_scope.cancel()
+            # The body's own exception goes on as it is, not wrapped into a group.
+            try:
+                await self._exits.__aexit__(None, None, None)
+            finally:
+                self._settle(cause)
+
+    async def _drain(self) -> None:
+        for producer in list(self._producers):
+            await producer.flush()
+        for queue in self._queues:
+            queue.close()
+        for end in self._consumer_ends:
+            await end.wait()
+        self._finish()
+        for subscription in self._subscriptions():
+            subscription.close()
+        for end in self._handler_ends:
+            await end.wait()
+
+    def _finish(self) -> None:
+        """Ends every window and publishes what there is left to say, once."""
+        if not self._final:
+            self._final = True
+            for monitor in self._monitors:
+                self._publish_alerts(monitor.finish())
+            self._publish_summary()
+
+    def _settle(self, cause: str) -> None:
+        """Accounts for everything that was still on its way."""
+        for producer in self._producers:
+            producer.close(cause)
+        for queue in self._queues:
+            for frame, producer in queue.abandon():
+                self._count_dropped(producer, cause, len(frame))
+            queue.close()
+        if cause != "cancelled":
+            self._finish()
+        for subscription in self._subscriptions():
+            # Handlers are gone; an iterator may still take what is buffered.
+            if any(subscription is handled for handled, _ in self._handlers):
+                subscription.abandon()
+            else:
+                subscription.close()
+
+    # Getting events in
+
+    def producer(
+        self,
+        source: str = DEFAULT_SOURCE,
+        tier: str = DEFAULT_TIER,
+        overflow: OverflowPolicy | None = None,
+    ) -> Producer:
+        """A producer of one source's events.
+
+        Args:
+            source: Cache instance, such as an engine rank.
+            tier: Where its blocks live.
+            overflow: What to do when the queue is full; by default as configured.
+
+        Raises:
+            ClosedStreamError: If the stream is not open.
+        """
+        self._require_open()
+        made = Producer(
+            source,
+            tier,
+            self._queues[self._owner(source)],
+            overflow or self.config.overflow,
+            self.config.frame_events,
+            self._clock,
+        )
+        self._producers.append(made)
+        return made
+
+    async def send(self, frame: EventFrame) -> None:
+        """Puts a ready frame onto its source's queue, waiting for room.
+
+        If the wait is cancelled, the frame is counted as dropped (``cancelled``).
+
+        Raises:
+            ClosedStreamError: If the stream is not open.
+        """
+        self._require_open()
+        queue = self._queues[self._owner(frame.source)]
+        self._sent += len(frame)
+        settled = False
+        try:
+            while not (settled := queue.offer(frame, None)):
+                await queue.room()
+                self._require_open()
+        finally:
+            if not settled:
+                self._dropped["cancelled"] += len(frame)
+
+    def reject(self, malformed: Malformed) -> None:
+        """Counts a piece of input that could not be decoded; the last hundred are kept."""
+        self._malformed_count += 1
+        self.malformed.append(malformed)
+
+    def _owner(self, source: str) -> int:
+        return zlib.crc32(source.encode()) % len(self._monitors)
+
+    def _require_open(self) -> None:
+        if self._state != "open":
+            raise ClosedStreamError(f"the stream is {'not open yet' if self._state == 'new' else 'closed'}")
+
+    # Getting results out
+
+    def alerts(
+        self,
+        min_level: AlertLevel = AlertLevel.INFO,
+        *,
+        buffer: int | None = None,
+        policy: SubscriberPolicy = "drop_oldest",
+    ) -> Subscription[CacheAlert]:
+        """Alerts of at least a level, as they fire and resolve."""
+        return self._subscribe(
+            self._alerts, "alerts", buffer, policy, lambda alert: alert.level.at_least(min_level)
+        )
+
+    def summaries(
+        self, *, buffer: int | None = None, policy: SubscriberPolicy = "drop_oldest"
+    ) -> Subscription[CacheMetricsSummary]:
+        """A summary of all sources every ``export_interval`` seconds, and a final one."""
+        return self._subscribe(self._summaries, "summaries", buffer, policy)
+
+    def evictions(
+        self, *, buffer: int | None = None, policy: SubscriberPolicy = "drop_oldest"
+    ) -> Subscription[KVCacheEvictionEvent]:
+        """Every eviction. Records are made only while somebody listens."""
+        return self._subscribe(self._evictions, "evictions", buffer, policy)
+
+    def on_alert(self, handler: AlertHandler, min_level: AlertLevel = AlertLevel.INFO) -> AlertHandler:
+        """Calls ``handler(alert)``, async or plain, for each alert; also a decorator."""
+        return self._handle(
+            self._alerts, handler, lambda alert: alert.level.at_least(min_level)
+        )
+
+    def on_summary(self, handler: SummaryHandler) -> SummaryHandler:
+        """Calls ``handler(summary)``, async or plain, for each periodic summary; also a decorator."""
+        return self._handle(self._summaries, handler)
+
+    def on_eviction(self, handler: EvictionHandler) -> EvictionHandler:
+        """Calls ``handler(event)``, async or plain, for each eviction; also a decorator."""
+        return self._handle(self._evictions, handler)
+
+    def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
+        """The summary of one source and tier, or of all; also after the stream has closed.
+
+        Events are accounted for a stream as a whole, blocks for the source and tier asked for.
+        """
+        found = summarize_tiers(
+            self._tiers(source, tier),
+            self._sources(source),
+            self.config.metrics,
+            source or ALL,
+            tier or ALL,
+            self._final,
+        )
+        if source is None and tier is None:
+            self._account(found.accounts)
+        return found
+
+    def statistics(self) -> StreamStatistics:
+        """The inside of the stream now."""
+        return StreamStatistics(
+            self.summary().accounts,
+            tuple(queue.statistics() for queue in self._queues),
+            tuple(producer.statistics() for producer in self._producers),
+            tuple(subscription.statistics() for subscription in self._subscriptions()),
+        )
+
+    def _account(self, accounts: Accounts) -> None:
+        """Adds what only the stream knows: events that did not come as far as a monitor."""
+        dropped = Counter(accounts.dropped) + self._dropped
+        accounts.offered = self._sent + self._malformed_count
+        accounts.malformed = self._malformed_count
+        for producer in self._producers:
+            statistics = producer.statistics()
+            accounts.offered += statistics.offered
+            accounts.in_flight += statistics.buffered
+            dropped.update(statistics.dropped)
+        for queue in self._queues:
+            accounts.in_flight += queue.statistics().events + queue.statistics().processing_events
+        accounts.dropped = dict(dropped)
+
+    def _tiers(self, source: str | None, tier: str | None) -> list[TierMonitor]:
+        return [found for monitor in self._monitors for found in monitor.tiers(source, tier)]
+
+    def _sources(self, source: str | None) -> list[SourceMonitor]:
+        return [s for m in self._monitors for name, s in m.sources.items() if source in (None, name)]
+
+    def _subscriptions(self) -> list[Subscription[Any]]:
+        return [*self._alerts, *self._summaries, *self._evictions]
+
+    def _subscribe(
+        self,
+        among: list[Subscription[T]],
+        name: str,
+        buffer: int | None,
+        policy: SubscriberPolicy,
+        wanted: Callable[[T], bool] | None = None,
+    ) -> Subscription[T]:
+        if self._state == "closed":
+            raise ClosedStreamError("the stream is closed")
+        among[:] = [subscription for subscription in among if not subscription.closed]
+        subscription = Subscription(name, buffer or self.config.subscriber_buffer, policy, wanted)
+        among.append(subscription)
+        return subscription
+
+    def _handle(
+        self, among: list[Subscription[T]], handler: Any, wanted: Callable[[T], bool] | None = None
+    ) -> Any:
+        subscription = self._subscribe(among, handler_name(handler), None, "drop_oldest", wanted)
+        self._handlers.append((subscription, handler))
+        if self._state == "open":
+            self._start_handler(subscription, handler)
+        return handler
+
+    def _start_handler(self, subscription: Subscription[Any], handler: Handler[Any]) -> None:
+        assert self._tasks is not None  # noqa: S101
+        end = anyio.Event()
+        self._handler_ends.append(end)
+        self._tasks.start_soon(self._run_handler, subscription, handler, end)
+
+    async def _run_handler(
+        self, subscription: Subscription[Any], handler: Handler[Any], end: anyio.Event
+    ) -> None:
+        await run_handler(subscription, handler)
+        end.set()
+
+    # Tasks
+
+    async def _consume(self, number: int) -> None:
+        queue, monitor = self._queues[number], self._monitors[number]
+        batch: list[Item] = []
+        try:
+            while batch := await queue.take(_BATCH_EVENTS):
+                batch.reverse()
+                while batch:
+                    frame, producer = batch.pop()
+                    self._process(monitor, frame, producer)
+                    queue.processed(len(frame))
+                    await checkpoint()
+        finally:
+            for frame, producer in batch:
+                self._count_dropped(producer, "cancelled", len(frame))
+                queue.processed(len(frame))
+        self._consumer_ends[number].set()
+
+    def _process(self, monitor: Monitor, frame: EventFrame, producer: Producer | None) -> None:
+        if producer is not None and (losses := producer.take_losses()):
+            monitor.source(frame.source).note_lost(losses)
+        outcome = monitor.process(frame, records=bool(self._evictions))
+        self._publish_alerts(outcome.alerts)
+        if outcome.evicted and self._evictions:
+            for event in outcome.eviction_events():
+                for subscription in self._evictions:
+                    subscription.publish(event)
+
+    async def _flush_regularly(self) -> None:
+        while True:
+            await anyio.sleep(self.config.flush_interval)
+            for producer in self._producers:
+                producer.flush_nowait()
+
+    async def _summarize_regularly(self) -> None:
+        while True:
+            await anyio.sleep(self.config.metrics.export_interval)
+            self._publish_summary()
+
+    def _publish_alerts(self, alerts: list[CacheAlert]) -> None:
+        for alert in alerts:
+            for subscription in self._alerts:
+                subscription.publish(alert)
+
+    def _publish_summary(self) -> None:
+        if self._summaries:
+            summary = self.summary()
+            for subscription in self._summaries:
+                subscription.publish(summary)
+
+    def _count_dropped(self, producer: Producer | None, cause: str, events: int) -> None:
+        if producer is None:
+            self._dropped[cause] += events
+        else:
+            producer.drop(cause, events)
