@@ -1,1 +1,73 @@
-"""kvstream."""
+"""kvstream: every KV-cache block, every access, as an asyncio event stream."""
+
+from kvstream.alerts.rules import Rule, default_rules, load_rules
+from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
+from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.blocks.state import BlockMetricsState
+from kvstream.collector import (
+    BatchMetricsCollector,
+    KVCacheMetricsCollector,
+    create_metrics_collector,
+)
+from kvstream.config import MetricsConfig, StreamConfig, load_config
+from kvstream.errors import (
+    ClosedStreamError,
+    ConfigError,
+    KVStreamError,
+    MalformedInputError,
+    MissingExtraError,
+    UnknownFormatError,
+)
+from kvstream.events.frame import EventFrame
+from kvstream.events.types import (
+    BlockAccessed,
+    BlockAllocated,
+    BlockEvicted,
+    CacheCleared,
+    Malformed,
+)
+from kvstream.metrics.patterns import AccessPatternAnalysis, LifetimeDistribution
+from kvstream.metrics.summary import Accounts, CacheMetricsSummary
+from kvstream.metrics.trend import Trend
+from kvstream.monitor import Monitor
+from kvstream.producer import Producer
+from kvstream.stream import KVStream
+from kvstream.subscribers import Subscription
+
+__all__ = [
+    "AccessPatternAnalysis",
+    "Accounts",
+    "AlertLevel",
+    "BatchMetricsCollector",
+    "BlockAccessed",
+    "BlockAllocated",
+    "BlockEvicted",
+    "BlockMetricsState",
+    "CacheAlert",
+    "CacheCleared",
+    "CacheMetricsSummary",
+    "ClosedStreamError",
+    "ConfigError",
+    "EventFrame",
+    "KVCacheEvictionEvent",
+    "KVCacheMetricsCollector",
+    "KVStream",
+    "KVStreamError",
+    "LifetimeDistribution",
+    "Malformed",
+    "MalformedInputError",
+    "MetricType",
+    "MetricsConfig",
+    "MissingExtraError",
+    "Monitor",
+    "Producer",
+    "Rule",
+    "StreamConfig",
+    "Subscription",
+    "Trend",
+    "UnknownFormatError",
+    "create_metrics_collector",
+    "default_rules",
+    "load_config",
+    "load_rules",
+]

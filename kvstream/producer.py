@@ -218,7 +218,7 @@ class Producer:
             return
         if not self._queue.on_loop_thread:
             while self._pending and not self._closed:
-                self._queue.wait_for_room(lambda: self._queue.fill >= 1.0)
+                self._queue.wait_for_room(self._next_pending())
                 self._pump()
             return
         with self._lock:
@@ -240,6 +240,10 @@ class Producer:
                 return False
             self._frame()
             return True
+
+    def _next_pending(self) -> int:
+        with self._lock:
+            return len(self._pending[0]) if self._pending else 0
 
     def _frame(self) -> None:
         for frame in self._buffer.take():
@@ -281,9 +285,7 @@ class Producer:
         while True:
             kept = frame
             if self._sample_rate < 1.0:
-                kept = frame.take(
-                    below_rate(mix(frame.blocks), self._sample_rate) | (frame.ops == Op.CLEAR)
-                )
+                kept = frame.take(below_rate(mix(frame.blocks), self._sample_rate) | (frame.ops == Op.CLEAR))
             if not len(kept) or self._queue.offer(kept, self):
                 self._drop("sampled", len(frame) - len(kept))
                 return

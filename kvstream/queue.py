@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
-from anyio.lowlevel import EventLoopToken, current_token
+from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
 from kvstream.events.frame import EventFrame
 
@@ -55,7 +55,7 @@ class FrameQueue:
     def offer(self, frame: EventFrame, owner: "Producer | None") -> bool:
         """Appends a frame if it fits; False if the queue is full."""
         with self._room:
-            if self._events + len(frame) > self._limit and self._items:
+            if not self._fits(len(frame)):
                 return False
             self._items.append((frame, owner))
             self._events += len(frame)
@@ -86,14 +86,19 @@ class FrameQueue:
 
     async def room(self) -> None:
         """Waits until the consumer has taken something out, or the queue is closed."""
-        if not self._closed:
+        if self._closed:
+            await checkpoint()
+        else:
             await self._drained.wait()
 
-    def wait_for_room(self, full: Callable[[], bool]) -> None:
-        """Blocks a thread until ``full()`` is false or the queue is closed."""
+    def wait_for_room(self, events: int) -> None:
+        """Blocks a thread until a frame of ``events`` fits or the queue is closed."""
         with self._room:
-            while not self._closed and full():
-                self._room.wait(timeout=0.1)
+            while not self._closed and not self._fits(events):
+                self._room.wait()
+
+    def _fits(self, events: int) -> bool:
+        return self._events + events <= self._limit or not self._items
 
     async def take(self, most_events: int) -> list[Item]:
         """Takes what is waiting, up to ``most_events`` but at least a frame; empty once closed."""
@@ -136,6 +141,7 @@ class FrameQueue:
             items = list(self._items)
             self._items.clear()
             self._events = 0
+            self._room.notify_all()
         return items
 
     def statistics(self) -> QueueStatistics:

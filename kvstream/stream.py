@@ -172,8 +172,8 @@ class KVStream:
         for producer in self._producers:
             producer.close(cause)
         for queue in self._queues:
-            for frame, producer in queue.abandon():
-                self._count_dropped(producer, cause, len(frame))
+            for frame, owner in queue.abandon():
+                self._count_dropped(owner, cause, len(frame))
             queue.close()
         if cause != "cancelled":
             self._finish()
@@ -274,17 +274,18 @@ class KVStream:
 
     def on_alert(self, handler: AlertHandler, min_level: AlertLevel = AlertLevel.INFO) -> AlertHandler:
         """Calls ``handler(alert)``, async or plain, for each alert; also a decorator."""
-        return self._handle(
-            self._alerts, handler, lambda alert: alert.level.at_least(min_level)
-        )
+        self._handle(self._alerts, handler, lambda alert: alert.level.at_least(min_level))
+        return handler
 
     def on_summary(self, handler: SummaryHandler) -> SummaryHandler:
         """Calls ``handler(summary)``, async or plain, for each periodic summary; also a decorator."""
-        return self._handle(self._summaries, handler)
+        self._handle(self._summaries, handler)
+        return handler
 
     def on_eviction(self, handler: EvictionHandler) -> EvictionHandler:
         """Calls ``handler(event)``, async or plain, for each eviction; also a decorator."""
-        return self._handle(self._evictions, handler)
+        self._handle(self._evictions, handler)
+        return handler
 
     def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
         """The summary of one source and tier, or of all; also after the stream has closed.
@@ -352,12 +353,11 @@ class KVStream:
 
     def _handle(
         self, among: list[Subscription[T]], handler: Any, wanted: Callable[[T], bool] | None = None
-    ) -> Any:
+    ) -> None:
         subscription = self._subscribe(among, handler_name(handler), None, "drop_oldest", wanted)
         self._handlers.append((subscription, handler))
         if self._state == "open":
             self._start_handler(subscription, handler)
-        return handler
 
     def _start_handler(self, subscription: Subscription[Any], handler: Handler[Any]) -> None:
         assert self._tasks is not None  # noqa: S101

@@ -1,5 +1,6 @@
 """The plain twin: block semantics one event at a time, in dictionaries. Slow, and the judge of the table."""
 
+import itertools
 from dataclasses import dataclass, field
 
 from kvstream.events.types import REASONS
@@ -60,7 +61,7 @@ class ReferenceTable:
                 self._interval(ts, generation.last),
                 generation.count,
                 reason,
-                [max(0, b - a) for a, b in zip(times, times[1:], strict=False)],
+                [max(0, b - a) for a, b in itertools.pairwise(times)],
             )
         )
 

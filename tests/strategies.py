@@ -1,5 +1,7 @@
 """Hypothesis strategies: arbitrary streams of events, cut into arbitrary frames."""
 
+import itertools
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -45,4 +47,4 @@ def cuts(draw, length):
     """Places to cut a list of ``length`` into consecutive pieces."""
     inner = draw(st.lists(st.integers(0, length), max_size=6))
     edges = [0, *sorted(inner), length]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))

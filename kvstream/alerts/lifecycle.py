@@ -80,9 +80,7 @@ class RuleEngine:
             if episode.good_windows < rule.clear_windows:
                 return None
         resolved = episode.firing is not None
-        message = rule.message.format(
-            value=reading.value, threshold=reading.limit, baseline=reading.baseline
-        )
+        message = rule.message.format(value=reading.value, threshold=reading.limit, baseline=reading.baseline)
         alert = CacheAlert(
             level=rule.level,
             state="resolved" if resolved else "firing",

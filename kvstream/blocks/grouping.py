@@ -3,8 +3,6 @@
 Every array is sorted by slot and, within a slot, by the order of the frame.
 """
 
-from typing import NamedTuple
-
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -78,22 +76,32 @@ def _heads(slot: I64) -> I64:
     return np.flatnonzero(first)
 
 
-class GenerationView(NamedTuple):
+class GenerationView(msgspec.Struct, frozen=True, eq=False):
     """Of the generation that is open just after each row asked for: (m,) each.
 
     Attributes:
         birth: When it began, ns.
-        count: Accesses so far.
-        count_here: Those of them in this frame.
+        accesses: Accesses so far.
+        accesses_here: Those of them in this frame.
         start: Row of its allocation; before the group's head if that was in an earlier frame.
         carried: Whether it began in an earlier frame.
     """
 
     birth: I64
-    count: I64
-    count_here: I64
+    accesses: I64
+    accesses_here: I64
     start: I64
     carried: Mask
+
+    def take(self, which: Mask) -> "GenerationView":
+        """Only the rows of a mask."""
+        return GenerationView(
+            self.birth[which],
+            self.accesses[which],
+            self.accesses_here[which],
+            self.start[which],
+            self.carried[which],
+        )
 
 
 class Generations:
@@ -134,8 +142,8 @@ class Generations:
         view = self.after(np.where(at_head, rows, rows - 1))
         return GenerationView(
             np.where(at_head, self._birth[group_of], view.birth),
-            np.where(at_head, self._count[group_of], view.count),
-            np.where(at_head, 0, view.count_here),
+            np.where(at_head, self._count[group_of], view.accesses),
+            np.where(at_head, 0, view.accesses_here),
             view.start,
             view.carried | at_head,
         )

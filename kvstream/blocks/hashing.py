@@ -35,8 +35,6 @@ def below_rate(hashes: U64, rate: float) -> npt.NDArray[np.bool_]:
     return hashes < np.uint64(int(rate * 2**64))
 
 
-def generation_hash(
-    seed: int, blocks: npt.NDArray[np.int64], birth_ns: npt.NDArray[np.int64]
-) -> U64:
+def generation_hash(seed: int, blocks: npt.NDArray[np.int64], birth_ns: npt.NDArray[np.int64]) -> U64:
     """Hash of each generation: of its source and tier, its block and its start. uint64 of shape (n,)."""
     return mix(mix(blocks ^ np.int64(seed)).view(np.int64) ^ birth_ns)

@@ -64,6 +64,18 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
     def __len__(self) -> int:
         return len(self.blocks)
 
+    def take(self, which: I64) -> "EvictionBatch":
+        """The evictions at some places, in their order."""
+        return EvictionBatch(
+            self.blocks[which],
+            self.ts[which],
+            self.lifetimes[which],
+            self.idles[which],
+            self.access_counts[which],
+            self.reasons[which],
+            self.history[which],
+        )
+
     def gaps_seconds(self) -> list[list[float]]:
         """Seconds between the last accesses of each generation; steps back in time count as 0."""
         depth = self.history.shape[1]

@@ -1,5 +1,7 @@
 """BlockMetricsState: what is known of one block."""
 
+import itertools
+
 import msgspec
 
 
@@ -45,7 +47,7 @@ class BlockMetricsState(msgspec.Struct):
     def get_reuse_gaps_seconds(self) -> list[float]:
         """Seconds between the accesses kept, at most ``access_history - 1``."""
         times = self.access_times_ns
-        return [max(0, b - a) / 1e9 for a, b in zip(times, times[1:], strict=False)]
+        return [max(0, b - a) / 1e9 for a, b in itertools.pairwise(times)]
 
     def get_access_frequency(self, now_ns: int) -> float:
         """Accesses a second since the allocation, 0 where no time has passed."""

@@ -259,33 +259,32 @@ class BlockTable:
         if self._sample_rate < 1.0:
             chosen = self._sampled(grouped.slot[rows], view.birth)
             rows, lifetime, given = rows[chosen], lifetime[chosen], given[chosen]
-            view = GenerationView(*(column[chosen] for column in view))
+            view = view.take(chosen)
         seen.lifetimes.append(lifetime)
         seen.idles.append(interval[rows])
-        seen.access_counts.append(view.count)
+        seen.access_counts.append(view.accesses)
         if self.records:
             history = self._history_of(grouped, rows, view)
-            columns = (
+            batch = EvictionBatch(
                 self._id[grouped.slot[rows]],
                 grouped.t[rows],
                 lifetime,
                 interval[rows],
-                view.count,
+                view.accesses,
                 given,
                 history,
             )
-            in_order = np.argsort(grouped.position[rows])
-            seen.evicted.append(EvictionBatch(*(column[in_order] for column in columns)))
+            seen.evicted.append(batch.take(np.argsort(grouped.position[rows])))
 
     def _history_of(self, grouped: Grouped, rows: I64, view: GenerationView) -> I64:
         """Last access times of the generations that end at ``rows``, shape (m, access_history)."""
         depth = self._history.shape[1]
         times = np.zeros((len(rows), depth), dtype=np.int64)
         for back in range(depth):
-            here = back < view.count_here
+            here = back < view.accesses_here
             times[here, depth - 1 - back] = grouped.t[rows[here] - 1 - back]
-            stored = ~here & view.carried & (back < view.count)
-            number = view.count[stored] - 1 - back
+            stored = ~here & view.carried & (back < view.accesses)
+            number = view.accesses[stored] - 1 - back
             times[stored, depth - 1 - back] = self._history[grouped.slot[rows[stored]], number % depth]
         return times
 
@@ -300,9 +299,9 @@ class BlockTable:
         from_end = generations.accesses[tails][of] - generations.accesses[rows]
         kept = (rows > view.start[of]) & (from_end < depth) & live[of]
         rows, of, from_end = rows[kept], of[kept], from_end[kept]
-        self._history[slot[of], (view.count[of] - from_end - 1) % depth] = grouped.t[rows]
+        self._history[slot[of], (view.accesses[of] - from_end - 1) % depth] = grouped.t[rows]
         self.live_count += int(np.count_nonzero(live)) - int(np.count_nonzero(self._live[slot]))
-        self._birth[slot], self._count[slot] = view.birth, view.count
+        self._birth[slot], self._count[slot] = view.birth, view.accesses
         self._last[slot], self._live[slot] = grouped.t[tails], live
         if self._index is not None and not live.all():
             gone = slot[~live]

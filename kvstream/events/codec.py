@@ -1,10 +1,11 @@
 """Frames as msgpack and events as JSON lines: one frame or one chunk of lines at a time."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from msgspec import Meta
 
 from kvstream.errors import MalformedInputError
@@ -37,11 +38,11 @@ class WireFrame(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 _frame_encoder = msgspec.msgpack.Encoder()
 _frame_decoder = msgspec.msgpack.Decoder(WireFrame)
 _line_encoder = msgspec.json.Encoder()
-_line_decoder = msgspec.json.Decoder(Event)
+_line_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _any_decoder = msgspec.json.Decoder()
 
 
-def _column(array: np.ndarray | None, dtype: str) -> memoryview | None:  # type: ignore[type-arg]
+def _column(array: npt.NDArray[Any] | None, dtype: str) -> memoryview | None:
     if array is None:
         return None
     data = np.ascontiguousarray(array, dtype=dtype)
@@ -179,6 +180,7 @@ def _decode_lenient(line: bytes | str, reason: str) -> Event:
     if not ts.is_integer():
         raise MalformedInputError(f"ts must be whole nanoseconds, not {ts!r}: could be another unit")
     try:
-        return msgspec.convert({**value, "ts": int(ts)}, Event)  # type: ignore[arg-type, no-any-return]
+        event: Event = msgspec.convert({**value, "ts": int(ts)}, Event)
     except msgspec.ValidationError as error:
         raise MalformedInputError(str(error)) from None
+    return event

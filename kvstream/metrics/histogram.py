@@ -180,4 +180,4 @@ class ClassicHistogram:
 
     def cumulative(self) -> list[int]:
         """How many values are at most each bound; the last entry counts all of them."""
-        return np.cumsum(self._counts).tolist()
+        return [int(count) for count in np.cumsum(self._counts)]

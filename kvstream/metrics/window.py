@@ -1,5 +1,6 @@
 """Windows: measurements cut by event time, the last few hundred of them kept."""
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 
@@ -61,7 +62,7 @@ class WindowRing:
             return
         index = np.maximum.accumulate(np.maximum(index, at))
         edges = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(frame)]
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in itertools.pairwise(edges):
             yield int(index[start]), frame.take(slice(start, end))
 
     def enter(self, index: int) -> tuple[Window, Window | None]:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +87,6 @@ def test_table_equals_the_plain_twin_on_long_busy_streams(seed, content):
     )
     table, plain = BlockTable("s", "gpu"), ReferenceTable()
     edges = [0, *sorted(rng.integers(0, n, 5).tolist()), n]
-    seen = [table.apply(frame(events[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    seen = [table.apply(frame(events[a:b])) for a, b in itertools.pairwise(edges)]
     apply_plain(plain, events)
     assert_same(seen, table, plain)

@@ -1,0 +1,256 @@
+"""The synchronous face: collectors to call from an engine's own code, without an event loop."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from kvstream.alerts.rules import Rule
+from kvstream.alerts.types import CacheAlert
+from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
+from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.clock import Clock
+from kvstream.config import MetricsConfig
+from kvstream.errors import ConfigError
+from kvstream.events.frame import as_int64
+from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, REASON_CODE, UNKNOWN_REASON, Op
+from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.patterns import (
+    AccessPatternAnalysis,
+    LifetimeDistribution,
+    analyze_access_pattern,
+    lifetime_distribution,
+)
+from kvstream.metrics.summary import CacheMetricsSummary
+from kvstream.metrics.trend import Trend
+from kvstream.monitor import Monitor
+from kvstream.producer import EventBuffer, Ids
+
+_FRAME_EVENTS = 4096
+
+
+class HasBlockId(Protocol):
+    """Anything with a block number, such as vLLM's ``KVCacheBlock``."""
+
+    block_id: int
+
+
+class KVCacheMetricsCollector:
+    """Follows the blocks of one cache as its owner calls ``on_block_*``; safe to call from any thread.
+
+    Calls are stamped and buffered; state is brought up to date a few thousand events at a time and
+    whenever something is asked.
+
+    Args:
+        config: What is measured.
+        source: Name of the cache instance.
+        tier: Where its blocks live.
+        rules: Alert rules; the built-in ones by default.
+        clock: Nanoseconds since the Unix epoch.
+
+    Example:
+        >>> collector = KVCacheMetricsCollector()
+        >>> collector.on_block_allocated(7)
+        >>> collector.on_block_accessed(7)
+        >>> collector.on_block_evicted(7)
+        >>> [event.access_count for event in collector.drain_events()]
+        [1]
+    """
+
+    def __init__(
+        self,
+        config: MetricsConfig | None = None,
+        *,
+        source: str = DEFAULT_SOURCE,
+        tier: str = DEFAULT_TIER,
+        rules: Sequence[Rule] | None = None,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self.config = config or MetricsConfig()
+        self._source, self._tier = source, tier
+        self._rules = rules
+        self._clock = clock or Clock()
+        self._lock = threading.Lock()
+        self._start()
+
+    def _start(self) -> None:
+        self._monitor = Monitor(self.config, self._rules)
+        self._buffer = EventBuffer(self._source, self._tier)
+        self._events: deque[KVCacheEvictionEvent] = deque(maxlen=self.config.history_size)
+        self._alerts: deque[CacheAlert] = deque(maxlen=self.config.history_size)
+
+    def should_sample_block(self, block: int | HasBlockId, ts_ns: int | None = None) -> bool:
+        """Whether a generation of the block that starts at ``ts_ns`` (now) is measured in full.
+
+        A fixed hash of source, tier, block and start decides, so that every process agrees.
+        """
+        ids = as_int64([_block_id(block)])
+        birth = np.array([self._clock() if ts_ns is None else ts_ns], dtype=np.int64)
+        hashes = generation_hash(source_seed(self._source, self._tier), ids, birth)
+        return bool(below_rate(hashes, self.config.sample_rate)[0])
+
+    def on_block_allocated(self, block: int | HasBlockId) -> None:
+        """A block was handed out."""
+        self.record(Op.ALLOC, _block_id(block))
+
+    def on_block_accessed(self, block: int | HasBlockId) -> None:
+        """A live block was found by a request."""
+        self.record(Op.ACCESS, _block_id(block))
+
+    def on_block_evicted(self, block: int | HasBlockId, reason: str = "capacity") -> None:
+        """A block was given up."""
+        self.record(Op.EVICT, _block_id(block), reason)
+
+    def on_cache_cleared(self) -> None:
+        """Every block was given up at once."""
+        self.record(Op.CLEAR, 0)
+
+    def record(self, op: Op, ids: Ids, reason: str = "capacity") -> None:
+        """Records one event for each id, all with the time of this call.
+
+        Raises:
+            MalformedInputError: If an id is no 64-bit integer.
+        """
+        with self._lock:
+            self._buffer.add(op, ids, self._clock(), REASON_CODE.get(reason, UNKNOWN_REASON))
+            if len(self._buffer) >= _FRAME_EVENTS:
+                self._flush()
+
+    def flush(self) -> None:
+        """Brings state up to date with everything recorded."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        for frame in self._buffer.take():
+            outcome = self._monitor.process(frame, records=self.config.enable_detailed)
+            self._alerts.extend(outcome.alerts)
+            self._events.extend(outcome.eviction_events())
+
+    def get_summary(self) -> CacheMetricsSummary:
+        """The summary now."""
+        with self._lock:
+            self._flush()
+            return self._monitor.summary()
+
+    def get_lifetime_distribution(self) -> LifetimeDistribution:
+        """How long evicted blocks had lived."""
+        return lifetime_distribution(self._measurements())
+
+    def get_access_pattern_analysis(self) -> AccessPatternAnalysis:
+        """How evicted blocks had been used."""
+        return analyze_access_pattern(self._measurements())
+
+    def detect_trends(self) -> dict[str, Trend]:
+        """Where windowed values are going, by metric; empty before the first event."""
+        with self._lock:
+            self._flush()
+            return {name: trend for tier in self._monitor.tiers() for name, trend in tier.trends().items()}
+
+    def drain_events(self) -> list[KVCacheEvictionEvent]:
+        """The evictions since the last call, at most ``history_size``."""
+        with self._lock:
+            self._flush()
+            events = list(self._events)
+            self._events.clear()
+            return events
+
+    def drain_alerts(self) -> list[CacheAlert]:
+        """The alerts that fired or resolved since the last call, at most ``history_size``."""
+        with self._lock:
+            self._flush()
+            alerts = list(self._alerts)
+            self._alerts.clear()
+            return alerts
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            self._start()
+
+    def export_to_dict(self) -> dict[str, Any]:
+        """Config, summary, distributions and trends as a dictionary of plain values."""
+        return {
+            "config": msgspec.to_builtins(self.config),
+            "summary": self.get_summary().to_dict(),
+            "lifetime_distribution": self.get_lifetime_distribution().to_dict(),
+            "access_patterns": self.get_access_pattern_analysis().to_dict(),
+            "trends": msgspec.to_builtins(self.detect_trends()),
+        }
+
+    def _measurements(self) -> Measurements:
+        with self._lock:
+            self._flush()
+            total = Measurements(self.config.histogram_scale)
+            for tier in self._monitor.tiers():
+                total.merge(tier.measurements())
+            return total
+
+
+class BatchMetricsCollector:
+    """Takes the blocks of a scheduler step at once; order across kinds of events is kept.
+
+    Time is stamped at each call, not when the batch is processed.
+
+    Args:
+        config: What is measured.
+        **options: As for ``KVCacheMetricsCollector``.
+
+    Example:
+        >>> collector = BatchMetricsCollector()
+        >>> collector.batch_allocate([1, 2, 3])
+        >>> collector.batch_evict([1, 2])
+        >>> collector.get_summary().blocks_live
+        1
+    """
+
+    def __init__(self, config: MetricsConfig | None = None, **options: Any) -> None:
+        self.collector = KVCacheMetricsCollector(config, **options)
+
+    def batch_allocate(self, blocks: Sequence[int] | npt.NDArray[Any]) -> None:
+        """Blocks were handed out."""
+        self.collector.record(Op.ALLOC, blocks)
+
+    def batch_access(self, blocks: Sequence[int] | npt.NDArray[Any]) -> None:
+        """Live blocks were found by a request."""
+        self.collector.record(Op.ACCESS, blocks)
+
+    def batch_evict(self, blocks: Sequence[int] | npt.NDArray[Any], reason: str = "capacity") -> None:
+        """Blocks were given up."""
+        self.collector.record(Op.EVICT, blocks, reason)
+
+    def flush_all(self) -> list[KVCacheEvictionEvent]:
+        """Brings state up to date; returns the evictions since the last call."""
+        return self.collector.drain_events()
+
+    def get_summary(self) -> CacheMetricsSummary:
+        """The summary now."""
+        return self.collector.get_summary()
+
+
+def create_metrics_collector(
+    sample_rate: float = 1.0, batch_mode: bool = False, **config: Any
+) -> KVCacheMetricsCollector | BatchMetricsCollector:
+    """A collector with these settings.
+
+    Args:
+        sample_rate: Share of generations measured in full.
+        batch_mode: Make a ``BatchMetricsCollector``.
+        **config: Further fields of ``MetricsConfig``.
+
+    Raises:
+        ConfigError: If a field does not exist or its value cannot be used.
+    """
+    unknown = sorted(set(config) - set(MetricsConfig.__struct_fields__))
+    if unknown:
+        raise ConfigError(f"MetricsConfig has no field {', '.join(unknown)}")
+    settings = MetricsConfig(sample_rate=sample_rate, **config)
+    return BatchMetricsCollector(settings) if batch_mode else KVCacheMetricsCollector(settings)
+
+
+def _block_id(block: int | HasBlockId) -> int:
+    return block.block_id if hasattr(block, "block_id") else block
