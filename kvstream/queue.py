@@ -50,6 +50,7 @@ class FrameQueue:
         self._loop_thread = threading.get_ident()
         self._arrived = anyio.Event()
         self._drained = anyio.Event()
+        self._idle = anyio.Event()
         self._asleep = False
 
     def offer(self, frame: EventFrame, owner: "Producer | None") -> bool:
@@ -126,6 +127,14 @@ class FrameQueue:
     def processed(self, events: int) -> None:
         """Tells that the consumer is done with events it took."""
         self._processing -= events
+        if not self._processing and not self._items:
+            idle, self._idle = self._idle, anyio.Event()
+            idle.set()
+
+    async def join(self) -> None:
+        """Waits until everything put so far has been processed."""
+        while self._processing or self._items:
+            await self._idle.wait()
 
     def close(self) -> None:
         """Lets the consumer end once all is taken, and everyone who waits for room go."""

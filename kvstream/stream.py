@@ -234,6 +234,14 @@ class KVStream:
             if not settled:
                 self._dropped["cancelled"] += len(frame)
 
+    async def flush(self) -> None:
+        """Waits until everything recorded or sent so far has been processed."""
+        self._require_open()
+        for producer in list(self._producers):
+            await producer.flush()
+        for queue in self._queues:
+            await queue.join()
+
     def reject(self, malformed: Malformed) -> None:
         """Counts a piece of input that could not be decoded; the last hundred are kept."""
         self._malformed_count += 1
@@ -303,6 +311,10 @@ class KVStream:
         if source is None and tier is None:
             self._account(found.accounts)
         return found
+
+    def places(self) -> list[tuple[str, str]]:
+        """Every source and tier seen so far."""
+        return sorted((found.source, found.tier) for found in self._tiers(None, None))
 
     def statistics(self) -> StreamStatistics:
         """The inside of the stream now."""

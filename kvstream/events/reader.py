@@ -71,14 +71,14 @@ class LineParser:
 
 
 class EventReader:
-    """Reads one input of any known format in pieces of any size.
+    r"""Reads one input of any known format in pieces of any size.
 
     Args:
         origin: The input's name, for reports.
 
     Example:
         >>> reader = EventReader("events.jsonl")
-        >>> [len(frame) for frame in reader.feed(b'{"type":"alloc","block":1,"ts":5}' + b"\\n")]
+        >>> [len(frame) for frame in reader.feed(b'{"type":"alloc","block":1,"ts":5}' + b"\n")]
         [1]
     """
 

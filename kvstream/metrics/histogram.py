@@ -132,9 +132,10 @@ class ExponentialHistogram:
     def buckets(self) -> list[tuple[float, int]]:
         """Upper bound in seconds and count of each bucket that holds something, zero first."""
         held: list[tuple[float, int]] = [(0.0, self.zero_count)] if self.zero_count else []
-        for i in np.flatnonzero(self.counts).tolist():
-            held.append((2.0 ** ((self.offset + i + 1) / 2**self.scale), int(self.counts[i])))
-        return held
+        return held + [
+            (2.0 ** ((self.offset + i + 1) / 2**self.scale), int(self.counts[i]))
+            for i in np.flatnonzero(self.counts).tolist()
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The histogram as OpenTelemetry's data model names it, sums and bounds in seconds."""

@@ -1,0 +1,69 @@
+"""The ``kvstream`` application: its commands, and how errors become messages and exit codes."""
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from kvstream.cli import bench, generate, run, schemas
+from kvstream.errors import KVStreamError
+
+EXIT_ERROR = 1
+# Typer shows its base of usage errors by no name of its own.
+_UsageError = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="kvstream",
+    help="See every KV-cache block, every access: summaries and alerts from block event streams.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run", epilog=run.EXAMPLES)(run.run_command)
+app.command("generate", epilog=generate.EXAMPLES)(generate.generate_command)
+app.command("bench", epilog=bench.EXAMPLES)(bench.bench_command)
+app.add_typer(schemas.app, name="schemas")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"kvstream {version('kvstream')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run_app() -> int:
+    """Runs the command line; returns the exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except _UsageError as error:
+        error.show()  # type: ignore[attr-defined]
+        return EXIT_ERROR
+    except typer.Abort:
+        return 130
+    except KVStreamError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        # The reader has left; pointing stdout elsewhere keeps the last flush at exit quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}")
+    return int(code or 0)
+
+
+def _fail(message: str) -> int:
+    typer.echo(f"kvstream: {message}", err=True)
+    return EXIT_ERROR

@@ -1,0 +1,193 @@
+"""Results on a terminal: progress and live figures while it runs, alerts above, a summary at the end."""
+
+import datetime
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.events.types import Malformed
+from kvstream.metrics.histogram import IntervalStats
+from kvstream.metrics.summary import Accounts, CacheMetricsSummary
+from kvstream.stream import KVStream
+
+_STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
+_MALFORMED_SHOWN = 20
+
+
+class Terminal:
+    """Shows a run on a terminal; use as a context manager.
+
+    Args:
+        total_bytes: Size of the input, None if it has no end.
+        console: Where to draw.
+    """
+
+    def __init__(self, total_bytes: int | None, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._stream: KVStream | None = None
+        self._malformed = 0
+        self._bytes = 0
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=self._console
+        )
+        self._task = self._progress.add_task("reading", total=total_bytes)
+        self._live = Live(
+            get_renderable=self._draw, console=self._console, transient=True, refresh_per_second=5
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def watch(self, stream: KVStream) -> None:
+        """Gives the stream to look at while it runs."""
+        self._stream = stream
+
+    def read(self, count: int) -> None:
+        """Moves the progress bar."""
+        self._bytes += count
+        self._progress.update(self._task, advance=count, description=f"read {decimal(self._bytes)}")
+
+    def show(self, result: msgspec.Struct) -> None:
+        """Prints one result."""
+        if isinstance(result, CacheAlert):
+            self._live.console.print(_alert_line(result))
+        elif isinstance(result, Malformed):
+            self._malformed += 1
+            if self._malformed <= _MALFORMED_SHOWN:
+                self._live.console.print(Text(f"malformed  {result}", style="magenta"))
+            if self._malformed == _MALFORMED_SHOWN:
+                self._live.console.print("malformed  further ones are counted; --json lists them all")
+        elif isinstance(result, CacheMetricsSummary):
+            if result.final:
+                self._live.stop()
+                each = self._each()
+                if len(each) > 1:
+                    self._live.console.print(*map(summary_table, each))
+            self._live.console.print(summary_table(result))
+        else:
+            self._live.console.print(result)
+
+    def _each(self) -> list[CacheMetricsSummary]:
+        if self._stream is None:
+            return []
+        return [self._stream.summary(source, tier) for source, tier in self._stream.places()]
+
+    def _draw(self) -> RenderableType:
+        if self._stream is None:
+            return self._progress
+        recent = self._stream.summary()
+        line = (
+            f"{recent.accounts.processed:,} events · {recent.blocks_live:,} blocks · "
+            f"hit ratio {recent.recent.hit_ratio:.2f} · {recent.recent.eviction_rate:,.0f} evictions/s · "
+            f"{len(recent.alerts)} alerts firing"
+        )
+        return Group(self._progress, Text(line))
+
+
+def _alert_line(alert: CacheAlert) -> Text:
+    at = datetime.datetime.fromtimestamp(alert.timestamp, datetime.UTC).strftime("%H:%M:%S")
+    style = _STYLE[alert.level] if alert.state == "firing" else "green"
+    return Text.assemble(
+        f"{at}  ",
+        (f"{alert.state} {alert.level.value}", style),
+        f"  {alert.rule}  {alert.source}/{alert.tier}  {alert.message}",
+    )
+
+
+def summary_table(summary: CacheMetricsSummary) -> Table:
+    """A summary as a table."""
+    title = "all sources" if summary.source == "*" else f"{summary.source} / {summary.tier}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False, title_style="bold")
+    table.add_column(style="dim")
+    table.add_column()
+    recent, accounts = summary.recent, summary.accounts
+    of_capacity = f" of {summary.capacity:,} ({summary.occupancy:.0%})" if summary.capacity else ""
+    table.add_row("blocks live", f"{summary.blocks_live:,}{of_capacity}")
+    table.add_row(
+        "hit ratio", f"{summary.hit_rate_estimate:.3f}   last {recent.seconds:.0f} s: {recent.hit_ratio:.3f}"
+    )
+    table.add_row(
+        f"per second, last {recent.seconds:.0f} s",
+        f"{recent.allocation_rate:,.0f} allocations, {recent.access_rate:,.0f} accesses, "
+        f"{recent.eviction_rate:,.0f} evictions",
+    )
+    table.add_row("lifetime", interval(summary.lifetime))
+    table.add_row("idle before eviction", interval(summary.idle))
+    table.add_row("time to first reuse", interval(summary.first_reuse))
+    table.add_row("reuse gap", interval(summary.reuse_gap))
+    table.add_row(
+        "evicted blocks used",
+        f"never {summary.zero_access_rate:.1%}, once {summary.single_access_rate:.1%}, "
+        f"more {summary.multi_access_rate:.1%}",
+    )
+    reasons = ", ".join(f"{n:,} {name}" for name, n in summary.evictions_by_reason.items() if n)
+    table.add_row("generations ended", reasons or "none")
+    going = [
+        f"{name} {trend.direction} {trend.relative_change:+.0%}"
+        for name, trend in summary.trends.items()
+        if trend.direction != "flat"
+    ]
+    if going:
+        table.add_row("trends", ", ".join(going))
+    table.add_row("accounts", _accounts(accounts, whole=summary.source == "*"))
+    firing = ", ".join(sorted({str(alert["rule"]) for alert in summary.alerts}))
+    table.add_row("alerts firing", Text(firing or "none", style="red" if firing else "green"))
+    return table
+
+
+def interval(stats: IntervalStats) -> str:
+    """A distribution in one line."""
+    if not stats.count:
+        return "–"
+    p50, p95, p99, most = (_seconds(s) for s in (stats.p50, stats.p95, stats.p99, stats.max))
+    return f"p50 {p50}  p95 {p95}  p99 {p99}  max {most}  ({stats.count:,})"
+
+
+def _seconds(value: float) -> str:
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value * 1e9:.0f} ns"
+
+
+def _accounts(accounts: Accounts, whole: bool) -> str:
+    blocks = f"{accounts.allocations:,} allocated = {accounts.live:,} live + {accounts.evicted:,} evicted"
+    blocks += f" + {accounts.cleared:,} cleared"
+    lines = [blocks]
+    if whole:
+        dropped = sum(accounts.dropped.values())
+        lines.insert(
+            0,
+            f"{accounts.offered:,} events = {accounts.processed:,} processed + {dropped:,} dropped"
+            f" + {accounts.malformed:,} malformed" + ("" if accounts.balanced else "  NOT BALANCED"),
+        )
+    counted = {
+        "unknown evictions": accounts.unknown_evictions,
+        "unknown accesses": accounts.unknown_accesses,
+        "unknown reasons": accounts.unknown_reasons,
+        "time regressions": accounts.time_regressions,
+        "clock steps": accounts.clock_steps,
+        "duplicate frames": accounts.duplicate_frames,
+        "lost frames": accounts.lost_frames,
+        "restarts": accounts.restarts,
+    }
+    odd = ", ".join(f"{n:,} {name}" for name, n in counted.items() if n)
+    return "\n".join([*lines, odd] if odd else lines)

@@ -1,0 +1,281 @@
+"""``kvstream run``: event logs or standard input to summaries and alerts."""
+
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import anyio
+import msgspec
+import numpy as np
+import typer
+
+from kvstream.alerts.rules import default_rules, load_rules
+from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.cli.render import Terminal
+from kvstream.config import MetricsConfig, StreamConfig, load_config
+from kvstream.errors import ConfigError, KVStreamError, MalformedInputError
+from kvstream.events.frame import EventFrame
+from kvstream.events.types import Malformed
+from kvstream.metrics.summary import CacheMetricsSummary
+from kvstream.sinks.jsonl import JsonLines
+from kvstream.sources.files import STDIN, read_events
+from kvstream.stream import KVStream
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  kvstream run examples/data/*.kvlog                          two engines at once
+
+  kvstream run events.jsonl.gz --json | jq .hit_rate_estimate  for programs
+
+  tail -f events.jsonl | kvstream run -                       live
+
+  kvstream run day.kvlog --speed 60 --capacity 16384          an hour a minute
+
+  kvstream run nightly.kvlog --fail-on critical               exit code 2 if it fired
+
+[bold]Exit codes[/bold]: 0 done, 1 error, 2 an alert of --fail-on fired, 130 or 143 stopped by a signal.
+"""
+EXIT_ALERT = 2
+_BUFFER = 1_000_000
+_PACE_SECONDS = 0.05
+
+Result = CacheAlert | CacheMetricsSummary | KVCacheEvictionEvent | Malformed
+
+
+class Output(Protocol):
+    """Where results go: a terminal or JSON lines."""
+
+    def show(self, result: Result) -> None:
+        """Shows one result."""
+
+    def read(self, count: int) -> None:
+        """Tells how many more bytes of input were read."""
+
+    def watch(self, stream: KVStream) -> None:
+        """Gives the stream to look at while it runs."""
+
+
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``kvstream run`` was asked to do, checked."""
+
+    paths: list[str]
+    config: StreamConfig
+    follow: bool
+    summary_every: float
+    evictions: bool
+    min_level: AlertLevel
+    strict: bool
+    speed: float
+    fail_on: AlertLevel | None
+
+
+def run_command(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE|-]...",
+            help="Event logs: JSON lines, .kvlog or frames, plain, .gz or .zst; - is standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Wait for more at the end of a file.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON lines, as when piped.")] = False,
+    summary_every: Annotated[
+        float,
+        typer.Option(
+            min=0.0, metavar="SECONDS", help="A summary every so much recorded time; 0: only the last."
+        ),
+    ] = 0.0,
+    evictions: Annotated[
+        bool, typer.Option("--evictions", help="Also a line for each eviction (JSON).")
+    ] = False,
+    capacity: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="BLOCKS", help="Blocks each cache has room for.", show_default=False),
+    ] = None,
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Changes to the alert rules.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Settings of the metrics.", show_default=False)
+    ] = None,
+    min_level: Annotated[AlertLevel, typer.Option(help="Least level of the alerts shown.")] = AlertLevel.INFO,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed input.")] = False,
+    speed: Annotated[
+        float,
+        typer.Option(min=0.0, metavar="N", help="Replay at N times recorded time; 0: as fast as possible."),
+    ] = 0.0,
+    fail_on: Annotated[
+        AlertLevel | None,
+        typer.Option(help="Exit with 2 if an alert of this level fired.", show_default=False),
+    ] = None,
+) -> int:
+    """Reads block events and shows what the caches do: a summary, and alerts as they fire."""
+    given = paths or []
+    if not given:
+        if sys.stdin.isatty():
+            raise ConfigError("nothing to read; name a file, or pipe events in")
+        given = [STDIN]
+    for path in given:
+        if path != STDIN:
+            Path(path).open("rb").close()
+    metrics = load_config(MetricsConfig, config, capacity=capacity)
+    base = default_rules(metrics.anomaly_threshold, metrics.trend_window)
+    chosen = load_rules(rules, base) if rules else base
+    options = RunOptions(
+        paths=given,
+        config=StreamConfig(
+            metrics=msgspec.structs.replace(metrics, export_interval=0.0), shutdown_timeout=60.0
+        ),
+        follow=follow,
+        summary_every=summary_every,
+        evictions=evictions,
+        min_level=min_level,
+        strict=strict,
+        speed=speed,
+        fail_on=fail_on,
+    )
+    stream = KVStream(options.config, chosen)
+    terminal = not json and sys.stdout.isatty()
+    total = None if follow or STDIN in given else sum(Path(path).stat().st_size for path in given)
+    output: Output = Terminal(total) if terminal else JsonLines(sys.stdout.buffer)
+    with output if isinstance(output, Terminal) else nullcontext():
+        return anyio.run(_run, options, stream, output)
+
+
+async def _run(options: RunOptions, stream: KVStream, output: Output) -> int:
+    """Runs until the input ends or a signal comes, then drains; returns the exit code."""
+    alerts = stream.alerts(buffer=_BUFFER)
+    evictions = stream.evictions(buffer=_BUFFER) if options.evictions else None
+    failed_on = 0
+    failure: list[KVStreamError | OSError] = []
+    stopped: list[int] = []
+    output.watch(stream)
+
+    async def show_alerts() -> None:
+        nonlocal failed_on
+        async for alert in alerts:
+            if alert.level.at_least(options.min_level):
+                output.show(alert)
+            if options.fail_on and alert.state == "firing" and alert.level.at_least(options.fail_on):
+                failed_on += 1
+
+    async def show_evictions() -> None:
+        if evictions is not None:
+            async for event in evictions:
+                output.show(event)
+
+    async def read_all(reading: anyio.CancelScope) -> None:
+        clock = _SummaryClock(options.summary_every, stream, output)
+        try:
+            async with anyio.create_task_group() as tasks:
+                for path in options.paths:
+                    tasks.start_soon(_read, path, options, stream, output, clock)
+        except* (KVStreamError, OSError) as errors:
+            failure.extend(e for e in _leaves(errors) if isinstance(e, (KVStreamError, OSError)))
+        reading.cancel()
+
+    async def stop_on_signal(reading: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                stopped.append(number)
+                reading.cancel()
+                return
+
+    async with anyio.create_task_group() as results:
+        results.start_soon(show_alerts)
+        results.start_soon(show_evictions)
+        async with stream, anyio.create_task_group() as inputs:
+            inputs.start_soon(stop_on_signal, inputs.cancel_scope)
+            inputs.start_soon(read_all, inputs.cancel_scope)
+    output.show(stream.summary())
+    if failure:
+        raise failure[0]
+    if stopped:
+        return 128 + stopped[0]
+    return EXIT_ALERT if failed_on else 0
+
+
+async def _read(
+    path: str, options: RunOptions, stream: KVStream, output: Output, clock: "_SummaryClock"
+) -> None:
+    items = read_events(path, follow=options.follow, on_bytes=output.read)
+    if options.speed:
+        items = _paced(items, options.speed)
+    async for item in items:
+        if isinstance(item, Malformed):
+            stream.reject(item)
+            output.show(item)
+            if options.strict:
+                raise MalformedInputError(f"{item} (stopped by --strict)")
+        else:
+            await clock.send(item)
+
+
+class _SummaryClock:
+    """Sends frames on and shows a summary each time recorded time passes another interval."""
+
+    def __init__(self, every: float, stream: KVStream, output: Output) -> None:
+        self._every_ns = round(every * 1e9)
+        self._stream, self._output = stream, output
+        self._next: int | None = None
+
+    async def send(self, frame: EventFrame) -> None:
+        if not self._every_ns:
+            await self._stream.send(frame)
+            return
+        for number, part in cut_by_time(frame, self._every_ns):
+            if self._next is not None and number >= self._next:
+                await self._stream.flush()
+                self._output.show(self._stream.summary())
+            self._next = max(number + 1, self._next or 0)
+            await self._stream.send(part)
+
+
+async def _paced(
+    items: AsyncIterator[EventFrame | Malformed], speed: float
+) -> AsyncIterator[EventFrame | Malformed]:
+    """The same items, each no sooner than its recorded time at ``speed`` times."""
+    started, first = time.monotonic(), None
+    step = max(1, round(_PACE_SECONDS * speed * 1e9))
+    async for item in items:
+        if isinstance(item, Malformed) or not len(item):
+            yield item
+            continue
+        for _, part in cut_by_time(item, step):
+            at = int(part.ts[0])
+            first = at if first is None else first
+            await anyio.sleep(max(0.0, started + (at - first) / 1e9 / speed - time.monotonic()))
+            yield part
+
+
+def cut_by_time(frame: EventFrame, step_ns: int) -> Iterator[tuple[int, EventFrame]]:
+    """Parts of a frame whose times lie in the same multiple of ``step_ns``; steps back do not cut.
+
+    Only unnumbered parts can be cut from a numbered frame, so the first part keeps the number.
+    """
+    if not len(frame):
+        yield 0, frame
+        return
+    number = np.maximum.accumulate(frame.ts // step_ns)
+    edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(frame)]
+    for start, end in pairwise(edges):
+        part = frame.take(slice(start, end))
+        yield int(number[start]), part if start == 0 else msgspec.structs.replace(part, seq=-1)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]

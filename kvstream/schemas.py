@@ -1,0 +1,183 @@
+"""The documents in ``schemas/``: JSON Schema of every message, AsyncAPI 3, golden wire vectors."""
+
+import json
+import zlib
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType, fingerprint
+from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.events.codec import WireFrame, encode_frame, encode_lines
+from kvstream.events.frame import EventFrame
+from kvstream.events.log import MAGIC
+from kvstream.events.types import BlockAccessed, BlockAllocated, BlockEvicted, CacheCleared, Malformed
+from kvstream.metrics.summary import CacheMetricsSummary
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_INPUTS: tuple[type[msgspec.Struct], ...] = (BlockAllocated, BlockAccessed, BlockEvicted, CacheCleared)
+_OUTPUTS: tuple[type[msgspec.Struct], ...] = (
+    CacheAlert,
+    CacheMetricsSummary,
+    KVCacheEvictionEvent,
+    Malformed,
+)
+
+
+def documents() -> dict[str, str]:
+    """Every document by file name, as the text to write."""
+    found = {f"{_file_name(kind)}.schema.json": _schema(kind) for kind in (*_INPUTS, *_OUTPUTS)}
+    found["event_frame.schema.json"] = _frame_schema()
+    found["asyncapi.json"] = _asyncapi()
+    found["wire_vectors.json"] = {"vectors": wire_vectors()}
+    return {
+        name: json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n"
+        for name, value in found.items()
+    }
+
+
+def wire_vectors() -> list[dict[str, Any]]:
+    """Bytes as hex beside what they mean, for implementations in other languages."""
+    events: list[Any] = [
+        BlockAllocated(17, 1_000, "engine-0", "gpu", key=-2),
+        BlockAccessed(17, 2_500, "engine-0"),
+        BlockEvicted(17, 9_000, "engine-0", reason="preempted"),
+        CacheCleared(9_500, "engine-0"),
+    ]
+    plain = EventFrame(
+        np.array([0, 1, 2], np.uint8),
+        np.array([17, 17, 17]),
+        np.array([1_000, 2_500, 9_000]),
+        "engine-0",
+    )
+    full = EventFrame(
+        np.array([0, 1, 2, 3], np.uint8),
+        np.array([17, 17, 17, 0]),
+        np.array([1_000, 2_500, 9_000, 9_500]),
+        "engine-0",
+        "cpu",
+        np.array([-2, 0, 0, 0]),
+        np.array([0, 0, 4, 0], np.uint8),
+        1_700_000_000_000_000_000,
+        42,
+    )
+    vectors = [{"name": "events as JSON lines", "hex": encode_lines(events).hex(), "events": _plain(events)}]
+    for name, frame in (("frame without keys, reasons or number", plain), ("frame with all columns", full)):
+        vectors.append(
+            {
+                "name": name,
+                "hex": encode_frame(frame).hex(),
+                "source": frame.source,
+                "tier": frame.tier,
+                "epoch": frame.epoch,
+                "seq": frame.seq,
+                "events": _plain(frame.to_events()),
+            }
+        )
+    payload = encode_frame(plain)
+    record = len(payload).to_bytes(4, "little") + zlib.crc32(payload).to_bytes(4, "little") + payload
+    vectors.append(
+        {"name": ".kvlog of one frame", "hex": (MAGIC + record).hex(), "events": _plain(plain.to_events())}
+    )
+    return vectors
+
+
+def _plain(events: list[Any]) -> list[Any]:
+    return [msgspec.to_builtins(event) for event in events]
+
+
+def _file_name(kind: type[msgspec.Struct]) -> str:
+    tag = kind.__struct_config__.tag
+    return str(tag)
+
+
+def _schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {"$schema": _DIALECT, **msgspec.json.schema(kind)}
+
+
+def _frame_schema() -> dict[str, Any]:
+    schema = _schema(WireFrame)
+    schema["description"] = (
+        "The msgpack array of an EventFrame. Columns are msgpack bin (shown as base64 strings here): ops and "
+        "reasons uint8, blocks, ts and keys little-endian int64, all of the same number of events."
+    )
+    return schema
+
+
+def _asyncapi() -> dict[str, Any]:
+    messages = {
+        _file_name(kind): {
+            "name": _file_name(kind),
+            "title": kind.__name__,
+            "contentType": "application/json",
+            "payload": {"$ref": f"./{_file_name(kind)}.schema.json"},
+            "examples": [{"payload": example}] if (example := _examples().get(kind)) else [],
+        }
+        for kind in (*_INPUTS, *_OUTPUTS)
+    }
+    messages["event_frame"] = {
+        "name": "event_frame",
+        "title": "EventFrame",
+        "contentType": "application/msgpack",
+        "payload": {"$ref": "./event_frame.schema.json"},
+        "examples": [],
+    }
+    inputs = [_file_name(kind) for kind in _INPUTS]
+    outputs = [_file_name(kind) for kind in _OUTPUTS]
+    channels = {
+        "events": (inputs, "Block events as JSON lines, one event a line."),
+        "frames": (["event_frame"], "Block events in columns, one msgpack message a frame."),
+        "results": (outputs, "What kvstream run prints with --json, one message a line."),
+    }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "kvstream",
+            "version": "1",
+            "description": "Events of KV-cache blocks, and the alerts and summaries made of them.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "channels": {
+            name: {
+                "address": name,
+                "description": text,
+                "messages": {m: {"$ref": f"#/components/messages/{m}"} for m in members},
+            }
+            for name, (members, text) in channels.items()
+        },
+        "operations": {
+            "receiveEvents": _operation("receive", "events"),
+            "receiveFrames": _operation("receive", "frames"),
+            "sendResults": _operation("send", "results"),
+        },
+        "components": {"messages": messages},
+    }
+
+
+def _operation(action: str, channel: str) -> dict[str, Any]:
+    return {"action": action, "channel": {"$ref": f"#/channels/{channel}"}}
+
+
+def _examples() -> dict[type[msgspec.Struct], Any]:
+    alert = CacheAlert(
+        level=AlertLevel.CRITICAL,
+        state="firing",
+        rule="hit_ratio_drop",
+        metric=MetricType.HIT_RATIO,
+        message="hit ratio fell to 0.06 from 0.84: blocks are no longer found again",
+        value=0.06,
+        threshold=0.64,
+        source="vllm-0/dp0",
+        tier="gpu",
+        timestamp=1767225617.0,
+        started_at=1767225615.0,
+        fingerprint=fingerprint("hit_ratio_drop", "vllm-0/dp0", "gpu"),
+    )
+    events = [
+        BlockAllocated(17, 1_000),
+        BlockAccessed(17, 2_500),
+        BlockEvicted(17, 9_000),
+        CacheCleared(9_500),
+    ]
+    return {type(example): msgspec.to_builtins(example) for example in [*events, alert]}

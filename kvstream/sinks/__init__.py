@@ -1,0 +1,1 @@
+"""Where events and results go, one file an output."""
