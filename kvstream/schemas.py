@@ -62,7 +62,9 @@ def wire_vectors() -> list[dict[str, Any]]:
         1_700_000_000_000_000_000,
         42,
     )
-    vectors = [{"name": "events as JSON lines", "hex": encode_lines(events).hex(), "events": _plain(events)}]
+    vectors: list[dict[str, Any]] = [
+        {"name": "events as JSON lines", "hex": encode_lines(events).hex(), "events": _plain(events)}
+    ]
     for name, frame in (("frame without keys, reasons or number", plain), ("frame with all columns", full)):
         vectors.append(
             {

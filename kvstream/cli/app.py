@@ -3,7 +3,7 @@
 import os
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,7 @@ from kvstream.errors import KVStreamError
 
 EXIT_ERROR = 1
 # Typer shows its base of usage errors by no name of its own.
-_UsageError = typer.BadParameter.__bases__[0]
+_UsageError: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="kvstream",
@@ -48,7 +48,7 @@ def run_app() -> int:
     try:
         code = app(standalone_mode=False)
     except _UsageError as error:
-        error.show()  # type: ignore[attr-defined]
+        error.show()
         return EXIT_ERROR
     except typer.Abort:
         return 130

@@ -141,7 +141,7 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
     reasons = ", ".join(f"{n:,} {name}" for name, n in summary.evictions_by_reason.items() if n)
     table.add_row("generations ended", reasons or "none")
     going = [
-        f"{name} {trend.direction} {trend.relative_change:+.0%}"
+        f"{name.replace('_', ' ')} {trend.direction}"
         for name, trend in summary.trends.items()
         if trend.direction != "flat"
     ]

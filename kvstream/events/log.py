@@ -82,10 +82,11 @@ class LogParser:
                 continue
             payload = bytes(data[at + _HEADER.size : end])
             if zlib.crc32(payload) != _HEADER.unpack_from(data, at)[1]:
-                if end + _HEADER.size + 2 > len(data) and end != len(data) and not at_end:
+                whole_header = end + _HEADER.size + 2 <= len(data)
+                if not whole_header and not at_end:
                     break
                 # The length may be the damaged part: trust it only if a record (or the end) follows.
-                follows = end == len(data) or self._record_end(end) is not None
+                follows = end == len(data) or (whole_header and self._record_end(end) is not None)
                 skip = end if follows else self._next_record(at + 1)
                 if skip is None and not at_end:
                     break

@@ -89,7 +89,7 @@ class EventReader:
         self._parser: Parser | None = None
         self._inflate: Any = None
         self._compressed_bytes = 0
-        self._broken = self._opened = False
+        self._broken = self._opened = self._is_gzip = False
 
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
         """Yields the frames, and what was wrong, once ``data`` has been added.
@@ -102,15 +102,18 @@ class EventReader:
             self._head += data
             if len(self._head) < len(_ZSTD):
                 return
-            data, self._head = self._open(), b""
+            data = self._open()
         yield from self._decompress(data)
 
     def finish(self) -> Iterator[EventFrame | Malformed]:
         """Yields what is left at the end of the input."""
         if not self._opened:
             yield from self._decompress(self._open())
-        if self._inflate is not None and not self._broken and not self._inflate.eof:
-            yield Malformed(self.origin, "byte", self._compressed_bytes, "compressed data ends too early")
+        if self._inflate is not None and not self._broken:
+            if not self._inflate.eof:
+                yield self._bad("compressed data ends too early")
+            elif self._head:
+                yield self._bad("trailing bytes that are not compressed")
         if self._parser is None:
             self._parser = self._sniff(self._text)
             yield from self._parser.feed(self._text)
@@ -119,10 +122,12 @@ class EventReader:
     def _open(self) -> bytes:
         self._inflate = self._decompressor(self._head)
         self._opened = True
-        return self._head
+        head, self._head = self._head, b""
+        return head
 
     def _decompressor(self, head: bytes) -> Any:
-        if head.startswith(_GZIP):
+        self._is_gzip = head.startswith(_GZIP)
+        if self._is_gzip:
             return zlib.decompressobj(wbits=31)
         if head.startswith(_ZSTD):
             try:
@@ -139,12 +144,16 @@ class EventReader:
         self._compressed_bytes += len(data)
         while data and not self._broken:
             if self._inflate.eof:  # several compressed parts may follow each other
+                self._head += data
+                if len(self._head) < len(_ZSTD):
+                    return
+                data, self._head = self._head, b""
                 self._inflate = self._decompressor(data)
                 if self._inflate is None:
                     yield self._bad("trailing bytes that are not compressed")
                     return
             try:
-                if hasattr(self._inflate, "unconsumed_tail"):  # zlib can be told how much to give at once
+                if self._is_gzip:  # zlib can be told how much to give at once
                     piece = self._inflate.decompress(data, _PIECE)
                     data = self._inflate.unconsumed_tail or self._inflate.unused_data
                 else:

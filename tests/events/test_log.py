@@ -1,0 +1,102 @@
+import io
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvstream.events.codec import encode_frame
+from kvstream.events.frame import EventFrame
+from kvstream.events.log import MAGIC, LogParser, LogWriter, RawFrameParser
+from kvstream.events.types import Malformed
+
+
+def frames(count, events=7):
+    return [
+        EventFrame(np.zeros(events, np.uint8), np.full(events, i), np.full(events, 10 + i), "s", seq=i)
+        for i in range(count)
+    ]
+
+
+def written(many):
+    out = io.BytesIO()
+    writer = LogWriter(out)
+    starts = []
+    for frame in many:
+        starts.append(out.tell())
+        writer.write(frame)
+    return out.getvalue(), starts
+
+
+def parse(parser, data, pieces=1):
+    size = max(1, len(data) // pieces)
+    items = [item for i in range(0, len(data), size) for item in parser.feed(data[i : i + size])]
+    items.extend(parser.finish())
+    return [i for i in items if isinstance(i, EventFrame)], [i for i in items if isinstance(i, Malformed)]
+
+
+@given(st.integers(1, 500))
+def test_log_reads_back_in_pieces_of_any_size(pieces):
+    data, _ = written(frames(5))
+    good, bad = parse(LogParser("x"), data, pieces)
+    assert [f.seq for f in good] == [0, 1, 2, 3, 4]
+    assert not bad
+
+
+@given(st.data())
+def test_damaged_bytes_of_records_cost_only_those_records(data):
+    log, starts = written(frames(12))
+    damaged = data.draw(st.sets(st.integers(0, 11), max_size=4))
+    # Payload bytes: the length still tells where the next record starts.
+    text = bytearray(log)
+    for i in damaged:
+        end = starts[i + 1] if i + 1 < len(starts) else len(log)
+        place = data.draw(st.integers(starts[i] + 10, end - 1))
+        text[place] ^= data.draw(st.integers(1, 255))
+    good, bad = parse(LogParser("x"), bytes(text), data.draw(st.integers(1, 40)))
+    assert [f.seq for f in good] == [i for i in range(12) if i not in damaged]
+    assert [m.position for m in bad] == [starts[i] for i in sorted(damaged)]
+
+
+@given(st.data())
+def test_a_damaged_length_costs_only_its_record(data):
+    log, starts = written(frames(12))
+    i = data.draw(st.integers(0, 11))
+    text = bytearray(log)
+    text[starts[i] + data.draw(st.integers(0, 7))] ^= data.draw(st.integers(1, 255))
+    good, bad = parse(LogParser("x"), bytes(text), data.draw(st.integers(1, 40)))
+    assert [f.seq for f in good] == [j for j in range(12) if j != i]
+    assert [m.position for m in bad] == [starts[i]]
+
+
+@given(st.integers(1, 150))
+def test_torn_tail_is_reported_and_ignored(cut):
+    log, starts = written(frames(3))
+    torn = log[: -min(cut, len(log) - starts[2] - 1)]
+    good, bad = parse(LogParser("x"), torn, 5)
+    assert [f.seq for f in good] == [0, 1]
+    assert [m.position for m in bad] == [starts[2]]
+
+
+@given(st.integers(1, 300))
+def test_raw_frames_read_back_in_pieces_of_any_size(pieces):
+    data = b"".join(encode_frame(f) for f in frames(6))
+    good, bad = parse(RawFrameParser("x"), data, pieces)
+    assert [f.seq for f in good] == list(range(6))
+    assert not bad
+
+
+def test_raw_frames_after_garbage_are_found_again():
+    encoded = [encode_frame(f) for f in frames(4)]
+    data = encoded[0] + b"garbage" + encoded[1] + encoded[2][:40] + encoded[3]
+    good, bad = parse(RawFrameParser("x"), data, 9)
+    assert {f.seq for f in good} >= {0, 1}
+    assert bad[0].position == len(encoded[0])
+
+
+@given(st.binary(max_size=400), st.integers(1, 20), st.booleans())
+def test_no_bytes_upset_the_parsers(junk, pieces, log):
+    parser = LogParser("x") if log else RawFrameParser("x")
+    good, bad = parse(parser, (MAGIC if log else b"\x9a\x01") + junk, pieces)
+    assert len(good) + len(bad) >= (0 if log else 1)
+    ends = [m.position for m in bad]
+    assert ends == sorted(ends)

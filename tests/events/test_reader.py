@@ -1,0 +1,138 @@
+import gzip
+import io
+import random
+
+import numpy as np
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvstream.errors import UnknownFormatError
+from kvstream.events.codec import encode_frame, encode_lines
+from kvstream.events.frame import EventFrame
+from kvstream.events.log import LogWriter
+from kvstream.events.reader import EventReader
+from kvstream.events.types import Malformed
+
+
+def frame(n=100, first=0):
+    return EventFrame(np.zeros(n, np.uint8), np.arange(first, first + n), np.arange(n) + 1, "s")
+
+
+def as_jsonl(f):
+    return encode_lines(f.to_events())
+
+
+def as_kvlog(f):
+    out = io.BytesIO()
+    LogWriter(out).write(f)
+    return out.getvalue()
+
+
+FORMATS = {"jsonl": as_jsonl, "kvlog": as_kvlog, "frames": encode_frame}
+PACKINGS = {
+    "plain": lambda data: data,
+    "gzip": gzip.compress,
+    "gzip in two parts": lambda data: gzip.compress(data[:50]) + gzip.compress(data[50:]),
+    "zstd": zstandard.ZstdCompressor().compress,
+}
+
+
+def read(data, size=1 << 20, origin="x"):
+    reader = EventReader(origin)
+    items = [item for i in range(0, len(data), size) for item in reader.feed(data[i : i + size])]
+    items.extend(reader.finish())
+    blocks = [b for i in items if isinstance(i, EventFrame) for b in i.blocks.tolist()]
+    return blocks, [i for i in items if isinstance(i, Malformed)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_recognised(name, packing, size):
+    blocks, bad = read(PACKINGS[packing](FORMATS[name](frame())), size)
+    assert blocks == list(range(100))
+    assert not bad
+
+
+@pytest.mark.parametrize("packing", ["gzip", "zstd"])
+def test_compressed_input_that_ends_early_is_reported(packing):
+    data = PACKINGS[packing](as_jsonl(frame(5000)))
+    blocks, bad = read(data[:-9], 1000)
+    assert blocks == list(range(len(blocks)))
+    assert any("too early" in m.reason for m in bad)
+
+
+def test_damaged_compressed_input_is_reported():
+    data = bytearray(gzip.compress(as_jsonl(frame(5000))))
+    data[len(data) // 2] ^= 0xFF
+    _, bad = read(bytes(data), 1000)
+    assert bad
+
+
+@pytest.mark.parametrize("data", [b"\x7fELF\x02\x01\x01\x00" * 4, b"PK\x03\x04\x00\x00", b"KVLOG\x00\x09\n"])
+def test_unknown_format_says_what_it_starts_with(data):
+    with pytest.raises(UnknownFormatError, match=r"x: "):
+        read(data)
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n", b"  "])
+def test_empty_input_is_no_error(data):
+    assert read(data) == ([], [])
+
+
+def test_a_first_line_of_damaged_text_is_only_a_bad_line():
+    blocks, bad = read(b"oops\n" + as_jsonl(frame(3)))
+    assert blocks == [0, 1, 2]
+    assert [m.position for m in bad] == [1]
+
+
+def test_a_line_without_end_is_skipped_and_counted():
+    data = as_jsonl(frame(3)) + b'{"x":"' + b"y" * 3_000_000 + b'"}\n' + as_jsonl(frame(2, 50))
+    blocks, bad = read(data, 100_000)
+    assert blocks == [0, 1, 2, 50, 51]
+    assert [(m.unit, m.position) for m in bad] == [("line", 4)]
+
+
+@given(st.binary(max_size=300), st.integers(1, 64))
+def test_no_bytes_upset_the_reader(data, size):
+    try:
+        read(data, size)
+    except UnknownFormatError:
+        return
+
+
+@pytest.mark.slow
+def test_a_million_lines_with_one_percent_damaged_keep_every_good_event():
+    rng = random.Random(3)
+    lines = as_jsonl(frame(1_000_000)).split(b"\n")[:-1]
+    damaged = sorted(rng.sample(range(len(lines)), 10_000))
+    for i in damaged:
+        line = bytearray(lines[i])
+        line[rng.choice([0, len(line) - 1])] = 0x01
+        lines[i] = bytes(line)
+    blocks, bad = read(b"\n".join(lines) + b"\n")
+    assert [m.position for m in bad] == [i + 1 for i in damaged]
+    gone = set(damaged)
+    assert blocks == [i for i in range(1_000_000) if i not in gone]
+
+
+@pytest.mark.slow
+def test_a_million_events_in_frames_with_one_percent_damaged_keep_every_good_frame():
+    rng = random.Random(4)
+    out = io.BytesIO()
+    writer = LogWriter(out)
+    starts = []
+    for i in range(10_000):
+        starts.append(out.tell())
+        writer.write(frame(100, i * 100))
+    data = bytearray(out.getvalue())
+    starts.append(len(data))
+    damaged = sorted(rng.sample(range(10_000), 100))
+    for i in damaged:
+        data[rng.randrange(starts[i], starts[i + 1])] ^= rng.randrange(1, 256)
+    blocks, bad = read(bytes(data), 1 << 16)
+    assert [m.position for m in bad] == [starts[i] for i in damaged]
+    gone = set(damaged)
+    assert blocks == [b for i in range(10_000) if i not in gone for b in range(i * 100, i * 100 + 100)]
