@@ -142,7 +142,9 @@ def test_bad_lines_are_told_by_number_and_good_neighbours_kept():
     assert "64 bits" in dict(bad)[7]
 
 
-@pytest.mark.parametrize("text", ["", "null", "7", "{}", '{"type":"alloc"}', '{"type":"alloc","block":"7","ts":1}'])
+@pytest.mark.parametrize(
+    "text", ["", "null", "7", "{}", '{"type":"alloc"}', '{"type":"alloc","block":"7","ts":1}']
+)
 def test_a_line_that_is_no_event_says_why(text):
     with pytest.raises(MalformedInputError, match=r"\w+"):
         decode_line(text)

@@ -1,0 +1,173 @@
+import pytest
+
+from kvstream.alerts.lifecycle import RuleEngine
+from kvstream.alerts.rules import MIN_BASELINE, Point, Rule, default_rules, load_rules, read
+from kvstream.alerts.types import AlertLevel, MetricType
+from kvstream.errors import ConfigError
+from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.window import Window
+
+RULES = {rule.name: rule for rule in default_rules(trend_window=20)}
+
+
+def window(index, allocations=100, accesses=900, evicted=90, dead=30, lifetime=1.0, live=50, lost=0):
+    """A window as it would be measured; lifetimes all alike."""
+    import numpy as np
+
+    seen = Measurements(4)
+    seen.allocations, seen.accesses = allocations, accesses
+    seen.evictions[0] = evicted
+    seen.lifetime.record(np.full(evicted, int(lifetime * 1e9)))
+    seen.never_accessed = dead
+    return Window(index, seen, live, lost)
+
+
+def run(name, windows, capacity=100):
+    """The (window, state) at which the rule's alert changes."""
+    engine = RuleEngine([RULES[name]], "s", "gpu", 1.0, capacity)
+    return [(w.index, alert.state) for w in windows for alert in engine.close(w)]
+
+
+def episode(good, bad, before=30, during=20, after=30):
+    """Windows of a good time, a bad one and a good one again."""
+    return [
+        window(i, **(bad if before <= i < before + during else good)) for i in range(before + during + after)
+    ]
+
+
+EPISODES = {
+    "hit_ratio_drop": ({}, {"allocations": 700, "accesses": 300}),
+    "dead_blocks": ({}, {"dead": 90}),
+    "eviction_storm": ({}, {"evicted": 900, "dead": 300}),
+    "lifetime_anomaly": ({}, {"lifetime": 0.2}),
+    "occupancy_high": ({}, {"live": 97}),
+    "lost_frames": ({}, {"lost": 2}),
+}
+
+
+@pytest.mark.parametrize("name", EPISODES)
+def test_rule_fires_once_and_resolves_once_in_an_episode(name):
+    changes = run(name, episode(*EPISODES[name]))
+    assert [state for _, state in changes] == ["firing", "resolved"]
+    (fired, _), (resolved, _) = changes
+    assert 30 <= fired <= 37
+    assert 50 <= resolved <= 62
+
+
+@pytest.mark.parametrize("name", EPISODES)
+def test_rule_fires_again_in_the_next_episode(name):
+    good, bad = EPISODES[name]
+    twice = episode(good, bad) + episode(good, bad)
+    again = [window(i, **(bad if 30 <= i % 80 < 50 else good)) for i in range(len(twice))]
+    assert [state for _, state in run(name, again)] == ["firing", "resolved"] * 2
+
+
+@pytest.mark.parametrize("name", EPISODES)
+def test_rule_stays_quiet_in_good_times(name):
+    assert run(name, [window(i) for i in range(200)]) == []
+
+
+@pytest.mark.parametrize("name", ["hit_ratio_drop", "dead_blocks", "lifetime_anomaly"])
+def test_a_single_odd_window_does_not_fire(name):
+    good, bad = EPISODES[name]
+    bad = {**bad, "evicted": 20, "dead": min(20, bad.get("dead", 5))}
+    if name == "hit_ratio_drop":
+        bad = {"allocations": 60, "accesses": 20}
+    assert run(name, episode(good, bad, during=1)) == []
+
+
+def test_a_long_episode_fires_once_though_the_bad_becomes_normal():
+    changes = run("hit_ratio_drop", episode(*EPISODES["hit_ratio_drop"], during=300))
+    assert [state for _, state in changes] == ["firing", "resolved"]
+
+
+def test_falling_lifetime_fires_while_it_falls_and_resolves_when_it_stands():
+    falling = [window(i, lifetime=max(0.2, 1.0 - 0.04 * i)) for i in range(25)]
+    after = [window(25 + i, lifetime=0.2) for i in range(40)]
+    changes = run("lifetime_falling", falling + after)
+    assert [state for _, state in changes] == ["firing", "resolved"]
+    assert changes[0][0] <= 25
+
+
+def test_windows_without_observations_conclude_nothing():
+    rule = RULES["hit_ratio_drop"]
+    points = [Point(0.9, 1000)] * 30 + [Point(0.0, 0)] * 3
+    assert read(rule, points) is None
+    assert read(rule, [Point(0.9, 1000)] * (MIN_BASELINE + rule.window - 1)) is None
+
+
+def test_alert_says_what_it_needs_to():
+    engine = RuleEngine([RULES["hit_ratio_drop"]], "engine-0", "cpu", 1.0, None)
+    alerts = [a for w in episode(*EPISODES["hit_ratio_drop"]) for a in engine.close(w)]
+    fired, resolved = alerts
+    assert (fired.level, fired.metric) == (AlertLevel.CRITICAL, MetricType.HIT_RATIO)
+    assert (fired.source, fired.tier, fired.rule) == ("engine-0", "cpu", "hit_ratio_drop")
+    assert fired.value < fired.threshold
+    assert fired.started_at < fired.timestamp <= fired.started_at + 5
+    assert fired.fingerprint == resolved.fingerprint
+    assert resolved.started_at == fired.started_at < resolved.timestamp
+    assert "fell to" in fired.message
+
+
+def test_levels_compare_by_severity():
+    assert AlertLevel.CRITICAL.at_least(AlertLevel.WARNING)
+    assert not AlertLevel.INFO.at_least(AlertLevel.WARNING)
+
+
+def test_memory_is_bounded_by_the_longest_rule():
+    engine = RuleEngine(list(RULES.values()), "s", "gpu", 1.0, 100)
+    for i in range(1000):
+        engine.close(window(i))
+    assert len(engine._points) <= max(r.window + r.baseline for r in RULES.values())
+
+
+def test_rules_file_changes_turns_off_and_adds(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text(
+        """
+        [hit_ratio_drop]
+        threshold = 0.05
+        clear = 0.02
+        [occupancy_high]
+        enabled = false
+        [idle_long]
+        metric = "idle_time"
+        condition = "above"
+        threshold = 60
+        clear = 30
+        level = "info"
+        message = "blocks sit idle for {value:.0f} s"
+        """
+    )
+    rules = {rule.name: rule for rule in load_rules(path, default_rules())}
+    assert rules["hit_ratio_drop"].threshold == 0.05
+    assert not rules["occupancy_high"].enabled
+    assert rules["idle_long"].metric is MetricType.IDLE_TIME
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[x", "TOML|Expected"),
+        ("hit_ratio_drop = 3", "write \\[hit_ratio_drop\\]"),
+        ("[new]\nthreshold = 1", "missing required field"),
+        ("[hit_ratio_drop]\nthresold = 1", "unknown field"),
+        ("[hit_ratio_drop]\nthreshold = 'high'", "float"),
+        ("[hit_ratio_drop]\nclear = 0.9", "beyond the threshold"),
+        ("[hit_ratio_drop]\nwindow = 0", "at least 1"),
+        ("[hit_ratio_drop]\nbaseline = 2", "baseline"),
+        ("[hit_ratio_drop]\nthreshold = inf", "finite"),
+        ("[hit_ratio_drop]\nmessage = '{valeu}'", "message"),
+        ("[hit_ratio_drop]\nlevel = 'fatal'", "Invalid enum value"),
+    ],
+)
+def test_rules_file_with_an_error_says_which(tmp_path, text, says):
+    path = tmp_path / "rules.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"rules.toml.*({says})"):
+        load_rules(path, default_rules())
+
+
+def test_rule_needs_a_finite_threshold():
+    with pytest.raises(ConfigError):
+        Rule(name="x", metric=MetricType.LOST, condition="above", threshold=float("nan"), clear=0, message="")

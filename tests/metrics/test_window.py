@@ -1,0 +1,47 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvstream.blocks.observations import Observations
+from kvstream.events.frame import EventFrame
+from kvstream.metrics.window import WindowRing
+
+
+def frame(times):
+    n = len(times)
+    return EventFrame(np.zeros(n, np.uint8), np.arange(n), np.array(times, np.int64))
+
+
+@given(st.lists(st.lists(st.integers(0, 400), min_size=1, max_size=20), min_size=1, max_size=6))
+def test_every_event_counts_in_the_window_where_the_stream_stands(frames):
+    ring = WindowRing(window_ns=10, keep=100, scale=4)
+    at, expected = frames[0][0] // 10, {}
+    for times in frames:
+        for t in times:
+            at = max(at, t // 10)
+            expected[at] = expected.get(at, 0) + 1
+        for index, part in ring.cut(frame(times)):
+            window, _ = ring.enter(index)
+            window.measurements.observe(Observations(allocations=len(part)))
+    ring.close()
+    found = {w.index: w.measurements.allocations for w in ring.closed()}
+    assert found == expected
+    for last in (1, 3, 100):
+        total = sum(n for index, n in expected.items() if index > at - last)
+        assert ring.recent(last).allocations == total
+
+
+def test_a_step_back_past_everything_starts_afresh():
+    ring = WindowRing(window_ns=10, keep=5, scale=4)
+    for times in ([1000], [900], [905], [900]):
+        for index, _ in ring.cut(frame(times)):
+            ring.enter(index)
+    assert ring.clock_steps == 1
+    assert ring.latest == 90
+
+
+def test_ring_keeps_no_more_than_it_should():
+    ring = WindowRing(window_ns=1, keep=5, scale=4)
+    for i in range(50):
+        ring.enter(i)
+    assert [w.index for w in ring.closed()] == [44, 45, 46, 47, 48]
