@@ -87,8 +87,9 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         metrics: Settings of what is measured.
         consumers: Consumer tasks, each with a queue of its own; a source belongs to exactly one.
         queue_events: Events a queue holds before its producers' overflow policies apply.
-        overflow: Policy of producers that name none: ``block``, ``drop_newest``, ``drop_oldest``
-            or ``sample``.
+        overflow: Policy of producers that name none. ``block`` waits; ``drop_newest`` drops the frame
+            that does not fit; ``drop_oldest`` drops the producer's own oldest frames instead, and the
+            new one if it has none there; ``sample`` keeps whole blocks, fewer each time the queue is full.
         frame_events: Events after which a producer closes a frame.
         flush_interval: Seconds after which a producer's unfinished frame is sent on.
         shutdown_timeout: Seconds that leaving the stream may take to drain.

@@ -63,5 +63,5 @@ def test_config_file_with_an_error_is_a_config_error(tmp_path, text):
 
 
 def test_missing_config_file_is_a_config_error(tmp_path):
-    with pytest.raises(ConfigError, match="nothing.toml"):
+    with pytest.raises(ConfigError, match=r"nothing\.toml"):
         load_config(MetricsConfig, tmp_path / "nothing.toml", {})

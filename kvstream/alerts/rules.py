@@ -146,6 +146,9 @@ def read(rule: Rule, points: Sequence[Point], frozen: Sequence[float] | None = N
     if rule.condition == "falling":
         return _read_trend(rule, points, value)
     before = baseline_of(rule, points) if frozen is None else frozen
+    if rule.condition == "surge":
+        # A cold cache evicts nothing yet: what comes after is the start, not a surge.
+        before = [v for v in before if v > 0]
     if len(before) < MIN_BASELINE:
         return None
     median = float(np.median(before))

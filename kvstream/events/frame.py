@@ -101,16 +101,16 @@ def as_int64(ids: Sequence[int] | npt.NDArray[Any]) -> I64:
         if ids.dtype.kind not in "iu":
             raise MalformedInputError(f"ids must be integers, not {ids.dtype}")
         return ids.astype(np.uint64).view(np.int64) if ids.dtype == np.uint64 else ids.astype(np.int64)
-    try:
-        return np.array(ids, dtype=np.int64)
-    except OverflowError:
-        pass
-    except (TypeError, ValueError) as error:
-        raise MalformedInputError(f"ids must be integers: {error}") from error
+    array = np.array(ids)
+    if array.dtype.kind in "iu":
+        return as_int64(array)
+    # Integers beyond int64 make numpy choose floats or objects; nothing else may come this far.
     for i in ids:
+        if not isinstance(i, (int, np.integer)):
+            raise MalformedInputError(f"ids must be integers, not {i!r}")
         if not -(2**63) <= i < 2**64:
             raise MalformedInputError(f"id {i} does not fit into 64 bits")
-    return np.array([i & (2**64 - 1) for i in ids], dtype=np.uint64).view(np.int64)
+    return np.array([int(i) & (2**64 - 1) for i in ids], dtype=np.uint64).view(np.int64)
 
 
 _OP_OF = {BlockAllocated: 0, BlockAccessed: 1, BlockEvicted: 2, CacheCleared: 3}

@@ -171,3 +171,8 @@ def test_rules_file_with_an_error_says_which(tmp_path, text, says):
 def test_rule_needs_a_finite_threshold():
     with pytest.raises(ConfigError):
         Rule(name="x", metric=MetricType.LOST, condition="above", threshold=float("nan"), clear=0, message="")
+
+
+def test_a_cache_that_starts_to_evict_once_full_is_no_storm():
+    cold = [window(i, evicted=0, dead=0) for i in range(12)] + [window(12, evicted=5, dead=1)]
+    assert run("eviction_storm", cold + [window(13 + i) for i in range(60)]) == []

@@ -1,0 +1,61 @@
+"""The excerpts of real captures in examples/data, against the plain twin and against what must be seen."""
+
+from pathlib import Path
+
+import pytest
+
+from kvstream.config import MetricsConfig
+from kvstream.events.reader import EventReader
+from kvstream.monitor import Monitor
+from tests.blocks.test_table import apply_plain
+from tests.reference import ReferenceTable
+
+DATA = Path(__file__).parent.parent / "examples" / "data"
+OPS = {"BlockAllocated": 0, "BlockAccessed": 1, "BlockEvicted": 2, "CacheCleared": 3}
+
+
+def frames_of(name):
+    reader = EventReader(name)
+    return [*reader.feed((DATA / f"{name}.kvlog.gz").read_bytes()), *reader.finish()]
+
+
+@pytest.mark.parametrize("name", ["chat", "scan"])
+def test_excerpt_gives_what_the_plain_twin_gives(name):
+    monitor, plain = Monitor(), ReferenceTable()
+    evictions = []
+    for frame in frames_of(name):
+        evictions += monitor.process(frame, records=True).eviction_events()
+        apply_plain(
+            plain,
+            [
+                (OPS[type(e).__name__], getattr(e, "block", 0), e.ts, getattr(e, "reason", ""))
+                for e in frame.to_events()
+            ],
+        )
+    summary = monitor.summary()
+    assert summary.accounts.balanced
+    assert summary.accesses == plain.accesses > 10_000
+    assert summary.accounts.unknown_evictions == plain.unknown_evictions == 255
+    assert [(e.block_id, e.reuse_gaps_seconds) for e in evictions] == [
+        (e.block, [g / 1e9 for g in e.gaps]) for e in plain.evicted
+    ]
+    assert summary.lifetime.count == len(plain.evicted)
+    total = sum(e.lifetime for e in plain.evicted) / 1e9
+    assert summary.avg_lifetime_seconds * len(plain.evicted) == pytest.approx(total, rel=1e-12)
+
+
+def alerts_of(name):
+    monitor = Monitor(MetricsConfig(capacity=256))
+    frames = frames_of(name)
+    alerts = [a for frame in frames for a in monitor.process(frame).alerts] + monitor.finish()
+    return [(a.level.value, a.rule, a.state, a.timestamp - frames[0].ts[0] / 1e9) for a in alerts]
+
+
+def test_chat_raises_nothing_critical():
+    assert not [a for a in alerts_of("chat") if a[0] == "critical"]
+
+
+def test_scan_raises_alerts_within_a_few_windows_of_its_change_at_15_seconds():
+    alerts = {rule: after for _, rule, state, after in alerts_of("scan") if state == "firing"}
+    assert 15 < alerts["hit_ratio_drop"] < 19
+    assert 15 < alerts["dead_blocks"] < 21

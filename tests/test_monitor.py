@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvstream.alerts.types import AlertLevel
+from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
+from kvstream.config import MetricsConfig
+from kvstream.events.types import REASONS
+from kvstream.monitor import Monitor
+from tests.blocks.test_table import apply_plain
+from tests.reference import ReferenceSource
+from tests.strategies import cuts, frame, plain_events
+
+
+@st.composite
+def streams(draw):
+    """Frames of several sources and tiers with repeats, holes, late frames and restarts among them."""
+    frames = []
+    for source in draw(st.sampled_from([["a"], ["a", "b"]])):
+        seq, epoch = 0, 0
+        for tier in draw(st.lists(st.sampled_from(["gpu", "cpu"]), min_size=1, max_size=4)):
+            events = draw(plain_events())
+            for start, end in draw(cuts(len(events))):
+                what = draw(
+                    st.sampled_from(["next"] * 6 + ["hole", "repeat", "old epoch", "restart", "bare"])
+                )
+                if what == "hole":
+                    seq += draw(st.integers(1, 3))
+                elif what == "restart":
+                    epoch, seq = epoch + 1, draw(st.sampled_from([0, 0, 2]))
+                number = {"repeat": seq - 1, "bare": -1}.get(what, seq)
+                of = epoch - 1 if what == "old epoch" else epoch
+                frames.append((source, tier, of, number, events[start:end]))
+                if what in ("next", "hole", "restart"):
+                    seq += 1
+    return draw(st.permutations(frames)) if draw(st.integers(0, 9)) == 0 else frames
+
+
+@given(streams())
+def test_monitor_equals_the_plain_twin_over_sources_tiers_and_numbers(frames):
+    monitor, plain, records = Monitor(), {}, {}
+    for source, tier, epoch, seq, events in frames:
+        outcome = monitor.process(frame(events, source, tier, epoch, seq), records=True)
+        records.setdefault((source, tier), []).extend(outcome.eviction_events())
+        reference = plain.setdefault(source, ReferenceSource())
+        table = reference.table(tier)
+        if reference.admit(epoch, seq, len(events)):
+            apply_plain(table, events)
+    for name, reference in plain.items():
+        source = monitor.sources[name]
+        for field in ("lost_frames", "duplicate_frames", "duplicate_events", "restarts"):
+            assert getattr(source, field) == getattr(reference, field), field
+        for tier, table in reference.tiers.items():
+            summary = monitor.summary(name, tier)
+            accounts = summary.accounts
+            assert accounts.allocations == table.allocations
+            assert accounts.live == len(table.live) == summary.blocks_live
+            assert accounts.cleared == table.cleared
+            assert accounts.unknown_accesses == table.unknown_accesses
+            assert accounts.unknown_evictions == table.unknown_evictions
+            assert accounts.unknown_reasons == table.unknown_reasons
+            assert accounts.time_regressions == table.time_regressions
+            assert summary.accesses == table.accesses
+            expected = {**table.evictions, "cleared": table.evictions["cleared"] + table.cleared}
+            assert summary.evictions_by_reason == expected
+            assert summary.lifetime.count == len(table.evicted)
+            assert summary.avg_lifetime_seconds * len(table.evicted) == pytest.approx(
+                sum(e.lifetime for e in table.evicted) / 1e9
+            )
+            assert summary.reuse_gap.count == len(table.reuse_gaps)
+            assert summary.reuse_gap.max == max(table.reuse_gaps, default=0) / 1e9
+            assert summary.first_reuse.count == len(table.first_reuses)
+            assert [e.block_id for e in records.get((name, tier), [])] == [e.block for e in table.evicted]
+    total = monitor.summary().accounts
+    assert total.balanced
+    assert total.offered == sum(len(events) for *_, events in frames)
+
+
+@given(plain_events(), st.floats(0.05, 0.95))
+def test_sampling_follows_whole_generations_and_counts_everything(events, rate):
+    whole, sampled = Monitor(), Monitor(MetricsConfig(sample_rate=rate))
+    everything = whole.process(frame(events), records=True).eviction_events()
+    chosen = sampled.process(frame(events), records=True).eviction_events()
+    seed = source_seed("s", "gpu")
+
+    def is_sampled(event):
+        birth = round(event.timestamp * 1e9) - round(event.lifetime_seconds * 1e9)
+        hashes = generation_hash(seed, np.array([event.block_id]), np.array([birth]))
+        return bool(below_rate(hashes, rate)[0])
+
+    assert set(map(str, chosen)) <= set(map(str, everything))
+    # A generation with a negative lifetime, taken as 0, does not tell its birth.
+    honest = [e for e in everything if e.lifetime_seconds > 0]
+    assert [e for e in honest if is_sampled(e)] == [e for e in chosen if e.lifetime_seconds > 0]
+    a, b = whole.summary(), sampled.summary()
+    assert (a.accounts, a.accesses, a.evictions_by_reason) == (b.accounts, b.accesses, b.evictions_by_reason)
+    assert b.total_blocks_sampled <= a.total_blocks_sampled
+
+
+def test_sampled_share_is_about_the_rate():
+    monitor = Monitor(MetricsConfig(sample_rate=0.1))
+    monitor.process(frame([(0, i, 1000 + i, "") for i in range(50_000)]))
+    assert 0.09 < monitor.summary().total_blocks_sampled / 50_000 < 0.11
+
+
+def test_lost_frames_raise_an_alert_once():
+    monitor, alerts = Monitor(), []
+    second = 10**9
+    for seq, t in [(0, 0), (1, 1), (5, 2), (6, 3), (7, 4)]:
+        alerts += monitor.process(frame([(0, seq, t * second, "")], seq=seq)).alerts
+    assert [(a.rule, a.state, a.value) for a in alerts] == [("lost_frames", "firing", 3.0)]
+
+
+def test_events_of_all_reasons_are_named():
+    events = [e for i, r in enumerate(REASONS) for e in [(0, i, 10, ""), (2, i, 20, r)]]
+    found = Monitor().process(frame(events), records=True).eviction_events()
+    assert [e.reason for e in found] == list(REASONS)
+
+
+def test_occupancy_is_of_all_tiers_together():
+    monitor = Monitor(MetricsConfig(capacity=10))
+    for tier in ("gpu", "cpu"):
+        monitor.process(frame([(0, i, 10, "") for i in range(5)], tier=tier))
+    assert monitor.summary().occupancy == 0.5
+    assert monitor.summary("s", "cpu").occupancy == 0.5
+
+
+def test_rules_by_level_are_three():
+    assert {rule.level for rule in Monitor().rules} == set(AlertLevel)

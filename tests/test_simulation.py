@@ -1,0 +1,100 @@
+"""Hours of stream in milliseconds: the core on trio, with a virtual clock and a seeded scheduler.
+
+Needs two of trio's private names, kept here alone: the scheduler's random generator and its batch order.
+"""
+
+import random
+
+import anyio
+import pytest
+import trio
+import trio._core._run as trio_scheduler
+from trio.testing import MockClock
+
+from kvstream import KVStream, MetricsConfig, StreamConfig
+
+HOUR = 3600
+START = 1_767_225_600_000_000_000
+
+
+def simulate(seed, main, monkeypatch):
+    monkeypatch.setattr(trio_scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+    monkeypatch.setattr(trio_scheduler, "_r", random.Random(seed))
+    return trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def virtual_ns():
+    return START + round(trio.current_time() * 1e9)
+
+
+async def engine(stream, name, rng, hours, bad_from=None, bad_to=None):
+    """Allocates, accesses and evicts five times a second; between two times nothing is found again."""
+    producer = stream.producer(name)
+    end = trio.current_time() + hours * HOUR
+    start = trio.current_time()
+    step = 0
+    while trio.current_time() < end:
+        minute = (trio.current_time() - start) / 60
+        bad = bad_from is not None and bad_from <= minute < bad_to
+        blocks = [(step * 8 + i) % 512 for i in range(8)]
+        await producer.evicted(blocks)
+        await producer.allocated(blocks)
+        if not bad:
+            await producer.accessed([b for b in blocks for _ in range(8)])
+        step += 1
+        await anyio.sleep(rng.uniform(0.15, 0.25))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_an_hour_with_ten_bad_minutes_wakes_someone_once(seed, monkeypatch):
+    async def main():
+        config = StreamConfig(metrics=MetricsConfig(export_interval=60.0), flush_interval=1.0, consumers=2)
+        async with KVStream(config, clock=virtual_ns) as stream:
+            alerts, summaries = stream.alerts(), stream.summaries()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(engine, stream, "good", random.Random(seed), 1)
+                tasks.start_soon(engine, stream, "bad", random.Random(seed + 1), 1, 20, 30)
+        found = [(a.source, a.rule, a.state, round((a.timestamp - START / 1e9) / 60)) async for a in alerts]
+        return found, [s.timestamp async for s in summaries], stream.summary().accounts
+
+    alerts, summaries, accounts = simulate(seed, main, monkeypatch)
+    drops = [(source, state, minute) for source, rule, state, minute in alerts if rule == "hit_ratio_drop"]
+    assert drops == [("bad", "firing", 20), ("bad", "resolved", 30)]
+    assert not [a for a in alerts if a[0] == "good"]
+    assert 60 <= len(summaries) <= 62
+    assert accounts.balanced
+    assert not accounts.dropped
+
+
+def test_the_same_seed_gives_the_same_run(monkeypatch):
+    async def main():
+        async with KVStream(StreamConfig(frame_events=50, flush_interval=0.3), clock=virtual_ns) as stream:
+            evictions = stream.evictions(buffer=10**6)
+            async with anyio.create_task_group() as tasks:
+                for i in range(3):
+                    tasks.start_soon(engine, stream, f"e{i}", random.Random(i), 0.02)
+        return [(e.source, e.block_id, e.timestamp) async for e in evictions]
+
+    first = simulate(7, main, monkeypatch)
+    assert len(first) > 1000
+    assert first == simulate(7, main, monkeypatch)
+
+
+def test_cancelling_at_any_moment_keeps_the_accounts(monkeypatch):
+    async def run(at):
+        async def main():
+            with anyio.move_on_after(at):
+                config = StreamConfig(frame_events=64, queue_events=256, flush_interval=0.1, consumers=2)
+                async with KVStream(config, clock=virtual_ns) as stream:
+                    async with anyio.create_task_group() as tasks:
+                        for i in range(4):
+                            tasks.start_soon(engine, stream, f"e{i}", random.Random(i), 1)
+            return stream.summary().accounts
+
+        return main
+
+    for seed in range(40):
+        at = random.Random(seed).uniform(0.0, 5.0)
+        accounts = simulate(seed, trio.run(run, at), monkeypatch)
+        assert accounts.balanced
+        assert accounts.in_flight == 0
