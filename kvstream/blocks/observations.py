@@ -114,6 +114,7 @@ class Observations(msgspec.Struct, eq=False):
         clears: Clears of the whole cache.
         cleared: Generations ended by them.
         evictions: Generations ended otherwise, by reason code.
+        replacements: Those of them that another allocation ended, without an event of their own.
         reuse_gaps: Access to access.
         first_reuses: Allocation to first access.
         lifetimes: Allocation to eviction.
@@ -131,6 +132,7 @@ class Observations(msgspec.Struct, eq=False):
     unknown_reasons: int = 0
     clears: int = 0
     cleared: int = 0
+    replacements: int = 0
     evictions: I64 = field(default_factory=lambda: np.zeros(len(REASONS), dtype=np.int64))
     reuse_gaps: list[I64] = field(default_factory=list)
     first_reuses: list[I64] = field(default_factory=list)

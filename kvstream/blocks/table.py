@@ -251,6 +251,7 @@ class BlockTable:
         if reasons is not None:
             given = reasons[grouped.position[rows]]
         replaced = grouped.op[rows] == Op.ALLOC
+        seen.replacements += int(np.count_nonzero(replaced))
         unknown = (given >= len(REASONS)) & ~replaced
         seen.unknown_reasons += int(np.count_nonzero(unknown))
         given[unknown] = OTHER

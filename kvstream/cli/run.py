@@ -149,7 +149,13 @@ def run_command(
     total = None if follow or STDIN in given else sum(Path(path).stat().st_size for path in given)
     output: Output = Terminal(total) if terminal else JsonLines(sys.stdout.buffer)
     with output if isinstance(output, Terminal) else nullcontext():
-        return anyio.run(_run, options, stream, output)
+        try:
+            return anyio.run(_run, options, stream, output)
+        except BaseExceptionGroup as group:
+            # Whoever read our output has left: not an error of ours, and the only one in the group.
+            if group.split(BrokenPipeError)[1] is None:
+                raise BrokenPipeError from None
+            raise
 
 
 async def _run(options: RunOptions, stream: KVStream, output: Output) -> int:

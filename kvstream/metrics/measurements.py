@@ -16,6 +16,7 @@ _COUNTS = (
     "unknown_reasons",
     "clears",
     "cleared",
+    "replacements",
 )
 _HISTOGRAMS = ("lifetime", "idle", "first_reuse", "reuse_gap")
 
@@ -46,6 +47,7 @@ class Measurements:
     unknown_reasons: int
     clears: int
     cleared: int
+    replacements: int
 
     def __init__(self, scale: int) -> None:
         for name in _COUNTS:
@@ -94,8 +96,7 @@ class Measurements:
     @property
     def processed(self) -> int:
         """Events that these measurements account for."""
-        replaced = int(self.evictions[REASONS.index("replaced")])
-        ended = self.total_evictions - replaced + self.unknown_evictions
+        ended = self.total_evictions - self.replacements + self.unknown_evictions
         return self.allocations + self.accesses + self.unknown_accesses + ended + self.clears
 
     @property

@@ -1,0 +1,226 @@
+import gzip
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from kvstream.events.codec import encode_frame, encode_lines
+from kvstream.events.frame import EventFrame
+from tests.cli.conftest import COMMAND, DATA, DEADLINE
+
+CHAT, SCAN = DATA / "chat.kvlog.gz", DATA / "scan.kvlog.gz"
+
+
+def lines(count, first_ns=0, step_ns=1000):
+    frame = EventFrame(
+        np.zeros(count, np.uint8), np.arange(count), first_ns + np.arange(count) * step_ns, "engine-0"
+    )
+    return encode_lines(frame.to_events())
+
+
+def wait_for_line(process, wanted):
+    """The first line of output that has ``wanted`` in it."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        if select.select([process.stdout], [], [], 1)[0]:
+            line = process.stdout.readline()
+            if wanted in line:
+                return line
+            if not line:
+                break
+    raise AssertionError(f"no line with {wanted!r}")
+
+
+def test_two_logs_at_once_give_one_summary_and_the_alerts_of_each(kvstream):
+    ran = kvstream("run", CHAT, SCAN, "--capacity", 256)
+    assert ran.code == 0
+    (summary,) = ran.of_type("summary")
+    assert summary["final"]
+    assert summary["capacity"] == 512
+    assert summary["accounts"]["processed"] == 162_000
+    fired = {(a["source"], a["rule"]) for a in ran.of_type("alert")}
+    assert ("vllm-scan", "hit_ratio_drop") in fired
+    assert ("vllm-chat", "hit_ratio_drop") not in fired
+
+
+def test_standard_input_is_read_when_nothing_is_named(kvstream):
+    for args in ([], ["-"]):
+        assert kvstream("run", *args, stdin=lines(10)).results[-1]["blocks_live"] == 10
+    packed = gzip.compress(lines(10))
+    assert kvstream("run", stdin=packed).results[-1]["blocks_live"] == 10
+
+
+def test_summaries_come_by_recorded_time(kvstream):
+    ran = kvstream("run", "--summary-every", 0.5, stdin=lines(40, step_ns=100_000_000))
+    summaries = ran.of_type("summary")
+    assert [s["blocks_live"] for s in summaries] == [5, 10, 15, 20, 25, 30, 35, 40]
+    assert [s["final"] for s in summaries] == [False] * 7 + [True]
+
+
+def test_evictions_are_written_on_request(kvstream):
+    stdin = b'{"type":"alloc","block":7,"ts":0}\n{"type":"evict","block":7,"ts":1500000000}\n'
+    ran = kvstream("run", "--evictions", stdin=stdin)
+    (event,) = ran.of_type("eviction")
+    assert (event["block_id"], event["lifetime_seconds"], event["reason"]) == (7, 1.5, "capacity")
+    assert not kvstream("run", stdin=stdin).of_type("eviction")
+
+
+def test_min_level_hides_lesser_alerts(kvstream):
+    ran = kvstream("run", SCAN, "--min-level", "critical")
+    assert {a["level"] for a in ran.of_type("alert")} == {"critical"}
+
+
+def test_fail_on_exits_with_two_if_such_an_alert_fired(kvstream):
+    assert kvstream("run", SCAN, "--fail-on", "critical").code == 2
+    assert kvstream("run", CHAT, "--fail-on", "critical").code == 0
+
+
+def test_rules_file_changes_the_alerts(kvstream, tmp_path):
+    rules = tmp_path / "rules.toml"
+    rules.write_text("[hit_ratio_drop]\nenabled = false\n")
+    ran = kvstream("run", SCAN, "--rules", rules, "--fail-on", "critical")
+    assert ran.code == 0
+    assert ran.of_type("alert")
+
+
+def test_malformed_lines_are_listed_by_position_and_the_rest_kept(kvstream):
+    ran = kvstream("run", stdin=lines(3) + b"oops\n" + lines(2, 10**6))
+    (bad,) = ran.of_type("malformed")
+    assert (bad["origin"], bad["unit"], bad["position"]) == ("-", "line", 4)
+    accounts = ran.results[-1]["accounts"]
+    assert (accounts["processed"], accounts["malformed"], accounts["offered"]) == (5, 1, 6)
+    assert ran.code == 0
+
+
+def test_strict_stops_at_the_first_malformed_line(kvstream):
+    ran = kvstream("run", "--strict", stdin=lines(3) + b"oops\n")
+    assert ran.code == 1
+    assert "-: line 4" in ran.err
+    assert "Traceback" not in ran.err
+    assert ran.results[-1]["type"] == "summary"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["run", "no-such-file"], "no-such-file: No such file"),
+        (["run", "."], "Is a directory"),
+        (["run", "--capacity", "0", "-"], "--capacity"),
+        (["run", "--nonsense"], "--nonsense"),
+        (["run", "--rules", "no.toml", "-"], "no.toml"),
+        (["generate", "chess"], "chess"),
+        (["generate", "chat", "-o", "x.bin"], "--format"),
+        (["schemas", "check", "no-such-folder"], "out of date"),
+    ],
+)
+def test_errors_are_one_message_and_exit_code_one(kvstream, args, says):
+    ran = kvstream(*args)
+    assert ran.code == 1
+    assert says in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_file_of_another_kind_is_refused(kvstream):
+    ran = kvstream("run", stdin=b"\x7fELF\x00\x00\x00\x00\x00")
+    assert ran.code == 1
+    assert "not JSON lines" in ran.err
+
+
+def test_speed_paces_the_replay(kvstream):
+    start = time.monotonic()
+    ran = kvstream("run", "--speed", 10, stdin=lines(11, step_ns=10**9))
+    assert ran.results[-1]["blocks_live"] == 11
+    assert time.monotonic() - start >= 1.0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_prints_the_final_summary(number):
+    process = subprocess.Popen(
+        [*COMMAND, "run", "-", "--summary-every", "0.0001"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        process.stdin.write(lines(1000))
+        process.stdin.flush()
+        wait_for_line(process, b'"type":"summary"')
+        process.send_signal(number)
+        rest = process.stdout.read()
+    assert process.returncode == 128 + number
+    last = json.loads(rest.splitlines()[-1])
+    assert last["final"]
+    assert last["accounts"]["processed"] == 1000
+
+
+def test_follow_reads_on_as_the_file_grows_and_is_replaced(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(lines(10))
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(path), "--follow", "--evictions", "--summary-every", "1"],
+        stdout=subprocess.PIPE,
+    )
+    evict = b'{"type":"evict","block":%d,"ts":2000000000,"source":"engine-0"}\n'
+    with process:
+        with path.open("ab") as file:
+            file.write(evict % 3)
+        assert json.loads(wait_for_line(process, b'"type":"eviction"'))["block_id"] == 3
+        new = tmp_path / "new"
+        new.write_bytes(evict % 4)
+        new.rename(path)
+        assert json.loads(wait_for_line(process, b'"type":"eviction"'))["block_id"] == 4
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    assert process.returncode == 130
+
+
+def test_a_closed_pipe_ends_quietly():
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(SCAN), "--evictions"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with process:
+        process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert errors == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_a_terminal_sees_tables_and_colours_unless_told_not_to(colour):
+    parent, child = pty.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
+    env.pop("NO_COLOR", None)
+    if not colour:
+        env["NO_COLOR"] = "1"
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(SCAN), "--capacity", "256"], stdout=child, stderr=child, env=env
+    )
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(parent, 65536)
+        except OSError:  # the other side has closed
+            break
+        shown += piece
+    assert process.wait(DEADLINE) == 0
+    text = shown.decode()
+    assert "hit_ratio_drop" in text
+    assert "122,000 events = 122,000 processed" in text
+    assert ("\x1b[1;31m" in text) is colour
+
+
+def test_raw_frames_are_read_from_a_pipe(kvstream):
+    frames = [
+        EventFrame(np.zeros(5, np.uint8), np.arange(5) + 5 * i, np.arange(5), "s", seq=seq)
+        for i, seq in enumerate([0, 1, 1, 4])
+    ]
+    accounts = kvstream("run", stdin=b"".join(map(encode_frame, frames))).results[-1]["accounts"]
+    assert accounts["lost_frames"] == 2
+    assert accounts["duplicate_frames"] == 1
+    assert accounts["dropped"] == {"duplicate": 5}
+    assert accounts["offered"] == 20

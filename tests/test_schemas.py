@@ -1,0 +1,90 @@
+import json
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import numpy as np
+import pytest
+
+from kvstream.collector import KVCacheMetricsCollector
+from kvstream.events.codec import decode_frame, decode_line
+from kvstream.events.frame import EventFrame
+from kvstream.events.reader import EventReader
+from kvstream.events.types import Event
+from kvstream.schemas import documents
+
+FOLDER = Path(__file__).parent.parent / "schemas"
+VECTORS = json.loads((FOLDER / "wire_vectors.json").read_text())["vectors"]
+
+
+def schema(name):
+    return json.loads((FOLDER / f"{name}.schema.json").read_text())
+
+
+@pytest.mark.parametrize("name", documents())
+def test_checked_in_document_is_up_to_date(name):
+    assert (FOLDER / name).read_text() == documents()[name], "run: kvstream schemas write"
+
+
+def test_no_other_documents_are_checked_in():
+    assert {p.name for p in FOLDER.iterdir()} == set(documents())
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda v: v["name"])
+def test_golden_bytes_decode_to_what_stands_beside_them(vector):
+    reader = EventReader("x")
+    items = [*reader.feed(bytes.fromhex(vector["hex"])), *reader.finish()]
+    events = [e for frame in items for e in frame.to_events()]
+    assert events == msgspec.convert(vector["events"], list[Event])
+
+
+@pytest.mark.parametrize("vector", [v for v in VECTORS if "seq" in v], ids=lambda v: v["name"])
+def test_golden_frames_carry_their_place(vector):
+    frame = decode_frame(bytes.fromhex(vector["hex"]))
+    assert (frame.source, frame.tier, frame.epoch, frame.seq) == (
+        vector["source"],
+        vector["tier"],
+        vector["epoch"],
+        vector["seq"],
+    )
+
+
+@pytest.mark.parametrize("name", [n.removesuffix(".schema.json") for n in documents() if "schema" in n])
+def test_schemas_are_valid_json_schema(name):
+    jsonschema.Draft202012Validator.check_schema(schema(name))
+
+
+def test_real_messages_satisfy_their_schemas():
+    collector = KVCacheMetricsCollector()
+    collector.on_block_allocated(1)
+    collector.on_block_evicted(1)
+    summary = msgspec.to_builtins(collector.get_summary())
+    jsonschema.validate(summary, schema("summary"))
+    (event,) = collector.drain_events()
+    jsonschema.validate(msgspec.to_builtins(event), schema("eviction"))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**summary, "blocks_live": "many"}, schema("summary"))
+    for line, name in [('{"type":"alloc","block":1,"ts":5}', "alloc"), ('{"type":"clear","ts":5}', "clear")]:
+        jsonschema.validate(json.loads(line), schema(name))
+        decode_line(line)
+
+
+def test_asyncapi_document_is_whole():
+    document = json.loads((FOLDER / "asyncapi.json").read_text())
+    assert document["asyncapi"] == "3.0.0"
+    messages = document["components"]["messages"]
+    for channel in document["channels"].values():
+        for name, reference in channel["messages"].items():
+            assert reference == {"$ref": f"#/components/messages/{name}"}
+            assert name in messages
+    for name, message in messages.items():
+        assert (FOLDER / message["payload"]["$ref"]).exists()
+        for example in message["examples"]:
+            jsonschema.validate(example["payload"], schema(name))
+
+
+def test_frame_of_no_events_is_a_frame():
+    from kvstream.events.codec import encode_frame
+
+    empty = np.empty(0, np.int64)
+    assert len(decode_frame(encode_frame(EventFrame(empty.astype(np.uint8), empty, empty)))) == 0
