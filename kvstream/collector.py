@@ -12,7 +12,7 @@ import numpy.typing as npt
 from kvstream.alerts.rules import Rule
 from kvstream.alerts.types import CacheAlert
 from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
-from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.blocks.observations import EvictionBatch, KVCacheEvictionEvent
 from kvstream.clock import Clock
 from kvstream.config import MetricsConfig
 from kvstream.errors import ConfigError
@@ -80,7 +80,8 @@ class KVCacheMetricsCollector:
     def _start(self) -> None:
         self._monitor = Monitor(self.config, self._rules)
         self._buffer = EventBuffer(self._source, self._tier)
-        self._events: deque[KVCacheEvictionEvent] = deque(maxlen=self.config.history_size)
+        self._evicted: deque[EvictionBatch] = deque()
+        self._evicted_count = 0
         self._alerts: deque[CacheAlert] = deque(maxlen=self.config.history_size)
 
     def should_sample_block(self, block: int | HasBlockId, ts_ns: int | None = None) -> bool:
@@ -129,7 +130,14 @@ class KVCacheMetricsCollector:
         for frame in self._buffer.take():
             outcome = self._monitor.process(frame, records=self.config.enable_detailed)
             self._alerts.extend(outcome.alerts)
-            self._events.extend(outcome.eviction_events())
+            self._keep(outcome.evicted)
+
+    def _keep(self, evicted: list[EvictionBatch]) -> None:
+        """Keeps evictions in columns, and only as many batches as ``history_size`` needs."""
+        self._evicted.extend(evicted)
+        self._evicted_count += sum(map(len, evicted))
+        while self._evicted and self._evicted_count - len(self._evicted[0]) >= self.config.history_size:
+            self._evicted_count -= len(self._evicted.popleft())
 
     def get_summary(self) -> CacheMetricsSummary:
         """The summary now."""
@@ -155,9 +163,10 @@ class KVCacheMetricsCollector:
         """The evictions since the last call, at most ``history_size``."""
         with self._lock:
             self._flush()
-            events = list(self._events)
-            self._events.clear()
-            return events
+            events = [e for batch in self._evicted for e in batch.to_events(self._source, self._tier)]
+            self._evicted.clear()
+            self._evicted_count = 0
+            return events[-self.config.history_size :]
 
     def drain_alerts(self) -> list[CacheAlert]:
         """The alerts that fired or resolved since the last call, at most ``history_size``."""

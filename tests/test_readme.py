@@ -1,0 +1,67 @@
+"""Every snippet of the README runs as it is printed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvstream import default_rules, load_rules
+from kvstream.alerts.types import MetricType
+from kvstream.events.codec import decode_line
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ENV = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def snippets(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+
+
+@pytest.mark.parametrize("code", snippets("python"))
+def test_python_snippet_runs(code):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("code", snippets("sh"))
+def test_shell_snippet_runs(code):
+    done = subprocess.run(["sh", "-c", code], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "exit code 2" in done.stdout
+
+
+def test_json_snippet_is_an_event():
+    (line,) = snippets("json")
+    assert decode_line(line).block == json.loads(line)["block"]
+
+
+def test_toml_snippet_is_a_rules_file(tmp_path):
+    (text,) = snippets("toml")
+    (tmp_path / "rules.toml").write_text(text)
+    assert load_rules(tmp_path / "rules.toml", default_rules())[0].threshold == 0.1
+
+
+def test_first_command_reads_the_real_events():
+    (command,) = re.findall(r"^\$ .*(\.venv/bin/kvstream run .*)$", README, re.M)
+    command = command.replace(".venv/bin/", "")
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=60
+    )
+    assert json.loads(done.stdout.splitlines()[-1])["accounts"]["processed"] == 162_000
+    assert "162,000 events" in README
+
+
+def test_every_rule_has_a_row():
+    for rule in default_rules():
+        assert f"| `{rule.name}` | {rule.level.value} |" in README
+
+
+def test_metric_names_are_spelled_as_rules_files_spell_them():
+    assert {m.value for m in MetricType} >= {"hit_ratio", "lifetime", "dead_ratio"}
