@@ -14,7 +14,8 @@ from kvstream.alerts.types import CacheAlert, MetricType
 from kvstream.blocks.observations import EvictionBatch, KVCacheEvictionEvent, Observations
 from kvstream.blocks.table import BlockTable
 from kvstream.config import MetricsConfig
-from kvstream.events.frame import UNNUMBERED, EventFrame
+from kvstream.events.frame import EventFrame
+from kvstream.events.sequence import Arrival, FrameSequence
 from kvstream.metrics.measurements import ClassicIntervals, Measurements
 from kvstream.metrics.summary import ALL, Accounts, CacheMetricsSummary, recent_metrics, summarize
 from kvstream.metrics.trend import Trend, detect_trend
@@ -64,10 +65,8 @@ class TierMonitor:
         self._before = Measurements(config.histogram_scale)  # all closed windows
 
     def process(self, frame: EventFrame, lost: int) -> Outcome:
-        """Applies a frame; ``lost`` counts what is known to be missing just before it."""
+        """Applies a frame of at least one event; ``lost`` counts what is missing just before it."""
         outcome = Outcome(self.source, self.tier, [], [])
-        if not len(frame):
-            return outcome
         for index, part in self.ring.cut(frame):
             window = self._enter(index, outcome.alerts)
             window.lost += lost
@@ -140,8 +139,7 @@ class SourceMonitor:
         self.duplicate_events = 0
         self.restarts = 0
         self._config, self._rules = config, rules
-        self._epoch: int | None = None
-        self._next_seq = 0
+        self._sequence = FrameSequence()
         self._lost_unseen = 0  # not yet in a window
 
     def process(self, frame: EventFrame, records: bool) -> Outcome:
@@ -153,9 +151,9 @@ class SourceMonitor:
         tier.table.records = records
         if not self._admit(frame):
             return Outcome(self.source, frame.tier, [], [])
+        if not len(frame):
+            return Outcome(self.source, frame.tier, [], [])
         lost, self._lost_unseen = self._lost_unseen, 0
-        if lost and not len(frame):
-            self._lost_unseen = lost
         return tier.process(frame, lost)
 
     def note_lost(self, count: int) -> None:
@@ -173,22 +171,17 @@ class SourceMonitor:
         return alerts
 
     def _admit(self, frame: EventFrame) -> bool:
-        if frame.seq == UNNUMBERED:
-            return True
-        if self._epoch is None or frame.epoch > self._epoch:
-            if self._epoch is not None:
-                self.restarts += 1
-                for tier in self.tiers.values():
-                    tier.restart()
-            self._epoch, self._next_seq = frame.epoch, 0
-        elif frame.epoch < self._epoch or frame.seq < self._next_seq:
+        arrival = self._sequence.arrive(frame)
+        if arrival is Arrival.REPEAT:
             self.duplicate_frames += 1
             self.duplicate_events += len(frame)
             return False
-        missing = frame.seq - self._next_seq
-        self.lost_frames += missing
-        self._lost_unseen += missing
-        self._next_seq = frame.seq + 1
+        if arrival is Arrival.RESTART:
+            self.restarts += 1
+            for tier in self.tiers.values():
+                tier.restart()
+        self.lost_frames += self._sequence.missing
+        self._lost_unseen += self._sequence.missing
         return True
 
 

@@ -405,9 +405,10 @@ class KVStream:
     def _process(self, monitor: Monitor, frame: EventFrame, producer: Producer | None) -> None:
         if producer is not None and (losses := producer.take_losses()):
             monitor.source(frame.source).note_lost(losses)
-        outcome = monitor.process(frame, records=bool(self._evictions))
+        listening = any(not subscription.closed for subscription in self._evictions)
+        outcome = monitor.process(frame, records=listening)
         self._publish_alerts(outcome.alerts)
-        if outcome.evicted and self._evictions:
+        if listening:
             for event in outcome.eviction_events():
                 for subscription in self._evictions:
                     subscription.publish(event)

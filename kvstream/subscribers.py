@@ -96,7 +96,8 @@ class Subscription(Generic[T]):
         while not self._items:
             if self._closed:
                 raise StopAsyncIteration
-            self._arrived = anyio.Event()
+            if self._arrived.is_set():
+                self._arrived = anyio.Event()
             await self._arrived.wait()
         self._delivered += 1
         return self._items.popleft()

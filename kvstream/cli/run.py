@@ -2,16 +2,12 @@
 
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Protocol
 
 import anyio
 import msgspec
-import numpy as np
 import typer
 
 from kvstream.alerts.rules import default_rules, load_rules
@@ -25,6 +21,7 @@ from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sinks.jsonl import JsonLines
 from kvstream.sources.files import STDIN, read_events
+from kvstream.sources.timing import FrameCutter, Items, merge_by_time, paced
 from kvstream.stream import KVStream
 
 EXAMPLES = """
@@ -44,7 +41,6 @@ EXAMPLES = """
 """
 EXIT_ALERT = 2
 _BUFFER = 1_000_000
-_PACE_SECONDS = 0.05
 
 Result = CacheAlert | CacheMetricsSummary | KVCacheEvictionEvent | Malformed
 
@@ -181,11 +177,8 @@ async def _run(options: RunOptions, stream: KVStream, output: Output) -> int:
                 output.show(event)
 
     async def read_all(reading: anyio.CancelScope) -> None:
-        clock = _SummaryClock(options.summary_every, stream, output)
         try:
-            async with anyio.create_task_group() as tasks:
-                for path in options.paths:
-                    tasks.start_soon(_read, path, options, stream, output, clock)
+            await _read_all(options, stream, output)
         except* (KVStreamError, OSError) as errors:
             failure.extend(e for e in _leaves(errors) if isinstance(e, (KVStreamError, OSError)))
         reading.cancel()
@@ -211,72 +204,48 @@ async def _run(options: RunOptions, stream: KVStream, output: Output) -> int:
     return EXIT_ALERT if failed_on else 0
 
 
-async def _read(
-    path: str, options: RunOptions, stream: KVStream, output: Output, clock: "_SummaryClock"
+async def _read_all(options: RunOptions, stream: KVStream, output: Output) -> None:
+    """Sends what the inputs hold: recorded ones merged by time, live ones as it comes."""
+    clock = _SummaryClock(options.summary_every, stream, output)
+    inputs = [read_events(path, follow=options.follow, on_bytes=output.read) for path in options.paths]
+    if not options.follow and STDIN not in options.paths:
+        inputs = [merge_by_time(inputs)]
+    async with anyio.create_task_group() as tasks:
+        for items in inputs:
+            tasks.start_soon(_send_all, items, options, stream, output, clock)
+
+
+async def _send_all(
+    items: Items, options: RunOptions, stream: KVStream, output: Output, clock: "_SummaryClock"
 ) -> None:
-    items = read_events(path, follow=options.follow, on_bytes=output.read)
-    if options.speed:
-        items = _paced(items, options.speed)
-    async for item in items:
-        if isinstance(item, Malformed):
-            stream.reject(item)
-            output.show(item)
-            if options.strict:
-                raise MalformedInputError(f"{item} (stopped by --strict)")
-        else:
+    async for item in paced(items, options.speed) if options.speed else items:
+        if isinstance(item, EventFrame):
             await clock.send(item)
+            continue
+        stream.reject(item)
+        output.show(item)
+        if options.strict:
+            raise MalformedInputError(f"{item} (stopped by --strict)")
 
 
 class _SummaryClock:
     """Sends frames on and shows a summary each time recorded time passes another interval."""
 
     def __init__(self, every: float, stream: KVStream, output: Output) -> None:
-        self._every_ns = round(every * 1e9)
+        self._cutter = FrameCutter(round(every * 1e9)) if every else None
         self._stream, self._output = stream, output
         self._next: int | None = None
 
     async def send(self, frame: EventFrame) -> None:
-        if not self._every_ns:
+        if self._cutter is None:
             await self._stream.send(frame)
             return
-        for number, part in cut_by_time(frame, self._every_ns):
+        for number, part in self._cutter.cut(frame):
             if self._next is not None and number >= self._next:
                 await self._stream.flush()
                 self._output.show(self._stream.summary())
             self._next = max(number + 1, self._next or 0)
             await self._stream.send(part)
-
-
-async def _paced(
-    items: AsyncIterator[EventFrame | Malformed], speed: float
-) -> AsyncIterator[EventFrame | Malformed]:
-    """The same items, each no sooner than its recorded time at ``speed`` times."""
-    started, first = time.monotonic(), None
-    step = max(1, round(_PACE_SECONDS * speed * 1e9))
-    async for item in items:
-        if isinstance(item, Malformed) or not len(item):
-            yield item
-            continue
-        for _, part in cut_by_time(item, step):
-            at = int(part.ts[0])
-            first = at if first is None else first
-            await anyio.sleep(max(0.0, started + (at - first) / 1e9 / speed - time.monotonic()))
-            yield part
-
-
-def cut_by_time(frame: EventFrame, step_ns: int) -> Iterator[tuple[int, EventFrame]]:
-    """Parts of a frame whose times lie in the same multiple of ``step_ns``; steps back do not cut.
-
-    Only unnumbered parts can be cut from a numbered frame, so the first part keeps the number.
-    """
-    if not len(frame):
-        yield 0, frame
-        return
-    number = np.maximum.accumulate(frame.ts // step_ns)
-    edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(frame)]
-    for start, end in pairwise(edges):
-        part = frame.take(slice(start, end))
-        yield int(number[start]), part if start == 0 else msgspec.structs.replace(part, seq=-1)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -1,0 +1,91 @@
+"""Recorded time: several recordings merged by it, a replay paced by it, frames cut by it."""
+
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import pairwise
+
+import anyio
+import msgspec
+import numpy as np
+
+from kvstream.events.frame import UNNUMBERED, EventFrame
+from kvstream.events.sequence import Arrival, FrameSequence
+from kvstream.events.types import Malformed
+
+Items = AsyncIterator[EventFrame | Malformed]
+
+_PACE_SECONDS = 0.05
+
+
+async def merge_by_time(inputs: Sequence[Items]) -> Items:
+    """Yields the frames of several recordings, the one that starts first first.
+
+    Each recording's own order is kept. So the parts of one source's log, in any order of naming, are
+    read one after the other, and those of several engines side by side.
+    """
+    heads: list[tuple[int, int, EventFrame]] = []  # start, place of the input, frame
+
+    async def advance(place: int) -> list[Malformed]:
+        bad = []
+        async for item in inputs[place]:
+            if isinstance(item, Malformed):
+                bad.append(item)
+            else:
+                heads.append((int(item.ts[0]) if len(item) else 0, place, item))
+                break
+        return bad
+
+    for place in range(len(inputs)):
+        for malformed in await advance(place):
+            yield malformed
+    while heads:
+        first = min(heads, key=lambda head: head[:2])
+        heads.remove(first)
+        yield first[2]
+        for malformed in await advance(first[1]):
+            yield malformed
+
+
+async def paced(items: Items, speed: float) -> Items:
+    """Yields the same events, each no sooner than its recorded time at ``speed`` times."""
+    started = time.monotonic()
+    first: int | None = None
+    cutter = FrameCutter(max(1, round(_PACE_SECONDS * speed * 1e9)))
+    async for item in items:
+        if isinstance(item, Malformed):
+            yield item
+            continue
+        for _, part in cutter.cut(item):
+            if len(part):
+                at = int(part.ts[0])
+                first = at if first is None else first
+                await anyio.sleep(max(0.0, started + (at - first) / 1e9 / speed - time.monotonic()))
+            yield part
+
+
+class FrameCutter:
+    """Cuts frames at multiples of a step of recorded time; a step back in time does not cut.
+
+    The first part keeps the frame's number and the others have none, so that losses stay visible. A
+    repeated frame is not cut, so that all of it is recognised as one.
+
+    Args:
+        step_ns: Nanoseconds between cuts.
+    """
+
+    def __init__(self, step_ns: int) -> None:
+        self._step_ns = step_ns
+        self._sequences: defaultdict[str, FrameSequence] = defaultdict(FrameSequence)
+
+    def cut(self, frame: EventFrame) -> Iterator[tuple[int, EventFrame]]:
+        """Yields (multiple of the step, part) for each part, in order."""
+        arrival = self._sequences[frame.source].arrive(frame)
+        if arrival is Arrival.REPEAT or not len(frame):
+            yield int(frame.ts[0]) // self._step_ns if len(frame) else 0, frame
+            return
+        number = np.maximum.accumulate(frame.ts // self._step_ns)
+        edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(frame)]
+        for start, end in pairwise(edges):
+            part = frame.take(slice(start, end))
+            yield int(number[start]), part if not start else msgspec.structs.replace(part, seq=UNNUMBERED)

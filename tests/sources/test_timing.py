@@ -1,0 +1,58 @@
+import itertools
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvstream.events.frame import EventFrame
+from kvstream.events.types import Malformed
+from kvstream.monitor import Monitor
+from kvstream.sources.timing import FrameCutter, merge_by_time
+
+
+def frame(times, source="s", seq=-1):
+    n = len(times)
+    return EventFrame(np.zeros(n, np.uint8), np.arange(n), np.array(times, np.int64), source, seq=seq)
+
+
+async def listed(items):
+    for item in items:
+        yield item
+
+
+async def test_parts_of_a_log_are_read_in_order_of_time_however_they_are_named():
+    parts = [[frame([10 * i], seq=i) for i in range(start, start + 3)] for start in (6, 0, 3)]
+    merged = [f async for f in merge_by_time([listed(p) for p in parts])]
+    assert [f.seq for f in merged] == list(range(9))
+
+
+async def test_engines_are_read_side_by_side_each_in_its_own_order():
+    a = [frame([t], "a") for t in (1, 5, 4, 9)]
+    b = [frame([t], "b") for t in (2, 3, 20)]
+    bad = Malformed("b", "byte", 0, "odd")
+    merged = [i async for i in merge_by_time([listed(a), listed([*b, bad])])]
+    assert [(f.source, int(f.ts[0])) for f in merged if isinstance(f, EventFrame)] == [
+        ("a", 1),
+        ("b", 2),
+        ("b", 3),
+        ("a", 5),
+        ("a", 4),
+        ("a", 9),
+        ("b", 20),
+    ]
+    assert bad in merged
+
+
+@given(st.lists(st.lists(st.integers(0, 100), max_size=10), max_size=8), st.integers(1, 40), st.data())
+def test_cutting_loses_nothing_and_keeps_repeats_and_holes_visible(frames, step, data):
+    seqs = [data.draw(st.integers(0, 6)) for _ in frames]
+    whole, cut = Monitor(), Monitor()
+    cutter = FrameCutter(step)
+    for times, seq in zip(frames, seqs, strict=True):
+        whole.process(frame(times, seq=seq))
+        numbers = []
+        for number, part in cutter.cut(frame(times, seq=seq)):
+            numbers.append(number)
+            cut.process(part)
+        assert all(a <= b for a, b in itertools.pairwise(numbers))
+    assert whole.summary().accounts == cut.summary().accounts
