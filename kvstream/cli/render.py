@@ -1,7 +1,6 @@
 """Results on a terminal: progress and live figures while it runs, alerts above, a summary at the end."""
 
 import datetime
-import time
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +21,6 @@ from kvstream.stream import KVStream
 
 _STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
 _MALFORMED_SHOWN = 20
-_DRAW_SECONDS = 0.2
 
 
 class Terminal:
@@ -38,7 +36,6 @@ class Terminal:
         self._stream: KVStream | None = None
         self._malformed = 0
         self._bytes = 0
-        self._drawn = 0.0
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=self._console
         )
@@ -67,10 +64,10 @@ class Terminal:
         """Moves the progress bar."""
         self._bytes += count
         self._progress.update(self._task, advance=count, description=f"read {decimal(self._bytes)}")
-        # Drawn from here, on the event loop: a drawing thread would look at state as it changes.
-        if time.monotonic() - self._drawn >= _DRAW_SECONDS:
-            self._live.refresh()
-            self._drawn = time.monotonic()
+
+    def refresh(self) -> None:
+        """Draws the figures anew; on the event loop, as a thread would look at state as it changes."""
+        self._live.refresh()
 
     def show(self, result: msgspec.Struct) -> None:
         """Prints one result."""

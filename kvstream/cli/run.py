@@ -27,20 +27,21 @@ from kvstream.stream import KVStream
 EXAMPLES = """
 [bold]Examples[/bold]
 
-  kvstream run examples/data/*.kvlog                          two engines at once
+  kvstream run examples/data/*.kvlog.gz               two engines at once
 
-  kvstream run events.jsonl.gz --json | jq .hit_rate_estimate  for programs
+  kvstream run events.jsonl.gz | jq .accesses         for programs
 
-  tail -f events.jsonl | kvstream run -                       live
+  tail -f events.jsonl | kvstream run -               live
 
-  kvstream run day.kvlog --speed 60 --capacity 16384          an hour a minute
+  kvstream run day.kvlog --speed 60 --capacity 16384  an hour a minute
 
-  kvstream run nightly.kvlog --fail-on critical               exit code 2 if it fired
+  kvstream run nightly.kvlog --fail-on critical       exit code 2 if it fired
 
 [bold]Exit codes[/bold]: 0 done, 1 error, 2 an alert of --fail-on fired, 130 or 143 stopped by a signal.
 """
 EXIT_ALERT = 2
 _BUFFER = 1_000_000
+_REFRESH_SECONDS = 0.25
 
 Result = CacheAlert | CacheMetricsSummary | KVCacheEvictionEvent | Malformed
 
@@ -53,6 +54,9 @@ class Output(Protocol):
 
     def read(self, count: int) -> None:
         """Tells how many more bytes of input were read."""
+
+    def refresh(self) -> None:
+        """Draws anew what is shown while the run goes on."""
 
     def watch(self, stream: KVStream) -> None:
         """Gives the stream to look at while it runs."""
@@ -176,6 +180,11 @@ async def _run(options: RunOptions, stream: KVStream, output: Output) -> int:
             async for event in evictions:
                 output.show(event)
 
+    async def refresh() -> None:
+        while True:
+            await anyio.sleep(_REFRESH_SECONDS)
+            output.refresh()
+
     async def read_all(reading: anyio.CancelScope) -> None:
         try:
             await _read_all(options, stream, output)
@@ -195,6 +204,7 @@ async def _run(options: RunOptions, stream: KVStream, output: Output) -> int:
         results.start_soon(show_evictions)
         async with stream, anyio.create_task_group() as inputs:
             inputs.start_soon(stop_on_signal, inputs.cancel_scope)
+            inputs.start_soon(refresh)
             inputs.start_soon(read_all, inputs.cancel_scope)
     output.show(stream.summary())
     if failure:

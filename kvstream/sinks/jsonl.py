@@ -22,5 +22,8 @@ class JsonLines:
     def read(self, count: int) -> None:
         """Progress is not written."""
 
+    def refresh(self) -> None:
+        """Lines stay as they are."""
+
     def watch(self, stream: KVStream) -> None:
         """The stream's results are all it needs."""
