@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -23,16 +23,8 @@ from kvstream.metrics.summary import ALL, Accounts, CacheMetricsSummary
 from kvstream.monitor import Monitor, SourceMonitor, TierMonitor, summarize_tiers
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.queue import FrameQueue, Item, QueueStatistics
-from kvstream.subscribers import (
-    SubscriberPolicy,
-    Subscription,
-    SubscriptionStatistics,
-    handler_name,
-    run_handler,
-)
+from kvstream.subscribers import SubscriberPolicy, Subscription, SubscriptionStatistics, Topic
 
-T = TypeVar("T")
-Handler = Callable[[T], Awaitable[Any] | Any]
 AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any])
 SummaryHandler = TypeVar("SummaryHandler", bound=Callable[[CacheMetricsSummary], Any])
 EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEvent], Any])
@@ -96,11 +88,11 @@ class KVStream:
         self._sent = 0  # events in frames given to send()
         self._malformed_count = 0
         self._dropped: Counter[str] = Counter()  # of frames given to send()
-        self._alerts: list[Subscription[CacheAlert]] = []
-        self._summaries: list[Subscription[CacheMetricsSummary]] = []
-        self._evictions: list[Subscription[KVCacheEvictionEvent]] = []
-        self._handlers: list[tuple[Subscription[Any], Handler[Any]]] = []
-        self._handler_ends: list[anyio.Event] = []
+        buffer = self.config.subscriber_buffer
+        self._alerts: Topic[CacheAlert] = Topic("alerts", buffer)
+        self._summaries: Topic[CacheMetricsSummary] = Topic("summaries", buffer)
+        self._evictions: Topic[KVCacheEvictionEvent] = Topic("evictions", buffer)
+        self._topics: tuple[Topic[Any], ...] = (self._alerts, self._summaries, self._evictions)
         self._tasks: TaskGroup | None = None
         self._exits = AsyncExitStack()
         self._state = "new"
@@ -120,8 +112,8 @@ class KVStream:
         self._tasks.start_soon(self._flush_regularly, name="kvstream flusher")
         if self.config.metrics.export_interval:
             self._tasks.start_soon(self._summarize_regularly, name="kvstream summaries")
-        for subscription, handler in self._handlers:
-            self._start_handler(subscription, handler)
+        for topic in self._topics:
+            topic.open(self._tasks)
         return self
 
     async def __aexit__(
@@ -154,10 +146,10 @@ class KVStream:
         for end in self._consumer_ends:
             await end.wait()
         self._finish()
-        for subscription in self._subscriptions():
-            subscription.close()
-        for end in self._handler_ends:
-            await end.wait()
+        for topic in self._topics:
+            topic.close()
+        for topic in self._topics:
+            await topic.handled()
 
     def _finish(self) -> None:
         """Ends every window and publishes what there is left to say, once."""
@@ -177,12 +169,9 @@ class KVStream:
             queue.close()
         if cause != "cancelled":
             self._finish()
-        for subscription in self._subscriptions():
-            # Handlers are gone; an iterator may still take what is buffered.
-            if any(subscription is handled for handled, _ in self._handlers):
-                subscription.abandon()
-            else:
-                subscription.close()
+        for topic in self._topics:
+            topic.abandon_handlers()
+            topic.close()
 
     # Getting events in
 
@@ -254,6 +243,10 @@ class KVStream:
         if self._state != "open":
             raise ClosedStreamError(f"the stream is {'not open yet' if self._state == 'new' else 'closed'}")
 
+    def _require_unclosed(self) -> None:
+        if self._state == "closed":
+            raise ClosedStreamError("the stream is closed")
+
     # Getting results out
 
     def alerts(
@@ -264,35 +257,39 @@ class KVStream:
         policy: SubscriberPolicy = "drop_oldest",
     ) -> Subscription[CacheAlert]:
         """Alerts of at least a level, as they fire and resolve."""
-        return self._subscribe(
-            self._alerts, "alerts", buffer, policy, lambda alert: alert.level.at_least(min_level)
-        )
+        self._require_unclosed()
+        return self._alerts.subscribe(buffer, policy, lambda alert: alert.level.at_least(min_level))
 
     def summaries(
         self, *, buffer: int | None = None, policy: SubscriberPolicy = "drop_oldest"
     ) -> Subscription[CacheMetricsSummary]:
         """A summary of all sources every ``export_interval`` seconds, and a final one."""
-        return self._subscribe(self._summaries, "summaries", buffer, policy)
+        self._require_unclosed()
+        return self._summaries.subscribe(buffer, policy)
 
     def evictions(
         self, *, buffer: int | None = None, policy: SubscriberPolicy = "drop_oldest"
     ) -> Subscription[KVCacheEvictionEvent]:
         """Every eviction. Records are made only while somebody listens."""
-        return self._subscribe(self._evictions, "evictions", buffer, policy)
+        self._require_unclosed()
+        return self._evictions.subscribe(buffer, policy)
 
     def on_alert(self, handler: AlertHandler, min_level: AlertLevel = AlertLevel.INFO) -> AlertHandler:
         """Calls ``handler(alert)``, async or plain, for each alert; also a decorator."""
-        self._handle(self._alerts, handler, lambda alert: alert.level.at_least(min_level))
+        self._require_unclosed()
+        self._alerts.handle(handler, lambda alert: alert.level.at_least(min_level))
         return handler
 
     def on_summary(self, handler: SummaryHandler) -> SummaryHandler:
         """Calls ``handler(summary)``, async or plain, for each periodic summary; also a decorator."""
-        self._handle(self._summaries, handler)
+        self._require_unclosed()
+        self._summaries.handle(handler)
         return handler
 
     def on_eviction(self, handler: EvictionHandler) -> EvictionHandler:
         """Calls ``handler(event)``, async or plain, for each eviction; also a decorator."""
-        self._handle(self._evictions, handler)
+        self._require_unclosed()
+        self._evictions.handle(handler)
         return handler
 
     def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
@@ -322,7 +319,7 @@ class KVStream:
             self.summary().accounts,
             tuple(queue.statistics() for queue in self._queues),
             tuple(producer.statistics() for producer in self._producers),
-            tuple(subscription.statistics() for subscription in self._subscriptions()),
+            tuple(entry for topic in self._topics for entry in topic.statistics()),
         )
 
     def _account(self, accounts: Accounts) -> None:
@@ -344,44 +341,6 @@ class KVStream:
 
     def _sources(self, source: str | None) -> list[SourceMonitor]:
         return [s for m in self._monitors for name, s in m.sources.items() if source in (None, name)]
-
-    def _subscriptions(self) -> list[Subscription[Any]]:
-        return [*self._alerts, *self._summaries, *self._evictions]
-
-    def _subscribe(
-        self,
-        among: list[Subscription[T]],
-        name: str,
-        buffer: int | None,
-        policy: SubscriberPolicy,
-        wanted: Callable[[T], bool] | None = None,
-    ) -> Subscription[T]:
-        if self._state == "closed":
-            raise ClosedStreamError("the stream is closed")
-        among[:] = [subscription for subscription in among if not subscription.closed]
-        subscription = Subscription(name, buffer or self.config.subscriber_buffer, policy, wanted)
-        among.append(subscription)
-        return subscription
-
-    def _handle(
-        self, among: list[Subscription[T]], handler: Any, wanted: Callable[[T], bool] | None = None
-    ) -> None:
-        subscription = self._subscribe(among, handler_name(handler), None, "drop_oldest", wanted)
-        self._handlers.append((subscription, handler))
-        if self._state == "open":
-            self._start_handler(subscription, handler)
-
-    def _start_handler(self, subscription: Subscription[Any], handler: Handler[Any]) -> None:
-        assert self._tasks is not None  # noqa: S101
-        end = anyio.Event()
-        self._handler_ends.append(end)
-        self._tasks.start_soon(self._run_handler, subscription, handler, end)
-
-    async def _run_handler(
-        self, subscription: Subscription[Any], handler: Handler[Any], end: anyio.Event
-    ) -> None:
-        await run_handler(subscription, handler)
-        end.set()
 
     # Tasks
 
@@ -405,13 +364,12 @@ class KVStream:
     def _process(self, monitor: Monitor, frame: EventFrame, producer: Producer | None) -> None:
         if producer is not None and (losses := producer.take_losses()):
             monitor.source(frame.source).note_lost(losses)
-        listening = any(not subscription.closed for subscription in self._evictions)
+        listening = self._evictions.listening
         outcome = monitor.process(frame, records=listening)
         self._publish_alerts(outcome.alerts)
         if listening:
             for event in outcome.eviction_events():
-                for subscription in self._evictions:
-                    subscription.publish(event)
+                self._evictions.publish(event)
 
     async def _flush_regularly(self) -> None:
         while True:
@@ -426,14 +384,11 @@ class KVStream:
 
     def _publish_alerts(self, alerts: list[CacheAlert]) -> None:
         for alert in alerts:
-            for subscription in self._alerts:
-                subscription.publish(alert)
+            self._alerts.publish(alert)
 
     def _publish_summary(self) -> None:
-        if self._summaries:
-            summary = self.summary()
-            for subscription in self._summaries:
-                subscription.publish(summary)
+        if self._summaries.listening:
+            self._summaries.publish(self.summary())
 
     def _count_dropped(self, producer: Producer | None, cause: str, events: int) -> None:
         if producer is None:

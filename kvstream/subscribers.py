@@ -8,9 +8,11 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import anyio
 from anyio import to_thread
+from anyio.abc import TaskGroup
 
 T = TypeVar("T")
 
+Handler = Callable[[T], Awaitable[Any] | Any]
 SubscriberPolicy = Literal["drop_oldest", "drop_newest"]
 
 logger = logging.getLogger("kvstream")
@@ -109,7 +111,84 @@ class Subscription(Generic[T]):
         )
 
 
-async def run_handler(subscription: Subscription[T], handler: Callable[[T], Awaitable[Any] | Any]) -> None:
+class Topic(Generic[T]):
+    """Everyone who listens to one kind of item: subscriptions to iterate over, and handlers.
+
+    Args:
+        name: What the items are, for statistics.
+        buffer: Items that a subscription holds unless it says otherwise.
+    """
+
+    def __init__(self, name: str, buffer: int) -> None:
+        self._name = name
+        self._buffer = buffer
+        self._subscriptions: list[Subscription[T]] = []
+        self._handled: list[tuple[Subscription[T], Handler[T], anyio.Event]] = []
+        self._tasks: TaskGroup | None = None
+
+    def subscribe(
+        self,
+        buffer: int | None = None,
+        policy: SubscriberPolicy = "drop_oldest",
+        wanted: Callable[[T], bool] | None = None,
+        name: str | None = None,
+    ) -> Subscription[T]:
+        """A new subscription; those that were closed are forgotten."""
+        self._subscriptions = [s for s in self._subscriptions if not s.closed]
+        made = Subscription(name or self._name, buffer or self._buffer, policy, wanted)
+        self._subscriptions.append(made)
+        return made
+
+    def handle(self, handler: Handler[T], wanted: Callable[[T], bool] | None = None) -> None:
+        """Calls a handler with each item, from now or from the moment the stream opens."""
+        subscription = self.subscribe(wanted=wanted, name=handler_name(handler))
+        handled = (subscription, handler, anyio.Event())
+        self._handled.append(handled)
+        if self._tasks is not None:
+            self._tasks.start_soon(_run_handler, *handled)
+
+    def open(self, tasks: TaskGroup) -> None:
+        """Starts the handlers."""
+        self._tasks = tasks
+        for handled in self._handled:
+            tasks.start_soon(_run_handler, *handled)
+
+    @property
+    def listening(self) -> bool:
+        """Whether anyone listens."""
+        return any(not subscription.closed for subscription in self._subscriptions)
+
+    def publish(self, item: T) -> None:
+        """Hands an item to everyone who listens."""
+        for subscription in self._subscriptions:
+            subscription.publish(item)
+
+    def close(self) -> None:
+        """Ends every subscription once what is buffered has been taken."""
+        for subscription in self._subscriptions:
+            subscription.close()
+
+    async def handled(self) -> None:
+        """Waits until the handlers have had every item of the closed topic."""
+        for _, _, ended in self._handled:
+            await ended.wait()
+
+    def abandon_handlers(self) -> None:
+        """Drops what is buffered for handlers, which are gone; iterators keep what is theirs."""
+        for subscription, _, _ in self._handled:
+            subscription.abandon()
+
+    def statistics(self) -> list[SubscriptionStatistics]:
+        """One entry a subscription or handler."""
+        return [subscription.statistics() for subscription in self._subscriptions]
+
+
+async def _run_handler(subscription: Subscription[T], handler: Handler[T], ended: anyio.Event) -> None:
+    await run_handler(subscription, handler)
+    ended.set()
+
+
+async def run_handler(subscription: Subscription[T], handler: Handler[T]) -> None:
     """Calls a handler with each item; a plain function runs in a worker thread.
 
     What it raises is counted, and logged with the handler's name; the next item comes all the same.

@@ -1,6 +1,7 @@
 """BlockMetricsState: what is known of one block."""
 
 import itertools
+import time
 
 import msgspec
 
@@ -29,27 +30,31 @@ class BlockMetricsState(msgspec.Struct):
     access_times_ns: list[int] = msgspec.field(default_factory=list)
     access_history: int = 4
 
-    def record_access(self, ts_ns: int) -> None:
-        """Counts an access at ``ts_ns``."""
+    def record_access(self, ts_ns: int | None = None) -> None:
+        """Counts an access at ``ts_ns``, by default now."""
         self.access_count += 1
-        self.access_times_ns.append(ts_ns)
+        self.access_times_ns.append(_now(ts_ns))
         del self.access_times_ns[: -self.access_history]
 
-    def get_lifetime_seconds(self, now_ns: int) -> float:
-        """Seconds since the allocation, 0 if ``now_ns`` is before it."""
-        return max(0, now_ns - self.birth_ns) / 1e9
+    def get_lifetime_seconds(self, now_ns: int | None = None) -> float:
+        """Seconds from the allocation to ``now_ns`` (by default now), 0 if that is earlier."""
+        return max(0, _now(now_ns) - self.birth_ns) / 1e9
 
-    def get_idle_time_seconds(self, now_ns: int) -> float:
+    def get_idle_time_seconds(self, now_ns: int | None = None) -> float:
         """Seconds since the last access, or since the allocation if there was none."""
         last = self.access_times_ns[-1] if self.access_times_ns else self.birth_ns
-        return max(0, now_ns - last) / 1e9
+        return max(0, _now(now_ns) - last) / 1e9
 
     def get_reuse_gaps_seconds(self) -> list[float]:
         """Seconds between the accesses kept, at most ``access_history - 1``."""
         times = self.access_times_ns
         return [max(0, b - a) / 1e9 for a, b in itertools.pairwise(times)]
 
-    def get_access_frequency(self, now_ns: int) -> float:
+    def get_access_frequency(self, now_ns: int | None = None) -> float:
         """Accesses a second since the allocation, 0 where no time has passed."""
         seconds = self.get_lifetime_seconds(now_ns)
         return self.access_count / seconds if seconds > 0 else 0.0
+
+
+def _now(ns: int | None) -> int:
+    return time.time_ns() if ns is None else ns
