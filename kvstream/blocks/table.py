@@ -78,6 +78,8 @@ class BlockTable:
 
     def clear(self, seen: Observations) -> None:
         """Ends every generation with reason ``cleared``."""
+        if not self.live_count:
+            return  # many clears in a row must not cost a sweep each
         seen.cleared += self.live_count
         self.live_count = 0
         self._live[:] = False

@@ -12,6 +12,7 @@ from kvstream.events.types import Malformed
 
 MAX_LINE_BYTES = 1024 * 1024
 _PIECE = 4 * 1024 * 1024
+_BOM = b"\xef\xbb\xbf"  # which some editors put before JSON lines
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
@@ -174,7 +175,7 @@ class EventReader:
             self._text += data
             if len(self._text) < len(MAGIC):
                 return
-            data, self._text = self._text, b""
+            data, self._text = self._text.removeprefix(_BOM), b""
             self._parser = self._sniff(data)
         yield from self._parser.feed(data)
 
@@ -185,7 +186,7 @@ class EventReader:
             return LogParser(self.origin)
         if data.startswith(FRAME_START[:1]):
             return RawFrameParser(self.origin)
-        if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b""):
+        if data.lstrip(b" \t\r\n")[:1] in (b"{", b""):
             return LineParser(self.origin)
         # A first line that is damaged text is a bad line; anything else is another kind of file.
         if b"\x00" not in data[:1024] and b"\n" in data:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from kvstream.blocks.observations import Observations, joined
 from kvstream.blocks.table import BlockTable
+from kvstream.events.frame import EventFrame
 from kvstream.events.types import REASONS
 from tests.reference import ReferenceTable
 from tests.strategies import cuts, frame, plain_events
@@ -90,3 +91,12 @@ def test_table_equals_the_plain_twin_on_long_busy_streams(seed, content):
     seen = [table.apply(frame(events[a:b])) for a, b in itertools.pairwise(edges)]
     apply_plain(plain, events)
     assert_same(seen, table, plain)
+
+
+def test_a_frame_of_a_million_clears_does_not_sweep_the_table_each_time():
+    table = BlockTable("s", "gpu")
+    table.apply(frame([(0, block, 1, "") for block in range(100_000)]))
+    n = 1_000_000
+    clears = EventFrame(np.full(n, 3, np.uint8), np.zeros(n, np.int64), np.arange(n))
+    seen = table.apply(clears)
+    assert (seen.clears, seen.cleared, table.live_count) == (n, 100_000, 0)

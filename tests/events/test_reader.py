@@ -136,3 +136,8 @@ def test_a_million_events_in_frames_with_one_percent_damaged_keep_every_good_fra
     assert [m.position for m in bad] == [starts[i] for i in damaged]
     gone = set(damaged)
     assert blocks == [b for i in range(10_000) if i not in gone for b in range(i * 100, i * 100 + 100)]
+
+
+def test_a_byte_order_mark_and_carriage_returns_are_no_error():
+    text = as_jsonl(frame(3)).replace(b"\n", b"\r\n")
+    assert read(b"\xef\xbb\xbf" + text) == ([0, 1, 2], [])
