@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -22,6 +23,19 @@ def lines(count, first_ns=0, step_ns=1000):
         np.zeros(count, np.uint8), np.arange(count), first_ns + np.arange(count) * step_ns, "engine-0"
     )
     return encode_lines(frame.to_events())
+
+
+@contextmanager
+def running(*args, **pipes):
+    """The command while it runs; killed if the test ends before it."""
+    # Unbuffered, so that select() sees every line that has not been read.
+    process = subprocess.Popen([*COMMAND, *map(str, args)], stdout=subprocess.PIPE, bufsize=0, **pipes)
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
 
 
 def wait_for_line(process, wanted):
@@ -141,16 +155,12 @@ def test_speed_paces_the_replay(kvstream):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_drains_and_prints_the_final_summary(number):
-    process = subprocess.Popen(
-        [*COMMAND, "run", "-", "--summary-every", "0.0001"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with process:
+    with running("run", "-", "--summary-every", "0.0001", stdin=subprocess.PIPE) as process:
         process.stdin.write(lines(1000))
-        process.stdin.flush()
         wait_for_line(process, b'"type":"summary"')
         process.send_signal(number)
         rest = process.stdout.read()
-    assert process.returncode == 128 + number
+        assert process.wait(DEADLINE) == 128 + number
     last = json.loads(rest.splitlines()[-1])
     assert last["final"]
     assert last["accounts"]["processed"] == 1000
@@ -159,12 +169,8 @@ def test_a_signal_drains_and_prints_the_final_summary(number):
 def test_follow_reads_on_as_the_file_grows_and_is_replaced(tmp_path):
     path = tmp_path / "events.jsonl"
     path.write_bytes(lines(10))
-    process = subprocess.Popen(
-        [*COMMAND, "run", str(path), "--follow", "--evictions", "--summary-every", "1"],
-        stdout=subprocess.PIPE,
-    )
     evict = b'{"type":"evict","block":%d,"ts":2000000000,"source":"engine-0"}\n'
-    with process:
+    with running("run", path, "--follow", "--evictions", "--summary-every", "1") as process:
         with path.open("ab") as file:
             file.write(evict % 3)
         assert json.loads(wait_for_line(process, b'"type":"eviction"'))["block_id"] == 3
@@ -174,19 +180,15 @@ def test_follow_reads_on_as_the_file_grows_and_is_replaced(tmp_path):
         assert json.loads(wait_for_line(process, b'"type":"eviction"'))["block_id"] == 4
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-    assert process.returncode == 130
+        assert process.wait(DEADLINE) == 130
 
 
 def test_a_closed_pipe_ends_quietly():
-    process = subprocess.Popen(
-        [*COMMAND, "run", str(SCAN), "--evictions"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    with process:
+    with running("run", SCAN, "--evictions", stderr=subprocess.PIPE) as process:
         process.stdout.readline()
         process.stdout.close()
-        errors = process.stderr.read()
-    assert errors == b""
-    assert process.returncode == 0
+        assert process.stderr.read() == b""
+        assert process.wait(DEADLINE) == 0
 
 
 @pytest.mark.parametrize("colour", [True, False])
