@@ -1,5 +1,6 @@
 """The documents in ``schemas/``: JSON Schema of every message, AsyncAPI 3, golden wire vectors."""
 
+import inspect
 import json
 import zlib
 from typing import Any
@@ -95,7 +96,11 @@ def _file_name(kind: type[msgspec.Struct]) -> str:
 
 
 def _schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    return {"$schema": _DIALECT, **msgspec.json.schema(kind)}
+    schema = {"$schema": _DIALECT, **msgspec.json.schema(kind)}
+    for definition in schema.get("$defs", {}).values():
+        # Python before 3.13 leaves docstrings indented.
+        definition["description"] = inspect.cleandoc(definition.get("description", ""))
+    return schema
 
 
 def _frame_schema() -> dict[str, Any]:
