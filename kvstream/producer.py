@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from anyio.lowlevel import checkpoint
 
 from kvstream.blocks.hashing import below_rate, mix
 from kvstream.config import OverflowPolicy
+from kvstream.errors import MalformedInputError
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Op
 from kvstream.queue import FrameQueue
@@ -100,8 +102,9 @@ class Producer:
     wait for room. The ``record_*`` methods are for other threads and for code that cannot await: under
     ``block`` they make a thread wait, but never the event loop's own, which sets a few frames aside and
     drops (``would_block``) beyond that. Ids are an int, a sequence of ints or a numpy array; all ids of
-    one call carry the time of the call. If a coroutine method is cancelled while it waits, its events
-    stay recorded and are sent with the next ones.
+    one call carry the time of the call, or ``ts`` (nanoseconds since the Unix epoch). What is no id or no
+    time raises ``MalformedInputError`` and records nothing. If a coroutine method is cancelled while it
+    waits, its events stay recorded and are sent with the next ones.
     """
 
     def __init__(
@@ -206,6 +209,7 @@ class Producer:
     async def _put(self, op: int, ids: Ids, ts: int | None, reason: int) -> None:
         if self._add(op, ids, ts, reason):
             self._pump()
+            await checkpoint()  # consumers get their turn also where there is room
             while self._pending and not self._closed:
                 await self._queue.room()
                 self._pump()
@@ -229,8 +233,12 @@ class Producer:
 
     def _add(self, op: int, ids: Ids, ts: int | None, reason: int) -> bool:
         """Buffers events; whether a frame is full."""
+        if ts is None:
+            ts = self._clock()
+        elif not isinstance(ts, int) or not 0 <= ts < 2**63:
+            raise MalformedInputError(f"ts must be whole nanoseconds since 1970, not {ts!r}")
         with self._lock:
-            n = self._buffer.add(op, ids, self._clock() if ts is None else ts, reason)
+            n = self._buffer.add(op, ids, ts, reason)
             self._offered += n
             if self._closed:
                 self._buffer.take()

@@ -15,8 +15,8 @@ from kvstream.alerts.rules import Rule
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.clock import Clock
-from kvstream.config import OverflowPolicy, StreamConfig
-from kvstream.errors import ClosedStreamError
+from kvstream.config import POLICIES, OverflowPolicy, StreamConfig
+from kvstream.errors import ClosedStreamError, ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
 from kvstream.metrics.summary import ALL, Accounts, CacheMetricsSummary
@@ -84,7 +84,7 @@ class KVStream:
         self._clock = clock or Clock()
         self._monitors = [Monitor(self.config.metrics, rules) for _ in range(self.config.consumers)]
         self._queues: list[FrameQueue] = []
-        self._producers: list[Producer] = []
+        self._producers: dict[tuple[str, str, str], Producer] = {}
         self._sent = 0  # events in frames given to send()
         self._malformed_count = 0
         self._dropped: Counter[str] = Counter()  # of frames given to send()
@@ -139,7 +139,7 @@ class KVStream:
                 self._settle(cause)
 
     async def _drain(self) -> None:
-        for producer in list(self._producers):
+        for producer in list(self._producers.values()):
             await producer.flush()
         for queue in self._queues:
             queue.close()
@@ -161,7 +161,7 @@ class KVStream:
 
     def _settle(self, cause: str) -> None:
         """Accounts for everything that was still on its way."""
-        for producer in self._producers:
+        for producer in list(self._producers.values()):
             producer.close(cause)
         for queue in self._queues:
             for frame, owner in queue.abandon():
@@ -181,26 +181,28 @@ class KVStream:
         tier: str = DEFAULT_TIER,
         overflow: OverflowPolicy | None = None,
     ) -> Producer:
-        """A producer of one source's events.
+        """The producer of one source's events; asked again in the same words, the same one.
 
         Args:
-            source: Cache instance, such as an engine rank.
-            tier: Where its blocks live.
+            source: Cache instance, such as an engine rank; 1 to 256 characters.
+            tier: Where its blocks live; 1 to 256 characters.
             overflow: What to do when the queue is full; by default as configured.
 
         Raises:
             ClosedStreamError: If the stream is not open.
+            ConfigError: If an argument cannot be used.
         """
         self._require_open()
-        made = Producer(
-            source,
-            tier,
-            self._queues[self._owner(source)],
-            overflow or self.config.overflow,
-            self.config.frame_events,
-            self._clock,
-        )
-        self._producers.append(made)
+        policy = overflow or self.config.overflow
+        if policy not in POLICIES:
+            raise ConfigError(f"overflow must be one of {', '.join(POLICIES)}, not {overflow!r}")
+        if not (1 <= len(source) <= 256 and 1 <= len(tier) <= 256):
+            raise ConfigError("source and tier must have 1 to 256 characters")
+        made = self._producers.get((source, tier, policy))
+        if made is None:
+            queue = self._queues[self._owner(source)]
+            made = Producer(source, tier, queue, policy, self.config.frame_events, self._clock)
+            self._producers[source, tier, policy] = made
         return made
 
     async def send(self, frame: EventFrame) -> None:
@@ -226,7 +228,7 @@ class KVStream:
     async def flush(self) -> None:
         """Waits until everything recorded or sent so far has been processed."""
         self._require_open()
-        for producer in list(self._producers):
+        for producer in list(self._producers.values()):
             await producer.flush()
         for queue in self._queues:
             await queue.join()
@@ -318,7 +320,7 @@ class KVStream:
         return StreamStatistics(
             self.summary().accounts,
             tuple(queue.statistics() for queue in self._queues),
-            tuple(producer.statistics() for producer in self._producers),
+            tuple(producer.statistics() for producer in self._producers.values()),
             tuple(entry for topic in self._topics for entry in topic.statistics()),
         )
 
@@ -327,7 +329,7 @@ class KVStream:
         dropped = Counter(accounts.dropped) + self._dropped
         accounts.offered = self._sent + self._malformed_count
         accounts.malformed = self._malformed_count
-        for producer in self._producers:
+        for producer in list(self._producers.values()):
             statistics = producer.statistics()
             accounts.offered += statistics.offered
             accounts.in_flight += statistics.buffered
@@ -374,7 +376,7 @@ class KVStream:
     async def _flush_regularly(self) -> None:
         while True:
             await anyio.sleep(self.config.flush_interval)
-            for producer in self._producers:
+            for producer in list(self._producers.values()):
                 producer.flush_nowait()
 
     async def _summarize_regularly(self) -> None:

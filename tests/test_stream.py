@@ -10,9 +10,11 @@ from anyio.lowlevel import checkpoint
 from kvstream import (
     AlertLevel,
     ClosedStreamError,
+    ConfigError,
     EventFrame,
     KVStream,
     Malformed,
+    MalformedInputError,
     MetricsConfig,
     StreamConfig,
 )
@@ -389,3 +391,33 @@ async def test_cancelling_a_waiting_receiver_loses_nothing():
         await stream.flush()
         with anyio.fail_after(DEADLINE):
             assert (await anext(evictions)).block_id == 1
+
+
+async def test_the_producer_of_a_source_is_made_once():
+    async with KVStream(config()) as stream:
+        assert stream.producer("a") is stream.producer("a")
+        assert stream.producer("a", "cpu") is not stream.producer("a")
+        assert stream.producer("a", overflow="drop_newest") is not stream.producer("a")
+
+
+@pytest.mark.parametrize("arguments", [("",), ("x" * 257,), ("a", ""), ("a", "gpu", "explode")])
+async def test_a_producer_that_cannot_be_is_refused(arguments):
+    async with KVStream(config()) as stream:
+        with pytest.raises(ConfigError):
+            stream.producer(*arguments)
+
+
+@pytest.mark.parametrize("ts", [-1, 1.5, 2**63, "now"])
+async def test_a_time_that_is_none_is_refused_and_nothing_recorded(ts):
+    async with KVStream(config()) as stream:
+        with pytest.raises(MalformedInputError, match="nanoseconds"):
+            stream.producer().record_allocated(1, ts=ts)
+        assert stream.summary().accounts.offered == 0
+
+
+async def test_a_task_that_only_produces_lets_consumers_run():
+    async with KVStream(config(queue_events=1000, frame_events=100, overflow="drop_newest")) as stream:
+        producer = stream.producer()
+        for i in range(1000):
+            await producer.allocated(list(range(10 * i, 10 * i + 10)))
+    assert stream.summary().accounts.processed == 10_000
