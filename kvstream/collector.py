@@ -96,19 +96,19 @@ class KVCacheMetricsCollector:
 
     def on_block_allocated(self, block: int | HasBlockId) -> None:
         """A block was handed out."""
-        self.record(Op.ALLOC, _block_id(block))
+        self._record(Op.ALLOC, _block_id(block), 0)
 
     def on_block_accessed(self, block: int | HasBlockId) -> None:
         """A live block was found by a request."""
-        self.record(Op.ACCESS, _block_id(block))
+        self._record(Op.ACCESS, _block_id(block), 0)
 
     def on_block_evicted(self, block: int | HasBlockId, reason: str = "capacity") -> None:
         """A block was given up."""
-        self.record(Op.EVICT, _block_id(block), reason)
+        self._record(Op.EVICT, _block_id(block), REASON_CODE.get(reason, UNKNOWN_REASON))
 
     def on_cache_cleared(self) -> None:
         """Every block was given up at once."""
-        self.record(Op.CLEAR, 0)
+        self._record(Op.CLEAR, 0, 0)
 
     def record(self, op: Op, ids: Ids, reason: str = "capacity") -> None:
         """Records one event for each id, all with the time of this call.
@@ -116,8 +116,11 @@ class KVCacheMetricsCollector:
         Raises:
             MalformedInputError: If an id is no 64-bit integer.
         """
+        self._record(op, ids, REASON_CODE.get(reason, UNKNOWN_REASON))
+
+    def _record(self, op: Op, ids: Ids, reason: int) -> None:
         with self._lock:
-            self._buffer.add(op, ids, self._clock(), REASON_CODE.get(reason, UNKNOWN_REASON))
+            self._buffer.add(op, ids, self._clock(), reason)
             if len(self._buffer) >= _FRAME_EVENTS:
                 self._flush()
 
@@ -262,4 +265,6 @@ def create_metrics_collector(
 
 
 def _block_id(block: int | HasBlockId) -> int:
+    if type(block) is int:
+        return block
     return block.block_id if hasattr(block, "block_id") else block

@@ -50,11 +50,16 @@ class EventBuffer:
 
     def __init__(self, source: str, tier: str) -> None:
         self.source, self.tier = source, tier
+        self._clear()
+
+    def _clear(self) -> None:
+        self._ops = bytearray()
         self._blocks = array("q")
-        self._runs: list[tuple[int, int, int, int]] = []  # op, events, ts, reason: one a call
+        self._ts = array("q")
+        self._reasons = bytearray()
 
     def __len__(self) -> int:
-        return len(self._blocks)
+        return len(self._ops)
 
     def add(self, op: int, ids: Ids, ts: int, reason: int = 0) -> int:
         """Appends one event for each id; returns how many.
@@ -64,30 +69,32 @@ class EventBuffer:
         """
         if type(ids) is int and -(2**63) <= ids < 2**63:
             self._blocks.append(ids)
-            n = 1
-        else:
-            columns = as_int64(np.atleast_1d(ids) if isinstance(ids, np.ndarray) else _sequence(ids))
-            self._blocks.frombytes(columns.tobytes())
-            n = len(columns)
-        self._runs.append((op, n, ts, reason))
+            self._ops.append(op)
+            self._ts.append(ts)
+            self._reasons.append(reason)
+            return 1
+        column = as_int64(np.atleast_1d(ids) if isinstance(ids, np.ndarray) else _sequence(ids))
+        n = len(column)
+        self._blocks.frombytes(column.tobytes())
+        self._ops += bytes((op,)) * n
+        self._ts.extend(array("q", (ts,)) * n)
+        self._reasons += bytes((reason,)) * n
         return n
 
     def take(self) -> list[EventFrame]:
         """The events as frames; the buffer is empty afterwards."""
-        if not self._blocks:
-            self._runs.clear()
+        if not self._ops:
             return []
-        ops, counts, ts, reasons = np.array(self._runs, dtype=np.int64).T
         frame = EventFrame(
-            np.repeat(ops.astype(np.uint8), counts),
+            np.frombuffer(self._ops, dtype=np.uint8),
             np.frombuffer(self._blocks, dtype=np.int64),
-            np.repeat(ts, counts),
+            np.frombuffer(self._ts, dtype=np.int64),
             self.source,
             self.tier,
             None,
-            np.repeat(reasons.astype(np.uint8), counts) if reasons.any() else None,
+            np.frombuffer(self._reasons, dtype=np.uint8) if any(self._reasons) else None,
         )
-        self._blocks, self._runs = array("q"), []
+        self._clear()
         return [frame.take(slice(i, i + MAX_FRAME_EVENTS)) for i in range(0, len(frame), MAX_FRAME_EVENTS)]
 
 
