@@ -1,7 +1,6 @@
 """Histograms of intervals: exponential buckets as OpenTelemetry's, and vLLM's classic ones."""
 
 import math
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -136,19 +135,6 @@ class ExponentialHistogram:
             (2.0 ** ((self.offset + i + 1) / 2**self.scale), int(self.counts[i]))
             for i in np.flatnonzero(self.counts).tolist()
         ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The histogram as OpenTelemetry's data model names it, sums and bounds in seconds."""
-        return {
-            "scale": self.scale,
-            "offset": self.offset,
-            "counts": self.counts.tolist(),
-            "zero_count": self.zero_count,
-            "count": self.count,
-            "sum": self.sum_ns / 1e9,
-            "min": self.min_ns / 1e9,
-            "max": self.max_ns / 1e9,
-        }
 
 
 def _exact_sum(values: I64, largest: int) -> int:

@@ -1,6 +1,7 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,3 +101,17 @@ def test_a_frame_of_a_million_clears_does_not_sweep_the_table_each_time():
     clears = EventFrame(np.full(n, 3, np.uint8), np.zeros(n, np.int64), np.arange(n))
     seen = table.apply(clears)
     assert (seen.clears, seen.cleared, table.live_count) == (n, 100_000, 0)
+
+
+@pytest.mark.parametrize("block", [5, 2**64 - 1])
+def test_a_live_block_is_seen_as_one_state_and_a_dead_one_as_none(block):
+    table = BlockTable("s", "gpu")
+    stored = block if block < 2**63 else block - 2**64
+    table.apply(frame([(0, stored, 10, ""), *((1, stored, 20 + i, "") for i in range(6)), (0, 7, 11, "")]))
+    state = table.block(block)
+    assert (state.block_id, state.birth_ns, state.access_count) == (stored, 10, 6)
+    assert state.access_times_ns == [22, 23, 24, 25]
+    assert state.get_idle_time_seconds(1_000_000_025) == 1.0
+    table.apply(frame([(2, stored, 30, "capacity")]))
+    assert table.block(block) is None
+    assert table.block(12_345) is None
