@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -128,3 +130,15 @@ def test_occupancy_is_of_all_tiers_together():
 
 def test_rules_by_level_are_three():
     assert {rule.level for rule in Monitor().rules} == set(AlertLevel)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12))
+def test_accounts_survive_clock_steps_past_every_window_kept(days):
+    monitor, n = Monitor(), 0
+    for day in days:
+        monitor.process(frame([(0, n, day * 86_400 * 10**9, ""), (1, n, day * 86_400 * 10**9 + 5, "")]))
+        n += 1
+        accounts = monitor.summary().accounts
+        assert (accounts.allocations, accounts.live, accounts.processed) == (n, n, 2 * n)
+        assert accounts.balanced
+    assert accounts.clock_steps == sum(b < a for a, b in itertools.pairwise(days))

@@ -53,10 +53,7 @@ class WindowRing:
         last = int(index.max())
         at = self.open.index if self.open is not None else int(index[0])
         if last < at - self._keep:
-            self.clock_steps += 1
-            self._closed.clear()
             at = int(index[0])
-            self.open = None
         if last <= at:
             yield at, frame
             return
@@ -70,6 +67,9 @@ class WindowRing:
         closed = None
         if self.open is None or self.open.index != index:
             closed = self.close()
+            if closed is not None and index < closed.index:
+                self.clock_steps += 1
+                self._closed.clear()
             self.open = Window(index, Measurements(self._scale))
         return self.open, closed
 
