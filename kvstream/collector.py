@@ -27,7 +27,7 @@ from kvstream.metrics.patterns import (
 )
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.trend import Trend
-from kvstream.monitor import Monitor
+from kvstream.monitor import Monitor, total_measurements
 from kvstream.producer import EventBuffer, Ids
 
 _FRAME_EVENTS = 4096
@@ -197,10 +197,7 @@ class KVCacheMetricsCollector:
     def _measurements(self) -> Measurements:
         with self._lock:
             self._flush()
-            total = Measurements(self.config.histogram_scale)
-            for tier in self._monitor.tiers():
-                total.merge(tier.measurements())
-            return total
+            return total_measurements(self._monitor.tiers(), self.config)
 
 
 class BatchMetricsCollector:

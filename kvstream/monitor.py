@@ -47,16 +47,13 @@ class Outcome(msgspec.Struct, frozen=True):
 class TierMonitor:
     """One source and tier: its blocks, its windows, its rules."""
 
-    def __init__(
-        self, source: str, tier: str, config: MetricsConfig, rules: Sequence[Rule], records: bool
-    ) -> None:
+    def __init__(self, source: str, tier: str, config: MetricsConfig, rules: Sequence[Rule]) -> None:
         self.source, self.tier, self.config = source, tier, config
         self.table = BlockTable(
             source,
             tier,
             access_history=config.access_history,
             sample_rate=config.sample_rate,
-            records=records,
         )
         self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale)
         self.classic = ClassicIntervals()
@@ -146,12 +143,10 @@ class SourceMonitor:
         """Applies a frame unless it is a repeat."""
         tier = self.tiers.get(frame.tier)
         if tier is None:
-            tier = TierMonitor(self.source, frame.tier, self._config, self._rules, records)
+            tier = TierMonitor(self.source, frame.tier, self._config, self._rules)
             self.tiers[frame.tier] = tier
         tier.table.records = records
-        if not self._admit(frame):
-            return Outcome(self.source, frame.tier, [], [])
-        if not len(frame):
+        if not self._admit(frame) or not len(frame):
             return Outcome(self.source, frame.tier, [], [])
         lost, self._lost_unseen = self._lost_unseen, 0
         return tier.process(frame, lost)
@@ -231,36 +226,33 @@ class Monitor:
     def tiers(self, source: str | None = None, tier: str | None = None) -> list[TierMonitor]:
         """The monitors that a source and a tier choose; None chooses all."""
         return [
-            found
-            for name, of in self.sources.items()
-            if source in (None, name)
-            for found in of.tiers.values()
-            if tier in (None, found.tier)
+            found for of in self.chosen(source) for found in of.tiers.values() if tier in (None, found.tier)
         ]
+
+    def chosen(self, source: str | None) -> list[SourceMonitor]:
+        """The monitor of a source if it is known; of every source for None."""
+        return [of for name, of in self.sources.items() if source in (None, name)]
 
     def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
         """The summary of a source and tier, or of all of them."""
-        return summarize_tiers(
-            self.tiers(source, tier),
-            [s for name, s in self.sources.items() if source in (None, name)],
-            self.config,
-            source or ALL,
-            tier or ALL,
-        )
+        return summarize_monitors([self], source, tier)
 
 
-def summarize_tiers(
-    tiers: Sequence[TierMonitor],
-    sources: Iterable[SourceMonitor],
-    config: MetricsConfig,
-    source: str,
-    tier: str,
-    final: bool = False,
-) -> CacheMetricsSummary:
-    """One summary of several tiers' monitors, which may belong to different consumers."""
+def total_measurements(tiers: Iterable[TierMonitor], config: MetricsConfig) -> Measurements:
+    """Everything that several tiers have seen since the start."""
     total = Measurements(config.histogram_scale)
     for monitor in tiers:
         total.merge(monitor.measurements())
+    return total
+
+
+def summarize_monitors(
+    monitors: Sequence[Monitor], source: str | None, tier: str | None, final: bool = False
+) -> CacheMetricsSummary:
+    """One summary of a source and tier, or of all, over the monitors of several consumers."""
+    config = monitors[0].config
+    tiers = [found for monitor in monitors for found in monitor.tiers(source, tier)]
+    total = total_measurements(tiers, config)
     newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
     recent, seconds = Measurements(config.histogram_scale), 0.0
     if newest is not None:
@@ -283,18 +275,18 @@ def summarize_tiers(
         clock_steps=sum(m.ring.clock_steps for m in tiers),
     )
     duplicates = 0
-    for s in sources:
-        accounts.duplicate_frames += s.duplicate_frames
-        accounts.lost_frames += s.lost_frames
-        accounts.restarts += s.restarts
-        duplicates += s.duplicate_events
+    for numbered in (s for monitor in monitors for s in monitor.chosen(source)):
+        accounts.duplicate_frames += numbered.duplicate_frames
+        accounts.lost_frames += numbered.lost_frames
+        accounts.restarts += numbered.restarts
+        duplicates += numbered.duplicate_events
     accounts.dropped = {"duplicate": duplicates} if duplicates else {}
     accounts.offered = accounts.processed + duplicates
     return summarize(
         total,
         recent_metrics(recent, seconds),
-        source=source,
-        tier=tier,
+        source=source or ALL,
+        tier=tier or ALL,
         timestamp=max((m.last_ts for m in tiers), default=0) / 1e9,
         live=accounts.live,
         capacity=config.capacity * len(tiers) if config.capacity else None,

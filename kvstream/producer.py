@@ -99,7 +99,9 @@ class EventBuffer:
 
 
 def _sequence(ids: Any) -> Sequence[int]:
-    return ids if isinstance(ids, (list, tuple)) else [ids] if not hasattr(ids, "__iter__") else list(ids)
+    if isinstance(ids, (list, tuple)):
+        return ids
+    return list(ids) if hasattr(ids, "__iter__") else [ids]
 
 
 class Producer:

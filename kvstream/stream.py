@@ -19,8 +19,8 @@ from kvstream.config import POLICIES, OverflowPolicy, StreamConfig
 from kvstream.errors import ClosedStreamError, ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
-from kvstream.metrics.summary import ALL, Accounts, CacheMetricsSummary
-from kvstream.monitor import Monitor, SourceMonitor, TierMonitor, summarize_tiers
+from kvstream.metrics.summary import Accounts, CacheMetricsSummary
+from kvstream.monitor import Monitor, summarize_monitors
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.queue import FrameQueue, Item, QueueStatistics
 from kvstream.subscribers import SubscriberPolicy, Subscription, SubscriptionStatistics, Topic
@@ -84,6 +84,7 @@ class KVStream:
         self._clock = clock or Clock()
         self._monitors = [Monitor(self.config.metrics, rules) for _ in range(self.config.consumers)]
         self._queues: list[FrameQueue] = []
+        self._consumer_ends: list[anyio.Event] = []
         self._producers: dict[tuple[str, str, str], Producer] = {}
         self._sent = 0  # events in frames given to send()
         self._malformed_count = 0
@@ -299,21 +300,14 @@ class KVStream:
 
         Events are accounted for a stream as a whole, blocks for the source and tier asked for.
         """
-        found = summarize_tiers(
-            self._tiers(source, tier),
-            self._sources(source),
-            self.config.metrics,
-            source or ALL,
-            tier or ALL,
-            self._final,
-        )
+        found = summarize_monitors(self._monitors, source, tier, self._final)
         if source is None and tier is None:
             self._account(found.accounts)
         return found
 
     def places(self) -> list[tuple[str, str]]:
         """Every source and tier seen so far."""
-        return sorted((found.source, found.tier) for found in self._tiers(None, None))
+        return sorted((found.source, found.tier) for monitor in self._monitors for found in monitor.tiers())
 
     def statistics(self) -> StreamStatistics:
         """The inside of the stream now."""
@@ -335,14 +329,9 @@ class KVStream:
             accounts.in_flight += statistics.buffered
             dropped.update(statistics.dropped)
         for queue in self._queues:
-            accounts.in_flight += queue.statistics().events + queue.statistics().processing_events
+            waiting = queue.statistics()
+            accounts.in_flight += waiting.events + waiting.processing_events
         accounts.dropped = dict(dropped)
-
-    def _tiers(self, source: str | None, tier: str | None) -> list[TierMonitor]:
-        return [found for monitor in self._monitors for found in monitor.tiers(source, tier)]
-
-    def _sources(self, source: str | None) -> list[SourceMonitor]:
-        return [s for m in self._monitors for name, s in m.sources.items() if source in (None, name)]
 
     # Tasks
 

@@ -134,10 +134,9 @@ def test_rules_by_level_are_three():
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12))
 def test_accounts_survive_clock_steps_past_every_window_kept(days):
-    monitor, n = Monitor(), 0
-    for day in days:
+    monitor = Monitor()
+    for n, day in enumerate(days, 1):
         monitor.process(frame([(0, n, day * 86_400 * 10**9, ""), (1, n, day * 86_400 * 10**9 + 5, "")]))
-        n += 1
         accounts = monitor.summary().accounts
         assert (accounts.allocations, accounts.live, accounts.processed) == (n, n, 2 * n)
         assert accounts.balanced

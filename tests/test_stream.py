@@ -199,7 +199,7 @@ async def test_drop_newest_keeps_what_came_first():
         for i in range(20):
             producer.record_allocated(list(range(10 * i, 10 * i + 10)))
         await stream.flush()
-        blocks = {b.block_id for t in stream._tiers(None, None) for b in t.table.live_blocks()}
+        blocks = {b.block_id for t in stream._monitors[0].tiers() for b in t.table.live_blocks()}
     assert blocks == set(range(100))
     assert stream.summary().accounts.dropped == {"queue_full": 100}
 
@@ -212,7 +212,7 @@ async def test_drop_oldest_keeps_what_came_last_and_leaves_other_producers_alone
         for i in range(20):
             producer.record_allocated(list(range(10 * i, 10 * i + 10)))
         await stream.flush()
-        live = {t.tier: {b.block_id for b in t.table.live_blocks()} for t in stream._tiers(None, None)}
+        live = {t.tier: {b.block_id for b in t.table.live_blocks()} for t in stream._monitors[0].tiers()}
     assert live["cpu"] == set(range(30))
     assert live["gpu"] == set(range(130, 200))
     assert producer.statistics().dropped == {"displaced": 130}

@@ -80,13 +80,18 @@ class RuleEngine:
             if episode.good_windows < rule.clear_windows:
                 return None
         resolved = episode.firing is not None
-        message = rule.message.format(value=reading.value, threshold=reading.limit, baseline=reading.baseline)
+        if resolved:
+            message = f"over after {now - episode.since:.0f} s"
+        else:
+            message = rule.message.format(
+                value=reading.value, threshold=reading.limit, baseline=reading.baseline
+            )
         alert = CacheAlert(
             level=rule.level,
             state="resolved" if resolved else "firing",
             rule=rule.name,
             metric=rule.metric,
-            message=f"over after {now - episode.since:.0f} s" if resolved else message,
+            message=message,
             value=reading.value,
             threshold=reading.limit,
             source=self._source,

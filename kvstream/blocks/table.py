@@ -12,7 +12,7 @@ from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.blocks.index import BlockIndex
 from kvstream.blocks.observations import EvictionBatch, Observations
 from kvstream.blocks.state import BlockMetricsState
-from kvstream.events.frame import I64, U8, EventFrame
+from kvstream.events.frame import I64, U8, EventFrame, as_int64
 from kvstream.events.types import OTHER, REASONS, REPLACED, Op
 
 _SMALLEST = 1024
@@ -90,8 +90,7 @@ class BlockTable:
 
     def block(self, block: int) -> BlockMetricsState | None:
         """What is known of one live block; None if it is not live."""
-        ids = np.array([block & (2**64 - 1)], dtype=np.uint64).view(np.int64)
-        slot = int(self._slots(ids)[0])
+        slot = int(self._slots(as_int64([block]))[0])
         return self._state(slot) if slot >= 0 and self._live[slot] else None
 
     def live_blocks(self) -> list[BlockMetricsState]:

@@ -66,7 +66,6 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What ``kvstream run`` was asked to do, checked."""
 
     paths: list[str]
-    config: StreamConfig
     follow: bool
     summary_every: float
     evictions: bool
@@ -133,9 +132,6 @@ def run_command(
     chosen = load_rules(rules, base) if rules else base
     options = RunOptions(
         paths=given,
-        config=StreamConfig(
-            metrics=msgspec.structs.replace(metrics, export_interval=0.0), shutdown_timeout=60.0
-        ),
         follow=follow,
         summary_every=summary_every,
         evictions=evictions,
@@ -144,7 +140,8 @@ def run_command(
         speed=speed,
         fail_on=fail_on,
     )
-    stream = KVStream(options.config, chosen)
+    metrics = msgspec.structs.replace(metrics, export_interval=0.0)  # by recorded time, not by the clock
+    stream = KVStream(StreamConfig(metrics=metrics, shutdown_timeout=60.0), chosen)
     terminal = not json and sys.stdout.isatty()
     total = None if follow or STDIN in given else sum(Path(path).stat().st_size for path in given)
     output: Output = Terminal(total) if terminal else JsonLines(sys.stdout.buffer)

@@ -1,6 +1,7 @@
 """EventFrame: many events of one source and tier in columns, the form everything inside works on."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -69,6 +70,16 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
             reasons=None if self.reasons is None else self.reasons[which],
         )
 
+    def split(self, numbers: I64) -> Iterator[tuple[int, "EventFrame"]]:
+        """Yields (number, part) for each run of events with the same number, in order.
+
+        Args:
+            numbers: A number for each event, int64 of shape (n,), n ≥ 1.
+        """
+        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(self)]
+        for start, end in pairwise(edges):
+            yield int(numbers[start]), self.take(slice(start, end))
+
     def to_events(self) -> list[Event]:
         """The events one by one."""
         source, tier = self.source, self.tier
@@ -133,8 +144,7 @@ def frames_from_events(events: Sequence[Event]) -> list[EventFrame]:
     return [_frame_of(group, source, tier) for (source, tier), group in groups.items()]
 
 
-def _frame_of(events: Iterable[Event], source: str, tier: str) -> EventFrame:
-    events = list(events)
+def _frame_of(events: Sequence[Event], source: str, tier: str) -> EventFrame:
     ops = np.array([_OP_OF[type(event)] for event in events], dtype=np.uint8)
     ts = np.array([event.ts for event in events], dtype=np.int64)
     blocks = as_int64([0 if type(event) is CacheCleared else event.block for event in events])  # type: ignore[union-attr]

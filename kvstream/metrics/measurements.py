@@ -108,7 +108,25 @@ class Measurements:
     @property
     def dead_ratio(self) -> float:
         """Share of evicted generations that were never accessed; 0 without evictions."""
-        return self.never_accessed / self.lifetime.count if self.lifetime.count else 0.0
+        return self._of_evicted(self.never_accessed)
+
+    @property
+    def single_access_ratio(self) -> float:
+        """Share of evicted generations accessed once; 0 without evictions."""
+        return self._of_evicted(self.accessed_once)
+
+    @property
+    def multi_access_ratio(self) -> float:
+        """Share of evicted generations accessed more often; 0 without evictions."""
+        return self._of_evicted(self.lifetime.count - self.never_accessed - self.accessed_once)
+
+    @property
+    def mean_accesses(self) -> float:
+        """Mean accesses of an evicted generation; 0 without evictions."""
+        return self._of_evicted(self.access_total)
+
+    def _of_evicted(self, count: int) -> float:
+        return count / self.lifetime.count if self.lifetime.count else 0.0
 
 
 class ClassicIntervals:

@@ -53,10 +53,8 @@ class LifetimeDistribution(msgspec.Struct, frozen=True):
 
 def analyze_access_pattern(seen: Measurements) -> AccessPatternAnalysis:
     """Names the way blocks are reused, with the figures behind it."""
-    evicted = seen.lifetime.count
-    zero = seen.never_accessed / evicted if evicted else 0.0
-    single = seen.accessed_once / evicted if evicted else 0.0
-    if not evicted:
+    zero = seen.dead_ratio
+    if not seen.lifetime.count:
         pattern = "no_data"
     elif zero >= 0.9:
         # Accesses that go to a few survivors leave the victims unused.
@@ -68,9 +66,9 @@ def analyze_access_pattern(seen: Measurements) -> AccessPatternAnalysis:
     return AccessPatternAnalysis(
         pattern=pattern,
         zero_access_rate=zero,
-        single_access_rate=single,
-        multi_access_rate=1.0 - zero - single if evicted else 0.0,
-        avg_access_count=seen.access_total / evicted if evicted else 0.0,
+        single_access_rate=seen.single_access_ratio,
+        multi_access_rate=seen.multi_access_ratio,
+        avg_access_count=seen.mean_accesses,
         first_reuse=seen.first_reuse.stats(),
         reuse_gap=seen.reuse_gap.stats(),
     )

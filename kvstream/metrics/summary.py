@@ -198,9 +198,6 @@ def summarize(
     """A summary of the measurements since the start and of the recent ones."""
     lifetime, idle = seen.lifetime.stats(), seen.idle.stats()
     first_reuse, reuse_gap = seen.first_reuse.stats(), seen.reuse_gap.stats()
-    evicted = seen.lifetime.count
-    zero = seen.dead_ratio
-    single = seen.accessed_once / evicted if evicted else 0.0
     by_reason = dict(zip(REASONS, seen.evictions.tolist(), strict=True))
     by_reason["cleared"] += seen.cleared
     return CacheMetricsSummary(
@@ -218,7 +215,7 @@ def summarize(
         accesses=seen.accesses,
         avg_lifetime_seconds=lifetime.mean,
         avg_idle_seconds=idle.mean,
-        avg_access_count=seen.access_total / evicted if evicted else 0.0,
+        avg_access_count=seen.mean_accesses,
         avg_reuse_gap_seconds=reuse_gap.mean,
         p50_lifetime=lifetime.p50,
         p95_lifetime=lifetime.p95,
@@ -227,9 +224,9 @@ def summarize(
         idle=idle,
         first_reuse=first_reuse,
         reuse_gap=reuse_gap,
-        zero_access_rate=zero,
-        single_access_rate=single,
-        multi_access_rate=1.0 - zero - single if evicted else 0.0,
+        zero_access_rate=seen.dead_ratio,
+        single_access_rate=seen.single_access_ratio,
+        multi_access_rate=seen.multi_access_ratio,
         recent=recent,
         trends=trends,
         alerts=alerts,

@@ -1,6 +1,5 @@
 """Windows: measurements cut by event time, the last few hundred of them kept."""
 
-import itertools
 from collections import deque
 from collections.abc import Iterator
 
@@ -57,10 +56,7 @@ class WindowRing:
         if last <= at:
             yield at, frame
             return
-        index = np.maximum.accumulate(np.maximum(index, at))
-        edges = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(frame)]
-        for start, end in itertools.pairwise(edges):
-            yield int(index[start]), frame.take(slice(start, end))
+        yield from frame.split(np.maximum.accumulate(np.maximum(index, at)))
 
     def enter(self, index: int) -> tuple[Window, Window | None]:
         """The window of ``index``, and the one that closes as it opens, if any."""

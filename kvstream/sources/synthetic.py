@@ -10,6 +10,7 @@ from itertools import count
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Op
@@ -96,12 +97,18 @@ def generate(
             del ops[:n], ids[:n], ts[:n], keys[:n]
 
 
+def _zipf(n: int) -> npt.NDArray[np.float64]:
+    """Probabilities of n things, the i-th in proportion to 1 / i."""
+    weights: npt.NDArray[np.float64] = 1.0 / np.arange(1, n + 1)
+    weights /= weights.sum()
+    return weights
+
+
 def _chat(rng: np.random.Generator, blocks: int) -> Callable[[float], _Request]:
     """Conversations: a shared system prompt, then turns that make each request longer."""
     fresh = count(1 << 40)
     prompts = [[next(fresh) for _ in range(int(rng.integers(4, 16)))] for _ in range(12)]
-    popularity = 1.0 / np.arange(1, len(prompts) + 1)
-    popularity /= popularity.sum()
+    popularity = _zipf(len(prompts))
     sessions: list[_Request] = []
 
     def request(_: float) -> _Request:
@@ -121,8 +128,7 @@ def _scan(rng: np.random.Generator, blocks: int) -> Callable[[float], _Request]:
     """Hot documents that fit, then documents read once in turn, twice as many as fit."""
     length = 16
     hot = [[i << 20 | j for j in range(length)] for i in range(1, max(2, blocks // (2 * length)))]
-    popularity = 1.0 / np.arange(1, len(hot) + 1)
-    popularity /= popularity.sum()
+    popularity = _zipf(len(hot))
     documents = max(2, 2 * blocks // length)
     turn = count()
 

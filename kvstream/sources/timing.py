@@ -3,7 +3,6 @@
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
-from itertools import pairwise
 
 import anyio
 import msgspec
@@ -84,8 +83,7 @@ class FrameCutter:
         if arrival is Arrival.REPEAT or not len(frame):
             yield int(frame.ts[0]) // self._step_ns if len(frame) else 0, frame
             return
-        number = np.maximum.accumulate(frame.ts // self._step_ns)
-        edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(frame)]
-        for start, end in pairwise(edges):
-            part = frame.take(slice(start, end))
-            yield int(number[start]), part if not start else msgspec.structs.replace(part, seq=UNNUMBERED)
+        parts = frame.split(np.maximum.accumulate(frame.ts // self._step_ns))
+        yield next(parts)
+        for number, part in parts:
+            yield number, msgspec.structs.replace(part, seq=UNNUMBERED)
