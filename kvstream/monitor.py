@@ -69,6 +69,7 @@ class TierMonitor:
             window.lost += lost
             lost = 0
             seen = self.table.apply(part)
+            seen.sort()
             window.measurements.observe(seen)
             self.classic.observe(seen)
             window.live = self.table.live_count

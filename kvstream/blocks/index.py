@@ -3,20 +3,25 @@
 import numpy as np
 import numpy.typing as npt
 
-from kvstream.blocks.hashing import mix
-
 I64 = npt.NDArray[np.int64]
 _EMPTY, _REMOVED = -1, -2
+_SMALLEST_BITS = 10
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: Knuth's multiplicative hashing
 
 
 class BlockIndex:
-    """Open addressing with linear probing over whole columns of ids at once.
+    """Open addressing with triangular probing over whole columns of ids at once.
 
-    Memory is 4 bytes a place, and at least half of the places stay empty.
+    Memory is 4 bytes a place; after a rebuild at least half of the places are empty, and never less
+    than a quarter.
     """
 
     def __init__(self) -> None:
-        self._places = np.full(1024, _EMPTY, dtype=np.int32)
+        self._make(_SMALLEST_BITS)
+
+    def _make(self, bits: int) -> None:
+        self._bits = bits
+        self._places = np.full(1 << bits, _EMPTY, dtype=np.int32)
         self._used = 0  # places that are not empty: held or removed
         self._held = 0
 
@@ -30,50 +35,57 @@ class BlockIndex:
         Returns:
             Slots, int64 of shape (n,).
         """
-        places = self._find(ids, id_of)
-        return np.where(places >= 0, self._places[places], -1).astype(np.int64)
+        return self._find(ids, id_of)[1]
 
     def insert(self, ids: I64, slots: I64, id_of: I64) -> None:
         """Adds ids that are not there yet, each once. ``id_of`` must hold them already."""
-        if (self._used + len(ids)) * 2 > len(self._places):
+        if (self._used + len(ids)) * 4 > len(self._places) * 3:
             self._rebuild(self._held + len(ids), id_of)
-        table = self._places
-        mask = len(table) - 1
-        place = (mix(ids) & np.uint64(mask)).astype(np.int64)
-        slots = slots.astype(np.int32)
-        while len(slots):
-            free = table[place] < 0
-            table[place[free]] = slots[free]
-            # Two ids may have taken the same place; the one written last keeps it.
-            lost = table[place] != slots
-            place, slots = (place[lost] + 1) & mask, slots[lost]
+        table, mask = self._places, len(self._places) - 1
         self._held += len(ids)
         self._used += len(ids)
+        place, step = self._home(ids), 0
+        narrow = slots.astype(np.int32)
+        while len(narrow):
+            free = np.flatnonzero(table.take(place) < 0)
+            table[place.take(free)] = narrow.take(free)
+            # Two ids may have taken the same place; the one written last keeps it.
+            lost = np.flatnonzero(table.take(place) != narrow)
+            step += 1
+            place, narrow = (place.take(lost) + step) & mask, narrow.take(lost)
 
     def remove(self, ids: I64, id_of: I64) -> None:
         """Takes out ids that are there, each once."""
-        self._places[self._find(ids, id_of)] = _REMOVED
+        self._places[self._find(ids, id_of)[0]] = _REMOVED
         self._held -= len(ids)
 
-    def _find(self, ids: I64, id_of: I64) -> I64:
-        table = self._places
-        mask = len(table) - 1
-        found = np.full(len(ids), -1, dtype=np.int64)
-        asking = np.arange(len(ids))
-        place = (mix(ids) & np.uint64(mask)).astype(np.int64)
+    def _home(self, ids: I64) -> I64:
+        hashed = ids.view(np.uint64) * _GOLDEN
+        hashed >>= np.uint64(64 - self._bits)
+        return hashed.view(np.int64)
+
+    def _find(self, ids: I64, id_of: I64) -> tuple[I64, I64]:
+        """The place and the slot of each id, -1 where it has none."""
+        table, mask = self._places, len(self._places) - 1
+        place, step = self._home(ids), 0
+        slot = table.take(place).astype(np.int64)
+        hit = (id_of.take(slot, mode="wrap") == ids) & (slot >= 0)
+        places, slots = np.where(hit, place, -1), np.where(hit, slot, -1)
+        asking = np.flatnonzero(~hit & (slot != _EMPTY))
+        ids, place = ids.take(asking), place.take(asking)
         while len(asking):
-            slot = table[place]
-            hit = (slot >= 0) & (id_of[slot] == ids)
-            found[asking[hit]] = place[hit]
-            further = ~hit & (slot != _EMPTY)
-            asking, ids, place = asking[further], ids[further], (place[further] + 1) & mask
-        return found
+            step += 1
+            place = (place + step) & mask
+            slot = table.take(place).astype(np.int64)
+            hit = (id_of.take(slot, mode="wrap") == ids) & (slot >= 0)
+            found = np.flatnonzero(hit)
+            at = asking.take(found)
+            places[at], slots[at] = place.take(found), slot.take(found)
+            further = np.flatnonzero(~hit & (slot != _EMPTY))
+            asking, ids, place = asking.take(further), ids.take(further), place.take(further)
+        return places, slots
 
     def _rebuild(self, room_for: int, id_of: I64) -> None:
         held = self._places[self._places >= 0].astype(np.int64)
-        size = 1024
-        while size < room_for * 3:
-            size *= 2
-        self._places = np.full(size, _EMPTY, dtype=np.int32)
-        self._used = self._held = 0
-        self.insert(id_of[held], held, id_of)
+        self._make(max(_SMALLEST_BITS, (2 * room_for - 1).bit_length()))
+        self.insert(id_of.take(held), held, id_of)

@@ -141,6 +141,12 @@ class Observations(msgspec.Struct, eq=False):
     access_counts: list[I64] = field(default_factory=list)
     evicted: list[EvictionBatch] = field(default_factory=list)
 
+    def sort(self) -> None:
+        """Joins each column of intervals into one, ascending, as histograms want them."""
+        for columns in (self.reuse_gaps, self.first_reuses, self.lifetimes, self.idles):
+            if columns:
+                columns[:] = [np.sort(joined(columns))]
+
 
 def joined(parts: list[I64]) -> I64:
     """Columns one after another as one, without a copy where there is only one."""

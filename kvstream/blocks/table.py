@@ -1,13 +1,13 @@
 """BlockTable: the blocks of one source and tier, and how a frame of events changes them.
 
-The state is plain columns indexed by slot. ``apply`` groups a frame's events by slot with one sort of
-packed integers and works on whole columns from there; the plain twin in ``tests/reference.py`` says
-what the result must be.
+The state is one row of integers a slot: birth, access count, last access times. ``apply`` groups events by
+slot with one sort of packed integers and works on whole columns from there; the plain twin in
+``tests/reference.py`` says what the result must be.
 """
 
 import numpy as np
 
-from kvstream.blocks.grouping import POSITION_BITS, Generations, GenerationView, Grouped, Mask, group
+from kvstream.blocks.grouping import RUN_EVENTS, Generations, Grouped, Mask, generations, group
 from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.blocks.index import BlockIndex
 from kvstream.blocks.observations import EvictionBatch, Observations
@@ -16,6 +16,7 @@ from kvstream.events.frame import I64, U8, EventFrame, as_int64
 from kvstream.events.types import OTHER, REASONS, REPLACED, Op
 
 _SMALLEST = 1024
+_NOT_LIVE = -1  # as an access count
 _DIRECT_ALWAYS = 65_536
 _DIRECT_SPREAD = 16
 
@@ -47,15 +48,20 @@ class BlockTable:
         self.live_count = 0
         self._seed = source_seed(source, tier)
         self._sample_rate = sample_rate
-        self._index: BlockIndex | None = None
+        self._index = BlockIndex()
         self._free: list[I64] = []  # slots given back, in content streams
         self._next = 0  # first slot never used, in content streams
-        self._live = np.zeros(_SMALLEST, dtype=np.bool_)
-        self._id = np.arange(_SMALLEST, dtype=np.int64)
-        self._birth = np.zeros(_SMALLEST, dtype=np.int64)
-        self._last = np.zeros(_SMALLEST, dtype=np.int64)  # last access, or birth if there is none
-        self._count = np.zeros(_SMALLEST, dtype=np.int64)
-        self._history = np.zeros((_SMALLEST, access_history), dtype=np.int64)
+        self._ids: I64 | None = None  # by slot, in content streams; otherwise a slot is its own id
+        self._depth = access_history
+        # Access number i, from 0, is at place i & mask; the birth is at place -1 & mask until then.
+        self._mask = (1 << (access_history - 1).bit_length()) - 1
+        self._hold(np.zeros((_SMALLEST, 2 + self._mask + 1), dtype=np.int64), live_below=0)
+
+    def _hold(self, rows: I64, live_below: int) -> None:
+        """Takes ``rows`` as the state; those from ``live_below`` on hold no block."""
+        self._rows = rows
+        self._birth, self._count, self._times = rows[:, 0], rows[:, 1], rows[:, 2:]
+        self._count[live_below:] = _NOT_LIVE
 
     def apply(self, frame: EventFrame) -> Observations:
         """Applies the events in order and returns what there was to see.
@@ -68,8 +74,8 @@ class BlockTable:
             return seen
         start = 0
         for end in [*np.flatnonzero(frame.ops == Op.CLEAR).tolist(), len(frame)]:
-            for at in range(start, end, 1 << POSITION_BITS):
-                self._apply_run(frame.take(slice(at, min(end, at + (1 << POSITION_BITS)))), seen)
+            for at in range(start, end, RUN_EVENTS):
+                self._apply_run(frame.take(slice(at, min(end, at + RUN_EVENTS))), seen)
             if end < len(frame):
                 self.clear(seen)
                 seen.clears += 1
@@ -82,8 +88,8 @@ class BlockTable:
             return  # many clears in a row must not cost a sweep each
         seen.cleared += self.live_count
         self.live_count = 0
-        self._live[:] = False
-        if self._index is not None:
+        self._count[:] = _NOT_LIVE
+        if self._ids is not None:
             self._index = BlockIndex()
             self._free.clear()
             self._next = 0
@@ -91,49 +97,71 @@ class BlockTable:
     def block(self, block: int) -> BlockMetricsState | None:
         """What is known of one live block; None if it is not live."""
         slot = int(self._slots(as_int64([block]))[0])
-        return self._state(slot) if slot >= 0 and self._live[slot] else None
+        return self._state(slot) if slot >= 0 and self._count[slot] >= 0 else None
 
     def live_blocks(self) -> list[BlockMetricsState]:
         """Every live block, in order of slot."""
-        return [self._state(slot) for slot in np.flatnonzero(self._live).tolist()]
+        return [self._state(slot) for slot in np.flatnonzero(self._count >= 0).tolist()]
 
     def _state(self, slot: int) -> BlockMetricsState:
-        count, depth = int(self._count[slot]), self._history.shape[1]
-        times = [int(self._history[slot, j % depth]) for j in range(max(0, count - depth), count)]
-        return BlockMetricsState(int(self._id[slot]), int(self._birth[slot]), count, times, depth)
+        count, depth = int(self._count[slot]), self._depth
+        times = [int(self._times[slot, j & self._mask]) for j in range(max(0, count - depth), count)]
+        block = slot if self._ids is None else int(self._ids[slot])
+        return BlockMetricsState(block, int(self._birth[slot]), count, times, depth)
 
     # From ids to slots
 
     def _slots(self, ids: I64) -> I64:
-        if self._index is not None:
-            return self._index.lookup(ids, self._id)
-        return np.where((ids >= 0) & (ids < len(self._live)), ids, -1)
+        """The slot of each id, -1 where there is none."""
+        if self._ids is not None:
+            return self._index.lookup(ids, self._ids)
+        if len(ids) and int(ids.min()) >= 0 and int(ids.max()) < len(self._rows):
+            return ids
+        return np.where((ids >= 0) & (ids < len(self._rows)), ids, -1)
 
-    def _make_room(self, allocated: I64) -> None:
-        """Sees to it that every allocated id has a slot."""
-        if self._index is None:
-            low, high = int(allocated.min()), int(allocated.max())
-            if low >= 0 and high < len(self._live):
-                return
-            spread = _DIRECT_SPREAD * (self.live_count + len(allocated))
-            if low >= 0 and high < max(_DIRECT_ALWAYS, spread):
-                self._grow(high + 1)
-                return
-            self._index = self._index_by_hash()
-        new = np.unique(allocated[self._index.lookup(allocated, self._id) < 0])
-        if len(new):
-            slots = self._take(len(new))
-            self._id[slots] = new
-            self._live[slots] = False
-            self._index.insert(new, slots, self._id)
+    def _slots_with_room(self, ops: U8, ids: I64) -> I64:
+        """The slot of each id; allocated ids are given one."""
+        if self._ids is None:
+            allocated = ids.compress(ops == Op.ALLOC)
+            if not len(allocated) or self._grow_directly(allocated):
+                return self._slots(ids)
+            self._index_by_hash()
+        slots = self._slots(ids)
+        missing = np.flatnonzero(slots < 0)
+        allocated = ids.take(missing).compress(ops.take(missing) == Op.ALLOC)
+        if len(allocated):
+            new, new_slots = self._insert(allocated)
+            of_missing = ids.take(missing)
+            at = np.searchsorted(new, of_missing)
+            known = new.take(at, mode="clip") == of_missing
+            slots[missing.compress(known)] = new_slots.take(at.compress(known))
+        return slots
 
-    def _index_by_hash(self) -> BlockIndex:
-        held = np.flatnonzero(self._live)
-        index = BlockIndex()
-        index.insert(held, held, self._id)
-        self._free = [np.flatnonzero(~self._live)]
-        self._next = len(self._live)
-        return index
+    def _grow_directly(self, allocated: I64) -> bool:
+        """Whether these ids are dense enough to be slots; then there is room for them."""
+        low, high = int(allocated.min()), int(allocated.max())
+        spread = _DIRECT_SPREAD * (self.live_count + len(allocated))
+        if low < 0 or high >= max(_DIRECT_ALWAYS, spread, len(self._rows)):
+            return False
+        self._grow(high + 1)
+        return True
+
+    def _index_by_hash(self) -> None:
+        held = np.flatnonzero(self._count >= 0)
+        self._ids = np.arange(len(self._rows))
+        self._index.insert(held, held, self._ids)
+        self._free = [np.flatnonzero(self._count < 0)]
+        self._next = len(self._rows)
+
+    def _insert(self, allocated: I64) -> tuple[I64, I64]:
+        """Gives a slot to ids that have none; returns them, each once and sorted, and their slots."""
+        assert self._ids is not None  # noqa: S101
+        new = np.sort(allocated)
+        new = new.compress(np.append(True, new[1:] != new[:-1]))
+        slots = self._take(len(new))
+        self._ids[slots] = new
+        self._index.insert(new, slots, self._ids)
+        return new, slots
 
     def _take(self, count: int) -> I64:
         taken: list[I64] = []
@@ -151,107 +179,118 @@ class BlockTable:
         return np.concatenate(taken)
 
     def _grow(self, needed: int) -> None:
-        size = len(self._live)
+        size = len(self._rows)
         if needed <= size:
             return
         while size < needed:
             size *= 2
-        more = size - len(self._live)
-        self._id = np.concatenate([self._id, np.arange(len(self._id), size, dtype=np.int64)])
-        self._live = np.concatenate([self._live, np.zeros(more, dtype=np.bool_)])
-        self._birth = np.concatenate([self._birth, np.zeros(more, dtype=np.int64)])
-        self._last = np.concatenate([self._last, np.zeros(more, dtype=np.int64)])
-        self._count = np.concatenate([self._count, np.zeros(more, dtype=np.int64)])
-        self._history = np.concatenate(
-            [self._history, np.zeros((more, self._history.shape[1]), dtype=np.int64)]
-        )
+        held = len(self._rows)
+        rows = np.zeros((size, self._rows.shape[1]), dtype=np.int64)
+        rows[:held] = self._rows
+        self._hold(rows, live_below=held)
+        if self._ids is not None:
+            self._ids = np.concatenate([self._ids, np.zeros(size - held, dtype=np.int64)])
 
     # From events to state
 
     def _apply_run(self, frame: EventFrame, seen: Observations) -> None:
         """Applies events that hold no clear."""
         ops, ts, reasons = frame.ops, frame.ts, frame.reasons
-        allocated = frame.blocks[ops == Op.ALLOC]
-        if len(allocated):
-            self._make_room(allocated)
-        slots = self._slots(frame.blocks)
+        slots = self._slots_with_room(ops, frame.blocks)
         found = slots >= 0
         if not found.all():
-            _count_unknown(ops[~found], seen)
-            slots, ops, ts = slots[found], ops[found], ts[found]
-            reasons = None if reasons is None else reasons[found]
+            _count_unknown(ops.compress(~found), seen)
+            slots, ops, ts = slots.compress(found), ops.compress(found), ts.compress(found)
+            reasons = None if reasons is None else reasons.compress(found)
         if not len(slots):
             return
-        grouped, without_effect = group(slots, ops, ts, self._live)
-        _count_unknown(without_effect, seen)
-        if not len(grouped.slot):
-            return
-        slot = grouped.slot[grouped.heads]
-        carried_count = np.where(self._live[slot], self._count[slot], 0)
-        generations = Generations(grouped, self._birth[slot], carried_count)
-        interval = self._intervals(grouped, slot, seen)
+        grouped = group(slots, ops, ts)
+        slot = grouped.slot.take(grouped.heads)
+        count = self._count[slot]
+        without_effect = grouped.without_effect(count >= 0)
+        if without_effect is not None:
+            _count_unknown(grouped.op.compress(without_effect), seen)
+            grouped = grouped.keep(~without_effect)
+            if not len(grouped.slot):
+                return
+            slot = grouped.slot.take(grouped.heads)
+            count = self._count[slot]
+        ended, left = generations(grouped, self._birth[slot], count)
+        interval = self._intervals(grouped, slot, count, seen)
         self._observe_allocations(grouped, seen)
-        self._observe_accesses(grouped, generations, interval, carried_count, seen)
-        closings = np.flatnonzero(grouped.live & ~generations.is_access)
-        if len(closings):
-            self._observe_closings(grouped, generations, closings, interval, reasons, seen)
-        self._write_back(grouped, generations, slot)
+        self._observe_accesses(grouped, slot, count, interval, seen)
+        if len(ended.rows):
+            self._observe_ended(grouped, ended, interval, reasons, seen)
+        self.live_count += len(left.rows) - int(np.count_nonzero(count >= 0))
+        self._write_back(grouped, left, slot)
 
-    def _intervals(self, grouped: Grouped, slot: I64, seen: Observations) -> I64:
-        """Time of each row since the last access (or birth) before it, ns, (n,); never negative."""
-        before = np.empty_like(grouped.t)
-        before[1:] = grouped.t[:-1]
-        before[grouped.heads] = self._last[slot]
-        interval = grouped.t - before
-        backwards = (interval < 0) & grouped.live
-        seen.time_regressions += int(np.count_nonzero(backwards))
-        interval[backwards] = 0
+    def _intervals(self, grouped: Grouped, slot: I64, count: I64, seen: Observations) -> I64:
+        """Time of each row since the last access (or birth) before it, ns, (n,); never negative.
+
+        0 where the block was not live just before.
+        """
+        interval = np.empty_like(grouped.t)
+        np.subtract(grouped.t[1:], grouped.t[:-1], out=interval[1:])
+        live = count >= 0
+        before = self._times[slot, (count - 1) & self._mask]
+        interval[grouped.heads] = (grouped.t.take(grouped.heads) - before) * live
+        if len(interval) and int(interval.min()) < 0:
+            backwards = interval < 0
+            backwards[1:] &= (grouped.op[:-1] != Op.EVICT) | (grouped.slot[1:] != grouped.slot[:-1])
+            seen.time_regressions += int(np.count_nonzero(backwards))
+            np.maximum(interval, 0, out=interval)
         return interval
 
     def _observe_allocations(self, grouped: Grouped, seen: Observations) -> None:
         rows = np.flatnonzero(grouped.op == Op.ALLOC)
         seen.allocations += len(rows)
-        sampled = self._sampled(grouped.slot[rows], grouped.t[rows])
-        seen.sampled_allocations += int(np.count_nonzero(sampled))
+        if self._sample_rate < 1.0:
+            sampled = self._sampled(grouped.slot.take(rows), grouped.t.take(rows))
+            seen.sampled_allocations += int(np.count_nonzero(sampled))
+        else:
+            seen.sampled_allocations += len(rows)
 
     def _observe_accesses(
-        self,
-        grouped: Grouped,
-        generations: Generations,
-        interval: I64,
-        carried_count: I64,
-        seen: Observations,
+        self, grouped: Grouped, slot: I64, count: I64, interval: I64, seen: Observations
     ) -> None:
-        is_access = generations.is_access
+        op = grouped.op
+        again = np.empty(len(op), dtype=np.bool_)  # accesses of generations that were accessed before
+        np.equal(op[:-1], Op.ACCESS, out=again[1:])
+        again[grouped.heads] = count > 0
+        is_access = op == Op.ACCESS
+        again &= is_access
+        first = is_access & ~again
         seen.accesses += int(np.count_nonzero(is_access))
-        again = np.empty_like(is_access)  # whether the generation was accessed before
-        again[1:] = is_access[:-1]
-        again[grouped.heads] = carried_count > 0
-        rows = np.flatnonzero(is_access)
         if self._sample_rate < 1.0:
-            rows = rows[self._sampled(grouped.slot[rows], generations.after(rows).birth)]
-        again = again[rows]
-        seen.reuse_gaps.append(interval[rows[again]])
-        seen.first_reuses.append(interval[rows[~again]])
+            chosen = self._sampled(grouped.slot, self._birth_of_rows(grouped, slot))
+            again, first = again & chosen, first & chosen
+        seen.reuse_gaps.append(interval.compress(again))
+        seen.first_reuses.append(interval.compress(first))
 
-    def _observe_closings(
+    def _birth_of_rows(self, grouped: Grouped, slot: I64) -> I64:
+        """Start of the generation that is open just after each row, ns, (n,)."""
+        rows = np.arange(len(grouped.op))
+        start = np.maximum.accumulate(np.where(grouped.op == Op.ALLOC, rows, -1))
+        carried = start < grouped.heads.take(grouped.group_of)
+        return np.where(carried, self._birth[slot].take(grouped.group_of), grouped.t.take(start))
+
+    def _observe_ended(
         self,
         grouped: Grouped,
-        generations: Generations,
-        rows: I64,
+        ended: Generations,
         interval: I64,
         reasons: U8 | None,
         seen: Observations,
     ) -> None:
-        view = generations.before(rows)
-        lifetime = grouped.t[rows] - view.birth
-        backwards = lifetime < 0
-        seen.time_regressions += int(np.count_nonzero(backwards))
-        lifetime[backwards] = 0
-        given = np.zeros(len(rows), dtype=np.uint8)
-        if reasons is not None:
-            given = reasons[grouped.position[rows]]
-        replaced = grouped.op[rows] == Op.ALLOC
+        rows = ended.rows
+        lifetime = grouped.t.take(rows) - ended.birth
+        seen.time_regressions += int(np.count_nonzero(lifetime < 0))
+        np.maximum(lifetime, 0, out=lifetime)
+        if reasons is None:
+            given = np.zeros(len(rows), dtype=np.uint8)
+        else:
+            given = reasons.take(grouped.position.take(rows))
+        replaced = grouped.op.take(rows) == Op.ALLOC
         seen.replacements += int(np.count_nonzero(replaced))
         unknown = (given >= len(REASONS)) & ~replaced
         seen.unknown_reasons += int(np.count_nonzero(unknown))
@@ -259,61 +298,66 @@ class BlockTable:
         given[replaced] = REPLACED
         seen.evictions += np.bincount(given, minlength=len(REASONS))
         if self._sample_rate < 1.0:
-            chosen = self._sampled(grouped.slot[rows], view.birth)
-            rows, lifetime, given = rows[chosen], lifetime[chosen], given[chosen]
-            view = view.take(chosen)
+            chosen = self._sampled(grouped.slot.take(rows), ended.birth)
+            lifetime, given, ended = lifetime.compress(chosen), given.compress(chosen), ended.take(chosen)
+            rows = ended.rows
+        idle = interval.take(rows)
         seen.lifetimes.append(lifetime)
-        seen.idles.append(interval[rows])
-        seen.access_counts.append(view.accesses)
+        seen.idles.append(idle)
+        seen.access_counts.append(ended.accesses)
         if self.records:
-            history = self._history_of(grouped, rows, view)
+            slot = grouped.slot.take(rows)
             batch = EvictionBatch(
-                self._id[grouped.slot[rows]],
-                grouped.t[rows],
+                slot if self._ids is None else self._ids.take(slot),
+                grouped.t.take(rows),
                 lifetime,
-                interval[rows],
-                view.accesses,
+                idle,
+                ended.accesses,
                 given,
-                history,
+                self._history_of(grouped, ended),
             )
-            seen.evicted.append(batch.take(np.argsort(grouped.position[rows])))
+            seen.evicted.append(batch.take(np.argsort(grouped.position.take(rows))))
 
-    def _history_of(self, grouped: Grouped, rows: I64, view: GenerationView) -> I64:
-        """Last access times of the generations that end at ``rows``, shape (m, access_history)."""
-        depth = self._history.shape[1]
-        times = np.zeros((len(rows), depth), dtype=np.int64)
+    def _history_of(self, grouped: Grouped, ended: Generations) -> I64:
+        """Last access times of generations that end at a row, shape (m, access_history)."""
+        depth = self._depth
+        times = np.zeros((len(ended.rows), depth), dtype=np.int64)
+        slot = grouped.slot.take(ended.rows)
         for back in range(depth):
-            here = back < view.accesses_here
-            times[here, depth - 1 - back] = grouped.t[rows[here] - 1 - back]
-            stored = ~here & view.carried & (back < view.accesses)
-            number = view.accesses[stored] - 1 - back
-            times[stored, depth - 1 - back] = self._history[grouped.slot[rows[stored]], number % depth]
+            here = back < ended.accesses_here
+            times[here, depth - 1 - back] = grouped.t[ended.rows[here] - 1 - back]
+            stored = ~here & (back < ended.accesses)
+            number = ended.accesses[stored] - 1 - back
+            times[stored, depth - 1 - back] = self._times[slot[stored], number & self._mask]
         return times
 
-    def _write_back(self, grouped: Grouped, generations: Generations, slot: I64) -> None:
-        """Stores what the last row of each group leaves behind."""
-        tails = np.append(grouped.heads[1:] - 1, len(grouped.slot) - 1)
-        view = generations.after(tails)
-        live = grouped.op[tails] != Op.EVICT
-        depth = self._history.shape[1]
-        rows = np.flatnonzero(generations.is_access)
-        of = generations.group_of[rows]
-        from_end = generations.accesses[tails][of] - generations.accesses[rows]
-        kept = (rows > view.start[of]) & (from_end < depth) & live[of]
-        rows, of, from_end = rows[kept], of[kept], from_end[kept]
-        self._history[slot[of], (view.accesses[of] - from_end - 1) % depth] = grouped.t[rows]
-        self.live_count += int(np.count_nonzero(live)) - int(np.count_nonzero(self._live[slot]))
-        self._birth[slot], self._count[slot] = view.birth, view.accesses
-        self._last[slot], self._live[slot] = grouped.t[tails], live
-        if self._index is not None and not live.all():
-            gone = slot[~live]
-            self._index.remove(self._id[gone], self._id)
+    def _write_back(self, grouped: Grouped, left: Generations, slot: I64) -> None:
+        """Stores the generations that are open after a frame, and which blocks hold none."""
+        if len(left.rows) < len(slot):
+            self._forget(grouped, slot)
+        slot = slot.take(left.group_of)
+        self._birth[slot], self._count[slot] = left.birth, left.accesses
+        rows, start, number = left.rows, left.start, left.accesses - 1
+        for _ in range(self._mask + 1):
+            # An allocation stands at place -1 until there are accesses enough to take that, too.
+            self._times[slot, number & self._mask] = grouped.t.take(rows)
+            more = np.flatnonzero(rows > start)
+            if not len(more):
+                break
+            slot, start = slot.take(more), start.take(more)
+            rows, number = rows.take(more) - 1, number.take(more) - 1
+
+    def _forget(self, grouped: Grouped, slot: I64) -> None:
+        """Marks the slots whose last event was an eviction as free."""
+        gone = slot.compress(grouped.op.take(grouped.tails) == Op.EVICT)
+        self._count[gone] = _NOT_LIVE
+        if self._ids is not None:
+            self._index.remove(self._ids.take(gone), self._ids)
             self._free.append(gone)
 
     def _sampled(self, slot: I64, birth: I64) -> Mask:
-        if self._sample_rate >= 1.0:
-            return np.ones(len(slot), dtype=np.bool_)
-        return below_rate(generation_hash(self._seed, self._id[slot], birth), self._sample_rate)
+        ids = slot if self._ids is None else self._ids.take(slot)
+        return below_rate(generation_hash(self._seed, ids, birth), self._sample_rate)
 
 
 def _count_unknown(ops: U8, seen: Observations) -> None:

@@ -1,6 +1,7 @@
 """Histograms of intervals: exponential buckets as OpenTelemetry's, and vLLM's classic ones."""
 
 import math
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -61,22 +62,30 @@ class ExponentialHistogram:
 
     def record(self, values_ns: I64) -> None:
         """Counts intervals in nanoseconds, int64 of shape (n,), none negative."""
+        self.record_ascending(np.sort(values_ns))
+
+    def record_ascending(self, values_ns: I64) -> None:
+        """Counts intervals that are sorted already.
+
+        The places of the bounds among sorted values give exact counts, at a third of what looking up
+        each value's bucket costs.
+        """
         n = len(values_ns)
         if not n:
             return
-        low, high = int(values_ns.min()), int(values_ns.max())
+        low, high = int(values_ns[0]), int(values_ns[-1])
         self.min_ns = low if not self.count else min(self.min_ns, low)
         self.max_ns = max(self.max_ns, high)
         self.count += n
         self.sum_ns += _exact_sum(values_ns, high)
-        if low == 0:
-            values_ns = values_ns[values_ns > 0]
-            self.zero_count += n - len(values_ns)
-            if not len(values_ns):
-                return
-        index = np.ceil(np.log2(values_ns * 1e-9) * 2**self.scale).astype(np.int64) - 1
-        first = int(index.min())
-        self._add(first, np.bincount(index - first))
+        zeros = 0 if low else int(np.searchsorted(values_ns, 0, side="right"))
+        self.zero_count += zeros
+        if zeros == n:
+            return
+        lowest, bounds = _upper_bounds(self.scale)
+        first, last = np.searchsorted(bounds, [values_ns[zeros], high])
+        places = np.searchsorted(values_ns, bounds[first : last + 1], side="right")
+        self._add(lowest + int(first), np.diff(places, prepend=zeros))
 
     def merge(self, other: "ExponentialHistogram") -> None:
         """Adds another histogram of the same scale."""
@@ -137,6 +146,15 @@ class ExponentialHistogram:
         ]
 
 
+@cache
+def _upper_bounds(scale: int) -> tuple[int, I64]:
+    """The bucket of 1 ns, and the upper bounds in whole ns of that and all further buckets."""
+    lowest = math.ceil(math.log2(1e-9) * 2**scale) - 1
+    highest = math.ceil(math.log2(2**63 / 1e9) * 2**scale)
+    bounds = np.exp2(np.arange(lowest + 1, highest + 1) / 2**scale) * 1e9
+    return lowest, np.append(bounds[bounds < 2**63].astype(np.int64), 2**63 - 1)
+
+
 def _exact_sum(values: I64, largest: int) -> int:
     """The sum as a Python int, also where int64 would overflow."""
     if largest and len(values) > (2**63 - 1) // largest:
@@ -157,9 +175,13 @@ class ClassicHistogram:
         self._counts = np.zeros(len(bounds_seconds) + 1, dtype=np.int64)
 
     def record(self, values_ns: I64) -> None:
-        """Counts intervals in nanoseconds."""
-        at = np.searchsorted(self._bounds_ns, values_ns, side="left")
-        self._counts += np.bincount(at, minlength=len(self._counts))
+        """Counts intervals in nanoseconds, int64 of shape (n,)."""
+        self.record_ascending(np.sort(values_ns))
+
+    def record_ascending(self, values_ns: I64) -> None:
+        """Counts intervals that are sorted already."""
+        places = np.searchsorted(values_ns, self._bounds_ns, side="right")
+        self._counts += np.diff(places, prepend=0, append=len(values_ns))
 
     def merge(self, other: "ClassicHistogram") -> None:
         """Adds another histogram of the same bounds."""

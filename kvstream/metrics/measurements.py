@@ -62,13 +62,13 @@ class Measurements:
         self.access_total = 0
 
     def observe(self, seen: Observations) -> None:
-        """Adds what one ``apply`` saw."""
+        """Adds what one ``apply`` saw; its intervals must be sorted (``Observations.sort``)."""
         self._add_counts(seen)
-        self.reuse_gap.record(joined(seen.reuse_gaps))
-        self.first_reuse.record(joined(seen.first_reuses))
+        self.reuse_gap.record_ascending(joined(seen.reuse_gaps))
+        self.first_reuse.record_ascending(joined(seen.first_reuses))
         if seen.lifetimes:
-            self.lifetime.record(joined(seen.lifetimes))
-            self.idle.record(joined(seen.idles))
+            self.lifetime.record_ascending(joined(seen.lifetimes))
+            self.idle.record_ascending(joined(seen.idles))
             counts = joined(seen.access_counts)
             self.never_accessed += int(np.count_nonzero(counts == 0))
             self.accessed_once += int(np.count_nonzero(counts == 1))
@@ -138,7 +138,7 @@ class ClassicIntervals:
         self.reuse_gap = ClassicHistogram()
 
     def observe(self, seen: Observations) -> None:
-        """Adds what one ``apply`` saw."""
-        self.lifetime.record(joined(seen.lifetimes))
-        self.idle.record(joined(seen.idles))
-        self.reuse_gap.record(joined(seen.reuse_gaps))
+        """Adds what one ``apply`` saw; its intervals must be sorted (``Observations.sort``)."""
+        self.lifetime.record_ascending(joined(seen.lifetimes))
+        self.idle.record_ascending(joined(seen.idles))
+        self.reuse_gap.record_ascending(joined(seen.reuse_gaps))
