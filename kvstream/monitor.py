@@ -7,6 +7,7 @@ and takes no locks: whoever owns it calls it from one place at a time.
 from collections.abc import Iterable, Sequence
 
 import msgspec
+import numpy as np
 
 from kvstream.alerts.lifecycle import RuleEngine
 from kvstream.alerts.rules import Rule, default_rules, points_of
@@ -14,7 +15,7 @@ from kvstream.alerts.types import CacheAlert, MetricType
 from kvstream.blocks.observations import EvictionBatch, KVCacheEvictionEvent, Observations
 from kvstream.blocks.table import BlockTable
 from kvstream.config import MetricsConfig
-from kvstream.events.frame import EventFrame
+from kvstream.events.frame import I64, EventFrame, joined_frames
 from kvstream.events.sequence import Arrival, FrameSequence
 from kvstream.metrics.measurements import ClassicIntervals, Measurements
 from kvstream.metrics.summary import ALL, Accounts, CacheMetricsSummary, recent_metrics, summarize
@@ -61,10 +62,13 @@ class TierMonitor:
         self.last_ts = 0
         self._before = Measurements(config.histogram_scale)  # all closed windows
 
-    def process(self, frame: EventFrame, lost: int) -> Outcome:
-        """Applies a frame of at least one event; ``lost`` counts what is missing just before it."""
+    def process(self, frames: Sequence[EventFrame], lost: int) -> Outcome:
+        """Applies frames of at least one event each; ``lost`` counts what is missing before the first."""
         outcome = Outcome(self.source, self.tier, [], [])
-        for index, part in self.ring.cut(frame):
+        joined = joined_frames(frames)
+        # A step of the clock is one of a whole frame, so frames around it stay what they are.
+        apart = len(frames) > 1 and self.ring.steps_back(_newest(frames, joined))
+        for index, part in (cut for frame in (frames if apart else [joined]) for cut in self.ring.cut(frame)):
             window = self._enter(index, outcome.alerts)
             window.lost += lost
             lost = 0
@@ -74,7 +78,7 @@ class TierMonitor:
             self.classic.observe(seen)
             window.live = self.table.live_count
             outcome.evicted.extend(seen.evicted)
-        self.last_ts = int(frame.ts[-1])
+        self.last_ts = int(joined.ts[-1])
         return outcome
 
     def restart(self) -> None:
@@ -140,17 +144,39 @@ class SourceMonitor:
         self._sequence = FrameSequence()
         self._lost_unseen = 0  # not yet in a window
 
-    def process(self, frame: EventFrame, records: bool) -> Outcome:
-        """Applies a frame unless it is a repeat."""
-        tier = self.tiers.get(frame.tier)
-        if tier is None:
-            tier = TierMonitor(self.source, frame.tier, self._config, self._rules)
-            self.tiers[frame.tier] = tier
-        tier.table.records = records
-        if not self._admit(frame) or not len(frame):
-            return Outcome(self.source, frame.tier, [], [])
-        lost, self._lost_unseen = self._lost_unseen, 0
-        return tier.process(frame, lost)
+    def process(self, frames: Iterable[EventFrame], records: bool) -> list[Outcome]:
+        """Applies frames, those of a tier joined as far as no loss or restart parts them."""
+        outcomes: list[Outcome] = []
+        waiting: dict[str, list[EventFrame]] = {}
+
+        def apply(tier: str) -> None:
+            if of_tier := waiting.pop(tier, None):
+                lost, self._lost_unseen = self._lost_unseen, 0
+                self.tiers[tier].table.records = records
+                outcomes.append(self.tiers[tier].process(of_tier, lost))
+
+        for frame in frames:
+            if frame.tier not in self.tiers:
+                self.tiers[frame.tier] = TierMonitor(self.source, frame.tier, self._config, self._rules)
+            arrival = self._sequence.arrive(frame)
+            if arrival is Arrival.REPEAT:
+                self.duplicate_frames += 1
+                self.duplicate_events += len(frame)
+                continue
+            if arrival is Arrival.RESTART or self._sequence.missing:
+                for tier in list(waiting):
+                    apply(tier)
+            if arrival is Arrival.RESTART:
+                self.restarts += 1
+                for restarted in self.tiers.values():
+                    restarted.restart()
+            self.lost_frames += self._sequence.missing
+            self._lost_unseen += self._sequence.missing
+            if len(frame):
+                waiting.setdefault(frame.tier, []).append(frame)
+        for tier in list(waiting):
+            apply(tier)
+        return outcomes
 
     def note_lost(self, count: int) -> None:
         """Tells of events that were dropped unasked before they came here."""
@@ -165,20 +191,6 @@ class SourceMonitor:
                 self._lost_unseen = 0
             alerts.extend(tier.finish())
         return alerts
-
-    def _admit(self, frame: EventFrame) -> bool:
-        arrival = self._sequence.arrive(frame)
-        if arrival is Arrival.REPEAT:
-            self.duplicate_frames += 1
-            self.duplicate_events += len(frame)
-            return False
-        if arrival is Arrival.RESTART:
-            self.restarts += 1
-            for tier in self.tiers.values():
-                tier.restart()
-        self.lost_frames += self._sequence.missing
-        self._lost_unseen += self._sequence.missing
-        return True
 
 
 class Monitor:
@@ -211,7 +223,15 @@ class Monitor:
         Returns:
             The alerts that fired or resolved, and the records.
         """
-        return self.source(frame.source).process(frame, records)
+        outcomes = self.process_batch([frame], records)
+        return outcomes[0] if outcomes else Outcome(frame.source, frame.tier, [], [])
+
+    def process_batch(self, frames: Sequence[EventFrame], records: bool = False) -> list[Outcome]:
+        """Applies frames of one source, at least one, to the same effect as one after the other.
+
+        Frames of a tier are joined, so that many small ones cost little more than a large one.
+        """
+        return self.source(frames[0].source).process(frames, records)
 
     def source(self, name: str) -> SourceMonitor:
         """The monitor of one source, made if there is none."""
@@ -237,6 +257,12 @@ class Monitor:
     def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
         """The summary of a source and tier, or of all of them."""
         return summarize_monitors([self], source, tier)
+
+
+def _newest(frames: Sequence[EventFrame], joined: EventFrame) -> I64:
+    """The newest time in each frame, ns."""
+    starts = np.cumsum([0, *(len(frame) for frame in frames[:-1])])
+    return np.maximum.reduceat(joined.ts, starts)
 
 
 def total_measurements(tiers: Iterable[TierMonitor], config: MetricsConfig) -> Measurements:

@@ -101,27 +101,23 @@ class FrameQueue:
     def _fits(self, events: int) -> bool:
         return self._events + events <= self._limit or not self._items
 
-    async def take(self, most_events: int) -> list[Item]:
-        """Takes what is waiting, up to ``most_events`` but at least a frame; empty once closed."""
+    async def take(self) -> list[Item]:
+        """Takes everything that is waiting; empty once closed."""
         while True:
             with self._room:
-                batch: list[Item] = []
-                taken = 0
-                while self._items and (not batch or taken + len(self._items[0][0]) <= most_events):
-                    item = self._items.popleft()
-                    batch.append(item)
-                    taken += len(item[0])
-                self._events -= taken
-                self._processing += taken
-                if not batch and not self._closed:
+                items = list(self._items)
+                self._items.clear()
+                self._processing += self._events
+                self._events = 0
+                if items:
+                    self._room.notify_all()
+                elif not self._closed:
                     self._asleep = True
                     self._arrived = anyio.Event()
-                elif batch:
-                    self._room.notify_all()
-            if batch or self._closed:
+            if items or self._closed:
                 drained, self._drained = self._drained, anyio.Event()
                 drained.set()
-                return batch
+                return items
             await self._arrived.wait()
 
     def processed(self, events: int) -> None:

@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint
 
 from kvstream.alerts.rules import Rule
 from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.blocks.grouping import RUN_EVENTS
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.clock import Clock
 from kvstream.config import POLICIES, OverflowPolicy, StreamConfig
@@ -29,7 +30,6 @@ AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any])
 SummaryHandler = TypeVar("SummaryHandler", bound=Callable[[CacheMetricsSummary], Any])
 EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEvent], Any])
 
-_BATCH_EVENTS = 65_536
 _MALFORMED_KEPT = 100
 
 
@@ -337,30 +337,33 @@ class KVStream:
 
     async def _consume(self, number: int) -> None:
         queue, monitor = self._queues[number], self._monitors[number]
-        batch: list[Item] = []
+        batches: list[list[Item]] = []
         try:
-            while batch := await queue.take(_BATCH_EVENTS):
-                batch.reverse()
-                while batch:
-                    frame, producer = batch.pop()
-                    self._process(monitor, frame, producer)
-                    queue.processed(len(frame))
+            while items := await queue.take():
+                batches = _batches(items)
+                while batches:
+                    batch = batches.pop()
+                    self._process(monitor, batch)
+                    queue.processed(sum(len(frame) for frame, _ in batch))
                     await checkpoint()
         finally:
-            for frame, producer in batch:
+            for frame, producer in (item for batch in batches for item in batch):
                 self._count_dropped(producer, "cancelled", len(frame))
                 queue.processed(len(frame))
         self._consumer_ends[number].set()
 
-    def _process(self, monitor: Monitor, frame: EventFrame, producer: Producer | None) -> None:
-        if producer is not None and (losses := producer.take_losses()):
-            monitor.source(frame.source).note_lost(losses)
+    def _process(self, monitor: Monitor, batch: list[Item]) -> None:
+        """Applies frames of one source."""
+        source = batch[0][0].source
+        losses = sum(producer.take_losses() for producer in {p for _, p in batch if p is not None})
+        if losses:
+            monitor.source(source).note_lost(losses)
         listening = self._evictions.listening
-        outcome = monitor.process(frame, records=listening)
-        self._publish_alerts(outcome.alerts)
-        if listening:
-            for event in outcome.eviction_events():
-                self._evictions.publish(event)
+        for outcome in monitor.process_batch([frame for frame, _ in batch], records=listening):
+            self._publish_alerts(outcome.alerts)
+            if listening:
+                for event in outcome.eviction_events():
+                    self._evictions.publish(event)
 
     async def _flush_regularly(self) -> None:
         while True:
@@ -386,3 +389,23 @@ class KVStream:
             self._dropped[cause] += events
         else:
             producer.drop(cause, events)
+
+
+def _batches(items: list[Item]) -> list[list[Item]]:
+    """The frames of each source together, in order, as many as are applied at once; last batch first.
+
+    So small frames cost little more than large ones, and the event loop gets its turn after each batch.
+    """
+    batches: list[list[Item]] = []
+    filling: dict[str, list[Item]] = {}
+    events: dict[str, int] = {}
+    for item in items:
+        source, n = item[0].source, len(item[0])
+        if source not in filling or events[source] + n > RUN_EVENTS:
+            filling[source] = []
+            events[source] = 0
+            batches.append(filling[source])
+        filling[source].append(item)
+        events[source] += n
+    batches.reverse()
+    return batches

@@ -79,6 +79,37 @@ def test_monitor_equals_the_plain_twin_over_sources_tiers_and_numbers(frames):
     assert total.offered == sum(len(events) for *_, events in frames)
 
 
+@given(streams(), st.data())
+def test_joining_frames_changes_nothing(frames, data):
+    config = MetricsConfig(windows=4, trend_window=4)
+    joined, single = Monitor(config), Monitor(config)
+    second, alerts, records = 10**9, ([], []), ([], [])
+    by_source = {}
+    for source, tier, epoch, seq, events in frames:
+        at = data.draw(st.sampled_from([0, 0, 0, 1, 2, 3, 40])) * second  # also steps back past all windows
+        moved = [(op, block, ts + at, reason) for op, block, ts, reason in events]
+        by_source.setdefault(source, []).append(frame(moved, source, tier, epoch, seq))
+    for source, of in by_source.items():
+        for start, end in data.draw(cuts(len(of))):
+            batch = of[start:end]
+            for made, outcomes, kept in (
+                (joined.process_batch(batch, records=True) if batch else [], alerts[0], records[0]),
+                ([single.process(one, records=True) for one in batch], alerts[1], records[1]),
+            ):
+                outcomes.extend(a for outcome in made for a in outcome.alerts)
+                kept.extend(e for outcome in made for e in outcome.eviction_events())
+        for tier, monitor in joined.sources[source].tiers.items():
+            twin = single.sources[source].tiers[tier]
+            assert [(w.index, w.live, w.lost) for w in monitor.ring.closed()] == [
+                (w.index, w.live, w.lost) for w in twin.ring.closed()
+            ]
+            assert monitor.classic.lifetime.cumulative() == twin.classic.lifetime.cumulative()
+            assert monitor.last_ts == twin.last_ts
+    assert sorted(map(str, alerts[0])) == sorted(map(str, alerts[1]))
+    assert sorted(map(str, records[0])) == sorted(map(str, records[1]))
+    assert joined.summary().to_dict() == single.summary().to_dict()
+
+
 @given(plain_events(), st.floats(0.05, 0.95))
 def test_sampling_follows_whole_generations_and_counts_everything(events, rate):
     whole, sampled = Monitor(), Monitor(MetricsConfig(sample_rate=rate))

@@ -102,6 +102,30 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
         return events
 
 
+def joined_frames(frames: Sequence[EventFrame]) -> EventFrame:
+    """Frames of one source and tier, at least one, as one without a number."""
+    if len(frames) == 1:
+        return frames[0]
+    keys = reasons = None
+    if any(frame.keys is not None for frame in frames):
+        keys = np.concatenate([_column(frame.keys, len(frame), np.int64) for frame in frames])
+    if any(frame.reasons is not None for frame in frames):
+        reasons = np.concatenate([_column(frame.reasons, len(frame), np.uint8) for frame in frames])
+    return EventFrame(
+        np.concatenate([frame.ops for frame in frames]),
+        np.concatenate([frame.blocks for frame in frames]),
+        np.concatenate([frame.ts for frame in frames]),
+        frames[0].source,
+        frames[0].tier,
+        keys,
+        reasons,
+    )
+
+
+def _column(column: npt.NDArray[Any] | None, n: int, dtype: type) -> npt.NDArray[Any]:
+    return np.zeros(n, dtype=dtype) if column is None else column
+
+
 def as_int64(ids: Sequence[int] | npt.NDArray[Any]) -> I64:
     """64-bit ids, signed or unsigned, as int64 of the same bits.
 

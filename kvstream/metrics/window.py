@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from kvstream.events.frame import EventFrame
+from kvstream.events.frame import I64, EventFrame
 from kvstream.metrics.measurements import Measurements
 
 
@@ -57,6 +57,14 @@ class WindowRing:
             yield at, frame
             return
         yield from frame.split(np.maximum.accumulate(np.maximum(index, at)))
+
+    def steps_back(self, newest: I64) -> bool:
+        """Whether one of some frames, with these newest times in ns, steps back past everything kept."""
+        index = newest // self.window_ns
+        reached = np.maximum.accumulate(index)
+        if self.open is not None:
+            reached = np.maximum(reached, self.open.index)
+        return bool((index < reached - self._keep).any())
 
     def enter(self, index: int) -> tuple[Window, Window | None]:
         """The window of ``index``, and the one that closes as it opens, if any."""
