@@ -110,7 +110,7 @@ class KVCacheMetricsCollector:
         """Every block was given up at once."""
         self._record(Op.CLEAR, 0, 0)
 
-    def record(self, op: Op, ids: Ids, reason: str = "capacity") -> None:
+    def record(self, op: int, ids: Ids, reason: str = "capacity") -> None:
         """Records one event for each id, all with the time of this call.
 
         Raises:
@@ -118,7 +118,7 @@ class KVCacheMetricsCollector:
         """
         self._record(op, ids, REASON_CODE.get(reason, UNKNOWN_REASON))
 
-    def _record(self, op: Op, ids: Ids, reason: int) -> None:
+    def _record(self, op: int, ids: Ids, reason: int) -> None:
         with self._lock:
             self._buffer.add(op, ids, self._clock(), reason)
             if len(self._buffer) >= _FRAME_EVENTS:

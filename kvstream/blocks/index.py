@@ -47,10 +47,10 @@ class BlockIndex:
         place, step = self._home(ids), 0
         narrow = slots.astype(np.int32)
         while len(narrow):
-            free = np.flatnonzero(table.take(place) < 0)
+            free = (table.take(place) < 0).nonzero()[0]
             table[place.take(free)] = narrow.take(free)
             # Two ids may have taken the same place; the one written last keeps it.
-            lost = np.flatnonzero(table.take(place) != narrow)
+            lost = (table.take(place) != narrow).nonzero()[0]
             step += 1
             place, narrow = (place.take(lost) + step) & mask, narrow.take(lost)
 
@@ -71,17 +71,17 @@ class BlockIndex:
         slot = table.take(place).astype(np.int64)
         hit = (id_of.take(slot, mode="wrap") == ids) & (slot >= 0)
         places, slots = np.where(hit, place, -1), np.where(hit, slot, -1)
-        asking = np.flatnonzero(~hit & (slot != _EMPTY))
+        asking = (~hit & (slot != _EMPTY)).nonzero()[0]
         ids, place = ids.take(asking), place.take(asking)
         while len(asking):
             step += 1
             place = (place + step) & mask
             slot = table.take(place).astype(np.int64)
             hit = (id_of.take(slot, mode="wrap") == ids) & (slot >= 0)
-            found = np.flatnonzero(hit)
+            found = hit.nonzero()[0]
             at = asking.take(found)
             places[at], slots[at] = place.take(found), slot.take(found)
-            further = np.flatnonzero(~hit & (slot != _EMPTY))
+            further = (~hit & (slot != _EMPTY)).nonzero()[0]
             asking, ids, place = asking.take(further), ids.take(further), place.take(further)
         return places, slots
 

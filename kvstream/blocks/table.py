@@ -73,7 +73,7 @@ class BlockTable:
         if not len(frame):
             return seen
         start = 0
-        for end in [*np.flatnonzero(frame.ops == Op.CLEAR).tolist(), len(frame)]:
+        for end in [*(frame.ops == Op.CLEAR).nonzero()[0].tolist(), len(frame)]:
             for at in range(start, end, RUN_EVENTS):
                 self._apply_run(frame.take(slice(at, min(end, at + RUN_EVENTS))), seen)
             if end < len(frame):
@@ -101,7 +101,7 @@ class BlockTable:
 
     def live_blocks(self) -> list[BlockMetricsState]:
         """Every live block, in order of slot."""
-        return [self._state(slot) for slot in np.flatnonzero(self._count >= 0).tolist()]
+        return [self._state(slot) for slot in (self._count >= 0).nonzero()[0].tolist()]
 
     def _state(self, slot: int) -> BlockMetricsState:
         count, depth = int(self._count[slot]), self._depth
@@ -127,7 +127,7 @@ class BlockTable:
                 return self._slots(ids)
             self._index_by_hash()
         slots = self._slots(ids)
-        missing = np.flatnonzero(slots < 0)
+        missing = (slots < 0).nonzero()[0]
         allocated = ids.take(missing).compress(ops.take(missing) == Op.ALLOC)
         if len(allocated):
             new, new_slots = self._insert(allocated)
@@ -147,10 +147,10 @@ class BlockTable:
         return True
 
     def _index_by_hash(self) -> None:
-        held = np.flatnonzero(self._count >= 0)
+        held = (self._count >= 0).nonzero()[0]
         self._ids = np.arange(len(self._rows))
         self._index.insert(held, held, self._ids)
-        self._free = [np.flatnonzero(self._count < 0)]
+        self._free = [(self._count < 0).nonzero()[0]]
         self._next = len(self._rows)
 
     def _insert(self, allocated: I64) -> tuple[I64, I64]:
@@ -242,7 +242,7 @@ class BlockTable:
         return interval
 
     def _observe_allocations(self, grouped: Grouped, seen: Observations) -> None:
-        rows = np.flatnonzero(grouped.op == Op.ALLOC)
+        rows = (grouped.op == Op.ALLOC).nonzero()[0]
         seen.allocations += len(rows)
         if self._sample_rate < 1.0:
             sampled = self._sampled(grouped.slot.take(rows), grouped.t.take(rows))
@@ -341,7 +341,7 @@ class BlockTable:
         for _ in range(self._mask + 1):
             # An allocation stands at place -1 until there are accesses enough to take that, too.
             self._times[slot, number & self._mask] = grouped.t.take(rows)
-            more = np.flatnonzero(rows > start)
+            more = (rows > start).nonzero()[0]
             if not len(more):
                 break
             slot, start = slot.take(more), start.take(more)

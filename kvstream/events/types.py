@@ -1,7 +1,6 @@
 """The events, one Struct each: the form people, pipes and JSON lines use."""
 
-from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -16,13 +15,17 @@ BlockId = Annotated[
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
-class Op(IntEnum):
-    """Operation codes of the ``ops`` column of a frame."""
+class Op:
+    """Operation codes of the ``ops`` column of a frame.
 
-    ALLOC = 0
-    ACCESS = 1
-    EVICT = 2
-    CLEAR = 3
+    Plain integers: looking up a member of an ``IntEnum`` takes Python 3.11 a microsecond, which shows
+    where small frames are applied.
+    """
+
+    ALLOC: Final = 0
+    ACCESS: Final = 1
+    EVICT: Final = 2
+    CLEAR: Final = 3
 
 
 REASONS = ("capacity", "replaced", "cleared", "expired", "preempted", "manual", "other")

@@ -78,14 +78,17 @@ class ExponentialHistogram:
         self.max_ns = max(self.max_ns, high)
         self.count += n
         self.sum_ns += _exact_sum(values_ns, high)
-        zeros = 0 if low else int(np.searchsorted(values_ns, 0, side="right"))
+        zeros = 0 if low else int(values_ns.searchsorted(0, side="right"))
         self.zero_count += zeros
         if zeros == n:
             return
         lowest, bounds = _upper_bounds(self.scale)
-        first, last = np.searchsorted(bounds, [values_ns[zeros], high])
-        places = np.searchsorted(values_ns, bounds[first : last + 1], side="right")
-        self._add(lowest + int(first), np.diff(places, prepend=zeros))
+        first = int(bounds.searchsorted(values_ns[zeros]))
+        last = int(bounds.searchsorted(high))
+        places = values_ns.searchsorted(bounds[first : last + 1], side="right")
+        places[1:] -= places[:-1].copy()
+        places[0] -= zeros
+        self._add(lowest + first, places)
 
     def merge(self, other: "ExponentialHistogram") -> None:
         """Adds another histogram of the same scale."""
@@ -180,8 +183,10 @@ class ClassicHistogram:
 
     def record_ascending(self, values_ns: I64) -> None:
         """Counts intervals that are sorted already."""
-        places = np.searchsorted(values_ns, self._bounds_ns, side="right")
-        self._counts += np.diff(places, prepend=0, append=len(values_ns))
+        places = values_ns.searchsorted(self._bounds_ns, side="right")
+        self._counts[:-1] += places
+        self._counts[1:] -= places
+        self._counts[-1] += len(values_ns)
 
     def merge(self, other: "ClassicHistogram") -> None:
         """Adds another histogram of the same bounds."""

@@ -18,7 +18,9 @@ def measured(accesses_per_block, survivors=0):
         ts += 1000
         events.append((2, block, ts, "capacity"))
     seen = Measurements(4)
-    seen.observe(BlockTable("s", "gpu").apply(frame(events)))
+    applied = BlockTable("s", "gpu").apply(frame(events))
+    applied.sort()
+    seen.observe(applied)
     return seen
 
 
