@@ -1,7 +1,7 @@
 """Producer: events of one source and tier, from any task or thread, framed and put onto a queue."""
 
+import struct
 import threading
-from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,19 +12,21 @@ from anyio.lowlevel import checkpoint
 
 from kvstream.blocks.hashing import below_rate, mix
 from kvstream.config import OverflowPolicy
-from kvstream.errors import MalformedInputError
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Op
 from kvstream.queue import FrameQueue
+from kvstream.recorder import StepRecorder, checked_time
 
 Ids = int | Sequence[int] | npt.NDArray[Any]
 
 INTENDED_DROPS = frozenset({"queue_full", "displaced", "sampled", "duplicate"})
 """Causes that a policy asked for; the others (``would_block``, ``closed``, ``cancelled``,
-``shutdown_timeout``) are losses."""
+``shutdown_timeout``, ``malformed``) are losses."""
 
 _PENDING_FRAMES = 8
+_RECORDED_FRAMES = 4  # that a recorder's events become at once, so that decoding them costs little each
 _LOWEST_RATE = 1 / 4096
+_INT64 = np.dtype(np.int64)
 
 
 class ProducerStatistics(NamedTuple):
@@ -53,13 +55,13 @@ class EventBuffer:
         self._clear()
 
     def _clear(self) -> None:
-        self._ops = bytearray()
-        self._blocks = array("q")
-        self._ts = array("q")
-        self._reasons = bytearray()
+        self._events = 0
+        self._columns: list[bytes] = []  # ids of calls, as native 64-bit integers
+        self._single: list[int] = []  # ids that came alone, after those in columns
+        self._runs: list[int] = []  # for each call: operation, number of ids, time, reason
 
     def __len__(self) -> int:
-        return len(self._ops)
+        return self._events
 
     def add(self, op: int, ids: Ids, ts: int, reason: int = 0) -> int:
         """Appends one event for each id; returns how many.
@@ -68,40 +70,54 @@ class EventBuffer:
             MalformedInputError: If an id is no 64-bit integer; nothing is appended then.
         """
         if type(ids) is int and -(2**63) <= ids < 2**63:
-            self._blocks.append(ids)
-            self._ops.append(op)
-            self._ts.append(ts)
-            self._reasons.append(reason)
-            return 1
-        column = as_int64(np.atleast_1d(ids) if isinstance(ids, np.ndarray) else _sequence(ids))
-        n = len(column)
-        self._blocks.frombytes(column.tobytes())
-        self._ops += bytes((op,)) * n
-        self._ts.extend(array("q", (ts,)) * n)
-        self._reasons += bytes((reason,)) * n
+            self._single.append(ids)
+            n = 1
+        else:
+            column = _packed(ids)
+            n = len(column) // 8
+            if self._single:
+                self._pack_single()
+            self._columns.append(column)
+        self._runs.extend((op, n, ts, reason))
+        self._events += n
         return n
+
+    def _pack_single(self) -> None:
+        self._columns.append(struct.pack(f"{len(self._single)}q", *self._single))
+        self._single = []
 
     def take(self) -> list[EventFrame]:
         """The events as frames; the buffer is empty afterwards."""
-        if not self._ops:
+        if not self._events:
+            self._clear()
             return []
+        if self._single:
+            self._pack_single()
+        runs = np.frombuffer(struct.pack(f"{len(self._runs)}q", *self._runs), dtype=np.int64).reshape(-1, 4)
+        op, n, ts, reason = runs[:, 0].astype(np.uint8), runs[:, 1], runs[:, 2], runs[:, 3].astype(np.uint8)
         frame = EventFrame(
-            np.frombuffer(self._ops, dtype=np.uint8),
-            np.frombuffer(self._blocks, dtype=np.int64),
-            np.frombuffer(self._ts, dtype=np.int64),
+            op.repeat(n),
+            np.frombuffer(b"".join(self._columns), dtype=np.int64),
+            ts.repeat(n),
             self.source,
             self.tier,
             None,
-            np.frombuffer(self._reasons, dtype=np.uint8) if any(self._reasons) else None,
+            reason.repeat(n) if reason.any() else None,
         )
         self._clear()
-        return [frame.take(slice(i, i + MAX_FRAME_EVENTS)) for i in range(0, len(frame), MAX_FRAME_EVENTS)]
+        return frame.cut(MAX_FRAME_EVENTS)
 
 
-def _sequence(ids: Any) -> Sequence[int]:
-    if isinstance(ids, (list, tuple)):
-        return ids
-    return list(ids) if hasattr(ids, "__iter__") else [ids]
+def _packed(ids: Any) -> bytes:
+    """Ids as native 64-bit integers one after the other."""
+    if isinstance(ids, np.ndarray):
+        return ids.tobytes() if ids.dtype is _INT64 else as_int64(ids.reshape(-1)).tobytes()
+    if not isinstance(ids, (list, tuple)):
+        ids = list(ids) if hasattr(ids, "__iter__") else [ids]
+    try:
+        return struct.pack(f"{len(ids)}q", *ids)
+    except struct.error:  # an unsigned hash, or no id at all
+        return as_int64(ids).tobytes()
 
 
 class Producer:
@@ -131,6 +147,7 @@ class Producer:
         self._clock = clock
         self._lock = threading.RLock()
         self._buffer = EventBuffer(source, tier)
+        self._recorder: StepRecorder | None = None
         self._pending: deque[EventFrame] = deque()
         self._pending_events = 0
         self._offered = 0
@@ -158,23 +175,41 @@ class Producer:
 
     def record_allocated(self, ids: Ids, ts: int | None = None) -> None:
         """Blocks were handed out; from any thread."""
-        self._record(Op.ALLOC, ids, ts, 0)
+        if self._add(Op.ALLOC, ids, ts, 0):
+            self._settle()
 
     def record_accessed(self, ids: Ids, ts: int | None = None) -> None:
         """Live blocks were found by a request; from any thread."""
-        self._record(Op.ACCESS, ids, ts, 0)
+        if self._add(Op.ACCESS, ids, ts, 0):
+            self._settle()
 
     def record_evicted(self, ids: Ids, ts: int | None = None, reason: str = "capacity") -> None:
         """Blocks were given up; from any thread."""
-        self._record(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON))
+        if self._add(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON)):
+            self._settle()
 
     def record_cleared(self, ts: int | None = None) -> None:
         """Every block was given up at once; from any thread."""
-        self._record(Op.CLEAR, 0, ts, 0)
+        if self._add(Op.CLEAR, 0, ts, 0):
+            self._settle()
+
+    def recorder(self) -> StepRecorder:
+        """For engines that record block by block and step by step, at the least cost; always the same one.
+
+        What it and the ``record_*`` methods record keeps its order. Under ``block``, ``end_step`` waits
+        as they do.
+        """
+        with self._lock:
+            if self._recorder is None:
+                self._recorder = StepRecorder(
+                    self._clock, _RECORDED_FRAMES * self._frame_events, self._settle_recorded
+                )
+            return self._recorder
 
     async def flush(self) -> None:
         """Puts everything recorded so far onto the queue, waiting for room under ``block``."""
         with self._lock:
+            self._take_recorded()
             self._frame()
         self._pump()
         while self._pending and not self._closed:
@@ -184,12 +219,16 @@ class Producer:
     def flush_nowait(self) -> None:
         """Puts onto the queue what fits without waiting."""
         with self._lock:
+            self._take_recorded()
             self._frame()
         self._pump()
+        if self._recorder is not None:
+            self._shed()  # an engine that does not end its steps must not fill memory
 
     def statistics(self) -> ProducerStatistics:
         """The producer's accounts now."""
         with self._lock:
+            self._take_recorded()
             dropped = dict(self._dropped)
             buffered = len(self._buffer) + self._pending_events
             sent = self._offered - buffered - sum(dropped.values())
@@ -198,6 +237,7 @@ class Producer:
     def close(self, cause: str) -> None:
         """Drops what is still buffered, for a cause; later events are dropped as ``closed``."""
         with self._lock:
+            self._take_recorded()
             self._closed = True
             self._drop(cause, len(self._buffer) + self._pending_events)
             self._buffer.take()
@@ -223,17 +263,18 @@ class Producer:
                 await self._queue.room()
                 self._pump()
 
-    def _record(self, op: int, ids: Ids, ts: int | None, reason: int) -> None:
-        if not self._add(op, ids, ts, reason):
-            return
+    def _settle(self) -> None:
+        """Puts pending frames onto the queue; a thread waits for room, the event loop's own cannot."""
         self._pump()
-        if not self._pending:
+        if self._queue.on_loop_thread:
+            self._shed()
             return
-        if not self._queue.on_loop_thread:
-            while self._pending and not self._closed:
-                self._queue.wait_for_room(self._next_pending())
-                self._pump()
-            return
+        while self._pending and not self._closed:
+            self._queue.wait_for_room(self._next_pending())
+            self._pump()
+
+    def _shed(self) -> None:
+        """Drops pending frames beyond a few."""
         with self._lock:
             while len(self._pending) > _PENDING_FRAMES:
                 frame = self._pending.pop()
@@ -242,30 +283,44 @@ class Producer:
 
     def _add(self, op: int, ids: Ids, ts: int | None, reason: int) -> bool:
         """Buffers events; whether a frame is full."""
-        if ts is None:
-            ts = self._clock()
-        elif not isinstance(ts, int) or not 0 <= ts < 2**63:
-            raise MalformedInputError(f"ts must be whole nanoseconds since 1970, not {ts!r}")
+        ts = self._clock() if ts is None else checked_time(ts)
         with self._lock:
-            n = self._buffer.add(op, ids, ts, reason)
-            self._offered += n
-            if self._closed:
-                self._buffer.take()
-                self._drop("closed", n)
-                return False
-            if len(self._buffer) < self._frame_events:
+            self._take_recorded()
+            self._offered += self._buffer.add(op, ids, ts, reason)
+            if len(self._buffer) < self._frame_events and not self._closed:
                 return False
             self._frame()
             return True
+
+    def _take_recorded(self) -> None:
+        """Frames what the recorder holds, after what was recorded before it."""
+        if self._recorder is not None and self._recorder:
+            self._frame()
+            frame, malformed = self._recorder.take(self.source, self.tier)
+            self._offered += len(frame) + malformed
+            self._drop("malformed", malformed)
+            self._enqueue(frame.cut(self._frame_events))
+
+    def _settle_recorded(self) -> None:
+        with self._lock:
+            self._take_recorded()
+        self._settle()
 
     def _next_pending(self) -> int:
         with self._lock:
             return len(self._pending[0]) if self._pending else 0
 
     def _frame(self) -> None:
-        for frame in self._buffer.take():
-            self._pending.append(frame)
-            self._pending_events += len(frame)
+        self._enqueue(self._buffer.take())
+
+    def _enqueue(self, frames: list[EventFrame]) -> None:
+        """Lines frames up for the queue."""
+        for frame in frames:
+            if self._closed:
+                self._drop("closed", len(frame))
+            else:
+                self._pending.append(frame)
+                self._pending_events += len(frame)
 
     def _pump(self) -> None:
         """Moves pending frames to the queue in order, as the policy says; never waits."""

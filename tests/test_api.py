@@ -19,6 +19,7 @@ ORDER = [
     "alerts",
     "monitor",
     "queue",
+    "recorder",
     "producer",
     "subscribers",
     "stream",

@@ -70,6 +70,12 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
             reasons=None if self.reasons is None else self.reasons[which],
         )
 
+    def cut(self, most: int) -> list["EventFrame"]:
+        """The same events in frames of at most ``most``; none for an empty frame."""
+        if 0 < len(self) <= most:
+            return [self]
+        return [self.take(slice(start, start + most)) for start in range(0, len(self), most)]
+
     def split(self, numbers: I64) -> Iterator[tuple[int, "EventFrame"]]:
         """Yields (number, part) for each run of events with the same number, in order.
 

@@ -1,0 +1,196 @@
+"""StepRecorder: block by block from an engine's own loop, for little more than appending to a list."""
+
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from kvstream.errors import MalformedInputError
+from kvstream.events.frame import I64, U8, EventFrame
+from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Op
+
+# In the list of recorded ids, reserved numbers say what the ids after them are. Ids alone are accesses.
+_LOWEST = -(2**63)
+_STEP = _LOWEST  # a time follows: that of all events since the last step
+_ALLOC = _LOWEST + 1  # one id follows
+_ALLOC_ALL = _LOWEST + 2  # a count and so many ids follow
+_EVICT = [_LOWEST + 3 + code for code in range(len(REASONS) + 1)]  # one id follows; the last: unknown reason
+_EVICT_ALL = [mark + len(_EVICT) for mark in _EVICT]  # a count and so many ids follow
+_FIRST_ID = _EVICT_ALL[-1] + 1
+
+_REASON_OF = np.array([*range(len(REASONS)), UNKNOWN_REASON], dtype=np.uint8)
+
+
+class StepRecorder:
+    """Records the blocks of one engine, made by ``Producer.recorder``.
+
+    ``accessed(id)`` and ``accessed_all(ids)`` are a list's own ``append`` and ``extend``; nothing is
+    looked at before the step ends. All events of a step carry the time at which it ended, or, if it goes
+    on for longer than the stream's ``flush_interval``, the time of a flush within it.
+
+    Call it from any thread. Ids are 64-bit integers; the lowest 32 (from ``-2**63``) are reserved. What
+    is no such integer is counted as ``malformed`` among the producer's drops, never raised.
+
+    Attributes:
+        accessed: A live block was found by a request.
+        accessed_all: Several were; a list or tuple of ids.
+
+    Example:
+        >>> recorder = StepRecorder(clock=lambda: 5, frame_events=4096, on_full=lambda: None)
+        >>> recorder.allocated(7)
+        >>> recorder.accessed_all([7, 8])
+        >>> recorder.end_step()
+        >>> frame, malformed = recorder.take("engine-0", "gpu")
+        >>> frame.blocks.tolist()
+        [7, 7, 8]
+    """
+
+    __slots__ = ("_clock", "_extend", "_frame_events", "_on_full", "_recorded", "accessed", "accessed_all")
+
+    def __init__(self, clock: Callable[[], int], frame_events: int, on_full: Callable[[], None]) -> None:
+        self._clock = clock
+        self._frame_events = frame_events
+        self._on_full = on_full
+        # One list, changed by single calls of its own methods, which are atomic, needs no lock.
+        self._recorded: list[int] = []
+        self._extend = self._recorded.extend
+        self.accessed: Callable[[int], None] = self._recorded.append
+        self.accessed_all: Callable[[Iterable[int]], None] = self._recorded.extend
+
+    def allocated(self, block: int) -> None:
+        """A block was handed out."""
+        self._extend((_ALLOC, block))
+
+    def allocated_all(self, blocks: Sequence[int]) -> None:
+        """Several blocks were handed out."""
+        self._extend((_ALLOC_ALL, len(blocks), *blocks))
+
+    def evicted(self, block: int, reason: str | None = None) -> None:
+        """A block was given up, for lack of capacity if no reason is given."""
+        self._extend((_EVICT[0 if reason is None else REASON_CODE.get(reason, -1)], block))
+
+    def evicted_all(self, blocks: Sequence[int], reason: str | None = None) -> None:
+        """Several blocks were given up."""
+        mark = _EVICT_ALL[0 if reason is None else REASON_CODE.get(reason, -1)]
+        self._extend((mark, len(blocks), *blocks))
+
+    def end_step(self, ts: int | None = None) -> None:
+        """Gives everything since the last step its time: ``ts`` (ns since the Unix epoch), or now.
+
+        Raises:
+            MalformedInputError: If ``ts`` is no time.
+        """
+        self._extend((_STEP, self._clock() if ts is None else checked_time(ts)))
+        if len(self._recorded) >= self._frame_events:
+            self._on_full()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to take."""
+        return bool(self._recorded)
+
+    def take(self, source: str, tier: str) -> tuple[EventFrame, int]:
+        """Takes out everything recorded, and how many recorded things were no ids.
+
+        Events of a step that goes on carry the time now.
+        """
+        recorded = self._recorded[:]
+        del self._recorded[: len(recorded)]
+        recorded += (_STEP, self._clock())
+        try:
+            packed = struct.pack(f"{len(recorded)}q", *recorded)
+        except struct.error:
+            numbers, malformed = _mended(recorded)
+            return _decoded(numbers, source, tier), malformed
+        return _decoded(np.frombuffer(packed, dtype=np.int64), source, tier), 0
+
+
+def checked_time(ts: object) -> int:
+    """A time in nanoseconds since the Unix epoch, as it is.
+
+    Raises:
+        MalformedInputError: If it is none.
+    """
+    if not isinstance(ts, int) or not 0 <= ts < 2**63:
+        raise MalformedInputError(f"ts must be whole nanoseconds since 1970, not {ts!r}")
+    return ts
+
+
+def _mended(recorded: list[int]) -> tuple[I64, int]:
+    """Recorded numbers with unsigned hashes folded, and how many ids were none and have been left out."""
+    numbers: list[int] = []
+    malformed = 0
+    rest = iter(recorded)
+    for item in rest:
+        mark = item if isinstance(item, int) and _LOWEST <= item < _FIRST_ID else None
+        if mark == _STEP:
+            numbers += (mark, next(rest, 0))
+            continue
+        if mark is None:
+            given = [item]
+        elif mark == _ALLOC_ALL or mark >= _EVICT_ALL[0]:
+            given = list(islice(rest, max(0, next(rest, 0))))
+        else:
+            given = list(islice(rest, 1))
+        ids = [folded for number in given if (folded := _folded(number)) is not None]
+        malformed += len(given) - len(ids)
+        if mark == _ALLOC_ALL or (mark is not None and mark >= _EVICT_ALL[0]):
+            numbers += (mark, len(ids), *ids)
+        elif ids:
+            numbers += ids if mark is None else (mark, *ids)
+    return np.array(numbers, dtype=np.int64), malformed
+
+
+def _folded(number: object) -> int | None:
+    """A 64-bit integer, signed or unsigned, as a signed one of the same bits; None for anything else."""
+    if not isinstance(number, (int, np.integer)) or not -(2**63) <= number < 2**64:
+        return None
+    return int(number) - 2**64 if number >= 2**63 else int(number)
+
+
+def _decoded(numbers: I64, source: str, tier: str) -> EventFrame:
+    is_id = numbers >= _FIRST_ID
+    marks = (~is_id).nonzero()[0]
+    kind = numbers.take(marks)
+    steps = marks.compress(kind == _STEP)
+    is_id[steps + 1] = False
+    ops = np.full(len(numbers), Op.ACCESS, dtype=np.uint8)
+    reasons: U8 | None = None
+    if len(steps) < len(marks):
+        reasons = _mark_others(numbers, marks, kind, ops, is_id)
+    until = is_id.cumsum().take(steps)
+    until[1:] -= until[:-1].copy()
+    return EventFrame(
+        ops.compress(is_id),
+        numbers.compress(is_id),
+        np.maximum(numbers.take(steps + 1), 0).repeat(until),
+        source,
+        tier,
+        None,
+        None if reasons is None else reasons.compress(is_id),
+    )
+
+
+def _mark_others(numbers: I64, marks: I64, kind: I64, ops: U8, is_id: npt.NDArray[np.bool_]) -> U8 | None:
+    """Enters allocations and evictions into ``ops``, uint8 (n,), and counts out of ``is_id``, bool (n,).
+
+    Returns:
+        Reason codes, uint8 (n,); None if all are ``capacity``.
+    """
+    ops[marks.compress(kind == _ALLOC) + 1] = Op.ALLOC
+    is_evict = (kind >= _EVICT[0]) & (kind <= _EVICT[-1])
+    evicted = marks.compress(is_evict) + 1
+    ops[evicted] = Op.EVICT
+    several = marks.compress((kind == _ALLOC_ALL) | (kind >= _EVICT_ALL[0])).tolist()
+    is_id[[at + 1 for at in several]] = False
+    reasons = None
+    if ((kind > _EVICT[0]) & (kind != _EVICT_ALL[0])).any():
+        reasons = np.zeros(len(numbers), dtype=np.uint8)
+        reasons[evicted] = _REASON_OF.take(kind.compress(is_evict) - _EVICT[0])
+    for at in several:
+        mark, those = int(numbers[at]), slice(at + 2, at + 2 + int(numbers[at + 1]))
+        ops[those] = Op.ALLOC if mark == _ALLOC_ALL else Op.EVICT
+        if reasons is not None and mark != _ALLOC_ALL:
+            reasons[those] = _REASON_OF[mark - _EVICT_ALL[0]]
+    return reasons
