@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from kvstream.blocks.hashing import below_rate, mix
 from kvstream.config import OverflowPolicy
-from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64
+from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, packed_int64
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Op
 from kvstream.queue import FrameQueue
 from kvstream.recorder import StepRecorder, checked_time
@@ -114,10 +114,7 @@ def _packed(ids: Any) -> bytes:
         return ids.tobytes() if ids.dtype is _INT64 else as_int64(ids.reshape(-1)).tobytes()
     if not isinstance(ids, (list, tuple)):
         ids = list(ids) if hasattr(ids, "__iter__") else [ids]
-    try:
-        return struct.pack(f"{len(ids)}q", *ids)
-    except struct.error:  # an unsigned hash, or no id at all
-        return as_int64(ids).tobytes()
+    return packed_int64(ids).tobytes()
 
 
 class Producer:

@@ -12,6 +12,7 @@ from kvstream.events.types import Malformed
 
 MAX_LINE_BYTES = 1024 * 1024
 _PIECE = 4 * 1024 * 1024
+_DECODED_BYTES = 256 * 1024  # of lines at once: the events of more of them no longer fit into a cache
 _BOM = b"\xef\xbb\xbf"  # which some editors put before JSON lines
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
@@ -45,8 +46,11 @@ class LineParser:
         data = self._rest + data if self._rest else data
         cut = data.rfind(b"\n") + 1
         chunk, self._rest = data[:cut], data[cut:]
-        if chunk:
-            yield from self._decode(chunk)
+        start = 0
+        while start < len(chunk):
+            end = chunk.find(b"\n", min(start + _DECODED_BYTES, len(chunk) - 1)) + 1
+            yield from self._decode(chunk[start:end])
+            start = end
         if len(self._rest) > MAX_LINE_BYTES:
             self._rest, self._skipping = b"", True
             self._lines += 1

@@ -38,7 +38,7 @@ UNKNOWN_REASON = 255
 """Code of a reason that the producer spelled in a way nobody knows: kept as ``other`` and counted."""
 
 
-class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True):
+class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True, gc=False):
     """A block was handed out: a new generation of it begins.
 
     Attributes:
@@ -56,7 +56,7 @@ class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True):
     key: int | None = None
 
 
-class BlockAccessed(Struct, frozen=True, tag="access", omit_defaults=True):
+class BlockAccessed(Struct, frozen=True, tag="access", omit_defaults=True, gc=False):
     """A live block was found by another request: a prefix-cache hit."""
 
     block: BlockId
@@ -65,7 +65,7 @@ class BlockAccessed(Struct, frozen=True, tag="access", omit_defaults=True):
     tier: Name = DEFAULT_TIER
 
 
-class BlockEvicted(Struct, frozen=True, tag="evict", omit_defaults=True):
+class BlockEvicted(Struct, frozen=True, tag="evict", omit_defaults=True, gc=False):
     """A block's room was taken: its generation ends."""
 
     block: BlockId
@@ -75,7 +75,7 @@ class BlockEvicted(Struct, frozen=True, tag="evict", omit_defaults=True):
     reason: str = "capacity"
 
 
-class CacheCleared(Struct, frozen=True, tag="clear", omit_defaults=True):
+class CacheCleared(Struct, frozen=True, tag="clear", omit_defaults=True, gc=False):
     """Every block of one source and tier was given up at once."""
 
     ts: Timestamp

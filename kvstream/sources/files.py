@@ -1,6 +1,7 @@
 """Event logs and standard input as frames: any format, whole or as they grow."""
 
 import os
+import select
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,9 @@ from kvstream.events.reader import EventReader
 from kvstream.events.types import Malformed
 
 STDIN = "-"
-_CHUNK = 1024 * 1024
+Items = list[EventFrame | Malformed]
+
+_CHUNK = 4 * 1024 * 1024
 _POLL_SECONDS = 0.2
 
 
@@ -35,11 +38,10 @@ async def read_events(
     """
     while True:
         reader = EventReader(path)
-        async for chunk in _chunks(path, follow):
+        async for size, items in _pieces(path, follow, reader):
             if on_bytes is not None:
-                on_bytes(len(chunk))
-            # Decoding in a worker thread keeps the event loop free for consumers and signals.
-            for item in await to_thread.run_sync(_decode, reader, chunk):
+                on_bytes(size)
+            for item in items:
                 yield item
         for item in reader.finish():
             yield item
@@ -47,12 +49,22 @@ async def read_events(
             return
 
 
-def _decode(reader: EventReader, chunk: bytes) -> list[EventFrame | Malformed]:
-    return list(reader.feed(chunk))
+async def _pieces(path: str, follow: bool, reader: EventReader) -> AsyncIterator[tuple[int, Items]]:
+    """Bytes read and what they held, to the end of input; with ``follow``, until the file is replaced or cut.
 
+    Reading and decoding in one call of a worker thread keeps the event loop free for consumers and
+    signals, at one hand-over a piece.
+    """
 
-async def _chunks(path: str, follow: bool) -> AsyncIterator[bytes]:
-    """Bytes until the end of input; with ``follow``, until the file is replaced or cut."""
+    def read() -> tuple[int, Items]:
+        data = os.read(fd, _CHUNK)
+        if waits and data:  # a pipe gives little at once
+            more = bytearray(data)
+            while len(more) < _CHUNK and select.select([fd], [], [], 0)[0] and (data := os.read(fd, _CHUNK)):
+                more += data
+            data = bytes(more)
+        return len(data), list(reader.feed(data)) if data else []
+
     fd = sys.stdin.fileno() if path == STDIN else os.open(path, os.O_RDONLY)
     try:
         mode = os.fstat(fd).st_mode
@@ -62,12 +74,10 @@ async def _chunks(path: str, follow: bool) -> AsyncIterator[bytes]:
             if waits:
                 # Waiting for readiness, unlike a read in a thread, can be cancelled.
                 await anyio.wait_readable(fd)
-                data = os.read(fd, _CHUNK)
-            else:
-                data = await to_thread.run_sync(os.read, fd, _CHUNK)
-            position += len(data)
-            if data:
-                yield data
+            size, items = await to_thread.run_sync(read)
+            position += size
+            if size:
+                yield size, items
             elif follow and not waits:
                 await anyio.sleep(_POLL_SECONDS)
                 if _replaced(fd, path, position):
