@@ -27,6 +27,7 @@ ORDER = [
     "schemas",
     "sources",
     "sinks",
+    "bench",
     "cli",
 ]
 

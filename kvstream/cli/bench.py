@@ -1,199 +1,122 @@
 """``kvstream bench``: what each part costs, beside a plain per-event collector in the same run."""
 
-import os
-import platform
-import random
-import statistics
-import time
-from collections import deque
-from collections.abc import Callable
-from itertools import pairwise
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
+import anyio
 import msgspec
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from kvstream.blocks.table import BlockTable
-from kvstream.collector import BatchMetricsCollector, KVCacheMetricsCollector
-from kvstream.events.codec import decode_frame, decode_lines, encode_frame, encode_lines
-from kvstream.events.frame import EventFrame
-from kvstream.monitor import Monitor
-from kvstream.sources.synthetic import generate
+from kvstream.bench.latency import Latency, measure_latency
+from kvstream.bench.measure import Report, measure
+from kvstream.errors import ConfigError
 
 EXAMPLES = """
 [bold]Examples[/bold]
 
-  kvstream bench                     a table, about half a minute
+  kvstream bench                                 a table, about a minute
 
-  kvstream bench --events 1000000 --json > figures.json
+  kvstream bench --events 1000000 --json > now.json
+
+  kvstream bench --compare before.json           exit code 2 if a part has become slower
+
+[bold]Columns[/bold]: ns/event is the median of the repeats, spread (slowest - fastest) / median; of 1 % and
+of 100 % compare with a plain collector that follows so many of the blocks, within the same repeat.
 """
+EXIT_SLOWER = 2
 
 
-class Result(msgspec.Struct, frozen=True):
-    """One measured part.
+class BenchReport(msgspec.Struct, frozen=True):
+    """The document that ``--json`` prints and ``--compare`` reads."""
 
-    Attributes:
-        part: What was done.
-        ns_per_event: Median of the repeats.
-        spread: (slowest - fastest) / median.
-        events_per_second: ``1e9 / ns_per_event``.
-        of_plain: Cost relative to the plain collector at 100 %.
-    """
-
-    part: str
-    ns_per_event: float
-    spread: float
-    events_per_second: float
-    of_plain: float
-
-
-class PlainCollector:
-    """The rival: a dictionary of blocks, one Python call an event, as vLLM's own collector works.
-
-    Each allocation draws a random number; only sampled blocks are followed.
-    """
-
-    def __init__(self, sample_rate: float) -> None:
-        self.sample_rate = sample_rate
-        self.blocks: dict[int, tuple[int, deque[int]]] = {}
-        self.evicted: list[tuple[float, float, tuple[float, ...]]] = []
-
-    def allocated(self, block: int) -> None:
-        """A block was handed out."""
-        if random.random() < self.sample_rate:  # noqa: S311
-            self.blocks[block] = (time.monotonic_ns(), deque(maxlen=4))
-
-    def accessed(self, block: int) -> None:
-        """A block was found."""
-        state = self.blocks.get(block)
-        if state is not None:
-            state[1].append(time.monotonic_ns())
-
-    def evicted_block(self, block: int) -> None:
-        """A block was given up."""
-        state = self.blocks.pop(block, None)
-        if state is not None:
-            now, times = time.monotonic_ns(), list(state[1])
-            last = times[-1] if times else state[0]
-            gaps = tuple((b - a) / 1e9 for a, b in pairwise(times))
-            self.evicted.append(((now - state[0]) / 1e9, (now - last) / 1e9, gaps))
+    throughput: Report
+    alert_latency_ms: Latency | None = None
 
 
 def bench_command(
     events: Annotated[int, typer.Option(min=1000, help="Events a repeat.")] = 400_000,
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats of each part; the median counts.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of each part; the median counts.")] = 7,
+    latency: Annotated[
+        bool, typer.Option(help="Also measure how long alerts take at a million events a second.")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
-) -> None:
-    """Measures record, encode, decode, apply and end to end, on a synthetic chat stream."""
-    console = Console(stderr=True)
-    with console.status("measuring", spinner="line") as status:
-        results = measure(events, repeats, lambda part: status.update(f"measuring {part}"))
-    machine = {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-    }
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare with the JSON of an earlier run of as many events.",
+            show_default=False,
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Growth of a part's cost, relative to the plain collector's, that is let pass."
+        ),
+    ] = 0.3,
+) -> int:
+    """Measures recording, decoding, block state and whole streams on synthetic events."""
+    before = _read(compare) if compare else None
+    with Console(stderr=True).status("measuring", spinner="line") as status:
+        report = anyio.run(measure, events, repeats, lambda part: status.update(f"measuring {part}"))
+        status.update("measuring alert latency")
+        delays = anyio.run(measure_latency) if latency else None
+    document = BenchReport(report, delays)
+    slower = _slower(before.throughput, report, tolerance) if before else {}
     if json:
-        document = {"machine": machine, "events": events, "repeats": repeats, "results": results}
         typer.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
-        return
-    table = Table(title=f"{events:,} events, median of {repeats}")
-    for name in ("part", "ns/event", "M events/s", "spread", "of plain 100 %"):
+    else:
+        _print(document, before)
+    for part, growth in slower.items():
+        typer.echo(f"slower: {part} costs {growth:.2f} times what it did", err=True)
+    return EXIT_SLOWER if slower else 0
+
+
+def _read(path: Path) -> BenchReport:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=BenchReport)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{path}: not the JSON of kvstream bench: {error}") from error
+
+
+def _growth(before: Report, now: Report) -> dict[str, float]:
+    """How much the cost of each part has grown, relative to the plain collector at 100 %."""
+    earlier = {result.part: result.of_plain for result in before.results}
+    return {r.part: r.of_plain / earlier[r.part] for r in now.results if r.part in earlier}
+
+
+def _slower(before: Report, now: Report, tolerance: float) -> dict[str, float]:
+    if before.events != now.events:
+        raise ConfigError(
+            f"the earlier run had {before.events:,} events a repeat; give --events {before.events}"
+        )
+    return {part: growth for part, growth in _growth(before, now).items() if growth > 1 + tolerance}
+
+
+def _print(document: BenchReport, before: BenchReport | None) -> None:
+    report = document.throughput
+    table = Table(title=f"{report.events:,} events, median of {report.repeats}")
+    columns = ["part", "ns/event", "M events/s", "spread", "of 1 %", "of 100 %"]
+    growth = _growth(before.throughput, report) if before else {}
+    for name in [*columns, *(["before = 1"] if before else [])]:
         table.add_column(name, justify="left" if name == "part" else "right")
-    for r in results:
-        table.add_row(
+    for r in report.results:
+        cells = [
             r.part,
             f"{r.ns_per_event:.1f}",
             f"{r.events_per_second / 1e6:.2f}",
             f"{r.spread:.0%}",
+            f"{r.of_sampled:.2f}",
             f"{r.of_plain:.3f}",
+        ]
+        table.add_row(*cells, *([f"{growth[r.part]:.2f}" if r.part in growth else "new"] if before else []))
+    console = Console()
+    console.print(table)
+    if (delays := document.alert_latency_ms) is not None:
+        console.print(
+            f"alert latency at {delays.offered_per_second / 1e6:.2f} M events/s: p50 {delays.p50:.1f} ms, "
+            f"p99 {delays.p99:.1f} ms, worst {delays.worst:.1f} ms of {delays.alerts} alerts"
         )
-    Console().print(table)
-    Console().print(", ".join(f"{key} {value}" for key, value in machine.items()), style="dim")
-
-
-def measure(events: int, repeats: int, on_part: Callable[[str], Any]) -> list[Result]:
-    """Measures every part; each repeat starts from fresh state made outside the timing."""
-    frames = list(generate("chat", events, blocks=16_384, seed=1))
-    encoded = [encode_frame(frame) for frame in frames]
-    lines = [encode_lines(frame.to_events()) for frame in frames]
-    calls = [(op, block) for f in frames for op, block in zip(f.ops.tolist(), f.blocks.tolist(), strict=True)]
-    parts: list[tuple[str, Callable[[], Callable[[], object]]]] = [
-        ("plain collector, 100 %", lambda: _plain(calls, 1.0)),
-        ("plain collector, 1 %", lambda: _plain(calls, 0.01)),
-        ("record one at a time, all included", lambda: _record_each(calls)),
-        ("record 64 a call, all included", lambda: _record_batches(events)),
-        ("encode frames", lambda: lambda: [encode_frame(frame) for frame in frames]),
-        ("decode frames", lambda: lambda: [decode_frame(data) for data in encoded]),
-        ("decode JSON lines", lambda: lambda: [list(decode_lines(data, _no_bad)) for data in lines]),
-        ("apply to block state", lambda: _apply(frames)),
-        ("end to end: decode, state, metrics, rules", lambda: _end_to_end(encoded)),
-    ]
-    timed: list[tuple[str, float, float]] = []
-    for part, prepare in parts:
-        on_part(part)
-        seconds = []
-        for _ in range(repeats):
-            work = prepare()
-            start = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - start)
-        median = statistics.median(seconds)
-        timed.append((part, median / events * 1e9, (max(seconds) - min(seconds)) / median))
-    plain = timed[0][1]
-    return [Result(part, ns, spread, 1e9 / ns, ns / plain) for part, ns, spread in timed]
-
-
-def _plain(calls: list[tuple[int, int]], rate: float) -> Callable[[], object]:
-    collector = PlainCollector(rate)
-    methods = (collector.allocated, collector.accessed, collector.evicted_block)
-
-    def work() -> None:
-        for op, block in calls:
-            methods[op](block)
-
-    return work
-
-
-def _record_each(calls: list[tuple[int, int]]) -> Callable[[], object]:
-    collector = KVCacheMetricsCollector()
-    methods = (collector.on_block_allocated, collector.on_block_accessed, collector.on_block_evicted)
-
-    def work() -> None:
-        for op, block in calls:
-            methods[op](block)
-        collector.flush()
-
-    return work
-
-
-def _record_batches(events: int) -> Callable[[], object]:
-    collector = BatchMetricsCollector()
-    steps = [[(64 * step + i) % 16_384 for i in range(64)] for step in range(events // 192)]
-
-    def work() -> None:
-        for ids in steps:
-            collector.batch_allocate(ids)
-            collector.batch_access(ids)
-            collector.batch_evict(ids)
-        collector.collector.flush()
-
-    return work
-
-
-def _apply(frames: list[EventFrame]) -> Callable[[], object]:
-    table = BlockTable("bench", "gpu", records=False)
-    return lambda: [table.apply(frame) for frame in frames]
-
-
-def _end_to_end(encoded: list[bytes]) -> Callable[[], object]:
-    monitor = Monitor()
-    return lambda: [monitor.process(decode_frame(data)) for data in encoded]
-
-
-def _no_bad(number: int, reason: str) -> None:
-    raise AssertionError(f"line {number}: {reason}")
+    console.print(", ".join(f"{key} {value}" for key, value in report.machine.items()), style="dim")

@@ -1,0 +1,197 @@
+"""The parts that are measured: each makes fresh state and returns the work to time on it."""
+
+from collections.abc import Callable
+from functools import partial
+
+from kvstream.bench.rival import Block, PlainCollector
+from kvstream.bench.streams import busy, filling
+from kvstream.blocks.table import BlockTable
+from kvstream.clock import Clock
+from kvstream.collector import KVCacheMetricsCollector
+from kvstream.events.codec import decode_frame, decode_lines, encode_frame, encode_lines
+from kvstream.events.frame import joined_frames
+from kvstream.events.types import Op
+from kvstream.monitor import Monitor
+from kvstream.producer import Producer
+from kvstream.queue import FrameQueue
+from kvstream.stream import KVStream
+
+BLOCKS = 16_384
+CONTENT_BLOCKS = 1_000_000
+SMALL_FRAME = 64
+SOURCES = 64
+STEP_EVENTS = 64
+FRAME_EVENTS = 4096
+LINE_EVENTS = 3_000
+
+Work = Callable[[], object]
+"""What is timed; a coroutine function is awaited."""
+
+PLAIN, SAMPLED = "plain collector, 100 %", "plain collector, 1 % (the rival)"
+
+
+class Parts:
+    """The parts, over the same events as far as they can be.
+
+    Args:
+        events: Events that each part is given.
+    """
+
+    def __init__(self, events: int) -> None:
+        fill = filling(min(BLOCKS, events // 2))
+        whole = joined_frames([fill, busy(len(fill), events - len(fill))])
+        self._frames = whole.cut(FRAME_EVENTS)
+        self._encoded = [encode_frame(frame) for frame in self._frames]
+        self._lines = [encode_lines(frame.to_events()) for frame in whole.cut(LINE_EVENTS)]
+        blocks = [Block(i) for i in range(len(fill))]
+        called = [(op, blocks[i]) for op, i in zip(whole.ops.tolist(), whole.blocks.tolist(), strict=True)]
+        self._steps = [called[i : i + STEP_EVENTS] for i in range(0, events, STEP_EVENTS)]
+        self._batches = [
+            (int(frame.ops[0]), frame.blocks.tolist(), frame.blocks.copy())
+            for frame in whole.cut(STEP_EVENTS)
+        ]
+        self._small = _interleaved(events)
+        self._content_fill = filling(CONTENT_BLOCKS, content=True).cut(FRAME_EVENTS)
+        self._content = busy(CONTENT_BLOCKS, events, content=True).cut(FRAME_EVENTS)
+
+    def all(self) -> list[tuple[str, Callable[[], Work]]]:
+        """Name and maker of each part."""
+        return [
+            (PLAIN, partial(self._plain, 1.0)),
+            (SAMPLED, partial(self._plain, 0.01)),
+            ("record one at a time, to the queue", self._record_each),
+            ("record 64 a call: lists, to the queue", self._record_lists),
+            ("record 64 a call: arrays, to the queue", self._record_arrays),
+            ("synchronous collector, one at a time, all included", self._collect),
+            ("encode frames", lambda: lambda: [encode_frame(frame) for frame in self._frames]),
+            ("decode frames", lambda: lambda: [decode_frame(data) for data in self._encoded]),
+            ("decode JSON lines", lambda: lambda: [list(decode_lines(d, _no_bad)) for d in self._lines]),
+            ("apply to block state", self._apply),
+            ("end to end: frames of 4,096", lambda: partial(_stream, self._encoded)),
+            ("end to end: frames of 64, 64 sources", lambda: partial(_stream, self._small)),
+            ("end to end: JSON lines", lambda: partial(_stream_lines, self._lines)),
+            ("content hashes, 1 M live: frames to rules", self._apply_content),
+        ]
+
+    def _plain(self, rate: float) -> Work:
+        collector = PlainCollector(rate)
+
+        def work() -> None:
+            for step in self._steps:
+                for op, block in step:
+                    if op == Op.ACCESS:
+                        collector.accessed(block)
+                    elif op == Op.ALLOC:
+                        collector.allocated(block)
+                    else:
+                        collector.evict(block)
+
+        return work
+
+    def _record_each(self) -> Work:
+        async def work() -> None:
+            recorder = _producer().recorder()
+            for step in self._steps:
+                for op, block in step:
+                    if op == Op.ACCESS:
+                        recorder.accessed(block.block_id)
+                    elif op == Op.ALLOC:
+                        recorder.allocated(block.block_id)
+                    else:
+                        recorder.evicted(block.block_id)
+                recorder.end_step()
+
+        return work
+
+    def _record_lists(self) -> Work:
+        async def work() -> None:
+            recorder = _producer().recorder()
+            for op, ids, _ in self._batches:
+                if op == Op.ACCESS:
+                    recorder.accessed_all(ids)
+                elif op == Op.ALLOC:
+                    recorder.allocated_all(ids)
+                else:
+                    recorder.evicted_all(ids)
+                recorder.end_step()
+
+        return work
+
+    def _record_arrays(self) -> Work:
+        async def work() -> None:
+            producer = _producer()
+            for op, _, ids in self._batches:
+                if op == Op.ACCESS:
+                    producer.record_accessed(ids)
+                elif op == Op.ALLOC:
+                    producer.record_allocated(ids)
+                else:
+                    producer.record_evicted(ids)
+
+        return work
+
+    def _collect(self) -> Work:
+        collector = KVCacheMetricsCollector()
+
+        def work() -> None:
+            for step in self._steps:
+                for op, block in step:
+                    if op == Op.ACCESS:
+                        collector.on_block_accessed(block)
+                    elif op == Op.ALLOC:
+                        collector.on_block_allocated(block)
+                    else:
+                        collector.on_block_evicted(block)
+            collector.flush()
+
+        return work
+
+    def _apply(self) -> Work:
+        table = BlockTable("bench", "gpu", records=False)
+        return lambda: [table.apply(frame) for frame in self._frames]
+
+    def _apply_content(self) -> Work:
+        monitor = Monitor()
+        monitor.process_batch(self._content_fill)
+
+        def work() -> None:
+            monitor.process_batch(self._content)
+            monitor.summary()
+
+        return work
+
+
+def _producer() -> Producer:
+    """A producer whose queue lets its oldest frames go, as nobody takes them."""
+    return Producer("bench", "gpu", FrameQueue(65_536), "drop_oldest", FRAME_EVENTS, Clock())
+
+
+def _interleaved(events: int) -> list[bytes]:
+    """Small frames of many sources by turns, encoded; ``events`` in all, about."""
+    each = events // SOURCES // SMALL_FRAME * SMALL_FRAME or SMALL_FRAME
+    cut = []
+    for number in range(SOURCES):
+        source = f"engine-{number}"
+        fill = filling(min(1024, each // 2), source=source)
+        frames = [fill, busy(len(fill), each - len(fill), source=source, seed=number)]
+        cut.append(joined_frames(frames).cut(SMALL_FRAME))
+    return [encode_frame(frame) for turn in zip(*cut, strict=True) for frame in turn]
+
+
+async def _stream(encoded: list[bytes]) -> None:
+    async with KVStream() as stream:
+        for data in encoded:
+            await stream.send(decode_frame(data))
+    stream.summary()
+
+
+async def _stream_lines(chunks: list[bytes]) -> None:
+    async with KVStream() as stream:
+        for chunk in chunks:
+            for frame in decode_lines(chunk, _no_bad):
+                await stream.send(frame)
+    stream.summary()
+
+
+def _no_bad(number: int, reason: str) -> None:
+    raise AssertionError(f"line {number}: {reason}")
