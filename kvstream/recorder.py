@@ -12,13 +12,14 @@ from kvstream.events.frame import I64, U8, EventFrame
 from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Op
 
 # In the list of recorded ids, reserved numbers say what the ids after them are. Ids alone are accesses.
-_LOWEST = -(2**63)
+_LOWEST = -32
 _STEP = _LOWEST  # a time follows: that of all events since the last step
 _ALLOC = _LOWEST + 1  # one id follows
 _ALLOC_ALL = _LOWEST + 2  # a count and so many ids follow
 _EVICT = [_LOWEST + 3 + code for code in range(len(REASONS) + 1)]  # one id follows; the last: unknown reason
 _EVICT_ALL = [mark + len(_EVICT) for mark in _EVICT]  # a count and so many ids follow
-_FIRST_ID = _EVICT_ALL[-1] + 1
+_MARKS = range(_LOWEST, _EVICT_ALL[-1] + 1)
+_RESERVED = range(_LOWEST, 0)
 
 _REASON_OF = np.array([*range(len(REASONS)), UNKNOWN_REASON], dtype=np.uint8)
 
@@ -30,8 +31,8 @@ class StepRecorder:
     looked at before the step ends. All events of a step carry the time at which it ended, or, if it goes
     on for longer than the stream's ``flush_interval``, the time of a flush within it.
 
-    Call it from any thread. Ids are 64-bit integers; the lowest 32 (from ``-2**63``) are reserved. What
-    is no such integer is counted as ``malformed`` among the producer's drops, never raised.
+    Call it from any thread. Ids are 64-bit integers, signed or not; -32 to -1 are reserved. What is no
+    64-bit integer is counted as ``malformed`` among the producer's drops, never raised.
 
     Attributes:
         accessed: A live block was found by a request.
@@ -97,13 +98,14 @@ class StepRecorder:
         """
         recorded = self._recorded[:]
         del self._recorded[: len(recorded)]
-        recorded += (_STEP, self._clock())
+        now = self._clock()
+        malformed = 0
         try:
-            packed = struct.pack(f"{len(recorded)}q", *recorded)
+            packed = struct.pack(f"{len(recorded) + 2}q", *recorded, _STEP, now)
         except struct.error:
-            numbers, malformed = _mended(recorded)
-            return _decoded(numbers, source, tier), malformed
-        return _decoded(np.frombuffer(packed, dtype=np.int64), source, tier), 0
+            mended, malformed = _mended(recorded)
+            packed = struct.pack(f"{len(mended) + 2}q", *mended, _STEP, now)
+        return _decoded(np.frombuffer(packed, dtype=np.int64), source, tier), malformed
 
 
 def checked_time(ts: object) -> int:
@@ -117,40 +119,40 @@ def checked_time(ts: object) -> int:
     return ts
 
 
-def _mended(recorded: list[int]) -> tuple[I64, int]:
+def _mended(recorded: list[int]) -> tuple[list[int], int]:
     """Recorded numbers with unsigned hashes folded, and how many ids were none and have been left out."""
     numbers: list[int] = []
     malformed = 0
     rest = iter(recorded)
     for item in rest:
-        mark = item if isinstance(item, int) and _LOWEST <= item < _FIRST_ID else None
+        mark = item if type(item) is int and item in _MARKS else None
         if mark == _STEP:
-            numbers += (mark, next(rest, 0))
+            numbers += (mark, min(next(rest, 0), 2**63 - 1))
             continue
-        if mark is None:
-            given = [item]
-        elif mark == _ALLOC_ALL or mark >= _EVICT_ALL[0]:
-            given = list(islice(rest, max(0, next(rest, 0))))
+        several = mark == _ALLOC_ALL or mark in _EVICT_ALL
+        if several:
+            given = list(islice(rest, min(max(0, next(rest, 0)), len(recorded))))
         else:
-            given = list(islice(rest, 1))
+            given = [item] if mark is None else list(islice(rest, 1))
         ids = [folded for number in given if (folded := _folded(number)) is not None]
         malformed += len(given) - len(ids)
-        if mark == _ALLOC_ALL or (mark is not None and mark >= _EVICT_ALL[0]):
+        if mark is not None and several:
             numbers += (mark, len(ids), *ids)
         elif ids:
             numbers += ids if mark is None else (mark, *ids)
-    return np.array(numbers, dtype=np.int64), malformed
+    return numbers, malformed
 
 
 def _folded(number: object) -> int | None:
     """A 64-bit integer, signed or unsigned, as a signed one of the same bits; None for anything else."""
     if not isinstance(number, (int, np.integer)) or not -(2**63) <= number < 2**64:
         return None
-    return int(number) - 2**64 if number >= 2**63 else int(number)
+    folded = int(number) - 2**64 if number >= 2**63 else int(number)
+    return None if folded in _RESERVED else folded
 
 
 def _decoded(numbers: I64, source: str, tier: str) -> EventFrame:
-    is_id = numbers >= _FIRST_ID
+    is_id = numbers.view(np.uint64) < 2**64 + _LOWEST  # as unsigned ones, reserved numbers are the highest
     marks = (~is_id).nonzero()[0]
     kind = numbers.take(marks)
     steps = marks.compress(kind == _STEP)
@@ -182,10 +184,12 @@ def _mark_others(numbers: I64, marks: I64, kind: I64, ops: U8, is_id: npt.NDArra
     is_evict = (kind >= _EVICT[0]) & (kind <= _EVICT[-1])
     evicted = marks.compress(is_evict) + 1
     ops[evicted] = Op.EVICT
-    several = marks.compress((kind == _ALLOC_ALL) | (kind >= _EVICT_ALL[0])).tolist()
+    several = marks.compress(
+        (kind == _ALLOC_ALL) | (kind >= _EVICT_ALL[0]) & (kind <= _EVICT_ALL[-1])
+    ).tolist()
     is_id[[at + 1 for at in several]] = False
     reasons = None
-    if ((kind > _EVICT[0]) & (kind != _EVICT_ALL[0])).any():
+    if ((kind > _EVICT[0]) & (kind <= _EVICT_ALL[-1]) & (kind != _EVICT_ALL[0])).any():
         reasons = np.zeros(len(numbers), dtype=np.uint8)
         reasons[evicted] = _REASON_OF.take(kind.compress(is_evict) - _EVICT[0])
     for at in several:
