@@ -96,15 +96,15 @@ class StepRecorder:
 
         Events of a step that goes on carry the time now.
         """
-        recorded = self._recorded[:]
+        recorded = tuple(self._recorded)
         del self._recorded[: len(recorded)]
-        now = self._clock()
         malformed = 0
         try:
-            packed = struct.pack(f"{len(recorded) + 2}q", *recorded, _STEP, now)
+            packed = struct.pack(f"{len(recorded)}q", *recorded)
         except struct.error:
             mended, malformed = _mended(recorded)
-            packed = struct.pack(f"{len(mended) + 2}q", *mended, _STEP, now)
+            packed = struct.pack(f"{len(mended)}q", *mended)
+        packed += struct.pack("2q", _STEP, self._clock())
         return _decoded(np.frombuffer(packed, dtype=np.int64), source, tier), malformed
 
 
@@ -119,7 +119,7 @@ def checked_time(ts: object) -> int:
     return ts
 
 
-def _mended(recorded: list[int]) -> tuple[list[int], int]:
+def _mended(recorded: Sequence[int]) -> tuple[list[int], int]:
     """Recorded numbers with unsigned hashes folded, and how many ids were none and have been left out."""
     numbers: list[int] = []
     malformed = 0

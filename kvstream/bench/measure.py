@@ -1,5 +1,6 @@
 """Times the parts by turns, so that a noisy machine is unfair to all of them alike."""
 
+import gc
 import os
 import platform
 import statistics
@@ -54,6 +55,8 @@ class Report(msgspec.Struct, frozen=True):
 async def measure(events: int, repeats: int, on_part: Callable[[str], Any]) -> Report:
     """Measures every part; each repeat starts from fresh state, made outside the timing."""
     parts = Parts(events).all()
+    gc.collect()
+    gc.freeze()  # the inputs are millions of objects that collections would walk through again and again
     seconds: dict[str, list[float]] = {name: [] for name, _ in parts}
     for repeat in range(repeats):
         for name, prepare in parts:

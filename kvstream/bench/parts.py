@@ -9,7 +9,7 @@ from kvstream.blocks.table import BlockTable
 from kvstream.clock import Clock
 from kvstream.collector import KVCacheMetricsCollector
 from kvstream.events.codec import decode_frame, decode_lines, encode_frame, encode_lines
-from kvstream.events.frame import joined_frames
+from kvstream.events.frame import EventFrame, joined_frames
 from kvstream.events.types import Op
 from kvstream.monitor import Monitor
 from kvstream.producer import Producer
@@ -56,6 +56,7 @@ class Parts:
 
     def all(self) -> list[tuple[str, Callable[[], Work]]]:
         """Name and maker of each part."""
+        small = [encode_frame(frame) for frame in self._small]
         return [
             (PLAIN, partial(self._plain, 1.0)),
             (SAMPLED, partial(self._plain, 0.01)),
@@ -67,8 +68,10 @@ class Parts:
             ("decode frames", lambda: lambda: [decode_frame(data) for data in self._encoded]),
             ("decode JSON lines", lambda: lambda: [list(decode_lines(d, _no_bad)) for d in self._lines]),
             ("apply to block state", self._apply),
-            ("end to end: frames of 4,096", lambda: partial(_stream, self._encoded)),
+            ("end to end: frames of 4,096", lambda: partial(_stream, self._frames)),
+            ("end to end: frames of 4,096, encoded", lambda: partial(_stream_encoded, self._encoded)),
             ("end to end: frames of 64, 64 sources", lambda: partial(_stream, self._small)),
+            ("end to end: frames of 64, 64 sources, encoded", lambda: partial(_stream_encoded, small)),
             ("end to end: JSON lines", lambda: partial(_stream_lines, self._lines)),
             ("content hashes, 1 M live: frames to rules", self._apply_content),
         ]
@@ -166,8 +169,8 @@ def _producer() -> Producer:
     return Producer("bench", "gpu", FrameQueue(65_536), "drop_oldest", FRAME_EVENTS, Clock())
 
 
-def _interleaved(events: int) -> list[bytes]:
-    """Small frames of many sources by turns, encoded; ``events`` in all, about."""
+def _interleaved(events: int) -> list[EventFrame]:
+    """Small frames of many sources by turns; ``events`` in all, about."""
     each = events // SOURCES // SMALL_FRAME * SMALL_FRAME or SMALL_FRAME
     cut = []
     for number in range(SOURCES):
@@ -175,10 +178,17 @@ def _interleaved(events: int) -> list[bytes]:
         fill = filling(min(1024, each // 2), source=source)
         frames = [fill, busy(len(fill), each - len(fill), source=source, seed=number)]
         cut.append(joined_frames(frames).cut(SMALL_FRAME))
-    return [encode_frame(frame) for turn in zip(*cut, strict=True) for frame in turn]
+    return [frame for turn in zip(*cut, strict=True) for frame in turn]
 
 
-async def _stream(encoded: list[bytes]) -> None:
+async def _stream(frames: list[EventFrame]) -> None:
+    async with KVStream() as stream:
+        for frame in frames:
+            await stream.send(frame)
+    stream.summary()
+
+
+async def _stream_encoded(encoded: list[bytes]) -> None:
     async with KVStream() as stream:
         for data in encoded:
             await stream.send(decode_frame(data))

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -18,13 +19,38 @@ def test_version_is_printed(kvstream):
     assert kvstream("--version").out.startswith("kvstream 0.")
 
 
-def test_bench_measures_every_part_beside_the_plain_collector(kvstream):
-    ran = kvstream("bench", "--events", 2000, "--repeats", 1, "--json")
-    results = json.loads(ran.out)["results"]
-    assert results[0]["of_plain"] == 1.0
-    assert len(results) == 9
-    assert all(r["ns_per_event"] > 0 for r in results)
-    assert "M events/s" in kvstream("bench", "--events", 2000, "--repeats", 1).out
+BENCH = ("bench", "--events", 2000, "--repeats", 1, "--no-latency")
+
+
+def test_bench_measures_every_part_beside_the_plain_collectors(kvstream):
+    report = json.loads(kvstream(*BENCH, "--json").out)["throughput"]
+    results = {r["part"]: r for r in report["results"]}
+    assert results["plain collector, 100 %"]["of_plain"] == 1.0
+    assert results["plain collector, 1 % (the rival)"]["of_sampled"] == 1.0
+    assert len(results) == 16
+    assert all(r["ns_per_event"] > 0 for r in results.values())
+    assert report["machine"].keys() == {"python", "numpy", "system", "processor", "cores"}
+
+
+def test_bench_compares_with_an_earlier_run(kvstream, tmp_path):
+    earlier = tmp_path / "before.json"
+    document = json.loads(kvstream(*BENCH, "--json").out)
+    for result in document["throughput"]["results"]:
+        result["of_plain"] *= 0.001 if result["part"] == "encode frames" else 1000
+    earlier.write_text(json.dumps(document))
+    ran = kvstream(*BENCH, "--compare", earlier)
+    assert ran.code == 2
+    assert re.findall("slower: (.*) costs", ran.err) == ["encode frames"]
+    assert "M events/s" in ran.out
+    assert "before" in ran.out
+
+
+def test_bench_says_what_it_cannot_compare_with(kvstream, tmp_path):
+    other = tmp_path / "before.json"
+    other.write_text("{}")
+    ran = kvstream(*BENCH, "--compare", other)
+    assert ran.code == 1
+    assert "not the JSON of kvstream bench" in ran.err
 
 
 def test_core_imports_without_the_command_lines_packages():

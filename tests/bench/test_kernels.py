@@ -1,0 +1,98 @@
+"""The kernels under pytest-benchmark: ``pytest tests/bench --benchmark-enable``. Otherwise each runs once."""
+
+import numpy as np
+import pytest
+
+from kvstream.bench.streams import busy, filling
+from kvstream.blocks.hashing import mix
+from kvstream.blocks.index import BlockIndex
+from kvstream.blocks.table import BlockTable
+from kvstream.events.codec import decode_frame, decode_lines, encode_frame, encode_lines
+from kvstream.events.frame import frames_from_events
+from kvstream.events.types import Op
+from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
+from kvstream.monitor import Monitor
+from kvstream.recorder import StepRecorder
+
+EVENTS = 16_384
+
+
+def no_bad(number, reason):
+    raise AssertionError(f"line {number}: {reason}")
+
+
+@pytest.mark.parametrize("blocks", [1_000, 100_000])
+@pytest.mark.parametrize("content", [False, True], ids=["slots", "content"])
+def test_table_applies_a_frame(benchmark, blocks, content):
+    events = busy(blocks, EVENTS, content=content)
+
+    def filled():
+        table = BlockTable("bench", "gpu", records=False)
+        table.apply(filling(blocks, content=content))
+        return (table, events), {}
+
+    seen = benchmark.pedantic(BlockTable.apply, setup=filled, rounds=20)
+    assert seen.unknown_accesses == seen.unknown_evictions == seen.replacements == 0
+    assert seen.accesses + seen.allocations + seen.evictions.sum() == EVENTS
+
+
+@pytest.mark.parametrize("frame_events", [64, 4_096])
+def test_monitor_joins_and_applies_frames(benchmark, frame_events):
+    frames = busy(1_000, EVENTS).cut(frame_events)
+    outcomes = benchmark(lambda: Monitor().process_batch(frames))
+    assert [(outcome.source, outcome.tier) for outcome in outcomes] == [("bench", "gpu")]
+
+
+def test_index_finds_ids(benchmark):
+    ids = mix(np.arange(100_000)).view(np.int64)
+    index, slots = BlockIndex(), np.arange(len(ids))
+    index.insert(ids, slots, ids)
+    assert np.array_equal(benchmark(index.lookup, ids, ids), slots)
+
+
+@pytest.mark.parametrize("kind", [ExponentialHistogram, ClassicHistogram])
+def test_histogram_records_intervals(benchmark, kind):
+    values = np.random.default_rng(1).lognormal(18, 2, EVENTS).astype(np.int64)
+    histogram = kind()
+    benchmark.pedantic(histogram.record, args=(values,), rounds=1 if benchmark.disabled else 200)
+    assert (histogram.count if kind is ExponentialHistogram else histogram.cumulative()[-1]) >= EVENTS
+
+
+def test_frame_goes_through_the_codec(benchmark):
+    frame = busy(1_000, 4_096)
+    assert np.array_equal(benchmark(lambda: decode_frame(encode_frame(frame))).blocks, frame.blocks)
+
+
+def test_lines_become_frames(benchmark):
+    frame = busy(1_000, 3_000)
+    lines = encode_lines(frame.to_events())
+    (decoded,) = benchmark(lambda: list(decode_lines(lines, no_bad)))
+    assert np.array_equal(decoded.ts, frame.ts)
+
+
+def test_events_become_columns(benchmark):
+    frame = busy(1_000, 3_000)
+    (made,) = benchmark(frames_from_events, frame.to_events())
+    assert np.array_equal(made.ops, frame.ops)
+
+
+def test_recorder_takes_steps_down(benchmark):
+    frame = busy(1_000, 4_096)
+    calls = list(zip(frame.ops.tolist(), frame.blocks.tolist(), strict=True))
+    recorder = StepRecorder(lambda: 0, len(calls) * 2, lambda: None)
+
+    def record():
+        for op, block in calls:
+            if op == Op.ACCESS:
+                recorder.accessed(block)
+            elif op == Op.ALLOC:
+                recorder.allocated(block)
+            else:
+                recorder.evicted(block)
+        recorder.end_step()
+        return recorder.take("bench", "gpu")
+
+    recorded, malformed = benchmark(record)
+    assert malformed == 0
+    assert np.array_equal(recorded.ops, frame.ops)
+    assert np.array_equal(recorded.blocks, frame.blocks)
