@@ -137,11 +137,14 @@ class Producer:
         overflow: OverflowPolicy,
         frame_events: int,
         clock: Callable[[], int],
+        wake_flusher: Callable[[], None],
     ) -> None:
         self.source, self.tier, self.overflow = source, tier, overflow
         self._queue = queue
         self._frame_events = frame_events
         self._clock = clock
+        self._wake_flusher = wake_flusher
+        self._flusher_knows = False  # that there is something to flush
         self._lock = threading.RLock()
         self._buffer = EventBuffer(source, tier)
         self._recorder: StepRecorder | None = None
@@ -199,7 +202,10 @@ class Producer:
         with self._lock:
             if self._recorder is None:
                 self._recorder = StepRecorder(
-                    self._clock, _RECORDED_FRAMES * self._frame_events, self._settle_recorded
+                    self._clock,
+                    _RECORDED_FRAMES * self._frame_events,
+                    on_step=self._note,
+                    on_full=self._settle_recorded,
                 )
             return self._recorder
 
@@ -214,13 +220,16 @@ class Producer:
             self._pump()
 
     def flush_nowait(self) -> None:
-        """Puts onto the queue what fits without waiting."""
+        """Puts onto the queue what fits without waiting; what does not is flushed again later."""
         with self._lock:
+            self._flusher_knows = False
             self._take_recorded()
             self._frame()
         self._pump()
         if self._recorder is not None:
             self._shed()  # an engine that does not end its steps must not fill memory
+        if self._pending:
+            self._note()
 
     def statistics(self) -> ProducerStatistics:
         """The producer's accounts now."""
@@ -284,10 +293,19 @@ class Producer:
         with self._lock:
             self._take_recorded()
             self._offered += self._buffer.add(op, ids, ts, reason)
+            self._note()
             if len(self._buffer) < self._frame_events and not self._closed:
                 return False
             self._frame()
             return True
+
+    def _note(self) -> None:
+        """Sees to it that what has been recorded is flushed in time."""
+        if not self._flusher_knows:
+            with self._lock:
+                if not self._closed:  # the event loop may be gone
+                    self._flusher_knows = True
+                    self._wake_flusher()
 
     def _take_recorded(self) -> None:
         """Frames what the recorder holds, after what was recorded before it."""

@@ -62,7 +62,7 @@ class FrameQueue:
             self._events += len(frame)
             wake, self._asleep = self._asleep, False
         if wake:
-            self._on_loop(self._wake_consumer)
+            self.call_on_loop(self._wake_consumer)
         return True
 
     def displace(self, owner: "Producer") -> EventFrame | None:
@@ -153,10 +153,8 @@ class FrameQueue:
         """The inside of the queue now."""
         return QueueStatistics(len(self._items), self._events, self._limit, self._processing)
 
-    def _wake_consumer(self) -> None:
-        self._arrived.set()
-
-    def _on_loop(self, callback: Callable[[], None]) -> None:
+    def call_on_loop(self, callback: Callable[[], None]) -> None:
+        """Calls back on the event loop's thread, soon if this is another one."""
         if self.on_loop_thread:
             callback()
             return
@@ -164,3 +162,6 @@ class FrameQueue:
         # anyio has no call that hands work to the loop without waiting for it; its backends do.
         soon = getattr(native, "call_soon_threadsafe", None) or getattr(native, "run_sync_soon")  # noqa: B009
         soon(callback)
+
+    def _wake_consumer(self) -> None:
+        self._arrived.set()

@@ -29,7 +29,7 @@ class StepRecorder:
 
     ``accessed(id)`` and ``accessed_all(ids)`` are a list's own ``append`` and ``extend``; nothing is
     looked at before the step ends. All events of a step carry the time at which it ended, or, if it goes
-    on for longer than the stream's ``flush_interval``, the time of a flush within it.
+    on for a second and longer, the time of a flush within it.
 
     Call it from any thread. Ids are 64-bit integers, signed or not; -32 to -1 are reserved. What is no
     64-bit integer is counted as ``malformed`` among the producer's drops, never raised.
@@ -39,7 +39,7 @@ class StepRecorder:
         accessed_all: Several were; a list or tuple of ids.
 
     Example:
-        >>> recorder = StepRecorder(clock=lambda: 5, frame_events=4096, on_full=lambda: None)
+        >>> recorder = StepRecorder(lambda: 5, 4096, on_step=lambda: None, on_full=lambda: None)
         >>> recorder.allocated(7)
         >>> recorder.accessed_all([7, 8])
         >>> recorder.end_step()
@@ -48,12 +48,27 @@ class StepRecorder:
         [7, 7, 8]
     """
 
-    __slots__ = ("_clock", "_extend", "_frame_events", "_on_full", "_recorded", "accessed", "accessed_all")
+    __slots__ = (
+        "_clock",
+        "_extend",
+        "_frame_events",
+        "_on_full",
+        "_on_step",
+        "_recorded",
+        "accessed",
+        "accessed_all",
+    )
 
-    def __init__(self, clock: Callable[[], int], frame_events: int, on_full: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], int],
+        frame_events: int,
+        on_step: Callable[[], None],
+        on_full: Callable[[], None],
+    ) -> None:
         self._clock = clock
         self._frame_events = frame_events
-        self._on_full = on_full
+        self._on_step, self._on_full = on_step, on_full
         # One list, changed by single calls of its own methods, which are atomic, needs no lock.
         self._recorded: list[int] = []
         self._extend = self._recorded.extend
@@ -86,6 +101,8 @@ class StepRecorder:
         self._extend((_STEP, self._clock() if ts is None else checked_time(ts)))
         if len(self._recorded) >= self._frame_events:
             self._on_full()
+        else:
+            self._on_step()
 
     def __bool__(self) -> bool:
         """Whether there is anything to take."""

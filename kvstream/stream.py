@@ -31,6 +31,7 @@ SummaryHandler = TypeVar("SummaryHandler", bound=Callable[[CacheMetricsSummary],
 EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEvent], Any])
 
 _MALFORMED_KEPT = 100
+_IDLE_SECONDS = 1.0  # after which recorders are looked at whose engine does not end its steps
 
 
 class StreamStatistics(NamedTuple):
@@ -104,6 +105,7 @@ class KVStream:
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise ClosedStreamError("a KVStream is opened once; make another")
+        self._recorded = anyio.Event()
         self._queues = [FrameQueue(self.config.queue_events) for _ in self._monitors]
         self._consumer_ends = [anyio.Event() for _ in self._monitors]
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
@@ -202,7 +204,9 @@ class KVStream:
         made = self._producers.get((source, tier, policy))
         if made is None:
             queue = self._queues[self._owner(source)]
-            made = Producer(source, tier, queue, policy, self.config.frame_events, self._clock)
+            made = Producer(
+                source, tier, queue, policy, self.config.frame_events, self._clock, self._wake_flusher
+            )
             self._producers[source, tier, policy] = made
         return made
 
@@ -366,10 +370,17 @@ class KVStream:
                     self._evictions.publish(event)
 
     async def _flush_regularly(self) -> None:
+        """Flushes ``flush_interval`` after something was recorded; an idle stream hardly wakes up."""
         while True:
+            with anyio.move_on_after(_IDLE_SECONDS):
+                await self._recorded.wait()
+            self._recorded = anyio.Event()
             await anyio.sleep(self.config.flush_interval)
             for producer in list(self._producers.values()):
                 producer.flush_nowait()
+
+    def _wake_flusher(self) -> None:
+        self._queues[0].call_on_loop(lambda: self._recorded.set())
 
     async def _summarize_regularly(self) -> None:
         while True:

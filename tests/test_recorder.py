@@ -37,7 +37,7 @@ def signed(value):
 def new_recorder():
     """A recorder whose clock says 1000, 1001 and so on."""
     clock = iter(range(1_000, 10_000))
-    return StepRecorder(lambda: next(clock), 10**9, lambda: None)
+    return StepRecorder(lambda: next(clock), 10**9, lambda: None, lambda: None)
 
 
 @given(CALLS)

@@ -166,7 +166,7 @@ class Parts:
 
 def _producer() -> Producer:
     """A producer whose queue lets its oldest frames go, as nobody takes them."""
-    return Producer("bench", "gpu", FrameQueue(65_536), "drop_oldest", FRAME_EVENTS, Clock())
+    return Producer("bench", "gpu", FrameQueue(65_536), "drop_oldest", FRAME_EVENTS, Clock(), lambda: None)
 
 
 def _interleaved(events: int) -> list[EventFrame]:

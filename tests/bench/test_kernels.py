@@ -79,7 +79,7 @@ def test_events_become_columns(benchmark):
 def test_recorder_takes_steps_down(benchmark):
     frame = busy(1_000, 4_096)
     calls = list(zip(frame.ops.tolist(), frame.blocks.tolist(), strict=True))
-    recorder = StepRecorder(lambda: 0, len(calls) * 2, lambda: None)
+    recorder = StepRecorder(lambda: 0, len(calls) * 2, lambda: None, lambda: None)
 
     def record():
         for op, block in calls:
