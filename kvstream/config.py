@@ -1,7 +1,6 @@
 """Settings of the metrics and of the stream: immutable Structs, checked when they are made."""
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -137,6 +136,8 @@ def load_config(
     """
     values: dict[str, Any] = {}
     if path is not None:
+        import tomllib  # only who has a file pays for it
+
         try:
             values.update(tomllib.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

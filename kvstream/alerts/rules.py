@@ -1,7 +1,6 @@
 """Rules: what windowed values must look like for an alert to begin and to end."""
 
 import math
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -276,6 +275,8 @@ def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[Rule, ...]:
     Raises:
         ConfigError: If the file cannot be read or a rule cannot be used.
     """
+    import tomllib  # only who has a file pays for it
+
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -1,6 +1,5 @@
 """CacheAlert and its levels: what subscribers are told."""
 
-import hashlib
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -76,4 +75,6 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
 
 def fingerprint(rule: str, source: str, tier: str) -> str:
     """Sixteen hexadecimal digits that name an alert across episodes and processes."""
+    import hashlib  # here, as loading OpenSSL is a good part of what importing kvstream would cost
+
     return hashlib.blake2b(f"{rule}\0{source}\0{tier}".encode(), digest_size=8).hexdigest()
