@@ -23,6 +23,7 @@ from kvstream.events.types import (
     BlockAccessed,
     BlockAllocated,
     BlockEvicted,
+    BlockStored,
     CacheCleared,
     Malformed,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "BlockAllocated",
     "BlockEvicted",
     "BlockMetricsState",
+    "BlockStored",
     "CacheAlert",
     "CacheCleared",
     "CacheMetricsSummary",

@@ -13,11 +13,24 @@ from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.events.codec import WireFrame, encode_frame, encode_lines
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import MAGIC
-from kvstream.events.types import BlockAccessed, BlockAllocated, BlockEvicted, CacheCleared, Malformed
+from kvstream.events.types import (
+    BlockAccessed,
+    BlockAllocated,
+    BlockEvicted,
+    BlockStored,
+    CacheCleared,
+    Malformed,
+)
 from kvstream.metrics.summary import CacheMetricsSummary
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_INPUTS: tuple[type[msgspec.Struct], ...] = (BlockAllocated, BlockAccessed, BlockEvicted, CacheCleared)
+_INPUTS: tuple[type[msgspec.Struct], ...] = (
+    BlockAllocated,
+    BlockAccessed,
+    BlockEvicted,
+    CacheCleared,
+    BlockStored,
+)
 _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
     CacheAlert,
     CacheMetricsSummary,
@@ -45,6 +58,7 @@ def wire_vectors() -> list[dict[str, Any]]:
         BlockAccessed(17, 2_500, "engine-0"),
         BlockEvicted(17, 9_000, "engine-0", reason="preempted"),
         CacheCleared(9_500, "engine-0"),
+        BlockStored(-3, 9_700, "engine-0"),
     ]
     plain = EventFrame(
         np.array([0, 1, 2], np.uint8),

@@ -82,6 +82,12 @@ class ReferenceTable:
         generation.count += 1
         generation.times = [*generation.times, ts][-self.access_history :]
 
+    def store(self, block: int, ts: int) -> None:
+        if block in self.live:
+            self.access(block, ts)
+        else:
+            self.allocate(block, ts)
+
     def evict(self, block: int, ts: int, reason: str) -> None:
         if block not in self.live:
             self.unknown_evictions += 1

@@ -18,7 +18,9 @@ REASON_NAMES = st.sampled_from([*REASON_CODE, "cosmic rays"])
 def plain_events(draw, clears=True):
     """A list of (op, block, ts, reason); times mostly go on, now and then back."""
     ids = draw(st.sampled_from([SLOTS, HASHES, FAR_SLOTS, SLOTS | HASHES]))
-    ops = [0, 1, 1, 1, 2] + ([3] if clears and draw(st.booleans()) else [])
+    ops = [0, 1, 1, 1, 2]
+    ops += [3] if clears and draw(st.booleans()) else []
+    ops += [4, 4] if draw(st.booleans()) else []
     steps = st.integers(0, 50) | st.integers(-30, 10)
     rows = draw(st.lists(st.tuples(st.sampled_from(ops), ids, steps, REASON_NAMES), max_size=60))
     ts, events = 1_000, []

@@ -20,6 +20,8 @@ RUN_EVENTS = 1 << RUN_BITS
 
 _OP_BITS = 2
 _OP = (1 << _OP_BITS) - 1
+PACKED_STORE = 3
+"""``Op.STORE`` among the events of a group, where a clear never is."""
 _POSITION = RUN_EVENTS - 1
 
 
@@ -56,15 +58,25 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
         follows_evict = (self.op.take(after) != Op.ALLOC) & (self.slot.take(after) == self.slot.take(evicts))
         if not starts_dead.any() and not follows_evict.any():
             return None
-        # Live: after an allocation; not after an eviction; before the first of either, as ``live`` says.
+        dead: Mask = ~self._live_before(live) & (self.op != Op.ALLOC)
+        return dead
+
+    def resolved(self, live: Mask) -> "Grouped":
+        """Each store as what it is at that moment: an access of a live block, or else an allocation."""
+        stores = (self.op == PACKED_STORE).nonzero()[0]
+        op = self.op.copy()
+        op[stores] = np.where(self._live_before(live).take(stores), Op.ACCESS, Op.ALLOC)
+        return msgspec.structs.replace(self, op=op)
+
+    def _live_before(self, live: Mask) -> Mask:
+        """Whether the block is live just before each row."""
+        # It is after an allocation or store, not after an eviction; before any of them, as ``live`` says.
         is_bound = self.op != Op.ACCESS
         bounds = is_bound.nonzero()[0]
         before = is_bound.cumsum() - is_bound - 1
         bound = np.append(bounds, -1).take(before)  # none: -1, before any head
         in_group = bound >= self.heads.take(self.group_of)
-        alive = np.where(in_group, self.op.take(bound) == Op.ALLOC, live.take(self.group_of))
-        dead: Mask = ~alive & (self.op != Op.ALLOC)
-        return dead
+        return np.where(in_group, self.op.take(bound) != Op.EVICT, live.take(self.group_of))
 
     def keep(self, rows: Mask) -> "Grouped":
         """Only the rows of a mask."""
@@ -76,7 +88,7 @@ def group(slots: I64, ops: U8, ts: I64) -> Grouped:
 
     Args:
         slots: Slot of each event, at most 2**47, int64 (n,), 1 ≤ n ≤ ``RUN_EVENTS``.
-        ops: Operations, none of them a clear, uint8 (n,).
+        ops: Operations, none of them a clear, stores as ``PACKED_STORE``, uint8 (n,).
         ts: Times, ns, int64 (n,).
     """
     # Sorting slot, position and operation packed into one integer is a stable sort by slot, at SIMD speed.

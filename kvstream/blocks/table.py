@@ -7,7 +7,7 @@ slot with one sort of packed integers and works on whole columns from there; the
 
 import numpy as np
 
-from kvstream.blocks.grouping import RUN_EVENTS, Generations, Grouped, Mask, generations, group
+from kvstream.blocks.grouping import PACKED_STORE, RUN_EVENTS, Generations, Grouped, Mask, generations, group
 from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.blocks.index import BlockIndex
 from kvstream.blocks.observations import EvictionBatch, Observations
@@ -73,9 +73,12 @@ class BlockTable:
         if not len(frame):
             return seen
         start = 0
-        for end in [*(frame.ops == Op.CLEAR).nonzero()[0].tolist(), len(frame)]:
+        others = (frame.ops >= Op.CLEAR).nonzero()[0]
+        clears = others.compress(frame.ops.take(others) == Op.CLEAR)
+        stores = len(clears) < len(others)
+        for end in [*clears.tolist(), len(frame)]:
             for at in range(start, end, RUN_EVENTS):
-                self._apply_run(frame.take(slice(at, min(end, at + RUN_EVENTS))), seen)
+                self._apply_run(frame.take(slice(at, min(end, at + RUN_EVENTS))), stores, seen)
             if end < len(frame):
                 self.clear(seen)
                 seen.clears += 1
@@ -120,15 +123,16 @@ class BlockTable:
         return np.where((ids >= 0) & (ids < len(self._rows)), ids, -1)
 
     def _slots_with_room(self, ops: U8, ids: I64) -> I64:
-        """The slot of each id; allocated ids are given one."""
+        """The slot of each id; allocated and stored ids are given one."""
+        begins = (ops == Op.ALLOC) | (ops == PACKED_STORE)
         if self._ids is None:
-            allocated = ids.compress(ops == Op.ALLOC)
+            allocated = ids.compress(begins)
             if not len(allocated) or self._grow_directly(allocated):
                 return self._slots(ids)
             self._index_by_hash()
         slots = self._slots(ids)
         missing = (slots < 0).nonzero()[0]
-        allocated = ids.take(missing).compress(ops.take(missing) == Op.ALLOC)
+        allocated = ids.take(missing).compress(begins.take(missing))
         if len(allocated):
             new, new_slots = self._insert(allocated)
             of_missing = ids.take(missing)
@@ -193,9 +197,11 @@ class BlockTable:
 
     # From events to state
 
-    def _apply_run(self, frame: EventFrame, seen: Observations) -> None:
-        """Applies events that hold no clear."""
+    def _apply_run(self, frame: EventFrame, stores: bool, seen: Observations) -> None:
+        """Applies events that hold no clear; ``stores`` where some may be stores."""
         ops, ts, reasons = frame.ops, frame.ts, frame.reasons
+        if stores:
+            ops = np.minimum(ops, PACKED_STORE)
         slots = self._slots_with_room(ops, frame.blocks)
         found = slots >= 0
         if not found.all():
@@ -207,6 +213,8 @@ class BlockTable:
         grouped = group(slots, ops, ts)
         slot = grouped.slot.take(grouped.heads)
         count = self._count[slot]
+        if stores:
+            grouped = grouped.resolved(count >= 0)
         without_effect = grouped.without_effect(count >= 0)
         if without_effect is not None:
             _count_unknown(grouped.op.compress(without_effect), seen)

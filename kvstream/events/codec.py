@@ -104,7 +104,7 @@ def decode_frame(data: bytes | memoryview) -> EventFrame:
     ops = np.frombuffer(wire.ops, np.uint8)
     ts = np.frombuffer(wire.ts, _WIDE)
     # The methods max() and min() would take twice as long, which shows where frames are small.
-    if n and np.maximum.reduce(ops) > Op.CLEAR:
+    if n and np.maximum.reduce(ops) > Op.STORE:
         raise MalformedInputError(f"operation code {ops.max()} is unknown")
     if n and np.minimum.reduce(ts) < 0:
         raise MalformedInputError("a time is before 1970")

@@ -19,6 +19,7 @@ from kvstream.events.types import (
     BlockAccessed,
     BlockAllocated,
     BlockEvicted,
+    BlockStored,
     CacheCleared,
     Event,
     Op,
@@ -104,8 +105,10 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
                 code = reasons[i] if reasons else 0
                 reason = REASONS[code] if code < len(REASONS) else "unknown"
                 events.append(BlockEvicted(block, ts, source, tier, reason))
-            else:
+            elif op == Op.CLEAR:
                 events.append(CacheCleared(ts, source, tier))
+            else:
+                events.append(BlockStored(block, ts, source, tier))
         return events
 
 
@@ -170,6 +173,7 @@ _OP_OF: dict[Any, int] = {
     BlockAccessed: Op.ACCESS,
     BlockEvicted: Op.EVICT,
     CacheCleared: Op.CLEAR,
+    BlockStored: Op.STORE,
 }
 
 

@@ -26,6 +26,7 @@ class Op:
     ACCESS: Final = 1
     EVICT: Final = 2
     CLEAR: Final = 3
+    STORE: Final = 4
 
 
 REASONS = ("capacity", "replaced", "cleared", "expired", "preempted", "manual", "other")
@@ -83,7 +84,16 @@ class CacheCleared(Struct, frozen=True, tag="clear", omit_defaults=True, gc=Fals
     tier: Name = DEFAULT_TIER
 
 
-Event = BlockAllocated | BlockAccessed | BlockEvicted | CacheCleared
+class BlockStored(Struct, frozen=True, tag="store", omit_defaults=True, gc=False):
+    """A block is in the cache, as engines publish it: an allocation if it was not live, else an access."""
+
+    block: BlockId
+    ts: Timestamp
+    source: Name = DEFAULT_SOURCE
+    tier: Name = DEFAULT_TIER
+
+
+Event = BlockAllocated | BlockAccessed | BlockEvicted | CacheCleared | BlockStored
 
 
 class Malformed(msgspec.Struct, frozen=True, tag="malformed"):

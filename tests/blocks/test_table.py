@@ -32,8 +32,10 @@ def apply_plain(table: ReferenceTable, events):
             table.access(block, ts)
         elif op == 2:
             table.evict(block, ts, reason)
-        else:
+        elif op == 3:
             table.clear()
+        else:
+            table.store(block, ts)
 
 
 def assert_same(seen: list[Observations], table: BlockTable, plain: ReferenceTable):
