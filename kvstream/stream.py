@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -229,6 +229,18 @@ class KVStream:
         finally:
             if not settled:
                 self._dropped["cancelled"] += len(frame)
+
+    async def feed(self, items: AsyncIterable[EventFrame | Malformed]) -> None:
+        """Sends every frame of an input on and counts what of it was malformed, until the input ends."""
+        try:
+            async for item in items:
+                if isinstance(item, EventFrame):
+                    await self.send(item)
+                else:
+                    self.reject(item)
+        finally:
+            if isinstance(items, AsyncGenerator):  # which holds files or sockets
+                await items.aclose()
 
     async def flush(self) -> None:
         """Waits until everything recorded or sent so far has been processed."""

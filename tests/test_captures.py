@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from kvstream.config import MetricsConfig
-from kvstream.events.reader import EventReader
 from kvstream.monitor import Monitor
+from kvstream.sources.reader import EventReader
 from tests.blocks.test_table import apply_plain
 from tests.reference import ReferenceTable
 

@@ -9,9 +9,9 @@ import pytest
 from kvstream.collector import KVCacheMetricsCollector
 from kvstream.events.codec import decode_frame, decode_line
 from kvstream.events.frame import EventFrame
-from kvstream.events.reader import EventReader
 from kvstream.events.types import Event
 from kvstream.schemas import documents
+from kvstream.sources.reader import EventReader
 
 FOLDER = Path(__file__).parent.parent / "schemas"
 VECTORS = json.loads((FOLDER / "wire_vectors.json").read_text())["vectors"]

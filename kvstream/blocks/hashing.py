@@ -1,6 +1,7 @@
 """The fixed hash of block ids, which places them in the index and decides what is sampled."""
 
 import zlib
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,19 @@ def mix(values: npt.NDArray[np.int64]) -> U64:
     x *= np.uint64(0x94D049BB133111EB)
     x ^= x >> np.uint64(31)
     return x
+
+
+def folded(block_hash: int | bytes) -> int:
+    """A content hash as unsigned 64-bit integer; of bytes the last eight, big-endian, as vLLM folds them."""
+    if isinstance(block_hash, bytes):
+        return int.from_bytes(block_hash[-8:], "big")
+    return block_hash & 2**64 - 1
+
+
+@lru_cache(maxsize=1024)
+def group_salt(group: int) -> int:
+    """What is xored to the ids of a cache group, so that the same content held by two has two ids."""
+    return int(mix(np.array([group & 2**63 - 1]))[0])
 
 
 def source_seed(source: str, tier: str) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from kvstream.errors import MalformedInputError
+from kvstream.events.arrays import ArrayParser
 from kvstream.events.codec import FRAME_START, MAX_FRAME_BYTES, decode_frame, encode_frame
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
@@ -125,96 +126,6 @@ class LogParser:
         return Malformed(self._origin, "byte", self._base + at, reason)
 
 
-class RawFrameParser:
-    """Reads encoded frames that stand one after another with nothing between them.
-
-    There are no checksums here: after damage it searches for the next start of a frame.
-    """
-
-    def __init__(self, origin: str) -> None:
-        self._origin = origin
-        self._data = bytearray()
-        self._base = 0
-
-    def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
-        """Yields what is complete once ``data`` has been added."""
-        self._data += data
-        yield from self._parse(at_end=False)
-
-    def finish(self) -> Iterator[EventFrame | Malformed]:
-        """Yields what is left at the end of the input."""
-        yield from self._parse(at_end=True)
-
-    def _parse(self, at_end: bool) -> Iterator[EventFrame | Malformed]:
-        at, data = 0, self._data
-        while at < len(data):
-            try:
-                end = _frame_end(data, at)
-                if end is None and not at_end and len(data) - at <= MAX_FRAME_BYTES:
-                    break
-                if end is None:
-                    raise MalformedInputError("the last frame is not complete")
-                frame = decode_frame(bytes(data[at:end]))
-            except MalformedInputError as error:
-                skip = data.find(FRAME_START, at + 1)
-                if skip < 0:
-                    # A start may be cut in two by the end of this piece.
-                    skip = len(data) if at_end or data[-1] != FRAME_START[0] else len(data) - 1
-                skip = max(skip, at + 1)
-                yield Malformed(self._origin, "byte", self._base + at, f"{error}: {skip - at} bytes skipped")
-                at = skip
-                continue
-            yield frame
-            at = end
-        del data[:at]
-        self._base += at
-
-
-# Bytes that follow each one-byte msgpack head used in frames: (size of the length field, fixed size).
-_HEADS = {
-    0xC0: (0, 0),  # nil
-    0xC4: (1, 0),  # bin 8
-    0xC5: (2, 0),
-    0xC6: (4, 0),
-    0xCC: (0, 1),  # uint 8
-    0xCD: (0, 2),
-    0xCE: (0, 4),
-    0xCF: (0, 8),
-    0xD0: (0, 1),  # int 8
-    0xD1: (0, 2),
-    0xD2: (0, 4),
-    0xD3: (0, 8),
-    0xD9: (1, 0),  # str 8
-    0xDA: (2, 0),
-}
-
-
-def _frame_end(data: bytearray, at: int) -> int | None:
-    """Offset behind the frame that starts at ``at``; None if it goes on past the end of ``data``.
-
-    Source: the msgpack specification, https://github.com/msgpack/msgpack/blob/master/spec.md
-    """
-    if not data.startswith(FRAME_START[: len(data) - at], at):
-        raise MalformedInputError("not a frame")
-    at += 1
-    for _ in range(10):
-        if at >= len(data):
-            return None
-        head = data[at]
-        at += 1
-        if head <= 0x7F or head >= 0xE0:  # small ints
-            continue
-        if 0xA0 <= head <= 0xBF:  # short str
-            at += head & 0x1F
-            continue
-        if head not in _HEADS:
-            raise MalformedInputError(f"byte {head:#04x} is not part of a frame")
-        field, size = _HEADS[head]
-        if field:
-            if at + field > len(data):
-                return None
-            size = int.from_bytes(data[at : at + field], "big")
-            if size > MAX_FRAME_BYTES:
-                raise MalformedInputError(f"column of {size:,} bytes is too long")
-        at += field + size
-    return at if at <= len(data) else None
+def raw_frame_parser(origin: str) -> ArrayParser[EventFrame]:
+    """Reads encoded frames that stand one after another with nothing between them."""
+    return ArrayParser(origin, FRAME_START, 10, decode_frame)

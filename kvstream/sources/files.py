@@ -11,8 +11,8 @@ import anyio
 from anyio import to_thread
 
 from kvstream.events.frame import EventFrame
-from kvstream.events.reader import EventReader
 from kvstream.events.types import Malformed
+from kvstream.sources.reader import EventReader
 
 STDIN = "-"
 Items = list[EventFrame | Malformed]
@@ -22,22 +22,28 @@ _POLL_SECONDS = 0.2
 
 
 async def read_events(
-    path: str, *, follow: bool = False, on_bytes: Callable[[int], None] | None = None
+    path: str,
+    *,
+    follow: bool = False,
+    capacity: int | None = None,
+    on_bytes: Callable[[int], None] | None = None,
 ) -> AsyncIterator[EventFrame | Malformed]:
     """Yields the frames of a file, or of standard input for ``-``, and what was malformed.
 
     Args:
         path: A file, or ``-``.
         follow: Go on at the end of a file as it grows; starts over when it is replaced or cut.
+        capacity: Blocks of the simulated cache that a hash trace runs through.
         on_bytes: Told how many bytes each read brought.
 
     Raises:
         OSError: If the file cannot be read.
+        ConfigError: If it is a hash trace and there is no ``capacity``.
         UnknownFormatError: If it is in no known format.
         MissingExtraError: If reading it needs a package that is not installed.
     """
     while True:
-        reader = EventReader(path)
+        reader = EventReader(path, capacity)
         async for size, items in _pieces(path, follow, reader):
             if on_bytes is not None:
                 on_bytes(size)

@@ -70,7 +70,7 @@ def test_core_imports_without_the_command_lines_packages():
 def test_reading_zstd_without_its_package_says_what_to_install(tmp_path):
     code = (
         "import sys; sys.modules['zstandard'] = None\n"
-        "from kvstream.events.reader import EventReader\n"
+        "from kvstream.sources.reader import EventReader\n"
         "list(EventReader('x').feed(b'\\x28\\xb5\\x2f\\xfd0000'))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

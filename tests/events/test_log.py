@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kvstream.events.codec import encode_frame
 from kvstream.events.frame import EventFrame
-from kvstream.events.log import MAGIC, LogParser, LogWriter, RawFrameParser
+from kvstream.events.log import MAGIC, LogParser, LogWriter, raw_frame_parser
 from kvstream.events.types import Malformed
 
 
@@ -80,7 +80,7 @@ def test_torn_tail_is_reported_and_ignored(cut):
 @given(st.integers(1, 300))
 def test_raw_frames_read_back_in_pieces_of_any_size(pieces):
     data = b"".join(encode_frame(f) for f in frames(6))
-    good, bad = parse(RawFrameParser("x"), data, pieces)
+    good, bad = parse(raw_frame_parser("x"), data, pieces)
     assert [f.seq for f in good] == list(range(6))
     assert not bad
 
@@ -88,14 +88,14 @@ def test_raw_frames_read_back_in_pieces_of_any_size(pieces):
 def test_raw_frames_after_garbage_are_found_again():
     encoded = [encode_frame(f) for f in frames(4)]
     data = encoded[0] + b"garbage" + encoded[1] + encoded[2][:40] + encoded[3]
-    good, bad = parse(RawFrameParser("x"), data, 9)
+    good, bad = parse(raw_frame_parser("x"), data, 9)
     assert {f.seq for f in good} >= {0, 1}
     assert bad[0].position == len(encoded[0])
 
 
 @given(st.binary(max_size=400), st.integers(1, 20), st.booleans())
 def test_no_bytes_upset_the_parsers(junk, pieces, log):
-    parser = LogParser("x") if log else RawFrameParser("x")
+    parser = LogParser("x") if log else raw_frame_parser("x")
     good, bad = parse(parser, (MAGIC if log else b"\x9a\x01") + junk, pieces)
     assert len(good) + len(bad) >= (0 if log else 1)
     ends = [m.position for m in bad]

@@ -1,20 +1,40 @@
-"""Any input to frames: sniffs JSON lines, .kvlog and raw frames, each plain, gzipped or in zstd."""
+"""Any input to frames: sniffs what it is, plain, gzipped or in zstd.
+
+Known are JSON lines of events, of TensorRT-LLM and of hash traces, .kvlog, raw frames and ZMQ captures.
+"""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
 from typing import Any, Protocol
 
-from kvstream.errors import MissingExtraError, UnknownFormatError
+import msgspec
+
+from kvstream.errors import ConfigError, MissingExtraError, UnknownFormatError
 from kvstream.events.codec import FRAME_START, decode_lines
 from kvstream.events.frame import EventFrame
-from kvstream.events.log import MAGIC, LogParser, RawFrameParser
-from kvstream.events.types import Malformed
+from kvstream.events.log import MAGIC, LogParser, raw_frame_parser
+from kvstream.events.types import DEFAULT_SOURCE, Malformed
+from kvstream.sources.traces import PrefixCacheTrace
+from kvstream.sources.trtllm import TensorRTDecoder
+from kvstream.sources.wire_capture import CAPTURE_START, WireCaptureParser
 
 MAX_LINE_BYTES = 1024 * 1024
 _PIECE = 4 * 1024 * 1024
 _DECODED_BYTES = 256 * 1024  # of lines at once: the events of more of them no longer fit into a cache
+_SPACE = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"  # which some editors put before JSON lines
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+class _Shape(msgspec.Struct):
+    """What tells kinds of lines apart."""
+
+    event_id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    hash_ids: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_shape_decoder = msgspec.json.Decoder(_Shape)
 
 
 class Parser(Protocol):
@@ -27,11 +47,16 @@ class Parser(Protocol):
         """Yields what is left at the end of the input."""
 
 
-class LineParser:
-    """Reads JSON lines; a last line without a newline counts."""
+Decode = Callable[[bytes, Callable[[int, str], None]], Iterator[EventFrame]]
+"""Frames of a chunk of lines; told of the number in the chunk (from 1) and the reason of each bad one."""
 
-    def __init__(self, origin: str) -> None:
+
+class LineParser:
+    """Reads lines of JSON; a last line without a newline counts."""
+
+    def __init__(self, origin: str, decode: Decode) -> None:
         self._origin = origin
+        self._decode_lines = decode
         self._rest = b""
         self._lines = 0
         self._skipping = False
@@ -69,7 +94,7 @@ class LineParser:
         def on_bad(number: int, reason: str) -> None:
             bad.append(Malformed(self._origin, "line", first + number, reason))
 
-        frames = list(decode_lines(chunk, on_bad))
+        frames = list(self._decode_lines(chunk, on_bad))
         self._lines += chunk.count(b"\n")
         yield from bad
         yield from frames
@@ -80,6 +105,7 @@ class EventReader:
 
     Args:
         origin: The input's name, for reports.
+        capacity: Blocks of the simulated cache that a hash trace runs through.
 
     Example:
         >>> reader = EventReader("events.jsonl")
@@ -87,8 +113,9 @@ class EventReader:
         [1]
     """
 
-    def __init__(self, origin: str) -> None:
+    def __init__(self, origin: str, capacity: int | None = None) -> None:
         self.origin = origin
+        self._capacity = capacity
         self._head = b""  # first bytes, until there are enough to tell the compression
         self._text = b""  # first bytes without compression, until there are enough to tell the format
         self._parser: Parser | None = None
@@ -177,7 +204,7 @@ class EventReader:
     def _parse(self, data: bytes) -> Iterator[EventFrame | Malformed]:
         if self._parser is None:
             self._text += data
-            if len(self._text) < len(MAGIC):
+            if len(self._text) < len(MAGIC) or not self._tells_its_kind():
                 return
             data, self._text = self._text.removeprefix(_BOM), b""
             self._parser = self._sniff(data)
@@ -189,13 +216,37 @@ class EventReader:
                 raise UnknownFormatError(f"{self.origin}: a .kvlog of another version")
             return LogParser(self.origin)
         if data.startswith(FRAME_START[:1]):
-            return RawFrameParser(self.origin)
-        if data.lstrip(b" \t\r\n")[:1] in (b"{", b""):
-            return LineParser(self.origin)
+            return raw_frame_parser(self.origin)
+        if data.startswith(CAPTURE_START):
+            return WireCaptureParser(self.origin, self._source())
         # A first line that is damaged text is a bad line; anything else is another kind of file.
-        if b"\x00" not in data[:1024] and b"\n" in data:
-            return LineParser(self.origin)
+        is_text = b"\x00" not in data[:1024] and b"\n" in data
+        if is_text or data.lstrip(_SPACE)[:1] in (b"{", b""):
+            return LineParser(self.origin, self._line_decoder(data.lstrip(_SPACE).split(b"\n", 1)[0]))
         raise UnknownFormatError(
-            f"{self.origin}: not JSON lines, .kvlog or msgpack frames (nor gzip or zstd of these); "
+            f"{self.origin}: not JSON lines, .kvlog, msgpack frames or a capture, nor gzip or zstd of these; "
             f"it starts with {data[:8]!r}"
         )
+
+    def _tells_its_kind(self) -> bool:
+        """Whether the first line, if there are lines, is complete."""
+        text = self._text.removeprefix(_BOM).lstrip(_SPACE)
+        return not text.startswith(b"{") or b"\n" in text or len(text) > MAX_LINE_BYTES
+
+    def _line_decoder(self, first: bytes) -> Decode:
+        """How to decode lines of which this is the first."""
+        try:
+            shape = _shape_decoder.decode(first)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return decode_lines
+        if shape.hash_ids is not msgspec.UNSET:
+            if self._capacity is None:
+                raise ConfigError(f"{self.origin}: a hash trace needs --capacity, the blocks of its cache")
+            return PrefixCacheTrace(self._source(), self._capacity).decode_lines
+        if shape.event_id is not msgspec.UNSET:
+            return TensorRTDecoder(self._source()).decode_lines
+        return decode_lines
+
+    def _source(self) -> str:
+        """Name of a source whose events carry none: the file's, without its endings."""
+        return PurePath(self.origin).name.partition(".")[0] or DEFAULT_SOURCE

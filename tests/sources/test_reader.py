@@ -12,8 +12,8 @@ from kvstream.errors import UnknownFormatError
 from kvstream.events.codec import encode_frame, encode_lines
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import LogWriter
-from kvstream.events.reader import EventReader
 from kvstream.events.types import Malformed
+from kvstream.sources.reader import EventReader
 
 
 def frame(n=100, first=0):

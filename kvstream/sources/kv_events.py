@@ -1,0 +1,306 @@
+"""The KV-cache events that vLLM and SGLang publish: msgpack batches to frames, in every shape in the wild.
+
+Token ids and extra keys may hold what users wrote. They are passed over undecoded and go nowhere.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+from msgspec import Raw
+
+from kvstream.blocks.hashing import folded, group_salt
+from kvstream.errors import MalformedInputError
+from kvstream.events.frame import I64, EventFrame
+from kvstream.events.types import Op
+
+MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+TIER_OF_MEDIUM = {None: "gpu", "GPU": "gpu", "CPU": "cpu", "STORAGE": "disk", "DISK": "disk"}
+"""Tiers of the media that engines name; of any other, the name in small letters."""
+
+_MAX_NAME = 64
+_Hashes = list[int | bytes]
+
+
+# As maps tagged by "type", with only the fields that are used.
+
+
+class _Stored(msgspec.Struct, tag="BlockStored", gc=False):
+    block_hashes: _Hashes
+    medium: str | None = None
+    group_idx: int | None = None
+
+
+class _Removed(msgspec.Struct, tag="BlockRemoved", gc=False):
+    block_hashes: _Hashes
+    medium: str | None = None
+    group_idx: int | None = None
+
+
+class _Cleared(msgspec.Struct, tag="AllBlocksCleared", gc=False):
+    block_hashes: ClassVar = (0,)  # a clear has no block; it is one of the device's tier
+    medium: ClassVar = "GPU"
+    group_idx: ClassVar = None
+
+
+# As arrays that begin with the tag, with fields up to the last that is used.
+
+
+class _StoredRow(msgspec.Struct, tag="BlockStored", array_like=True, gc=False):
+    block_hashes: _Hashes
+    parent_block_hash: Raw = Raw()
+    token_ids: Raw = Raw()
+    block_size: Raw = Raw()
+    lora_id: Raw = Raw()
+    medium: str | None = None
+    lora_name: Raw = Raw()
+    extra_keys: Raw = Raw()
+    group_idx: int | None = None
+
+
+class _RemovedRow(msgspec.Struct, tag="BlockRemoved", array_like=True, gc=False):
+    block_hashes: _Hashes
+    medium: str | None = None
+    group_idx: int | None = None
+
+
+class _ClearedRow(msgspec.Struct, tag="AllBlocksCleared", array_like=True, gc=False):
+    block_hashes: ClassVar = (0,)
+    medium: ClassVar = "GPU"
+    group_idx: ClassVar = None
+
+
+_Event = _Stored | _Removed | _Cleared
+_Row = _StoredRow | _RemovedRow | _ClearedRow
+
+
+def _batch_decoder(event: Any, *, array: bool) -> Callable[[bytes], Any]:
+    fields: list[Any] = [("ts", float), ("events", list[event]), ("data_parallel_rank", int | None, None)]
+    kind = msgspec.defstruct("Batch", fields, array_like=array, gc=False)
+    return msgspec.msgpack.Decoder(kind).decode
+
+
+class _Tag(msgspec.Struct):
+    type: str
+
+
+class _TagRow(msgspec.Struct, array_like=True):
+    type: str
+
+
+# By whether the batch is an array, then by what its events are.
+_BATCH = {array: [_batch_decoder(kind, array=array) for kind in (_Event, _Row)] for array in (True, False)}
+_LENIENT_BATCH = {array: _batch_decoder(Raw, array=array) for array in (True, False)}
+_EVENT: dict[bool, Callable[[Any], Any]] = {
+    False: msgspec.msgpack.Decoder(_Event).decode,
+    True: msgspec.msgpack.Decoder(_Row).decode,
+}
+_TAG: dict[bool, Callable[[Any], Any]] = {
+    False: msgspec.msgpack.Decoder(_Tag).decode,
+    True: msgspec.msgpack.Decoder(_TagRow).decode,
+}
+_KNOWN = {"BlockStored", "BlockRemoved", "AllBlocksCleared"}
+_OP: dict[Any, int] = {
+    _Stored: Op.STORE,
+    _StoredRow: Op.STORE,
+    _Removed: Op.EVICT,
+    _RemovedRow: Op.EVICT,
+    _Cleared: Op.CLEAR,
+    _ClearedRow: Op.CLEAR,
+}
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _is_array(data: Any) -> bool:
+    head = bytes(memoryview(data)[:1])
+    return b"\x90" <= head <= b"\x9f" or head in (b"\xdc", b"\xdd")
+
+
+class KVEventDecoder:
+    r"""Turns the batches of one publisher into numbered frames.
+
+    ``BlockStored`` becomes a store, ``BlockRemoved`` an eviction, ``AllBlocksCleared`` a clear of the
+    tier ``gpu``. The medium is the tier; a data-parallel rank becomes part of the source. Blocks of
+    another ``group_idx`` than 0 get ids of their own, as the same content can be held once a group.
+
+    Args:
+        source: Name of the publisher; batches of rank 1 belong to ``{source}/dp1``.
+        epoch: Number of the publisher's first life; each restart adds one.
+
+    Attributes:
+        unknown_events: Events of a type that is not known here, which were skipped.
+        batches: Batches taken in.
+        last_ts: Time of the last batch, ns since the Unix epoch; 0 before the first.
+
+    Example:
+        >>> decoder = KVEventDecoder("vllm-0")
+        >>> decoder.add(b'\x92\xcb\x3f\xf0\0\0\0\0\0\0\x91\x92\xacBlockRemoved\x91\x07')
+        []
+        >>> [frame.blocks.tolist() for frame in decoder.frames()]
+        [[7]]
+    """
+
+    def __init__(self, source: str, epoch: int = 0) -> None:
+        self.source, self.epoch = source, epoch
+        self.unknown_events = 0
+        self.batches = 0
+        self.last_ts = 0
+        self._columns: dict[tuple[int | None, str], _Columns] = {}
+        self._numbers: dict[str, int] = {}
+        self._lost = 0
+        self._decode = _BATCH[True][0]  # the shape that batches had last
+
+    def add(self, payload: bytes) -> list[str]:
+        """Takes in a batch.
+
+        Returns:
+            Why parts of it could not be taken in; the other parts were.
+        """
+        reasons: list[str] = []
+        try:
+            try:
+                batch = self._decode(payload)
+            except _UNDECODABLE:
+                batch = self._decoded_otherwise(payload, reasons)
+            ts = _nanoseconds(batch.ts)
+        except _UNDECODABLE as error:
+            return [f"not a batch of KV events: {error}"]
+        except MalformedInputError as error:
+            return [str(error)]
+        self.batches += 1
+        self.last_ts = ts
+        rank, medium = batch.data_parallel_rank, "GPU"
+        columns = self._columns.get((rank, "gpu")) or self._of(rank, medium)
+        ops, ids = columns.ops, columns.hashes
+        columns.times.append(ts)
+        columns.until.append(len(ops))
+        # Written out for speed: a call for each event would cost as much as decoding it.
+        for event in batch.events:
+            if event.medium != medium:
+                name = event.medium
+                if name is not None and not 0 < len(name) <= _MAX_NAME:
+                    reasons.append(f"a medium has 1 to {_MAX_NAME} characters, not {len(name)}")
+                    continue
+                medium = name
+                columns = self._of(rank, medium)
+                ops, ids = columns.ops, columns.hashes
+                columns.times.append(ts)
+                columns.until.append(len(ops))
+            hashes = event.block_hashes
+            if event.group_idx:
+                salt = group_salt(event.group_idx)
+                hashes = [folded(block_hash) ^ salt for block_hash in hashes]
+            ids += hashes
+            if len(hashes) == 1:
+                ops.append(_OP[type(event)])
+            else:
+                ops += [_OP[type(event)]] * len(hashes)
+        return reasons
+
+    def _of(self, rank: int | None, medium: str | None) -> "_Columns":
+        tier = TIER_OF_MEDIUM.get(medium) or str(medium).lower()
+        found = self._columns.get((rank, tier))
+        if found is None:
+            found = self._columns[rank, tier] = _Columns()
+        return found
+
+    def _decoded_otherwise(self, payload: bytes, reasons: list[str]) -> Any:
+        """The batch in whatever shape it has; adds why events of it are left out."""
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise MalformedInputError(f"batch of {len(payload):,} bytes is longer than {MAX_PAYLOAD_BYTES:,}")
+        array = _is_array(payload)
+        for decode in _BATCH[array]:
+            try:
+                batch = decode(payload)
+            except _UNDECODABLE:
+                continue
+            self._decode = decode
+            return batch
+        batch = _LENIENT_BATCH[array](payload)
+        events = []
+        for number, raw in enumerate(batch.events):
+            is_row = _is_array(raw)
+            try:
+                events.append(_EVENT[is_row](raw))
+            except _UNDECODABLE as error:
+                if _tag(raw, is_row) in _KNOWN:
+                    reasons.append(f"event {number} of the batch: {error}")
+                else:
+                    self.unknown_events += 1
+        batch.events = events
+        return batch
+
+    def lost(self, batches: int) -> None:
+        """Tells of batches that are missing before the next one."""
+        self._lost += batches
+
+    def restart(self) -> None:
+        """Tells that the publisher has begun again, with an empty cache; call ``frames`` before."""
+        self.epoch += 1
+        self._numbers.clear()
+
+    def frames(self) -> list[EventFrame]:
+        """What has been taken in since the last call, one frame for each rank and tier.
+
+        Frames are numbered one by one, with holes as large as the batches that were lost.
+        """
+        columns, self._columns = self._columns, {}
+        made: list[EventFrame] = []
+        for (rank, tier), of in columns.items():
+            if not of.ops:
+                continue
+            source = self.source if rank is None else f"{self.source}/dp{rank}"
+            number = self._numbers.get(source, 0) + self._lost
+            self._lost = 0
+            self._numbers[source] = number + 1
+            made.append(of.frame(source, tier, self.epoch, number))
+        return made
+
+
+class _Columns:
+    """Events of one rank and tier, in order."""
+
+    __slots__ = ("hashes", "ops", "times", "until")
+
+    def __init__(self) -> None:
+        self.ops: list[int] = []
+        self.hashes: list[int | bytes] = []
+        self.times: list[int] = []  # each time, and how many events come before it
+        self.until: list[int] = []
+
+    def frame(self, source: str, tier: str, epoch: int, seq: int) -> EventFrame:
+        return EventFrame(
+            np.frombuffer(bytes(self.ops), dtype=np.uint8),
+            _ids(self.hashes),
+            np.array(self.times).repeat(np.diff(self.until, append=len(self.ops))),
+            source,
+            tier,
+            epoch=epoch,
+            seq=seq,
+        )
+
+
+def _ids(hashes: _Hashes) -> I64:
+    """Hashes as int64 ids; unsigned ones are the same bits."""
+    try:
+        packed = struct.pack(f"{len(hashes)}Q", *hashes)
+    except struct.error:
+        packed = struct.pack(f"{len(hashes)}Q", *map(folded, hashes))
+    return np.frombuffer(packed, dtype=np.int64)
+
+
+def _nanoseconds(seconds: float) -> int:
+    if not 0 <= seconds < 2**63 / 1e9:
+        raise MalformedInputError("the time of the batch is no number of seconds since 1970")
+    # Apart, as the product of a whole time of today has no room for nanoseconds.
+    whole = int(seconds)
+    return whole * 1_000_000_000 + round((seconds - whole) * 1e9)
+
+
+def _tag(raw: Raw, is_row: bool) -> str | None:
+    try:
+        return str(_TAG[is_row](raw).type)
+    except _UNDECODABLE:
+        return "BlockStored"  # no event at all: malformed

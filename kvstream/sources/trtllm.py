@@ -1,0 +1,174 @@
+"""KV-cache events of TensorRT-LLM as JSON lines, one event of ``get_kv_cache_events`` a line.
+
+Source: the events' serialisation in TensorRT-LLM's ``tensorrt_llm/_utils.py`` (``KVCacheEventSerializer``).
+Tokens are passed over undecoded.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from kvstream.blocks.hashing import folded, group_salt
+from kvstream.clock import Clock
+from kvstream.events.frame import EventFrame, packed_int64
+from kvstream.events.types import REASON_CODE, Op, Timestamp
+
+_CAPACITY, _OTHER = REASON_CODE["capacity"], REASON_CODE["other"]
+
+
+class _Created(msgspec.Struct, tag="created"):
+    pass
+
+
+class _Block(msgspec.Struct):
+    block_hash: int
+    cache_level: int = 0
+
+
+class _Stored(msgspec.Struct, tag="stored"):
+    blocks: list[_Block]
+
+
+class _Removed(msgspec.Struct, tag="removed"):
+    block_hashes: list[int]
+
+
+class _Levels(msgspec.Struct):
+    old_value: int
+    new_value: int
+
+
+class _Updated(msgspec.Struct, tag="updated"):
+    block_hash: int
+    cache_level: _Levels | None = None
+
+
+class _Line(msgspec.Struct):
+    event_id: int
+    data: _Created | _Stored | _Removed | _Updated
+    window_size: int | None = None
+    attention_dp_rank: int | None = None
+    ts: Timestamp | None = None
+
+
+_decoder = msgspec.json.Decoder(_Line)
+
+
+def _tier(level: int) -> str:
+    """Level 0 is the device's memory, 1 the host's; there are no more today."""
+    return ("gpu", "cpu", "disk")[max(0, min(level, 2))]
+
+
+class _Rank:
+    """What is known of one attention-DP rank, whose event ids count on their own."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.epoch = self.number = self.next_id = 0
+        self.levels: dict[int, int] = {}  # of blocks that are not on level 0
+        self.rows: dict[str, list[tuple[int, int, int, int]]] = {}  # by tier: operation, id, time, reason
+
+    def frames(self) -> Iterator[EventFrame]:
+        rows_of, self.rows = self.rows, {}
+        for tier, rows in rows_of.items():
+            ops, blocks, ts, reasons = zip(*rows, strict=True)
+            yield EventFrame(
+                np.array(ops, dtype=np.uint8),
+                packed_int64(blocks),
+                packed_int64(ts),
+                self.source,
+                tier,
+                None,
+                np.array(reasons, dtype=np.uint8) if any(reasons) else None,
+                self.epoch,
+                self.number,
+            )
+            self.number += 1
+
+
+class TensorRTDecoder:
+    """Turns the events of one engine into numbered frames.
+
+    ``stored`` becomes a store, ``removed`` an eviction, ``updated`` an eviction from one tier and a store
+    in the other. Event ids that are missing are holes in the frames' numbers; ids that begin again with
+    ``created`` are a restart. The events carry no time: a field ``ts`` (ns since 1970) is taken if whoever
+    wrote the lines added it, otherwise it is the time of reading.
+
+    Args:
+        source: Name of the engine; events of attention-DP rank 1 belong to ``{source}/dp1``.
+        clock: Nanoseconds since the Unix epoch.
+    """
+
+    def __init__(self, source: str, clock: Callable[[], int] | None = None) -> None:
+        self._source = source
+        self._clock = clock or Clock()
+        self._ranks: dict[int | None, _Rank] = {}
+        self._window: int | None = None  # the first one seen, whose blocks keep their hashes as ids
+
+    def decode_lines(self, chunk: bytes, on_bad: Callable[[int, str], None]) -> Iterator[EventFrame]:
+        """Yields the frames of a chunk of whole lines, in order.
+
+        Args:
+            chunk: JSON lines; blank ones are passed over.
+            on_bad: Called with the line's number in the chunk (from 1) and the reason for each bad line.
+        """
+        for number, line in enumerate(chunk.split(b"\n"), 1):
+            if not line or line.isspace():
+                continue
+            try:
+                event = _decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                on_bad(number, str(error))
+                continue
+            rank = self._rank(event.attention_dp_rank)
+            begins = isinstance(event.data, _Created)
+            if event.event_id < rank.next_id and not begins:
+                on_bad(number, f"event_id {event.event_id} after {rank.next_id - 1}: it came before")
+                continue
+            if event.event_id != rank.next_id:
+                yield from rank.frames()
+                if event.event_id < rank.next_id:
+                    rank.epoch, rank.number, rank.next_id = rank.epoch + 1, 0, event.event_id
+                    rank.levels.clear()
+                rank.number += event.event_id - rank.next_id
+            rank.next_id = event.event_id + 1
+            self._apply(rank, event)
+        for rank in self._ranks.values():
+            yield from rank.frames()
+
+    def _rank(self, number: int | None) -> _Rank:
+        if number not in self._ranks:
+            self._ranks[number] = _Rank(self._source if number is None else f"{self._source}/dp{number}")
+        return self._ranks[number]
+
+    def _apply(self, rank: _Rank, event: _Line) -> None:
+        data: Any = event.data
+        ts = self._clock() if event.ts is None else event.ts
+        window = event.window_size
+        self._window = window if self._window is None else self._window
+        salt = 0 if window is None or window == self._window else group_salt(window)
+
+        def add(level: int, op: int, block: int, reason: int = 0) -> None:
+            rank.rows.setdefault(_tier(level), []).append((op, block, ts, reason))
+
+        if isinstance(data, _Stored):
+            for stored in data.blocks:
+                block = folded(stored.block_hash) ^ salt
+                add(stored.cache_level, Op.STORE, block)
+                if stored.cache_level:
+                    rank.levels[block] = stored.cache_level
+        elif isinstance(data, _Removed):
+            for block_hash in data.block_hashes:
+                block = folded(block_hash) ^ salt
+                add(rank.levels.pop(block, 0), Op.EVICT, block)
+        elif isinstance(data, _Updated) and data.cache_level is not None:
+            block = folded(data.block_hash) ^ salt
+            old, new = data.cache_level.old_value, data.cache_level.new_value
+            # Moved out for lack of room, or back in because it was wanted.
+            add(old, Op.EVICT, block, _CAPACITY if new > old else _OTHER)
+            add(new, Op.STORE, block)
+            rank.levels.pop(block, None)
+            if new:
+                rank.levels[block] = new

@@ -1,0 +1,83 @@
+"""Captures of what an engine published over ZMQ.
+
+They are msgpack arrays ``[received ns, topic, number, payload]``, one after another, with the payloads as
+they came: they may hold token ids, which captures that kvstream writes do not.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import msgspec
+
+from kvstream.errors import MalformedInputError
+from kvstream.events.arrays import ArrayParser
+from kvstream.events.frame import EventFrame
+from kvstream.events.types import Malformed
+from kvstream.sources.publisher import Publisher
+
+CAPTURE_START = b"\x94\xcf"
+"""First bytes of each message: a msgpack array of four, then a 64-bit integer."""
+
+_AT_ONCE = 256  # messages whose events become a frame
+
+
+class WireMessage(msgspec.Struct, array_like=True, frozen=True):
+    """One ZMQ message of a publisher.
+
+    Attributes:
+        received_ns: When it was received, ns since the Unix epoch.
+        topic: Topic that it was published under.
+        seq: Its number, 8 bytes, big-endian.
+        payload: The batch of events.
+    """
+
+    received_ns: int
+    topic: bytes
+    seq: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+    payload: bytes
+
+
+_decoder = msgspec.msgpack.Decoder(WireMessage)
+
+
+def decode_wire_message(data: bytes) -> WireMessage:
+    """The message of one capture record.
+
+    Raises:
+        MalformedInputError: If it is none.
+    """
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedInputError(f"not a captured message: {error}") from error
+
+
+def wire_message_parser(origin: str) -> ArrayParser[WireMessage]:
+    """Reads captured messages one by one, as they were published."""
+    return ArrayParser(origin, CAPTURE_START, 4, decode_wire_message)
+
+
+class WireCaptureParser:
+    """Reads a capture as frames; what is missing in it is a hole in their numbers."""
+
+    def __init__(self, origin: str, source: str) -> None:
+        self._messages = wire_message_parser(origin)
+        self._publisher = Publisher(origin, source)
+
+    def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
+        """Yields what is complete once ``data`` has been added."""
+        yield from self._decoded(self._messages.feed(data))
+
+    def finish(self) -> Iterator[EventFrame | Malformed]:
+        """Yields what is left at the end of the input."""
+        yield from self._decoded(self._messages.finish())
+
+    def _decoded(self, messages: Iterator[WireMessage | Malformed]) -> Iterator[EventFrame | Malformed]:
+        for number, message in enumerate(messages, 1):
+            if isinstance(message, Malformed):
+                yield message
+            else:
+                self._publisher.feed.live(int.from_bytes(message.seq, "big"), message.payload)
+            if number % _AT_ONCE == 0:
+                yield from self._publisher.take()
+        yield from self._publisher.take()

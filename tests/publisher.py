@@ -1,0 +1,88 @@
+"""A publisher of KV events over real ZMQ sockets, framed as vLLM's ``ZmqEventPublisher`` frames them."""
+
+import gzip
+import threading
+from collections import deque
+from pathlib import Path
+
+import zmq
+
+from kvstream.sources.wire_capture import wire_message_parser
+
+DATA = Path(__file__).parent / "data"
+END = (-1).to_bytes(8, "big", signed=True)
+
+
+def captured(name):
+    """Payloads of a capture, in order."""
+    data = gzip.decompress((DATA / f"{name}.wire.gz").read_bytes())
+    return [message.payload for message in wire_message_parser(name).feed(data)]
+
+
+class Engine:
+    """PUB for batches, ROUTER for replays, on a thread of its own; a context manager.
+
+    Args:
+        withhold: Whether the batch of a number is kept from the live socket.
+        endpoints: (publish, replay) to bind to again; by default any free ports.
+        replay: Answer replays.
+    """
+
+    def __init__(self, withhold=lambda seq: False, endpoints=None, replay=True, buffer_steps=10_000):
+        self._context = zmq.Context()
+        # As XPUB it also hears of subscribers; on the wire it is a PUB.
+        self._live = self._context.socket(zmq.XPUB)
+        self._live.set_hwm(100_000)
+        self._router = self._context.socket(zmq.ROUTER) if replay else None
+        publish, again = endpoints or ("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
+        self._live.bind(publish)
+        self.endpoint = self._live.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.replay_endpoint = None
+        if self._router is not None:
+            self._router.set_hwm(100_000)
+            self._router.bind(again)
+            self.replay_endpoint = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._withhold = withhold
+        self._kept = deque(maxlen=buffer_steps)
+        self._wanted = deque()
+        self._seq = 0
+        self.subscribed = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    @property
+    def url(self):
+        replay = f"&replay={self.replay_endpoint}" if self.replay_endpoint else ""
+        return f"zmq://{self.endpoint.removeprefix('tcp://')}?source=engine{replay}"
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self._stop.set()
+        self._thread.join()
+        self._context.destroy(linger=0)
+
+    def publish(self, payloads):
+        self._wanted.extend(payloads)
+
+    def _run(self):
+        while not self._stop.is_set():
+            while self._live.poll(0):
+                if self._live.recv().startswith(b"\x01"):
+                    self.subscribed.set()
+            if self._router is not None and self._router.poll(0):
+                client, _, start = self._router.recv_multipart()
+                for seq, payload in self._kept:
+                    if seq >= int.from_bytes(start, "big"):
+                        self._router.send_multipart((client, b"", seq.to_bytes(8, "big"), payload))
+                self._router.send_multipart((client, b"", END, b""))
+            if not self._wanted:
+                self._stop.wait(0.001)
+                continue
+            payload = self._wanted.popleft()
+            self._kept.append((self._seq, payload))
+            if not self._withhold(self._seq):
+                self._live.send_multipart((b"kv-events", self._seq.to_bytes(8, "big"), payload))
+            self._seq += 1

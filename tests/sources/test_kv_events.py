@@ -1,0 +1,221 @@
+import random
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvstream.blocks.hashing import group_salt
+from kvstream.events.types import Op
+from kvstream.monitor import Monitor
+from kvstream.sources.kv_events import KVEventDecoder
+
+TS = 1_700_000_000.25
+TS_NS = 1_700_000_000_250_000_000
+SECRET = [9001, 9002, 9003]
+
+
+def stored(hashes, medium="GPU", group=0, **more):
+    return {
+        "type": "BlockStored",
+        "block_hashes": hashes,
+        "parent_block_hash": None,
+        "token_ids": SECRET,
+        "block_size": 32,
+        "lora_id": None,
+        "medium": medium,
+        "extra_keys": ["salt"],
+        "group_idx": group,
+        **more,
+    }
+
+
+def removed(hashes, medium="GPU", group=0):
+    return {"type": "BlockRemoved", "block_hashes": hashes, "medium": medium, "group_idx": group}
+
+
+def decoded(*batches, source="vllm"):
+    decoder = KVEventDecoder(source)
+    reasons = [reason for batch in batches for reason in decoder.add(msgspec.msgpack.encode(batch))]
+    return decoder, decoder.frames(), reasons
+
+
+SHAPES = {
+    "vLLM 0.32": [TS, [stored([5, 6]), removed([5]), {"type": "AllBlocksCleared"}], 0],
+    "vLLM main": {
+        "ts": TS,
+        "events": [stored([5, 6]), removed([5]), {"type": "AllBlocksCleared"}],
+        "data_parallel_rank": 0,
+    },
+    "older vLLM": [
+        TS,
+        [
+            ["BlockStored", [5, 6], None, SECRET, 32, None],
+            ["BlockRemoved", [5]],
+            ["AllBlocksCleared"],
+        ],
+        0,
+    ],
+    "older vLLM with every field": [
+        TS,
+        [
+            ["BlockStored", [5, 6], None, SECRET, 32, None, "GPU", None, ["salt"], 0, "full_attention", None],
+            ["BlockRemoved", [5], "GPU", 0, "local", "new field"],
+            ["AllBlocksCleared"],
+        ],
+        0,
+        "new field",
+    ],
+    "SGLang": [
+        TS,
+        [
+            ["BlockStored", [5, 6], None, SECRET, 32, None],
+            ["BlockRemoved", [5]],
+            ["AllBlocksCleared"],
+        ],
+        0,
+    ],
+    "maps in a mixed batch": [
+        TS,
+        [["BlockStored", [5, 6], None, SECRET, 32, None], removed([5]), ["AllBlocksCleared"]],
+        0,
+    ],
+}
+
+
+@pytest.mark.parametrize("batch", SHAPES.values(), ids=SHAPES)
+def test_every_shape_gives_the_same_frame(batch):
+    decoder, (frame,), reasons = decoded(batch)
+    assert not reasons
+    assert (frame.source, frame.tier, frame.seq) == ("vllm/dp0", "gpu", 0)
+    assert frame.ops.tolist() == [Op.STORE, Op.STORE, Op.EVICT, Op.CLEAR]
+    assert frame.blocks.tolist() == [5, 6, 5, 0]
+    assert frame.ts.tolist() == [TS_NS] * 4
+    assert decoder.unknown_events == 0
+
+
+def test_a_batch_without_a_rank_belongs_to_the_publisher_itself():
+    _, (frame,), _ = decoded([TS, [removed([1])]], source="sglang")
+    assert frame.source == "sglang"
+
+
+def test_signed_unsigned_and_long_hashes_are_the_same_blocks():
+    unsigned = 2**64 - 5
+    long = bytes(24) + unsigned.to_bytes(8, "big")
+    _, (frame,), _ = decoded([TS, [stored([unsigned, 7]), removed([-5]), stored([long])]])
+    assert frame.blocks.tolist() == [-5, 7, -5, -5]
+
+
+def test_groups_and_media_hold_the_same_content_apart():
+    events = [
+        stored([1]),
+        stored([1], group=1),
+        stored([1], medium="CPU"),
+        stored([1], medium=None),
+        removed([1], medium="STORAGE"),
+        stored([1], medium="Weka"),
+    ]
+    _, frames, _ = decoded([TS, events])
+    salted = (1 ^ group_salt(1)) - 2**64 if 1 ^ group_salt(1) >= 2**63 else 1 ^ group_salt(1)
+    assert {frame.tier: frame.blocks.tolist() for frame in frames} == {
+        "gpu": [1, salted, 1],
+        "cpu": [1],
+        "disk": [1],
+        "weka": [1],
+    }
+
+
+def test_unknown_events_are_counted_and_malformed_ones_reported_beside_good_neighbours():
+    batch = [
+        TS,
+        [stored([1]), {"type": "BlockMoved", "to": 3}, ["BlockStored", "nonsense"], 17, removed([1])],
+    ]
+    decoder, (frame,), reasons = decoded(batch)
+    assert frame.ops.tolist() == [Op.STORE, Op.EVICT]
+    assert decoder.unknown_events == 1
+    assert [reason.partition(":")[0] for reason in reasons] == [
+        "event 2 of the batch",
+        "event 3 of the batch",
+    ]
+
+
+@pytest.mark.parametrize("ts", [-1.0, float("nan"), float("inf"), 1e300])
+def test_a_time_that_is_none_is_malformed(ts):
+    _, frames, reasons = decoded([ts, [stored([1])]])
+    assert not frames
+    assert reasons == ["the time of the batch is no number of seconds since 1970"]
+
+
+def test_lost_batches_are_holes_in_the_numbers_and_a_restart_a_new_epoch():
+    decoder = KVEventDecoder("s", epoch=7)
+    monitor = Monitor()
+
+    def send():
+        decoder.add(msgspec.msgpack.encode([TS, [stored([1], medium=medium) for medium in ("GPU", "CPU")]]))
+        for frame in decoder.frames():
+            monitor.process(frame)
+
+    send()
+    decoder.lost(3)
+    send()
+    accounts = monitor.summary().accounts
+    assert (accounts.lost_frames, accounts.allocations, accounts.live) == (3, 2, 2)
+    decoder.restart()
+    send()
+    accounts = monitor.summary().accounts
+    assert (accounts.restarts, accounts.cleared, accounts.live, accounts.lost_frames) == (1, 2, 2, 3)
+
+
+def test_stored_again_is_an_access():
+    _, frames, _ = decoded([TS, [stored([1, 2])]], [TS + 1, [stored([2]), removed([1])]])
+    monitor = Monitor()
+    for frame in frames:
+        monitor.process(frame)
+    summary = monitor.summary()
+    assert (summary.accounts.allocations, summary.accesses, summary.total_evictions) == (2, 1, 1)
+
+
+def test_no_token_reaches_a_frame_or_a_reason():
+    _, frames, reasons = decoded([TS, [stored([1]), stored("x"), stored([1], medium=SECRET)]], [TS, SECRET])
+    shown = repr([frame.to_events() for frame in frames]) + repr(reasons)
+    assert reasons
+    assert not any(str(token) in shown for token in [*SECRET, "salt"])
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_no_message_upsets_the_decoder(value):
+    decoder = KVEventDecoder("s")
+    decoder.add(msgspec.msgpack.encode(value))
+    decoder.frames()
+
+
+@pytest.mark.slow
+def test_a_million_mutated_payloads_upset_nothing():
+    rng = random.Random(4)
+    payloads = [bytearray(msgspec.msgpack.encode(batch)) for batch in SHAPES.values()]
+    decoder = KVEventDecoder("s")
+    held = 0
+    for turn in range(1_000_000):
+        data = payloads[turn % len(payloads)].copy()
+        for _ in range(rng.randrange(1, 4)):
+            kind, at = rng.randrange(4), rng.randrange(len(data))
+            if kind == 0:
+                data[at] = rng.randrange(256)
+            elif kind == 1:
+                data[at] ^= 1 << rng.randrange(8)
+            elif kind == 2:
+                del data[at : at + rng.randrange(1, 9)]
+            else:
+                data[at:at] = rng.randbytes(rng.randrange(1, 9))
+            if not data:
+                break
+        decoder.add(bytes(data))
+        if turn % 1000 == 999:
+            held = max(held, sum(len(frame) for frame in decoder.frames()))
+    assert 0 < held < 20_000
+    assert decoder.batches > 1_000

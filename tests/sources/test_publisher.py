@@ -1,0 +1,147 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvstream.sources.publisher import HELD_BATCHES, PublisherFeed
+
+
+class Taken:
+    def __init__(self):
+        self.log = []
+
+    def deliver(self, seq, payload):
+        self.log.append((seq, payload))
+
+    def lose(self, batches):
+        self.log.append(f"lost {batches}")
+
+    def restart(self):
+        self.log.append("restart")
+
+
+def feed(asked=None):
+    taken = Taken()
+    return taken, PublisherFeed(taken, None if asked is None else asked.append)
+
+
+def payload(seq, life=0):
+    return f"{life}:{seq}".encode()
+
+
+def test_without_a_replay_holes_are_counted_where_they_are():
+    taken, order = feed()
+    for seq in (1, 2, 5):
+        order.live(seq, payload(seq))
+    assert taken.log == ["lost 1", (1, b"0:1"), (2, b"0:2"), "lost 2", (5, b"0:5")]
+
+
+def test_a_gap_is_filled_by_the_replay_before_what_came_after_it():
+    asked = []
+    taken, order = feed(asked)
+    order.live(3, payload(3))  # joined late: the start is a gap as well
+    for seq in range(5):
+        order.replay(seq, payload(seq))
+    order.replay_ended()
+    order.live(4, payload(4))
+    assert order.duplicates == 1
+    order.live(7, payload(7))
+    assert asked == [0, 4]
+    for seq in (4, 5, 6, 7):
+        order.replay(seq, payload(seq))
+    order.replay_ended()
+    assert taken.log == [(seq, payload(seq)) for seq in range(8)]
+    assert (order.replayed, order.duplicates) == (8, 1)
+
+
+def test_what_a_replay_does_not_have_is_lost():
+    taken, order = feed([])
+    order.replay_ended()
+    order.live(9, payload(9))
+    order.replay(6, payload(6))
+    order.replay(7, payload(7))
+    order.replay_ended()
+    assert taken.log == ["lost 6", (6, b"0:6"), (7, b"0:7"), "lost 1", (9, b"0:9")]
+
+
+def test_answers_dropped_on_their_way_are_asked_for_again():
+    asked = []
+    taken, order = feed(asked)
+    order.replay(0, payload(0))
+    order.replay(2, payload(2))
+    assert asked == [0, 0]
+    for seq in range(3):
+        order.replay(seq, payload(seq))
+    order.replay_ended()
+    assert taken.log == [(seq, payload(seq)) for seq in range(3)]
+
+
+def test_a_number_that_does_not_ascend_is_a_new_life():
+    taken, order = feed()
+    for life, seq in ((0, 0), (0, 1), (1, 0), (2, 0), (2, 1)):
+        order.live(seq, payload(seq, life))
+    assert [entry for entry in taken.log if isinstance(entry, str)] == ["restart", "restart"]
+    assert taken.log[-1] == (1, b"2:1")
+
+
+def test_a_new_life_that_has_overtaken_the_old_one_is_found_by_comparing():
+    asked = []
+    taken, order = feed(asked)
+    order.replay_ended()
+    for seq in range(3):
+        order.live(seq, payload(seq))
+    order.live(6, payload(6, life=1))
+    assert asked == [0, 2]
+    order.replay(2, payload(2, life=1))
+    assert asked == [0, 2, 0]
+    for seq in range(7):
+        order.replay(seq, payload(seq, life=1))
+    order.replay_ended()
+    assert taken.log[3] == "restart"
+    assert taken.log[4:] == [(seq, payload(seq, 1)) for seq in range(7)]
+
+
+def test_what_waits_for_a_replay_is_bounded():
+    taken, order = feed([])
+    for seq in range(1, HELD_BATCHES + 2):
+        order.live(seq, b"x")
+    assert not order.holds
+    assert taken.log[0] == "lost 1"
+    assert len(taken.log) == HELD_BATCHES + 2
+
+
+@given(st.data())
+def test_with_a_replay_every_batch_comes_once_and_in_order(data):
+    """A publisher whose live messages are dropped at random, and whose answers take their time."""
+    published, requests, answers = [], [], []
+    taken, order = feed(requests)
+
+    def publish(live):
+        published.append(payload(len(published)))
+        if live:
+            order.live(len(published) - 1, published[-1])
+
+    def answer():
+        if len(answers) < len(requests):
+            answers.extend([None] * (len(requests) - len(answers)))  # earlier requests are dropped
+            answers[-1] = list(enumerate(published))[requests[-1] :]
+
+    def arrive():
+        if answers and len(answers) == len(requests) and answers[-1] is not None:
+            those, answers[-1] = answers[-1], None
+            for seq, old in those:
+                order.replay(seq, old)
+            order.replay_ended()
+
+    for action in data.draw(st.lists(st.sampled_from(["live", "drop", "answer", "arrive"]), max_size=60)):
+        if action in ("live", "drop"):
+            publish(live=action == "live")
+        elif action == "answer":
+            answer()
+        else:
+            arrive()
+    publish(live=True)
+    while len(taken.log) < len(published):
+        before = len(requests), len(taken.log)
+        answer()
+        arrive()
+        assert before != (len(requests), len(taken.log))
+    assert taken.log == list(enumerate(published))
