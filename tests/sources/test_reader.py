@@ -1,6 +1,7 @@
 import gzip
 import io
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream.errors import UnknownFormatError
+from kvstream.errors import ConfigError, UnknownFormatError
 from kvstream.events.codec import encode_frame, encode_lines
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import LogWriter
 from kvstream.events.types import Malformed
 from kvstream.sources.reader import EventReader
+
+DATA = Path(__file__).parent.parent / "data"
 
 
 def frame(n=100, first=0):
@@ -141,3 +144,26 @@ def test_a_million_events_in_frames_with_one_percent_damaged_keep_every_good_fra
 def test_a_byte_order_mark_and_carriage_returns_are_no_error():
     text = as_jsonl(frame(3)).replace(b"\n", b"\r\n")
     assert read(b"\xef\xbb\xbf" + text) == ([0, 1, 2], [])
+
+
+def test_lines_of_other_kinds_are_told_apart_by_their_first():
+    def read(data, capacity=None, pieces=7):
+        reader = EventReader("folder/engine-3.jsonl", capacity)
+        found = [item for at in range(0, len(data), pieces) for item in reader.feed(data[at : at + pieces])]
+        return [*found, *reader.finish()]
+
+    (frame,) = read(b'{"event_id":0,"data":{"type":"removed","block_hashes":[7]},"ts":5}\n')
+    assert (frame.source, frame.blocks.tolist(), frame.ts.tolist()) == ("engine-3", [7], [5])
+    trace = b'{"timestamp":2,"input_length":1,"output_length":1,"hash_ids":[5,6]}'
+    (frame,) = read(trace, capacity=10)
+    assert (frame.source, frame.blocks.tolist(), frame.ts.tolist()) == ("engine-3", [5, 6], [2_000_000] * 2)
+    with pytest.raises(ConfigError, match="--capacity"):
+        read(trace)
+
+
+def test_a_capture_is_read_as_frames():
+    reader = EventReader("chat.wire.gz")
+    items = [*reader.feed((DATA / "chat.wire.gz").read_bytes()), *reader.finish()]
+    assert sum(len(frame) for frame in items) == 17_430 + 17_181
+    assert {frame.source for frame in items} == {"chat/dp0"}
+    assert [frame.seq for frame in items] == list(range(len(items)))

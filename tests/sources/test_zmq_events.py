@@ -33,7 +33,7 @@ async def subscribed(*engines, config=None):
 
 async def until(condition):
     """Waits for what tells of itself no other way; the caller has a deadline."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110
         await anyio.sleep(0.005)
 
 

@@ -1,0 +1,94 @@
+import json
+
+from kvstream.monitor import Monitor
+from kvstream.sources.trtllm import TensorRTDecoder
+
+
+def line(event_id, data, **more):
+    return json.dumps({"event_id": event_id, "data": data, **more}).encode()
+
+
+def created(event_id=0, **more):
+    return line(event_id, {"type": "created", "num_blocks_per_cache_level": [100, 50]}, **more)
+
+
+def stored(event_id, hashes, level=0, **more):
+    blocks = [
+        {
+            "type": "stored_block",
+            "block_hash": block_hash,
+            "tokens": [{"type": "unique_token", "token_id": 9001, "token_extra_id": 0}],
+            "cache_level": level,
+            "priority": 35,
+        }
+        for block_hash in hashes
+    ]
+    return line(event_id, {"type": "stored", "parent_hash": None, "blocks": blocks}, **more)
+
+
+def removed(event_id, hashes, **more):
+    return line(event_id, {"type": "removed", "block_hashes": hashes}, **more)
+
+
+def moved(event_id, block_hash, old, new):
+    level = {"type": "event_diff", "old_value": old, "new_value": new}
+    return line(
+        event_id, {"type": "updated", "block_hash": block_hash, "cache_level": level, "priority": None}
+    )
+
+
+def run(*lines):
+    """A monitor after these lines, and the lines that were bad."""
+    bad = []
+    decoder, monitor = TensorRTDecoder("trt", clock=lambda: 5_000), Monitor()
+    for frame in decoder.decode_lines(b"\n".join(lines), lambda number, reason: bad.append((number, reason))):
+        monitor.process(frame)
+    return monitor, bad
+
+
+def test_stored_is_an_allocation_then_an_access_and_removed_an_eviction():
+    monitor, bad = run(created(), stored(1, [7, 2**64 - 1]), stored(2, [7]), removed(3, [2**64 - 1]))
+    summary = monitor.summary("trt", "gpu")
+    assert not bad
+    assert (summary.accounts.allocations, summary.accesses, summary.total_evictions) == (2, 1, 1)
+    assert summary.accounts.lost_frames == 0
+
+
+def test_a_block_moves_between_levels_and_is_removed_where_it_is():
+    monitor, bad = run(created(), stored(1, [7, 8]), moved(2, 7, 0, 1), removed(3, [7]), removed(4, [8]))
+    assert not bad
+    assert monitor.summary("trt", "gpu").evictions_by_reason["capacity"] == 2
+    host = monitor.summary("trt", "cpu")
+    assert (host.accounts.allocations, host.accounts.evicted, host.accounts.live) == (1, 1, 0)
+    back, _ = run(created(), stored(1, [7], level=1), moved(2, 7, 1, 0))
+    assert back.summary("trt", "cpu").evictions_by_reason["other"] == 1
+    assert back.summary("trt", "gpu").blocks_live == 1
+
+
+def test_missing_ids_are_lost_and_created_again_is_a_restart():
+    monitor, bad = run(created(), stored(1, [7]), stored(4, [8]), created(), stored(1, [9]), stored(1, [9]))
+    accounts = monitor.summary().accounts
+    assert (accounts.lost_frames, accounts.restarts, accounts.cleared, accounts.live) == (2, 1, 2, 1)
+    assert bad == [(6, "event_id 1 after 1: it came before")]
+
+
+def test_ranks_and_windows_are_kept_apart_and_recorded_times_taken():
+    monitor, bad = run(
+        stored(0, [7], attention_dp_rank=0, window_size=4096, ts=1_000),
+        stored(1, [7], attention_dp_rank=0, window_size=128, ts=2_000),
+        removed(2, [7], attention_dp_rank=0, window_size=4096, ts=4_000),
+        stored(0, [7], attention_dp_rank=1),
+    )
+    assert not bad
+    first = monitor.summary("trt/dp0")
+    assert (first.accounts.allocations, first.accounts.live, first.lifetime.max) == (2, 1, 3e-6)
+    assert monitor.summary("trt/dp1").blocks_live == 1
+
+
+def test_bad_lines_are_reported_and_hold_no_tokens():
+    monitor, bad = run(
+        b"{", stored(0, ["x"]), line(0, {"type": "melted", "tokens": [9001]}), stored(0, [1]), b""
+    )
+    assert [number for number, _ in bad] == [1, 2, 3]
+    assert not any("9001" in reason for _, reason in bad)
+    assert monitor.summary().blocks_live == 1
