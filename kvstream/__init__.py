@@ -32,6 +32,7 @@ from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.metrics.trend import Trend
 from kvstream.monitor import Monitor
 from kvstream.producer import Producer
+from kvstream.sinks.socket import connect
 from kvstream.stream import KVStream
 from kvstream.subscribers import Subscription
 
@@ -68,6 +69,7 @@ __all__ = [
     "Subscription",
     "Trend",
     "UnknownFormatError",
+    "connect",
     "create_metrics_collector",
     "default_rules",
     "load_config",

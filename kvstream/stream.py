@@ -16,13 +16,14 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.grouping import RUN_EVENTS
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.clock import Clock
-from kvstream.config import POLICIES, OverflowPolicy, StreamConfig
-from kvstream.errors import ClosedStreamError, ConfigError
+from kvstream.config import OverflowPolicy, StreamConfig
+from kvstream.errors import ClosedStreamError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.monitor import Monitor, summarize_monitors
 from kvstream.producer import Producer, ProducerStatistics
+from kvstream.producers import ProducerSet
 from kvstream.queue import FrameQueue, Item, QueueStatistics
 from kvstream.subscribers import SubscriberPolicy, Subscription, SubscriptionStatistics, Topic
 
@@ -31,7 +32,6 @@ SummaryHandler = TypeVar("SummaryHandler", bound=Callable[[CacheMetricsSummary],
 EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEvent], Any])
 
 _MALFORMED_KEPT = 100
-_IDLE_SECONDS = 1.0  # after which recorders are looked at whose engine does not end its steps
 
 
 class StreamStatistics(NamedTuple):
@@ -82,11 +82,10 @@ class KVStream:
     ) -> None:
         self.config = config or StreamConfig()
         self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
-        self._clock = clock or Clock()
+        self._producers = ProducerSet(self.config, clock or Clock(), lambda s: self._queues[self._owner(s)])
         self._monitors = [Monitor(self.config.metrics, rules) for _ in range(self.config.consumers)]
         self._queues: list[FrameQueue] = []
         self._consumer_ends: list[anyio.Event] = []
-        self._producers: dict[tuple[str, str, str], Producer] = {}
         self._sent = 0  # events in frames given to send()
         self._malformed_count = 0
         self._dropped: Counter[str] = Counter()  # of frames given to send()
@@ -105,14 +104,13 @@ class KVStream:
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise ClosedStreamError("a KVStream is opened once; make another")
-        self._recorded = anyio.Event()
         self._queues = [FrameQueue(self.config.queue_events) for _ in self._monitors]
         self._consumer_ends = [anyio.Event() for _ in self._monitors]
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         self._state = "open"
         for i in range(self.config.consumers):
             self._tasks.start_soon(self._consume, i, name=f"kvstream consumer {i}")
-        self._tasks.start_soon(self._flush_regularly, name="kvstream flusher")
+        self._tasks.start_soon(self._producers.flush_regularly, name="kvstream flusher")
         if self.config.metrics.export_interval:
             self._tasks.start_soon(self._summarize_regularly, name="kvstream summaries")
         for topic in self._topics:
@@ -142,8 +140,7 @@ class KVStream:
                 self._settle(cause)
 
     async def _drain(self) -> None:
-        for producer in list(self._producers.values()):
-            await producer.flush()
+        await self._producers.flush()
         for queue in self._queues:
             queue.close()
         for end in self._consumer_ends:
@@ -164,8 +161,7 @@ class KVStream:
 
     def _settle(self, cause: str) -> None:
         """Accounts for everything that was still on its way."""
-        for producer in list(self._producers.values()):
-            producer.close(cause)
+        self._producers.close(cause)
         for queue in self._queues:
             for frame, owner in queue.abandon():
                 self._count_dropped(owner, cause, len(frame))
@@ -196,19 +192,7 @@ class KVStream:
             ConfigError: If an argument cannot be used.
         """
         self._require_open()
-        policy = overflow or self.config.overflow
-        if policy not in POLICIES:
-            raise ConfigError(f"overflow must be one of {', '.join(POLICIES)}, not {overflow!r}")
-        if not (1 <= len(source) <= 256 and 1 <= len(tier) <= 256):
-            raise ConfigError("source and tier must have 1 to 256 characters")
-        made = self._producers.get((source, tier, policy))
-        if made is None:
-            queue = self._queues[self._owner(source)]
-            made = Producer(
-                source, tier, queue, policy, self.config.frame_events, self._clock, self._wake_flusher
-            )
-            self._producers[source, tier, policy] = made
-        return made
+        return self._producers.get(source, tier, overflow)
 
     async def send(self, frame: EventFrame) -> None:
         """Puts a ready frame onto its source's queue, waiting for room.
@@ -245,8 +229,7 @@ class KVStream:
     async def flush(self) -> None:
         """Waits until everything recorded or sent so far has been processed."""
         self._require_open()
-        for producer in list(self._producers.values()):
-            await producer.flush()
+        await self._producers.flush()
         for queue in self._queues:
             await queue.join()
 
@@ -330,7 +313,7 @@ class KVStream:
         return StreamStatistics(
             self.summary().accounts,
             tuple(queue.statistics() for queue in self._queues),
-            tuple(producer.statistics() for producer in self._producers.values()),
+            tuple(producer.statistics() for producer in self._producers),
             tuple(entry for topic in self._topics for entry in topic.statistics()),
         )
 
@@ -339,7 +322,7 @@ class KVStream:
         dropped = Counter(accounts.dropped) + self._dropped
         accounts.offered = self._sent + self._malformed_count
         accounts.malformed = self._malformed_count
-        for producer in list(self._producers.values()):
+        for producer in self._producers:
             statistics = producer.statistics()
             accounts.offered += statistics.offered
             accounts.in_flight += statistics.buffered
@@ -380,19 +363,6 @@ class KVStream:
             if listening:
                 for event in outcome.eviction_events():
                     self._evictions.publish(event)
-
-    async def _flush_regularly(self) -> None:
-        """Flushes ``flush_interval`` after something was recorded; an idle stream hardly wakes up."""
-        while True:
-            with anyio.move_on_after(_IDLE_SECONDS):
-                await self._recorded.wait()
-            self._recorded = anyio.Event()
-            await anyio.sleep(self.config.flush_interval)
-            for producer in list(self._producers.values()):
-                producer.flush_nowait()
-
-    def _wake_flusher(self) -> None:
-        self._queues[0].call_on_loop(lambda: self._recorded.set())
 
     async def _summarize_regularly(self) -> None:
         while True:
