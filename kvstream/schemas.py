@@ -22,6 +22,7 @@ from kvstream.events.types import (
     Malformed,
 )
 from kvstream.metrics.summary import CacheMetricsSummary
+from kvstream.sources.zmq_events import SubscriberStatistics
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INPUTS: tuple[type[msgspec.Struct], ...] = (
@@ -36,6 +37,7 @@ _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
     CacheMetricsSummary,
     KVCacheEvictionEvent,
     Malformed,
+    SubscriberStatistics,
 )
 
 

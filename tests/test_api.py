@@ -25,10 +25,10 @@ ORDER = [
     "subscribers",
     "stream",
     "collector",
-    "schemas",
     "link",
     "sources",
     "sinks",
+    "schemas",
     "bench",
     "cli",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kvstream.cli import bench, generate, run, schemas
+from kvstream.cli import bench, convert, generate, record, replay, run, schemas, serve
 from kvstream.errors import KVStreamError
 
 EXIT_ERROR = 1
@@ -23,6 +23,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", epilog=run.EXAMPLES)(run.run_command)
+app.command("serve", epilog=serve.EXAMPLES)(serve.serve_command)
+app.command("record", epilog=record.EXAMPLES)(record.record_command)
+app.command("replay", epilog=replay.EXAMPLES)(replay.replay_command)
+app.command("convert", epilog=convert.EXAMPLES)(convert.convert_command)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate_command)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench_command)
 app.add_typer(schemas.app, name="schemas")

@@ -17,6 +17,7 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.events.types import Malformed
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
+from kvstream.sources.zmq_events import SubscriberStatistics
 from kvstream.stream import KVStream
 
 _STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
@@ -86,6 +87,8 @@ class Terminal:
                 if len(each) > 1:
                     self._live.console.print(*map(summary_table, each))
             self._live.console.print(summary_table(result))
+        elif isinstance(result, SubscriberStatistics):
+            self._live.console.print(_input_line(result))
         else:
             self._live.console.print(result)
 
@@ -114,6 +117,19 @@ def _alert_line(alert: CacheAlert) -> Text:
         (f"{alert.state} {alert.level.value}", style),
         f"  {alert.rule}  {alert.source}/{alert.tier}  {alert.message}",
     )
+
+
+def _input_line(told: SubscriberStatistics) -> Text:
+    counted = {
+        "replayed": told.replayed,
+        "lost": told.lost_batches,
+        "repeated": told.duplicates,
+        "restarts": told.restarts,
+        "events of unknown type": told.unknown_events,
+        "malformed": told.malformed,
+    }
+    odd = "".join(f", {n:,} {name}" for name, n in counted.items() if n)
+    return Text(f"{told.input}: {told.batches:,} batches{odd}; {told.lag_seconds:.1f} s behind the engine")
 
 
 def summary_table(summary: CacheMetricsSummary) -> Table:

@@ -33,10 +33,10 @@ class LogWriter:
         self._file = file
         file.write(MAGIC)
 
-    def write(self, frame: EventFrame) -> None:
-        """Writes one frame as one record."""
+    def write(self, frame: EventFrame) -> int:
+        """Writes one frame as one record; returns how many bytes that were."""
         payload = encode_frame(frame)
-        self._file.write(_HEADER.pack(len(payload), zlib.crc32(payload)) + payload)
+        return self._file.write(_HEADER.pack(len(payload), zlib.crc32(payload)) + payload)
 
 
 class LogParser:

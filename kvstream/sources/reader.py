@@ -3,28 +3,26 @@
 Known are JSON lines of events, of TensorRT-LLM and of hash traces, .kvlog, raw frames and ZMQ captures.
 """
 
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
-from kvstream.errors import ConfigError, MissingExtraError, UnknownFormatError
+from kvstream.errors import ConfigError, UnknownFormatError
 from kvstream.events.codec import FRAME_START, decode_lines
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import MAGIC, LogParser, raw_frame_parser
 from kvstream.events.types import DEFAULT_SOURCE, Malformed
+from kvstream.sources.compression import Decompressor
 from kvstream.sources.traces import PrefixCacheTrace
 from kvstream.sources.trtllm import TensorRTDecoder
 from kvstream.sources.wire_capture import CAPTURE_START, WireCaptureParser
 
 MAX_LINE_BYTES = 1024 * 1024
-_PIECE = 4 * 1024 * 1024
 _DECODED_BYTES = 256 * 1024  # of lines at once: the events of more of them no longer fit into a cache
 _SPACE = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"  # which some editors put before JSON lines
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 class _Shape(msgspec.Struct):
@@ -116,90 +114,36 @@ class EventReader:
     def __init__(self, origin: str, capacity: int | None = None) -> None:
         self.origin = origin
         self._capacity = capacity
-        self._head = b""  # first bytes, until there are enough to tell the compression
+        self._plain = Decompressor(origin)
         self._text = b""  # first bytes without compression, until there are enough to tell the format
         self._parser: Parser | None = None
-        self._inflate: Any = None
-        self._compressed_bytes = 0
-        self._broken = self._opened = self._is_gzip = False
 
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
         """Yields the frames, and what was wrong, once ``data`` has been added.
 
         Raises:
+            ConfigError: If it is a hash trace and there is no ``capacity``.
             UnknownFormatError: If the input is in no known format.
             MissingExtraError: If it is zstd and ``kvstream[zstd]`` is not installed.
         """
-        if not self._opened:
-            self._head += data
-            if len(self._head) < len(_ZSTD):
-                return
-            data = self._open()
-        yield from self._decompress(data)
+        for piece in self._plain.feed(data):
+            if isinstance(piece, Malformed):
+                yield piece
+            else:
+                yield from self._parse(piece)
 
     def finish(self) -> Iterator[EventFrame | Malformed]:
         """Yields what is left at the end of the input."""
-        if not self._opened:
-            yield from self._decompress(self._open())
-        if self._inflate is not None and not self._broken:
-            if not self._inflate.eof:
-                yield self._bad("compressed data ends too early")
-            elif self._head:
-                yield self._bad("trailing bytes that are not compressed")
-        if self._parser is None:
-            self._parser = self._sniff(self._text)
-            yield from self._parser.feed(self._text)
-        yield from self._parser.finish()
-
-    def _open(self) -> bytes:
-        self._inflate = self._decompressor(self._head)
-        self._opened = True
-        head, self._head = self._head, b""
-        return head
-
-    def _decompressor(self, head: bytes) -> Any:
-        self._is_gzip = head.startswith(_GZIP)
-        if self._is_gzip:
-            return zlib.decompressobj(wbits=31)
-        if head.startswith(_ZSTD):
-            try:
-                import zstandard
-            except ImportError:
-                raise MissingExtraError("reading zstd", "zstd") from None
-            return zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj()
-        return None
-
-    def _decompress(self, data: bytes) -> Iterator[EventFrame | Malformed]:
-        if self._inflate is None:
-            yield from self._parse(data)
-            return
-        self._compressed_bytes += len(data)
-        while data and not self._broken:
-            if self._inflate.eof:  # several compressed parts may follow each other
-                self._head += data
-                if len(self._head) < len(_ZSTD):
-                    return
-                data, self._head = self._head, b""
-                self._inflate = self._decompressor(data)
-                if self._inflate is None:
-                    yield self._bad("trailing bytes that are not compressed")
-                    return
-            try:
-                if self._is_gzip:  # zlib can be told how much to give at once
-                    piece = self._inflate.decompress(data, _PIECE)
-                    data = self._inflate.unconsumed_tail or self._inflate.unused_data
-                else:
-                    piece = self._inflate.decompress(data)
-                    data = self._inflate.unused_data
-            except Exception as error:  # zlib and zstandard each have their own
-                yield self._bad(f"compressed data is damaged: {error}")
-                return
-            if piece:
+        for piece in self._plain.finish():
+            if isinstance(piece, Malformed):
+                yield piece
+            else:
                 yield from self._parse(piece)
-
-    def _bad(self, reason: str) -> Malformed:
-        self._broken = True
-        return Malformed(self.origin, "byte", self._compressed_bytes, reason)
+        if self._parser is None:
+            text = self._text.removeprefix(_BOM)
+            self._parser = self._sniff(text)
+            yield from self._parser.feed(text)
+        yield from self._parser.finish()
 
     def _parse(self, data: bytes) -> Iterator[EventFrame | Malformed]:
         if self._parser is None:

@@ -46,10 +46,28 @@ async def merge_by_time(inputs: Sequence[Items]) -> Items:
             yield malformed
 
 
+class Pace:
+    """Keeps a replay to recorded time, at a multiple of its speed.
+
+    Args:
+        speed: That multiple; 0 does not wait.
+    """
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._started = time.monotonic()
+        self._first: int | None = None
+
+    async def wait(self, at: int) -> None:
+        """Waits until a recorded time, in ns, has come; the first one has."""
+        self._first = at if self._first is None else self._first
+        due = self._started + (at - self._first) / 1e9 / self._speed if self._speed else 0.0
+        await anyio.sleep(max(0.0, due - time.monotonic()))
+
+
 async def paced(items: Items, speed: float) -> Items:
     """Yields the same events, each no sooner than its recorded time at ``speed`` times."""
-    started = time.monotonic()
-    first: int | None = None
+    pace = Pace(speed)
     cutter = FrameCutter(max(1, round(_PACE_SECONDS * speed * 1e9)))
     async for item in items:
         if isinstance(item, Malformed):
@@ -57,9 +75,7 @@ async def paced(items: Items, speed: float) -> Items:
             continue
         for _, part in cutter.cut(item):
             if len(part):
-                at = int(part.ts[0])
-                first = at if first is None else first
-                await anyio.sleep(max(0.0, started + (at - first) / 1e9 / speed - time.monotonic()))
+                await pace.wait(int(part.ts[0]))
             yield part
 
 

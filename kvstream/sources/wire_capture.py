@@ -4,7 +4,8 @@ They are msgpack arrays ``[received ns, topic, number, payload]``, one after ano
 they came: they may hold token ids, which captures that kvstream writes do not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Annotated
 
 import msgspec
@@ -13,11 +14,13 @@ from kvstream.errors import MalformedInputError
 from kvstream.events.arrays import ArrayParser
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
+from kvstream.sources.compression import Decompressor
 from kvstream.sources.publisher import Publisher
 
 CAPTURE_START = b"\x94\xcf"
 """First bytes of each message: a msgpack array of four, then a 64-bit integer."""
 
+_READ = 1024 * 1024
 _AT_ONCE = 256  # messages whose events become a frame
 
 
@@ -52,6 +55,10 @@ def decode_wire_message(data: bytes) -> WireMessage:
         raise MalformedInputError(f"not a captured message: {error}") from error
 
 
+encode_wire_message = msgspec.msgpack.Encoder().encode
+"""A message as a capture record."""
+
+
 def wire_message_parser(origin: str) -> ArrayParser[WireMessage]:
     """Reads captured messages one by one, as they were published."""
     return ArrayParser(origin, CAPTURE_START, 4, decode_wire_message)
@@ -81,3 +88,31 @@ class WireCaptureParser:
             if number % _AT_ONCE == 0:
                 yield from self._publisher.take()
         yield from self._publisher.take()
+
+
+def read_wire_messages(path: str) -> Iterator[WireMessage] | None:
+    """The messages of a capture, plain or compressed, as they were published; None if it is none.
+
+    Damaged places are passed over; ``EventReader`` reports them.
+
+    Raises:
+        OSError: If the file cannot be read.
+        MissingExtraError: If it is zstd and ``kvstream[zstd]`` is not installed.
+    """
+    pieces = _plain_pieces(path)
+    first = next(pieces, b"")
+    return _messages(chain([first], pieces), path) if first.startswith(CAPTURE_START) else None
+
+
+def _plain_pieces(path: str) -> Iterator[bytes]:
+    plain = Decompressor(path)
+    with open(path, "rb") as file:
+        while data := file.read(_READ):
+            yield from (piece for piece in plain.feed(data) if isinstance(piece, bytes))
+    yield from (piece for piece in plain.finish() if isinstance(piece, bytes))
+
+
+def _messages(pieces: Iterable[bytes], path: str) -> Iterator[WireMessage]:
+    parser = wire_message_parser(path)
+    for piece in pieces:
+        yield from (item for item in parser.feed(piece) if isinstance(item, WireMessage))

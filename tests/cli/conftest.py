@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,20 @@ ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT / "examples" / "data"
 COMMAND = [sys.executable, "-m", "kvstream"]
 DEADLINE = 60
+CHAT, SCAN = DATA / "chat.kvlog.gz", DATA / "scan.kvlog.gz"
+
+
+@contextmanager
+def running(*args, **pipes):
+    """The command while it runs; killed if the test ends before it."""
+    # Unbuffered, so that select() sees every line that has not been read.
+    process = subprocess.Popen([*COMMAND, *map(str, args)], stdout=subprocess.PIPE, bufsize=0, **pipes)
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
 
 
 class Ran:

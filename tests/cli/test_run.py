@@ -6,16 +6,13 @@ import select
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from kvstream.events.codec import encode_frame, encode_lines
 from kvstream.events.frame import EventFrame
-from tests.cli.conftest import COMMAND, DATA, DEADLINE
-
-CHAT, SCAN = DATA / "chat.kvlog.gz", DATA / "scan.kvlog.gz"
+from tests.cli.conftest import CHAT, COMMAND, DEADLINE, SCAN, running
 
 
 def lines(count, first_ns=0, step_ns=1000):
@@ -23,19 +20,6 @@ def lines(count, first_ns=0, step_ns=1000):
         np.zeros(count, np.uint8), np.arange(count), first_ns + np.arange(count) * step_ns, "engine-0"
     )
     return encode_lines(frame.to_events())
-
-
-@contextmanager
-def running(*args, **pipes):
-    """The command while it runs; killed if the test ends before it."""
-    # Unbuffered, so that select() sees every line that has not been read.
-    process = subprocess.Popen([*COMMAND, *map(str, args)], stdout=subprocess.PIPE, bufsize=0, **pipes)
-    with process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
 
 
 def wait_for_line(process, wanted):

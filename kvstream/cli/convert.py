@@ -1,0 +1,71 @@
+"""``kvstream convert``: any input that holds events to any format that can hold them."""
+
+import sys
+from typing import Annotated
+
+import anyio
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from kvstream.cli.session import Capacity
+from kvstream.errors import ConfigError, MalformedInputError
+from kvstream.events.frame import EventFrame
+from kvstream.sinks.event_log import EventLogWriter, Format
+from kvstream.sources.inputs import Input
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  kvstream convert events.jsonl.gz events.kvlog
+
+  kvstream convert trace.jsonl trace.kvlog.zst --capacity 8192   a hash trace through a prefix cache
+
+  kvstream convert capture.wire.gz - | jq .block                 what an engine published, as lines
+
+  kvstream convert run.kvlog run.wire --source vllm-0            as if vllm-0 had published it
+"""
+
+
+def convert_command(
+    recording: Annotated[str, typer.Argument(metavar="FROM", help="Any input of kvstream run that ends.")],
+    output: Annotated[str, typer.Argument(metavar="TO", help="A file, or - for standard output.")],
+    format: Annotated[  # noqa: A002
+        Format | None, typer.Option(help="By default as the file is named, else jsonl.", show_default=False)
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Only the events of this source.", show_default=False)
+    ] = None,
+    capacity: Capacity = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed input.")] = False,
+) -> None:
+    """Converts recorded events between formats. What is malformed is told on standard error and left out."""
+    given = Input(recording)
+    if given.subscriber is not None:
+        raise ConfigError(f"{recording} has no end; record it with kvstream record")
+    if output == "-" and format not in (None, "jsonl") and sys.stdout.isatty():
+        raise ConfigError(f"{format} is binary; name a file, or pipe it")
+    console = Console(stderr=True)
+    with (
+        EventLogWriter(output, format) as writer,
+        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
+    ):
+        task = progress.add_task(f"converting {recording}", total=None)
+
+        async def convert() -> int:
+            bad = 0
+            async for item in given.read(capacity):
+                if isinstance(item, EventFrame):
+                    if source in (None, item.source):
+                        writer.write(item)
+                        progress.advance(task, len(item))
+                elif strict:
+                    raise MalformedInputError(f"{item} (stopped by --strict)")
+                else:
+                    bad += 1
+                    typer.echo(f"malformed  {item}", err=True)
+            return bad
+
+        bad = anyio.run(convert)
+    if bad:
+        typer.echo(f"kvstream: {bad:,} malformed pieces of {recording} were left out", err=True)

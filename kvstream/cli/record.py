@@ -1,0 +1,104 @@
+"""``kvstream record``: live events to files."""
+
+from typing import Annotated
+
+import anyio
+import typer
+from anyio import CancelScope
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from kvstream.cli.session import stop_on_signal
+from kvstream.events.frame import EventFrame
+from kvstream.sinks.event_log import Format, RotatingWriter
+from kvstream.sources.inputs import Input
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  kvstream record zmq://vllm-0:5557 -o vllm-0.kvlog
+
+  kvstream record zmq://a:5557 zmq://b:5557 -o day.kvlog --rotate-mb 100 --rotate-minutes 60
+
+  tail -f events.jsonl | kvstream record - -o events.kvlog
+
+A recording that is killed can be read up to its last second. It holds no token ids.
+"""
+_FLUSH_SECONDS = 1.0
+
+
+def record_command(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="As for kvstream run.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to.")],
+    format: Annotated[  # noqa: A002
+        Format | None, typer.Option(help="By default as the file is named.", show_default=False)
+    ] = None,
+    rotate_mb: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Begin another file after so many megabytes.", show_default=False),
+    ] = None,
+    rotate_minutes: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Begin another file after so many minutes.", show_default=False),
+    ] = None,
+) -> int:
+    """Writes events to a file, or to a row of files, until the input ends or it is stopped."""
+    given = [Input(name) for name in inputs]
+    writer = RotatingWriter(
+        output,
+        format,
+        None if rotate_mb is None else round(rotate_mb * 1e6),
+        None if rotate_minutes is None else rotate_minutes * 60,
+    )
+    console = Console(stderr=True)
+    progress = Progress(
+        TextColumn("{task.description}"), console=console, transient=True, disable=not console.is_terminal
+    )
+    task = progress.add_task("waiting for events", total=None)
+    events = malformed = 0
+    stopped: list[int] = []
+
+    async def write_all(of: Input) -> None:
+        nonlocal events, malformed
+        async for item in of.read():
+            if isinstance(item, EventFrame):
+                writer.write(item)
+                events += len(item)
+            else:
+                malformed += 1
+                typer.echo(f"malformed  {item}", err=True)
+
+    async def write_inputs(scope: CancelScope) -> None:
+        async with anyio.create_task_group() as tasks:
+            for of in given:
+                tasks.start_soon(write_all, of)
+        scope.cancel()
+
+    async def record() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop_on_signal, tasks.cancel_scope, stopped)
+            tasks.start_soon(write_inputs, tasks.cancel_scope)
+            while True:
+                await anyio.sleep(_FLUSH_SECONDS)
+                writer.flush()
+                progress.update(task, description=f"{events:,} events, {writer.size / 1e6:.1f} MB")
+
+    try:
+        with progress:
+            anyio.run(record)
+    finally:
+        writer.close()
+    for of in given:
+        if of.subscriber is not None:
+            told = of.subscriber.statistics()
+            typer.echo(
+                f"{told.input}: {told.batches:,} batches, {told.lost_batches:,} lost, "
+                f"{told.replayed:,} replayed",
+                err=True,
+            )
+    typer.echo(
+        f"{events:,} events, {malformed:,} malformed pieces left out, {writer.size / 1e6:.1f} MB in "
+        f"{', '.join(writer.paths)}",
+        err=True,
+    )
+    return 128 + stopped[0] if stopped else 0

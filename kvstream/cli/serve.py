@@ -1,0 +1,113 @@
+"""``kvstream serve``: a stream for producers in other processes."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import msgspec
+import typer
+
+from kvstream.alerts.types import AlertLevel
+from kvstream.cli.session import (
+    EXIT_CODES,
+    Capacity,
+    ConfigFile,
+    Evictions,
+    FailOn,
+    Json,
+    MinLevel,
+    Output,
+    RulesFile,
+    Session,
+    chosen_rules,
+    run_session,
+)
+from kvstream.config import MetricsConfig, StreamConfig, load_config
+from kvstream.errors import ConfigError
+from kvstream.events.codec import MAX_FRAME_BYTES
+from kvstream.link import Endpoint
+from kvstream.sources.socket import FrameServer
+from kvstream.stream import KVStream
+
+EXAMPLES = f"""
+[bold]Examples[/bold]
+
+  kvstream serve --listen unix:/run/kvstream.sock
+
+  KVSTREAM_TOKEN=secret kvstream serve --listen tcp://0.0.0.0:5560 --json >> alerts.jsonl
+
+In the engine: async with kvstream.connect("unix:/run/kvstream.sock") as remote: …
+{EXIT_CODES}"""
+
+
+def serve_command(
+    listen: Annotated[
+        list[str],
+        typer.Option(metavar="unix:PATH|tcp://HOST:PORT", help="Where to take frames; can be given again."),
+    ],
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Holds the token that producers must know; also $KVSTREAM_TOKEN.",
+            show_default=False,
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without a token.")
+    ] = False,
+    max_connections: Annotated[int, typer.Option(min=1, help="Producers at once, an endpoint.")] = 256,
+    max_frame_bytes: Annotated[
+        int, typer.Option(min=1024, max=MAX_FRAME_BYTES, help="Bytes a frame may have.")
+    ] = MAX_FRAME_BYTES,
+    summary_every: Annotated[
+        float, typer.Option(min=0.0, metavar="SECONDS", help="A summary every so often; 0: only the last.")
+    ] = 10.0,
+    json: Json = False,
+    evictions: Evictions = False,
+    capacity: Capacity = None,
+    rules: RulesFile = None,
+    config: ConfigFile = None,
+    min_level: MinLevel = AlertLevel.INFO,
+    fail_on: FailOn = None,
+) -> int:
+    """Takes block events from other processes and shows what the caches do, until it is stopped."""
+    token = _token(token_file)
+    metrics = load_config(MetricsConfig, config, capacity=capacity)
+    chosen = chosen_rules(metrics, rules)
+    metrics = msgspec.structs.replace(metrics, export_interval=summary_every)
+    stream = KVStream(StreamConfig(metrics=metrics), chosen)
+    servers = [
+        FrameServer(
+            stream,
+            Endpoint.parse(text),
+            token=token,
+            insecure=insecure,
+            longest_frame=max_frame_bytes,
+            most_connections=max_connections,
+        )
+        for text in listen
+    ]
+
+    async def feed(stream: KVStream, output: Output) -> None:
+        if as_json:  # a terminal shows the figures all the time
+            stream.on_summary(lambda summary: None if summary.final else output.show(summary))
+        for server in servers:
+            await server.bind()
+            typer.echo(f"listening at {server.endpoint}", err=True)
+        async with anyio.create_task_group() as tasks:
+            for server in servers:
+                tasks.start_soon(server.serve)
+
+    as_json = json or not os.isatty(1)
+    return run_session(Session(min_level, evictions, fail_on), stream, feed, as_json=json, total_bytes=None)
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get("KVSTREAM_TOKEN")
+    token = file.read_text(encoding="utf-8").strip()
+    if not token:
+        raise ConfigError(f"{file} holds no token")
+    return token

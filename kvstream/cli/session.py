@@ -1,0 +1,172 @@
+"""What every command that runs a stream does: shows its results, drains on a signal, ends with a code."""
+
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import anyio
+import msgspec
+import typer
+
+from kvstream.alerts.rules import Rule, default_rules, load_rules
+from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.cli.render import Terminal
+from kvstream.config import MetricsConfig
+from kvstream.errors import KVStreamError
+from kvstream.events.types import Malformed
+from kvstream.metrics.summary import CacheMetricsSummary
+from kvstream.sinks.jsonl import JsonLines
+from kvstream.sources.zmq_events import SubscriberStatistics
+from kvstream.stream import KVStream
+
+EXIT_CODES = """
+[bold]Exit codes[/bold]: 0 done, 1 error, 2 an alert of --fail-on fired, 130 or 143 stopped by a signal.
+"""
+EXIT_ALERT = 2
+_BUFFER = 1_000_000
+_REFRESH_SECONDS = 0.25
+
+Result = CacheAlert | CacheMetricsSummary | KVCacheEvictionEvent | Malformed | SubscriberStatistics
+
+# Options of more than one command.
+Json = Annotated[bool, typer.Option("--json", help="JSON lines, as when piped.")]
+Evictions = Annotated[bool, typer.Option("--evictions", help="Also a line for each eviction (JSON).")]
+Capacity = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="BLOCKS", help="Blocks each cache has room for.", show_default=False),
+]
+RulesFile = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="Changes to the alert rules.", show_default=False)
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="Settings of the metrics.", show_default=False)
+]
+MinLevel = Annotated[AlertLevel, typer.Option(help="Least level of the alerts shown.")]
+FailOn = Annotated[
+    AlertLevel | None,
+    typer.Option(help="Exit with 2 if an alert of this level fired.", show_default=False),
+]
+
+
+class Output(Protocol):
+    """Where results go: a terminal or JSON lines."""
+
+    def show(self, result: Result) -> None:
+        """Shows one result."""
+
+    def read(self, count: int) -> None:
+        """Tells how many more bytes of input were read."""
+
+    def refresh(self) -> None:
+        """Draws anew what is shown while the run goes on."""
+
+    def watch(self, stream: KVStream) -> None:
+        """Gives the stream to look at while it runs."""
+
+
+class Session(msgspec.Struct, frozen=True):
+    """What is shown of a stream, and when that is a failure."""
+
+    min_level: AlertLevel = AlertLevel.INFO
+    evictions: bool = False
+    fail_on: AlertLevel | None = None
+
+
+Feed = Callable[[KVStream, Output], Awaitable[None]]
+"""Puts events into the open stream until there are no more."""
+
+
+def chosen_rules(metrics: MetricsConfig, file: Path | None) -> Sequence[Rule]:
+    """The rules that the options ask for.
+
+    Raises:
+        ConfigError: If the file cannot be used.
+    """
+    base = default_rules(metrics.anomaly_threshold, metrics.trend_window)
+    return load_rules(file, base) if file else base
+
+
+def run_session(
+    session: Session, stream: KVStream, feed: Feed, *, as_json: bool, total_bytes: int | None
+) -> int:
+    """Runs a stream on what ``feed`` puts into it; returns the exit code."""
+    terminal = not as_json and sys.stdout.isatty()
+    output: Output = Terminal(total_bytes) if terminal else JsonLines(sys.stdout.buffer)
+    with output if isinstance(output, Terminal) else nullcontext():
+        try:
+            return anyio.run(_run, session, stream, feed, output)
+        except BaseExceptionGroup as group:
+            # Whoever read our output has left: not an error of ours, and the only one in the group.
+            if group.split(BrokenPipeError)[1] is None:
+                raise BrokenPipeError from None
+            raise
+
+
+async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -> int:
+    """Runs until the input ends or a signal comes, then drains."""
+    alerts = stream.alerts(buffer=_BUFFER)
+    evictions = stream.evictions(buffer=_BUFFER) if session.evictions else None
+    failed_on = 0
+    failure: list[KVStreamError | OSError] = []
+    stopped: list[int] = []
+    output.watch(stream)
+
+    async def show_alerts() -> None:
+        nonlocal failed_on
+        async for alert in alerts:
+            if alert.level.at_least(session.min_level):
+                output.show(alert)
+            if session.fail_on and alert.state == "firing" and alert.level.at_least(session.fail_on):
+                failed_on += 1
+
+    async def show_evictions() -> None:
+        if evictions is not None:
+            async for event in evictions:
+                output.show(event)
+
+    async def refresh() -> None:
+        while True:
+            await anyio.sleep(_REFRESH_SECONDS)
+            output.refresh()
+
+    async def read_all(reading: anyio.CancelScope) -> None:
+        try:
+            await feed(stream, output)
+        except* (KVStreamError, OSError) as errors:
+            failure.extend(e for e in _leaves(errors) if isinstance(e, (KVStreamError, OSError)))
+        reading.cancel()
+
+    async with anyio.create_task_group() as results:
+        results.start_soon(show_alerts)
+        results.start_soon(show_evictions)
+        async with stream, anyio.create_task_group() as inputs:
+            inputs.start_soon(stop_on_signal, inputs.cancel_scope, stopped)
+            inputs.start_soon(refresh)
+            inputs.start_soon(read_all, inputs.cancel_scope)
+    output.show(stream.summary())
+    if failure:
+        raise failure[0]
+    if stopped:
+        return 128 + stopped[0]
+    return EXIT_ALERT if failed_on else 0
+
+
+async def stop_on_signal(scope: anyio.CancelScope, stopped: list[int]) -> None:
+    """Cancels a scope at the first interrupt or request to end, and notes its number."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            stopped.append(number)
+            scope.cancel()
+            return
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]

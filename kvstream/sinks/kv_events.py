@@ -1,0 +1,80 @@
+"""Frames as the batches of KV events that vLLM publishes, for replays to what subscribes to engines.
+
+Allocations, stores and accesses become ``BlockStored``, which is what an engine says of all three where it
+reports hits. There are no token ids to send.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from kvstream.errors import ConfigError
+from kvstream.events.frame import EventFrame
+from kvstream.events.types import Op
+
+_MEDIUM_OF_TIER = {"gpu": "GPU", "cpu": "CPU", "disk": "STORAGE"}
+_RANKED = re.compile(r"(.+)/dp(\d+)")
+_encoder = msgspec.msgpack.Encoder()
+
+
+class KVEventEncoder:
+    """Encodes the frames of one engine.
+
+    A publisher's messages do not say whose they are, so that there can be only one.
+    """
+
+    def __init__(self) -> None:
+        self.source: str | None = None
+
+    def batches(self, frame: EventFrame) -> Iterator[tuple[int, bytes]]:
+        """Yields (time in ns, payload) for each moment in a frame: ``[ts seconds, events, rank]``.
+
+        Raises:
+            ConfigError: If the frame is another engine's than those before.
+        """
+        found = _RANKED.fullmatch(frame.source)
+        source, rank = (found[1], int(found[2])) if found else (frame.source, None)
+        if self.source is not None and source != self.source:
+            raise ConfigError(
+                f"KV events are those of one engine, but these are of {self.source} and {source}; name one "
+                "with --source"
+            )
+        self.source = source
+        if not len(frame):
+            return
+        edges = [0, *(np.flatnonzero(np.diff(frame.ts)) + 1).tolist(), len(frame)]
+        for start, end in pairwise(edges):
+            ts = int(frame.ts[start])
+            events = _events(frame.take(slice(start, end)))
+            yield ts, _encoder.encode([ts / 1e9, events, rank])
+
+
+def _events(frame: EventFrame) -> list[dict[str, Any]]:
+    medium = _MEDIUM_OF_TIER.get(frame.tier, frame.tier.upper())
+    rows = zip(frame.ops.tolist(), frame.blocks.view(np.uint64).tolist(), strict=True)
+    events: list[dict[str, Any]] = []
+    for kind, run in groupby(rows, key=lambda row: row[0] if row[0] in (Op.EVICT, Op.CLEAR) else Op.STORE):
+        hashes = [block for _, block in run]
+        if kind == Op.STORE:
+            events.append(
+                {
+                    "type": "BlockStored",
+                    "block_hashes": hashes,
+                    "parent_block_hash": None,
+                    "token_ids": [],
+                    "block_size": 0,
+                    "lora_id": None,
+                    "medium": medium,
+                }
+            )
+        elif kind == Op.EVICT:
+            events.append({"type": "BlockRemoved", "block_hashes": hashes, "medium": medium})
+        elif frame.tier == "gpu":
+            events += [{"type": "AllBlocksCleared"}] * len(hashes)
+        else:
+            raise ConfigError(f"KV events cannot tell of a clear of the tier {frame.tier}")
+    return events

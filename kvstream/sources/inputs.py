@@ -1,0 +1,43 @@
+"""Any input by its name: a file, standard input, or publishers over ZMQ."""
+
+from collections.abc import Callable
+
+from kvstream.sources.files import STDIN, read_events
+from kvstream.sources.timing import Items
+from kvstream.sources.zmq_events import KVEventSubscriber
+
+_ZMQ = ("zmq:", "zmq+ipc:")
+
+
+class Input:
+    """One input of a run.
+
+    Args:
+        name: A path, ``-``, or a URL as ``ZmqAddress`` has it.
+        follow: Go on at the end of a file as it grows.
+
+    Raises:
+        ConfigError: If it is a URL that cannot be used.
+        MissingExtraError: If it needs a package that is not installed.
+        OSError: If it is a file that cannot be read.
+    """
+
+    def __init__(self, name: str, follow: bool = False) -> None:
+        self.name = name
+        self.subscriber = KVEventSubscriber(name) if name.startswith(_ZMQ) else None
+        self.is_live = follow or name == STDIN or self.subscriber is not None
+        self._follow = follow
+        if self.subscriber is None and name != STDIN:
+            with open(name, "rb"):
+                pass
+
+    def read(self, capacity: int | None = None, on_bytes: Callable[[int], None] | None = None) -> Items:
+        """Its frames and what was malformed.
+
+        Args:
+            capacity: Blocks of the simulated cache that a hash trace runs through.
+            on_bytes: Told how many bytes each read of a file brought.
+        """
+        if self.subscriber is not None:
+            return self.subscriber.read()
+        return read_events(self.name, follow=self._follow, capacity=capacity, on_bytes=on_bytes)

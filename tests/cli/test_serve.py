@@ -1,0 +1,74 @@
+import json
+import signal
+import subprocess
+
+import anyio
+import pytest
+
+from kvstream import StreamConfig, connect
+from tests.cli.conftest import COMMAND, DEADLINE, SCAN, running
+
+
+def listening(process):
+    """Endpoints as the server says them on standard error."""
+    line = process.stderr.readline().decode()
+    assert line.startswith("listening at "), line
+    return line.removeprefix("listening at ").strip()
+
+
+@pytest.mark.parametrize("at", ["unix", "tcp"])
+async def test_remote_producers_are_served_until_a_signal(tmp_path, at):
+    listen = f"unix:{tmp_path}/kv.sock" if at == "unix" else "tcp://127.0.0.1:0"
+    with running("serve", "--listen", listen, "--json", stderr=subprocess.PIPE) as process:
+        async with connect(listening(process)) as remote:
+            await remote.producer("engine-0").allocated(range(500))
+            await remote.producer("engine-0").evicted(range(100))
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 130
+        summary = json.loads(out.splitlines()[-1])
+        assert summary["final"]
+        assert (summary["blocks_live"], summary["total_evictions"]) == (400, 100)
+
+
+async def test_a_token_is_read_from_a_file_or_the_environment(tmp_path):
+    (tmp_path / "token").write_text("secret\n")
+    with running(
+        "serve", "--listen", "tcp://127.0.0.1:0", "--token-file", tmp_path / "token", stderr=subprocess.PIPE
+    ) as process:
+        endpoint = listening(process)
+        async with connect(endpoint, config=StreamConfig(shutdown_timeout=0.2)) as remote:
+            remote.producer().record_allocated(1)
+        assert "token" in remote.statistics().last_error
+        async with connect(endpoint, token="secret") as remote:
+            remote.producer().record_allocated(1)
+            with anyio.fail_after(DEADLINE):
+                await remote.flush()
+        process.terminate()
+        process.communicate(timeout=DEADLINE)
+        assert process.returncode == 143
+
+
+def test_beyond_this_machine_it_does_not_start_without_a_token(kvstream):
+    ran = kvstream("serve", "--listen", "tcp://0.0.0.0:0")
+    assert ran.code == 1
+    assert "token" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_recording_is_replayed_to_a_server(tmp_path):
+    endpoint = f"unix:{tmp_path}/kv.sock"
+    with running("serve", "--listen", endpoint, "--json", stderr=subprocess.PIPE) as process:
+        listening(process)
+        done = subprocess.run(
+            [*COMMAND, "replay", SCAN, "--to", endpoint, "--speed", "0"],
+            capture_output=True,
+            timeout=DEADLINE,
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"122,000 sent" in done.stderr
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=DEADLINE)
+        summary = json.loads(out.splitlines()[-1])
+        assert summary["accounts"]["processed"] == 122_000
+        assert summary["accounts"]["unknown_evictions"] == 255
