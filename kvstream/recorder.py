@@ -28,8 +28,8 @@ class StepRecorder:
     """Records the blocks of one engine, made by ``Producer.recorder``.
 
     ``accessed(id)`` and ``accessed_all(ids)`` are a list's own ``append`` and ``extend``; nothing is
-    looked at before the step ends. All events of a step carry the time at which it ended, or, if it goes
-    on for a second and longer, the time of a flush within it.
+    looked at before the step ends. All events of a step carry the time at which it began, if that was
+    told, or else at which it ended, or of a flush before that.
 
     Call it from any thread. Ids are 64-bit integers, signed or not; -32 to -1 are reserved. What is no
     64-bit integer is counted as ``malformed`` among the producer's drops, never raised.
@@ -37,6 +37,7 @@ class StepRecorder:
     Attributes:
         accessed: A live block was found by a request.
         accessed_all: Several were; a list or tuple of ids.
+        began_ns: When the step began, ns since the Unix epoch; 0 if that was not told.
 
     Example:
         >>> recorder = StepRecorder(lambda: 5, 4096, on_step=lambda: None, on_full=lambda: None)
@@ -57,6 +58,7 @@ class StepRecorder:
         "_recorded",
         "accessed",
         "accessed_all",
+        "began_ns",
     )
 
     def __init__(
@@ -66,6 +68,7 @@ class StepRecorder:
         on_step: Callable[[], None],
         on_full: Callable[[], None],
     ) -> None:
+        self.began_ns = 0
         self._clock = clock
         self._frame_events = frame_events
         self._on_step, self._on_full = on_step, on_full
@@ -92,13 +95,18 @@ class StepRecorder:
         mark = _EVICT_ALL[0 if reason is None else REASON_CODE.get(reason, -1)]
         self._extend((mark, len(blocks), *blocks))
 
+    def begin_step(self) -> None:
+        """Notes that the events of a step come now."""
+        self.began_ns = self._clock()
+
     def end_step(self, ts: int | None = None) -> None:
-        """Gives everything since the last step its time: ``ts`` (ns since the Unix epoch), or now.
+        """Gives everything since the last step its time: ``ts`` (ns since 1970), or as the class says.
 
         Raises:
             MalformedInputError: If ``ts`` is no time.
         """
-        self._extend((_STEP, self._clock() if ts is None else checked_time(ts)))
+        self._extend((_STEP, (self.began_ns or self._clock()) if ts is None else checked_time(ts)))
+        self.began_ns = 0
         if len(self._recorded) >= self._frame_events:
             self._on_full()
         else:
@@ -111,7 +119,7 @@ class StepRecorder:
     def take(self, source: str, tier: str) -> tuple[EventFrame, int]:
         """Takes out everything recorded, and how many recorded things were no ids.
 
-        Events of a step that goes on carry the time now.
+        Events of a step that goes on carry the time at which it began, or now.
         """
         recorded = tuple(self._recorded)
         del self._recorded[: len(recorded)]
@@ -121,7 +129,7 @@ class StepRecorder:
         except struct.error:
             mended, malformed = _mended(recorded)
             packed = struct.pack(f"{len(mended)}q", *mended)
-        packed += struct.pack("2q", _STEP, self._clock())
+        packed += struct.pack("2q", _STEP, self.began_ns or self._clock())
         return _decoded(np.frombuffer(packed, dtype=np.int64), source, tier), malformed
 
 

@@ -28,6 +28,7 @@ ORDER = [
     "link",
     "sources",
     "sinks",
+    "integrations",
     "schemas",
     "bench",
     "cli",

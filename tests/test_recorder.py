@@ -146,3 +146,18 @@ async def test_threads_share_a_recorder_and_lose_nothing():
     assert accounts.processed == 4 * 500 * 21
     assert (accounts.unknown_accesses, accounts.unknown_evictions, accounts.live) == (0, 0, 0)
     assert accounts.balanced
+
+
+def test_a_step_that_was_told_to_begin_gives_its_events_that_time():
+    ticks = iter(range(1_000, 2_000, 100))
+    recorder = StepRecorder(lambda: next(ticks), 4096, on_step=lambda: None, on_full=lambda: None)
+    recorder.begin_step()  # 1,000
+    recorder.accessed(1)
+    frame, _ = recorder.take("s", "gpu")  # in the middle of it
+    assert frame.ts.tolist() == [1_000]
+    recorder.accessed(2)
+    recorder.end_step()
+    recorder.accessed(3)
+    recorder.end_step()  # 1,100: was not told to begin
+    frame, _ = recorder.take("s", "gpu")
+    assert frame.ts.tolist() == [1_000, 1_100]

@@ -1,0 +1,1 @@
+"""kvstream inside engines, one file an engine."""

@@ -1,0 +1,228 @@
+"""A plugin that streams every block event out of vLLM's engine core, beside vLLM's own sampled metrics.
+
+vLLM finds it by the entry point group ``vllm.general_plugins``. It is switched on by the environment:
+``KVSTREAM_ENDPOINT`` names the ``kvstream serve`` to send to, ``KVSTREAM_TOKEN`` its token if it has one, and
+``KVSTREAM_SOURCE`` the engine (``vllm`` by default; rank 1 is ``vllm/dp1``). vLLM must collect its KV-cache
+metrics (``--kv-cache-metrics``), at whatever sample rate.
+"""
+
+import atexit
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+import anyio
+import anyio.from_thread
+from anyio.lowlevel import current_token
+
+from kvstream.config import StreamConfig
+from kvstream.link import Endpoint
+from kvstream.producer import Producer
+from kvstream.sinks.socket import Connection, connect
+
+_START_SECONDS = 5.0
+_STOP_SECONDS = 2.0
+
+_logger = logging.getLogger("kvstream")
+
+
+class Block(Protocol):
+    """A block as vLLM's block pool has it."""
+
+    block_id: int
+
+
+class EngineCollector(Protocol):
+    """vLLM's own collector (``vllm.v1.core.kv_cache_metrics.KVCacheMetricsCollector``)."""
+
+    sample_rate: float
+    block_metrics: dict[int, Any]
+
+    def on_block_allocated(self, block: Any) -> None:
+        """A block was handed out."""
+
+    def on_block_accessed(self, block: Any) -> None:
+        """A block was found."""
+
+    def on_block_evicted(self, block: Any) -> None:
+        """A block is about to be handed out again."""
+
+    def reset(self) -> None:
+        """The cache was emptied."""
+
+    def drain_events(self) -> list[Any]:
+        """Eviction records since the last call."""
+
+
+class StreamingCollector:
+    """Stands where vLLM's collector stood, keeps it going, and records every event.
+
+    Events of a scheduler step carry the time of its first one. Nothing here waits or raises: where
+    kvstream fails, vLLM's metrics go on without it.
+
+    Args:
+        inner: vLLM's collector, told of what it samples.
+        producer: Where the events go, with a policy that does not wait.
+    """
+
+    def __init__(self, inner: EngineCollector, producer: Producer) -> None:
+        self.inner, self.sample_rate = inner, inner.sample_rate
+        self._producer = producer
+        self._recorder = producer.recorder()
+        self._accessed: Callable[[int], object] = self._recorder.accessed
+        self._allocated: Callable[[int], object] = self._recorder.allocated
+        self._evicted: Callable[[int], object] = self._recorder.evicted
+        self._failed = False
+
+    @property
+    def block_metrics(self) -> dict[int, Any]:
+        """State of the blocks that vLLM samples."""
+        return self.inner.block_metrics
+
+    def on_block_allocated(self, block: Block) -> None:
+        """A block was handed out."""
+        if not self._recorder.began_ns:
+            self._recorder.begin_step()
+        self._allocated(block.block_id)
+        self.inner.on_block_allocated(block)
+
+    def on_block_accessed(self, block: Block) -> None:
+        """A block was found by a request."""
+        if not self._recorder.began_ns:
+            self._recorder.begin_step()
+        self._accessed(block.block_id)
+        if block.block_id in self.inner.block_metrics:
+            self.inner.on_block_accessed(block)
+
+    def on_block_evicted(self, block: Block) -> None:
+        """A block is about to be handed out again; vLLM says so also of blocks that held nothing."""
+        if not self._recorder.began_ns:
+            self._recorder.begin_step()
+        self._evicted(block.block_id)
+        if block.block_id in self.inner.block_metrics:
+            self.inner.on_block_evicted(block)
+
+    def reset(self) -> None:
+        """The prefix cache was emptied."""
+        self.inner.reset()
+        self._end_step(cleared=True)
+
+    def drain_events(self) -> list[Any]:
+        """Evictions among the blocks that vLLM samples since the last call; that is, since the last step."""
+        self._end_step()
+        return self.inner.drain_events()
+
+    def _end_step(self, cleared: bool = False) -> None:
+        if self._failed:
+            return
+        try:
+            if self._recorder.began_ns:
+                self._recorder.end_step()
+            if cleared:
+                self._producer.record_cleared()
+        except Exception:
+            _logger.exception("streaming of block events ends here; vLLM's own metrics go on")
+            self._failed = True
+            self._accessed = self._allocated = self._evicted = id  # takes anything, does nothing
+
+
+class BackgroundConnection:
+    """A connection to ``kvstream serve`` on a thread of its own, for as long as the process lives.
+
+    Args:
+        endpoint: ``unix:PATH`` or ``tcp://HOST:PORT``.
+        token: What the server asks for.
+
+    Raises:
+        ConfigError: If the endpoint is none.
+        TimeoutError: If the thread does not get going.
+    """
+
+    def __init__(self, endpoint: str, token: str | None) -> None:
+        Endpoint.parse(endpoint)
+        self._endpoint, self._token = endpoint, token
+        self._ready = threading.Event()
+        self._connection: Connection | None = None
+        self._stop: Callable[[], None] | None = None
+        self._thread = threading.Thread(target=self._run, name="kvstream", daemon=True)
+        self._thread.start()
+        if not self._ready.wait(_START_SECONDS) or self._connection is None:
+            raise TimeoutError("kvstream's thread did not start")
+        atexit.register(self.close)
+
+    def producer(self, source: str) -> Producer:
+        """The producer of one engine's events; it drops its oldest frames where there is no room."""
+        assert self._connection is not None  # noqa: S101
+        return self._connection.producer(source, "gpu", "drop_oldest")
+
+    def close(self) -> None:
+        """Sends what is left, for a little while, and ends the thread."""
+        atexit.unregister(self.close)
+        with suppress(RuntimeError):  # it may have ended by itself
+            if self._stop is not None:
+                self._stop()
+        self._thread.join(_STOP_SECONDS + 1)
+
+    def _run(self) -> None:
+        try:
+            anyio.run(self._hold)
+        except Exception:
+            _logger.exception("the connection to %s has ended", self._endpoint)
+        finally:
+            self._ready.set()
+
+    async def _hold(self) -> None:
+        stopped = anyio.Event()
+        token = current_token()
+        self._stop = functools.partial(anyio.from_thread.run_sync, stopped.set, token=token)
+        config = StreamConfig(shutdown_timeout=_STOP_SECONDS)
+        async with connect(self._endpoint, token=self._token, config=config) as self._connection:
+            self._ready.set()
+            await stopped.wait()
+
+
+def register() -> None:
+    """Called by vLLM in each of its processes; does nothing unless ``KVSTREAM_ENDPOINT`` is set."""
+    endpoint = os.environ.get("KVSTREAM_ENDPOINT")
+    if not endpoint:
+        return
+    try:
+        from vllm.v1.core.sched import scheduler
+
+        _replace_collector(scheduler, endpoint)
+    except Exception:  # whatever is wrong here must not keep an engine from starting
+        _logger.exception("kvstream cannot stream block events out of this vLLM")
+
+
+def _replace_collector(scheduler: Any, endpoint: str) -> None:
+    """Makes schedulers get a streaming collector where they make vLLM's."""
+    original = scheduler.KVCacheMetricsCollector
+    if hasattr(original, "streams_to"):
+        return
+    begin = scheduler.Scheduler.__init__
+    rank = 0
+
+    @functools.wraps(begin)
+    def begin_with_rank(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        nonlocal rank
+        rank = vllm_config.parallel_config.data_parallel_rank
+        begin(self, vllm_config, *args, **kwargs)
+
+    def collector(sample_rate: float = 0.01) -> Any:
+        inner = original(sample_rate)
+        try:
+            connection = BackgroundConnection(endpoint, os.environ.get("KVSTREAM_TOKEN"))
+            source = f"{os.environ.get('KVSTREAM_SOURCE', 'vllm')}/dp{rank}"
+            return StreamingCollector(inner, connection.producer(source))
+        except Exception:
+            _logger.exception("block events are not streamed to %s", endpoint)
+            return inner
+
+    collector.streams_to = endpoint  # type: ignore[attr-defined]
+    scheduler.Scheduler.__init__ = begin_with_rank
+    scheduler.KVCacheMetricsCollector = collector
+    _logger.info("block events will be streamed to %s", endpoint)

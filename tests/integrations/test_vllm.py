@@ -1,0 +1,179 @@
+"""The plugin against stand-ins for vLLM's modules; examples/vllm_engine.py runs it in the real engine."""
+
+import logging
+import os
+import sys
+import types
+from collections import deque
+from dataclasses import dataclass
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from kvstream.config import MetricsConfig, StreamConfig
+from kvstream.integrations.vllm import BackgroundConnection, StreamingCollector, register
+from kvstream.link import Endpoint
+from kvstream.sources.socket import FrameServer
+from kvstream.stream import KVStream
+from tests.sources.test_socket import DEADLINE, serving
+
+
+@dataclass
+class Block:
+    block_id: int
+
+
+class Inner:
+    """A collector with vLLM's interface that samples every block with an even id."""
+
+    def __init__(self, sample_rate=0.01):
+        self.sample_rate = sample_rate
+        self.block_metrics = {}
+        self.events = []
+
+    def on_block_allocated(self, block):
+        if block.block_id % 2 == 0:
+            self.block_metrics[block.block_id] = 0
+
+    def on_block_accessed(self, block):
+        self.block_metrics[block.block_id] += 1
+
+    def on_block_evicted(self, block):
+        self.events.append((block.block_id, self.block_metrics.pop(block.block_id)))
+
+    def reset(self):
+        self.block_metrics.clear()
+        self.events.clear()
+
+    def drain_events(self):
+        events, self.events = self.events, []
+        return events
+
+
+def run_engine(collector, steps=200, blocks=50):
+    """A block pool that hands out blocks in turn and finds each once; what vLLM would have recorded."""
+    drained, free = [], deque(Block(i) for i in range(blocks))
+    for _ in range(steps):
+        for _ in range(10):
+            block = free.popleft()
+            collector.on_block_evicted(block)
+            collector.on_block_allocated(block)
+            collector.on_block_accessed(block)
+            free.append(block)
+        drained += collector.drain_events()
+    return drained
+
+
+async def test_every_event_is_streamed_and_the_inner_collector_goes_on(tmp_path):
+    async with serving(f"unix:{tmp_path}/kv.sock") as (stream, server):
+        connection = BackgroundConnection(str(server.endpoint), None)
+        collector = StreamingCollector(Inner(0.5), connection.producer("vllm/dp0"))
+        drained = await to_thread.run_sync(run_engine, collector)
+        assert collector.sample_rate == 0.5
+        assert drained == [(block, 1) for block, _ in drained]
+        assert len(drained) == 25 * 39
+        collector.reset()
+        await to_thread.run_sync(connection.close)
+        await stream.flush()
+        summary = stream.summary("vllm/dp0", "gpu")
+        accounts = summary.accounts
+        assert (accounts.allocations, summary.accesses) == (2_000, 2_000)
+        assert (summary.total_evictions, accounts.unknown_evictions) == (1_950, 50)
+        assert (accounts.cleared, accounts.live, accounts.time_regressions) == (50, 0, 0)
+        assert stream.summary().accounts.lost_frames == 0
+
+
+def test_when_nobody_listens_drops_are_counted_and_memory_is_bounded(tmp_path):
+    connection = BackgroundConnection(f"unix:{tmp_path}/nobody", None)
+    producer = connection.producer("vllm/dp0")
+    run_engine(StreamingCollector(Inner(), producer), steps=20_000)
+    statistics = producer.statistics()
+    assert statistics.offered == 600_000
+    assert statistics.buffered + statistics.sent < 600_000
+    assert statistics.dropped["displaced"] > 0
+    connection.close()
+    assert sum(producer.statistics().dropped.values()) == 600_000
+
+
+def test_what_fails_in_kvstream_does_not_reach_the_engine(tmp_path, caplog):
+    connection = BackgroundConnection(f"unix:{tmp_path}/nobody", None)
+    producer = connection.producer("vllm/dp0")
+    collector = StreamingCollector(Inner(), producer)
+    run_engine(collector, steps=3)
+    producer.recorder()._on_step = None  # as good a mistake as any
+    assert len(run_engine(collector, steps=20)) > 0
+    collector.reset()
+    assert "vLLM's own metrics go on" in caplog.text
+    connection.close()
+
+
+@pytest.fixture
+def scheduler(monkeypatch):
+    """A stand-in for ``vllm.v1.core.sched.scheduler``, where the plugin finds it."""
+    module = types.ModuleType("vllm.v1.core.sched.scheduler")
+    module.KVCacheMetricsCollector = Inner
+
+    class Scheduler:
+        def __init__(self, vllm_config, log_stats=False):
+            self.kv_metrics_collector = module.KVCacheMetricsCollector(0.25)
+
+    module.Scheduler = Scheduler
+    parents = ["vllm", "vllm.v1", "vllm.v1.core", "vllm.v1.core.sched"]
+    for name in parents:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    sys.modules["vllm.v1.core.sched"].scheduler = module
+    return module
+
+
+def config(rank):
+    return types.SimpleNamespace(parallel_config=types.SimpleNamespace(data_parallel_rank=rank))
+
+
+async def test_the_plugin_is_switched_on_by_the_environment(scheduler, monkeypatch, tmp_path):
+    monkeypatch.delenv("KVSTREAM_ENDPOINT", raising=False)
+    register()
+    assert scheduler.KVCacheMetricsCollector is Inner
+    with anyio.fail_after(DEADLINE):
+        metrics = MetricsConfig(export_interval=0.0)
+        async with KVStream(StreamConfig(metrics=metrics)) as stream, anyio.create_task_group() as tasks:
+            server = FrameServer(stream, Endpoint.parse(f"unix:{tmp_path}/kv.sock"), token="secret")
+            await server.bind()
+            tasks.start_soon(server.serve)
+            monkeypatch.setenv("KVSTREAM_ENDPOINT", str(server.endpoint))
+            monkeypatch.setenv("KVSTREAM_TOKEN", "secret")
+            monkeypatch.setenv("KVSTREAM_SOURCE", "pod-7")
+            register()
+            register()  # vLLM may load plugins again
+            engine = await to_thread.run_sync(lambda: scheduler.Scheduler(vllm_config=config(3)))
+            collector = engine.kv_metrics_collector
+            assert isinstance(collector, StreamingCollector)
+            assert collector.sample_rate == 0.25
+            await to_thread.run_sync(run_engine, collector)
+            while stream.summary("pod-7/dp3").accounts.allocations < 2_000:  # noqa: ASYNC110
+                await anyio.sleep(0.005)
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "unix:/run/kv.sock"])
+def test_an_engine_starts_whatever_is_wrong_with_kvstream(scheduler, monkeypatch, caplog, endpoint):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("KVSTREAM_ENDPOINT", endpoint)
+    if endpoint != "nonsense":
+        del scheduler.KVCacheMetricsCollector  # a vLLM without such metrics
+        register()
+        assert "cannot stream" in caplog.text
+        return
+    register()
+    engine = scheduler.Scheduler(vllm_config=config(0))
+    assert isinstance(engine.kv_metrics_collector, Inner)
+    assert "not streamed" in caplog.text
+
+
+def test_the_entry_point_leads_to_the_plugin():
+    from importlib.metadata import entry_points
+
+    (found,) = [e for e in entry_points(group="vllm.general_plugins") if e.name == "kvstream"]
+    assert found.load() is register
+    assert "KVSTREAM_ENDPOINT" not in os.environ
