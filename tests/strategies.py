@@ -50,3 +50,19 @@ def cuts(draw, length):
     inner = draw(st.lists(st.integers(0, length), max_size=6))
     edges = [0, *sorted(inner), length]
     return list(itertools.pairwise(edges))
+
+
+def mutated(rng, data):
+    """The bytes with a few changed, taken out or put in."""
+    data = bytearray(data)
+    for _ in range(rng.randrange(1, 4)):
+        kind, at = rng.randrange(4), rng.randrange(len(data) + 1)
+        if kind == 0:
+            data[at : at + 1] = rng.randbytes(1)
+        elif kind == 1:
+            data[at : at + 1] = bytes(byte ^ 1 << rng.randrange(8) for byte in data[at : at + 1])
+        elif kind == 2:
+            del data[at : at + rng.randrange(1, 9)]
+        else:
+            data[at:at] = rng.randbytes(rng.randrange(1, 9))
+    return bytes(data)

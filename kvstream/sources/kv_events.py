@@ -14,13 +14,14 @@ from msgspec import Raw
 from kvstream.blocks.hashing import folded, group_salt
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import I64, EventFrame
-from kvstream.events.types import Op
+from kvstream.events.types import Op, Rank
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 TIER_OF_MEDIUM = {None: "gpu", "GPU": "gpu", "CPU": "cpu", "STORAGE": "disk", "DISK": "disk"}
 """Tiers of the media that engines name; of any other, the name in small letters."""
 
 _MAX_NAME = 64
+_OTHER_TIERS = 16  # of media that are not known here; any further ones are the tier "other"
 _Hashes = list[int | bytes]
 
 
@@ -77,7 +78,7 @@ _Row = _StoredRow | _RemovedRow | _ClearedRow
 
 
 def _batch_decoder(event: Any, *, array: bool) -> Callable[[bytes], Any]:
-    fields: list[Any] = [("ts", float), ("events", list[event]), ("data_parallel_rank", int | None, None)]
+    fields: list[Any] = [("ts", float), ("events", list[event]), ("data_parallel_rank", Rank | None, None)]
     kind = msgspec.defstruct("Batch", fields, array_like=array, gc=False)
     return msgspec.msgpack.Decoder(kind).decode
 
@@ -149,6 +150,7 @@ class KVEventDecoder:
         self.last_ts = 0
         self._columns: dict[tuple[int | None, str], _Columns] = {}
         self._numbers: dict[str, int] = {}
+        self._other_tiers: set[str] = set()
         self._lost = 0
         self._decode = _BATCH[True][0]  # the shape that batches had last
 
@@ -200,11 +202,18 @@ class KVEventDecoder:
         return reasons
 
     def _of(self, rank: int | None, medium: str | None) -> "_Columns":
-        tier = TIER_OF_MEDIUM.get(medium) or str(medium).lower()
+        tier = TIER_OF_MEDIUM.get(medium) or self._other_tier(str(medium).lower())
         found = self._columns.get((rank, tier))
         if found is None:
             found = self._columns[rank, tier] = _Columns()
         return found
+
+    def _other_tier(self, name: str) -> str:
+        if name not in self._other_tiers:
+            if len(self._other_tiers) >= _OTHER_TIERS:
+                return "other"
+            self._other_tiers.add(name)
+        return name
 
     def _decoded_otherwise(self, payload: bytes, reasons: list[str]) -> Any:
         """The batch in whatever shape it has; adds why events of it are left out."""

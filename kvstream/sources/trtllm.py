@@ -13,7 +13,7 @@ import numpy as np
 from kvstream.blocks.hashing import folded, group_salt
 from kvstream.clock import Clock
 from kvstream.events.frame import EventFrame, packed_int64
-from kvstream.events.types import REASON_CODE, Op, Timestamp
+from kvstream.events.types import REASON_CODE, Op, Rank, Timestamp
 
 _CAPACITY, _OTHER = REASON_CODE["capacity"], REASON_CODE["other"]
 
@@ -49,7 +49,7 @@ class _Line(msgspec.Struct):
     event_id: int
     data: _Created | _Stored | _Removed | _Updated
     window_size: int | None = None
-    attention_dp_rank: int | None = None
+    attention_dp_rank: Rank | None = None
     ts: Timestamp | None = None
 
 

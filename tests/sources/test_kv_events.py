@@ -9,6 +9,7 @@ from kvstream.blocks.hashing import group_salt
 from kvstream.events.types import Op
 from kvstream.monitor import Monitor
 from kvstream.sources.kv_events import KVEventDecoder
+from tests.strategies import mutated
 
 TS = 1_700_000_000.25
 TS_NS = 1_700_000_000_250_000_000
@@ -197,25 +198,22 @@ def test_no_message_upsets_the_decoder(value):
 @pytest.mark.slow
 def test_a_million_mutated_payloads_upset_nothing():
     rng = random.Random(4)
-    payloads = [bytearray(msgspec.msgpack.encode(batch)) for batch in SHAPES.values()]
+    payloads = [(msgspec.msgpack.encode(batch)) for batch in SHAPES.values()]
     decoder = KVEventDecoder("s")
-    held = 0
+    held, places = 0, set()
     for turn in range(1_000_000):
-        data = payloads[turn % len(payloads)].copy()
-        for _ in range(rng.randrange(1, 4)):
-            kind, at = rng.randrange(4), rng.randrange(len(data))
-            if kind == 0:
-                data[at] = rng.randrange(256)
-            elif kind == 1:
-                data[at] ^= 1 << rng.randrange(8)
-            elif kind == 2:
-                del data[at : at + rng.randrange(1, 9)]
-            else:
-                data[at:at] = rng.randbytes(rng.randrange(1, 9))
-            if not data:
-                break
-        decoder.add(bytes(data))
+        decoder.add(mutated(rng, payloads[turn % len(payloads)]))
         if turn % 1000 == 999:
-            held = max(held, sum(len(frame) for frame in decoder.frames()))
+            frames = decoder.frames()
+            held = max(held, sum(len(frame) for frame in frames))
+            places.update((frame.source, frame.tier) for frame in frames)
     assert 0 < held < 20_000
     assert decoder.batches > 1_000
+    assert len({tier for _, tier in places}) <= 20
+    assert len({source for source, _ in places}) <= 4097
+
+
+def test_media_without_end_are_few_tiers():
+    _, frames, _ = decoded([TS, [stored([n], medium=f"M{n}") for n in range(100)]])
+    assert {frame.tier for frame in frames} == {f"m{n}" for n in range(16)} | {"other"}
+    assert sum(len(frame) for frame in frames) == 100

@@ -1,7 +1,11 @@
 import json
+import random
+
+import pytest
 
 from kvstream.monitor import Monitor
 from kvstream.sources.trtllm import TensorRTDecoder
+from tests.strategies import mutated
 
 
 def line(event_id, data, **more):
@@ -92,3 +96,21 @@ def test_bad_lines_are_reported_and_hold_no_tokens():
     assert [number for number, _ in bad] == [1, 2, 3]
     assert not any("9001" in reason for _, reason in bad)
     assert monitor.summary().blocks_live == 1
+
+
+@pytest.mark.slow
+def test_mutated_lines_upset_nothing():
+    rng = random.Random(6)
+    lines = [
+        created(),
+        stored(1, [7, 8], window_size=128),
+        moved(2, 7, 0, 1),
+        removed(3, [7]),
+        removed(4, [8]),
+    ]
+    decoder, bad, events = TensorRTDecoder("trt", clock=lambda: 5_000), [], 0
+    for turn in range(100_000):
+        line = mutated(rng, lines[turn % len(lines)])
+        events += sum(map(len, decoder.decode_lines(line, lambda number, reason: bad.append(reason))))
+    assert events > 1_000
+    assert len(bad) > 10_000
