@@ -22,6 +22,7 @@ from anyio.lowlevel import current_token
 from kvstream.config import StreamConfig
 from kvstream.link import Endpoint
 from kvstream.producer import Producer
+from kvstream.recorder import StepRecorder
 from kvstream.sinks.socket import Connection, connect
 
 _START_SECONDS = 5.0
@@ -34,6 +35,9 @@ class Block(Protocol):
     """A block as vLLM's block pool has it."""
 
     block_id: int
+
+
+Handler = Callable[[Block], None]
 
 
 class EngineCollector(Protocol):
@@ -69,42 +73,18 @@ class StreamingCollector:
         producer: Where the events go, with a policy that does not wait.
     """
 
+    on_block_allocated: Handler
+    on_block_accessed: Handler
+    on_block_evicted: Handler
+
     def __init__(self, inner: EngineCollector, producer: Producer) -> None:
         self.inner, self.sample_rate = inner, inner.sample_rate
-        self._producer = producer
-        self._recorder = producer.recorder()
-        self._accessed: Callable[[int], object] = self._recorder.accessed
-        self._allocated: Callable[[int], object] = self._recorder.allocated
-        self._evicted: Callable[[int], object] = self._recorder.evicted
+        self.block_metrics = inner.block_metrics
+        self._producer, self._recorder = producer, producer.recorder()
+        self._handlers = _handlers(inner, self._recorder)
+        self._first = tuple(map(self._noting_the_time, self._handlers))
         self._failed = False
-
-    @property
-    def block_metrics(self) -> dict[int, Any]:
-        """State of the blocks that vLLM samples."""
-        return self.inner.block_metrics
-
-    def on_block_allocated(self, block: Block) -> None:
-        """A block was handed out."""
-        if not self._recorder.began_ns:
-            self._recorder.begin_step()
-        self._allocated(block.block_id)
-        self.inner.on_block_allocated(block)
-
-    def on_block_accessed(self, block: Block) -> None:
-        """A block was found by a request."""
-        if not self._recorder.began_ns:
-            self._recorder.begin_step()
-        self._accessed(block.block_id)
-        if block.block_id in self.inner.block_metrics:
-            self.inner.on_block_accessed(block)
-
-    def on_block_evicted(self, block: Block) -> None:
-        """A block is about to be handed out again; vLLM says so also of blocks that held nothing."""
-        if not self._recorder.began_ns:
-            self._recorder.begin_step()
-        self._evicted(block.block_id)
-        if block.block_id in self.inner.block_metrics:
-            self.inner.on_block_evicted(block)
+        self._handle_by(self._first)
 
     def reset(self) -> None:
         """The prefix cache was emptied."""
@@ -116,18 +96,62 @@ class StreamingCollector:
         self._end_step()
         return self.inner.drain_events()
 
+    def _handle_by(self, handlers: tuple[Handler, ...]) -> None:
+        self.on_block_allocated, self.on_block_accessed, self.on_block_evicted = handlers
+
+    def _noting_the_time(self, handler: Handler) -> Handler:
+        """A handler of a step's first event, after which no event need look whether it is."""
+
+        def handle(block: Block) -> None:
+            self._recorder.begin_step()
+            self._handle_by(self._handlers)
+            handler(block)
+
+        return handle
+
     def _end_step(self, cleared: bool = False) -> None:
         if self._failed:
             return
         try:
             if self._recorder.began_ns:
                 self._recorder.end_step()
+                self._handle_by(self._first)
             if cleared:
                 self._producer.record_cleared()
         except Exception:
             _logger.exception("streaming of block events ends here; vLLM's own metrics go on")
             self._failed = True
-            self._accessed = self._allocated = self._evicted = id  # takes anything, does nothing
+            inner = self.inner
+            self._handle_by((inner.on_block_allocated, inner.on_block_accessed, inner.on_block_evicted))
+
+
+def _handlers(inner: EngineCollector, recorder: StepRecorder) -> tuple[Handler, ...]:
+    """What to do for an allocation, an access, an eviction; closures, as they are called for every block."""
+    allocated, accessed, evicted = recorder.allocated, recorder.accessed, recorder.evicted
+    sampled, inner_accessed, inner_evicted = (
+        inner.block_metrics,
+        inner.on_block_accessed,
+        inner.on_block_evicted,
+    )
+    inner_allocated = inner.on_block_allocated
+
+    def on_allocated(block: Block) -> None:
+        allocated(block.block_id)
+        inner_allocated(block)
+
+    def on_accessed(block: Block) -> None:
+        block_id = block.block_id
+        accessed(block_id)
+        if block_id in sampled:
+            inner_accessed(block)
+
+    def on_evicted(block: Block) -> None:  # vLLM says so also of blocks that held nothing
+        block_id = block.block_id
+        evicted(block_id)
+        if block_id in sampled:
+            inner_evicted(block)
+
+    return on_allocated, on_accessed, on_evicted
 
 
 class BackgroundConnection:

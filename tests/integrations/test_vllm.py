@@ -37,10 +37,12 @@ class Inner:
             self.block_metrics[block.block_id] = 0
 
     def on_block_accessed(self, block):
-        self.block_metrics[block.block_id] += 1
+        if block.block_id in self.block_metrics:
+            self.block_metrics[block.block_id] += 1
 
     def on_block_evicted(self, block):
-        self.events.append((block.block_id, self.block_metrics.pop(block.block_id)))
+        if block.block_id in self.block_metrics:
+            self.events.append((block.block_id, self.block_metrics.pop(block.block_id)))
 
     def reset(self):
         self.block_metrics.clear()
