@@ -1,6 +1,7 @@
 """Results on a terminal: progress and live figures while it runs, alerts above, a summary at the end."""
 
 import datetime
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +18,7 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.events.types import Malformed
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
-from kvstream.sources.zmq_events import SubscriberStatistics
+from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
 
 _STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
@@ -35,6 +36,7 @@ class Terminal:
     def __init__(self, total_bytes: int | None, console: Console | None = None) -> None:
         self._console = console or Console()
         self._stream: KVStream | None = None
+        self._subscribers: Sequence[KVEventSubscriber] = ()
         self._malformed = 0
         self._bytes = 0
         self._progress = Progress(
@@ -57,9 +59,9 @@ class Terminal:
     ) -> None:
         self._live.stop()
 
-    def watch(self, stream: KVStream) -> None:
-        """Gives the stream to look at while it runs."""
-        self._stream = stream
+    def watch(self, stream: KVStream, subscribers: Sequence[KVEventSubscriber]) -> None:
+        """Gives what there is to look at while it runs."""
+        self._stream, self._subscribers = stream, subscribers
 
     def read(self, count: int) -> None:
         """Moves the progress bar."""
@@ -106,7 +108,8 @@ class Terminal:
             f"hit ratio {recent.recent.hit_ratio:.2f} · {recent.recent.eviction_rate:,.0f} evictions/s · "
             f"{len(recent.alerts)} alerts firing"
         )
-        return Group(self._progress, Text(line))
+        inputs = [_input_line(subscriber.statistics()) for subscriber in self._subscribers]
+        return Group(self._progress, *inputs, Text(line))
 
 
 def _alert_line(alert: CacheAlert) -> Text:

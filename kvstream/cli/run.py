@@ -117,6 +117,7 @@ def run_command(
         feed,
         as_json=json,
         total_bytes=None if endless else sum(Path(of.name).stat().st_size for of in inputs),
+        subscribers=[of.subscriber for of in inputs if of.subscriber is not None],
     )
 
 

@@ -101,7 +101,7 @@ def serve_command(
                 tasks.start_soon(server.serve)
 
     as_json = json or not os.isatty(1)
-    return run_session(Session(min_level, evictions, fail_on), stream, feed, as_json=json, total_bytes=None)
+    return run_session(Session(min_level, evictions, fail_on), stream, feed, as_json=json)
 
 
 def _token(file: Path | None) -> str | None:

@@ -20,7 +20,7 @@ from kvstream.errors import KVStreamError
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sinks.jsonl import JsonLines
-from kvstream.sources.zmq_events import SubscriberStatistics
+from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
 
 EXIT_CODES = """
@@ -64,8 +64,8 @@ class Output(Protocol):
     def refresh(self) -> None:
         """Draws anew what is shown while the run goes on."""
 
-    def watch(self, stream: KVStream) -> None:
-        """Gives the stream to look at while it runs."""
+    def watch(self, stream: KVStream, subscribers: Sequence[KVEventSubscriber]) -> None:
+        """Gives what there is to look at while it runs."""
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -91,11 +91,18 @@ def chosen_rules(metrics: MetricsConfig, file: Path | None) -> Sequence[Rule]:
 
 
 def run_session(
-    session: Session, stream: KVStream, feed: Feed, *, as_json: bool, total_bytes: int | None
+    session: Session,
+    stream: KVStream,
+    feed: Feed,
+    *,
+    as_json: bool,
+    total_bytes: int | None = None,
+    subscribers: Sequence[KVEventSubscriber] = (),
 ) -> int:
     """Runs a stream on what ``feed`` puts into it; returns the exit code."""
     terminal = not as_json and sys.stdout.isatty()
     output: Output = Terminal(total_bytes) if terminal else JsonLines(sys.stdout.buffer)
+    output.watch(stream, subscribers)
     with output if isinstance(output, Terminal) else nullcontext():
         try:
             return anyio.run(_run, session, stream, feed, output)
@@ -113,7 +120,6 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
     failed_on = 0
     failure: list[KVStreamError | OSError] = []
     stopped: list[int] = []
-    output.watch(stream)
 
     async def show_alerts() -> None:
         nonlocal failed_on

@@ -1,9 +1,11 @@
 """Results as JSON lines: alerts, summaries, evictions and malformed input, each with its ``type``."""
 
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import msgspec
 
+from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.stream import KVStream
 
 
@@ -25,5 +27,5 @@ class JsonLines:
     def refresh(self) -> None:
         """Lines stay as they are."""
 
-    def watch(self, stream: KVStream) -> None:
-        """The stream's results are all it needs."""
+    def watch(self, stream: KVStream, subscribers: Sequence[KVEventSubscriber]) -> None:
+        """What is shown is all it needs."""

@@ -227,3 +227,14 @@ async def test_a_socket_in_use_is_not_taken_over_and_a_dead_one_is(tmp_path):
     async with KVStream() as stream:
         with pytest.raises(ConfigError, match="cannot listen"):
             await FrameServer(stream, endpoint).bind()
+
+
+def test_it_works_on_trio(tmp_path):
+    async def main():
+        async with serving(f"unix:{tmp_path}/kv.sock") as (stream, server):
+            async with connect(str(server.endpoint)) as remote:
+                await remote.producer("engine-0").allocated(range(10))
+            await stream.flush()
+            return stream.summary().blocks_live
+
+    assert anyio.run(main, backend="trio") == 10

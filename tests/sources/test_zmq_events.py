@@ -112,10 +112,13 @@ async def test_a_publisher_killed_and_restarted_mid_stream_starts_over(unnoticed
                 assert accounts.allocations == accounts.live + accounts.evicted + accounts.cleared
 
 
-async def test_a_consumer_started_mid_stream_catches_up():
+async def test_a_consumer_killed_and_started_again_mid_stream_catches_up():
     payloads = captured("scan")
     with Engine() as engine:
-        engine.publish(payloads[:2000])
+        async with subscribed(engine) as (stream, (subscriber,)):
+            engine.publish(payloads[:2000])
+            await until(lambda: subscriber.statistics().batches > 500)
+        engine.subscribed.clear()
         async with subscribed(engine) as (stream, (subscriber,)):
             engine.publish(payloads[2000:])
             await settled(stream, subscriber, len(payloads))
@@ -206,3 +209,15 @@ def test_addresses():
     for wrong in ("zmq://host", "zmq:", "http://h:1", "zmq://h:1?topics=x", "zmq://h:1?replay=h:2"):
         with pytest.raises(ConfigError):
             ZmqAddress.parse(wrong)
+
+
+@pytest.mark.filterwarnings("ignore::trio.TrioDeprecationWarning")
+def test_it_works_on_trio():
+    async def main():
+        with Engine() as engine:
+            async with subscribed(engine) as (stream, (subscriber,)):
+                engine.publish(captured("chat"))
+                await settled(stream, subscriber, 3952)
+                return counts(stream)
+
+    assert anyio.run(main, backend="trio") == CHAT
