@@ -38,6 +38,7 @@ class RuleEngine:
         self._source, self._tier = source, tier
         self._window_seconds, self._capacity = window_seconds, capacity
         self._episodes = {rule.name: _Episode() for rule in self._rules}
+        self._hits_seen = False
         longest = max((rule.window + rule.baseline for rule in self._rules), default=1)
         self._points: deque[dict[MetricType, Point]] = deque(maxlen=longest)
 
@@ -47,12 +48,17 @@ class RuleEngine:
 
     def close(self, window: Window) -> list[CacheAlert]:
         """Takes in a closed window; returns the alerts that fire or resolve with it."""
-        self._points.append(points_of(window, self._window_seconds, self._capacity))
+        points = points_of(window, self._window_seconds, self._capacity)
+        self._hits_seen |= window.measurements.accesses > 0
+        if not self._hits_seen:
+            # An engine that does not report hits, such as vLLM by default, has no dead blocks that we know of.
+            del points[MetricType.DEAD_RATIO]
+        self._points.append(points)
         ended = (window.index + 1) * self._window_seconds
         changes = []
         for rule in self._rules:
-            points = [p[rule.metric] for p in self._points if rule.metric in p]
-            alert = self._evaluate(rule, self._episodes[rule.name], points, ended)
+            of_rule = [p[rule.metric] for p in self._points if rule.metric in p]
+            alert = self._evaluate(rule, self._episodes[rule.name], of_rule, ended)
             if alert is not None:
                 changes.append(alert)
         return changes

@@ -176,3 +176,9 @@ def test_rule_needs_a_finite_threshold():
 def test_a_cache_that_starts_to_evict_once_full_is_no_storm():
     cold = [window(i, evicted=0, dead=0) for i in range(12)] + [window(12, evicted=5, dead=1)]
     assert run("eviction_storm", cold + [window(13 + i) for i in range(60)]) == []
+
+
+def test_where_hits_are_not_reported_no_block_is_called_dead():
+    silent = [window(i, accesses=0, dead=90) for i in range(60)]
+    assert run("dead_blocks", silent) == []
+    assert run("dead_blocks", [window(0), *(window(i, accesses=0, dead=90) for i in range(1, 60))]) != []
