@@ -51,7 +51,7 @@ class RuleEngine:
         points = points_of(window, self._window_seconds, self._capacity)
         self._hits_seen |= window.measurements.accesses > 0
         if not self._hits_seen:
-            # An engine that does not report hits, such as vLLM by default, has no dead blocks that we know of.
+            # Where an engine does not report hits, as vLLM by default, no block is known to be dead.
             del points[MetricType.DEAD_RATIO]
         self._points.append(points)
         ended = (window.index + 1) * self._window_seconds
