@@ -33,6 +33,7 @@ class Engine:
         # As XPUB it also hears of subscribers; on the wire it is a PUB.
         self._live = self._context.socket(zmq.XPUB)
         self._live.set_hwm(100_000)
+        self._live.setsockopt(zmq.XPUB_VERBOSE, 1)  # of every subscriber, not only of the first
         self._router = self._context.socket(zmq.ROUTER) if replay else None
         publish, again = endpoints or ("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
         self._live.bind(publish)

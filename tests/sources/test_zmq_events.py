@@ -26,7 +26,7 @@ async def subscribed(*engines, config=None):
             for subscriber in subscribers:
                 tasks.start_soon(stream.feed, subscriber.read())
             for engine in engines:
-                await to_thread.run_sync(engine.subscribed.wait)
+                assert await to_thread.run_sync(engine.subscribed.wait, DEADLINE)
             yield stream, subscribers
             tasks.cancel_scope.cancel()
 
@@ -103,7 +103,7 @@ async def test_a_publisher_killed_and_restarted_mid_stream_starts_over(unnoticed
             engine.__exit__()
             with Engine(endpoints=(engine.endpoint, engine.replay_endpoint)) as again:
                 again.publish(second[:unnoticed])
-                await to_thread.run_sync(again.subscribed.wait)
+                assert await to_thread.run_sync(again.subscribed.wait, DEADLINE)
                 again.publish(second[unnoticed:])
                 await settled(stream, subscriber, len(first) + len(second))
                 accounts = stream.summary().accounts
