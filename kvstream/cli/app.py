@@ -1,5 +1,6 @@
 """The ``kvstream`` application: its commands, and how errors become messages and exit codes."""
 
+import logging
 import os
 import sys
 from importlib.metadata import version
@@ -47,8 +48,24 @@ def _root(
     pass
 
 
+class _OneLine(logging.Formatter):
+    """What went wrong in the background, without a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        error = record.exc_info[1] if record.exc_info else None
+        return f"kvstream: {record.getMessage()}" + (f": {error}" if error is not None else "")
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # that it tries again is no news
+
+
 def run_app() -> int:
     """Runs the command line; returns the exit code."""
+    _log_to_stderr()
     try:
         code = app(standalone_mode=False)
     except _UsageError as error:

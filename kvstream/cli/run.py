@@ -9,6 +9,14 @@ import msgspec
 import typer
 
 from kvstream.alerts.types import AlertLevel
+from kvstream.cli.handlers import (
+    AlertLog,
+    AlertmanagerUrl,
+    Handlers,
+    OnAlert,
+    SlackUrl,
+    WebhookUrl,
+)
 from kvstream.cli.session import (
     EXIT_CODES,
     Capacity,
@@ -45,6 +53,8 @@ EXAMPLES = f"""
   kvstream run day.kvlog --speed 60 --capacity 16384  an hour a minute
 
   kvstream run nightly.kvlog --fail-on critical       exit code 2 if it fired
+
+  kvstream run zmq://vllm-0:5557 --min-level warning --on-alert ./page.sh --alertmanager http://am:9093
 {EXIT_CODES}"""
 
 
@@ -88,6 +98,11 @@ def run_command(
         typer.Option(min=0.0, metavar="N", help="Replay at N times recorded time; 0: as fast as possible."),
     ] = 0.0,
     fail_on: FailOn = None,
+    on_alert: OnAlert = None,
+    webhook: WebhookUrl = None,
+    slack: SlackUrl = None,
+    alertmanager: AlertmanagerUrl = None,
+    alert_log: AlertLog = None,
 ) -> int:
     """Reads block events and shows what the caches do: a summary, and alerts as they fire."""
     given = paths or []
@@ -101,6 +116,10 @@ def run_command(
     options = RunOptions(summary_every=summary_every, strict=strict, speed=speed, capacity=metrics.capacity)
     metrics = msgspec.structs.replace(metrics, export_interval=0.0)  # by recorded time, not by the clock
     stream = KVStream(StreamConfig(metrics=metrics, shutdown_timeout=60.0), chosen)
+    handlers = Handlers(
+        on_alert=on_alert, webhook=webhook, slack=slack, alertmanager=alertmanager, alert_log=alert_log
+    )
+    handlers.attach(stream, min_level)
     endless = any(of.is_live for of in inputs)
 
     async def feed(stream: KVStream, output: Output) -> None:

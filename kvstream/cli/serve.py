@@ -9,6 +9,14 @@ import msgspec
 import typer
 
 from kvstream.alerts.types import AlertLevel
+from kvstream.cli.handlers import (
+    AlertLog,
+    AlertmanagerUrl,
+    Handlers,
+    OnAlert,
+    SlackUrl,
+    WebhookUrl,
+)
 from kvstream.cli.session import (
     EXIT_CODES,
     Capacity,
@@ -71,6 +79,11 @@ def serve_command(
     config: ConfigFile = None,
     min_level: MinLevel = AlertLevel.INFO,
     fail_on: FailOn = None,
+    on_alert: OnAlert = None,
+    webhook: WebhookUrl = None,
+    slack: SlackUrl = None,
+    alertmanager: AlertmanagerUrl = None,
+    alert_log: AlertLog = None,
 ) -> int:
     """Takes block events from other processes and shows what the caches do, until it is stopped."""
     token = _token(token_file)
@@ -78,6 +91,10 @@ def serve_command(
     chosen = chosen_rules(metrics, rules)
     metrics = msgspec.structs.replace(metrics, export_interval=summary_every)
     stream = KVStream(StreamConfig(metrics=metrics), chosen)
+    handlers = Handlers(
+        on_alert=on_alert, webhook=webhook, slack=slack, alertmanager=alertmanager, alert_log=alert_log
+    )
+    handlers.attach(stream, min_level)
     servers = [
         FrameServer(
             stream,

@@ -13,6 +13,7 @@ import pytest
 from kvstream.events.codec import encode_frame, encode_lines
 from kvstream.events.frame import EventFrame
 from tests.cli.conftest import CHAT, COMMAND, DEADLINE, SCAN, running
+from tests.sinks.test_handlers import endpoint
 
 
 def lines(count, first_ns=0, step_ns=1000):
@@ -210,3 +211,29 @@ def test_raw_frames_are_read_from_a_pipe(kvstream):
     assert accounts["duplicate_frames"] == 1
     assert accounts["dropped"] == {"duplicate": 5}
     assert accounts["offered"] == 20
+
+
+def test_alerts_go_to_a_command_a_webhook_and_a_file(kvstream, tmp_path):
+    script = tmp_path / "page.sh"
+    script.write_text(f"#!/bin/sh\ncat >> {tmp_path}/paged\n")
+    script.chmod(0o755)
+    with endpoint(200) as (url, received):
+        ran = kvstream(
+            *("run", SCAN, "--capacity", 256, "--min-level", "warning", "--on-alert", script),
+            *("--webhook", url, "--slack", f"{url}/slack", "--alert-log", tmp_path / "log.jsonl"),
+        )
+    assert ran.code == 0, ran.err
+    alerts = ran.of_type("alert")
+    assert len(alerts) >= 3
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == alerts
+    assert [json.loads(line) for line in (tmp_path / "paged").read_text().splitlines()] == alerts
+    posted = [json.loads(body) for path, _, body in received if path == "/"]
+    assert sorted(a["rule"] for a in posted) == sorted(a["rule"] for a in alerts)
+    assert sum(path == "/slack" for path, _, _ in received) == len(alerts)
+
+
+def test_a_handler_that_fails_is_one_line_and_does_not_stop_the_run(kvstream):
+    ran = kvstream("run", SCAN, "--capacity", 256, "--on-alert", "false", "--json")
+    assert ran.code == 0
+    assert "kvstream: handler Command failed: false ended with 1" in ran.err
+    assert "Traceback" not in ran.err

@@ -1,0 +1,90 @@
+"""Options of the command line that send alerts somewhere."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.sinks.alertmanager import Alertmanager
+from kvstream.sinks.command import Command
+from kvstream.sinks.webhook import Webhook, slack_payload
+from kvstream.stream import KVStream
+
+OnAlert = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COMMAND",
+        help="Run it for each alert, with the alert as JSON on its standard input; can be given again.",
+        show_default=False,
+    ),
+]
+WebhookUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL",
+        help="Post alerts there as JSON, signed with $KVSTREAM_WEBHOOK_SECRET if it is set.",
+        show_default=False,
+    ),
+]
+SlackUrl = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="Post alerts to a Slack incoming webhook.", show_default=False),
+]
+AlertmanagerUrl = Annotated[
+    list[str] | None,
+    typer.Option(metavar="URL", help="Tell a Prometheus Alertmanager of alerts.", show_default=False),
+]
+AlertLog = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Append alerts to a file as JSON lines.", show_default=False),
+]
+
+
+class Handlers(msgspec.Struct, frozen=True, kw_only=True):
+    """Where alerts go besides the output."""
+
+    on_alert: Sequence[str] | None = None
+    webhook: Sequence[str] | None = None
+    slack: Sequence[str] | None = None
+    alertmanager: Sequence[str] | None = None
+    alert_log: Path | None = None
+
+    def attach(self, stream: KVStream, min_level: AlertLevel) -> None:
+        """Adds the handlers to a stream.
+
+        Raises:
+            ConfigError: If one cannot be made.
+            MissingExtraError: If one needs a package that is not installed.
+            OSError: If the file cannot be written.
+        """
+        secret = os.environ.get("KVSTREAM_WEBHOOK_SECRET")
+        for command in self.on_alert or ():
+            stream.on_alert(Command(command), min_level)
+        for url in self.webhook or ():
+            stream.on_alert(Webhook(url, secret=secret), min_level)
+        for url in self.slack or ():
+            stream.on_alert(Webhook(url, slack_payload), min_level)
+        for url in self.alertmanager or ():
+            Alertmanager(url).attach(stream)
+        if self.alert_log is not None:
+            stream.on_alert(_appender(self.alert_log), min_level)
+
+
+def _appender(path: Path) -> "_Append":
+    path.open("ab").close()  # told at once if it cannot be written
+    return _Append(path)
+
+
+class _Append:
+    """Appends each alert to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, alert: CacheAlert) -> None:
+        with self._path.open("ab") as file:
+            file.write(msgspec.json.encode(alert) + b"\n")
