@@ -44,6 +44,9 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         access_history: Access times kept a block (an eviction event carries one gap fewer).
         histogram_scale: Scale of the exponential histograms: 2**scale buckets a factor of two.
         capacity: Blocks that the cache has room for, if known.
+        ghost_blocks: Evictions after which content that was evicted is forgotten; until then its return
+            shows that the eviction was premature. 0 turns that off.
+        ghost_seconds: Seconds after which it is forgotten at the latest.
     """
 
     sample_rate: float = 1.0
@@ -57,6 +60,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     access_history: int = 4
     histogram_scale: int = 4
     capacity: int | None = None
+    ghost_blocks: int = 65_536
+    ghost_seconds: float = 3600.0
 
     def __post_init__(self) -> None:
         _real("sample_rate", self.sample_rate, 0.0, "above 0 and at most 1", 1.0)
@@ -71,6 +76,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _whole("histogram_scale", self.histogram_scale, 0, 8)
         if self.capacity is not None:
             _whole("capacity", self.capacity, 1, 2**40)
+        _whole("ghost_blocks", self.ghost_blocks, 0, 2**27)
+        _real("ghost_seconds", self.ghost_seconds, 0.0, "above 0 seconds")
         _require(self.trend_window <= self.windows, "trend_window", self.trend_window, "at most `windows`")
 
     @property

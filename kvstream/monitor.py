@@ -17,6 +17,7 @@ from kvstream.blocks.table import BlockTable
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import I64, EventFrame, joined_frames
 from kvstream.events.sequence import Arrival, FrameSequence
+from kvstream.metrics.ghosts import GhostIndex
 from kvstream.metrics.measurements import ClassicIntervals, Measurements
 from kvstream.metrics.summary import ALL, Accounts, CacheMetricsSummary, recent_metrics, summarize
 from kvstream.metrics.trend import Trend, detect_trend
@@ -55,7 +56,9 @@ class TierMonitor:
             tier,
             access_history=config.access_history,
             sample_rate=config.sample_rate,
+            changes=config.ghost_blocks > 0,
         )
+        self.ghosts = GhostIndex(config.ghost_blocks, round(config.ghost_seconds * 1e9))
         self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale)
         self.classic = ClassicIntervals()
         self.rules = RuleEngine(rules, source, tier, config.window_seconds, config.capacity)
@@ -75,6 +78,11 @@ class TierMonitor:
             seen = self.table.apply(part)
             seen.sort()
             window.measurements.observe(seen)
+            for changes in seen.changes:
+                if changes is None:
+                    self.ghosts.clear()
+                else:
+                    window.measurements.observe_returns(self.ghosts.apply(changes))
             self.classic.observe(seen)
             window.live = self.table.live_count
             outcome.evicted.extend(seen.evicted)
@@ -85,6 +93,7 @@ class TierMonitor:
         """Ends every generation, as the source has lost its cache."""
         seen = Observations()
         self.table.clear(seen)
+        self.ghosts.clear()
         if self.ring.open is not None:
             self.ring.open.measurements.observe(seen)
             self.ring.open.live = 0
@@ -316,6 +325,7 @@ def summarize_monitors(
         tier=tier or ALL,
         timestamp=max((m.last_ts for m in tiers), default=0) / 1e9,
         live=accounts.live,
+        config=config,
         capacity=config.capacity * len(tiers) if config.capacity else None,
         trends=tiers[0].trends() if len(tiers) == 1 else {},
         alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],

@@ -135,3 +135,56 @@ class ReferenceSource:
 
     def table(self, tier: str) -> ReferenceTable:
         return self.tiers.setdefault(tier, ReferenceTable())
+
+
+class ReferenceGhosts:
+    """Content that was evicted not long ago, in a dictionary."""
+
+    def __init__(self, most: int, longest_ns: int) -> None:
+        self.most, self.longest_ns = most, longest_ns
+        self.evictions = 0
+        self.gone: dict[int, tuple[int, int]] = {}
+        self.returned: list[tuple[int, int]] = []
+
+    def apply(self, content: int, ts: int, begins: bool) -> None:
+        if not begins:
+            self.gone[content] = (self.evictions, ts)
+            self.evictions += 1
+            return
+        if content in self.gone:
+            number, then = self.gone.pop(content)
+            if self.evictions - number <= self.most and ts - then <= self.longest_ns:
+                self.returned.append((max(0, ts - then), self.evictions - number))
+
+
+class ReferenceContents:
+    """Which content comes into a table and goes, event by event.
+
+    Args:
+        keyed: Content is what allocations say; otherwise the block itself.
+    """
+
+    def __init__(self, keyed: bool) -> None:
+        self.keyed = keyed
+        self.live: dict[int, int] = {}
+        self.changes: list[tuple[int, int, bool] | None] = []
+
+    def apply(self, op: int, block: int, ts: int, key: int) -> None:
+        content = key if self.keyed else block
+        if op == 3:
+            self.live.clear()
+            self.changes.append(None)
+        elif op == 2 and block in self.live:
+            self._change(self.live.pop(block), ts, False)
+        elif op == 0 or (op == 4 and block not in self.live):
+            before = self.live.get(block)
+            self.live[block] = content
+            if before == content:
+                return
+            if before is not None:
+                self._change(before, ts, False)
+            self._change(content, ts, True)
+
+    def _change(self, content: int, ts: int, begins: bool) -> None:
+        if content or not self.keyed:
+            self.changes.append((content, ts, begins))

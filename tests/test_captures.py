@@ -1,16 +1,19 @@
 """The excerpts of real captures in examples/data, against the plain twin and against what must be seen."""
 
+import statistics
 from pathlib import Path
 
 import pytest
 
 from kvstream.config import MetricsConfig
+from kvstream.events.types import Op
 from kvstream.monitor import Monitor
 from kvstream.sources.reader import EventReader
 from tests.blocks.test_table import apply_plain
-from tests.reference import ReferenceTable
+from tests.reference import ReferenceGhosts, ReferenceTable
 
 DATA = Path(__file__).parent.parent / "examples" / "data"
+WIRE = Path(__file__).parent / "data"
 OPS = {"BlockAllocated": 0, "BlockAccessed": 1, "BlockEvicted": 2, "CacheCleared": 3}
 
 
@@ -59,3 +62,25 @@ def test_scan_raises_alerts_within_a_few_windows_of_its_change_at_15_seconds():
     alerts = {rule: after for _, rule, state, after in alerts_of("scan") if state == "firing"}
     assert 15 < alerts["hit_ratio_drop"] < 19
     assert 15 < alerts["dead_blocks"] < 21
+
+
+@pytest.mark.parametrize("name", ["chat", "scan"])
+def test_premature_evictions_of_a_capture_are_those_of_the_plain_twin(name):
+    """Content that the real engine removed and stored again."""
+    config = MetricsConfig(ghost_blocks=400, ghost_seconds=5.0)
+    monitor, plain, live = Monitor(config), ReferenceGhosts(400, 5_000_000_000), set()
+    reader = EventReader(f"{name}.wire.gz")
+    for frame in [*reader.feed((WIRE / f"{name}.wire.gz").read_bytes()), *reader.finish()]:
+        monitor.process(frame)
+        for op, block, ts in zip(frame.ops.tolist(), frame.blocks.tolist(), frame.ts.tolist(), strict=True):
+            if op == Op.CLEAR:
+                live.clear()
+                plain.gone.clear()
+            elif (op == Op.STORE) != (block in live):
+                (live.add if op == Op.STORE else live.remove)(block)
+                plain.apply(block, ts, op == Op.STORE)
+    premature = monitor.summary().premature
+    assert premature.count == len(plain.returned) > 0
+    assert premature.return_time.max == max(time for time, _ in plain.returned) / 1e9
+    middle = statistics.median(distance for _, distance in plain.returned)
+    assert premature.extra_blocks_p50 == pytest.approx(middle, rel=0.03)

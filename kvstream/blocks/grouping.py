@@ -118,6 +118,7 @@ class Generations(msgspec.Struct, frozen=True, eq=False):
         rows: That row, int64 (m,).
         group_of: Its group, int64 (m,).
         start: Row of the allocation; the group's head if that was in an earlier frame.
+        carried: Whether it was in an earlier frame, bool (m,).
         birth: When it began, ns.
         accesses: Accesses up to the row.
         accesses_here: Those of them in this frame.
@@ -126,6 +127,7 @@ class Generations(msgspec.Struct, frozen=True, eq=False):
     rows: I64
     group_of: I64
     start: I64
+    carried: Mask
     birth: I64
     accesses: I64
     accesses_here: I64
@@ -136,6 +138,7 @@ class Generations(msgspec.Struct, frozen=True, eq=False):
             self.rows.compress(which),
             self.group_of.compress(which),
             self.start.compress(which),
+            self.carried.compress(which),
             self.birth.compress(which),
             self.accesses.compress(which),
             self.accesses_here.compress(which),
@@ -186,6 +189,7 @@ def _generations(
         ends,
         group_of,
         start,
+        carried,
         np.where(carried, birth.take(group_of), grouped.t.take(start)),
         np.where(carried, count.take(group_of) + here, here),
         here,

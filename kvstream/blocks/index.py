@@ -1,5 +1,7 @@
 """BlockIndex: where in the table each 64-bit content hash lives."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,11 +14,15 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: Knuth's multipl
 class BlockIndex:
     """Open addressing with triangular probing over whole columns of ids at once.
 
-    Memory is 4 bytes a place; after a rebuild at least half of the places are empty, and never less
-    than a quarter.
+    Memory is 4 bytes a place. Places are doubled, and removed ids swept out, where more of them are used
+    than ``load``; the emptier they are, the fewer tries an id takes.
+
+    Args:
+        load: Share of the places that may be used.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, load: float = 0.75) -> None:
+        self._load = load
         self._make(_SMALLEST_BITS)
 
     def _make(self, bits: int) -> None:
@@ -39,7 +45,7 @@ class BlockIndex:
 
     def insert(self, ids: I64, slots: I64, id_of: I64) -> None:
         """Adds ids that are not there yet, each once. ``id_of`` must hold them already."""
-        if (self._used + len(ids)) * 4 > len(self._places) * 3:
+        if self._used + len(ids) > self._load * len(self._places):
             self._rebuild(self._held + len(ids), id_of)
         table, mask = self._places, len(self._places) - 1
         self._held += len(ids)
@@ -87,5 +93,5 @@ class BlockIndex:
 
     def _rebuild(self, room_for: int, id_of: I64) -> None:
         held = self._places[self._places >= 0].astype(np.int64)
-        self._make(max(_SMALLEST_BITS, (2 * room_for - 1).bit_length()))
+        self._make(max(_SMALLEST_BITS, math.ceil(math.log2(max(1, room_for) * 1.5 / self._load))))
         self.insert(id_of.take(held), held, id_of)

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from msgspec import field
 
 from kvstream.events.frame import I64, U8
@@ -100,6 +101,22 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
         ]
 
 
+class ContentChanges(msgspec.Struct, frozen=True, eq=False):
+    """Content that came into a cache or was evicted from it, in order, in columns of equal length k.
+
+    Attributes:
+        content: 64-bit hash of the content, int64 (k,).
+        ts: Times, ns, int64 (k,).
+        begins: Whether it came in, bool (k,).
+        held_once: Whether no two blocks ever hold the same content.
+    """
+
+    content: I64
+    ts: I64
+    begins: npt.NDArray[np.bool_]
+    held_once: bool
+
+
 class Observations(msgspec.Struct, eq=False):
     """What one ``BlockTable.apply`` saw. Intervals are ns; each list holds int64 columns.
 
@@ -121,6 +138,7 @@ class Observations(msgspec.Struct, eq=False):
         idles: Last access to eviction.
         access_counts: Accesses of each evicted generation.
         evicted: Records of the evictions, if asked for.
+        changes: Content that came and went, where it is known and if asked for; None where a clear ended all.
     """
 
     allocations: int = 0
@@ -140,6 +158,7 @@ class Observations(msgspec.Struct, eq=False):
     idles: list[I64] = field(default_factory=list)
     access_counts: list[I64] = field(default_factory=list)
     evicted: list[EvictionBatch] = field(default_factory=list)
+    changes: list[ContentChanges | None] = field(default_factory=list)
 
     def sort(self) -> None:
         """Joins each column of intervals into one, ascending, as histograms want them."""

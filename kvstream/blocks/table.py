@@ -10,7 +10,7 @@ import numpy as np
 from kvstream.blocks.grouping import PACKED_STORE, RUN_EVENTS, Generations, Grouped, Mask, generations, group
 from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.blocks.index import BlockIndex
-from kvstream.blocks.observations import EvictionBatch, Observations
+from kvstream.blocks.observations import ContentChanges, EvictionBatch, Observations
 from kvstream.blocks.state import BlockMetricsState
 from kvstream.events.frame import I64, U8, EventFrame, as_int64
 from kvstream.events.types import OTHER, REASONS, REPLACED, Op
@@ -33,6 +33,8 @@ class BlockTable:
         access_history: Access times kept a block.
         sample_rate: Share of generations whose intervals are observed.
         records: Make a record of each eviction (``Observations.evicted``).
+        changes: Tell which content comes and goes (``Observations.changes``): the block itself in content
+            streams, its key in slot streams that have keys.
     """
 
     def __init__(
@@ -43,8 +45,9 @@ class BlockTable:
         access_history: int = 4,
         sample_rate: float = 1.0,
         records: bool = True,
+        changes: bool = False,
     ) -> None:
-        self.records = records
+        self.records, self.changes = records, changes
         self.live_count = 0
         self._seed = source_seed(source, tier)
         self._sample_rate = sample_rate
@@ -52,6 +55,7 @@ class BlockTable:
         self._free: list[I64] = []  # slots given back, in content streams
         self._next = 0  # first slot never used, in content streams
         self._ids: I64 | None = None  # by slot, in content streams; otherwise a slot is its own id
+        self._keys: I64 | None = None  # content by slot, 0 if unknown, in slot streams with keys
         self._depth = access_history
         # Access number i, from 0, is at place i & mask; the birth is at place -1 & mask until then.
         self._mask = (1 << (access_history - 1).bit_length()) - 1
@@ -87,6 +91,8 @@ class BlockTable:
 
     def clear(self, seen: Observations) -> None:
         """Ends every generation with reason ``cleared``."""
+        if self.changes:
+            seen.changes.append(None)
         if not self.live_count:
             return  # many clears in a row must not cost a sweep each
         seen.cleared += self.live_count
@@ -194,12 +200,14 @@ class BlockTable:
         self._hold(rows, live_below=held)
         if self._ids is not None:
             self._ids = np.concatenate([self._ids, np.zeros(size - held, dtype=np.int64)])
+        if self._keys is not None:
+            self._keys = np.concatenate([self._keys, np.zeros(size - held, dtype=np.int64)])
 
     # From events to state
 
     def _apply_run(self, frame: EventFrame, stores: bool, seen: Observations) -> None:
         """Applies events that hold no clear; ``stores`` where some may be stores."""
-        ops, ts, reasons = frame.ops, frame.ts, frame.reasons
+        ops, ts, reasons, keys = frame.ops, frame.ts, frame.reasons, frame.keys
         if stores:
             ops = np.minimum(ops, PACKED_STORE)
         slots = self._slots_with_room(ops, frame.blocks)
@@ -208,6 +216,7 @@ class BlockTable:
             _count_unknown(ops.compress(~found), seen)
             slots, ops, ts = slots.compress(found), ops.compress(found), ts.compress(found)
             reasons = None if reasons is None else reasons.compress(found)
+            keys = None if keys is None else keys.compress(found)
         if not len(slots):
             return
         grouped = group(slots, ops, ts)
@@ -229,6 +238,8 @@ class BlockTable:
         self._observe_accesses(grouped, slot, count, interval, seen)
         if len(ended.rows):
             self._observe_ended(grouped, ended, interval, reasons, seen)
+        if self.changes:
+            self._observe_changes(grouped, slot, keys, ended, left, seen)
         self.live_count += len(left.rows) - int(np.count_nonzero(count >= 0))
         self._write_back(grouped, left, slot)
 
@@ -325,6 +336,62 @@ class BlockTable:
                 self._history_of(grouped, ended),
             )
             seen.evicted.append(batch.take(np.argsort(grouped.position.take(rows))))
+
+    def _observe_changes(
+        self,
+        grouped: Grouped,
+        slot: I64,
+        keys: I64 | None,
+        ended: Generations,
+        left: Generations,
+        seen: Observations,
+    ) -> None:
+        """Tells which content came and went; a block replaced by the same content did neither."""
+        begun = (grouped.op == Op.ALLOC).nonzero()[0]
+        if self._ids is not None:
+            gone = ended.rows.compress(grouped.op.take(ended.rows) == Op.EVICT)
+            replaced = np.zeros(len(grouped.op), dtype=np.bool_)
+            replaced[ended.rows] = True
+            begun = begun.compress(~replaced.take(begun))
+            came, went = self._ids.take(grouped.slot.take(begun)), self._ids.take(grouped.slot.take(gone))
+        elif keys is None and self._keys is None:
+            return
+        else:
+            gone = ended.rows
+            came, went = self._keys_of(grouped, slot, keys, begun, ended, left)
+            same = np.zeros(len(grouped.op), dtype=np.int64)
+            same[gone] = went
+            stays = same.take(begun) == came
+            again = np.zeros(len(grouped.op), dtype=np.bool_)
+            again[begun.compress(stays)] = True
+            went = np.where(again.take(gone), 0, went)
+            came = np.where(stays, 0, came)
+        rows = np.concatenate([gone, begun])
+        content = np.concatenate([went, came])
+        begins = np.repeat([False, True], [len(gone), len(begun)])
+        # By place in the frame; of one row, what goes goes before what comes.
+        # 16 bits hold that for a run, and are sorted at a sixth of the cost.
+        order = np.argsort((grouped.position.take(rows) * 2 + begins).astype(np.uint16), kind="stable")
+        if self._ids is None:
+            order = order.compress(content.take(order) != 0)
+        if len(order):
+            ts = grouped.t.take(rows).take(order)
+            seen.changes.append(
+                ContentChanges(content.take(order), ts, begins.take(order), self._ids is not None)
+            )
+
+    def _keys_of(
+        self, grouped: Grouped, slot: I64, keys: I64 | None, begun: I64, ended: Generations, left: Generations
+    ) -> tuple[I64, I64]:
+        """Keys of the generations begun and ended, (b,) and (m,); remembers those of the ones left open."""
+        if self._keys is None:
+            self._keys = np.zeros(len(self._rows), dtype=np.int64)
+        given = np.zeros(len(grouped.op), dtype=np.int64) if keys is None else keys.take(grouped.position)
+        before = self._keys.take(slot)
+        went = np.where(ended.carried, before.take(ended.group_of), given.take(ended.start))
+        after = np.where(left.carried, before.take(left.group_of), given.take(left.start))
+        self._keys[slot.take(left.group_of)] = after
+        return given.take(begun), went
 
     def _history_of(self, grouped: Grouped, ended: Generations) -> I64:
         """Last access times of generations that end at a row, shape (m, access_history)."""

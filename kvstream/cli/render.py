@@ -161,6 +161,13 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
         f"never {summary.zero_access_rate:.1%}, once {summary.single_access_rate:.1%}, "
         f"more {summary.multi_access_rate:.1%}",
     )
+    premature = summary.premature
+    if premature.count:
+        table.add_row(
+            "wanted again",
+            f"{premature.share:.1%} of evictions, {_seconds(premature.return_time.p50)} later; "
+            f"{premature.extra_blocks_p50:,} more blocks would have kept half",
+        )
     reasons = ", ".join(f"{n:,} {name}" for name, n in summary.evictions_by_reason.items() if n)
     table.add_row("generations ended", reasons or "none")
     going = [

@@ -4,6 +4,7 @@ import numpy as np
 
 from kvstream.blocks.observations import Observations, joined
 from kvstream.events.types import REASONS
+from kvstream.metrics.ghosts import Returns
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 
 _COUNTS = (
@@ -18,15 +19,17 @@ _COUNTS = (
     "cleared",
     "replacements",
 )
-_HISTOGRAMS = ("lifetime", "idle", "first_reuse", "reuse_gap")
+_HISTOGRAMS = ("lifetime", "idle", "first_reuse", "reuse_gap", "return_time", "return_distance")
+_BLOCK = 1_000_000_000  # as long as a second, so that a histogram of times can count blocks
 
 
 class Measurements:
     """What was seen of one source and tier in a window, or since the start.
 
     The attributes named in ``Observations`` are their sums; ``lifetime``, ``idle``, ``first_reuse``
-    and ``reuse_gap`` are histograms; ``never_accessed``, ``accessed_once`` and ``access_total`` speak
-    of the sampled generations that were evicted.
+    and ``reuse_gap`` are histograms, as are ``return_time`` and ``return_distance`` (in blocks, not
+    seconds) of evicted content that came back; ``never_accessed``, ``accessed_once`` and
+    ``access_total`` speak of the sampled generations that were evicted.
     """
 
     __slots__ = (
@@ -57,6 +60,8 @@ class Measurements:
         self.idle = ExponentialHistogram(scale)
         self.first_reuse = ExponentialHistogram(scale)
         self.reuse_gap = ExponentialHistogram(scale)
+        self.return_time = ExponentialHistogram(scale)
+        self.return_distance = ExponentialHistogram(scale)
         self.never_accessed = 0
         self.accessed_once = 0
         self.access_total = 0
@@ -73,6 +78,11 @@ class Measurements:
             self.never_accessed += int(np.count_nonzero(counts == 0))
             self.accessed_once += int(np.count_nonzero(counts == 1))
             self.access_total += int(counts.sum())
+
+    def observe_returns(self, returns: Returns) -> None:
+        """Adds evicted content that came back."""
+        self.return_time.record(returns.times)
+        self.return_distance.record(returns.distances * _BLOCK)
 
     def merge(self, other: "Measurements") -> None:
         """Adds another stretch."""
@@ -109,6 +119,12 @@ class Measurements:
     def dead_ratio(self) -> float:
         """Share of evicted generations that were never accessed; 0 without evictions."""
         return self._of_evicted(self.never_accessed)
+
+    @property
+    def regret_ratio(self) -> float:
+        """Evicted content that came back, by evictions; 0 without evictions."""
+        evicted = self.total_evictions
+        return self.return_time.count / evicted if evicted else 0.0
 
     @property
     def single_access_ratio(self) -> float:

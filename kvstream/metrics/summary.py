@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from kvstream.config import MetricsConfig
 from kvstream.events.types import REASONS
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.measurements import Measurements
@@ -74,6 +75,7 @@ class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):
         eviction_rate: Evictions a second.
         hit_ratio: accesses / (accesses + allocations), of blocks.
         dead_ratio: Share of evicted blocks that were never accessed.
+        regret_ratio: Evicted content that came back, by evictions.
         lifetime: Allocation to eviction.
         idle: Last access to eviction.
         first_reuse: Allocation to first access.
@@ -86,10 +88,35 @@ class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):
     eviction_rate: float
     hit_ratio: float
     dead_ratio: float
+    regret_ratio: float
     lifetime: IntervalStats
     idle: IntervalStats
     first_reuse: IntervalStats
     reuse_gap: IntervalStats
+
+
+class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
+    """Evicted content that was wanted again, as far as it is remembered.
+
+    It is known where blocks are content hashes, or where allocations carry keys.
+
+    Attributes:
+        count: Evictions whose content came back.
+        share: The same by all evictions.
+        return_time: Eviction to return.
+        extra_blocks_p50: Blocks more than there are that would have kept half of them, in an LRU cache.
+        extra_blocks_p90: Blocks more that would have kept 90 %.
+        within_blocks: Evictions after which an eviction is forgotten: later returns are not counted.
+        within_seconds: Seconds after which it is forgotten.
+    """
+
+    count: int
+    share: float
+    return_time: IntervalStats
+    extra_blocks_p50: int
+    extra_blocks_p90: int
+    within_blocks: int
+    within_seconds: float
 
 
 class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
@@ -122,6 +149,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         zero_access_rate: Share of evicted blocks never accessed.
         single_access_rate: Share accessed once.
         multi_access_rate: Share accessed more often.
+        premature: Evictions whose content was wanted again.
         recent: The last windows.
         trends: Where windowed values are going, by metric.
         alerts: Alerts that are firing, as dictionaries.
@@ -154,6 +182,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     zero_access_rate: float
     single_access_rate: float
     multi_access_rate: float
+    premature: PrematureEvictions
     recent: RecentMetrics
     trends: dict[str, Trend]
     alerts: list[dict[str, Any]]
@@ -174,6 +203,7 @@ def recent_metrics(seen: Measurements, seconds: float) -> RecentMetrics:
         eviction_rate=seen.total_evictions * per_second,
         hit_ratio=seen.hit_ratio,
         dead_ratio=seen.dead_ratio,
+        regret_ratio=seen.regret_ratio,
         lifetime=seen.lifetime.stats(),
         idle=seen.idle.stats(),
         first_reuse=seen.first_reuse.stats(),
@@ -189,6 +219,7 @@ def summarize(
     tier: str,
     timestamp: float,
     live: int,
+    config: MetricsConfig,
     capacity: int | None,
     trends: dict[str, Trend],
     alerts: list[dict[str, Any]],
@@ -227,6 +258,15 @@ def summarize(
         zero_access_rate=seen.dead_ratio,
         single_access_rate=seen.single_access_ratio,
         multi_access_rate=seen.multi_access_ratio,
+        premature=PrematureEvictions(
+            count=seen.return_time.count,
+            share=seen.regret_ratio,
+            return_time=seen.return_time.stats(),
+            extra_blocks_p50=round(seen.return_distance.quantile(0.5)),
+            extra_blocks_p90=round(seen.return_distance.quantile(0.9)),
+            within_blocks=config.ghost_blocks,
+            within_seconds=config.ghost_seconds,
+        ),
         recent=recent,
         trends=trends,
         alerts=alerts,

@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import tempfile
 
 import anyio
 import msgspec
@@ -42,10 +43,13 @@ class Command:
         """
         name = self._command[0]
         try:
-            with anyio.fail_after(self._timeout):
+            # A file, unlike a pipe, need not be read.
+            with tempfile.TemporaryFile() as told, anyio.fail_after(self._timeout):
+                told.write(msgspec.json.encode(alert) + b"\n")
+                told.seek(0)
                 done = await anyio.run_process(
                     self._command,
-                    input=msgspec.json.encode(alert) + b"\n",
+                    stdin=told,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     check=False,

@@ -1,5 +1,6 @@
 import itertools
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from kvstream.blocks.observations import Observations, joined
 from kvstream.blocks.table import BlockTable
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import REASONS
-from tests.reference import ReferenceTable
+from tests.reference import ReferenceContents, ReferenceTable
 from tests.strategies import cuts, frame, plain_events
 
 COUNTS = (
@@ -117,3 +118,30 @@ def test_a_live_block_is_seen_as_one_state_and_a_dead_one_as_none(block):
     table.apply(frame([(2, stored, 30, "capacity")]))
     assert table.block(block) is None
     assert table.block(12_345) is None
+
+
+@given(st.data(), st.booleans())
+def test_content_comes_and_goes_as_in_the_plain_twin(data, keyed):
+    events = data.draw(plain_events())
+    if not keyed:  # hashes from the start, so that blocks are content
+        events = [(op, 2**50 + block % 99_991, ts, reason) for op, block, ts, reason in events]
+        events.insert(0, (0, 2**60, 1, "capacity"))
+    else:
+        events = [(op, block % 13, ts, reason) for op, block, ts, reason in events]
+    keys = data.draw(st.lists(st.integers(0, 5), min_size=len(events), max_size=len(events)))
+    table, plain = BlockTable("s", "gpu", changes=True), ReferenceContents(keyed)
+    found = []
+    for a, b in data.draw(cuts(len(events))):
+        part = frame(events[a:b])
+        if keyed:
+            part = msgspec.structs.replace(part, keys=np.array(keys[a:b], np.int64))
+        for changes in table.apply(part).changes:
+            if changes is None:
+                found.append(None)
+            else:
+                found += zip(
+                    changes.content.tolist(), changes.ts.tolist(), changes.begins.tolist(), strict=True
+                )
+    for (op, block, ts, _), key in zip(events, keys, strict=True):
+        plain.apply(op, block, ts, key)
+    assert found == plain.changes

@@ -1,0 +1,131 @@
+"""Ghosts: content that was evicted not long ago. What comes back while it is one was evicted too early."""
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from kvstream.blocks.index import BlockIndex
+from kvstream.blocks.observations import ContentChanges
+from kvstream.events.frame import I64
+
+_SMALLEST = 1024
+_LOAD = 0.375
+
+
+class Returns(msgspec.Struct, frozen=True, eq=False):
+    """Evicted content that came back, in columns of equal length m.
+
+    Attributes:
+        times: From eviction to return, ns, int64 (m,).
+        distances: Evictions since, its own among them, int64 (m,): with so many blocks more, an LRU cache
+            would still have held it.
+    """
+
+    times: I64
+    distances: I64
+
+
+class GhostIndex:
+    """Remembers the last evictions, and tells which allocations bring something of them back.
+
+    Content is a ghost until it comes back, until ``most`` evictions have followed its own, or until
+    ``longest_ns`` have passed. Within these bounds the index is exact.
+
+    Args:
+        most: Ghosts remembered; memory is 33 bytes each and grows as they come.
+        longest_ns: How long they are remembered.
+    """
+
+    def __init__(self, most: int, longest_ns: int) -> None:
+        self.most, self.longest_ns = most, longest_ns
+        self._evictions = 0  # so far; an eviction's number is how many came before it
+        self._index = BlockIndex(_LOAD)
+        self._hold(_SMALLEST)
+
+    def _hold(self, places: int) -> None:
+        """Makes an empty ring; an eviction's place is its number modulo the ring's length."""
+        self._content = np.zeros(places, dtype=np.int64)
+        self._number = np.zeros(places, dtype=np.int64)
+        self._ts = np.zeros(places, dtype=np.int64)
+        self._is_ghost = np.zeros(places, dtype=np.bool_)
+
+    def apply(self, changes: ContentChanges) -> Returns:
+        """Takes in changes, in order; returns what came back."""
+        if not len(changes.content):
+            return Returns(changes.ts, changes.content)
+        evictions = ~changes.begins
+        self._make_room(int(np.count_nonzero(evictions)))
+        number = self._evictions + evictions.cumsum() - evictions  # evictions before each change
+        self._evictions += int(np.count_nonzero(evictions))
+        order = np.argsort(changes.content)
+        content = changes.content.take(order)
+        first = np.append(True, content[1:] != content[:-1])
+        _keep_order(order, first)
+        begins, ts, number = changes.begins.take(order), changes.ts.take(order), number.take(order)
+        last = np.append(first[1:], True)
+        # A return is an allocation after an eviction: one of these changes, or one remembered.
+        here = (begins & ~first).nonzero()[0]
+        here = here.compress(~begins.take(here - 1))
+        # Where content is held once, what is evicted is no ghost: its allocation ended that.
+        heads = (first & begins if changes.held_once else first).nonzero()[0]
+        place = self._index.lookup(content.take(heads), self._content)
+        known = place >= 0
+        heads, place = heads.compress(known), place.compress(known)
+        self._remove(place)  # it is back, or evicted anew
+        returned = begins.take(heads)
+        heads, place = heads.compress(returned), place.compress(returned)
+        times = np.concatenate([ts.take(here) - ts.take(here - 1), ts.take(heads) - self._ts.take(place)])
+        distances = np.concatenate(
+            [number.take(here) - number.take(here - 1), number.take(heads) - self._number.take(place)]
+        )
+        self._insert(content, number, ts, (last & ~begins).nonzero()[0], number.compress(~begins))
+        within = (distances <= self.most) & (times <= self.longest_ns)
+        return Returns(np.maximum(times.compress(within), 0), distances.compress(within))
+
+    def clear(self) -> None:
+        """Forgets everything: the cache was emptied, which no memory would have prevented."""
+        if self._is_ghost.any():
+            self._index = BlockIndex(_LOAD)
+            self._is_ghost[:] = False
+
+    def _insert(self, content: I64, number: I64, ts: I64, rows: I64, taken: I64) -> None:
+        """Makes ghosts of the rows, on places that all the evictions, ``taken``, have freed."""
+        mask = len(self._content) - 1
+        self._remove((taken & mask).compress(self._is_ghost.take(taken & mask)))
+        place = number.take(rows) & mask
+        self._content[place] = content.take(rows)
+        self._number[place], self._ts[place] = number.take(rows), ts.take(rows)
+        self._is_ghost[place] = True
+        self._index.insert(content.take(rows), place, self._content)
+
+    def _remove(self, place: I64) -> None:
+        self._index.remove(self._content.take(place), self._content)
+        self._is_ghost[place] = False
+
+    def _make_room(self, evictions: int) -> None:
+        """Grows the ring to twice its length until it holds ``most`` ghosts and those of one more run."""
+        wanted = min(self._evictions, self.most) + evictions
+        if wanted <= len(self._content):
+            return
+        held = self._is_ghost.nonzero()[0]
+        content, number, ts = self._content[held], self._number[held], self._ts[held]
+        self._index = BlockIndex(_LOAD)
+        self._hold(1 << (wanted - 1).bit_length())
+        self._insert(content, number, ts, np.arange(len(held)), number)
+
+
+def _keep_order(order: I64, first: npt.NDArray[np.bool_]) -> None:
+    """Makes a sort stable: puts equal ones, which are few, into the order that they came in.
+
+    Args:
+        order: Places of what was sorted, int64 (n,); changed in place.
+        first: Whether each is the first of those equal to it, (n,).
+    """
+    again = (~first).nonzero()[0]
+    if len(again):
+        is_equal = ~first
+        is_equal[again - 1] = True
+        equal = is_equal.nonzero()[0]
+        packed = first.cumsum().take(equal) << 32 | order.take(equal)
+        packed.sort()
+        order[equal] = packed & 0xFFFFFFFF

@@ -1,0 +1,92 @@
+import msgspec
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvstream.blocks.observations import ContentChanges
+from kvstream.metrics.ghosts import GhostIndex
+from tests.reference import ReferenceGhosts
+from tests.strategies import cuts
+
+
+def changes(rows):
+    return ContentChanges(
+        np.array([content for content, _, _ in rows], np.int64),
+        np.array([ts for _, ts, _ in rows], np.int64),
+        np.array([begins for _, _, begins in rows], np.bool_),
+        held_once=False,
+    )
+
+
+def returns_of(index, rows):
+    found = index.apply(changes(rows))
+    return list(zip(found.times.tolist(), found.distances.tolist(), strict=True))
+
+
+@st.composite
+def streams(draw):
+    contents = st.sampled_from([1, 2, 3, 5, -7, 2**62, -(2**63), 40, 41, 42, 43])
+    rows, ts = [], 1_000
+    for content, step, begins in draw(
+        st.lists(st.tuples(contents, st.integers(-5, 40), st.booleans()), max_size=80)
+    ):
+        ts = max(0, ts + step)
+        rows.append((content, ts, begins))
+    return rows
+
+
+@given(st.data(), streams(), st.integers(1, 12), st.integers(1, 400))
+def test_ghosts_equal_the_plain_twin_however_the_stream_is_cut(data, rows, most, longest):
+    index, plain = GhostIndex(most, longest), ReferenceGhosts(most, longest)
+    found = [pair for a, b in data.draw(cuts(len(rows))) for pair in returns_of(index, rows[a:b])]
+    for row in rows:
+        plain.apply(*row)
+    assert sorted(found) == sorted(plain.returned)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5_000))
+def test_ghosts_equal_the_plain_twin_on_long_streams(seed, most):
+    rng = np.random.default_rng(seed)
+    contents = rng.integers(-(2**63), 2**63 - 1, 3_000)
+    rows = [
+        (int(contents[c]), n * 10, bool(b))
+        for n, (c, b) in enumerate(zip(rng.zipf(1.2, 12_000) % 3_000, rng.random(12_000) < 0.5, strict=True))
+    ]
+    index, plain = GhostIndex(most, 50_000), ReferenceGhosts(most, 50_000)
+    found = [pair for a in range(0, 12_000, 2_500) for pair in returns_of(index, rows[a : a + 2_500])]
+    for row in rows:
+        plain.apply(*row)
+    assert sorted(found) == sorted(plain.returned)
+
+
+def test_after_a_clear_nothing_is_remembered():
+    index = GhostIndex(10, 10**9)
+    assert returns_of(index, [(1, 5, False)]) == []
+    index.clear()
+    assert returns_of(index, [(1, 6, True)]) == []
+
+
+def test_memory_is_bounded_by_what_is_remembered():
+    index = GhostIndex(1_000, 10**18)
+    for batch in range(200):
+        rows = [(batch * 1_000 + n, batch, False) for n in range(1_000)]
+        index.apply(changes(rows))
+    assert len(index._content) <= 4096
+    assert index._is_ghost.sum() <= 4096
+
+
+@given(st.data(), streams(), st.integers(1, 12))
+def test_content_that_is_held_once_needs_no_look_at_what_is_evicted(data, rows, most):
+    held, valid = set(), []
+    for content, ts, begins in rows:
+        if begins != (content in held):
+            (held.add if begins else held.remove)(content)
+            valid.append((content, ts, begins))
+    index, plain = GhostIndex(most, 10**9), ReferenceGhosts(most, 10**9)
+    found = []
+    for a, b in data.draw(cuts(len(valid))):
+        part = index.apply(msgspec.structs.replace(changes(valid[a:b]), held_once=True))
+        found += zip(part.times.tolist(), part.distances.tolist(), strict=True)
+    for row in valid:
+        plain.apply(*row)
+    assert sorted(found) == sorted(plain.returned)
