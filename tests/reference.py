@@ -188,3 +188,33 @@ class ReferenceContents:
     def _change(self, content: int, ts: int, begins: bool) -> None:
         if content or not self.keyed:
             self.changes.append((content, ts, begins))
+
+
+def reference_hit_ratios(contents: list[int], sizes: list[int]) -> list[float]:
+    """Hit ratio of LRU caches of some sizes, by exact stack distances (Fenwick tree over time)."""
+    n = len(contents)
+    tree = [0] * (n + 1)
+
+    def add(at: int, value: int) -> None:
+        while at <= n:
+            tree[at] += value
+            at += at & -at
+
+    def total(at: int) -> int:
+        found = 0
+        while at:
+            found += tree[at]
+            at -= at & -at
+        return found
+
+    last: dict[int, int] = {}
+    hits = [0] * (n + 2)  # by stack position
+    for now, content in enumerate(contents, 1):
+        before = last.get(content)
+        if before is not None:
+            hits[len(last) - total(before) + 1] += 1
+            add(before, -1)
+        add(now, 1)
+        last[content] = now
+    within = list(itertools.accumulate(hits))
+    return [within[min(size, n)] / n if n else 0.0 for size in sizes]
