@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType, fingerprint
+from kvstream.analysis import CacheAnalysis
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.events.codec import WireFrame, encode_frame, encode_lines
 from kvstream.events.frame import EventFrame
@@ -38,6 +39,7 @@ _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
     KVCacheEvictionEvent,
     Malformed,
     SubscriberStatistics,
+    CacheAnalysis,
 )
 
 

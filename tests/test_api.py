@@ -18,6 +18,7 @@ ORDER = [
     "metrics",
     "alerts",
     "monitor",
+    "analysis",
     "queue",
     "recorder",
     "producer",

@@ -103,6 +103,11 @@ class BlockTable:
             self._free.clear()
             self._next = 0
 
+    @property
+    def by_hash(self) -> bool:
+        """Whether ids are content hashes, not slots."""
+        return self._ids is not None
+
     def block(self, block: int) -> BlockMetricsState | None:
         """What is known of one live block; None if it is not live."""
         slot = int(self._slots(as_int64([block]))[0])

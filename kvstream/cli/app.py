@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kvstream.cli import bench, convert, generate, record, replay, run, schemas, serve
+from kvstream.cli import analyze, bench, convert, generate, record, replay, run, schemas, serve
 from kvstream.errors import KVStreamError
 
 EXIT_ERROR = 1
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", epilog=run.EXAMPLES)(run.run_command)
+app.command("analyze", epilog=analyze.EXAMPLES)(analyze.analyze_command)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve_command)
 app.command("record", epilog=record.EXAMPLES)(record.record_command)
 app.command("replay", epilog=replay.EXAMPLES)(replay.replay_command)

@@ -1,0 +1,46 @@
+"""How many bytes a block of KV cache takes, from what a model's configuration says."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kvstream.errors import ConfigError
+
+_BYTES_OF = {"float32": 4, "float16": 2, "bfloat16": 2, "half": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
+
+
+def block_bytes(config: dict[str, Any], block_tokens: int) -> int:
+    """Bytes of one block: 2 × layers × KV heads × head size × bytes of a number × tokens.
+
+    Two, because keys and values are kept, for each token, in each layer, for each KV head.
+
+    Args:
+        config: A model's ``config.json`` as Hugging Face has it.
+        block_tokens: Tokens in a block.
+
+    Raises:
+        ConfigError: If something is missing in it.
+    """
+    config = config.get("text_config", config)
+    try:
+        layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+        kv_heads = int(config.get("num_key_value_heads") or heads)
+        head_size = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
+        dtype = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
+        return 2 * layers * kv_heads * head_size * _BYTES_OF[dtype] * block_tokens
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"no size of a block can be told from this model configuration: {error}") from error
+
+
+def block_bytes_of_file(path: str | Path, block_tokens: int) -> int:
+    """As ``block_bytes``, of a file.
+
+    Raises:
+        ConfigError: If it cannot be read or used.
+    """
+    try:
+        config = msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return block_bytes(config, block_tokens)

@@ -1,0 +1,109 @@
+"""``kvstream analyze``: recorded events to an answer in plain words."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import msgspec
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from kvstream.analysis import Analysis, CacheAnalysis
+from kvstream.blocks.sizes import block_bytes_of_file
+from kvstream.cli.render import summary_table
+from kvstream.cli.session import Capacity, ConfigFile, Json
+from kvstream.config import MetricsConfig, load_config
+from kvstream.errors import ConfigError
+from kvstream.events.frame import EventFrame
+from kvstream.sources.inputs import Input
+from kvstream.sources.timing import merge_by_time
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  kvstream analyze day.kvlog --capacity 16384
+
+  kvstream analyze day.kvlog --model-config Llama-3-8B/config.json --block-tokens 16
+
+  kvstream generate chat --events 300000 -o chat.kvlog && kvstream analyze chat.kvlog
+"""
+
+
+def analyze_command(
+    recordings: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Recordings: any files that kvstream run reads.")
+    ],
+    capacity: Capacity = None,
+    model_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="A model's config.json, to tell sizes in GiB.", show_default=False
+        ),
+    ] = None,
+    block_tokens: Annotated[int, typer.Option(min=1, help="Tokens in a block.")] = 16,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Says why a cache does what it does and what would help, then the figures."""
+    inputs = [Input(name) for name in recordings]
+    if any(of.is_live for of in inputs):
+        raise ConfigError("what is analyzed is read from files; record what is live first")
+    size = None if model_config is None else block_bytes_of_file(model_config, block_tokens)
+    metrics = load_config(MetricsConfig, config, capacity=capacity)
+    analysis = Analysis(metrics, size)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=sum(Path(of.name).stat().st_size for of in inputs))
+
+        def on_bytes(count: int) -> None:
+            progress.advance(task, count)
+
+        malformed = anyio.run(_read, inputs, metrics.capacity, analysis, on_bytes)
+    if malformed:
+        typer.echo(f"kvstream: {malformed:,} malformed pieces were left out", err=True)
+    results = analysis.results()
+    if json or not sys.stdout.isatty():
+        for result in results:
+            sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
+        sys.stdout.buffer.flush()
+        return
+    console = Console()
+    for result in results:
+        console.print(Text(f"{result.source} / {result.tier}", style="bold"))
+        for sentence in result.verdict:
+            console.print(f"  {sentence}", highlight=False)
+        if result.curve:
+            console.print(_curve_table(result))
+        console.print(summary_table(result.summary))
+
+
+async def _read(
+    inputs: list[Input], capacity: int | None, analysis: Analysis, on_bytes: Callable[[int], None]
+) -> int:
+    malformed = 0
+    async for item in merge_by_time([of.read(capacity, on_bytes) for of in inputs]):
+        if isinstance(item, EventFrame):
+            analysis.process(item)
+        else:
+            malformed += 1
+    return malformed
+
+
+def _curve_table(result: CacheAnalysis) -> Table:
+    table = Table(box=box.SIMPLE, title="hit ratio of other sizes", title_justify="left")
+    for name in (
+        ("size", "blocks", "GiB", "hit ratio") if result.block_bytes else ("size", "blocks", "hit ratio")
+    ):
+        table.add_column(name, justify="right")
+    for point in result.curve:
+        row = [f"{point.factor:g}×", f"{point.blocks:,}"]
+        if result.block_bytes:
+            row.append(f"{point.blocks * result.block_bytes / 2**30:,.2f}")
+        table.add_row(*row, f"{point.hit_ratio:.3f}", style="bold" if point.factor == 1.0 else None)
+    return table

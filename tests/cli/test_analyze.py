@@ -1,0 +1,32 @@
+import json
+
+from tests.cli.conftest import CHAT, SCAN
+from tests.publisher import DATA
+
+
+def test_each_source_has_its_answer(kvstream):
+    ran = kvstream("analyze", CHAT, DATA / "scan.wire.gz")
+    assert ran.code == 0
+    found = {result["source"]: result for result in ran.of_type("analysis")}
+    assert set(found) == {"vllm-chat", "scan/dp0"}
+    assert found["scan/dp0"]["verdict"][0].startswith("85% of evictions were premature")
+    assert found["vllm-chat"]["summary"]["accounts"]["processed"] == 40_000
+
+
+def test_a_models_configuration_tells_sizes_in_bytes(kvstream, tmp_path):
+    config = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "dtype": "float16"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    log = tmp_path / "chat.kvlog"
+    assert kvstream("generate", "chat", "--events", 30_000, "--blocks", 512, "-o", log).code == 0
+    ran = kvstream("analyze", log, "--model-config", tmp_path / "config.json", "--block-tokens", 8)
+    (result,) = ran.of_type("analysis")
+    assert result["block_bytes"] == 2 * 1 * 2 * 32 * 2 * 8
+    assert any("GiB" in sentence for sentence in result["verdict"])
+
+
+def test_what_has_no_end_is_not_analyzed(kvstream):
+    for name in ("zmq://localhost:1", "-"):
+        ran = kvstream("analyze", name)
+        assert ran.code == 1
+        assert "record" in ran.err
+    assert kvstream("analyze", SCAN, "--model-config", "/nowhere.json").code == 1

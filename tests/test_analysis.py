@@ -1,0 +1,82 @@
+import msgspec
+import numpy as np
+import pytest
+
+from kvstream.analysis import Analysis
+from kvstream.config import MetricsConfig
+from kvstream.events.frame import EventFrame
+from kvstream.sources.synthetic import generate
+from kvstream.sources.traces import PrefixCacheTrace
+
+
+def analyzed(frames, **options):
+    analysis = Analysis(**options)
+    for frame in frames:
+        analysis.process(frame)
+    (result,) = analysis.results()
+    return result
+
+
+@pytest.mark.parametrize("workload", ["chat", "mixed"])
+def test_the_curve_tells_what_caches_of_other_sizes_really_do(workload):
+    """The same requests on a cache of twice the size, and on one of half of it, are generated again."""
+    found = analyzed(generate(workload, 150_000, blocks=2048, seed=3))
+    assert found.blocks == 2048
+    told = {point.factor: point.hit_ratio for point in found.curve}
+    assert told[1.0] == pytest.approx(found.summary.hit_rate_estimate, abs=0.01)
+    contents = requests_of(generate(workload, 150_000, blocks=2048, seed=3))
+    for factor in (0.5, 2.0):
+        assert told[factor] == pytest.approx(lru_hit_ratio(contents, round(2048 * factor)), abs=0.015)
+
+
+def requests_of(frames):
+    """Contents asked for, one after the other."""
+    held, asked = {}, []
+    for frame in frames:
+        for op, block, key in zip(
+            frame.ops.tolist(), frame.blocks.tolist(), frame.keys.tolist(), strict=True
+        ):
+            if op == 0:
+                held[block] = key
+            if op in (0, 1):
+                asked.append(held[block])
+    return asked
+
+
+def lru_hit_ratio(contents, blocks):
+    cache = PrefixCacheTrace("x", blocks)
+    ops, found = [], []
+    for content in contents:
+        cache._serve([content], ops, found)
+    return ops.count(1) / len(contents)
+
+
+def test_the_verdict_says_what_would_help():
+    found = analyzed(generate("chat", 100_000, blocks=2048, seed=3), block_bytes=2**20)
+    said = " ".join(found.verdict)
+    assert "of evictions were premature" in said
+    assert "× the memory (" in said
+    assert "GiB) would lift the hit ratio" in said
+    assert found.summary.premature.count > 1_000
+    assert found.blocks_for_90 is not None
+
+
+def test_the_verdict_does_not_say_what_it_cannot_know():
+    n = 3_000
+    ops, blocks = np.tile(np.array([0, 2], np.uint8), n), np.repeat(np.arange(n) + 2**40, 2)
+    silent = EventFrame(ops, blocks, np.arange(2 * n) * 1_000_000)
+    assert "No hit was reported, so that hit ratios are not known." in analyzed([silent]).verdict
+    slots = [msgspec.structs.replace(f, keys=None) for f in generate("scan", 50_000, blocks=512)]
+    assert any("Content is not known" in sentence for sentence in analyzed(slots).verdict)
+    assert analyzed(slots).curve == []
+    quiet = analyzed(generate("chat", 1_000, blocks=4096))
+    assert quiet.verdict[0] == "Nothing was evicted: the cache holds all that is asked of it."
+
+
+def test_where_memory_does_not_help_that_is_said():
+    once = np.arange(20_000) % 10_000_000
+    ops = np.tile(np.array([0, 1, 2], np.uint8), len(once))
+    frame = EventFrame(ops, np.repeat(once + 2**40, 3), np.arange(len(ops)) * 1_000_000)
+    found = analyzed([frame], config=MetricsConfig(capacity=100))
+    assert any("More memory would hardly help" in sentence for sentence in found.verdict)
+    assert "0.25× the memory would do as well as what there is." in found.verdict
