@@ -1,6 +1,7 @@
 """kvstream: every KV-cache block, every access, as an asyncio event stream."""
 
-from kvstream.alerts.rules import Rule, default_rules, load_rules
+from kvstream.alerts.rules import Rule
+from kvstream.alerts.rules_file import default_rules, load_rules
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.blocks.state import BlockMetricsState

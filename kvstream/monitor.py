@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from kvstream.alerts.lifecycle import RuleEngine
-from kvstream.alerts.rules import Rule, default_rules, points_of
+from kvstream.alerts.rules import Rule, points_of
+from kvstream.alerts.rules_file import default_rules
 from kvstream.alerts.types import CacheAlert, MetricType
 from kvstream.blocks.observations import EvictionBatch, KVCacheEvictionEvent, Observations
 from kvstream.blocks.table import BlockTable

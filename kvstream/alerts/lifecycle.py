@@ -105,6 +105,7 @@ class RuleEngine:
             timestamp=now,
             started_at=episode.since,
             fingerprint=fingerprint(rule.name, self._source, self._tier),
+            hint="" if resolved else rule.hint,
         )
         self._episodes[rule.name] = _Episode() if resolved else episode
         episode.firing = None if resolved else alert

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -46,6 +45,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         clear_windows: Windows in a row that must be good before it resolves.
         min_count: Observations without which nothing is concluded.
         enabled: Whether the rule is used at all.
+        hint: What to try.
         message: Text with ``{value}``, ``{threshold}`` and ``{baseline}``.
     """
 
@@ -62,6 +62,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     clear_windows: int = 3
     min_count: int = 1
     enabled: bool = True
+    hint: str = ""
 
     def __post_init__(self) -> None:
         for name in ("window", "for_windows", "clear_windows"):
@@ -115,6 +116,7 @@ def points_of(window: Window, window_seconds: float, capacity: int | None) -> di
         MetricType.HIT_RATIO: Point(seen.hit_ratio, seen.accesses + seen.allocations),
         MetricType.EVICTION_RATE: Point(evicted / window_seconds, 1),
         MetricType.DEAD_RATIO: Point(seen.dead_ratio, seen.lifetime.count),
+        MetricType.REGRET_RATIO: Point(seen.regret_ratio, evicted),
         MetricType.LOST: Point(float(window.lost), 1),
     }
     if capacity:
@@ -179,114 +181,3 @@ def _read_trend(rule: Rule, points: Sequence[Point], value: float) -> Reading | 
     first = float(np.median([v for _, v in series[:MIN_BASELINE]]))
     limit = first * (1.0 - rule.threshold)
     return Reading(value, limit, first, fall >= rule.threshold, fall <= rule.clear)
-
-
-def default_rules(anomaly_threshold: float = 6.0, trend_window: int = 60) -> tuple[Rule, ...]:
-    """The built-in rules."""
-    return (
-        Rule(
-            name="hit_ratio_drop",
-            metric=MetricType.HIT_RATIO,
-            condition="drop",
-            threshold=0.2,
-            clear=0.1,
-            level=AlertLevel.CRITICAL,
-            for_windows=2,
-            min_count=100,
-            message="hit ratio fell to {value:.2f} from {baseline:.2f}: blocks are no longer found again",
-        ),
-        Rule(
-            name="dead_blocks",
-            metric=MetricType.DEAD_RATIO,
-            condition="above",
-            threshold=0.97,
-            clear=0.92,
-            window=5,
-            for_windows=2,
-            min_count=200,
-            message="{value:.0%} of evicted blocks were never used: the cache is being flushed by a scan",
-        ),
-        Rule(
-            name="eviction_storm",
-            metric=MetricType.EVICTION_RATE,
-            condition="surge",
-            threshold=3.0,
-            clear=1.5,
-            for_windows=2,
-            message="{value:.0f} evictions a second, {baseline:.0f} before",
-        ),
-        Rule(
-            name="lifetime_anomaly",
-            metric=MetricType.LIFETIME,
-            condition="anomaly_low",
-            threshold=anomaly_threshold,
-            clear=anomaly_threshold / 2,
-            for_windows=3,
-            min_count=50,
-            message="blocks live {value:.3g} s, {baseline:.3g} s before: they are evicted early",
-        ),
-        Rule(
-            name="lifetime_falling",
-            metric=MetricType.LIFETIME,
-            condition="falling",
-            threshold=0.5,
-            clear=0.25,
-            baseline=max(MIN_BASELINE, trend_window),
-            for_windows=3,
-            min_count=20,
-            message="block lifetime has been falling from {baseline:.3g} s to {value:.3g} s",
-        ),
-        Rule(
-            name="occupancy_high",
-            metric=MetricType.OCCUPANCY,
-            condition="above",
-            threshold=0.95,
-            clear=0.90,
-            level=AlertLevel.INFO,
-            for_windows=5,
-            message="{value:.0%} of the blocks are in use: every new block evicts another",
-        ),
-        Rule(
-            name="lost_frames",
-            metric=MetricType.LOST,
-            condition="above",
-            threshold=1e-9,
-            clear=0.0,
-            window=1,
-            clear_windows=10,
-            message="{value:.0f} frames were lost or events dropped: figures are too low",
-        ),
-    )
-
-
-def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[Rule, ...]:
-    """The base rules with a TOML file's changes: a table a rule, new names need every field.
-
-    Example:
-        A file that makes one rule stricter and turns another off::
-
-            [hit_ratio_drop]
-            threshold = 0.1
-            clear = 0.05
-
-            [occupancy_high]
-            enabled = false
-
-    Raises:
-        ConfigError: If the file cannot be read or a rule cannot be used.
-    """
-    import tomllib  # only who has a file pays for it
-
-    try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    rules: dict[str, Any] = {rule.name: msgspec.to_builtins(rule) for rule in base}
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise ConfigError(f"{path}: {name} is not a table; write [{name}]")
-        rules[name] = {**rules.get(name, {}), **table, "name": name}
-    try:
-        return tuple(msgspec.convert(rule, Rule) for rule in rules.values())
-    except (msgspec.ValidationError, ConfigError) as error:
-        raise ConfigError(f"{path}: {error}") from error

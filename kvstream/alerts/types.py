@@ -33,6 +33,7 @@ class MetricType(StrEnum):
     HIT_RATIO = "hit_ratio"
     EVICTION_RATE = "eviction_rate"
     DEAD_RATIO = "dead_ratio"
+    REGRET_RATIO = "regret_ratio"
     OCCUPANCY = "occupancy"
     LOST = "lost"
 
@@ -52,6 +53,7 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
         tier: Tier.
         timestamp: Event time of this change, seconds since the Unix epoch.
         started_at: Event time at which the episode began.
+        hint: What to try; empty once it is over.
         fingerprint: The same for every alert of one rule, source and tier.
     """
 
@@ -67,6 +69,7 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
     timestamp: float
     started_at: float
     fingerprint: str
+    hint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as a dictionary of plain values."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kvstream.cli import analyze, bench, convert, generate, record, replay, run, schemas, serve
+from kvstream.cli import analyze, bench, convert, generate, record, replay, rules, run, schemas, serve
 from kvstream.errors import KVStreamError
 
 EXIT_ERROR = 1
@@ -31,6 +31,7 @@ app.command("replay", epilog=replay.EXAMPLES)(replay.replay_command)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert_command)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate_command)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench_command)
+app.add_typer(rules.app, name="rules")
 app.add_typer(schemas.app, name="schemas")
 
 

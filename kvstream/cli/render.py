@@ -75,7 +75,7 @@ class Terminal:
     def show(self, result: msgspec.Struct) -> None:
         """Prints one result."""
         if isinstance(result, CacheAlert):
-            self._live.console.print(_alert_line(result))
+            self._live.console.print(alert_line(result))
         elif isinstance(result, Malformed):
             self._malformed += 1
             if self._malformed <= _MALFORMED_SHOWN:
@@ -112,7 +112,8 @@ class Terminal:
         return Group(self._progress, *inputs, Text(line))
 
 
-def _alert_line(alert: CacheAlert) -> Text:
+def alert_line(alert: CacheAlert) -> Text:
+    """An alert in one line."""
     at = datetime.datetime.fromtimestamp(alert.timestamp, datetime.UTC).strftime("%H:%M:%S")
     style = _STYLE[alert.level] if alert.state == "firing" else "green"
     return Text.assemble(

@@ -11,7 +11,8 @@ import anyio
 import msgspec
 import typer
 
-from kvstream.alerts.rules import Rule, default_rules, load_rules
+from kvstream.alerts.rules import Rule
+from kvstream.alerts.rules_file import default_rules, load_rules
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.cli.render import Terminal

@@ -65,6 +65,7 @@ def alertmanager_alert(alert: CacheAlert, now: datetime.datetime) -> dict[str, A
         },
         "annotations": {
             "summary": alert.message,
+            "description": alert.hint,
             "value": f"{alert.value:.6g}",
             "threshold": f"{alert.threshold:.6g}",
         },

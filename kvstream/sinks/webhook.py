@@ -101,12 +101,13 @@ def slack_payload(alert: CacheAlert) -> dict[str, Any]:
     mark = "🟢" if alert.state == "resolved" else _MARK[alert.level]
     place = f"{alert.source}/{alert.tier}"
     text = f"{mark} {alert.state} {alert.level}: {alert.rule} on {place}"
+    said = alert.message + (f"\nTry: {alert.hint}" if alert.hint else "")
     return {
         "text": f"{text}: {alert.message}",
         "blocks": [
             {
                 "type": "section",
-                "text": {"type": "mrkdwn", "text": f"*{_plain(text)}*\n{_plain(alert.message)}"},
+                "text": {"type": "mrkdwn", "text": f"*{_plain(text)}*\n{_plain(said)}"},
             },
         ],
     }

@@ -1,7 +1,10 @@
+import re
+
 import pytest
 
 from kvstream.alerts.lifecycle import RuleEngine
-from kvstream.alerts.rules import MIN_BASELINE, Point, Rule, default_rules, load_rules, read
+from kvstream.alerts.rules import MIN_BASELINE, Point, Rule, read
+from kvstream.alerts.rules_file import builtin_text, default_rules, load_rules
 from kvstream.alerts.types import AlertLevel, MetricType
 from kvstream.errors import ConfigError
 from kvstream.metrics.measurements import Measurements
@@ -166,6 +169,46 @@ def test_rules_file_with_an_error_says_which(tmp_path, text, says):
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"rules.toml.*({says})"):
         load_rules(path, default_rules())
+
+
+def test_every_mistake_in_a_rules_file_is_told_with_its_line(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text(
+        """\
+# strict
+[hit_ratio_drop]
+threshold = 0.1
+clear = "low"
+
+[occupancy_high]
+level = "fatal"
+
+[dead_blocks]
+thresold = 1
+window = 3
+
+[eviction_storm]
+clear = 9
+
+[lifetime_anomaly]
+threshold = 9.0
+window = 0
+"""
+    )
+    with pytest.raises(ConfigError) as error:
+        load_rules(path, default_rules())
+    told = [line.removeprefix(f"{path}:") for line in str(error.value).splitlines()]
+    assert [line.partition(":")[0] for line in told] == ["4", "7", "10", "13", "18"]
+    assert all("rule " in line for line in told)
+
+
+def test_the_builtin_rules_say_why_and_what_to_try():
+    text = builtin_text()
+    for rule in default_rules():
+        assert rule.hint
+        assert re.search(rf"^# .+\n\[{rule.name}\]$", text, re.M)
+    for metric in MetricType:
+        assert metric.value in text
 
 
 def test_rule_needs_a_finite_threshold():

@@ -1,0 +1,94 @@
+"""``kvstream rules``: what the rules are, whether a file of them is right, when they would have fired."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import msgspec
+import typer
+from rich.console import Console
+
+from kvstream.alerts.rules_file import builtin_text, default_rules, load_rules
+from kvstream.alerts.types import CacheAlert
+from kvstream.cli.render import alert_line
+from kvstream.cli.session import Capacity, ConfigFile, Json, chosen_rules
+from kvstream.config import MetricsConfig, load_config
+from kvstream.errors import ConfigError
+from kvstream.events.frame import EventFrame
+from kvstream.monitor import Monitor
+from kvstream.sources.inputs import Input
+from kvstream.sources.timing import merge_by_time
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  kvstream rules list > my-rules.toml
+
+  kvstream rules check my-rules.toml
+
+  kvstream rules test my-rules.toml --on day.kvlog --capacity 16384
+"""
+
+app = typer.Typer(help="List, check and try alert rules.", no_args_is_help=True, epilog=EXAMPLES)
+
+RulesArgument = Annotated[Path, typer.Argument(metavar="FILE.toml", help="Changes to the built-in rules.")]
+
+
+@app.command("list")
+def list_rules() -> None:
+    """Prints the built-in rules as TOML, each with why it is there and what to do."""
+    typer.echo(builtin_text(), nl=False)
+
+
+@app.command("check")
+def check_rules(file: RulesArgument) -> None:
+    """Says what a file of rules changes, or what is wrong with it, by line."""
+    base = {rule.name: rule for rule in default_rules()}
+    rules = load_rules(file, default_rules())
+    new = [rule.name for rule in rules if rule.name not in base]
+    changed = [rule.name for rule in rules if rule.enabled and base.get(rule.name, rule) != rule]
+    off = [rule.name for rule in rules if not rule.enabled]
+    told = {"changed": changed, "new": new, "off": off}
+    parts = [f"{len(names)} {what} ({', '.join(names)})" for what, names in told.items() if names]
+    typer.echo(f"{file}: {len(rules)} rules" + "".join(f", {part}" for part in parts))
+
+
+@app.command("test")
+def try_rules(
+    file: RulesArgument,
+    on: Annotated[list[str], typer.Option(metavar="LOG", help="A recording; can be given again.")],
+    capacity: Capacity = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Replays recordings and prints when each rule would have fired and resolved."""
+    inputs = [Input(name) for name in on]
+    if any(of.is_live for of in inputs):
+        raise ConfigError("rules are tried on files; record what is live first")
+    metrics = load_config(MetricsConfig, config, capacity=capacity)
+    monitor = Monitor(metrics, chosen_rules(metrics, file))
+    alerts = anyio.run(_replayed, inputs, monitor)
+    if json or not sys.stdout.isatty():
+        for alert in alerts:
+            sys.stdout.buffer.write(msgspec.json.encode(alert) + b"\n")
+        sys.stdout.buffer.flush()
+        return
+    console = Console()
+    for alert in alerts:
+        console.print(alert_line(alert))
+    fired = Counter(alert.rule for alert in alerts if alert.state == "firing")
+    for rule in monitor.rules:
+        state = f"fired {fired[rule.name]} times" if rule.enabled else "off"
+        console.print(f"  {rule.name:20} {state}", highlight=False)
+
+
+async def _replayed(inputs: list[Input], monitor: Monitor) -> list[CacheAlert]:
+    alerts = []
+    async for item in merge_by_time([of.read(monitor.config.capacity) for of in inputs]):
+        if isinstance(item, EventFrame):
+            alerts += monitor.process(item).alerts
+        else:
+            typer.echo(f"malformed  {item}", err=True)
+    return alerts + monitor.finish()
