@@ -32,7 +32,7 @@ class GhostIndex:
     ``longest_ns`` have passed. Within these bounds the index is exact.
 
     Args:
-        most: Ghosts remembered; memory is 33 bytes each and grows as they come.
+        most: Ghosts remembered; memory is about 40 bytes each and grows as they come.
         longest_ns: How long they are remembered.
     """
 
