@@ -7,10 +7,11 @@ slot with one sort of packed integers and works on whole columns from there; the
 
 import numpy as np
 
+from kvstream.blocks.contents import Contents
 from kvstream.blocks.grouping import PACKED_STORE, RUN_EVENTS, Generations, Grouped, Mask, generations, group
 from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.blocks.index import BlockIndex
-from kvstream.blocks.observations import ContentChanges, EvictionBatch, Observations
+from kvstream.blocks.observations import EvictionBatch, Observations
 from kvstream.blocks.state import BlockMetricsState
 from kvstream.events.frame import I64, U8, EventFrame, as_int64
 from kvstream.events.types import OTHER, REASONS, REPLACED, Op
@@ -55,7 +56,7 @@ class BlockTable:
         self._free: list[I64] = []  # slots given back, in content streams
         self._next = 0  # first slot never used, in content streams
         self._ids: I64 | None = None  # by slot, in content streams; otherwise a slot is its own id
-        self._keys: I64 | None = None  # content by slot, 0 if unknown, in slot streams with keys
+        self._contents = Contents()
         self._depth = access_history
         # Access number i, from 0, is at place i & mask; the birth is at place -1 & mask until then.
         self._mask = (1 << (access_history - 1).bit_length()) - 1
@@ -205,8 +206,6 @@ class BlockTable:
         self._hold(rows, live_below=held)
         if self._ids is not None:
             self._ids = np.concatenate([self._ids, np.zeros(size - held, dtype=np.int64)])
-        if self._keys is not None:
-            self._keys = np.concatenate([self._keys, np.zeros(size - held, dtype=np.int64)])
 
     # From events to state
 
@@ -244,7 +243,9 @@ class BlockTable:
         if len(ended.rows):
             self._observe_ended(grouped, ended, interval, reasons, seen)
         if self.changes:
-            self._observe_changes(grouped, slot, keys, ended, left, seen)
+            changes = self._contents.changes(grouped, slot, keys, ended, left, self._ids)
+            if changes is not None:
+                seen.changes.append(changes)
         self.live_count += len(left.rows) - int(np.count_nonzero(count >= 0))
         self._write_back(grouped, left, slot)
 
@@ -341,62 +342,6 @@ class BlockTable:
                 self._history_of(grouped, ended),
             )
             seen.evicted.append(batch.take(np.argsort(grouped.position.take(rows))))
-
-    def _observe_changes(
-        self,
-        grouped: Grouped,
-        slot: I64,
-        keys: I64 | None,
-        ended: Generations,
-        left: Generations,
-        seen: Observations,
-    ) -> None:
-        """Tells which content came and went; a block replaced by the same content did neither."""
-        begun = (grouped.op == Op.ALLOC).nonzero()[0]
-        if self._ids is not None:
-            gone = ended.rows.compress(grouped.op.take(ended.rows) == Op.EVICT)
-            replaced = np.zeros(len(grouped.op), dtype=np.bool_)
-            replaced[ended.rows] = True
-            begun = begun.compress(~replaced.take(begun))
-            came, went = self._ids.take(grouped.slot.take(begun)), self._ids.take(grouped.slot.take(gone))
-        elif keys is None and self._keys is None:
-            return
-        else:
-            gone = ended.rows
-            came, went = self._keys_of(grouped, slot, keys, begun, ended, left)
-            same = np.zeros(len(grouped.op), dtype=np.int64)
-            same[gone] = went
-            stays = same.take(begun) == came
-            again = np.zeros(len(grouped.op), dtype=np.bool_)
-            again[begun.compress(stays)] = True
-            went = np.where(again.take(gone), 0, went)
-            came = np.where(stays, 0, came)
-        rows = np.concatenate([gone, begun])
-        content = np.concatenate([went, came])
-        begins = np.repeat([False, True], [len(gone), len(begun)])
-        # By place in the frame; of one row, what goes goes before what comes.
-        # 16 bits hold that for a run, and are sorted at a sixth of the cost.
-        order = np.argsort((grouped.position.take(rows) * 2 + begins).astype(np.uint16), kind="stable")
-        if self._ids is None:
-            order = order.compress(content.take(order) != 0)
-        if len(order):
-            ts = grouped.t.take(rows).take(order)
-            seen.changes.append(
-                ContentChanges(content.take(order), ts, begins.take(order), self._ids is not None)
-            )
-
-    def _keys_of(
-        self, grouped: Grouped, slot: I64, keys: I64 | None, begun: I64, ended: Generations, left: Generations
-    ) -> tuple[I64, I64]:
-        """Keys of the generations begun and ended, (b,) and (m,); remembers those of the ones left open."""
-        if self._keys is None:
-            self._keys = np.zeros(len(self._rows), dtype=np.int64)
-        given = np.zeros(len(grouped.op), dtype=np.int64) if keys is None else keys.take(grouped.position)
-        before = self._keys.take(slot)
-        went = np.where(ended.carried, before.take(ended.group_of), given.take(ended.start))
-        after = np.where(left.carried, before.take(left.group_of), given.take(left.start))
-        self._keys[slot.take(left.group_of)] = after
-        return given.take(begun), went
 
     def _history_of(self, grouped: Grouped, ended: Generations) -> I64:
         """Last access times of generations that end at a row, shape (m, access_history)."""
