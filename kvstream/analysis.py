@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from kvstream.blocks.hashing import are_hashes
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import I64, EventFrame
 from kvstream.events.types import Op
@@ -72,7 +73,7 @@ class _Tier:
         wanted = (frame.ops == Op.ALLOC) | (frame.ops == Op.ACCESS) | (frame.ops == Op.STORE)
         blocks = frame.blocks.compress(wanted)
         if by_hash:
-            return blocks
+            return blocks.compress(are_hashes(blocks))
         if frame.keys is None and not self._content:
             return np.empty(0, dtype=np.int64)
         keys = (np.zeros(len(frame), np.int64) if frame.keys is None else frame.keys).compress(wanted)

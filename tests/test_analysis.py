@@ -80,3 +80,11 @@ def test_where_memory_does_not_help_that_is_said():
     found = analyzed([frame], config=MetricsConfig(capacity=100))
     assert any("More memory would hardly help" in sentence for sentence in found.verdict)
     assert "0.25× the memory would do as well as what there is." in found.verdict
+
+
+def test_a_hash_trace_is_content():
+    lines = [b'{"timestamp":%d,"hash_ids":[0,1,%d]}' % (n, 2 + n % 40) for n in range(400)]
+    frames = PrefixCacheTrace("trace", 20).decode_lines(b"\n".join(lines), lambda *bad: None)
+    found = analyzed(frames, config=MetricsConfig(capacity=20))
+    assert found.summary.premature.share > 0.9
+    assert {point.factor: round(point.hit_ratio, 1) for point in found.curve}[4.0] == 1.0

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kvstream.blocks.grouping import Generations, Grouped
+from kvstream.blocks.hashing import are_hashes
 from kvstream.blocks.observations import ContentChanges
 from kvstream.events.frame import I64
 from kvstream.events.types import Op
@@ -59,8 +60,9 @@ class Contents:
         # By place in the frame; of one row, what goes goes before what comes.
         # 16 bits hold that for a run, and are sorted at a sixth of the cost.
         order = np.argsort((grouped.position.take(rows) * 2 + begins).astype(np.uint16), kind="stable")
-        if ids is None:
-            order = order.compress(content.take(order) != 0)
+        # A number that could be a slot says nothing of content, whatever other ids are beside it.
+        known = content != 0 if ids is None else are_hashes(content)
+        order = order.compress(known.take(order))
         if not len(order):
             return None
         ts = grouped.t.take(rows).take(order)

@@ -36,6 +36,11 @@ def group_salt(group: int) -> int:
     return int(mix(np.array([group & 2**63 - 1]))[0])
 
 
+def are_hashes(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which ids can only be content hashes, as no cache has so many slots; bool of the same shape."""
+    return ids.view(np.uint64) >= np.uint64(2**32)
+
+
 def source_seed(source: str, tier: str) -> int:
     """A 63-bit number for a source and tier that is the same in every process."""
     name = f"{source}\0{tier}".encode()

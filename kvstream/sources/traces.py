@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
+from kvstream.blocks.hashing import mix
 from kvstream.events.frame import EventFrame, packed_int64
 from kvstream.events.types import DEFAULT_TIER, Op
 
@@ -32,7 +33,8 @@ class PrefixCacheTrace:
 
     The blocks of a request that are held are accessed, the others allocated, each in place of the least
     recently used one. Within a request the last block counts as the least recently used, as in vLLM, so
-    that no block outlives those that it builds on. Of a request that is larger than the cache, only the
+    that no block outlives those that it builds on. Hashes in such traces are small numbers; they are mixed
+    into 64 bits, one to one, as they are no slots. Of a request that is larger than the cache, only the
     beginning finds room.
 
     Args:
@@ -68,7 +70,7 @@ class PrefixCacheTrace:
         if ops:
             yield EventFrame(
                 np.array(ops, dtype=np.uint8),
-                packed_int64(blocks),
+                mix(packed_int64(blocks)).view(np.int64),
                 packed_int64(ts),
                 self._source,
                 DEFAULT_TIER,
