@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Annotated
 
 import anyio
-import msgspec
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from kvstream.analysis import Analysis, CacheAnalysis
 from kvstream.blocks.sizes import block_bytes_of_file
-from kvstream.cli.render import summary_table
-from kvstream.cli.session import Capacity, ConfigFile, Json
+from kvstream.cli.render import progress_on_stderr, summary_table
+from kvstream.cli.session import Capacity, ConfigFile, Json, recordings, wants_lines
 from kvstream.config import MetricsConfig, load_config
-from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
+from kvstream.sinks.jsonl import JsonLines
 from kvstream.sources.inputs import Input
 from kvstream.sources.timing import merge_by_time
 
@@ -36,7 +34,7 @@ EXAMPLES = """
 
 
 def analyze_command(
-    recordings: Annotated[
+    files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="Recordings: any files that kvstream run reads.")
     ],
     capacity: Capacity = None,
@@ -51,14 +49,11 @@ def analyze_command(
     json: Json = False,
 ) -> None:
     """Says why a cache does what it does and what would help, then the figures."""
-    inputs = [Input(name) for name in recordings]
-    if any(of.is_live for of in inputs):
-        raise ConfigError("what is analyzed is read from files; record what is live first")
+    inputs = recordings(files, "what is analyzed is read from files")
     size = None if model_config is None else block_bytes_of_file(model_config, block_tokens)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     analysis = Analysis(metrics, size)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_on_stderr() as progress:
         task = progress.add_task("reading", total=sum(Path(of.name).stat().st_size for of in inputs))
 
         def on_bytes(count: int) -> None:
@@ -68,10 +63,10 @@ def analyze_command(
     if malformed:
         typer.echo(f"kvstream: {malformed:,} malformed pieces were left out", err=True)
     results = analysis.results()
-    if json or not sys.stdout.isatty():
+    if wants_lines(json):
+        lines = JsonLines(sys.stdout.buffer)
         for result in results:
-            sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
-        sys.stdout.buffer.flush()
+            lines.show(result)
         return
     console = Console()
     for result in results:

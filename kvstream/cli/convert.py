@@ -5,10 +5,9 @@ from typing import Annotated
 
 import anyio
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from kvstream.cli.session import Capacity
+from kvstream.cli.render import progress_on_stderr
+from kvstream.cli.session import Capacity, tell_malformed
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.frame import EventFrame
 from kvstream.sinks.event_log import EventLogWriter, Format
@@ -45,11 +44,7 @@ def convert_command(
         raise ConfigError(f"{recording} has no end; record it with kvstream record")
     if output == "-" and format not in (None, "jsonl") and sys.stdout.isatty():
         raise ConfigError(f"{format} is binary; name a file, or pipe it")
-    console = Console(stderr=True)
-    with (
-        EventLogWriter(output, format) as writer,
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
+    with EventLogWriter(output, format) as writer, progress_on_stderr() as progress:
         task = progress.add_task(f"converting {recording}", total=None)
 
         async def convert() -> int:
@@ -63,7 +58,7 @@ def convert_command(
                     raise MalformedInputError(f"{item} (stopped by --strict)")
                 else:
                     bad += 1
-                    typer.echo(f"malformed  {item}", err=True)
+                    tell_malformed(item)
             return bad
 
         bad = anyio.run(convert)

@@ -4,9 +4,8 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
+from kvstream.cli.render import progress_on_stderr
 from kvstream.errors import ConfigError
 from kvstream.sinks.event_log import EventLogWriter, Format
 from kvstream.sources.synthetic import WORKLOADS, Workload, generate
@@ -43,11 +42,7 @@ def generate_command(
     if output == "-" and format in ("kvlog", "frames") and sys.stdout.isatty():
         raise ConfigError(f"{format} is binary; write it to a file with -o, or pipe it")
     frames = generate(workload, events, blocks=blocks, rate=rate, seed=seed, source=source, tier=tier)
-    console = Console(stderr=True)
-    with (
-        EventLogWriter(output, format) as writer,
-        Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
-    ):
+    with EventLogWriter(output, format) as writer, progress_on_stderr() as progress:
         task = progress.add_task(f"generating {workload}", total=events)
         for frame in frames:
             writer.write(frame)

@@ -71,18 +71,14 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
         for url in self.alertmanager or ():
             Alertmanager(url).attach(stream)
         if self.alert_log is not None:
-            stream.on_alert(_appender(self.alert_log), min_level)
-
-
-def _appender(path: Path) -> "_Append":
-    path.open("ab").close()  # told at once if it cannot be written
-    return _Append(path)
+            stream.on_alert(_Append(self.alert_log), min_level)
 
 
 class _Append:
     """Appends each alert to a file."""
 
     def __init__(self, path: Path) -> None:
+        path.open("ab").close()  # told at once if it cannot be written
         self._path = path
 
     def __call__(self, alert: CacheAlert) -> None:

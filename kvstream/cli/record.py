@@ -5,10 +5,10 @@ from typing import Annotated
 import anyio
 import typer
 from anyio import CancelScope
-from rich.console import Console
-from rich.progress import Progress, TextColumn
+from rich.progress import TextColumn
 
-from kvstream.cli.session import stop_on_signal
+from kvstream.cli.render import progress_on_stderr
+from kvstream.cli.session import stop_on_signal, tell_malformed
 from kvstream.events.frame import EventFrame
 from kvstream.sinks.event_log import Format, RotatingWriter
 from kvstream.sources.inputs import Input
@@ -50,10 +50,7 @@ def record_command(
         None if rotate_mb is None else round(rotate_mb * 1e6),
         None if rotate_minutes is None else rotate_minutes * 60,
     )
-    console = Console(stderr=True)
-    progress = Progress(
-        TextColumn("{task.description}"), console=console, transient=True, disable=not console.is_terminal
-    )
+    progress = progress_on_stderr(TextColumn("{task.description}"))
     task = progress.add_task("waiting for events", total=None)
     events = malformed = 0
     stopped: list[int] = []
@@ -66,7 +63,7 @@ def record_command(
                 events += len(item)
             else:
                 malformed += 1
-                typer.echo(f"malformed  {item}", err=True)
+                tell_malformed(item)
 
     async def write_inputs(scope: CancelScope) -> None:
         async with anyio.create_task_group() as tasks:

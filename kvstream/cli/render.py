@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.filesize import decimal
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -110,6 +110,12 @@ class Terminal:
         )
         inputs = [_input_line(subscriber.statistics()) for subscriber in self._subscribers]
         return Group(self._progress, *inputs, Text(line))
+
+
+def progress_on_stderr(*columns: ProgressColumn) -> Progress:
+    """Progress on standard error, shown only where that is a terminal."""
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def alert_line(alert: CacheAlert) -> Text:

@@ -6,10 +6,9 @@ from typing import Annotated
 import anyio
 import typer
 from anyio.lowlevel import checkpoint
-from rich.console import Console
-from rich.progress import Progress
 
-from kvstream.cli.session import stop_on_signal
+from kvstream.cli.render import progress_on_stderr
+from kvstream.cli.session import stop_on_signal, tell_malformed
 from kvstream.config import StreamConfig
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
@@ -17,7 +16,7 @@ from kvstream.sinks.kv_events import KVEventEncoder
 from kvstream.sinks.socket import connect
 from kvstream.sinks.zmq_publisher import KVEventPublisher
 from kvstream.sources.inputs import Input
-from kvstream.sources.timing import Items, Pace, paced
+from kvstream.sources.timing import Pace, paced
 from kvstream.sources.wire_capture import read_wire_messages
 from kvstream.sources.zmq_events import ZmqAddress
 
@@ -61,8 +60,7 @@ def replay_command(
     given = Input(recording)
     if given.subscriber is not None:
         raise ConfigError(f"{recording} is live; record it first")
-    console = Console(stderr=True)
-    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    progress = progress_on_stderr()
     task = progress.add_task(f"replaying {recording}", total=None)
     sent = 0
     stopped: list[int] = []
@@ -73,10 +71,9 @@ def replay_command(
         progress.advance(task, number)
 
     async def frames() -> AsyncIterator[EventFrame]:
-        items: Items = given.read()
-        async for item in paced(items, speed) if speed else items:
+        async for item in paced(given.read(), speed):
             if not isinstance(item, EventFrame):
-                typer.echo(f"malformed  {item}", err=True)
+                tell_malformed(item)
             elif source in (None, item.source):
                 yield item
 
@@ -99,7 +96,7 @@ def replay_command(
                 pace = Pace(speed)
                 for message in messages:
                     await pace.wait(message.received_ns)
-                    publisher.publish(int.from_bytes(message.seq, "big"), message.payload)
+                    publisher.publish(message.number, message.payload)
                     count(1)
                 return
             encoder, seq = KVEventEncoder(), 0

@@ -6,18 +6,25 @@ from pathlib import Path
 from typing import Annotated
 
 import anyio
-import msgspec
 import typer
 from rich.console import Console
 
 from kvstream.alerts.rules_file import builtin_text, default_rules, load_rules
 from kvstream.alerts.types import CacheAlert
 from kvstream.cli.render import alert_line
-from kvstream.cli.session import Capacity, ConfigFile, Json, chosen_rules
+from kvstream.cli.session import (
+    Capacity,
+    ConfigFile,
+    Json,
+    chosen_rules,
+    recordings,
+    tell_malformed,
+    wants_lines,
+)
 from kvstream.config import MetricsConfig, load_config
-from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.monitor import Monitor
+from kvstream.sinks.jsonl import JsonLines
 from kvstream.sources.inputs import Input
 from kvstream.sources.timing import merge_by_time
 
@@ -46,7 +53,7 @@ def list_rules() -> None:
 def check_rules(file: RulesArgument) -> None:
     """Says what a file of rules changes, or what is wrong with it, by line."""
     base = {rule.name: rule for rule in default_rules()}
-    rules = load_rules(file, default_rules())
+    rules = load_rules(file, tuple(base.values()))
     new = [rule.name for rule in rules if rule.name not in base]
     changed = [rule.name for rule in rules if rule.enabled and base.get(rule.name, rule) != rule]
     off = [rule.name for rule in rules if not rule.enabled]
@@ -64,16 +71,14 @@ def try_rules(
     json: Json = False,
 ) -> None:
     """Replays recordings and prints when each rule would have fired and resolved."""
-    inputs = [Input(name) for name in on]
-    if any(of.is_live for of in inputs):
-        raise ConfigError("rules are tried on files; record what is live first")
+    inputs = recordings(on, "rules are tried on files")
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     monitor = Monitor(metrics, chosen_rules(metrics, file))
     alerts = anyio.run(_replayed, inputs, monitor)
-    if json or not sys.stdout.isatty():
+    if wants_lines(json):
+        lines = JsonLines(sys.stdout.buffer)
         for alert in alerts:
-            sys.stdout.buffer.write(msgspec.json.encode(alert) + b"\n")
-        sys.stdout.buffer.flush()
+            lines.show(alert)
         return
     console = Console()
     for alert in alerts:
@@ -90,5 +95,5 @@ async def _replayed(inputs: list[Input], monitor: Monitor) -> list[CacheAlert]:
         if isinstance(item, EventFrame):
             alerts += monitor.process(item).alerts
         else:
-            typer.echo(f"malformed  {item}", err=True)
+            tell_malformed(item)
     return alerts + monitor.finish()

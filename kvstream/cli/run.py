@@ -153,7 +153,7 @@ async def _read_all(inputs: list[Input], options: RunOptions, stream: KVStream, 
 async def _send_all(
     items: Items, options: RunOptions, stream: KVStream, output: Output, clock: "_SummaryClock"
 ) -> None:
-    async for item in paced(items, options.speed) if options.speed else items:
+    async for item in paced(items, options.speed):
         if isinstance(item, EventFrame):
             await clock.send(item)
             continue

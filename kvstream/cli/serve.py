@@ -30,6 +30,7 @@ from kvstream.cli.session import (
     Session,
     chosen_rules,
     run_session,
+    wants_lines,
 )
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError
@@ -108,7 +109,7 @@ def serve_command(
     ]
 
     async def feed(stream: KVStream, output: Output) -> None:
-        if as_json:  # a terminal shows the figures all the time
+        if wants_lines(json):  # a terminal shows the figures all the time
             stream.on_summary(lambda summary: None if summary.final else output.show(summary))
         for server in servers:
             await server.bind()
@@ -117,7 +118,6 @@ def serve_command(
             for server in servers:
                 tasks.start_soon(server.serve)
 
-    as_json = json or not os.isatty(1)
     return run_session(Session(min_level, evictions, fail_on), stream, feed, as_json=json)
 
 

@@ -17,10 +17,11 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.cli.render import Terminal
 from kvstream.config import MetricsConfig
-from kvstream.errors import KVStreamError
+from kvstream.errors import ConfigError, KVStreamError
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sinks.jsonl import JsonLines
+from kvstream.sources.inputs import Input
 from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
 
@@ -81,6 +82,28 @@ Feed = Callable[[KVStream, Output], Awaitable[None]]
 """Puts events into the open stream until there are no more."""
 
 
+def wants_lines(as_json: bool) -> bool:
+    """Whether results are JSON lines: if asked for, or if nobody looks at standard output."""
+    return as_json or not sys.stdout.isatty()
+
+
+def tell_malformed(malformed: Malformed) -> None:
+    """Says on standard error what of an input could not be decoded."""
+    typer.echo(f"malformed  {malformed}", err=True)
+
+
+def recordings(names: Sequence[str], why: str) -> list[Input]:
+    """Inputs that are files.
+
+    Raises:
+        ConfigError: If one of them is live; ``why`` says why that cannot be.
+    """
+    inputs = [Input(name) for name in names]
+    if any(of.is_live for of in inputs):
+        raise ConfigError(f"{why}; record what is live first")
+    return inputs
+
+
 def chosen_rules(metrics: MetricsConfig, file: Path | None) -> Sequence[Rule]:
     """The rules that the options ask for.
 
@@ -101,8 +124,8 @@ def run_session(
     subscribers: Sequence[KVEventSubscriber] = (),
 ) -> int:
     """Runs a stream on what ``feed`` puts into it; returns the exit code."""
-    terminal = not as_json and sys.stdout.isatty()
-    output: Output = Terminal(total_bytes) if terminal else JsonLines(sys.stdout.buffer)
+    lines = wants_lines(as_json)
+    output: Output = JsonLines(sys.stdout.buffer) if lines else Terminal(total_bytes)
     output.watch(stream, subscribers)
     with output if isinstance(output, Terminal) else nullcontext():
         try:

@@ -65,8 +65,12 @@ class Pace:
         await anyio.sleep(max(0.0, due - time.monotonic()))
 
 
-async def paced(items: Items, speed: float) -> Items:
-    """Yields the same events, each no sooner than its recorded time at ``speed`` times."""
+def paced(items: Items, speed: float) -> Items:
+    """The same events, each no sooner than its recorded time at ``speed`` times; as they are for 0."""
+    return _paced(items, speed) if speed else items
+
+
+async def _paced(items: Items, speed: float) -> Items:
     pace = Pace(speed)
     cutter = FrameCutter(max(1, round(_PACE_SECONDS * speed * 1e9)))
     async for item in items:

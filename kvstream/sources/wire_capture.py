@@ -39,6 +39,11 @@ class WireMessage(msgspec.Struct, array_like=True, frozen=True):
     seq: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
     payload: bytes
 
+    @property
+    def number(self) -> int:
+        """Its number as an integer."""
+        return int.from_bytes(self.seq, "big")
+
 
 _decoder = msgspec.msgpack.Decoder(WireMessage)
 
@@ -84,7 +89,7 @@ class WireCaptureParser:
             if isinstance(message, Malformed):
                 yield message
             else:
-                self._publisher.feed.live(int.from_bytes(message.seq, "big"), message.payload)
+                self._publisher.feed.live(message.number, message.payload)
             if number % _AT_ONCE == 0:
                 yield from self._publisher.take()
         yield from self._publisher.take()
