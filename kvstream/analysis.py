@@ -104,12 +104,12 @@ class Analysis:
     def process(self, frame: EventFrame) -> None:
         """Takes in a frame."""
         self.monitor.process(frame)
-        for monitor in self.monitor.tiers(frame.source, frame.tier):
-            tier = self._tiers.setdefault((frame.source, frame.tier), _Tier())
-            tier.peak = max(tier.peak, monitor.table.live_count)
-            contents = tier.contents(frame, monitor.table.by_hash)
-            if len(contents):
-                tier.curve.access(contents)
+        table = self.monitor.source(frame.source).tiers[frame.tier].table
+        tier = self._tiers.setdefault((frame.source, frame.tier), _Tier())
+        tier.peak = max(tier.peak, table.live_count)
+        contents = tier.contents(frame, table.by_hash)
+        if len(contents):
+            tier.curve.access(contents)
 
     def results(self) -> list[CacheAnalysis]:
         """One analysis for each source and tier, in order of name."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import anyio
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
+from kvstream.blocks.grouping import RUN_EVENTS
 from kvstream.events.frame import EventFrame
 
 if TYPE_CHECKING:
@@ -165,3 +166,23 @@ class FrameQueue:
 
     def _wake_consumer(self) -> None:
         self._arrived.set()
+
+
+def batches_of(items: list[Item]) -> list[list[Item]]:
+    """The frames of each source together, in order, as many as are applied at once; last batch first.
+
+    So small frames cost little more than large ones, and the event loop gets its turn after each batch.
+    """
+    batches: list[list[Item]] = []
+    filling: dict[str, list[Item]] = {}
+    events: dict[str, int] = {}
+    for item in items:
+        source, n = item[0].source, len(item[0])
+        if source not in filling or events[source] + n > RUN_EVENTS:
+            filling[source] = []
+            events[source] = 0
+            batches.append(filling[source])
+        filling[source].append(item)
+        events[source] += n
+    batches.reverse()
+    return batches

@@ -13,7 +13,6 @@ from anyio.lowlevel import checkpoint
 
 from kvstream.alerts.rules import Rule
 from kvstream.alerts.types import AlertLevel, CacheAlert
-from kvstream.blocks.grouping import RUN_EVENTS
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.clock import Clock
 from kvstream.config import OverflowPolicy, StreamConfig
@@ -24,7 +23,7 @@ from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.monitor import Monitor, summarize_monitors
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet
-from kvstream.queue import FrameQueue, Item, QueueStatistics
+from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
 from kvstream.subscribers import SubscriberPolicy, Subscription, SubscriptionStatistics, Topic
 
 AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any])
@@ -339,7 +338,7 @@ class KVStream:
         batches: list[list[Item]] = []
         try:
             while items := await queue.take():
-                batches = _batches(items)
+                batches = batches_of(items)
                 while batches:
                     batch = batches.pop()
                     self._process(monitor, batch)
@@ -382,23 +381,3 @@ class KVStream:
             self._dropped[cause] += events
         else:
             producer.drop(cause, events)
-
-
-def _batches(items: list[Item]) -> list[list[Item]]:
-    """The frames of each source together, in order, as many as are applied at once; last batch first.
-
-    So small frames cost little more than large ones, and the event loop gets its turn after each batch.
-    """
-    batches: list[list[Item]] = []
-    filling: dict[str, list[Item]] = {}
-    events: dict[str, int] = {}
-    for item in items:
-        source, n = item[0].source, len(item[0])
-        if source not in filling or events[source] + n > RUN_EVENTS:
-            filling[source] = []
-            events[source] = 0
-            batches.append(filling[source])
-        filling[source].append(item)
-        events[source] += n
-    batches.reverse()
-    return batches

@@ -54,9 +54,11 @@ class GhostIndex:
         if not len(changes.content):
             return Returns(changes.ts, changes.content)
         evictions = ~changes.begins
-        self._make_room(int(np.count_nonzero(evictions)))
+        count = int(np.count_nonzero(evictions))
+        self._make_room(count)
         number = self._evictions + evictions.cumsum() - evictions  # evictions before each change
-        self._evictions += int(np.count_nonzero(evictions))
+        taken = np.arange(self._evictions, self._evictions + count)
+        self._evictions += count
         order = np.argsort(changes.content)
         content = changes.content.take(order)
         first = np.append(True, content[1:] != content[:-1])
@@ -78,7 +80,7 @@ class GhostIndex:
         distances = np.concatenate(
             [number.take(here) - number.take(here - 1), number.take(heads) - self._number.take(place)]
         )
-        self._insert(content, number, ts, (last & ~begins).nonzero()[0], number.compress(~begins))
+        self._insert(content, number, ts, (last & ~begins).nonzero()[0], taken)
         within = (distances <= self.most) & (times <= self.longest_ns)
         return Returns(np.maximum(times.compress(within), 0), distances.compress(within))
 

@@ -91,13 +91,16 @@ class MissRatioCurve:
 
     def hit_ratio(self, blocks: float) -> float:
         """The share of all accesses that an LRU cache of so many blocks would have found; 0 without any."""
-        return float(self._hits_within(blocks)) / self._expected() if self.accesses else 0.0
+        if not self.accesses or blocks < 1.0:
+            return 0.0
+        return float(self._hits()[_bucket(blocks)]) / self._expected()
 
     def blocks_for(self, hit_ratio: float) -> int | None:
         """The fewest blocks that reach a hit ratio; None where no size does."""
-        wanted = hit_ratio * self._expected()
-        reached = self._hits().searchsorted(wanted)
-        return None if reached >= _BUCKETS or not self.accesses else math.floor(2.0 ** (reached / _SCALE))
+        if not self.accesses:
+            return None
+        reached = self._hits().searchsorted(hit_ratio * self._expected())
+        return None if reached >= _BUCKETS else math.floor(2.0 ** (reached / _SCALE))
 
     def _expected(self) -> float:
         """Sampled accesses that there should be; too few or many are hot content missed or caught."""
@@ -108,9 +111,6 @@ class MissRatioCurve:
         hits: npt.NDArray[np.float64] = self._weights.cumsum()
         hits += self._expected() - self._followed
         return np.clip(hits, 0.0, None)
-
-    def _hits_within(self, blocks: float) -> float:
-        return float(self._hits()[_bucket(blocks)]) if blocks >= 1.0 else 0.0
 
 
 def _bucket(distance: float) -> int:

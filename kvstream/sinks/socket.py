@@ -179,7 +179,7 @@ class Connection:
                 await self._deliver(messages)
                 self._queue.processed(events)
         finally:
-            await self._drop_connection("closed")
+            await self._drop_connection()
         self._sent_all.set()
 
     def _numbered(self, frame: EventFrame) -> EventFrame:
@@ -205,25 +205,22 @@ class Connection:
         stream, before = self._stream, self._acknowledged_here
         assert stream is not None  # noqa: S101
 
-        async def write() -> None:
-            start = size = 0
-            for end, message in enumerate(messages, 1):
-                size += len(message)
-                if size >= _AT_ONCE or end == len(messages):
-                    await stream.send(b"".join(messages[start:end]))
-                    start, size = end, 0
-
         failed: list[str] = []
         async with anyio.create_task_group() as tasks:
 
-            async def write_or_stop() -> None:
+            async def write() -> None:
+                start = size = 0
                 try:
-                    await write()
+                    for end, message in enumerate(messages, 1):
+                        size += len(message)
+                        if size >= _AT_ONCE or end == len(messages):
+                            await stream.send(b"".join(messages[start:end]))
+                            start, size = end, 0
                 except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
                     failed.append(str(error) or type(error).__name__)
                     tasks.cancel_scope.cancel()
 
-            tasks.start_soon(write_or_stop)
+            tasks.start_soon(write)
             try:
                 while self._acknowledged_here - before < len(messages):
                     answer = await self._answer()
@@ -270,10 +267,12 @@ class Connection:
         self._connects += 1
         self._pause = _FIRST_PAUSE
 
-    async def _drop_connection(self, why: str) -> None:
-        if why != self._last_error and why != "closed":
-            _logger.warning("connection to %s: %s", self.endpoint, why)
-        self._last_error = why if why != "closed" else self._last_error
+    async def _drop_connection(self, why: str | None = None) -> None:
+        """Closes the connection, if there is one; ``why`` if that was not meant to be."""
+        if why is not None:
+            if why != self._last_error:
+                _logger.warning("connection to %s: %s", self.endpoint, why)
+            self._last_error = why
         stream, self._stream = self._stream, None
         if stream is not None:
             await anyio.aclose_forcefully(stream)

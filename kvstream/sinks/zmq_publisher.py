@@ -6,8 +6,8 @@ from typing import Any, Self
 
 import anyio
 
-from kvstream.errors import ConfigError, MissingExtraError
-from kvstream.sources.zmq_events import END_OF_REPLAY, ZmqAddress
+from kvstream.errors import MissingExtraError
+from kvstream.sources.zmq_events import END_OF_REPLAY, ZmqAddress, attach_socket
 
 _KEPT = 10_000  # batches for replay, as in vLLM
 _HIGH_WATER_MARK = 100_000
@@ -81,10 +81,7 @@ class KVEventPublisher:
     def _open(self, kind: int, endpoint: str, *, bind: bool) -> Any:
         socket = self._context.socket(kind)
         socket.set_hwm(_HIGH_WATER_MARK)
-        try:
-            (socket.bind if bind else socket.connect)(endpoint)
-        except self._zmq.ZMQError as error:
-            raise ConfigError(f"{endpoint}: cannot {'bind' if bind else 'connect'}: {error}") from error
+        attach_socket(socket, endpoint, bind=bind, origin=endpoint)
         return socket
 
     async def _hear_subscribers(self) -> None:

@@ -234,10 +234,10 @@ class KVEventDecoder:
             try:
                 events.append(_EVENT[is_row](raw))
             except _UNDECODABLE as error:
-                if _tag(raw, is_row) in _KNOWN:
-                    reasons.append(f"event {number} of the batch: {error}")
-                else:
+                if _is_of_unknown_type(raw, is_row):
                     self.unknown_events += 1
+                else:
+                    reasons.append(f"event {number} of the batch: {error}")
         batch.events = events
         return batch
 
@@ -308,8 +308,9 @@ def _nanoseconds(seconds: float) -> int:
     return whole * 1_000_000_000 + round((seconds - whole) * 1e9)
 
 
-def _tag(raw: Raw, is_row: bool) -> str | None:
+def _is_of_unknown_type(raw: Raw, is_row: bool) -> bool:
+    """Whether this is an event, but of none of the types here."""
     try:
-        return str(_TAG[is_row](raw).type)
+        return _TAG[is_row](raw).type not in _KNOWN
     except _UNDECODABLE:
-        return "BlockStored"  # no event at all: malformed
+        return False

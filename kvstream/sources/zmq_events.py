@@ -95,6 +95,20 @@ class SubscriberStatistics(msgspec.Struct, frozen=True, tag="input"):
     lag_seconds: float = 0.0
 
 
+def attach_socket(socket: Any, endpoint: str, *, bind: bool, origin: str) -> None:
+    """Binds or connects a ZMQ socket.
+
+    Raises:
+        ConfigError: If that fails; it names ``origin``.
+    """
+    from zmq import ZMQError  # there is a socket, so it is there
+
+    try:
+        (socket.bind if bind else socket.connect)(endpoint)
+    except ZMQError as error:
+        raise ConfigError(f"{origin}: cannot {'bind' if bind else 'connect'}: {error}") from error
+
+
 class KVEventSubscriber:
     """Subscribes to engines that publish KV events over ZMQ, and reconnects for ever.
 
@@ -169,7 +183,7 @@ class KVEventSubscriber:
         socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
         self._configure(socket)
         socket.setsockopt(zmq.SUBSCRIBE, self.address.topic.encode())
-        self._attach(socket, self.address.endpoint, bind=self.address.binds)
+        attach_socket(socket, self.address.endpoint, bind=self.address.binds, origin=self.url)
         return socket
 
     def _configure(self, socket: Any) -> None:
@@ -179,12 +193,6 @@ class KVEventSubscriber:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, _LONGEST_PAUSE_MS)
         socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         socket.setsockopt(zmq.LINGER, 0)
-
-    def _attach(self, socket: Any, endpoint: str, *, bind: bool) -> None:
-        try:
-            (socket.bind if bind else socket.connect)(endpoint)
-        except self._zmq.ZMQError as error:
-            raise ConfigError(f"{self.url}: cannot {'bind' if bind else 'connect'}: {error}") from error
 
     async def _readable(self, sockets: list[Any]) -> None:
         """Waits until one of the sockets may have something, or a replay is overdue.
@@ -284,6 +292,6 @@ class KVEventSubscriber:
         self._replay = self._context.socket(self._zmq.DEALER)
         self._replay.setsockopt(self._zmq.RCVHWM, _HIGH_WATER_MARK)
         self._configure(self._replay)
-        self._attach(self._replay, str(self.address.replay), bind=False)
+        attach_socket(self._replay, str(self.address.replay), bind=False, origin=self.url)
         self._replay.send_multipart([b"", start.to_bytes(8, "big")], self._zmq.NOBLOCK)
         self._answered = time.monotonic()
