@@ -1,7 +1,9 @@
 """kvstream: every KV-cache block, every access, as an asyncio event stream."""
 
+from kvstream.alerts.groups import AlertGroup
 from kvstream.alerts.rules import Rule
 from kvstream.alerts.rules_file import default_rules, load_rules
+from kvstream.alerts.silences import Silence
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.blocks.state import BlockMetricsState
@@ -40,6 +42,7 @@ from kvstream.subscribers import Subscription
 __all__ = [
     "AccessPatternAnalysis",
     "Accounts",
+    "AlertGroup",
     "AlertLevel",
     "BatchMetricsCollector",
     "BlockAccessed",
@@ -66,6 +69,7 @@ __all__ = [
     "Monitor",
     "Producer",
     "Rule",
+    "Silence",
     "StreamConfig",
     "Subscription",
     "Trend",

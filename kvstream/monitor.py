@@ -12,6 +12,7 @@ import numpy as np
 from kvstream.alerts.lifecycle import RuleEngine
 from kvstream.alerts.rules import Rule, points_of
 from kvstream.alerts.rules_file import default_rules
+from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert, MetricType
 from kvstream.blocks.observations import EvictionBatch, KVCacheEvictionEvent, Observations
 from kvstream.blocks.table import BlockTable
@@ -50,7 +51,9 @@ class Outcome(msgspec.Struct, frozen=True):
 class TierMonitor:
     """One source and tier: its blocks, its windows, its rules."""
 
-    def __init__(self, source: str, tier: str, config: MetricsConfig, rules: Sequence[Rule]) -> None:
+    def __init__(
+        self, source: str, tier: str, config: MetricsConfig, rules: Sequence[Rule], silences: Silences
+    ) -> None:
         self.source, self.tier, self.config = source, tier, config
         self.table = BlockTable(
             source,
@@ -62,8 +65,9 @@ class TierMonitor:
         self.ghosts = GhostIndex(config.ghost_blocks, round(config.ghost_seconds * 1e9))
         self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale)
         self.classic = ClassicIntervals()
-        self.rules = RuleEngine(rules, source, tier, config.window_seconds, config.capacity)
+        self.rules = RuleEngine(rules, source, tier, config.window_seconds, config.capacity, silences)
         self.last_ts = 0
+        self._restarts_unseen = 0  # not yet in a window
         self._before = Measurements(config.histogram_scale)  # all closed windows
 
     def process(self, frames: Sequence[EventFrame], lost: int) -> Outcome:
@@ -75,7 +79,8 @@ class TierMonitor:
         for index, part in (cut for frame in (frames if apart else [joined]) for cut in self.ring.cut(frame)):
             window = self._enter(index, outcome.alerts)
             window.lost += lost
-            lost = 0
+            window.restarts += self._restarts_unseen
+            lost = self._restarts_unseen = 0
             seen = self.table.apply(part)
             seen.sort()
             window.measurements.observe(seen)
@@ -92,6 +97,7 @@ class TierMonitor:
 
     def restart(self) -> None:
         """Ends every generation, as the source has lost its cache."""
+        self._restarts_unseen += 1
         seen = Observations()
         self.table.clear(seen)
         self.ghosts.clear()
@@ -105,6 +111,15 @@ class TierMonitor:
         """Closes the open window."""
         closed = self.ring.close()
         return [] if closed is None else self._closed(closed)
+
+    def pass_time(self, now_ns: int) -> list[CacheAlert]:
+        """Ends the windows before a time at which nothing had come for a while."""
+        index = now_ns // self.config.window_ns
+        closed = self.ring.advance(index)
+        alerts = [] if closed is None else self._closed(closed)
+        if self.ring.open is not None:
+            self.ring.open.live = self.table.live_count
+        return alerts + self.rules.pass_time(index)
 
     def _enter(self, index: int, alerts: list[CacheAlert]) -> Window:
         window, closed = self.ring.enter(index)
@@ -143,14 +158,14 @@ class TierMonitor:
 class SourceMonitor:
     """One source: the numbers of its frames, and its tiers."""
 
-    def __init__(self, source: str, config: MetricsConfig, rules: Sequence[Rule]) -> None:
+    def __init__(self, source: str, config: MetricsConfig, rules: Sequence[Rule], silences: Silences) -> None:
         self.source = source
         self.tiers: dict[str, TierMonitor] = {}
         self.lost_frames = 0
         self.duplicate_frames = 0
         self.duplicate_events = 0
         self.restarts = 0
-        self._config, self._rules = config, rules
+        self._config, self._rules, self._silences = config, rules, silences
         self._sequence = FrameSequence()
         self._lost_unseen = 0  # not yet in a window
 
@@ -167,7 +182,9 @@ class SourceMonitor:
 
         for frame in frames:
             if frame.tier not in self.tiers:
-                self.tiers[frame.tier] = TierMonitor(self.source, frame.tier, self._config, self._rules)
+                self.tiers[frame.tier] = TierMonitor(
+                    self.source, frame.tier, self._config, self._rules, self._silences
+                )
             arrival = self._sequence.arrive(frame)
             if arrival is Arrival.REPEAT:
                 self.duplicate_frames += 1
@@ -209,6 +226,7 @@ class Monitor:
     Args:
         config: What is measured.
         rules: Alert rules; the built-in ones by default.
+        silences: Alerts not to be told of.
 
     Example:
         >>> monitor = Monitor()
@@ -216,8 +234,14 @@ class Monitor:
         0
     """
 
-    def __init__(self, config: MetricsConfig | None = None, rules: Sequence[Rule] | None = None) -> None:
+    def __init__(
+        self,
+        config: MetricsConfig | None = None,
+        rules: Sequence[Rule] | None = None,
+        silences: Silences | None = None,
+    ) -> None:
         self.config = config or MetricsConfig()
+        self.silences = Silences() if silences is None else silences
         if rules is None:
             rules = default_rules(self.config.anomaly_threshold, self.config.trend_window)
         self.rules = tuple(rules)
@@ -247,7 +271,7 @@ class Monitor:
         """The monitor of one source, made if there is none."""
         found = self.sources.get(name)
         if found is None:
-            found = self.sources[name] = SourceMonitor(name, self.config, self.rules)
+            found = self.sources[name] = SourceMonitor(name, self.config, self.rules, self.silences)
         return found
 
     def finish(self) -> list[CacheAlert]:
@@ -330,6 +354,7 @@ def summarize_monitors(
         capacity=config.capacity * len(tiers) if config.capacity else None,
         trends=tiers[0].trends() if len(tiers) == 1 else {},
         alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
+        pending=[alert.to_dict() for m in tiers for alert in m.rules.pending()],
         accounts=accounts,
         final=final,
     )

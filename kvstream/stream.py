@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -11,7 +11,9 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from kvstream.alerts.groups import AlertGroup, alert_groups
 from kvstream.alerts.rules import Rule
+from kvstream.alerts.silences import Silence, Silences
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.clock import Clock
@@ -27,10 +29,13 @@ from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
 from kvstream.subscribers import SubscriberPolicy, Subscription, SubscriptionStatistics, Topic
 
 AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any])
+GroupHandler = TypeVar("GroupHandler", bound=Callable[[AlertGroup], Any])
 SummaryHandler = TypeVar("SummaryHandler", bound=Callable[[CacheMetricsSummary], Any])
 EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEvent], Any])
 
 _MALFORMED_KEPT = 100
+_SILENT_WINDOWS = 2  # after which a source's time goes on without events
+_LEAST_TICK_SECONDS = 0.1
 
 
 class StreamStatistics(NamedTuple):
@@ -60,6 +65,7 @@ class KVStream:
         config: Settings; the defaults measure everything.
         rules: Alert rules; the built-in ones by default.
         clock: Nanoseconds since the Unix epoch, for producers.
+        silences: Alerts not to be told of; ``silence`` adds others.
 
     Example:
         >>> async def main():
@@ -78,11 +84,16 @@ class KVStream:
         config: StreamConfig | None = None,
         rules: Sequence[Rule] | None = None,
         clock: Callable[[], int] | None = None,
+        silences: Iterable[Silence] = (),
     ) -> None:
         self.config = config or StreamConfig()
+        self._silences = Silences(silences)
         self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
         self._producers = ProducerSet(self.config, clock or Clock(), lambda s: self._queues[self._owner(s)])
-        self._monitors = [Monitor(self.config.metrics, rules) for _ in range(self.config.consumers)]
+        self._monitors = [
+            Monitor(self.config.metrics, rules, self._silences) for _ in range(self.config.consumers)
+        ]
+        self._arrived: dict[str, float] = {}  # source: time of its last frame, by the event loop's clock
         self._queues: list[FrameQueue] = []
         self._consumer_ends: list[anyio.Event] = []
         self._sent = 0  # events in frames given to send()
@@ -110,6 +121,7 @@ class KVStream:
         for i in range(self.config.consumers):
             self._tasks.start_soon(self._consume, i, name=f"kvstream consumer {i}")
         self._tasks.start_soon(self._producers.flush_regularly, name="kvstream flusher")
+        self._tasks.start_soon(self._pass_time, name="kvstream clock")
         if self.config.metrics.export_interval:
             self._tasks.start_soon(self._summarize_regularly, name="kvstream summaries")
         for topic in self._topics:
@@ -250,6 +262,10 @@ class KVStream:
 
     # Getting results out
 
+    def silence(self, silence: Silence) -> None:
+        """Begins a silence; what it covers and still fires at its end is told then."""
+        self._silences.add(silence)
+
     def alerts(
         self,
         min_level: AlertLevel = AlertLevel.INFO,
@@ -279,6 +295,16 @@ class KVStream:
         """Calls ``handler(alert)``, async or plain, for each alert; also a decorator."""
         self._require_unclosed()
         self._alerts.handle(handler, lambda alert: alert.level.at_least(min_level))
+        return handler
+
+    def on_alert_group(
+        self, handler: GroupHandler, min_level: AlertLevel = AlertLevel.INFO, wait: float = 1.0
+    ) -> GroupHandler:
+        """Calls ``handler(group)`` with the alerts of a source that change within ``wait`` seconds."""
+        self._require_unclosed()
+        self._alerts.handle(
+            handler, lambda alert: alert.level.at_least(min_level), lambda alerts: alert_groups(alerts, wait)
+        )
         return handler
 
     def on_summary(self, handler: SummaryHandler) -> SummaryHandler:
@@ -353,6 +379,7 @@ class KVStream:
     def _process(self, monitor: Monitor, batch: list[Item]) -> None:
         """Applies frames of one source."""
         source = batch[0][0].source
+        self._arrived[source] = anyio.current_time()
         losses = sum(producer.take_losses() for producer in {p for _, p in batch if p is not None})
         if losses:
             monitor.source(source).note_lost(losses)
@@ -362,6 +389,23 @@ class KVStream:
             if listening:
                 for event in outcome.eviction_events():
                     self._evictions.publish(event)
+
+    async def _pass_time(self) -> None:
+        """Lets the time of silent sources go on as the clock does, so that silence is noticed and alerts end.
+
+        Only the time since a source's last frame is taken from the clock: a replay has times of its own.
+        """
+        window = self.config.metrics.window_seconds
+        while True:
+            await anyio.sleep(max(_LEAST_TICK_SECONDS, window))
+            now = anyio.current_time()
+            for monitor in self._monitors:
+                for source, of in monitor.sources.items():
+                    silent = now - self._arrived[source]
+                    if silent < _SILENT_WINDOWS * window or self._queues[self._owner(source)].fill > 0:
+                        continue
+                    for tier in of.tiers.values():
+                        self._publish_alerts(tier.pass_time(tier.last_ts + round((silent - window) * 1e9)))
 
     async def _summarize_regularly(self) -> None:
         while True:

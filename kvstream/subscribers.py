@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import anyio
@@ -123,7 +123,7 @@ class Topic(Generic[T]):
         self._name = name
         self._buffer = buffer
         self._subscriptions: list[Subscription[T]] = []
-        self._handled: list[tuple[Subscription[T], Handler[T], anyio.Event]] = []
+        self._handled: list[_Handled[T]] = []
         self._tasks: TaskGroup | None = None
 
     def subscribe(
@@ -139,19 +139,31 @@ class Topic(Generic[T]):
         self._subscriptions.append(made)
         return made
 
-    def handle(self, handler: Handler[T], wanted: Callable[[T], bool] | None = None) -> None:
-        """Calls a handler with each item, from now or from the moment the stream opens."""
+    def handle(
+        self,
+        handler: Handler[Any],
+        wanted: Callable[[T], bool] | None = None,
+        items_of: Callable[[Subscription[T]], AsyncIterator[Any]] | None = None,
+    ) -> None:
+        """Calls a handler with each item, from now or from the moment the stream opens.
+
+        Args:
+            handler: A coroutine function, or a plain one.
+            wanted: Which items.
+            items_of: What to make of them for the handler.
+        """
         subscription = self.subscribe(wanted=wanted, name=handler_name(handler))
-        handled = (subscription, handler, anyio.Event())
+        items = subscription if items_of is None else items_of(subscription)
+        handled = _Handled(subscription, items, handler, anyio.Event())
         self._handled.append(handled)
         if self._tasks is not None:
-            self._tasks.start_soon(_run_handler, *handled)
+            self._tasks.start_soon(handled.run)
 
     def open(self, tasks: TaskGroup) -> None:
         """Starts the handlers."""
         self._tasks = tasks
         for handled in self._handled:
-            tasks.start_soon(_run_handler, *handled)
+            tasks.start_soon(handled.run)
 
     @property
     def listening(self) -> bool:
@@ -170,44 +182,48 @@ class Topic(Generic[T]):
 
     async def handled(self) -> None:
         """Waits until the handlers have had every item of the closed topic."""
-        for _, _, ended in self._handled:
-            await ended.wait()
+        for handled in self._handled:
+            await handled.ended.wait()
 
     def abandon_handlers(self) -> None:
         """Drops what is buffered for handlers, which are gone; iterators keep what is theirs."""
-        for subscription, _, _ in self._handled:
-            subscription.abandon()
+        for handled in self._handled:
+            handled.subscription.abandon()
 
     def statistics(self) -> list[SubscriptionStatistics]:
         """One entry a subscription or handler."""
         return [subscription.statistics() for subscription in self._subscriptions]
 
 
-async def _run_handler(subscription: Subscription[T], handler: Handler[T], ended: anyio.Event) -> None:
-    await run_handler(subscription, handler)
-    ended.set()
+class _Handled(NamedTuple, Generic[T]):
+    """A handler, and where its items come from."""
 
+    subscription: Subscription[T]
+    items: AsyncIterator[Any]
+    handler: Handler[Any]
+    ended: anyio.Event
 
-async def run_handler(subscription: Subscription[T], handler: Handler[T]) -> None:
-    """Calls a handler with each item; a plain function runs in a worker thread.
+    async def run(self) -> None:
+        """Calls the handler with each item; a plain function runs in a worker thread.
 
-    What it raises is counted, and logged with the handler's name; the next item comes all the same.
-    """
-    name = handler_name(handler)
-    is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-        getattr(handler, "__call__", None)  # noqa: B004 - an object whose __call__ is async
-    )
-    async for item in subscription:
-        try:
-            if is_async:
-                result = handler(item)
-            else:
-                result = await to_thread.run_sync(handler, item, abandon_on_cancel=True)
-            if inspect.isawaitable(result):
-                await result
-        except Exception:
-            subscription.failures += 1
-            logger.exception("handler %s failed", name)
+        What it raises is counted, and logged with the handler's name; the next item comes all the same.
+        """
+        handler, name = self.handler, handler_name(self.handler)
+        is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+            getattr(handler, "__call__", None)  # noqa: B004 - an object whose __call__ is async
+        )
+        async for item in self.items:
+            try:
+                if is_async:
+                    result = handler(item)
+                else:
+                    result = await to_thread.run_sync(handler, item, abandon_on_cancel=True)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                self.subscription.failures += 1
+                logger.exception("handler %s failed", name)
+        self.ended.set()
 
 
 def handler_name(handler: Callable[..., Any]) -> str:

@@ -47,7 +47,7 @@ def test_json_snippet_is_an_event():
 def test_toml_snippet_is_a_rules_file(tmp_path):
     (text,) = snippets("toml")
     (tmp_path / "rules.toml").write_text(text)
-    assert load_rules(tmp_path / "rules.toml", default_rules())[0].threshold == 0.1
+    assert load_rules(tmp_path / "rules.toml", default_rules())[0][0].threshold == 0.1
 
 
 def test_first_command_reads_the_real_events():

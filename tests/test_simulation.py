@@ -66,6 +66,23 @@ def test_an_hour_with_ten_bad_minutes_wakes_someone_once(seed, monkeypatch):
     assert not accounts.dropped
 
 
+def test_a_silent_engine_is_noticed_by_the_clock_and_in_time(monkeypatch):
+    async def main():
+        async with KVStream(StreamConfig(flush_interval=0.5), clock=virtual_ns) as stream:
+            alerts = stream.alerts()
+            await engine(stream, "engine-0", random.Random(3), 0.05)
+            stopped = trio.current_time()
+            async for alert in alerts:
+                if alert.rule == "engine_stalled":
+                    break
+            return alert, stopped, trio.current_time()
+
+    alert, stopped, noticed = simulate(3, main, monkeypatch)
+    assert alert.state == "firing"
+    assert alert.timestamp - START / 1e9 == pytest.approx(stopped + 5, abs=1.5)
+    assert noticed - stopped < 8
+
+
 def test_the_same_seed_gives_the_same_run(monkeypatch):
     async def main():
         async with KVStream(StreamConfig(frame_events=50, flush_interval=0.3), clock=virtual_ns) as stream:

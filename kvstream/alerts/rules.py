@@ -1,4 +1,4 @@
-"""Rules: what windowed values must look like for an alert to begin and to end."""
+"""Rules: what windowed values must look like for an alert to begin, to grow worse and to end."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,10 @@ from kvstream.metrics.anomaly import robust_z
 from kvstream.metrics.trend import detect_trend
 from kvstream.metrics.window import Window
 
-Condition = Literal["above", "below", "drop", "surge", "anomaly_low", "falling"]
+Condition = Literal["above", "below", "drop", "surge", "anomaly_low", "falling", "absent"]
+
+MIN_BASELINE = 8
+_STEADY = 0.95  # share of the baseline windows that must hold something for its absence to mean anything
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -21,6 +24,20 @@ class Point(msgspec.Struct, frozen=True):
 
     value: float
     weight: int
+
+
+class Escalation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a firing alert rises to a higher level.
+
+    Attributes:
+        level: The level it rises to.
+        threshold: It rises where the measure reaches this, in the unit of the rule's threshold.
+        after_windows: It rises when it has been firing for so many windows.
+    """
+
+    level: AlertLevel = AlertLevel.CRITICAL
+    threshold: float | None = None
+    after_windows: int | None = None
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,7 +52,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         condition: ``above`` or ``below`` the threshold; ``drop``: below the baseline by ``threshold``;
             ``surge``: ``threshold`` times the baseline; ``anomaly_low``: robust z-score below
             ``-threshold``; ``falling``: a significant fall by the share ``threshold`` over the
-            baseline windows.
+            baseline windows; ``absent``: 0 in the share ``threshold`` of the windows, after a baseline
+            that was hardly ever 0.
         threshold: See ``condition``.
         clear: Where the alert ends: the measure must come back to this, in the threshold's unit.
         level: Level of the alert.
@@ -43,10 +61,15 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         baseline: Windows before them that are compared with.
         for_windows: Windows in a row that must be bad before the alert fires.
         clear_windows: Windows in a row that must be good before it resolves.
+        cooldown_windows: Windows after an episode in which no new one fires.
         min_count: Observations without which nothing is concluded.
+        escalate: When the level rises.
+        inhibits: Rules of the same source and tier that say nothing while this one fires, as what they
+            rest on is wrong.
+        labels: Told with the alert, to route it by.
         enabled: Whether the rule is used at all.
         hint: What to try.
-        message: Text with ``{value}``, ``{threshold}`` and ``{baseline}``.
+        message: Text with ``{value}``, ``{threshold}``, ``{baseline}`` and ``{since}``, a time of day.
     """
 
     name: str
@@ -60,7 +83,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     baseline: int = 30
     for_windows: int = 1
     clear_windows: int = 3
+    cooldown_windows: int = 0
     min_count: int = 1
+    escalate: Escalation | None = None
+    inhibits: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
     enabled: bool = True
     hint: str = ""
 
@@ -70,6 +97,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 raise ConfigError(f"rule {self.name}: {name} must be at least 1, not {getattr(self, name)}")
         if self.baseline < MIN_BASELINE:
             raise ConfigError(f"rule {self.name}: baseline must be at least {MIN_BASELINE} windows")
+        if self.cooldown_windows < 0:
+            raise ConfigError(f"rule {self.name}: cooldown_windows must not be negative")
         if not (math.isfinite(self.threshold) and math.isfinite(self.clear)):
             raise ConfigError(f"rule {self.name}: threshold and clear must be finite numbers")
         wrong_side = self.clear < self.threshold if self.condition == "below" else self.clear > self.threshold
@@ -77,8 +106,16 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ConfigError(
                 f"rule {self.name}: clear ({self.clear}) lies beyond the threshold ({self.threshold})"
             )
+        rises = self.escalate
+        if rises is not None and (
+            not rises.level.severity > self.level.severity or rises == Escalation(level=rises.level)
+        ):
+            raise ConfigError(
+                f"rule {self.name}: escalate must name a level above {self.level.value}, and a threshold "
+                "or after_windows"
+            )
         try:
-            self.message.format(value=0.0, threshold=0.0, baseline=0.0)
+            self.message.format(value=0.0, threshold=0.0, baseline=0.0, since="")
         except (KeyError, IndexError, ValueError) as error:
             raise ConfigError(f"rule {self.name}: message cannot be filled in: {error!r}") from error
 
@@ -90,24 +127,25 @@ class Reading(msgspec.Struct, frozen=True):
         value: The metric's value.
         limit: The value that it is held against, in the metric's unit.
         baseline: What it is compared with, NaN if with nothing.
+        measure: What the condition makes of the value: the higher, the worse.
         bad: Whether the condition holds.
         good: Whether it is over.
+        severe: Whether the level must rise.
     """
 
     value: float
     limit: float
     baseline: float
+    measure: float
     bad: bool
     good: bool
-
-
-MIN_BASELINE = 8
+    severe: bool = False
 
 
 def points_of(window: Window, window_seconds: float, capacity: int | None) -> dict[MetricType, Point]:
     """Every metric's value in one window."""
     seen = window.measurements
-    evicted = seen.total_evictions
+    evicted, events = seen.total_evictions, seen.processed
     points = {
         MetricType.LIFETIME: Point(seen.lifetime.quantile(0.5), seen.lifetime.count),
         MetricType.IDLE_TIME: Point(seen.idle.quantile(0.5), seen.idle.count),
@@ -117,7 +155,12 @@ def points_of(window: Window, window_seconds: float, capacity: int | None) -> di
         MetricType.EVICTION_RATE: Point(evicted / window_seconds, 1),
         MetricType.DEAD_RATIO: Point(seen.dead_ratio, seen.lifetime.count),
         MetricType.REGRET_RATIO: Point(seen.regret_ratio, evicted),
+        MetricType.EVENT_RATE: Point(events / window_seconds, 1),
         MetricType.LOST: Point(float(window.lost), 1),
+        MetricType.RESTARTS: Point(float(window.restarts), 1),
+        MetricType.CLOCK_ERRORS: Point(
+            float(window.clock_step) or seen.time_regressions / max(1, events), max(1, events)
+        ),
     }
     if capacity:
         points[MetricType.OCCUPANCY] = Point(window.live / capacity, 1)
@@ -141,9 +184,7 @@ def read(rule: Rule, points: Sequence[Point], frozen: Sequence[float] | None = N
         return None
     value = sum(p.value * p.weight for p in latest) / weight
     if rule.condition in ("above", "below"):
-        bad = value >= rule.threshold if rule.condition == "above" else value <= rule.threshold
-        good = value <= rule.clear if rule.condition == "above" else value >= rule.clear
-        return Reading(value, rule.threshold, math.nan, bad, good)
+        return _judged(rule, value, rule.threshold, math.nan, value)
     if rule.condition == "falling":
         return _read_trend(rule, points, value)
     before = baseline_of(rule, points) if frozen is None else frozen
@@ -154,12 +195,31 @@ def read(rule: Rule, points: Sequence[Point], frozen: Sequence[float] | None = N
         return None
     median = float(np.median(before))
     if rule.condition == "drop":
-        measure, limit = median - value, median - rule.threshold
-    elif rule.condition == "surge":
-        measure, limit = (value / median if median else 0.0), rule.threshold * median
-    else:
-        measure, limit = -robust_z(value, before), median
-    return Reading(value, limit, median, measure >= rule.threshold, measure <= rule.clear)
+        return _judged(rule, value, median - rule.threshold, median, median - value)
+    if rule.condition == "surge":
+        return _judged(rule, value, rule.threshold * median, median, value / median if median else 0.0)
+    if rule.condition == "absent":
+        if sum(v > 0 for v in before) < _STEADY * len(before):
+            return None
+        silent = sum(p.value == 0 for p in latest) / rule.window
+        return _judged(rule, value, 0.0, median, silent)
+    return _judged(rule, value, median, median, -robust_z(value, before))
+
+
+def _judged(rule: Rule, value: float, limit: float, baseline: float, measure: float) -> Reading:
+    """Holds a measure against the rule's bounds; below a threshold is the only thing worse when lower."""
+    sign = -1.0 if rule.condition == "below" else 1.0
+    measure *= sign
+    rises = rule.escalate
+    return Reading(
+        value,
+        limit,
+        baseline,
+        measure,
+        bad=measure >= sign * rule.threshold,
+        good=measure <= sign * rule.clear,
+        severe=rises is not None and rises.threshold is not None and measure >= sign * rises.threshold,
+    )
 
 
 def baseline_of(rule: Rule, points: Sequence[Point]) -> list[float]:
@@ -179,5 +239,4 @@ def _read_trend(rule: Rule, points: Sequence[Point], value: float) -> Reading | 
     trend = detect_trend([float(i) for i, _ in series], [v for _, v in series])
     fall = -trend.relative_change if trend.direction == "falling" else 0.0
     first = float(np.median([v for _, v in series[:MIN_BASELINE]]))
-    limit = first * (1.0 - rule.threshold)
-    return Reading(value, limit, first, fall >= rule.threshold, fall <= rule.clear)
+    return _judged(rule, value, first * (1.0 - rule.threshold), first, fall)

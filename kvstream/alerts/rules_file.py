@@ -10,7 +10,10 @@ from typing import Any
 import msgspec
 
 from kvstream.alerts.rules import MIN_BASELINE, Rule
+from kvstream.alerts.silences import Silence
 from kvstream.errors import ConfigError
+
+_SILENCES = "silences"  # so that no rule can have that name
 
 
 def builtin_text() -> str:
@@ -40,11 +43,13 @@ def default_rules(anomaly_threshold: float = 6.0, trend_window: int = 60) -> tup
     return tuple(msgspec.structs.replace(rule, **changes.get(rule.name, {})) for rule in _builtin())
 
 
-def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[Rule, ...]:
-    """The base rules with a TOML file's changes: a table a rule, new names need every field.
+def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[tuple[Rule, ...], tuple[Silence, ...]]:
+    """The base rules with a TOML file's changes, and the file's silences.
+
+    Rules are a table each, by name; new ones need every field that has no default.
 
     Example:
-        A file that makes one rule stricter and turns another off::
+        A file that makes one rule stricter, turns another off, and wants peace until the morning::
 
             [hit_ratio_drop]
             threshold = 0.1
@@ -52,6 +57,10 @@ def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[Rule, ...]:
 
             [occupancy_high]
             enabled = false
+
+            [[silences]]
+            source = "batch-*"
+            until = 2026-12-01T06:00:00Z
 
     Raises:
         ConfigError: If the file cannot be read or rules cannot be used; a line for each, with its number.
@@ -63,8 +72,9 @@ def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[Rule, ...]:
         tables = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    rules = {rule.name: rule for rule in base}
     wrong: list[tuple[int, str]] = []
+    silences = _silences(text, tables.pop(_SILENCES, []), wrong)
+    rules = {rule.name: rule for rule in base}
     for name, table in tables.items():
         if not isinstance(table, dict):
             wrong.append((_line(text, None, name), f"{name} is not a table; write [{name}]"))
@@ -74,13 +84,38 @@ def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[Rule, ...]:
             rules[name] = msgspec.convert({**before, **table, "name": name}, Rule)
         except (msgspec.ValidationError, ConfigError) as error:
             said = str(error)
-            field = re.search(r"`\$\.(\w+)`|unknown field `(\w+)`|: (\w+) must", said)
+            field = re.search(r"`\$\.(\w+)|unknown field `(\w+)`|: (\w+) must", said)
             key = next(filter(None, field.groups()), None) if field else None
             about = "" if said.startswith(f"rule {name}:") else f"rule {name}: "
             wrong.append((_line(text, name, key), f"{about}{said}"))
+    wrong += [
+        (_line(text, name, "inhibits"), f"rule {name}: inhibits {other}, which is no rule")
+        for name, rule in rules.items()
+        for other in rule.inhibits
+        if other not in rules
+    ]
     if wrong:
         raise ConfigError("\n".join(f"{path}:{number}: {reason}" for number, reason in sorted(wrong)))
-    return tuple(rules.values())
+    return tuple(rules.values()), silences
+
+
+def _silences(text: str, tables: Any, wrong: list[tuple[int, str]]) -> tuple[Silence, ...]:
+    """The file's silences; adds what is wrong with them."""
+    found = []
+    headers = [
+        number for number, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*silences", line)
+    ]
+    if not isinstance(tables, list):
+        wrong.append((_line(text, None, _SILENCES), "silences is not a list of tables; write [[silences]]"))
+        return ()
+    for i, table in enumerate(tables):
+        try:
+            found.append(msgspec.convert(table, Silence))
+        except (msgspec.ValidationError, ConfigError) as error:
+            said = str(error)
+            number = headers[i] if i < len(headers) else 1
+            wrong.append((number, said if said.startswith("silence:") else f"silence: {said}"))
+    return tuple(found)
 
 
 def _line(text: str, table: str | None, key: str | None) -> int:

@@ -35,7 +35,10 @@ class MetricType(StrEnum):
     DEAD_RATIO = "dead_ratio"
     REGRET_RATIO = "regret_ratio"
     OCCUPANCY = "occupancy"
+    EVENT_RATE = "event_rate"
     LOST = "lost"
+    RESTARTS = "restarts"
+    CLOCK_ERRORS = "clock_errors"
 
 
 class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
@@ -43,7 +46,8 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
 
     Attributes:
         level: How much it matters.
-        state: ``firing`` when the episode begins, ``resolved`` when it ends.
+        state: ``firing`` when the episode begins and when its level rises, ``resolved`` when it ends;
+            in a summary also ``pending``, while it has not lasted long enough to fire.
         rule: Name of the rule.
         metric: The value that it looks at.
         message: What happened, in words.
@@ -53,12 +57,14 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
         tier: Tier.
         timestamp: Event time of this change, seconds since the Unix epoch.
         started_at: Event time at which the episode began.
-        hint: What to try; empty once it is over.
         fingerprint: The same for every alert of one rule, source and tier.
+        hint: What to try; empty once it is over.
+        labels: The rule's labels, to route it by.
+        muted_by: Why nobody is told: the rule that inhibits it, or a silence's reason; empty if they are.
     """
 
     level: AlertLevel
-    state: Literal["firing", "resolved"]
+    state: Literal["pending", "firing", "resolved"]
     rule: str
     metric: MetricType
     message: str
@@ -70,6 +76,8 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
     started_at: float
     fingerprint: str
     hint: str = ""
+    labels: dict[str, str] = {}
+    muted_by: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as a dictionary of plain values."""

@@ -32,7 +32,11 @@ WebhookUrl = Annotated[
 ]
 SlackUrl = Annotated[
     list[str] | None,
-    typer.Option(metavar="URL", help="Post alerts to a Slack incoming webhook.", show_default=False),
+    typer.Option(
+        metavar="URL",
+        help="Post alerts to a Slack incoming webhook, those of a source together.",
+        show_default=False,
+    ),
 ]
 AlertmanagerUrl = Annotated[
     list[str] | None,
@@ -67,7 +71,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
         for url in self.webhook or ():
             stream.on_alert(Webhook(url, secret=secret), min_level)
         for url in self.slack or ():
-            stream.on_alert(Webhook(url, slack_payload), min_level)
+            stream.on_alert_group(Webhook(url, slack_payload), min_level)
         for url in self.alertmanager or ():
             Alertmanager(url).attach(stream)
         if self.alert_log is not None:

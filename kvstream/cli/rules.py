@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from kvstream.alerts.rules_file import builtin_text, default_rules, load_rules
+from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert
 from kvstream.cli.render import alert_line
 from kvstream.cli.session import (
@@ -53,12 +54,14 @@ def list_rules() -> None:
 def check_rules(file: RulesArgument) -> None:
     """Says what a file of rules changes, or what is wrong with it, by line."""
     base = {rule.name: rule for rule in default_rules()}
-    rules = load_rules(file, tuple(base.values()))
+    rules, silences = load_rules(file, tuple(base.values()))
     new = [rule.name for rule in rules if rule.name not in base]
     changed = [rule.name for rule in rules if rule.enabled and base.get(rule.name, rule) != rule]
     off = [rule.name for rule in rules if not rule.enabled]
     told = {"changed": changed, "new": new, "off": off}
     parts = [f"{len(names)} {what} ({', '.join(names)})" for what, names in told.items() if names]
+    if silences:
+        parts.append(f"{len(silences)} silence{'s' * (len(silences) > 1)}")
     typer.echo(f"{file}: {len(rules)} rules" + "".join(f", {part}" for part in parts))
 
 
@@ -73,7 +76,8 @@ def try_rules(
     """Replays recordings and prints when each rule would have fired and resolved."""
     inputs = recordings(on, "rules are tried on files")
     metrics = load_config(MetricsConfig, config, capacity=capacity)
-    monitor = Monitor(metrics, chosen_rules(metrics, file))
+    rules, silences = chosen_rules(metrics, file)
+    monitor = Monitor(metrics, rules, Silences(silences))
     alerts = anyio.run(_replayed, inputs, monitor)
     if wants_lines(json):
         lines = JsonLines(sys.stdout.buffer)

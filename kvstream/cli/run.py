@@ -112,10 +112,10 @@ def run_command(
         given = [STDIN]
     inputs = [Input(name, follow) for name in given]
     metrics = load_config(MetricsConfig, config, capacity=capacity)
-    chosen = chosen_rules(metrics, rules)
+    chosen, silences = chosen_rules(metrics, rules)
     options = RunOptions(summary_every=summary_every, strict=strict, speed=speed, capacity=metrics.capacity)
     metrics = msgspec.structs.replace(metrics, export_interval=0.0)  # by recorded time, not by the clock
-    stream = KVStream(StreamConfig(metrics=metrics, shutdown_timeout=60.0), chosen)
+    stream = KVStream(StreamConfig(metrics=metrics, shutdown_timeout=60.0), chosen, silences=silences)
     handlers = Handlers(
         on_alert=on_alert, webhook=webhook, slack=slack, alertmanager=alertmanager, alert_log=alert_log
     )

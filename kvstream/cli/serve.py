@@ -89,9 +89,9 @@ def serve_command(
     """Takes block events from other processes and shows what the caches do, until it is stopped."""
     token = _token(token_file)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
-    chosen = chosen_rules(metrics, rules)
+    chosen, silences = chosen_rules(metrics, rules)
     metrics = msgspec.structs.replace(metrics, export_interval=summary_every)
-    stream = KVStream(StreamConfig(metrics=metrics), chosen)
+    stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences)
     handlers = Handlers(
         on_alert=on_alert, webhook=webhook, slack=slack, alertmanager=alertmanager, alert_log=alert_log
     )

@@ -13,6 +13,7 @@ import typer
 
 from kvstream.alerts.rules import Rule
 from kvstream.alerts.rules_file import default_rules, load_rules
+from kvstream.alerts.silences import Silence
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.cli.render import Terminal
@@ -104,14 +105,14 @@ def recordings(names: Sequence[str], why: str) -> list[Input]:
     return inputs
 
 
-def chosen_rules(metrics: MetricsConfig, file: Path | None) -> Sequence[Rule]:
-    """The rules that the options ask for.
+def chosen_rules(metrics: MetricsConfig, file: Path | None) -> tuple[Sequence[Rule], Sequence[Silence]]:
+    """The rules and the silences that the options ask for.
 
     Raises:
         ConfigError: If the file cannot be used.
     """
     base = default_rules(metrics.anomaly_threshold, metrics.trend_window)
-    return load_rules(file, base) if file else base
+    return load_rules(file, base) if file else (base, ())
 
 
 def run_session(

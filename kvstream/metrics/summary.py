@@ -34,7 +34,7 @@ class Accounts(msgspec.Struct, kw_only=True):
         unknown_evictions: Evictions of blocks that were not live.
         unknown_reasons: Evictions for a reason nobody knows, kept as ``other``.
         time_regressions: Intervals that would have been negative, taken as 0.
-        clock_steps: Steps back in time past every window kept.
+        clock_steps: Steps back in time of more than ten windows.
         duplicate_frames: Frames seen before, or later than their place, and dropped.
         lost_frames: Frames missing by their numbers.
         restarts: Times that a source began a new epoch.
@@ -153,6 +153,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         recent: The last windows.
         trends: Where windowed values are going, by metric.
         alerts: Alerts that are firing, as dictionaries.
+        pending: What is bad, but not for long enough to fire, in the same form.
         accounts: Where every event and block went.
     """
 
@@ -186,6 +187,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     recent: RecentMetrics
     trends: dict[str, Trend]
     alerts: list[dict[str, Any]]
+    pending: list[dict[str, Any]]
     accounts: Accounts
 
     def to_dict(self) -> dict[str, Any]:
@@ -223,6 +225,7 @@ def summarize(
     capacity: int | None,
     trends: dict[str, Trend],
     alerts: list[dict[str, Any]],
+    pending: list[dict[str, Any]],
     accounts: Accounts,
     final: bool = False,
 ) -> CacheMetricsSummary:
@@ -270,5 +273,6 @@ def summarize(
         recent=recent,
         trends=trends,
         alerts=alerts,
+        pending=pending,
         accounts=accounts,
     )

@@ -18,19 +18,32 @@ class Window(msgspec.Struct, eq=False):
         measurements: What was seen in it.
         live: Blocks live at its end.
         lost: Frames lost, and events dropped unasked, while it was open.
+        restarts: Restarts of the source before its first event.
+        clock_step: Whether it began with a step back in time.
     """
 
     index: int
     measurements: Measurements
     live: int = 0
     lost: int = 0
+    restarts: int = 0
+    clock_step: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has happened in it."""
+        return not (self.measurements.processed or self.lost or self.restarts or self.clock_step)
+
+
+LATE_WINDOWS = 10
 
 
 class WindowRing:
     """The open window and those before it.
 
     A window stays open until an event of a later one arrives, so that events a little out of order
-    count where the stream stands. A step back past everything kept starts afresh (``clock_steps``).
+    count where the stream stands. A step back of more than ten windows is one of the clock: windows
+    start afresh from there (``clock_steps``).
 
     Args:
         window_ns: Length of a window.
@@ -42,7 +55,6 @@ class WindowRing:
         self.window_ns = window_ns
         self.clock_steps = 0
         self.open: Window | None = None
-        self._keep = keep
         self._scale = scale
         self._closed: deque[Window] = deque(maxlen=keep)
 
@@ -51,7 +63,7 @@ class WindowRing:
         index = frame.ts // self.window_ns
         last = int(index.max())
         at = self.open.index if self.open is not None else int(index[0])
-        if last < at - self._keep:
+        if last < at - LATE_WINDOWS:
             at = int(index[0])
         if last <= at:
             yield at, frame
@@ -59,23 +71,33 @@ class WindowRing:
         yield from frame.split(np.maximum.accumulate(np.maximum(index, at)))
 
     def steps_back(self, newest: I64) -> bool:
-        """Whether one of some frames, with these newest times in ns, steps back past everything kept."""
+        """Whether one of some frames, with these newest times in ns, is a step of the clock."""
         index = newest // self.window_ns
         reached = np.maximum.accumulate(index)
         if self.open is not None:
             reached = np.maximum(reached, self.open.index)
-        return bool((index < reached - self._keep).any())
+        return bool((index < reached - LATE_WINDOWS).any())
 
     def enter(self, index: int) -> tuple[Window, Window | None]:
         """The window of ``index``, and the one that closes as it opens, if any."""
         closed = None
         if self.open is None or self.open.index != index:
             closed = self.close()
-            if closed is not None and index < closed.index:
+            step = closed is not None and index < closed.index
+            if step:
                 self.clock_steps += 1
                 self._closed.clear()
-            self.open = Window(index, Measurements(self._scale))
+            self.open = Window(index, Measurements(self._scale), clock_step=step)
         return self.open, closed
+
+    def advance(self, index: int) -> Window | None:
+        """Goes on to a later window though nothing has come; returns the one that closes, if any."""
+        if self.open is None or index <= self.open.index:
+            return None
+        if not self.open.is_empty:
+            return self.enter(index)[1]
+        self.open.index = index  # a long silence is one window
+        return None
 
     def close(self) -> Window | None:
         """Closes the open window, if there is one."""

@@ -47,9 +47,10 @@ class Alertmanager:
         await self._webhook.post([alertmanager_alert(alert, _now())])
 
     async def tell_again(self, summary: CacheMetricsSummary) -> None:
-        """Posts all alerts that are firing, so that they are not taken as over."""
-        if summary.alerts:
-            firing = [msgspec.convert({**alert, "type": "alert"}, CacheAlert) for alert in summary.alerts]
+        """Posts all alerts that are firing and not muted, so that they are not taken as over."""
+        firing = [msgspec.convert({**alert, "type": "alert"}, CacheAlert) for alert in summary.alerts]
+        firing = [alert for alert in firing if not alert.muted_by]
+        if firing:
             await self._webhook.post([alertmanager_alert(alert, _now()) for alert in firing])
 
 
@@ -58,6 +59,7 @@ def alertmanager_alert(alert: CacheAlert, now: datetime.datetime) -> dict[str, A
     ends = now if alert.state == "resolved" else now + datetime.timedelta(seconds=_FORGOTTEN_SECONDS)
     return {
         "labels": {
+            **alert.labels,
             "alertname": alert.rule,
             "severity": alert.level.value,
             "source": alert.source,

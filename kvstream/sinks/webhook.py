@@ -8,16 +8,18 @@ from typing import Any
 
 import msgspec
 
+from kvstream.alerts.groups import AlertGroup
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.errors import ConfigError, MissingExtraError
 
 SIGNATURE_HEADER = "X-Kvstream-Signature"
 
+_SLACK_BLOCKS = 50  # as many as Slack takes in a message
 _MARK = {AlertLevel.INFO: "🔵", AlertLevel.WARNING: "🟠", AlertLevel.CRITICAL: "🔴"}
 
 
 class Webhook:
-    """An alert handler that posts to a URL: ``stream.on_alert(Webhook("https://…"))``.
+    """A handler that posts to a URL: ``stream.on_alert(Webhook("https://…"))``.
 
     What the endpoint cannot take (no connection, 429, 5xx) is tried again with growing pauses; what it
     refuses, or does not take in time, raises, so that the stream counts it as a failure of the handler.
@@ -25,7 +27,7 @@ class Webhook:
 
     Args:
         url: ``http://`` or ``https://``.
-        payload: Makes the body of an alert; by default its fields.
+        payload: Makes the body of an alert, or of a group of them; by default its fields.
         secret: Signs each body, as ``signature`` says.
         timeout: Seconds for one attempt.
         give_up_after: Seconds for all attempts together.
@@ -38,7 +40,7 @@ class Webhook:
     def __init__(
         self,
         url: str,
-        payload: Callable[[CacheAlert], Any] = msgspec.to_builtins,
+        payload: Callable[[Any], Any] = msgspec.to_builtins,
         *,
         secret: str | None = None,
         timeout: float = 5.0,
@@ -64,8 +66,8 @@ class Webhook:
 
         self._send = stamina.retry(on=can_be_tried_again, attempts=None, timeout=give_up_after)(self._try)
 
-    async def __call__(self, alert: CacheAlert) -> None:
-        """Posts an alert.
+    async def __call__(self, alert: CacheAlert | AlertGroup) -> None:
+        """Posts an alert or a group.
 
         Raises:
             httpx2.HTTPError: If it was not taken.
@@ -96,21 +98,17 @@ def signature(secret: str, body: bytes, at: int) -> str:
     return f"t={at},v1={digest}"
 
 
-def slack_payload(alert: CacheAlert) -> dict[str, Any]:
-    """An alert as a message for a Slack incoming webhook, and for what takes the same."""
-    mark = "🟢" if alert.state == "resolved" else _MARK[alert.level]
-    place = f"{alert.source}/{alert.tier}"
-    text = f"{mark} {alert.state} {alert.level}: {alert.rule} on {place}"
-    said = alert.message + (f"\nTry: {alert.hint}" if alert.hint else "")
-    return {
-        "text": f"{text}: {alert.message}",
-        "blocks": [
-            {
-                "type": "section",
-                "text": {"type": "mrkdwn", "text": f"*{_plain(text)}*\n{_plain(said)}"},
-            },
-        ],
-    }
+def slack_payload(group: AlertGroup) -> dict[str, Any]:
+    """Alerts of one source as one message for a Slack incoming webhook, and for what takes the same."""
+    titles, sections = [], []
+    for alert in group.alerts:
+        mark = "🟢" if alert.state == "resolved" else _MARK[alert.level]
+        title = f"{mark} {alert.state} {alert.level}: {alert.rule} on {alert.source}/{alert.tier}"
+        said = alert.message + (f"\nTry: {alert.hint}" if alert.hint else "")
+        titles.append(f"{title}: {alert.message}")
+        text = {"type": "mrkdwn", "text": f"*{_plain(title)}*\n{_plain(said)}"}
+        sections.append({"type": "section", "text": text})
+    return {"text": "\n".join(titles), "blocks": sections[:_SLACK_BLOCKS]}
 
 
 def _plain(text: str) -> str:

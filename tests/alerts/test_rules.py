@@ -13,7 +13,7 @@ from kvstream.metrics.window import Window
 RULES = {rule.name: rule for rule in default_rules(trend_window=20)}
 
 
-def window(index, allocations=100, accesses=900, evicted=90, dead=30, lifetime=1.0, live=50, lost=0):
+def window(index, allocations=100, accesses=900, evicted=90, dead=30, lifetime=1.0, live=50, lost=0, **more):
     """A window as it would be measured; lifetimes all alike."""
     import numpy as np
 
@@ -22,7 +22,8 @@ def window(index, allocations=100, accesses=900, evicted=90, dead=30, lifetime=1
     seen.evictions[0] = evicted
     seen.lifetime.record(np.full(evicted, int(lifetime * 1e9)))
     seen.never_accessed = dead
-    return Window(index, seen, live, lost)
+    seen.time_regressions = more.get("regressions", 0)
+    return Window(index, seen, live, lost, more.get("restarts", 0))
 
 
 def run(name, windows, capacity=100):
@@ -45,6 +46,8 @@ EPISODES = {
     "lifetime_anomaly": ({}, {"lifetime": 0.2}),
     "occupancy_high": ({}, {"live": 97}),
     "lost_frames": ({}, {"lost": 2}),
+    "source_restarted": ({}, {"restarts": 1}),
+    "clock_step": ({}, {"regressions": 500}),
 }
 
 
@@ -54,7 +57,7 @@ def test_rule_fires_once_and_resolves_once_in_an_episode(name):
     assert [state for _, state in changes] == ["firing", "resolved"]
     (fired, _), (resolved, _) = changes
     assert 30 <= fired <= 37
-    assert 50 <= resolved <= 62
+    assert 50 <= resolved <= 50 + RULES[name].window + RULES[name].clear_windows
 
 
 @pytest.mark.parametrize("name", EPISODES)
@@ -121,7 +124,8 @@ def test_memory_is_bounded_by_the_longest_rule():
     engine = RuleEngine(list(RULES.values()), "s", "gpu", 1.0, 100)
     for i in range(1000):
         engine.close(window(i))
-    assert len(engine._points) <= max(r.window + r.baseline for r in RULES.values())
+    longest = max(r.window + r.baseline for r in RULES.values())
+    assert max(len(points) for points in engine._points.values()) <= 2 * longest
 
 
 def test_rules_file_changes_turns_off_and_adds(tmp_path):
@@ -142,10 +146,34 @@ def test_rules_file_changes_turns_off_and_adds(tmp_path):
         message = "blocks sit idle for {value:.0f} s"
         """
     )
-    rules = {rule.name: rule for rule in load_rules(path, default_rules())}
+    rules = {rule.name: rule for rule in load_rules(path, default_rules())[0]}
     assert rules["hit_ratio_drop"].threshold == 0.05
     assert not rules["occupancy_high"].enabled
     assert rules["idle_long"].metric is MetricType.IDLE_TIME
+
+
+def test_rules_file_holds_silences(tmp_path):
+    path = tmp_path / "rules.toml"
+    path.write_text(
+        """
+        [[silences]]
+        rule = "occupancy_*"
+        until = 2030-01-01T00:00:00Z
+        [[silences]]
+        source = "batch-*"
+        until = 2031-01-01T00:00:00+02:00
+        reason = "nightly"
+        """
+    )
+    rules, (first, second) = load_rules(path, default_rules())
+    assert rules == default_rules()
+    assert (first.rule, first.source, second.source, second.reason) == (
+        "occupancy_*",
+        "*",
+        "batch-*",
+        "nightly",
+    )
+    assert second.until.timestamp() - first.until.timestamp() == 365 * 86_400 - 7200
 
 
 @pytest.mark.parametrize(
@@ -162,12 +190,17 @@ def test_rules_file_changes_turns_off_and_adds(tmp_path):
         ("[hit_ratio_drop]\nthreshold = inf", "finite"),
         ("[hit_ratio_drop]\nmessage = '{valeu}'", "message"),
         ("[hit_ratio_drop]\nlevel = 'fatal'", "Invalid enum value"),
+        ("[hit_ratio_drop]\nescalate = { level = 'info' }", "escalate must name"),
+        ("[lost_frames]\ninhibits = ['hits']", "2: .*hits, which is no rule"),
+        ("silences = 3", "write \\[\\[silences\\]\\]"),
+        ("\n[[silences]]\nuntil = 2030-01-01T00:00:00", "2: .*time zone"),
+        ("[[silences]]\nrule = 'x'", "missing required field"),
     ],
 )
 def test_rules_file_with_an_error_says_which(tmp_path, text, says):
     path = tmp_path / "rules.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=f"rules.toml.*({says})"):
+    with pytest.raises(ConfigError, match=f"rules.toml.*?({says})"):
         load_rules(path, default_rules())
 
 

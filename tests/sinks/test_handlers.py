@@ -12,6 +12,7 @@ import anyio
 import httpx2
 import pytest
 
+from kvstream.alerts.groups import AlertGroup
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
 from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError, KVStreamError
@@ -114,12 +115,12 @@ async def test_a_dead_endpoint_delays_nothing_and_what_is_not_delivered_is_count
 
 
 def test_a_message_for_slack_says_it_all_and_escapes():
-    payload = slack_payload(alert())
-    assert payload["text"] == (
-        "🔴 firing critical: hit_ratio_drop on vllm-0/gpu: hit ratio fell to 0.06 from 0.84 <&>"
-    )
+    group = AlertGroup(source="vllm-0", level=AlertLevel.CRITICAL, alerts=[alert(), alert("resolved")])
+    payload = slack_payload(group)
+    first, second = payload["text"].split("\n")
+    assert first == "🔴 firing critical: hit_ratio_drop on vllm-0/gpu: hit ratio fell to 0.06 from 0.84 <&>"
+    assert second.startswith("🟢 resolved")
     assert "&lt;&amp;&gt;" in payload["blocks"][0]["text"]["text"]
-    assert slack_payload(alert("resolved"))["text"].startswith("🟢 resolved")
 
 
 async def test_alertmanager_is_told_as_alerts_change_and_again_with_each_summary():
