@@ -59,9 +59,12 @@ def test_chat_raises_nothing_critical():
 
 
 def test_scan_raises_alerts_within_a_few_windows_of_its_change_at_15_seconds():
-    alerts = {rule: after for _, rule, state, after in alerts_of("scan") if state == "firing"}
-    assert 15 < alerts["hit_ratio_drop"] < 19
-    assert 15 < alerts["dead_blocks"] < 21
+    alerts = {(rule, level): after for level, rule, state, after in alerts_of("scan") if state == "firing"}
+    assert 15 < alerts["dead_blocks", "warning"] < 18
+    assert 15 < alerts["hit_ratio_drop", "warning"] < 19
+    assert 19 < alerts["hit_ratio_drop", "critical"] < 23
+    assert 15 < alerts["lifetime_anomaly", "warning"] < 19
+    assert 15 < alerts["eviction_storm", "warning"] < 20
 
 
 @pytest.mark.parametrize("name", ["chat", "scan"])

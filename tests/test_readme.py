@@ -56,8 +56,8 @@ def test_first_command_reads_the_real_events():
     done = subprocess.run(
         ["sh", "-c", command], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=60
     )
-    assert json.loads(done.stdout.splitlines()[-1])["accounts"]["processed"] == 162_000
-    assert "162,000 events" in README
+    assert json.loads(done.stdout.splitlines()[-1])["accounts"]["processed"] == 190_000
+    assert "190,000 events" in README
 
 
 def test_every_rule_has_a_row():

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from kvstream.alerts.rules import Point, Reading, Rule, baseline_of, points_of, read
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType, fingerprint
+from kvstream.metrics.load import LookupHistory
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.window import Window
 
@@ -20,7 +21,7 @@ class _Episode(msgspec.Struct):
     Attributes:
         alert: Pending or firing; None while all is well.
         told: The level that subscribers know of; None if they know nothing.
-        bad_windows: In a row while pending; in all since it fired.
+        bad_windows: In a row while pending; those not good since it fired.
         good_windows: In a row, while firing.
         baseline: What was normal when the trouble began.
         worst: The reading of the worst window.
@@ -63,7 +64,7 @@ class RuleEngine:
         self._inhibitors = {
             rule.name: [by for by in self._rules if rule.name in by.inhibits] for rule in self._rules
         }
-        self._hits_seen = False
+        self._load = LookupHistory(window_seconds)
         self._longest = max((rule.window + rule.baseline for rule in self._rules), default=1)
         self._points: dict[MetricType, list[Point]] = {}
         self._nothing = Window(0, Measurements(0))
@@ -87,7 +88,7 @@ class RuleEngine:
             return self.pass_time(window.index + 1)
         changes = self.pass_time(window.index)
         self._last, self._index = window, window.index
-        self._hits_seen |= window.measurements.accesses > 0
+        self._load.add(window.index, window.measurements.lookups)
         return changes + self._take(points_of(window, self._window_seconds, self._capacity))
 
     def pass_time(self, until: int) -> list[CacheAlert]:
@@ -102,9 +103,8 @@ class RuleEngine:
         return changes
 
     def _take(self, points: dict[MetricType, Point]) -> list[CacheAlert]:
-        if not self._hits_seen:
-            # Where an engine does not report hits, as vLLM by default, no block is known to be dead.
-            points[MetricType.DEAD_RATIO] = Point(0.0, 0)
+        lifetime = points[MetricType.LIFETIME]
+        points[MetricType.LIFETIME_LOOKUPS] = Point(self._load.lookups_in(lifetime.value), lifetime.weight)
         for metric, point in points.items():
             kept = self._points.setdefault(metric, [])
             kept.append(point)
@@ -142,7 +142,8 @@ class RuleEngine:
         assert episode.alert is not None  # noqa: S101
         episode.good_windows = episode.good_windows + 1 if reading.good else 0
         if episode.good_windows < rule.clear_windows:
-            episode.bad_windows += 1
+            if not reading.good:
+                episode.bad_windows += 1
             _note_worst(episode, reading)
             self._rise(rule, episode, reading, now)
             return None

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from statistics import median, stdev
 from typing import Literal
 
 import msgspec
-import numpy as np
 
 from kvstream.alerts.types import AlertLevel, MetricType
 from kvstream.errors import ConfigError
@@ -32,7 +32,7 @@ class Escalation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Attributes:
         level: The level it rises to.
         threshold: It rises where the measure reaches this, in the unit of the rule's threshold.
-        after_windows: It rises when it has been firing for so many windows.
+        after_windows: It rises after so many windows, since it fired, that were not good.
     """
 
     level: AlertLevel = AlertLevel.CRITICAL
@@ -63,6 +63,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         clear_windows: Windows in a row that must be good before it resolves.
         cooldown_windows: Windows after an episode in which no new one fires.
         min_count: Observations without which nothing is concluded.
+        sigmas: Standard errors that a drop or surge must also amount to, as the baseline varies, so that
+            chance is not taken for trouble where little happens, or much at a time.
         escalate: When the level rises.
         inhibits: Rules of the same source and tier that say nothing while this one fires, as what they
             rest on is wrong.
@@ -85,6 +87,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     clear_windows: int = 3
     cooldown_windows: int = 0
     min_count: int = 1
+    sigmas: float = 0.0
     escalate: Escalation | None = None
     inhibits: tuple[str, ...] = ()
     labels: dict[str, str] = {}
@@ -145,15 +148,16 @@ class Reading(msgspec.Struct, frozen=True):
 def points_of(window: Window, window_seconds: float, capacity: int | None) -> dict[MetricType, Point]:
     """Every metric's value in one window."""
     seen = window.measurements
-    evicted, events = seen.total_evictions, seen.processed
+    evicted, events, lookups = seen.total_evictions, seen.processed, seen.lookups
     points = {
         MetricType.LIFETIME: Point(seen.lifetime.quantile(0.5), seen.lifetime.count),
         MetricType.IDLE_TIME: Point(seen.idle.quantile(0.5), seen.idle.count),
         MetricType.REUSE_GAP: Point(seen.reuse_gap.quantile(0.5), seen.reuse_gap.count),
         MetricType.FIRST_REUSE: Point(seen.first_reuse.quantile(0.5), seen.first_reuse.count),
-        MetricType.HIT_RATIO: Point(seen.hit_ratio, seen.accesses + seen.allocations),
+        MetricType.HIT_RATIO: Point(seen.hit_ratio, lookups),
         MetricType.EVICTION_RATE: Point(evicted / window_seconds, 1),
         MetricType.DEAD_RATIO: Point(seen.dead_ratio, seen.lifetime.count),
+        MetricType.DEAD_PER_LOOKUP: Point(seen.dead_ratio * evicted / max(1, lookups), lookups),
         MetricType.REGRET_RATIO: Point(seen.regret_ratio, evicted),
         MetricType.EVENT_RATE: Point(events / window_seconds, 1),
         MetricType.LOST: Point(float(window.lost), 1),
@@ -193,17 +197,20 @@ def read(rule: Rule, points: Sequence[Point], frozen: Sequence[float] | None = N
         before = [v for v in before if v > 0]
     if len(before) < MIN_BASELINE:
         return None
-    median = float(np.median(before))
-    if rule.condition == "drop":
-        return _judged(rule, value, median - rule.threshold, median, median - value)
-    if rule.condition == "surge":
-        return _judged(rule, value, rule.threshold * median, median, value / median if median else 0.0)
+    normal = median(before)
+    if rule.condition in ("drop", "surge"):
+        falls = rule.condition == "drop"
+        measure = normal - value if falls else value / normal
+        limit = normal - rule.threshold if falls else rule.threshold * normal
+        # Not a robust deviation: where rare windows differ much, the next of them is no news.
+        by_chance = abs(value - normal) < rule.sigmas * stdev(before) / math.sqrt(rule.window)
+        return _judged(rule, value, limit, normal, min(measure, rule.clear) if by_chance else measure)
     if rule.condition == "absent":
         if sum(v > 0 for v in before) < _STEADY * len(before):
             return None
         silent = sum(p.value == 0 for p in latest) / rule.window
-        return _judged(rule, value, 0.0, median, silent)
-    return _judged(rule, value, median, median, -robust_z(value, before))
+        return _judged(rule, value, 0.0, normal, silent)
+    return _judged(rule, value, normal, normal, -robust_z(value, before))
 
 
 def _judged(rule: Rule, value: float, limit: float, baseline: float, measure: float) -> Reading:
@@ -238,5 +245,5 @@ def _read_trend(rule: Rule, points: Sequence[Point], value: float) -> Reading | 
         return None
     trend = detect_trend([float(i) for i, _ in series], [v for _, v in series])
     fall = -trend.relative_change if trend.direction == "falling" else 0.0
-    first = float(np.median([v for _, v in series[:MIN_BASELINE]]))
+    first = median([v for _, v in series[:MIN_BASELINE]])
     return _judged(rule, value, first * (1.0 - rule.threshold), first, fall)

@@ -110,10 +110,14 @@ class Measurements:
         return self.allocations + self.accesses + self.unknown_accesses + ended + self.clears
 
     @property
+    def lookups(self) -> int:
+        """Accesses and allocations: blocks that were asked for, found or not."""
+        return self.accesses + self.allocations
+
+    @property
     def hit_ratio(self) -> float:
-        """Accesses by accesses and allocations: a block-level estimate; 0 without either."""
-        total = self.accesses + self.allocations
-        return self.accesses / total if total else 0.0
+        """Accesses by lookups: a block-level estimate; 0 without any."""
+        return self.accesses / self.lookups if self.lookups else 0.0
 
     @property
     def dead_ratio(self) -> float:

@@ -1,6 +1,8 @@
 import re
 
+import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from kvstream.alerts.lifecycle import RuleEngine
 from kvstream.alerts.rules import MIN_BASELINE, Point, Rule, read
@@ -15,8 +17,6 @@ RULES = {rule.name: rule for rule in default_rules(trend_window=20)}
 
 def window(index, allocations=100, accesses=900, evicted=90, dead=30, lifetime=1.0, live=50, lost=0, **more):
     """A window as it would be measured; lifetimes all alike."""
-    import numpy as np
-
     seen = Measurements(4)
     seen.allocations, seen.accesses = allocations, accesses
     seen.evictions[0] = evicted
@@ -27,8 +27,8 @@ def window(index, allocations=100, accesses=900, evicted=90, dead=30, lifetime=1
 
 
 def run(name, windows, capacity=100):
-    """The (window, state) at which the rule's alert changes."""
-    engine = RuleEngine([RULES[name]], "s", "gpu", 1.0, capacity)
+    """The (window, state) at which the rule's alert begins and ends, at whatever level."""
+    engine = RuleEngine([replace(RULES[name], escalate=None)], "s", "gpu", 1.0, capacity)
     return [(w.index, alert.state) for w in windows for alert in engine.close(w)]
 
 
@@ -105,8 +105,10 @@ def test_windows_without_observations_conclude_nothing():
 def test_alert_says_what_it_needs_to():
     engine = RuleEngine([RULES["hit_ratio_drop"]], "engine-0", "cpu", 1.0, None)
     alerts = [a for w in episode(*EPISODES["hit_ratio_drop"]) for a in engine.close(w)]
-    fired, resolved = alerts
-    assert (fired.level, fired.metric) == (AlertLevel.CRITICAL, MetricType.HIT_RATIO)
+    fired, risen, resolved = alerts
+    assert [a.level.value for a in alerts] == ["warning", "critical", "critical"]
+    assert (risen.state, risen.fingerprint) == ("firing", fired.fingerprint)
+    assert fired.metric is MetricType.HIT_RATIO
     assert (fired.source, fired.tier, fired.rule) == ("engine-0", "cpu", "hit_ratio_drop")
     assert fired.value < fired.threshold
     assert fired.started_at < fired.timestamp <= fired.started_at + 5
@@ -255,6 +257,22 @@ def test_a_cache_that_starts_to_evict_once_full_is_no_storm():
 
 
 def test_where_hits_are_not_reported_no_block_is_called_dead():
-    silent = [window(i, accesses=0, dead=90) for i in range(60)]
-    assert run("dead_blocks", silent) == []
-    assert run("dead_blocks", [window(0), *(window(i, accesses=0, dead=90) for i in range(1, 60))]) != []
+    assert run("dead_blocks", [window(i, accesses=0, dead=90) for i in range(60)]) == []
+
+
+def test_twice_the_traffic_is_no_anomaly_of_lifetimes():
+    before = [window(i, lifetime=20.0) for i in range(60)]
+    # A block that is evicted k windows after the change has lived through as many lookups as ever.
+    doubled = [
+        window(59 + k, allocations=200, accesses=1800, lifetime=max(10.0, 20.0 - k)) for k in range(1, 60)
+    ]
+    assert run("lifetime_anomaly", before + doubled) == []
+    assert run("lifetime_falling", before + doubled) == []
+    shorter = [window(60 + i, lifetime=5.0) for i in range(10)]
+    assert [state for _, state in run("lifetime_anomaly", before + shorter)] == ["firing"]
+
+
+def test_a_drop_within_what_chance_explains_does_not_fire():
+    rng = np.random.default_rng(1)
+    few = [window(i, *((40, 10) if rng.random() < 0.3 else (10, 40))) for i in range(600)]
+    assert run("hit_ratio_drop", few) == []

@@ -42,7 +42,7 @@ def test_two_logs_at_once_give_one_summary_and_the_alerts_of_each(kvstream):
     (summary,) = ran.of_type("summary")
     assert summary["final"]
     assert summary["capacity"] == 512
-    assert summary["accounts"]["processed"] == 162_000
+    assert summary["accounts"]["processed"] == 190_000
     fired = {(a["source"], a["rule"]) for a in ran.of_type("alert")}
     assert ("vllm-scan", "hit_ratio_drop") in fired
     assert ("vllm-chat", "hit_ratio_drop") not in fired
@@ -197,7 +197,7 @@ def test_a_terminal_sees_tables_and_colours_unless_told_not_to(colour):
     assert process.wait(DEADLINE) == 0
     text = shown.decode()
     assert "hit_ratio_drop" in text
-    assert "122,000 events = 122,000 processed" in text
+    assert "150,000 events = 150,000 processed" in text
     assert ("\x1b[1;31m" in text) is colour
 
 

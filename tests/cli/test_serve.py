@@ -66,9 +66,9 @@ def test_a_recording_is_replayed_to_a_server(tmp_path):
             timeout=DEADLINE,
         )
         assert done.returncode == 0, done.stderr
-        assert b"122,000 sent" in done.stderr
+        assert b"150,000 sent" in done.stderr
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=DEADLINE)
         summary = json.loads(out.splitlines()[-1])
-        assert summary["accounts"]["processed"] == 122_000
+        assert summary["accounts"]["processed"] == 150_000
         assert summary["accounts"]["unknown_evictions"] == 255
