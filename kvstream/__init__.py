@@ -28,6 +28,7 @@ from kvstream.events.types import (
     BlockEvicted,
     BlockStored,
     CacheCleared,
+    Labels,
     Malformed,
 )
 from kvstream.metrics.patterns import AccessPatternAnalysis, LifetimeDistribution
@@ -60,6 +61,7 @@ __all__ = [
     "KVCacheMetricsCollector",
     "KVStream",
     "KVStreamError",
+    "Labels",
     "LifetimeDistribution",
     "Malformed",
     "MalformedInputError",

@@ -18,6 +18,9 @@ FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
 
 _HARDLY = 0.02  # of hit ratio: less is not worth speaking of
 _WANTED = 0.9
+_OWNER = {"tenant": "Tenant", "lora": "Adapter", "model": "Model", "group": "Group"}
+_MUCH_ROOM = 0.1  # of all block time
+_LITTLE_USE = 0.5  # of the hits that its share of room would have
 
 
 class CurvePoint(msgspec.Struct, frozen=True):
@@ -157,6 +160,7 @@ def _verdict(
             f"{summary.zero_access_rate:.0%} of evicted blocks were never used after they were filled."
         )
     said += _of_size(summary, curve, wanted, block_bytes)
+    said += _of_owners(summary)
     falling = [name.replace("_", " ") for name, t in summary.trends.items() if t.direction == "falling"]
     if falling:
         said.append(f"At the end, falling: {', '.join(falling)}.")
@@ -192,6 +196,19 @@ def _of_size(
     if wanted is not None:
         said.append(f"A hit ratio of 0.9 takes {wanted:,} blocks{_in_bytes(wanted, block_bytes)}.")
     return said
+
+
+def _of_owners(summary: CacheMetricsSummary) -> list[str]:
+    """Whose blocks take far more room than they are of use."""
+    return [
+        f"{_OWNER[name]} {usage.value} holds {usage.residency_share:.0%} of block time for "
+        f"{usage.hit_share:.0%} of hits."
+        for name, values in summary.labels.items()
+        for usage in values
+        if usage.value is not None
+        and usage.residency_share >= _MUCH_ROOM
+        and usage.hit_share < _LITTLE_USE * usage.residency_share
+    ]
 
 
 def _within(seconds: float) -> str:

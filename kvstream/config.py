@@ -47,6 +47,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ghost_blocks: Evictions after which content that was evicted is forgotten; until then its return
             shows that the eviction was premature. 0 turns that off.
         ghost_seconds: Seconds after which it is forgotten at the latest.
+        owners: Sets of labels that are told apart in each source and tier; any more are ``other``.
+            0 passes over labels.
     """
 
     sample_rate: float = 1.0
@@ -62,6 +64,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     capacity: int | None = None
     ghost_blocks: int = 65_536
     ghost_seconds: float = 3600.0
+    owners: int = 64
 
     def __post_init__(self) -> None:
         _real("sample_rate", self.sample_rate, 0.0, "above 0 and at most 1", 1.0)
@@ -78,6 +81,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             _whole("capacity", self.capacity, 1, 2**40)
         _whole("ghost_blocks", self.ghost_blocks, 0, 2**27)
         _real("ghost_seconds", self.ghost_seconds, 0.0, "above 0 seconds")
+        _whole("owners", self.owners, 0, 4096)
         _require(self.trend_window <= self.windows, "trend_window", self.trend_window, "at most `windows`")
 
     @property

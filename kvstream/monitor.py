@@ -19,10 +19,12 @@ from kvstream.blocks.table import BlockTable
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import I64, EventFrame, joined_frames
 from kvstream.events.sequence import Arrival, FrameSequence
+from kvstream.events.types import Labels
 from kvstream.metrics.ghosts import GhostIndex
 from kvstream.metrics.measurements import ClassicIntervals, Measurements
 from kvstream.metrics.summary import ALL, Accounts, CacheMetricsSummary, recent_metrics, summarize
 from kvstream.metrics.trend import Trend, detect_trend
+from kvstream.metrics.usage import OwnerUsage, UsageByOwner, usage_by_label
 from kvstream.metrics.window import Window, WindowRing
 
 RECENT_SECONDS = 60.0
@@ -61,7 +63,9 @@ class TierMonitor:
             access_history=config.access_history,
             sample_rate=config.sample_rate,
             changes=config.ghost_blocks > 0,
+            owners=config.owners,
         )
+        self._usage = UsageByOwner(config.histogram_scale)
         self.ghosts = GhostIndex(config.ghost_blocks, round(config.ghost_seconds * 1e9))
         self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale)
         self.classic = ClassicIntervals()
@@ -82,6 +86,7 @@ class TierMonitor:
             window.restarts += self._restarts_unseen
             lost = self._restarts_unseen = 0
             seen = self.table.apply(part)
+            self._usage.observe(seen)
             seen.sort()
             window.measurements.observe(seen)
             for changes in seen.changes:
@@ -99,7 +104,8 @@ class TierMonitor:
         """Ends every generation, as the source has lost its cache."""
         self._restarts_unseen += 1
         seen = Observations()
-        self.table.clear(seen)
+        self.table.clear(seen, self.last_ts)
+        self._usage.observe(seen)
         self.ghosts.clear()
         if self.ring.open is not None:
             self.ring.open.measurements.observe(seen)
@@ -139,6 +145,12 @@ class TierMonitor:
         if self.ring.open is not None:
             total.merge(self.ring.open.measurements)
         return total
+
+    def usage(self) -> list[tuple[Labels | None, OwnerUsage]]:
+        """What the blocks of each owner have done since the start; nothing where there are no labels."""
+        if self.table.owners is None or not self.table.owners.known:
+            return []
+        return list(zip(self.table.owners.labels, self._usage.by_number(self.last_ts), strict=False))
 
     def trends(self) -> dict[str, Trend]:
         """Where the windowed values are going, over the last ``trend_window`` closed windows."""
@@ -354,6 +366,7 @@ def summarize_monitors(
         capacity=config.capacity * len(tiers) if config.capacity else None,
         trends=tiers[0].trends() if len(tiers) == 1 else {},
         alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
+        labels=usage_by_label([owner for m in tiers for owner in m.usage()], config.histogram_scale),
         pending=[alert.to_dict() for m in tiers for alert in m.rules.pending()],
         accounts=accounts,
         final=final,

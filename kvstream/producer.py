@@ -12,8 +12,8 @@ from anyio.lowlevel import checkpoint
 
 from kvstream.blocks.hashing import below_rate, mix
 from kvstream.config import OverflowPolicy
-from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, packed_int64
-from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Op
+from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, label_number, packed_int64
+from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op
 from kvstream.queue import FrameQueue
 from kvstream.recorder import StepRecorder, checked_time
 
@@ -58,12 +58,13 @@ class EventBuffer:
         self._events = 0
         self._columns: list[bytes] = []  # ids of calls, as native 64-bit integers
         self._single: list[int] = []  # ids that came alone, after those in columns
-        self._runs: list[int] = []  # for each call: operation, number of ids, time, reason
+        self._runs: list[int] = []  # for each call: operation, number of ids, time, reason, label
+        self._labels: dict[Labels, int] = {}
 
     def __len__(self) -> int:
         return self._events
 
-    def add(self, op: int, ids: Ids, ts: int, reason: int = 0) -> int:
+    def add(self, op: int, ids: Ids, ts: int, reason: int = 0, labels: Labels | None = None) -> int:
         """Appends one event for each id; returns how many.
 
         Raises:
@@ -78,7 +79,7 @@ class EventBuffer:
             if self._single:
                 self._pack_single()
             self._columns.append(column)
-        self._runs.extend((op, n, ts, reason))
+        self._runs.extend((op, n, ts, reason, label_number(self._labels, labels)))
         self._events += n
         return n
 
@@ -93,8 +94,9 @@ class EventBuffer:
             return []
         if self._single:
             self._pack_single()
-        runs = np.frombuffer(struct.pack(f"{len(self._runs)}q", *self._runs), dtype=np.int64).reshape(-1, 4)
+        runs = np.frombuffer(struct.pack(f"{len(self._runs)}q", *self._runs), dtype=np.int64).reshape(-1, 5)
         op, n, ts, reason = runs[:, 0].astype(np.uint8), runs[:, 1], runs[:, 2], runs[:, 3].astype(np.uint8)
+        label_of = runs[:, 4].astype(np.uint16).repeat(n) if self._labels else None
         frame = EventFrame(
             op.repeat(n),
             np.frombuffer(b"".join(self._columns), dtype=np.int64),
@@ -103,6 +105,8 @@ class EventBuffer:
             self.tier,
             None,
             reason.repeat(n) if reason.any() else None,
+            labels=tuple(self._labels),
+            label_of=label_of,
         )
         self._clear()
         return frame.cut(MAX_FRAME_EVENTS)
@@ -157,9 +161,9 @@ class Producer:
         self._calm = 0
         self._closed = False
 
-    async def allocated(self, ids: Ids, ts: int | None = None) -> None:
-        """Blocks were handed out."""
-        await self._put(Op.ALLOC, ids, ts, 0)
+    async def allocated(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
+        """Blocks were handed out, to someone; what happens to them from now on counts as theirs."""
+        await self._put(Op.ALLOC, ids, ts, 0, labels)
 
     async def accessed(self, ids: Ids, ts: int | None = None) -> None:
         """Live blocks were found by a request."""
@@ -173,9 +177,9 @@ class Producer:
         """Every block was given up at once."""
         await self._put(Op.CLEAR, 0, ts, 0)
 
-    def record_allocated(self, ids: Ids, ts: int | None = None) -> None:
-        """Blocks were handed out; from any thread."""
-        if self._add(Op.ALLOC, ids, ts, 0):
+    def record_allocated(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
+        """Blocks were handed out, to someone; from any thread."""
+        if self._add(Op.ALLOC, ids, ts, 0, labels):
             self._settle()
 
     def record_accessed(self, ids: Ids, ts: int | None = None) -> None:
@@ -261,8 +265,10 @@ class Producer:
         with self._lock:
             self._drop(cause, events)
 
-    async def _put(self, op: int, ids: Ids, ts: int | None, reason: int) -> None:
-        if self._add(op, ids, ts, reason):
+    async def _put(
+        self, op: int, ids: Ids, ts: int | None, reason: int, labels: Labels | None = None
+    ) -> None:
+        if self._add(op, ids, ts, reason, labels):
             self._pump()
             await checkpoint()  # consumers get their turn also where there is room
             while self._pending and not self._closed:
@@ -287,12 +293,12 @@ class Producer:
                 self._pending_events -= len(frame)
                 self._drop("would_block", len(frame))
 
-    def _add(self, op: int, ids: Ids, ts: int | None, reason: int) -> bool:
+    def _add(self, op: int, ids: Ids, ts: int | None, reason: int, labels: Labels | None = None) -> bool:
         """Buffers events; whether a frame is full."""
         ts = self._clock() if ts is None else checked_time(ts)
         with self._lock:
             self._take_recorded()
-            self._offered += self._buffer.add(op, ids, ts, reason)
+            self._offered += self._buffer.add(op, ids, ts, reason, labels)
             self._note()
             if len(self._buffer) < self._frame_events and not self._closed:
                 return False

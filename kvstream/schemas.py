@@ -20,6 +20,7 @@ from kvstream.events.types import (
     BlockEvicted,
     BlockStored,
     CacheCleared,
+    Labels,
     Malformed,
 )
 from kvstream.metrics.summary import CacheMetricsSummary
@@ -84,7 +85,14 @@ def wire_vectors() -> list[dict[str, Any]]:
     vectors: list[dict[str, Any]] = [
         {"name": "events as JSON lines", "hex": encode_lines(events).hex(), "events": _plain(events)}
     ]
-    for name, frame in (("frame without keys, reasons or number", plain), ("frame with all columns", full)):
+    labelled = msgspec.structs.replace(
+        plain, labels=(Labels(tenant="acme"), Labels(lora="sql")), label_of=np.array([2, 0, 0], np.uint16)
+    )
+    for name, frame in (
+        ("frame without keys, reasons or number", plain),
+        ("frame with every column but labels", full),
+        ("frame with labels", labelled),
+    ):
         vectors.append(
             {
                 "name": name,
@@ -125,7 +133,8 @@ def _frame_schema() -> dict[str, Any]:
     schema = _schema(WireFrame)
     schema["description"] = (
         "The msgpack array of an EventFrame. Columns are msgpack bin (shown as base64 strings here): ops and "
-        "reasons uint8, blocks, ts and keys little-endian int64, all of the same number of events."
+        "reasons uint8, blocks, ts and keys little-endian int64, label_of little-endian uint16, all of as "
+        "many events; labels is a msgpack list of maps. Without labels the last two are left out."
     )
     return schema
 

@@ -5,6 +5,7 @@ import pytest
 from kvstream.analysis import Analysis
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import EventFrame
+from kvstream.events.types import Labels
 from kvstream.sources.synthetic import generate
 from kvstream.sources.traces import PrefixCacheTrace
 
@@ -80,6 +81,21 @@ def test_where_memory_does_not_help_that_is_said():
     found = analyzed([frame], config=MetricsConfig(capacity=100))
     assert any("More memory would hardly help" in sentence for sentence in found.verdict)
     assert "0.25× the memory would do as well as what there is." in found.verdict
+
+
+def test_the_verdict_names_who_takes_more_than_they_use():
+    labels = (Labels(tenant="acme", lora="sql"), Labels(tenant="umbrella"))
+    frame = EventFrame(
+        np.array([0, 0, 1, 1, 1, 1], np.uint8),
+        np.array([1, 2, 2, 2, 2, 2]),
+        np.arange(6) * 1_000_000,
+        labels=labels,
+        label_of=np.array([1, 2, 0, 0, 0, 0], np.uint16),
+    )
+    verdict = analyzed([frame]).verdict
+    assert "Tenant acme holds 56% of block time for 0% of hits." in verdict
+    assert "Adapter sql holds 56% of block time for 0% of hits." in verdict
+    assert not any("umbrella" in sentence for sentence in verdict)
 
 
 def test_a_hash_trace_is_content():

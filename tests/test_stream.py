@@ -13,6 +13,7 @@ from kvstream import (
     ConfigError,
     EventFrame,
     KVStream,
+    Labels,
     Malformed,
     MalformedInputError,
     MetricsConfig,
@@ -59,6 +60,20 @@ async def test_leaving_the_stream_processes_everything_recorded():
     assert summary.evictions_by_reason["cleared"] == 1
     assert summary.accounts.offered == summary.accounts.processed == 7
     assert summary.accounts.balanced
+
+
+async def test_producers_say_whose_blocks_they_are():
+    async with KVStream(StreamConfig(frame_events=3)) as stream:
+        producer = stream.producer("engine-0")
+        await producer.allocated([1, 2, 3], labels=Labels(tenant="acme"))
+        producer.record_allocated(4, labels=Labels(tenant="umbrella", lora="sql"))
+        await producer.accessed([1, 4, 4])
+        await producer.allocated(5)
+        await stream.flush()
+        summary = stream.summary("engine-0")
+    tenants = {of.value: (of.blocks_live, of.accesses, of.hit_share) for of in summary.labels["tenant"]}
+    assert tenants == {"acme": (3, 1, 1 / 3), "umbrella": (1, 2, 2 / 3), None: (1, 0, 0.0)}
+    assert {of.value for of in summary.labels["lora"]} == {"sql", None}
 
 
 async def test_flush_makes_a_summary_current():

@@ -101,6 +101,32 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
         ]
 
 
+class Owned(msgspec.Struct, frozen=True, eq=False):
+    """What some events did to the blocks of which owner, by number (``Owners``).
+
+    Attributes:
+        begun: Owner of each generation begun, int64 (b,).
+        begun_ts: When, ns.
+        accessed: Owner of each block accessed, int64 (a,).
+        ended: Owner of each generation ended, int64 (m,).
+        ended_ts: When, ns.
+        cleared: Whether a clear ended them, which is in no distribution.
+        gaps: Owner and length, ns, of each reuse gap that is observed.
+        first_reuses: Owner and time, ns, of each first reuse that is observed.
+        lives: Owner, lifetime, idle time, ns, and accesses of each eviction that is observed.
+    """
+
+    begun: I64
+    begun_ts: I64
+    accessed: I64
+    ended: I64
+    ended_ts: I64
+    cleared: bool
+    gaps: tuple[I64, I64]
+    first_reuses: tuple[I64, I64]
+    lives: tuple[I64, I64, I64, I64]
+
+
 class ContentChanges(msgspec.Struct, frozen=True, eq=False):
     """Content that came into a cache or was evicted from it, in order, in columns of equal length k.
 
@@ -139,6 +165,7 @@ class Observations(msgspec.Struct, eq=False):
         access_counts: Accesses of each evicted generation.
         evicted: Records of the evictions, if asked for.
         changes: Content that came and went, where it is known and if asked for; None where a clear ended all.
+        owned: The same events by owner, once there are labels; intervals are in the order of their rows.
     """
 
     allocations: int = 0
@@ -159,6 +186,7 @@ class Observations(msgspec.Struct, eq=False):
     access_counts: list[I64] = field(default_factory=list)
     evicted: list[EvictionBatch] = field(default_factory=list)
     changes: list[ContentChanges | None] = field(default_factory=list)
+    owned: list[Owned] = field(default_factory=list)
 
     def sort(self) -> None:
         """Joins each column of intervals into one, ascending, as histograms want them."""

@@ -11,7 +11,8 @@ from kvstream.blocks.contents import Contents
 from kvstream.blocks.grouping import PACKED_STORE, RUN_EVENTS, Generations, Grouped, Mask, generations, group
 from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.blocks.index import BlockIndex
-from kvstream.blocks.observations import EvictionBatch, Observations
+from kvstream.blocks.observations import EvictionBatch, Observations, Owned
+from kvstream.blocks.owners import Owners
 from kvstream.blocks.state import BlockMetricsState
 from kvstream.events.frame import I64, U8, EventFrame, as_int64
 from kvstream.events.types import OTHER, REASONS, REPLACED, Op
@@ -36,6 +37,10 @@ class BlockTable:
         records: Make a record of each eviction (``Observations.evicted``).
         changes: Tell which content comes and goes (``Observations.changes``): the block itself in content
             streams, its key in slot streams that have keys.
+        owners: Owners that are told apart by labels; 0 passes over labels.
+
+    Attributes:
+        owners: Whose the blocks are.
     """
 
     def __init__(
@@ -47,7 +52,9 @@ class BlockTable:
         sample_rate: float = 1.0,
         records: bool = True,
         changes: bool = False,
+        owners: int = 0,
     ) -> None:
+        self.owners = Owners(owners) if owners else None
         self.records, self.changes = records, changes
         self.live_count = 0
         self._seed = source_seed(source, tier)
@@ -85,17 +92,20 @@ class BlockTable:
             for at in range(start, end, RUN_EVENTS):
                 self._apply_run(frame.take(slice(at, min(end, at + RUN_EVENTS))), stores, seen)
             if end < len(frame):
-                self.clear(seen)
+                self.clear(seen, int(frame.ts[end]))
                 seen.clears += 1
             start = end + 1
         return seen
 
-    def clear(self, seen: Observations) -> None:
-        """Ends every generation with reason ``cleared``."""
+    def clear(self, seen: Observations, ts: int) -> None:
+        """Ends every generation with reason ``cleared``, at a time in ns."""
         if self.changes:
             seen.changes.append(None)
         if not self.live_count:
             return  # many clears in a row must not cost a sweep each
+        if self.owners is not None and self.owners.known:
+            held = (self._count >= 0).nonzero()[0]
+            seen.owned.append(_owned_by_cleared(self.owners.of_slots(held), ts))
         seen.cleared += self.live_count
         self.live_count = 0
         self._count[:] = _NOT_LIVE
@@ -211,7 +221,12 @@ class BlockTable:
 
     def _apply_run(self, frame: EventFrame, stores: bool, seen: Observations) -> None:
         """Applies events that hold no clear; ``stores`` where some may be stores."""
-        ops, ts, reasons, keys = frame.ops, frame.ts, frame.reasons, frame.keys
+        ops, ts, reasons, keys, named = frame.ops, frame.ts, frame.reasons, frame.keys, None
+        if self.owners is not None and (frame.label_of is not None or self.owners.known):
+            if not self.owners.known:  # until now nobody's blocks were not followed
+                held = (self._count >= 0).nonzero()[0]
+                seen.owned.append(_owned_from_now_on(self._birth[held]))
+            named = self.owners.numbers(frame)
         if stores:
             ops = np.minimum(ops, PACKED_STORE)
         slots = self._slots_with_room(ops, frame.blocks)
@@ -221,6 +236,7 @@ class BlockTable:
             slots, ops, ts = slots.compress(found), ops.compress(found), ts.compress(found)
             reasons = None if reasons is None else reasons.compress(found)
             keys = None if keys is None else keys.compress(found)
+            named = None if named is None else named.compress(found)
         if not len(slots):
             return
         grouped = group(slots, ops, ts)
@@ -239,9 +255,11 @@ class BlockTable:
         ended, left = generations(grouped, self._birth[slot], count)
         interval = self._intervals(grouped, slot, count, seen)
         self._observe_allocations(grouped, seen)
-        self._observe_accesses(grouped, slot, count, interval, seen)
-        if len(ended.rows):
-            self._observe_ended(grouped, ended, interval, reasons, seen)
+        reused = self._observe_accesses(grouped, slot, count, interval, seen)
+        observed = self._observe_ended(grouped, ended, interval, reasons, seen)
+        if self.owners is not None and named is not None:
+            of_row, went = self.owners.apply(grouped, slot, named, ended, left)
+            seen.owned.append(_owned(grouped, ended, of_row, went, reused, observed, seen))
         if self.changes:
             changes = self._contents.changes(grouped, slot, keys, ended, left, self._ids)
             if changes is not None:
@@ -277,7 +295,8 @@ class BlockTable:
 
     def _observe_accesses(
         self, grouped: Grouped, slot: I64, count: I64, interval: I64, seen: Observations
-    ) -> None:
+    ) -> tuple[Mask, Mask]:
+        """Returns which rows are reuses after a first, and which are first ones, as far as observed."""
         op = grouped.op
         again = np.empty(len(op), dtype=np.bool_)  # accesses of generations that were accessed before
         np.equal(op[:-1], Op.ACCESS, out=again[1:])
@@ -291,6 +310,7 @@ class BlockTable:
             again, first = again & chosen, first & chosen
         seen.reuse_gaps.append(interval.compress(again))
         seen.first_reuses.append(interval.compress(first))
+        return again, first
 
     def _birth_of_rows(self, grouped: Grouped, slot: I64) -> I64:
         """Start of the generation that is open just after each row, ns, (n,)."""
@@ -306,8 +326,12 @@ class BlockTable:
         interval: I64,
         reasons: U8 | None,
         seen: Observations,
-    ) -> None:
+    ) -> Mask | None:
+        """Returns which of the ended generations are observed, None for all."""
         rows = ended.rows
+        if not len(rows):
+            return None
+        chosen = None
         lifetime = grouped.t.take(rows) - ended.birth
         seen.time_regressions += int(np.count_nonzero(lifetime < 0))
         np.maximum(lifetime, 0, out=lifetime)
@@ -342,6 +366,7 @@ class BlockTable:
                 self._history_of(grouped, ended),
             )
             seen.evicted.append(batch.take(np.argsort(grouped.position.take(rows))))
+        return chosen
 
     def _history_of(self, grouped: Grouped, ended: Generations) -> I64:
         """Last access times of generations that end at a row, shape (m, access_history)."""
@@ -383,6 +408,60 @@ class BlockTable:
     def _sampled(self, slot: I64, birth: I64) -> Mask:
         ids = slot if self._ids is None else self._ids.take(slot)
         return below_rate(generation_hash(self._seed, ids, birth), self._sample_rate)
+
+
+def _owned(
+    grouped: Grouped,
+    ended: Generations,
+    of_row: I64,
+    went: I64,
+    reused: tuple[Mask, Mask],
+    observed: Mask | None,
+    seen: Observations,
+) -> Owned:
+    """What was just added to ``seen``, by owner."""
+    begins = grouped.op == Op.ALLOC
+    nothing = of_row[:0]
+    lives = (nothing, nothing, nothing, nothing)
+    if len(ended.rows):
+        of_observed = went if observed is None else went.compress(observed)
+        lives = (of_observed, seen.lifetimes[-1], seen.idles[-1], seen.access_counts[-1])
+    again, first = reused
+    return Owned(
+        of_row.compress(begins),
+        grouped.t.compress(begins),
+        of_row.compress(grouped.op == Op.ACCESS),
+        went,
+        grouped.t.take(ended.rows),
+        False,
+        (of_row.compress(again), seen.reuse_gaps[-1]),
+        (of_row.compress(first), seen.first_reuses[-1]),
+        lives,
+    )
+
+
+def _owned_from_now_on(births: I64) -> Owned:
+    """Nobody's blocks, born at some times."""
+    nothing = births[:0]
+    none = (nothing, nothing)
+    return Owned(np.zeros_like(births), births, *none, nothing, False, none, none, (*none, *none))
+
+
+def _owned_by_cleared(of_slot: I64, ts: int) -> Owned:
+    """What a clear ends, by owner."""
+    nothing = of_slot[:0]
+    none = (nothing, nothing)
+    return Owned(
+        nothing,
+        nothing,
+        nothing,
+        of_slot,
+        np.full(len(of_slot), ts),
+        True,
+        none,
+        none,
+        (*none, *none),
+    )
 
 
 def _count_unknown(ops: U8, seen: Observations) -> None:

@@ -18,11 +18,13 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.events.types import Malformed
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
+from kvstream.metrics.usage import LabelUsage
 from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
 
 _STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
 _MALFORMED_SHOWN = 20
+_LABELS_SHOWN = 5
 
 
 class Terminal:
@@ -175,6 +177,8 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
             f"{premature.share:.1%} of evictions, {_seconds(premature.return_time.p50)} later; "
             f"{premature.extra_blocks_p50:,} more blocks would have kept half",
         )
+    for name, values in summary.labels.items():
+        table.add_row(f"by {name}", "\n".join(map(_usage, values[:_LABELS_SHOWN])))
     reasons = ", ".join(f"{n:,} {name}" for name, n in summary.evictions_by_reason.items() if n)
     table.add_row("generations ended", reasons or "none")
     going = [
@@ -188,6 +192,13 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
     firing = ", ".join(sorted({str(alert["rule"]) for alert in summary.alerts}))
     table.add_row("alerts firing", Text(firing or "none", style="red" if firing else "green"))
     return table
+
+
+def _usage(usage: LabelUsage) -> str:
+    return (
+        f"{usage.value or 'none'}: {usage.residency_share:.0%} of block time, {usage.hit_share:.0%} of hits; "
+        f"{usage.blocks_live:,} blocks, hit ratio {usage.hit_ratio:.2f}"
+    )
 
 
 def interval(stats: IntervalStats) -> str:

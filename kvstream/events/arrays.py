@@ -1,5 +1,6 @@
 """Msgpack arrays that stand one after another in a stream of bytes, cut apart without decoding them."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -7,24 +8,24 @@ from kvstream.errors import MalformedInputError
 from kvstream.events.types import Malformed
 
 MAX_ARRAY_BYTES = 64 * 1024 * 1024
+_ARRAY, _ARRAY_MASK = 0x90, 0xF0  # first byte of an array, without the number of its items
 
 T = TypeVar("T")
 
 
 class ArrayParser(Generic[T]):
-    """Reads msgpack arrays of one known beginning and length, in pieces of any size.
+    """Reads short msgpack arrays of a known beginning, in pieces of any size.
 
     There are no checksums here: after damage it searches for the next beginning.
 
     Args:
         origin: The input's name, for reports.
-        start: First bytes of every array, at least the first of which belongs to it alone.
-        items: Items in each array: integers, nil, short strings and bytes.
+        start: First two bytes of every array; its items are integers, nil, short strings and bytes.
         decode: Makes a result of one array's bytes; raises ``MalformedInputError`` if it cannot.
     """
 
-    def __init__(self, origin: str, start: bytes, items: int, decode: Callable[[bytes], T]) -> None:
-        self._origin, self._start, self._items, self._decode = origin, start, items, decode
+    def __init__(self, origin: str, start: re.Pattern[bytes], decode: Callable[[bytes], T]) -> None:
+        self._origin, self._start, self._decode = origin, start, decode
         self._data = bytearray()
         self._base = 0
 
@@ -48,11 +49,11 @@ class ArrayParser(Generic[T]):
                     raise MalformedInputError("the last array is not complete")
                 result = self._decode(bytes(data[at:end]))
             except MalformedInputError as error:
-                skip = data.find(self._start, at + 1)
-                if skip < 0:
-                    # A start may be cut in two by the end of this piece.
-                    skip = len(data) if at_end or data[-1] != self._start[0] else len(data) - 1
-                skip = max(skip, at + 1)
+                found = self._start.search(data, at + 1)
+                # A start may be cut in two by the end of this piece.
+                last = len(data) if at_end or data[-1] & _ARRAY_MASK != _ARRAY else len(data) - 1
+                skip = max(last if found is None else found.start(), at + 1)
+                del found  # a match holds on to the data, which is to shrink
                 yield Malformed(self._origin, "byte", self._base + at, f"{error}: {skip - at} bytes skipped")
                 at = skip
                 continue
@@ -67,10 +68,13 @@ class ArrayParser(Generic[T]):
         Source: the msgpack specification, https://github.com/msgpack/msgpack/blob/master/spec.md
         """
         data = self._data
-        if not data.startswith(self._start[: len(data) - at], at):
+        if len(data) - at < 2 and data[at] & _ARRAY_MASK == _ARRAY:
+            return None
+        if not self._start.match(data, at):
             raise MalformedInputError("not the beginning of an array")
+        items = data[at] & ~_ARRAY_MASK
         at += 1
-        for _ in range(self._items):
+        for _ in range(items):
             if at >= len(data):
                 return None
             head = data[at]

@@ -1,5 +1,6 @@
 """Frames as msgpack and events as JSON lines: one frame or one chunk of lines at a time."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any
 
@@ -9,13 +10,21 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from kvstream.errors import MalformedInputError
-from kvstream.events.frame import MAX_FRAME_EVENTS, UNNUMBERED, EventFrame, as_int64, frames_from_events
-from kvstream.events.types import BlockAllocated, CacheCleared, Event, Name, Op
+from kvstream.events.frame import (
+    MAX_FRAME_EVENTS,
+    U16,
+    UNNUMBERED,
+    EventFrame,
+    as_int64,
+    frames_from_events,
+)
+from kvstream.events.types import BlockAllocated, CacheCleared, Event, Labels, Name, Op
 
 FRAME_VERSION = 1
 MAX_FRAME_BYTES = 64 * 1024 * 1024
-FRAME_START = bytes([0x9A, FRAME_VERSION])
-"""First bytes of every encoded frame: a msgpack array of ten, then the version."""
+FRAME_START = re.compile(rb"[\x9a\x9c]\x01")
+"""First bytes of every encoded frame: a msgpack array of ten or, with labels, twelve, then the version."""
+FRAME_HEADS = (b"\x9a", b"\x9c")
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -33,11 +42,14 @@ class WireFrame(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     ts: memoryview
     keys: memoryview | None
     reasons: memoryview | None
+    labels: memoryview | None = None
+    label_of: memoryview | None = None
 
 
 _WIDE = np.dtype("<i8")
 _frame_encoder = msgspec.msgpack.Encoder()
 _frame_decoder = msgspec.msgpack.Decoder(WireFrame)
+_labels_decoder = msgspec.msgpack.Decoder(tuple[Labels, ...])
 _line_encoder = msgspec.json.Encoder()
 _line_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _any_decoder = msgspec.json.Decoder()
@@ -55,13 +67,18 @@ def encode_frame(frame: EventFrame) -> bytes:
 
     Returns:
         ``[version, source, tier, epoch, seq, ops, blocks, ts, keys|nil, reasons|nil]``, the columns
-        as msgpack ``bin``: uint8 for ``ops`` and ``reasons``, little-endian int64 for the others.
+        as msgpack ``bin``: uint8 for ``ops`` and ``reasons``, little-endian int64 for the others. Where
+        there are labels, two more follow: ``labels``, a msgpack list of maps by name, itself as ``bin``,
+        and ``label_of``, little-endian uint16.
 
     Raises:
         MalformedInputError: If the frame has more than 1,048,576 events.
     """
     if len(frame) > MAX_FRAME_EVENTS:
         raise MalformedInputError(f"a frame holds at most {MAX_FRAME_EVENTS:,} events, not {len(frame):,}")
+    labels: tuple[Any, ...] = ()
+    if frame.label_of is not None:
+        labels = (_frame_encoder.encode(frame.labels), _column(frame.label_of, "<u2"))
     return _frame_encoder.encode(
         (
             FRAME_VERSION,
@@ -74,6 +91,7 @@ def encode_frame(frame: EventFrame) -> bytes:
             _column(frame.ts, "<i8"),
             _column(frame.keys, "<i8"),
             _column(frame.reasons, "u1"),
+            *labels,
         )
     )
 
@@ -101,6 +119,7 @@ def decode_frame(data: bytes | memoryview) -> EventFrame:
         raise MalformedInputError(f"column keys has {len(wire.keys)} bytes for {n} events")
     if wire.reasons is not None and len(wire.reasons) != n:
         raise MalformedInputError(f"column reasons has {len(wire.reasons)} bytes for {n} events")
+    labels, label_of = ((), None) if wire.labels is None else _labels(wire, n)
     ops = np.frombuffer(wire.ops, np.uint8)
     ts = np.frombuffer(wire.ts, _WIDE)
     # The methods max() and min() would take twice as long, which shows where frames are small.
@@ -118,7 +137,22 @@ def decode_frame(data: bytes | memoryview) -> EventFrame:
         None if wire.reasons is None else np.frombuffer(wire.reasons, np.uint8),
         wire.epoch,
         wire.seq,
+        labels,
+        label_of,
     )
+
+
+def _labels(wire: WireFrame, n: int) -> tuple[tuple[Labels, ...], U16]:
+    try:
+        labels = _labels_decoder.decode(wire.labels or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedInputError(f"labels: {error}") from error
+    if wire.label_of is None or len(wire.label_of) != 2 * n:
+        raise MalformedInputError(f"column label_of does not have {2 * n} bytes")
+    label_of = np.frombuffer(wire.label_of, np.dtype("<u2"))
+    if n and np.maximum.reduce(label_of) > len(labels):
+        raise MalformedInputError(f"label_of has {label_of.max()} of {len(labels)} labels")
+    return labels, label_of
 
 
 def encode_lines(events: Iterable[Event]) -> bytes:

@@ -22,11 +22,13 @@ from kvstream.events.types import (
     BlockStored,
     CacheCleared,
     Event,
+    Labels,
     Op,
 )
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
+U16 = npt.NDArray[np.uint16]
 
 MAX_FRAME_EVENTS = 1_048_576
 UNNUMBERED = -1
@@ -46,6 +48,9 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
         reasons: Reason codes of evictions, uint8 of shape (n,); None means all ``capacity``.
         epoch: Start of the producer, which tells a restart from a repeat.
         seq: Number of the frame within its source and epoch, from 0; -1 if it has none.
+        labels: The labels that its allocations and stores have, each once.
+        label_of: Place in ``labels`` plus one of each event's, 0 where it has none, uint16 of shape (n,);
+            None if there are none.
     """
 
     ops: U8
@@ -57,6 +62,8 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
     reasons: U8 | None = None
     epoch: int = 0
     seq: int = UNNUMBERED
+    labels: tuple[Labels, ...] = ()
+    label_of: U16 | None = None
 
     def __len__(self) -> int:
         return len(self.ops)
@@ -70,6 +77,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
             ts=self.ts[which],
             keys=None if self.keys is None else self.keys[which],
             reasons=None if self.reasons is None else self.reasons[which],
+            label_of=None if self.label_of is None else self.label_of[which],
         )
 
     def cut(self, most: int) -> list["EventFrame"]:
@@ -93,12 +101,15 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
         source, tier = self.source, self.tier
         events: list[Event] = []
         keys = None if self.keys is None else self.keys.tolist()
+        label_of = [0] * len(self) if self.label_of is None else self.label_of.tolist()
+        labels = (None, *self.labels)
         reasons = None if self.reasons is None else self.reasons.tolist()
         for i, (op, block, ts) in enumerate(
             zip(self.ops.tolist(), self.blocks.tolist(), self.ts.tolist(), strict=True)
         ):
             if op == Op.ALLOC:
-                events.append(BlockAllocated(block, ts, source, tier, (keys[i] or None) if keys else None))
+                key = (keys[i] or None) if keys else None
+                events.append(BlockAllocated(block, ts, source, tier, key, labels[label_of[i]]))
             elif op == Op.ACCESS:
                 events.append(BlockAccessed(block, ts, source, tier))
             elif op == Op.EVICT:
@@ -108,7 +119,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
             elif op == Op.CLEAR:
                 events.append(CacheCleared(ts, source, tier))
             else:
-                events.append(BlockStored(block, ts, source, tier))
+                events.append(BlockStored(block, ts, source, tier, labels[label_of[i]]))
         return events
 
 
@@ -116,11 +127,14 @@ def joined_frames(frames: Sequence[EventFrame]) -> EventFrame:
     """Frames of one source and tier, at least one, as one without a number."""
     if len(frames) == 1:
         return frames[0]
-    keys = reasons = None
+    keys = reasons = label_of = None
+    known: dict[Labels, int] = {}
     if any(frame.keys is not None for frame in frames):
         keys = np.concatenate([_column(frame.keys, len(frame), np.int64) for frame in frames])
     if any(frame.reasons is not None for frame in frames):
         reasons = np.concatenate([_column(frame.reasons, len(frame), np.uint8) for frame in frames])
+    if any(frame.label_of is not None for frame in frames):
+        label_of = np.concatenate([_renumbered(frame, known) for frame in frames])
     return EventFrame(
         np.concatenate([frame.ops for frame in frames]),
         np.concatenate([frame.blocks for frame in frames]),
@@ -129,7 +143,27 @@ def joined_frames(frames: Sequence[EventFrame]) -> EventFrame:
         frames[0].tier,
         keys,
         reasons,
+        labels=tuple(known),
+        label_of=label_of,
     )
+
+
+def label_number(known: dict[Labels, int], labels: Labels | None) -> int:
+    """The number that ``label_of`` has for some labels, added to those known if they are new.
+
+    There are 65,535 of them; what a frame has beyond that counts as the last.
+    """
+    if labels is None:
+        return 0
+    return known.get(labels) or known.setdefault(labels, min(len(known) + 1, 2**16 - 1))
+
+
+def _renumbered(frame: EventFrame, known: dict[Labels, int]) -> U16:
+    """Its ``label_of`` by the numbers of ``known``, to which it adds."""
+    if frame.label_of is None:
+        return np.zeros(len(frame), dtype=np.uint16)
+    numbers = [0, *(label_number(known, labels) for labels in frame.labels)]
+    return np.array(numbers, dtype=np.uint16).take(frame.label_of)
 
 
 def _column(column: npt.NDArray[Any] | None, n: int, dtype: type) -> npt.NDArray[Any]:
@@ -213,4 +247,21 @@ def _frame_of(events: Sequence[Any], source: str, tier: str) -> EventFrame:
         reasons = np.zeros(len(events), dtype=np.uint8)
         reasons[evicted] = codes
     times = packed_int64([event.ts for event in events])
-    return EventFrame(column, packed_int64(blocks), times, source, tier, keys, reasons)
+    known: dict[Labels, int] = {}
+    label_of = None
+    begun = ((column == Op.ALLOC) | (column == Op.STORE)).nonzero()[0]
+    owners = [events[i].labels for i in begun.tolist()]
+    if any(owner is not None for owner in owners):
+        label_of = np.zeros(len(events), dtype=np.uint16)
+        label_of[begun] = [label_number(known, owner) for owner in owners]
+    return EventFrame(
+        column,
+        packed_int64(blocks),
+        times,
+        source,
+        tier,
+        keys,
+        reasons,
+        labels=tuple(known),
+        label_of=label_of,
+    )

@@ -110,16 +110,14 @@ class LogParser:
         start = at + _HEADER.size
         if not _SMALLEST_FRAME <= length <= MAX_FRAME_BYTES:
             return None
-        if not FRAME_START.startswith(self._data[start : start + 2]):
+        if len(self._data) >= start + 2 and not FRAME_START.match(self._data, start):
             return None
         return int(start + length)
 
     def _next_record(self, after: int) -> int | None:
-        at = self._data.find(FRAME_START, after + _HEADER.size)
-        while at >= 0:
-            if self._record_end(at - _HEADER.size) is not None:
-                return at - _HEADER.size
-            at = self._data.find(FRAME_START, at + 1)
+        for found in FRAME_START.finditer(self._data, after + _HEADER.size):
+            if self._record_end(found.start() - _HEADER.size) is not None:
+                return found.start() - _HEADER.size
         return None
 
     def _bad(self, at: int, reason: str) -> Malformed:
@@ -128,4 +126,4 @@ class LogParser:
 
 def raw_frame_parser(origin: str) -> ArrayParser[EventFrame]:
     """Reads encoded frames that stand one after another with nothing between them."""
-    return ArrayParser(origin, FRAME_START, 10, decode_frame)
+    return ArrayParser(origin, FRAME_START, decode_frame)

@@ -40,6 +40,25 @@ UNKNOWN_REASON = 255
 """Code of a reason that the producer spelled in a way nobody knows: kept as ``other`` and counted."""
 
 
+class Labels(Struct, frozen=True, omit_defaults=True):
+    """Whose blocks they are: who is charged for their room, and who has the use of them.
+
+    Attributes:
+        tenant: Customer or team.
+        lora: LoRA adapter.
+        model: Model, where an engine serves several.
+        group: Anything else, such as a traffic class.
+    """
+
+    tenant: Name | None = None
+    lora: Name | None = None
+    model: Name | None = None
+    group: Name | None = None
+
+
+LABEL_NAMES: tuple[str, ...] = Labels.__struct_fields__
+
+
 class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True, gc=False):
     """A block was handed out: a new generation of it begins.
 
@@ -49,6 +68,7 @@ class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True, gc=Fa
         source: Cache instance, such as an engine rank (``vllm-0/dp0``).
         tier: Where the block lives: ``gpu``, ``cpu``, ``disk``, ``remote``.
         key: 64-bit hash of the content, if known.
+        labels: Whose it is; all that happens to the generation counts as theirs.
     """
 
     block: BlockId
@@ -56,6 +76,7 @@ class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True, gc=Fa
     source: Name = DEFAULT_SOURCE
     tier: Name = DEFAULT_TIER
     key: int | None = None
+    labels: Labels | None = None
 
 
 class BlockAccessed(Struct, frozen=True, tag="access", omit_defaults=True, gc=False):
@@ -92,6 +113,7 @@ class BlockStored(Struct, frozen=True, tag="store", omit_defaults=True, gc=False
     ts: Timestamp
     source: Name = DEFAULT_SOURCE
     tier: Name = DEFAULT_TIER
+    labels: Labels | None = None
 
 
 Event = BlockAllocated | BlockAccessed | BlockEvicted | CacheCleared | BlockStored

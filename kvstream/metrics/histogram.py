@@ -82,7 +82,7 @@ class ExponentialHistogram:
         self.zero_count += zeros
         if zeros == n:
             return
-        lowest, bounds = _upper_bounds(self.scale)
+        lowest, bounds = upper_bounds(self.scale)
         first = int(bounds.searchsorted(values_ns[zeros]))
         last = int(bounds.searchsorted(high))
         places = values_ns.searchsorted(bounds[first : last + 1], side="right")
@@ -150,7 +150,7 @@ class ExponentialHistogram:
 
 
 @cache
-def _upper_bounds(scale: int) -> tuple[int, I64]:
+def upper_bounds(scale: int) -> tuple[int, I64]:
     """The bucket of 1 ns, and the upper bounds in whole ns of that and all further buckets."""
     lowest = math.ceil(math.log2(1e-9) * 2**scale) - 1
     highest = math.ceil(math.log2(2**63 / 1e9) * 2**scale)

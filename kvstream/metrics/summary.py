@@ -9,6 +9,7 @@ from kvstream.events.types import REASONS
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.trend import Trend
+from kvstream.metrics.usage import LabelUsage
 
 ALL = "*"
 """Stands for every source, or every tier, in a summary of all of them."""
@@ -151,6 +152,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         multi_access_rate: Share accessed more often.
         premature: Evictions whose content was wanted again.
         recent: The last windows.
+        labels: What the blocks of each value of each label have done, most room first.
         trends: Where windowed values are going, by metric.
         alerts: Alerts that are firing, as dictionaries.
         pending: What is bad, but not for long enough to fire, in the same form.
@@ -185,6 +187,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     multi_access_rate: float
     premature: PrematureEvictions
     recent: RecentMetrics
+    labels: dict[str, list[LabelUsage]]
     trends: dict[str, Trend]
     alerts: list[dict[str, Any]]
     pending: list[dict[str, Any]]
@@ -223,6 +226,7 @@ def summarize(
     live: int,
     config: MetricsConfig,
     capacity: int | None,
+    labels: dict[str, list[LabelUsage]],
     trends: dict[str, Trend],
     alerts: list[dict[str, Any]],
     pending: list[dict[str, Any]],
@@ -271,6 +275,7 @@ def summarize(
             within_seconds=config.ghost_seconds,
         ),
         recent=recent,
+        labels=labels,
         trends=trends,
         alerts=alerts,
         pending=pending,

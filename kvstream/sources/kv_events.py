@@ -13,8 +13,8 @@ from msgspec import Raw
 
 from kvstream.blocks.hashing import folded, group_salt
 from kvstream.errors import MalformedInputError
-from kvstream.events.frame import I64, EventFrame
-from kvstream.events.types import Op, Rank
+from kvstream.events.frame import I64, EventFrame, label_number
+from kvstream.events.types import Labels, Op, Rank
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 TIER_OF_MEDIUM = {None: "gpu", "GPU": "gpu", "CPU": "cpu", "STORAGE": "disk", "DISK": "disk"}
@@ -23,6 +23,7 @@ TIER_OF_MEDIUM = {None: "gpu", "GPU": "gpu", "CPU": "cpu", "STORAGE": "disk", "D
 _MAX_NAME = 64
 _OTHER_TIERS = 16  # of media that are not known here; any further ones are the tier "other"
 _Hashes = list[int | bytes]
+_LoraId = int | str | None
 
 
 # As maps tagged by "type", with only the fields that are used.
@@ -30,12 +31,16 @@ _Hashes = list[int | bytes]
 
 class _Stored(msgspec.Struct, tag="BlockStored", gc=False):
     block_hashes: _Hashes
+    lora_id: _LoraId = None
     medium: str | None = None
+    lora_name: str | None = None
     group_idx: int | None = None
 
 
 class _Removed(msgspec.Struct, tag="BlockRemoved", gc=False):
     block_hashes: _Hashes
+    lora_id: ClassVar = None
+    lora_name: ClassVar = None
     medium: str | None = None
     group_idx: int | None = None
 
@@ -44,6 +49,8 @@ class _Cleared(msgspec.Struct, tag="AllBlocksCleared", gc=False):
     block_hashes: ClassVar = (0,)  # a clear has no block; it is one of the device's tier
     medium: ClassVar = "GPU"
     group_idx: ClassVar = None
+    lora_id: ClassVar = None
+    lora_name: ClassVar = None
 
 
 # As arrays that begin with the tag, with fields up to the last that is used.
@@ -54,15 +61,17 @@ class _StoredRow(msgspec.Struct, tag="BlockStored", array_like=True, gc=False):
     parent_block_hash: Raw = Raw()
     token_ids: Raw = Raw()
     block_size: Raw = Raw()
-    lora_id: Raw = Raw()
+    lora_id: _LoraId = None
     medium: str | None = None
-    lora_name: Raw = Raw()
+    lora_name: str | None = None
     extra_keys: Raw = Raw()
     group_idx: int | None = None
 
 
 class _RemovedRow(msgspec.Struct, tag="BlockRemoved", array_like=True, gc=False):
     block_hashes: _Hashes
+    lora_id: ClassVar = None
+    lora_name: ClassVar = None
     medium: str | None = None
     group_idx: int | None = None
 
@@ -71,6 +80,8 @@ class _ClearedRow(msgspec.Struct, tag="AllBlocksCleared", array_like=True, gc=Fa
     block_hashes: ClassVar = (0,)
     medium: ClassVar = "GPU"
     group_idx: ClassVar = None
+    lora_id: ClassVar = None
+    lora_name: ClassVar = None
 
 
 _Event = _Stored | _Removed | _Cleared
@@ -124,7 +135,8 @@ class KVEventDecoder:
 
     ``BlockStored`` becomes a store, ``BlockRemoved`` an eviction, ``AllBlocksCleared`` a clear of the
     tier ``gpu``. The medium is the tier; a data-parallel rank becomes part of the source. Blocks of
-    another ``group_idx`` than 0 get ids of their own, as the same content can be held once a group.
+    another ``group_idx`` than 0 get ids of their own, as the same content can be held once a group. A LoRA
+    adapter, by name or else by number, is the label ``lora``.
 
     Args:
         source: Name of the publisher; batches of rank 1 belong to ``{source}/dp1``.
@@ -194,6 +206,8 @@ class KVEventDecoder:
             if event.group_idx:
                 salt = group_salt(event.group_idx)
                 hashes = [folded(block_hash) ^ salt for block_hash in hashes]
+            if event.lora_id is not None or event.lora_name is not None:
+                columns.label(event.lora_name or str(event.lora_id), len(hashes))
             ids += hashes
             if len(hashes) == 1:
                 ops.append(_OP[type(event)])
@@ -271,15 +285,26 @@ class KVEventDecoder:
 class _Columns:
     """Events of one rank and tier, in order."""
 
-    __slots__ = ("hashes", "ops", "times", "until")
+    __slots__ = ("hashes", "label_of", "labels", "ops", "times", "until")
 
     def __init__(self) -> None:
         self.ops: list[int] = []
         self.hashes: list[int | bytes] = []
         self.times: list[int] = []  # each time, and how many events come before it
         self.until: list[int] = []
+        self.labels: dict[Labels, int] = {}
+        self.label_of: list[int] = []  # of the events up to the last that has labels
+
+    def label(self, adapter: str, events: int) -> None:
+        """Says whose the next events are."""
+        self.label_of += [0] * (len(self.ops) - len(self.label_of))
+        self.label_of += [label_number(self.labels, Labels(lora=adapter[:_MAX_NAME]))] * events
 
     def frame(self, source: str, tier: str, epoch: int, seq: int) -> EventFrame:
+        label_of = None
+        if self.labels:
+            label_of = np.zeros(len(self.ops), dtype=np.uint16)
+            label_of[: len(self.label_of)] = self.label_of
         return EventFrame(
             np.frombuffer(bytes(self.ops), dtype=np.uint8),
             _ids(self.hashes),
@@ -288,6 +313,8 @@ class _Columns:
             tier,
             epoch=epoch,
             seq=seq,
+            labels=tuple(self.labels),
+            label_of=label_of,
         )
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from kvstream.errors import ConfigError, UnknownFormatError
-from kvstream.events.codec import FRAME_START, decode_lines
+from kvstream.events.codec import FRAME_HEADS, decode_lines
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import MAGIC, LogParser, raw_frame_parser
 from kvstream.events.types import DEFAULT_SOURCE, Malformed
@@ -159,9 +159,9 @@ class EventReader:
             if not data.startswith(MAGIC[: len(data)]):
                 raise UnknownFormatError(f"{self.origin}: a .kvlog of another version")
             return LogParser(self.origin)
-        if data.startswith(FRAME_START[:1]):
+        if data[:1] in FRAME_HEADS:
             return raw_frame_parser(self.origin)
-        if data.startswith(CAPTURE_START):
+        if CAPTURE_START.match(data):
             return WireCaptureParser(self.origin, self._source())
         # A first line that is damaged text is a bad line; anything else is another kind of file.
         is_text = b"\x00" not in data[:1024] and b"\n" in data

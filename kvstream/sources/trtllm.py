@@ -12,8 +12,8 @@ import numpy as np
 
 from kvstream.blocks.hashing import folded, group_salt
 from kvstream.clock import Clock
-from kvstream.events.frame import EventFrame, packed_int64
-from kvstream.events.types import REASON_CODE, Op, Rank, Timestamp
+from kvstream.events.frame import EventFrame, label_number, packed_int64
+from kvstream.events.types import REASON_CODE, Labels, Op, Rank, Timestamp
 
 _CAPACITY, _OTHER = REASON_CODE["capacity"], REASON_CODE["other"]
 
@@ -25,6 +25,7 @@ class _Created(msgspec.Struct, tag="created"):
 class _Block(msgspec.Struct):
     block_hash: int
     cache_level: int = 0
+    lora_id: int | None = None
 
 
 class _Stored(msgspec.Struct, tag="stored"):
@@ -68,12 +69,14 @@ class _Rank:
         self.source = source
         self.epoch = self.number = self.next_id = 0
         self.levels: dict[int, int] = {}  # of blocks that are not on level 0
-        self.rows: dict[str, list[tuple[int, int, int, int]]] = {}  # by tier: operation, id, time, reason
+        # By tier: operation, id, time, reason, number of the label.
+        self.rows: dict[str, list[tuple[int, int, int, int, int]]] = {}
+        self.labels: dict[Labels, int] = {}
 
     def frames(self) -> Iterator[EventFrame]:
         rows_of, self.rows = self.rows, {}
         for tier, rows in rows_of.items():
-            ops, blocks, ts, reasons = zip(*rows, strict=True)
+            ops, blocks, ts, reasons, label_of = zip(*rows, strict=True)
             yield EventFrame(
                 np.array(ops, dtype=np.uint8),
                 packed_int64(blocks),
@@ -84,8 +87,11 @@ class _Rank:
                 np.array(reasons, dtype=np.uint8) if any(reasons) else None,
                 self.epoch,
                 self.number,
+                tuple(self.labels),
+                np.array(label_of, dtype=np.uint16) if self.labels else None,
             )
             self.number += 1
+        self.labels = {}
 
 
 class TensorRTDecoder:
@@ -150,13 +156,15 @@ class TensorRTDecoder:
         self._window = window if self._window is None else self._window
         salt = 0 if window is None or window == self._window else group_salt(window)
 
-        def add(level: int, op: int, block: int, reason: int = 0) -> None:
-            rank.rows.setdefault(_tier(level), []).append((op, block, ts, reason))
+        def add(level: int, op: int, block: int, reason: int = 0, lora: int | None = None) -> None:
+            labels = None if lora is None else Labels(lora=str(lora))
+            row = (op, block, ts, reason, label_number(rank.labels, labels))
+            rank.rows.setdefault(_tier(level), []).append(row)
 
         if isinstance(data, _Stored):
             for stored in data.blocks:
                 block = folded(stored.block_hash) ^ salt
-                add(stored.cache_level, Op.STORE, block)
+                add(stored.cache_level, Op.STORE, block, lora=stored.lora_id)
                 if stored.cache_level:
                     rank.levels[block] = stored.cache_level
         elif isinstance(data, _Removed):

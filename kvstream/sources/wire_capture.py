@@ -4,6 +4,7 @@ They are msgpack arrays ``[received ns, topic, number, payload]``, one after ano
 they came: they may hold token ids, which captures that kvstream writes do not.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Annotated
@@ -17,7 +18,7 @@ from kvstream.events.types import Malformed
 from kvstream.sources.compression import Decompressor
 from kvstream.sources.publisher import Publisher
 
-CAPTURE_START = b"\x94\xcf"
+CAPTURE_START = re.compile(rb"\x94\xcf")
 """First bytes of each message: a msgpack array of four, then a 64-bit integer."""
 
 _READ = 1024 * 1024
@@ -66,7 +67,7 @@ encode_wire_message = msgspec.msgpack.Encoder().encode
 
 def wire_message_parser(origin: str) -> ArrayParser[WireMessage]:
     """Reads captured messages one by one, as they were published."""
-    return ArrayParser(origin, CAPTURE_START, 4, decode_wire_message)
+    return ArrayParser(origin, CAPTURE_START, decode_wire_message)
 
 
 class WireCaptureParser:
@@ -106,7 +107,7 @@ def read_wire_messages(path: str) -> Iterator[WireMessage] | None:
     """
     pieces = _plain_pieces(path)
     first = next(pieces, b"")
-    return _messages(chain([first], pieces), path) if first.startswith(CAPTURE_START) else None
+    return _messages(chain([first], pieces), path) if CAPTURE_START.match(first) else None
 
 
 def _plain_pieces(path: str) -> Iterator[bytes]:

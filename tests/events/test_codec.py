@@ -6,15 +6,24 @@ from hypothesis import strategies as st
 
 from kvstream.errors import MalformedInputError
 from kvstream.events.codec import decode_frame, decode_line, decode_lines, encode_frame, encode_lines
-from kvstream.events.frame import EventFrame, frames_from_events
-from kvstream.events.types import BlockAccessed, BlockAllocated, BlockEvicted, CacheCleared
+from kvstream.events.frame import EventFrame, frames_from_events, joined_frames
+from kvstream.events.types import (
+    BlockAccessed,
+    BlockAllocated,
+    BlockEvicted,
+    BlockStored,
+    CacheCleared,
+    Labels,
+)
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TIMES = st.integers(0, 2**63 - 1)
 SOURCES = st.sampled_from(["default", "vllm-0/dp0", "ä"])
 TIERS = st.sampled_from(["gpu", "cpu"])
+LABELS = st.none() | st.builds(Labels, st.sampled_from(["a", "b"]), st.none() | st.just("x"))
 EVENTS = st.one_of(
-    st.builds(BlockAllocated, INT64, TIMES, SOURCES, TIERS, st.none() | INT64.filter(bool)),
+    st.builds(BlockAllocated, INT64, TIMES, SOURCES, TIERS, st.none() | INT64.filter(bool), LABELS),
+    st.builds(BlockStored, INT64, TIMES, SOURCES, TIERS, LABELS),
     st.builds(BlockAccessed, INT64, TIMES, SOURCES, TIERS),
     st.builds(BlockEvicted, INT64, TIMES, SOURCES, TIERS, st.sampled_from(["capacity", "other", "manual"])),
     st.builds(CacheCleared, TIMES, SOURCES, TIERS),
@@ -86,6 +95,38 @@ def test_inconsistent_frame_is_malformed(change):
         decode_frame(msgspec.msgpack.encode(fields))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {10: b"\x91"},
+        {10: msgspec.msgpack.encode([{"tenant": ""}])},
+        {10: msgspec.msgpack.encode([])},
+        {11: None},
+        {11: b"\x01"},
+        {11: b"\x02\x00\x00\x00\x00\x00"},
+    ],
+    ids=str,
+)
+def test_inconsistent_labels_are_malformed(change):
+    frame = frames_from_events([BlockAllocated(1, 5, labels=Labels(tenant="a")), *[BlockAccessed(1, 6)] * 2])
+    fields = msgspec.msgpack.decode(encode_frame(frame[0]))
+    assert len(fields) == 12
+    for place, value in change.items():
+        fields[place] = value
+    with pytest.raises(MalformedInputError, match="label"):
+        decode_frame(msgspec.msgpack.encode(fields))
+
+
+@given(st.lists(EVENTS, max_size=30), st.data())
+def test_joined_frames_hold_the_events_of_all(events, data):
+    of_one = [msgspec.structs.replace(event, source="s", tier="gpu") for event in events]
+    cut = data.draw(st.integers(0, len(of_one)))
+    parts = [frame for part in (of_one[:cut], of_one[cut:]) for frame in frames_from_events(part)]
+    assert [e for frame in parts for e in frame.to_events()] == of_one
+    if parts:
+        assert joined_frames(parts).to_events() == of_one
+
+
 def test_frame_with_too_many_events_is_malformed():
     n = 1_048_577
     with pytest.raises(MalformedInputError, match="1,048,576"):
@@ -101,7 +142,7 @@ def test_any_bytes_are_a_frame_or_malformed(data):
         decode_frame(data)
     except MalformedInputError:
         return
-    assert data[:2] == b"\x9a\x01"
+    assert data[1:2] == b"\x01"
 
 
 @given(st.integers(0, 10_000), st.integers(0, 255))

@@ -7,12 +7,22 @@ from hypothesis import strategies as st
 from kvstream.events.codec import encode_frame
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import MAGIC, LogParser, LogWriter, raw_frame_parser
-from kvstream.events.types import Malformed
+from kvstream.events.types import Labels, Malformed
 
 
 def frames(count, events=7):
+    """Frames, every other one with labels."""
+    label_of = np.ones(events, np.uint16)
     return [
-        EventFrame(np.zeros(events, np.uint8), np.full(events, i), np.full(events, 10 + i), "s", seq=i)
+        EventFrame(
+            np.zeros(events, np.uint8),
+            np.full(events, i),
+            np.full(events, 10 + i),
+            "s",
+            seq=i,
+            labels=(Labels(tenant="a"),) if i % 2 else (),
+            label_of=label_of if i % 2 else None,
+        )
         for i in range(count)
     ]
 

@@ -41,6 +41,23 @@ def decoded(*batches, source="vllm"):
     return decoder, decoder.frames(), reasons
 
 
+def test_adapters_are_labels():
+    row = ["BlockStored", [8], None, SECRET, 32, 3]
+    _, (frame,), reasons = decoded(
+        [TS, [stored([1, 2]), stored([5, 6], lora_id=7, lora_name="sql"), removed([5])], None],
+        [TS, [row, ["BlockStored", [9], None, SECRET, 32, 3, "GPU", "sql"]], None],
+    )
+    assert not reasons
+    owners = [
+        (e.block, e.labels.lora if e.labels else None) for e in frame.to_events() if hasattr(e, "labels")
+    ]
+    assert owners == [(1, None), (2, None), (5, "sql"), (6, "sql"), (8, "3"), (9, "sql")]
+    monitor = Monitor()
+    monitor.process(frame)
+    usage = {of.value: of.blocks_live for of in monitor.summary().labels["lora"]}
+    assert usage == {"sql": 2, "3": 1, None: 2}
+
+
 SHAPES = {
     "vLLM 0.32": [TS, [stored([5, 6]), removed([5]), {"type": "AllBlocksCleared"}], 0],
     "vLLM main": {

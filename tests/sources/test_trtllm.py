@@ -41,6 +41,14 @@ def moved(event_id, block_hash, old, new):
     )
 
 
+def test_an_adapter_is_a_label():
+    block = {"type": "stored_block", "block_hash": 2**40, "cache_level": 0, "lora_id": 4}
+    adapter = line(2, {"type": "stored", "parent_hash": None, "blocks": [block]})
+    monitor, bad = run(created(), stored(1, [2**40 + 1]), adapter)
+    assert not bad
+    assert {of.value: of.blocks_live for of in monitor.summary().labels["lora"]} == {"4": 1, None: 1}
+
+
 def run(*lines):
     """A monitor after these lines, and the lines that were bad."""
     bad = []

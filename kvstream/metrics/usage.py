@@ -1,0 +1,210 @@
+"""Usage: what each owner's blocks have done, and how much room they took for it."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+import numpy as np
+
+from kvstream.blocks.observations import Observations, Owned, joined
+from kvstream.events.frame import I64
+from kvstream.events.types import LABEL_NAMES, Labels
+from kvstream.metrics.histogram import IntervalStats
+from kvstream.metrics.histogram_rows import HistogramRows
+from kvstream.metrics.measurements import Measurements
+
+_AT_ONCE = 16_384  # events that are taken in together, as each time costs what a thousand of them do
+
+
+class LabelUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """What the blocks of one owner have done since the start.
+
+    Attributes:
+        value: The label's value; None for blocks without one, ``other`` for owners beyond the bound.
+        blocks_live: Blocks live now.
+        allocations: Generations begun.
+        accesses: Hits on them, whoever made them.
+        evictions: Generations ended by eviction or replacement.
+        residency_share: Their block·seconds by those of all blocks.
+        hit_share: Hits on them by all hits.
+        hit_ratio: accesses / (accesses + allocations).
+        zero_access_rate: Share of evicted blocks never accessed.
+        lifetime: Allocation to eviction.
+        idle: Last access to eviction.
+        first_reuse: Allocation to first access.
+        reuse_gap: Access to access.
+    """
+
+    value: str | None
+    blocks_live: int
+    allocations: int
+    accesses: int
+    evictions: int
+    residency_share: float
+    hit_share: float
+    hit_ratio: float
+    zero_access_rate: float
+    lifetime: IntervalStats
+    idle: IntervalStats
+    first_reuse: IntervalStats
+    reuse_gap: IntervalStats
+
+
+class OwnerUsage:
+    """What the blocks of one owner, or of several, have done.
+
+    Attributes:
+        measurements: What was seen of them.
+        live: Blocks live.
+        block_ns: Time that their blocks were held until now, ns, summed over blocks.
+    """
+
+    def __init__(self, scale: int) -> None:
+        self.measurements = Measurements(scale)
+        self.live = 0
+        self.block_ns = 0.0
+
+    def merge(self, other: "OwnerUsage") -> None:
+        """Adds another owner."""
+        self.measurements.merge(other.measurements)
+        self.live += other.live
+        self.block_ns += other.block_ns
+
+
+class UsageByOwner:
+    """What the blocks of each owner of one source and tier have done.
+
+    Args:
+        scale: Scale of the histograms.
+    """
+
+    def __init__(self, scale: int) -> None:
+        self._scale = scale
+        self._owners: list[OwnerUsage] = []  # without their histograms, which are kept together
+        self._lifetime, self._idle = HistogramRows(scale), HistogramRows(scale)
+        self._first_reuse, self._reuse_gap = HistogramRows(scale), HistogramRows(scale)
+        self._waiting: list[Owned] = []
+        self._events = 0
+        self._start_ns: int | None = None
+
+    def observe(self, seen: Observations) -> None:
+        """Takes in what one ``apply`` saw; its intervals must not be sorted yet."""
+        for owned in seen.owned:
+            self._waiting.append(owned)
+            self._events += len(owned.accessed) + len(owned.ended)
+        if self._events >= _AT_ONCE:
+            self._settle()
+
+    def by_number(self, now_ns: int) -> list[OwnerUsage]:
+        """The owners by number, with their blocks' time up to now."""
+        self._settle()
+        found = []
+        for number, owner in enumerate(self._owners):
+            copy = OwnerUsage(self._scale)
+            copy.merge(owner)
+            seen = copy.measurements
+            seen.lifetime, seen.idle = self._lifetime.histogram(number), self._idle.histogram(number)
+            seen.first_reuse = self._first_reuse.histogram(number)
+            seen.reuse_gap = self._reuse_gap.histogram(number)
+            copy.block_ns += owner.live * float(now_ns - (self._start_ns or 0))
+            found.append(copy)
+        return found
+
+    def _settle(self) -> None:
+        waiting, self._waiting, self._events = self._waiting, [], 0
+        if not waiting:
+            return
+        begun_ts, ended_ts = joined([o.begun_ts for o in waiting]), joined([o.ended_ts for o in waiting])
+        if self._start_ns is None and len(begun_ts):
+            self._start_ns = int(begun_ts[0])
+        start = self._start_ns or 0
+        begun, ended = joined([o.begun for o in waiting]), joined([o.ended for o in waiting])
+        lives = [joined([o.lives[i] for o in waiting]) for i in range(4)]
+        accessed = joined([o.accessed for o in waiting])
+        highest = max((int(owners.max()) for owners in (begun, ended, accessed) if len(owners)), default=0)
+        while len(self._owners) <= highest:
+            self._owners.append(OwnerUsage(self._scale))
+        count = len(self._owners)
+        # A block held from b to e adds e - b; one still held adds its part when it is asked for.
+        block_times = np.bincount(ended, ended_ts - start, count) - np.bincount(
+            begun, begun_ts - start, count
+        )
+        cleared = joined([o.ended for o in waiting if o.cleared])
+        evicted = joined([o.ended for o in waiting if not o.cleared])
+        columns = zip(
+            np.bincount(begun, minlength=count).tolist(),
+            np.bincount(accessed, minlength=count).tolist(),
+            np.bincount(evicted, minlength=count).tolist(),
+            np.bincount(cleared, minlength=count).tolist(),
+            np.bincount(lives[0].compress(lives[3] == 0), minlength=count).tolist(),
+            np.bincount(lives[0].compress(lives[3] == 1), minlength=count).tolist(),
+            np.bincount(lives[0], lives[3], count).tolist(),
+            block_times.tolist(),
+            strict=True,
+        )
+        for owner, (a, hits, e, c, never, once, accesses, block_ns) in zip(
+            self._owners, columns, strict=True
+        ):
+            seen = owner.measurements
+            seen.allocations += a
+            seen.accesses += hits
+            seen.evictions[0] += e
+            seen.cleared += c
+            seen.never_accessed += never
+            seen.accessed_once += once
+            seen.access_total += round(accesses)
+            owner.live += a - e - c
+            owner.block_ns += block_ns
+        gaps, firsts = _pairs(waiting, lambda o: o.gaps), _pairs(waiting, lambda o: o.first_reuses)
+        self._reuse_gap.record(*gaps, count)
+        self._first_reuse.record(*firsts, count)
+        self._lifetime.record(lives[0], lives[1], count)
+        self._idle.record(lives[0], lives[2], count)
+
+
+def _pairs(waiting: Sequence[Owned], of: Callable[[Owned], tuple[I64, I64]]) -> tuple[I64, I64]:
+    pairs = [of(owned) for owned in waiting]
+    return joined([owners for owners, _ in pairs]), joined([intervals for _, intervals in pairs])
+
+
+def usage_by_label(
+    owners: Iterable[tuple[Labels | None, OwnerUsage]], scale: int
+) -> dict[str, list[LabelUsage]]:
+    """What each value of each label has done, most room first; labels that nobody has are left out.
+
+    Args:
+        owners: Owners of one tier or several, each with its labels.
+        scale: Scale of their histograms.
+    """
+    every = [(labels, usage) for labels, usage in owners if usage.measurements.allocations]
+    residency = sum(usage.block_ns for _, usage in every)
+    hits = sum(usage.measurements.accesses for _, usage in every)
+    found: dict[str, list[LabelUsage]] = {}
+    for name in LABEL_NAMES:
+        values: dict[str | None, OwnerUsage] = {}
+        for labels, usage in every:
+            value = None if labels is None else getattr(labels, name)
+            values.setdefault(value, OwnerUsage(scale)).merge(usage)
+        if not values.keys() - {None, "other"}:
+            continue
+        ordered = sorted(values.items(), key=lambda item: -item[1].block_ns)
+        found[name] = [_usage(value, usage, residency, hits) for value, usage in ordered]
+    return found
+
+
+def _usage(value: str | None, usage: OwnerUsage, residency: float, hits: int) -> LabelUsage:
+    seen = usage.measurements
+    return LabelUsage(
+        value=value,
+        blocks_live=usage.live,
+        allocations=seen.allocations,
+        accesses=seen.accesses,
+        evictions=seen.total_evictions,
+        residency_share=usage.block_ns / residency if residency > 0 else 0.0,
+        hit_share=seen.accesses / hits if hits else 0.0,
+        hit_ratio=seen.hit_ratio,
+        zero_access_rate=seen.dead_ratio,
+        lifetime=seen.lifetime.stats(),
+        idle=seen.idle.stats(),
+        first_reuse=seen.first_reuse.stats(),
+        reuse_gap=seen.reuse_gap.stats(),
+    )
