@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 
 from kvstream.blocks.hashing import are_hashes
+from kvstream.blocks.state import HotBlock
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import I64, EventFrame
 from kvstream.events.types import Op
@@ -18,6 +19,9 @@ FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
 
 _HARDLY = 0.02  # of hit ratio: less is not worth speaking of
 _WANTED = 0.9
+_HOT_BLOCKS = 10
+_MUCH_ASKED_ONCE = 0.5
+_MANY_EVICTED = 0.2
 _OWNER = {"tenant": "Tenant", "lora": "Adapter", "model": "Model", "group": "Group"}
 _MUCH_ROOM = 0.1  # of all block time
 _LITTLE_USE = 0.5  # of the hits that its share of room would have
@@ -49,6 +53,9 @@ class CacheAnalysis(msgspec.Struct, frozen=True, kw_only=True, tag="analysis"):
         curve: Hit ratios at other sizes; empty where content or hits are not known.
         blocks_for_90: Blocks that would give a hit ratio of 0.9; None where none would, or it is not known.
         rate: Share of the content that the curve rests on.
+        asked_once: Share of the content that was asked for only once; None where content is not known.
+        hottest: The live blocks that were accessed most.
+        longest_held: The live blocks that were held for the longest time.
         summary: All figures.
     """
 
@@ -60,6 +67,9 @@ class CacheAnalysis(msgspec.Struct, frozen=True, kw_only=True, tag="analysis"):
     curve: list[CurvePoint]
     blocks_for_90: int | None
     rate: float
+    asked_once: float | None
+    hottest: list[HotBlock]
+    longest_held: list[HotBlock]
     summary: CacheMetricsSummary
 
 
@@ -128,21 +138,30 @@ class Analysis:
             sizes = [(factor, max(1, round(blocks * factor))) for factor in FACTORS]
             points = [CurvePoint(factor, size, of.curve.hit_ratio(size)) for factor, size in sizes]
             wanted = of.curve.blocks_for(_WANTED)
+        asked_once = of.curve.asked_once if points else None
+        (monitor,) = self.monitor.tiers(source, tier)
         return CacheAnalysis(
             source=source,
             tier=tier,
-            verdict=_verdict(summary, points, wanted, self._block_bytes),
+            verdict=_verdict(summary, points, wanted, self._block_bytes, asked_once),
             blocks=blocks,
             block_bytes=self._block_bytes,
             curve=points,
             blocks_for_90=wanted,
             rate=of.curve.rate,
+            asked_once=asked_once,
+            hottest=monitor.table.hottest(_HOT_BLOCKS, monitor.last_ts),
+            longest_held=monitor.table.longest_held(_HOT_BLOCKS, monitor.last_ts),
             summary=summary,
         )
 
 
 def _verdict(
-    summary: CacheMetricsSummary, curve: Sequence[CurvePoint], wanted: int | None, block_bytes: int | None
+    summary: CacheMetricsSummary,
+    curve: Sequence[CurvePoint],
+    wanted: int | None,
+    block_bytes: int | None,
+    asked_once: float | None,
 ) -> list[str]:
     said = []
     premature, accounts = summary.premature, summary.accounts
@@ -159,6 +178,9 @@ def _verdict(
         said.append(
             f"{summary.zero_access_rate:.0%} of evicted blocks were never used after they were filled."
         )
+    if asked_once is not None and asked_once > _MUCH_ASKED_ONCE:
+        said.append(f"{asked_once:.0%} of the content was asked for only once.")
+    said += _of_idle(summary)
     said += _of_size(summary, curve, wanted, block_bytes)
     said += _of_owners(summary)
     falling = [name.replace("_", " ") for name, t in summary.trends.items() if t.direction == "falling"]
@@ -196,6 +218,19 @@ def _of_size(
     if wanted is not None:
         said.append(f"A hit ratio of 0.9 takes {wanted:,} blocks{_in_bytes(wanted, block_bytes)}.")
     return said
+
+
+def _of_idle(summary: CacheMetricsSummary) -> list[str]:
+    """After what idle time blocks are hardly used again, where many are kept for longer."""
+    many = _MANY_EVICTED * summary.total_evictions
+    for of in summary.reuse_by_idle:
+        if of.idle_seconds and of.reuse_share < _HARDLY and of.evicted > many:
+            kept = of.evicted / summary.total_evictions
+            return [
+                f"Of blocks that were idle for more than {of.idle_seconds:.3g} s only {of.reuse_share:.1%} "
+                f"were used again; {kept:.0%} of the evicted ones were kept so long."
+            ]
+    return []
 
 
 def _of_owners(summary: CacheMetricsSummary) -> list[str]:

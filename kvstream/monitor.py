@@ -26,6 +26,7 @@ from kvstream.metrics.summary import ALL, Accounts, CacheMetricsSummary, recent_
 from kvstream.metrics.trend import Trend, detect_trend
 from kvstream.metrics.usage import OwnerUsage, UsageByOwner, usage_by_label
 from kvstream.metrics.window import Window, WindowRing
+from kvstream.metrics.working_set import WorkingSetHistory, total_working_set
 
 RECENT_SECONDS = 60.0
 _TREND_METRICS = (
@@ -65,6 +66,7 @@ class TierMonitor:
             changes=config.ghost_blocks > 0,
             owners=config.owners,
         )
+        self.working_set = WorkingSetHistory()
         self._usage = UsageByOwner(config.histogram_scale)
         self.ghosts = GhostIndex(config.ghost_blocks, round(config.ghost_seconds * 1e9))
         self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale)
@@ -87,6 +89,7 @@ class TierMonitor:
             lost = self._restarts_unseen = 0
             seen = self.table.apply(part)
             self._usage.observe(seen)
+            self.working_set.add(index, seen.used)
             seen.sort()
             window.measurements.observe(seen)
             for changes in seen.changes:
@@ -366,6 +369,7 @@ def summarize_monitors(
         capacity=config.capacity * len(tiers) if config.capacity else None,
         trends=tiers[0].trends() if len(tiers) == 1 else {},
         alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
+        working_set=total_working_set(m.working_set.recent(newest) for m in tiers),
         labels=usage_by_label([owner for m in tiers for owner in m.usage()], config.histogram_scale),
         pending=[alert.to_dict() for m in tiers for alert in m.rules.pending()],
         accounts=accounts,

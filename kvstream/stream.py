@@ -16,13 +16,14 @@ from kvstream.alerts.rules import Rule
 from kvstream.alerts.silences import Silence, Silences
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.blocks.state import HotBlock
 from kvstream.clock import Clock
 from kvstream.config import OverflowPolicy, StreamConfig
 from kvstream.errors import ClosedStreamError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
-from kvstream.monitor import Monitor, summarize_monitors
+from kvstream.monitor import Monitor, TierMonitor, summarize_monitors
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet
 from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
@@ -328,6 +329,17 @@ class KVStream:
         if source is None and tier is None:
             self._account(found.accounts)
         return found
+
+    def hottest(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
+        """The live blocks of a source and tier that have been accessed most."""
+        return [b for m in self._found(source, tier) for b in m.table.hottest(most, m.last_ts)]
+
+    def longest_held(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
+        """The live blocks of a source and tier that have been held for the longest time."""
+        return [b for m in self._found(source, tier) for b in m.table.longest_held(most, m.last_ts)]
+
+    def _found(self, source: str, tier: str) -> list[TierMonitor]:
+        return [found for monitor in self._monitors for found in monitor.tiers(source, tier)]
 
     def places(self) -> list[tuple[str, str]]:
         """Every source and tier seen so far."""

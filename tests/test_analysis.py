@@ -60,6 +60,9 @@ def test_the_verdict_says_what_would_help():
     assert "GiB) would lift the hit ratio" in said
     assert found.summary.premature.count > 1_000
     assert found.blocks_for_90 is not None
+    assert 0.0 < found.asked_once < 1.0
+    assert f"{found.asked_once:.0%} of the content was asked for only once" in said or found.asked_once <= 0.5
+    assert len(found.hottest) == len(found.longest_held) == 10
 
 
 def test_the_verdict_does_not_say_what_it_cannot_know():
@@ -79,6 +82,7 @@ def test_where_memory_does_not_help_that_is_said():
     ops = np.tile(np.array([0, 1, 2], np.uint8), len(once))
     frame = EventFrame(ops, np.repeat(once + 2**40, 3), np.arange(len(ops)) * 1_000_000)
     found = analyzed([frame], config=MetricsConfig(capacity=100))
+    assert found.asked_once == 0.0, "each was asked for twice"
     assert any("More memory would hardly help" in sentence for sentence in found.verdict)
     assert "0.25× the memory would do as well as what there is." in found.verdict
 

@@ -74,6 +74,9 @@ async def test_producers_say_whose_blocks_they_are():
     tenants = {of.value: (of.blocks_live, of.accesses, of.hit_share) for of in summary.labels["tenant"]}
     assert tenants == {"acme": (3, 1, 1 / 3), "umbrella": (1, 2, 2 / 3), None: (1, 0, 0.0)}
     assert {of.value for of in summary.labels["lora"]} == {"sql", None}
+    hot, held = stream.hottest("engine-0", most=1)[0], stream.longest_held("engine-0")
+    assert (hot.block_id, hot.accesses, hot.labels) == (4, 2, Labels(tenant="umbrella", lora="sql"))
+    assert [block.block_id for block in held][-1] == 5
 
 
 async def test_flush_makes_a_summary_current():

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kvstream.blocks.grouping import Generations, Grouped
-from kvstream.blocks.hashing import are_hashes
+from kvstream.blocks.hashing import are_hashes, generation_hash
 from kvstream.blocks.observations import ContentChanges
 from kvstream.events.frame import I64
 from kvstream.events.types import Op
@@ -14,6 +14,21 @@ class Contents:
 
     def __init__(self) -> None:
         self._keys: I64 | None = None  # by slot, 0 if unknown, once a slot stream has had keys
+
+    def used(
+        self, grouped: Grouped, slot: I64, ended: Generations, left: Generations, ids: I64 | None
+    ) -> I64:
+        """What was allocated or accessed by some events, each at least once, int64.
+
+        Blocks in content streams; in slot streams numbers that generations have to themselves.
+        """
+        if ids is not None:
+            only_evicted = (grouped.heads == grouped.tails) & (grouped.op.take(grouped.heads) == Op.EVICT)
+            return ids.take(slot.compress(~only_evicted))
+        within = (~ended.carried | (ended.accesses_here > 0)).nonzero()[0]
+        slots = slot.take(np.concatenate([left.group_of, ended.group_of.take(within)]))
+        births = np.concatenate([left.birth, ended.birth.take(within)])
+        return generation_hash(0, slots, births).view(np.int64)
 
     def changes(
         self,

@@ -165,6 +165,7 @@ class Observations(msgspec.Struct, eq=False):
         access_counts: Accesses of each evicted generation.
         evicted: Records of the evictions, if asked for.
         changes: Content that came and went, where it is known and if asked for; None where a clear ended all.
+        used: What was allocated or accessed, each at least once: content, or generations of slots.
         owned: The same events by owner, once there are labels; intervals are in the order of their rows.
     """
 
@@ -186,6 +187,7 @@ class Observations(msgspec.Struct, eq=False):
     access_counts: list[I64] = field(default_factory=list)
     evicted: list[EvictionBatch] = field(default_factory=list)
     changes: list[ContentChanges | None] = field(default_factory=list)
+    used: list[I64] = field(default_factory=list)
     owned: list[Owned] = field(default_factory=list)
 
     def sort(self) -> None:

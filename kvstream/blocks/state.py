@@ -5,6 +5,26 @@ import time
 
 import msgspec
 
+from kvstream.events.types import Labels
+
+
+class HotBlock(msgspec.Struct, frozen=True, kw_only=True):
+    """A live block that is much used, or has been held for long.
+
+    Attributes:
+        block_id: Block number or content hash.
+        accesses: Accesses since its allocation.
+        held_seconds: Time since then: the room that it took, in block·seconds.
+        idle_seconds: Time since the last access, or since the allocation.
+        labels: Whose it is.
+    """
+
+    block_id: int
+    accesses: int
+    held_seconds: float
+    idle_seconds: float
+    labels: Labels | None = None
+
 
 class BlockMetricsState(msgspec.Struct):
     """One generation of one block: a view taken from the table, or kept by hand.

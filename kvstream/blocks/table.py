@@ -13,7 +13,7 @@ from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.blocks.index import BlockIndex
 from kvstream.blocks.observations import EvictionBatch, Observations, Owned
 from kvstream.blocks.owners import Owners
-from kvstream.blocks.state import BlockMetricsState
+from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.events.frame import I64, U8, EventFrame, as_int64
 from kvstream.events.types import OTHER, REASONS, REPLACED, Op
 
@@ -127,6 +127,35 @@ class BlockTable:
     def live_blocks(self) -> list[BlockMetricsState]:
         """Every live block, in order of slot."""
         return [self._state(slot) for slot in (self._count >= 0).nonzero()[0].tolist()]
+
+    def hottest(self, most: int, now_ns: int) -> list[HotBlock]:
+        """The live blocks that have been accessed most."""
+        return self._first(most, self._count, now_ns)
+
+    def longest_held(self, most: int, now_ns: int) -> list[HotBlock]:
+        """The live blocks that have been held for the longest time."""
+        return self._first(most, np.where(self._count >= 0, now_ns - self._birth, -1), now_ns)
+
+    def _first(self, most: int, rank: I64, now_ns: int) -> list[HotBlock]:
+        """The live blocks of the highest rank, highest first."""
+        most = min(most, self.live_count)
+        chosen = np.argpartition(rank, len(rank) - most)[len(rank) - most :] if most else rank[:0]
+        chosen = chosen.take(np.argsort(-rank.take(chosen), kind="stable"))
+        owners = self.owners.of_slots(chosen).tolist() if self.owners is not None else [0] * most
+        labels = self.owners.labels if self.owners is not None else [None]
+        found = []
+        for slot, owner in zip(chosen.tolist(), owners, strict=True):
+            state = self._state(slot)
+            found.append(
+                HotBlock(
+                    block_id=state.block_id,
+                    accesses=state.access_count,
+                    held_seconds=state.get_lifetime_seconds(now_ns),
+                    idle_seconds=state.get_idle_time_seconds(now_ns),
+                    labels=labels[owner],
+                )
+            )
+        return found
 
     def _state(self, slot: int) -> BlockMetricsState:
         count, depth = int(self._count[slot]), self._depth
@@ -260,6 +289,7 @@ class BlockTable:
         if self.owners is not None and named is not None:
             of_row, went = self.owners.apply(grouped, slot, named, ended, left)
             seen.owned.append(_owned(grouped, ended, of_row, went, reused, observed, seen))
+        seen.used.append(self._contents.used(grouped, slot, ended, left, self._ids))
         if self.changes:
             changes = self._contents.changes(grouped, slot, keys, ended, left, self._ids)
             if changes is not None:

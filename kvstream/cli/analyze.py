@@ -33,6 +33,9 @@ EXAMPLES = """
 """
 
 
+_HOT_SHOWN = 5
+
+
 def analyze_command(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="Recordings: any files that kvstream run reads.")
@@ -75,6 +78,7 @@ def analyze_command(
             console.print(f"  {sentence}", highlight=False)
         if result.curve:
             console.print(_curve_table(result))
+        console.print(_hot_table(result))
         console.print(summary_table(result.summary))
 
 
@@ -88,6 +92,16 @@ async def _read(
         else:
             malformed += 1
     return malformed
+
+
+def _hot_table(result: CacheAnalysis) -> Table:
+    table = Table(box=box.SIMPLE, title="blocks in the cache at the end", title_justify="left")
+    for name in ("most used", "accesses", "held, s", "longest held", "accesses", "held, s"):
+        table.add_column(name, justify="right")
+    for hot, held in zip(result.hottest[:_HOT_SHOWN], result.longest_held[:_HOT_SHOWN], strict=True):
+        cells = [(str(b.block_id), f"{b.accesses:,}", f"{b.held_seconds:,.3g}") for b in (hot, held)]
+        table.add_row(*cells[0], *cells[1])
+    return table
 
 
 def _curve_table(result: CacheAnalysis) -> Table:

@@ -161,6 +161,9 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
         f"{recent.allocation_rate:,.0f} allocations, {recent.access_rate:,.0f} accesses, "
         f"{recent.eviction_rate:,.0f} evictions",
     )
+    one, ten, sixty = (f"{blocks:,}" for blocks in summary.working_set.blocks)
+    error = f"±{summary.working_set.error:.1%}"
+    table.add_row("working set", f"{one} blocks in the last window, {ten} in 10, {sixty} in 60 ({error})")
     table.add_row("lifetime", interval(summary.lifetime))
     table.add_row("idle before eviction", interval(summary.idle))
     table.add_row("time to first reuse", interval(summary.first_reuse))

@@ -130,6 +130,10 @@ class ExponentialHistogram:
         value = 2.0 ** ((self.offset + i + min(max(inside, 0.0), 1.0)) / 2**self.scale)
         return float(min(max(value, self.min_ns / 1e9), self.max_ns / 1e9))
 
+    def count_above(self, power: int) -> int:
+        """How many intervals are longer than ``2**power`` seconds, exactly, as that is a bucket's bound."""
+        return int(self.counts[max(0, (power << self.scale) - self.offset) :].sum())
+
     @property
     def mean(self) -> float:
         """Mean in seconds, 0 if there are no intervals."""

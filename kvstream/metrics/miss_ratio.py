@@ -41,6 +41,7 @@ class MissRatioCurve:
         self._threshold = _WHOLE  # content is followed if its hash is below
         self._clock = 0
         self._last: dict[int, int] = {}  # content followed: time of its last access
+        self._again: set[int] = set()  # content followed that was accessed more than once
         self._times: list[int] = []  # these times, ascending
         self._hashes: list[tuple[int, int]] = []  # heap of (-hash, content)
         self._weights = np.zeros(_BUCKETS)  # accesses by distance, in sampled accesses of today's rate
@@ -68,6 +69,7 @@ class MissRatioCurve:
         before = self._last.get(content)
         self._last[content] = self._clock
         if before is not None:
+            self._again.add(content)
             at = bisect_left(self._times, before)
             others = len(self._times) - at - 1  # contents accessed since
             del self._times[at]
@@ -83,11 +85,17 @@ class MissRatioCurve:
         highest = -self._hashes[0][0]
         while self._hashes and -self._hashes[0][0] == highest:
             _, content = heapq.heappop(self._hashes)
+            self._again.discard(content)
             del self._times[bisect_left(self._times, self._last.pop(content))]
         scale = highest / self._threshold
         self._weights *= scale
         self._followed *= scale
         self._threshold = highest
+
+    @property
+    def asked_once(self) -> float:
+        """Share of the content that was accessed only once; 0 without any."""
+        return 1.0 - len(self._again) / len(self._last) if self._last else 0.0
 
     def hit_ratio(self, blocks: float) -> float:
         """The share of all accesses that an LRU cache of so many blocks would have found; 0 without any."""

@@ -8,8 +8,10 @@ from kvstream.config import MetricsConfig
 from kvstream.events.types import REASONS
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.reuse import ReuseByIdle, reuse_by_idle
 from kvstream.metrics.trend import Trend
 from kvstream.metrics.usage import LabelUsage
+from kvstream.metrics.working_set import WorkingSet
 
 ALL = "*"
 """Stands for every source, or every tier, in a summary of all of them."""
@@ -152,6 +154,8 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         multi_access_rate: Share accessed more often.
         premature: Evictions whose content was wanted again.
         recent: The last windows.
+        reuse_by_idle: What became of blocks that had been idle for a time.
+        working_set: Different blocks in use lately.
         labels: What the blocks of each value of each label have done, most room first.
         trends: Where windowed values are going, by metric.
         alerts: Alerts that are firing, as dictionaries.
@@ -187,6 +191,8 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     multi_access_rate: float
     premature: PrematureEvictions
     recent: RecentMetrics
+    reuse_by_idle: list[ReuseByIdle]
+    working_set: WorkingSet
     labels: dict[str, list[LabelUsage]]
     trends: dict[str, Trend]
     alerts: list[dict[str, Any]]
@@ -226,6 +232,7 @@ def summarize(
     live: int,
     config: MetricsConfig,
     capacity: int | None,
+    working_set: WorkingSet,
     labels: dict[str, list[LabelUsage]],
     trends: dict[str, Trend],
     alerts: list[dict[str, Any]],
@@ -275,6 +282,8 @@ def summarize(
             within_seconds=config.ghost_seconds,
         ),
         recent=recent,
+        reuse_by_idle=reuse_by_idle(seen),
+        working_set=working_set,
         labels=labels,
         trends=trends,
         alerts=alerts,

@@ -120,6 +120,26 @@ def test_a_live_block_is_seen_as_one_state_and_a_dead_one_as_none(block):
     assert table.block(12_345) is None
 
 
+@given(plain_events(), st.integers(0, 15))
+def test_the_first_blocks_are_those_of_most_accesses_and_of_longest_time(events, most):
+    table, plain = BlockTable("s", "gpu"), ReferenceTable()
+    table.apply(frame(events))
+    apply_plain(plain, events)
+    now = 10_000
+    hottest, held = table.hottest(most, now), table.longest_held(most, now)
+    counts = sorted((g.count for g in plain.live.values()), reverse=True)
+    times = sorted(((now - g.birth) / 1e9 for g in plain.live.values()), reverse=True)
+    assert [b.accesses for b in hottest] == counts[:most]
+    assert [b.held_seconds for b in held] == times[:most]
+    for block in hottest + held:
+        generation = plain.live[block.block_id]
+        assert (block.accesses, block.held_seconds, block.idle_seconds) == (
+            generation.count,
+            (now - generation.birth) / 1e9,
+            (now - generation.last) / 1e9,
+        )
+
+
 @given(st.data(), st.booleans())
 def test_content_comes_and_goes_as_in_the_plain_twin(data, keyed):
     events = data.draw(plain_events())

@@ -1,0 +1,38 @@
+"""Reuse by idle time: whether a block that has not been used for a while is worth its room."""
+
+import msgspec
+
+from kvstream.metrics.measurements import Measurements
+
+_POWERS = range(-10, 13, 2)  # of two, in seconds: about 1 ms to 68 min; bounds of buckets at every scale
+
+
+class ReuseByIdle(msgspec.Struct, frozen=True):
+    """What became of blocks that had been idle for longer than a time, since an access or the allocation.
+
+    Attributes:
+        idle_seconds: That time.
+        reused: How often such a block was accessed again.
+        evicted: How often it was evicted instead.
+        reuse_share: ``reused`` by both: were it small, blocks could go after that time.
+    """
+
+    idle_seconds: float
+    reused: int
+    evicted: int
+    reuse_share: float
+
+
+def reuse_by_idle(seen: Measurements) -> list[ReuseByIdle]:
+    """From no idle time on, in steps of a factor of four, as far as anything was idle for so long."""
+    ended = seen.lifetime.count  # every eviction has an idle time
+    again = seen.first_reuse.count + seen.reuse_gap.count
+    rows = [(0.0, again, ended)]
+    for power in _POWERS:
+        reused = seen.first_reuse.count_above(power) + seen.reuse_gap.count_above(power)
+        rows.append((2.0**power, reused, seen.idle.count_above(power)))
+    return [
+        ReuseByIdle(seconds, reused, evicted, reused / (reused + evicted))
+        for seconds, reused, evicted in rows
+        if reused + evicted
+    ]

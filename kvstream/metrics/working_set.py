@@ -1,0 +1,126 @@
+"""Working set: how many different blocks were in use lately."""
+
+import math
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from kvstream.blocks.hashing import mix
+from kvstream.events.frame import I64
+
+_BITS = 11
+_REGISTERS = 1 << _BITS
+_LONGEST_RANK = 64 - _BITS + 1
+ERROR = 1.04 / math.sqrt(_REGISTERS)
+"""Standard error of the counts, relative: 2.3 %."""
+
+HORIZONS = (1, 10, 60)
+"""Windows that working sets are told for."""
+
+
+class WorkingSet(msgspec.Struct, frozen=True, kw_only=True):
+    """Different blocks that were allocated or accessed.
+
+    A block is its content in content streams, and a generation in slot streams.
+
+    Attributes:
+        blocks: How many in the last 1, 10 and 60 windows.
+        error: Standard error of these numbers, relative.
+    """
+
+    blocks: list[int]
+    error: float = ERROR
+
+
+class DistinctCounter:
+    """Counts different integers in 2 KiB (HyperLogLog, with Ertl's estimator, which needs no corrections).
+
+    Source: P. Flajolet and others, "HyperLogLog", 2007; O. Ertl, "New cardinality estimation algorithms for
+    HyperLogLog sketches", 2017, https://arxiv.org/abs/1702.01284, algorithm 6.
+
+    Example:
+        >>> counter = DistinctCounter()
+        >>> counter.add(np.array([7, 8, 7]))
+        >>> round(counter.estimate())
+        2
+    """
+
+    def __init__(self) -> None:
+        self._registers = np.zeros(_REGISTERS, dtype=np.uint8)
+
+    def add(self, values: I64) -> None:
+        """Counts integers, int64 (n,)."""
+        hashed = mix(values)
+        # The rank is the place of the first one bit; that of a float is in its exponent.
+        rest = (hashed >> np.uint64(_BITS)).astype(np.float64)
+        exponent = rest.view(np.int64) >> 52
+        rank: npt.NDArray[np.int64] = np.minimum(_LONGEST_RANK, 1023 + 64 - _BITS - exponent)
+        places = (hashed & np.uint64(_REGISTERS - 1)).view(np.int64)
+        np.maximum.at(self._registers, places, rank.astype(np.uint8))
+
+    def merge(self, other: "DistinctCounter") -> None:
+        """Adds what another has counted."""
+        np.maximum(self._registers, other._registers, out=self._registers)
+
+    def estimate(self) -> float:
+        """How many different integers there were, about."""
+        counts = np.bincount(self._registers, minlength=_LONGEST_RANK + 1).tolist()
+        total = _REGISTERS * _tau(1.0 - counts[_LONGEST_RANK] / _REGISTERS)
+        for count in counts[_LONGEST_RANK - 1 : 0 : -1]:
+            total = 0.5 * (total + count)
+        total += _REGISTERS * _sigma(counts[0] / _REGISTERS)
+        return _REGISTERS * _REGISTERS / (2.0 * math.log(2.0)) / total
+
+
+def _sigma(x: float) -> float:
+    if x == 1.0:
+        return math.inf
+    y, z, before = 1.0, x, -1.0
+    while z != before:
+        x, before = x * x, z
+        z += x * y
+        y += y
+    return z
+
+
+def _tau(x: float) -> float:
+    if x in (0.0, 1.0):
+        return 0.0
+    y, z, before = 1.0, 1.0 - x, -1.0
+    while z != before:
+        x, before, y = math.sqrt(x), z, 0.5 * y
+        z -= (1.0 - x) ** 2 * y
+    return z / 3.0
+
+
+class WorkingSetHistory:
+    """A counter for each of the last windows; 120 KiB in all."""
+
+    def __init__(self) -> None:
+        self._windows: deque[tuple[int, DistinctCounter]] = deque(maxlen=HORIZONS[-1])
+
+    def add(self, index: int, used: Iterable[I64]) -> None:
+        """Counts blocks that were used in a window."""
+        for blocks in used:
+            if not self._windows or self._windows[-1][0] != index:
+                self._windows.append((index, DistinctCounter()))
+            self._windows[-1][1].add(blocks)
+
+    def recent(self, until: int | None) -> WorkingSet:
+        """The working sets up to a window; of a stream without windows, none."""
+        found, counter = [], DistinctCounter()
+        windows = [] if until is None else [w for w in reversed(self._windows) if w[0] <= until]
+        for horizon in HORIZONS:
+            while windows and until is not None and windows[0][0] > until - horizon:
+                counter.merge(windows.pop(0)[1])
+            found.append(round(counter.estimate()))
+        return WorkingSet(blocks=found)
+
+
+def total_working_set(sets: Iterable[WorkingSet]) -> WorkingSet:
+    """The working sets of several caches, each block counted wherever it is."""
+    columns = zip(*(each.blocks for each in sets), strict=True)
+    return WorkingSet(blocks=[sum(column) for column in columns] or [0] * len(HORIZONS))
