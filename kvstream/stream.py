@@ -23,11 +23,12 @@ from kvstream.errors import ClosedStreamError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
-from kvstream.monitor import Monitor, TierMonitor, summarize_monitors
+from kvstream.monitor import Monitor, summarize_monitors
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet
 from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
 from kvstream.subscribers import SubscriberPolicy, Subscription, SubscriptionStatistics, Topic
+from kvstream.tier import TierMonitor
 
 AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any])
 GroupHandler = TypeVar("GroupHandler", bound=Callable[[AlertGroup], Any])

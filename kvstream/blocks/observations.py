@@ -143,6 +143,18 @@ class ContentChanges(msgspec.Struct, frozen=True, eq=False):
     held_once: bool
 
 
+def joined_changes(parts: list[ContentChanges]) -> ContentChanges:
+    """Changes one after another, at least one of them, as one; all are alike in ``held_once``."""
+    if len(parts) == 1:
+        return parts[0]
+    return ContentChanges(
+        np.concatenate([part.content for part in parts]),
+        np.concatenate([part.ts for part in parts]),
+        np.concatenate([part.begins for part in parts]),
+        parts[0].held_once,
+    )
+
+
 class Observations(msgspec.Struct, eq=False):
     """What one ``BlockTable.apply`` saw. Intervals are ns; each list holds int64 columns.
 

@@ -1,0 +1,196 @@
+"""TierMonitor: one source and tier, from its events to its windows, rules and alerts."""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from kvstream.alerts.lifecycle import RuleEngine
+from kvstream.alerts.rules import Rule, points_of
+from kvstream.alerts.silences import Silences
+from kvstream.alerts.types import CacheAlert, MetricType
+from kvstream.blocks.observations import (
+    ContentChanges,
+    EvictionBatch,
+    KVCacheEvictionEvent,
+    Observations,
+    joined_changes,
+)
+from kvstream.blocks.table import BlockTable
+from kvstream.config import MetricsConfig
+from kvstream.events.frame import I64, EventFrame, joined_frames
+from kvstream.events.types import Labels
+from kvstream.metrics.ghosts import GhostIndex
+from kvstream.metrics.measurements import ClassicIntervals, Measurements
+from kvstream.metrics.trend import Trend, detect_trend
+from kvstream.metrics.usage import OwnerUsage, UsageByOwner
+from kvstream.metrics.window import Window, WindowRing
+from kvstream.metrics.working_set import WorkingSetHistory
+
+_CHANGES_AT_ONCE = 8192  # of content: each time costs what a thousand of them do
+_TREND_METRICS = (
+    MetricType.LIFETIME,
+    MetricType.IDLE_TIME,
+    MetricType.REUSE_GAP,
+    MetricType.HIT_RATIO,
+    MetricType.EVICTION_RATE,
+)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What processing a frame led to: alerts that fired or resolved, and evictions in columns."""
+
+    source: str
+    tier: str
+    alerts: list[CacheAlert]
+    evicted: list[EvictionBatch]
+
+    def eviction_events(self) -> list[KVCacheEvictionEvent]:
+        """The evictions one by one."""
+        return [event for batch in self.evicted for event in batch.to_events(self.source, self.tier)]
+
+
+class TierMonitor:
+    """One source and tier: its blocks, its windows, its rules."""
+
+    def __init__(
+        self, source: str, tier: str, config: MetricsConfig, rules: Sequence[Rule], silences: Silences
+    ) -> None:
+        self.source, self.tier, self.config = source, tier, config
+        self.table = BlockTable(
+            source,
+            tier,
+            access_history=config.access_history,
+            sample_rate=config.sample_rate,
+            changes=config.ghost_blocks > 0,
+            owners=config.owners,
+        )
+        self.working_set = WorkingSetHistory()
+        self._usage = UsageByOwner(config.histogram_scale)
+        self.ghosts = GhostIndex(config.ghost_blocks, round(config.ghost_seconds * 1e9))
+        self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale)
+        self.classic = ClassicIntervals()
+        self.rules = RuleEngine(rules, source, tier, config.window_seconds, config.capacity, silences)
+        self.last_ts = 0
+        self._changes: list[ContentChanges] = []  # of the open window, not yet seen by the ghosts
+        self._restarts_unseen = 0  # not yet in a window
+        self._before = Measurements(config.histogram_scale)  # all closed windows
+
+    def process(self, frames: Sequence[EventFrame], lost: int) -> Outcome:
+        """Applies frames of at least one event each; ``lost`` counts what is missing before the first."""
+        outcome = Outcome(self.source, self.tier, [], [])
+        joined = joined_frames(frames)
+        # A step of the clock is one of a whole frame, so frames around it stay what they are.
+        apart = len(frames) > 1 and self.ring.steps_back(_newest(frames, joined))
+        for index, part in (cut for frame in (frames if apart else [joined]) for cut in self.ring.cut(frame)):
+            window = self._enter(index, outcome.alerts)
+            window.lost += lost
+            window.restarts += self._restarts_unseen
+            lost = self._restarts_unseen = 0
+            seen = self.table.apply(part)
+            self._usage.observe(seen)
+            self.working_set.add(index, seen.used)
+            seen.sort()
+            window.measurements.observe(seen)
+            self._follow(seen.changes)
+            self.classic.observe(seen)
+            window.live = self.table.live_count
+            outcome.evicted.extend(seen.evicted)
+        self.last_ts = int(joined.ts[-1])
+        return outcome
+
+    def _follow(self, changes: Sequence[ContentChanges | None]) -> None:
+        """Takes note of content that came and went; ghosts are looked up for many changes at once."""
+        for some in changes:
+            if some is None or (self._changes and some.held_once != self._changes[0].held_once):
+                self._settle_ghosts()
+            if some is None:
+                self.ghosts.clear()
+            else:
+                self._changes.append(some)
+        if sum(len(some.content) for some in self._changes) >= _CHANGES_AT_ONCE:
+            self._settle_ghosts()
+
+    def _settle_ghosts(self) -> None:
+        """Finds what came back in the open window."""
+        changes, self._changes = self._changes, []
+        if changes and self.ring.open is not None:
+            self.ring.open.measurements.observe_returns(self.ghosts.apply(joined_changes(changes)))
+
+    def restart(self) -> None:
+        """Ends every generation, as the source has lost its cache."""
+        self._restarts_unseen += 1
+        seen = Observations()
+        self.table.clear(seen, self.last_ts)
+        self._usage.observe(seen)
+        self._settle_ghosts()
+        self.ghosts.clear()
+        if self.ring.open is not None:
+            self.ring.open.measurements.observe(seen)
+            self.ring.open.live = 0
+        else:
+            self._before.cleared += seen.cleared
+
+    def finish(self) -> list[CacheAlert]:
+        """Closes the open window."""
+        self._settle_ghosts()
+        closed = self.ring.close()
+        return [] if closed is None else self._closed(closed)
+
+    def pass_time(self, now_ns: int) -> list[CacheAlert]:
+        """Ends the windows before a time at which nothing had come for a while."""
+        self._settle_ghosts()
+        index = now_ns // self.config.window_ns
+        closed = self.ring.advance(index)
+        alerts = [] if closed is None else self._closed(closed)
+        if self.ring.open is not None:
+            self.ring.open.live = self.table.live_count
+        return alerts + self.rules.pass_time(index)
+
+    def _enter(self, index: int, alerts: list[CacheAlert]) -> Window:
+        if self.ring.open is not None and self.ring.open.index != index:
+            self._settle_ghosts()
+        window, closed = self.ring.enter(index)
+        if closed is not None:
+            alerts.extend(self._closed(closed))
+        window.live = self.table.live_count
+        return window
+
+    def _closed(self, window: Window) -> list[CacheAlert]:
+        self._before.merge(window.measurements)
+        return self.rules.close(window)
+
+    def measurements(self) -> Measurements:
+        """Everything seen since the start."""
+        self._settle_ghosts()
+        total = Measurements(self.config.histogram_scale)
+        total.merge(self._before)
+        if self.ring.open is not None:
+            total.merge(self.ring.open.measurements)
+        return total
+
+    def usage(self) -> list[tuple[Labels | None, OwnerUsage]]:
+        """What the blocks of each owner have done since the start; nothing where there are no labels."""
+        if self.table.owners is None or not self.table.owners.known:
+            return []
+        return list(zip(self.table.owners.labels, self._usage.by_number(self.last_ts), strict=False))
+
+    def trends(self) -> dict[str, Trend]:
+        """Where the windowed values are going, over the last ``trend_window`` closed windows."""
+        windows = self.ring.closed()[-self.config.trend_window :]
+        series: dict[MetricType, list[tuple[float, float]]] = {metric: [] for metric in _TREND_METRICS}
+        for window in windows:
+            points = points_of(window, self.config.window_seconds, None)
+            for metric, values in series.items():
+                if points[metric].weight:
+                    values.append((window.index * self.config.window_seconds, points[metric].value))
+        return {
+            metric.value: detect_trend([t for t, _ in values], [v for _, v in values])
+            for metric, values in series.items()
+        }
+
+
+def _newest(frames: Sequence[EventFrame], joined: EventFrame) -> I64:
+    """The newest time in each frame, ns."""
+    starts = np.cumsum([0, *(len(frame) for frame in frames[:-1])])
+    return np.maximum.reduceat(joined.ts, starts)
