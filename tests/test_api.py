@@ -17,6 +17,7 @@ ORDER = [
     "blocks",
     "metrics",
     "alerts",
+    "tier",
     "monitor",
     "analysis",
     "queue",
