@@ -47,6 +47,9 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ghost_blocks: Evictions after which content that was evicted is forgotten; until then its return
             shows that the eviction was premature. 0 turns that off.
         ghost_seconds: Seconds after which it is forgotten at the latest.
+        curve_contents: Contents that the miss-ratio curve follows in each source and tier; 0 turns it off.
+        curve_lookups: Lookups of them in a window, beyond which it follows fewer; 0 is no bound.
+        curve_half_life: Seconds after which what it saw counts half; 0 is for ever.
         owners: Sets of labels that are told apart in each source and tier; any more are ``other``.
             0 passes over labels.
     """
@@ -64,6 +67,9 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     capacity: int | None = None
     ghost_blocks: int = 65_536
     ghost_seconds: float = 3600.0
+    curve_contents: int = 2048
+    curve_lookups: int = 2048
+    curve_half_life: float = 300.0
     owners: int = 64
 
     def __post_init__(self) -> None:
@@ -81,6 +87,9 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             _whole("capacity", self.capacity, 1, 2**40)
         _whole("ghost_blocks", self.ghost_blocks, 0, 2**27)
         _real("ghost_seconds", self.ghost_seconds, 0.0, "above 0 seconds")
+        _whole("curve_contents", self.curve_contents, 0, 2**20)
+        _whole("curve_lookups", self.curve_lookups, 0, 2**40)
+        _real("curve_half_life", self.curve_half_life, -1e-9, "0 (for ever) or more seconds")
         _whole("owners", self.owners, 0, 4096)
         _require(self.trend_window <= self.windows, "trend_window", self.trend_window, "at most `windows`")
 

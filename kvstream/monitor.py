@@ -13,10 +13,12 @@ from kvstream.alerts.types import CacheAlert
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import EventFrame
 from kvstream.events.sequence import Arrival, FrameSequence
+from kvstream.events.types import Labels
 from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.miss_ratio import CacheSizes
 from kvstream.metrics.summary import ALL, Accounts, CacheMetricsSummary, recent_metrics, summarize
-from kvstream.metrics.usage import usage_by_label
-from kvstream.metrics.working_set import total_working_set
+from kvstream.metrics.usage import OwnerUsage, usage_by_label
+from kvstream.metrics.working_set import WorkingSet, total_working_set
 from kvstream.tier import Outcome, TierMonitor
 
 RECENT_SECONDS = 60.0
@@ -157,7 +159,10 @@ class Monitor:
 
     def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
         """The summary of a source and tier, or of all of them."""
-        return summarize_monitors([self], source, tier)
+        gathering = Gathering(self.config, tiers := self.tiers(source, tier))
+        for found in tiers:
+            gathering.add(found)
+        return gathering.summary(source, tier, accounts_of([self], source, tier), final=False)
 
 
 def total_measurements(tiers: Iterable[TierMonitor], config: MetricsConfig) -> Measurements:
@@ -168,22 +173,67 @@ def total_measurements(tiers: Iterable[TierMonitor], config: MetricsConfig) -> M
     return total
 
 
-def summarize_monitors(
-    monitors: Sequence[Monitor], source: str | None, tier: str | None, final: bool = False
-) -> CacheMetricsSummary:
-    """One summary of a source and tier, or of all, over the monitors of several consumers."""
-    config = monitors[0].config
+class Gathering:
+    """A summary in the making, tier by tier, as many of them take their time.
+
+    Args:
+        config: What is measured.
+        tiers: What is to be summarized.
+    """
+
+    def __init__(self, config: MetricsConfig, tiers: Sequence[TierMonitor]) -> None:
+        self._config, self._tiers = config, tiers
+        self._total = Measurements(config.histogram_scale)
+        self._recent = Measurements(config.histogram_scale)
+        self._working_sets: list[WorkingSet] = []
+        self._usage: list[tuple[Labels | None, OwnerUsage]] = []
+        self._newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
+        self._span = 0
+        if self._newest is not None:
+            span = max(1, min(config.windows, round(RECENT_SECONDS / config.window_seconds)))
+            oldest = min(m.ring.oldest for m in tiers if m.ring.oldest is not None)
+            self._span = min(span, self._newest - oldest + 1)
+
+    def add(self, tier: TierMonitor) -> None:
+        """Takes in what one of the tiers has seen."""
+        self._total.merge(tier.measurements())
+        if self._span:
+            self._recent.merge(tier.ring.recent(self._span, self._newest))
+        self._working_sets.append(tier.working_set.recent(self._newest))
+        self._usage.extend(tier.usage())
+
+    def summary(
+        self, source: str | None, tier: str | None, accounts: Accounts, final: bool
+    ) -> CacheMetricsSummary:
+        """The summary, once every tier was taken in."""
+        config, tiers = self._config, self._tiers
+        alone = tiers[0] if len(tiers) == 1 else None
+        return summarize(
+            self._total,
+            recent_metrics(self._recent, self._span * config.window_seconds),
+            source=source or ALL,
+            tier=tier or ALL,
+            timestamp=max((m.last_ts for m in tiers), default=0) / 1e9,
+            live=accounts.live,
+            config=config,
+            capacity=config.capacity * len(tiers) if config.capacity else None,
+            trends=alone.trends() if alone else {},
+            alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
+            sizes=alone.sizes() if alone else CacheSizes(),
+            working_set=total_working_set(self._working_sets),
+            labels=usage_by_label(self._usage, config.histogram_scale),
+            pending=[alert.to_dict() for m in tiers for alert in m.rules.pending()],
+            accounts=accounts,
+            final=final,
+        )
+
+
+def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | None) -> Accounts:
+    """Where the events and blocks of a source and tier went, or of all, at this moment."""
     tiers = [found for monitor in monitors for found in monitor.tiers(source, tier)]
-    total = total_measurements(tiers, config)
-    newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
-    recent, seconds = Measurements(config.histogram_scale), 0.0
-    if newest is not None:
-        span = max(1, min(config.windows, round(RECENT_SECONDS / config.window_seconds)))
-        oldest = min(w.index for m in tiers for w in [*m.ring.closed()[:1], m.ring.open] if w is not None)
-        span = min(span, newest - oldest + 1)
-        for monitor in tiers:
-            recent.merge(monitor.ring.recent(span, newest))
-        seconds = span * config.window_seconds
+    total = Measurements(monitors[0].config.histogram_scale)
+    for found in tiers:
+        total.add_counts(found.counts())
     accounts = Accounts(
         processed=total.processed,
         allocations=total.allocations,
@@ -204,20 +254,4 @@ def summarize_monitors(
         duplicates += numbered.duplicate_events
     accounts.dropped = {"duplicate": duplicates} if duplicates else {}
     accounts.offered = accounts.processed + duplicates
-    return summarize(
-        total,
-        recent_metrics(recent, seconds),
-        source=source or ALL,
-        tier=tier or ALL,
-        timestamp=max((m.last_ts for m in tiers), default=0) / 1e9,
-        live=accounts.live,
-        config=config,
-        capacity=config.capacity * len(tiers) if config.capacity else None,
-        trends=tiers[0].trends() if len(tiers) == 1 else {},
-        alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
-        working_set=total_working_set(m.working_set.recent(newest) for m in tiers),
-        labels=usage_by_label([owner for m in tiers for owner in m.usage()], config.histogram_scale),
-        pending=[alert.to_dict() for m in tiers for alert in m.rules.pending()],
-        accounts=accounts,
-        final=final,
-    )
+    return accounts

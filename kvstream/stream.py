@@ -23,7 +23,7 @@ from kvstream.errors import ClosedStreamError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
-from kvstream.monitor import Monitor, summarize_monitors
+from kvstream.monitor import Gathering, Monitor, SourceMonitor, accounts_of
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet
 from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
@@ -170,7 +170,8 @@ class KVStream:
             self._final = True
             for monitor in self._monitors:
                 self._publish_alerts(monitor.finish())
-            self._publish_summary()
+            if self._summaries.listening:
+                self._summaries.publish(self.summary())
 
     def _settle(self, cause: str) -> None:
         """Accounts for everything that was still on its way."""
@@ -326,10 +327,32 @@ class KVStream:
 
         Events are accounted for a stream as a whole, blocks for the source and tier asked for.
         """
-        found = summarize_monitors(self._monitors, source, tier, self._final)
+        gathering, tiers = self._gathering(source, tier)
+        for found in tiers:
+            gathering.add(found)
+        return gathering.summary(source, tier, self.accounts(source, tier), self._final)
+
+    async def summarize(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
+        """The same while other tasks go on, as a summary of a thousand sources takes half a second.
+
+        What it says of sources is as they were in that time; its accounts are of one moment.
+        """
+        gathering, tiers = self._gathering(source, tier)
+        for found in tiers:
+            gathering.add(found)
+            await checkpoint()
+        return gathering.summary(source, tier, self.accounts(source, tier), self._final)
+
+    def _gathering(self, source: str | None, tier: str | None) -> tuple[Gathering, list[TierMonitor]]:
+        tiers = [found for monitor in self._monitors for found in monitor.tiers(source, tier)]
+        return Gathering(self.config.metrics, tiers), tiers
+
+    def accounts(self, source: str | None = None, tier: str | None = None) -> Accounts:
+        """Where every event and block went; of one source and tier, as far as that is known."""
+        accounts = accounts_of(self._monitors, source, tier)
         if source is None and tier is None:
-            self._account(found.accounts)
-        return found
+            self._account(accounts)
+        return accounts
 
     def hottest(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
         """The live blocks of a source and tier that have been accessed most."""
@@ -342,6 +365,10 @@ class KVStream:
     def _found(self, source: str, tier: str) -> list[TierMonitor]:
         return [found for monitor in self._monitors for found in monitor.tiers(source, tier)]
 
+    def sources(self) -> list[SourceMonitor]:
+        """What is known of each source, to be read and not changed, on the event loop."""
+        return [of for monitor in self._monitors for of in monitor.sources.values()]
+
     def places(self) -> list[tuple[str, str]]:
         """Every source and tier seen so far."""
         return sorted((found.source, found.tier) for monitor in self._monitors for found in monitor.tiers())
@@ -349,7 +376,7 @@ class KVStream:
     def statistics(self) -> StreamStatistics:
         """The inside of the stream now."""
         return StreamStatistics(
-            self.summary().accounts,
+            self.accounts(),
             tuple(queue.statistics() for queue in self._queues),
             tuple(producer.statistics() for producer in self._producers),
             tuple(entry for topic in self._topics for entry in topic.statistics()),
@@ -423,15 +450,12 @@ class KVStream:
     async def _summarize_regularly(self) -> None:
         while True:
             await anyio.sleep(self.config.metrics.export_interval)
-            self._publish_summary()
+            if self._summaries.listening:
+                self._summaries.publish(await self.summarize())
 
     def _publish_alerts(self, alerts: list[CacheAlert]) -> None:
         for alert in alerts:
             self._alerts.publish(alert)
-
-    def _publish_summary(self) -> None:
-        if self._summaries.listening:
-            self._summaries.publish(self.summary())
 
     def _count_dropped(self, producer: Producer | None, cause: str, events: int) -> None:
         if producer is None:

@@ -14,6 +14,7 @@ from kvstream.blocks.observations import (
     EvictionBatch,
     KVCacheEvictionEvent,
     Observations,
+    joined,
     joined_changes,
 )
 from kvstream.blocks.table import BlockTable
@@ -22,6 +23,7 @@ from kvstream.events.frame import I64, EventFrame, joined_frames
 from kvstream.events.types import Labels
 from kvstream.metrics.ghosts import GhostIndex
 from kvstream.metrics.measurements import ClassicIntervals, Measurements
+from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
 from kvstream.metrics.trend import Trend, detect_trend
 from kvstream.metrics.usage import OwnerUsage, UsageByOwner
 from kvstream.metrics.window import Window, WindowRing
@@ -62,9 +64,15 @@ class TierMonitor:
             tier,
             access_history=config.access_history,
             sample_rate=config.sample_rate,
-            changes=config.ghost_blocks > 0,
+            changes=config.ghost_blocks > 0 or config.curve_contents > 0,
             owners=config.owners,
         )
+        self._curve = MissRatioCurve(
+            config.curve_contents,
+            config.curve_lookups or None,
+            config.curve_half_life / config.window_seconds or None,
+        )
+        self._peak = 0  # most blocks that were live at once
         self.working_set = WorkingSetHistory()
         self._usage = UsageByOwner(config.histogram_scale)
         self.ghosts = GhostIndex(config.ghost_blocks, round(config.ghost_seconds * 1e9))
@@ -79,11 +87,14 @@ class TierMonitor:
     def process(self, frames: Sequence[EventFrame], lost: int) -> Outcome:
         """Applies frames of at least one event each; ``lost`` counts what is missing before the first."""
         outcome = Outcome(self.source, self.tier, [], [])
-        joined = joined_frames(frames)
+        together = joined_frames(frames)
         # A step of the clock is one of a whole frame, so frames around it stay what they are.
-        apart = len(frames) > 1 and self.ring.steps_back(_newest(frames, joined))
-        for index, part in (cut for frame in (frames if apart else [joined]) for cut in self.ring.cut(frame)):
+        apart = len(frames) > 1 and self.ring.steps_back(_newest(frames, together))
+        for index, part in (
+            cut for frame in (frames if apart else [together]) for cut in self.ring.cut(frame)
+        ):
             window = self._enter(index, outcome.alerts)
+            self.table.lookups_below = self._curve.threshold if self.config.curve_contents else 0
             window.lost += lost
             window.restarts += self._restarts_unseen
             lost = self._restarts_unseen = 0
@@ -93,14 +104,25 @@ class TierMonitor:
             seen.sort()
             window.measurements.observe(seen)
             self._follow(seen.changes)
+            self._peak = max(self._peak, self.table.live_count)
+            if seen.lookups:
+                self._look_up(seen)
             self.classic.observe(seen)
             window.live = self.table.live_count
             outcome.evicted.extend(seen.evicted)
-        self.last_ts = int(joined.ts[-1])
+        self.last_ts = int(together.ts[-1])
         return outcome
+
+    def _look_up(self, seen: Observations) -> None:
+        """Takes note of lookups of content."""
+        if self.config.curve_half_life:
+            self._curve.furthest = round(SIZES[-1] * (self.config.capacity or self._peak))
+        self._curve.access(joined(seen.looked_up), seen.lookups)
 
     def _follow(self, changes: Sequence[ContentChanges | None]) -> None:
         """Takes note of content that came and went; ghosts are looked up for many changes at once."""
+        if not self.config.ghost_blocks:
+            return
         for some in changes:
             if some is None or (self._changes and some.held_once != self._changes[0].held_once):
                 self._settle_ghosts()
@@ -150,6 +172,7 @@ class TierMonitor:
     def _enter(self, index: int, alerts: list[CacheAlert]) -> Window:
         if self.ring.open is not None and self.ring.open.index != index:
             self._settle_ghosts()
+            self._curve.pass_windows(max(1, index - self.ring.open.index))
         window, closed = self.ring.enter(index)
         if closed is not None:
             alerts.extend(self._closed(closed))
@@ -160,6 +183,14 @@ class TierMonitor:
         self._before.merge(window.measurements)
         return self.rules.close(window)
 
+    def counts(self) -> Measurements:
+        """Everything seen since the start but for the histograms, which are empty."""
+        total = Measurements(self.config.histogram_scale)
+        total.add_counts(self._before)
+        if self.ring.open is not None:
+            total.add_counts(self.ring.open.measurements)
+        return total
+
     def measurements(self) -> Measurements:
         """Everything seen since the start."""
         self._settle_ghosts()
@@ -168,6 +199,13 @@ class TierMonitor:
         if self.ring.open is not None:
             total.merge(self.ring.open.measurements)
         return total
+
+    def sizes(self) -> CacheSizes:
+        """What caches of other sizes would do; nothing where no hit was reported or content is not known."""
+        blocks = self.config.capacity or self._peak
+        # Where no hit was ever reported, lookups are misses only, of which no size makes hits.
+        hits = self._before.accesses or (self.ring.open is not None and self.ring.open.measurements.accesses)
+        return self._curve.sizes(blocks) if hits else CacheSizes(blocks=blocks)
 
     def usage(self) -> list[tuple[Labels | None, OwnerUsage]]:
         """What the blocks of each owner have done since the start; nothing where there are no labels."""
@@ -190,7 +228,7 @@ class TierMonitor:
         }
 
 
-def _newest(frames: Sequence[EventFrame], joined: EventFrame) -> I64:
+def _newest(frames: Sequence[EventFrame], together: EventFrame) -> I64:
     """The newest time in each frame, ns."""
     starts = np.cumsum([0, *(len(frame) for frame in frames[:-1])])
-    return np.maximum.reduceat(joined.ts, starts)
+    return np.maximum.reduceat(together.ts, starts)

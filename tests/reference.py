@@ -168,9 +168,14 @@ class ReferenceContents:
         self.keyed = keyed
         self.live: dict[int, int] = {}
         self.changes: list[tuple[int, int, bool] | None] = []
+        self.lookups: list[int] = []
 
     def apply(self, op: int, block: int, ts: int, key: int) -> None:
         content = key if self.keyed else block
+        if op in (0, 1, 4):
+            accessed = op == 1 or (op == 4 and block in self.live)
+            looked_up = self.live.get(block, 0) if self.keyed and accessed else content
+            self.lookups += [looked_up] if looked_up or not self.keyed else []
         if op == 3:
             self.live.clear()
             self.changes.append(None)

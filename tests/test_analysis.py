@@ -22,8 +22,8 @@ def analyzed(frames, **options):
 def test_the_curve_tells_what_caches_of_other_sizes_really_do(workload):
     """The same requests on a cache of twice the size, and on one of half of it, are generated again."""
     found = analyzed(generate(workload, 150_000, blocks=2048, seed=3))
-    assert found.blocks == 2048
-    told = {point.factor: point.hit_ratio for point in found.curve}
+    assert found.summary.sizes.blocks == 2048
+    told = {point.factor: point.hit_ratio for point in found.summary.sizes.points}
     assert told[1.0] == pytest.approx(found.summary.hit_rate_estimate, abs=0.01)
     contents = requests_of(generate(workload, 150_000, blocks=2048, seed=3))
     for factor in (0.5, 2.0):
@@ -59,9 +59,12 @@ def test_the_verdict_says_what_would_help():
     assert "× the memory (" in said
     assert "GiB) would lift the hit ratio" in said
     assert found.summary.premature.count > 1_000
-    assert found.blocks_for_90 is not None
-    assert 0.0 < found.asked_once < 1.0
-    assert f"{found.asked_once:.0%} of the content was asked for only once" in said or found.asked_once <= 0.5
+    assert found.summary.sizes.blocks_for_90 is not None
+    assert 0.0 < found.summary.sizes.asked_once < 1.0
+    assert (
+        f"{found.summary.sizes.asked_once:.0%} of the content was asked for only once" in said
+        or found.summary.sizes.asked_once <= 0.5
+    )
     assert len(found.hottest) == len(found.longest_held) == 10
 
 
@@ -72,7 +75,7 @@ def test_the_verdict_does_not_say_what_it_cannot_know():
     assert "No hit was reported, so that hit ratios are not known." in analyzed([silent]).verdict
     slots = [msgspec.structs.replace(f, keys=None) for f in generate("scan", 50_000, blocks=512)]
     assert any("Content is not known" in sentence for sentence in analyzed(slots).verdict)
-    assert analyzed(slots).curve == []
+    assert analyzed(slots).summary.sizes.points == []
     quiet = analyzed(generate("chat", 1_000, blocks=4096))
     assert quiet.verdict[0] == "Nothing was evicted: the cache holds all that is asked of it."
 
@@ -82,7 +85,7 @@ def test_where_memory_does_not_help_that_is_said():
     ops = np.tile(np.array([0, 1, 2], np.uint8), len(once))
     frame = EventFrame(ops, np.repeat(once + 2**40, 3), np.arange(len(ops)) * 1_000_000)
     found = analyzed([frame], config=MetricsConfig(capacity=100))
-    assert found.asked_once == 0.0, "each was asked for twice"
+    assert found.summary.sizes.asked_once == 0.0, "each was asked for twice"
     assert any("More memory would hardly help" in sentence for sentence in found.verdict)
     assert "0.25× the memory would do as well as what there is." in found.verdict
 
@@ -107,4 +110,4 @@ def test_a_hash_trace_is_content():
     frames = PrefixCacheTrace("trace", 20).decode_lines(b"\n".join(lines), lambda *bad: None)
     found = analyzed(frames, config=MetricsConfig(capacity=20))
     assert found.summary.premature.share > 0.9
-    assert {point.factor: round(point.hit_ratio, 1) for point in found.curve}[4.0] == 1.0
+    assert {point.factor: round(point.hit_ratio, 1) for point in found.summary.sizes.points}[4.0] == 1.0

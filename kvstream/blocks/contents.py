@@ -3,9 +3,9 @@
 import numpy as np
 
 from kvstream.blocks.grouping import Generations, Grouped
-from kvstream.blocks.hashing import are_hashes
+from kvstream.blocks.hashing import are_below, are_hashes
 from kvstream.blocks.observations import ContentChanges
-from kvstream.events.frame import I64
+from kvstream.events.frame import I64, U8
 from kvstream.events.types import Op
 
 _ODD = 0x1E3779B97F4A7C15  # which scatters slots over all bits, so that sums with times differ
@@ -40,6 +40,30 @@ class Contents:
             unknown = ~are_hashes(blocks)
             blocks, numbers = blocks.compress(unknown), numbers.compress(unknown)
         return np.concatenate([content, numbers + blocks * _ODD])
+
+    def lookups(self, grouped: Grouped, slot: I64, keys: I64 | None, below: int) -> tuple[int, I64]:
+        """Allocations and accesses of content in a slot stream; ``changes`` of the same events comes after.
+
+        Args:
+            grouped: The events; all of them take effect.
+            slot: Slot of each group, int64 (g,).
+            keys: Keys of the events by position, or None.
+            below: Content is asked for only if its hash is below.
+
+        Returns:
+            How many there are, and the content asked for, in order of the events.
+        """
+        if keys is None and self._keys is None:
+            return 0, slot[:0]
+        rows = np.arange(len(grouped.op))
+        start = np.maximum.accumulate(np.where(grouped.op == Op.ALLOC, rows, -1))
+        carried = start < grouped.heads.take(grouped.group_of)
+        before = self._room_for(int(slot.max()) + 1).take(slot).take(grouped.group_of)
+        given = rows * 0 if keys is None else keys.take(grouped.position).take(start)
+        content = np.where(carried, before, given)
+        known = ((grouped.op != Op.EVICT) & (content != 0)).nonzero()[0]
+        chosen = known.compress(are_below(content.take(known), below))
+        return len(known), content.take(chosen.take(np.argsort(grouped.position.take(chosen))))
 
     def changes(
         self,
@@ -93,6 +117,13 @@ class Contents:
             return None
         ts = grouped.t.take(rows).take(order)
         return ContentChanges(content.take(order), ts, begins.take(order), held_once=ids is not None)
+
+    @staticmethod
+    def hash_lookups(ops: U8, blocks: I64, below: int) -> tuple[int, I64]:
+        """The same in a content stream, of events as they came, int64 (n,) each."""
+        asked = blocks.compress(ops != Op.EVICT)
+        asked = asked.compress(are_hashes(asked))
+        return len(asked), asked.compress(are_below(asked, below))
 
     def _keys_of(
         self, grouped: Grouped, slot: I64, keys: I64 | None, begun: I64, ended: Generations, left: Generations

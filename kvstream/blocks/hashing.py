@@ -41,6 +41,13 @@ def are_hashes(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     return ids.view(np.uint64) >= np.uint64(2**32)
 
 
+def are_below(contents: npt.NDArray[np.int64], threshold: int) -> npt.NDArray[np.bool_]:
+    """Which contents have a hash below a threshold of at most 2**64, bool of the same shape."""
+    if threshold == 2**64:
+        return np.ones(contents.shape, dtype=np.bool_)
+    return mix(contents) < np.uint64(threshold)
+
+
 def source_seed(source: str, tier: str) -> int:
     """A 63-bit number for a source and tier that is the same in every process."""
     name = f"{source}\0{tier}".encode()

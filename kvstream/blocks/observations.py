@@ -179,6 +179,8 @@ class Observations(msgspec.Struct, eq=False):
         changes: Content that came and went, where it is known and if asked for; None where a clear ended all.
         used: What was allocated or accessed, each at least once: content, or generations of slots.
         owned: The same events by owner, once there are labels; intervals are in the order of their rows.
+        lookups: Allocations and accesses of known content, if asked for.
+        looked_up: Of these, the content that the miss-ratio curve follows, in order.
     """
 
     allocations: int = 0
@@ -201,6 +203,13 @@ class Observations(msgspec.Struct, eq=False):
     changes: list[ContentChanges | None] = field(default_factory=list)
     used: list[I64] = field(default_factory=list)
     owned: list[Owned] = field(default_factory=list)
+    lookups: int = 0
+    looked_up: list[I64] = field(default_factory=list)
+
+    def add_lookups(self, count: int, chosen: I64) -> None:
+        """Adds lookups of known content, and the content of those that are followed."""
+        self.lookups += count
+        self.looked_up.append(chosen)
 
     def sort(self) -> None:
         """Joins each column of intervals into one, ascending, as histograms want them."""

@@ -41,6 +41,8 @@ class BlockTable:
 
     Attributes:
         owners: Whose the blocks are.
+        lookups_below: Tell of the content that is allocated and accessed, if its hash is below
+            (``Observations.looked_up``); 0 tells of none.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class BlockTable:
     ) -> None:
         self.owners = Owners(owners) if owners else None
         self.records, self.changes = records, changes
+        self.lookups_below = 0
         self.live_count = 0
         self._seed = source_seed(source, tier)
         self._sample_rate = sample_rate
@@ -259,6 +262,8 @@ class BlockTable:
         if stores:
             ops = np.minimum(ops, PACKED_STORE)
         slots = self._slots_with_room(ops, frame.blocks)
+        if self.lookups_below and self._ids is not None:
+            seen.add_lookups(*self._contents.hash_lookups(ops, frame.blocks, self.lookups_below))
         found = slots >= 0
         if not found.all():
             _count_unknown(ops.compress(~found), seen)
@@ -289,6 +294,8 @@ class BlockTable:
         if self.owners is not None and named is not None:
             of_row, went = self.owners.apply(grouped, slot, named, ended, left)
             seen.owned.append(_owned(grouped, ended, of_row, went, reused, observed, seen))
+        if self.lookups_below and self._ids is None:
+            seen.add_lookups(*self._contents.lookups(grouped, slot, keys, self.lookups_below))
         seen.used.append(self._contents.used(grouped, slot, ended, left, self._ids))
         if self.changes:
             changes = self._contents.changes(grouped, slot, keys, ended, left, self._ids)

@@ -76,7 +76,7 @@ def analyze_command(
         console.print(Text(f"{result.source} / {result.tier}", style="bold"))
         for sentence in result.verdict:
             console.print(f"  {sentence}", highlight=False)
-        if result.curve:
+        if result.summary.sizes.points:
             console.print(_curve_table(result))
         console.print(_hot_table(result))
         console.print(summary_table(result.summary))
@@ -110,7 +110,7 @@ def _curve_table(result: CacheAnalysis) -> Table:
         ("size", "blocks", "GiB", "hit ratio") if result.block_bytes else ("size", "blocks", "hit ratio")
     ):
         table.add_column(name, justify="right")
-    for point in result.curve:
+    for point in result.summary.sizes.points:
         row = [f"{point.factor:g}×", f"{point.blocks:,}"]
         if result.block_bytes:
             row.append(f"{point.blocks * result.block_bytes / 2**30:,.2f}")

@@ -25,6 +25,7 @@ from kvstream.stream import KVStream
 _STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
 _MALFORMED_SHOWN = 20
 _LABELS_SHOWN = 5
+_SIZES_SHOWN = (0.5, 1.0, 1.5, 2.0, 4.0)
 
 
 class Terminal:
@@ -179,6 +180,11 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
             "wanted again",
             f"{premature.share:.1%} of evictions, {_seconds(premature.return_time.p50)} later; "
             f"{premature.extra_blocks_p50:,} more blocks would have kept half",
+        )
+    if summary.sizes.points:
+        at = {point.factor: point.hit_ratio for point in summary.sizes.points}
+        table.add_row(
+            "hit ratio if LRU, with", "  ".join(f"{factor:g}× {at[factor]:.2f}" for factor in _SIZES_SHOWN)
         )
     for name, values in summary.labels.items():
         table.add_row(f"by {name}", "\n".join(map(_usage, values[:_LABELS_SHOWN])))

@@ -198,4 +198,4 @@ class ClassicHistogram:
 
     def cumulative(self) -> list[int]:
         """How many values are at most each bound; the last entry counts all of them."""
-        return [int(count) for count in np.cumsum(self._counts)]
+        return self._counts.cumsum().tolist()  # type: ignore[no-any-return]

@@ -68,7 +68,7 @@ class Measurements:
 
     def observe(self, seen: Observations) -> None:
         """Adds what one ``apply`` saw; its intervals must be sorted (``Observations.sort``)."""
-        self._add_counts(seen)
+        self.add_counts(seen)
         self.reuse_gap.record_ascending(joined(seen.reuse_gaps))
         self.first_reuse.record_ascending(joined(seen.first_reuses))
         if seen.lifetimes:
@@ -86,14 +86,15 @@ class Measurements:
 
     def merge(self, other: "Measurements") -> None:
         """Adds another stretch."""
-        self._add_counts(other)
+        self.add_counts(other)
         for name in _HISTOGRAMS:
             getattr(self, name).merge(getattr(other, name))
         self.never_accessed += other.never_accessed
         self.accessed_once += other.accessed_once
         self.access_total += other.access_total
 
-    def _add_counts(self, other: "Observations | Measurements") -> None:
+    def add_counts(self, other: "Observations | Measurements") -> None:
+        """Adds the counts alone, at a fraction of what merging costs."""
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.evictions += other.evictions

@@ -1,4 +1,4 @@
-"""Miss-ratio curves: what hit ratio an LRU cache of any size would have on the accesses seen.
+"""Miss-ratio curves: what hit ratio an LRU cache of any size would have on the lookups seen.
 
 Source: C. Waldspurger, N. Park, A. Garthwaite, I. Ahmad, "Efficient MRC Construction with SHARDS", FAST 2015
 (fixed-size SHARDS with the adjustment of section 5.4); stack distances after Mattson et al., 1970.
@@ -7,16 +7,57 @@ Source: C. Waldspurger, N. Park, A. Garthwaite, I. Ahmad, "Efficient MRC Constru
 import heapq
 import math
 from bisect import bisect_left
+from collections import OrderedDict
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from kvstream.blocks.hashing import mix
+from kvstream.blocks.hashing import are_below, mix
 from kvstream.events.frame import I64
 
+SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
+"""Sizes of cache that a summary looks at, by the size that there is."""
+
+WANTED = 0.9
+"""The hit ratio whose price in blocks a summary names."""
+
+_FEWEST = 128  # contents followed: with fewer a curve says nothing
 _SCALE = 64  # buckets a factor of two, so that a size is off by 1.1 % at the most
 _BUCKETS = 48 * _SCALE
 _WHOLE = 2**64
+
+
+class CurvePoint(msgspec.Struct, frozen=True):
+    """What a cache of another size would do.
+
+    Attributes:
+        factor: Its size by today's.
+        blocks: Its size.
+        hit_ratio: Lookups that an LRU cache of that size would have found.
+    """
+
+    factor: float
+    blocks: int
+    hit_ratio: float
+
+
+class CacheSizes(msgspec.Struct, frozen=True, kw_only=True):
+    """What caches of other sizes would do, as far as content is known and hits are reported.
+
+    Attributes:
+        blocks: Blocks there is room for: as given, or the most that were live.
+        points: Hit ratios at other sizes, smallest first; empty where they are not known.
+        blocks_for_90: The fewest blocks that give a hit ratio of 0.9; None where none would.
+        asked_once: Share of the content that was looked up only once.
+        rate: Share of the content that this rests on.
+    """
+
+    blocks: int = 0
+    points: list[CurvePoint] = []
+    blocks_for_90: int | None = None
+    asked_once: float = 0.0
+    rate: float = 1.0
 
 
 class MissRatioCurve:
@@ -27,6 +68,15 @@ class MissRatioCurve:
 
     Args:
         samples: Contents followed at once; about 300 bytes each.
+        lookups: Lookups of them in a window; beyond, content is left out, so that a fast stream costs
+            hardly more than a slow one. None is no bound.
+        half_life: Windows after which what was seen counts half, and a share that shrank may grow again.
+            None is for ever.
+
+    Attributes:
+        threshold: Content is followed if its hash is below.
+        furthest: Size in blocks, as far as which the curve is wanted: what lies behind so many others is
+            forgotten, so that an endless stream need not follow ever less. None is any size.
 
     Example:
         >>> curve = MissRatioCurve()
@@ -35,62 +85,108 @@ class MissRatioCurve:
         [0.0, 0.5]
     """
 
-    def __init__(self, samples: int = 8192) -> None:
+    def __init__(
+        self, samples: int = 8192, lookups: int | None = None, half_life: float | None = None
+    ) -> None:
         self.samples = samples
-        self.accesses = 0
-        self._threshold = _WHOLE  # content is followed if its hash is below
+        self.accesses = 0.0
+        self.threshold = _WHOLE
+        self.furthest: int | None = None
+        self._lookups, self._half_life = lookups, half_life
+        self._followed_now = 0  # in this window, since the threshold last fell
         self._clock = 0
-        self._last: dict[int, int] = {}  # content followed: time of its last access
+        self._last: OrderedDict[int, int] = OrderedDict()  # content: time of its last access, oldest first
         self._again: set[int] = set()  # content followed that was accessed more than once
         self._times: list[int] = []  # these times, ascending
-        self._hashes: list[tuple[int, int]] = []  # heap of (-hash, content)
+        self._hashes: list[tuple[int, int]] = []  # heap of (-hash, content), forgotten content among them
+        self._others: list[int] = []  # contents accessed between two of one, not yet in the weights
         self._weights = np.zeros(_BUCKETS)  # accesses by distance, in sampled accesses of today's rate
         self._followed = 0.0  # accesses of content followed, in the same
 
     @property
     def rate(self) -> float:
         """Share of all content that is followed."""
-        return self._threshold / _WHOLE
+        return self.threshold / _WHOLE
 
-    def access(self, contents: I64) -> None:
-        """Takes in accesses, hits and misses alike, int64 of shape (n,), in order."""
-        self.accesses += len(contents)
-        hashes = mix(contents)
-        if self._threshold < _WHOLE:
-            chosen = (hashes < np.uint64(self._threshold)).nonzero()[0]
-            contents, hashes = contents.take(chosen), hashes.take(chosen)
-        for content, hashed in zip(contents.tolist(), hashes.tolist(), strict=True):
-            if hashed < self._threshold:
-                self._follow(content, hashed)
+    def access(self, contents: I64, of: int | None = None) -> None:
+        """Takes in lookups, hits and misses alike.
 
-    def _follow(self, content: int, hashed: int) -> None:
-        self._clock += 1
-        self._followed += 1.0
-        before = self._last.get(content)
-        self._last[content] = self._clock
-        if before is not None:
-            self._again.add(content)
-            at = bisect_left(self._times, before)
-            others = len(self._times) - at - 1  # contents accessed since
-            del self._times[at]
-            self._weights[_bucket(others / self.rate + 1.0)] += 1.0
-        self._times.append(self._clock)
-        if before is None:
-            heapq.heappush(self._hashes, (-hashed, content))
-            if len(self._last) > self.samples:
-                self._shrink()
+        Args:
+            contents: What was looked up, in order, int64 (n,).
+            of: Lookups that these were chosen from by ``threshold``, if they were.
+        """
+        self.accesses += len(contents) if of is None else of
+        if of is None:
+            contents = contents.compress(are_below(contents, self.threshold))
+        last, times = self._last, self._times
+        for content, hashed in zip(contents.tolist(), mix(contents).tolist(), strict=True):
+            if hashed >= self.threshold:
+                continue
+            self._followed += 1.0
+            self._clock += 1
+            before = last.get(content)
+            if before is not None:
+                at = bisect_left(times, before)
+                self._others.append(len(times) - at - 1)
+                del times[at]
+                self._again.add(content)
+                last.move_to_end(content)
+            last[content] = self._clock
+            times.append(self._clock)
+            if before is None:
+                self._admit(content, hashed)
+            self._followed_now += 1
+            if self._followed_now == self._lookups:
+                self._followed_now = 0
+                self._rescale(self.threshold // 4)
+        self._weigh()
 
-    def _shrink(self) -> None:
-        """Leaves out the content of the highest hash, and from now on all that hash as high."""
-        highest = -self._hashes[0][0]
-        while self._hashes and -self._hashes[0][0] == highest:
+    def pass_windows(self, count: int) -> None:
+        """Tells that so many windows have ended."""
+        if self._half_life is not None:
+            kept = 0.5 ** (count / self._half_life)
+            self._weights *= kept
+            self._followed *= kept
+            self.accesses *= kept
+            idle = self._lookups is None or self._followed_now < self._lookups // 4
+            if idle and len(self._last) < self.samples // 4:
+                self._rescale(min(_WHOLE, self.threshold * 2))
+        self._followed_now = 0
+
+    def _admit(self, content: int, hashed: int) -> None:
+        """Makes room for content that is new."""
+        heapq.heappush(self._hashes, (-hashed, content))
+        if self.furthest is not None and len(self._last) > self.furthest * self.rate + 1:
+            self._forget(next(iter(self._last)))
+        if len(self._last) > self.samples:
+            self._rescale(-self._hashes[0][0])
+        if len(self._hashes) > 2 * self.samples + 64:
+            followed = zip(mix(np.array(list(self._last), dtype=np.int64)).tolist(), self._last, strict=True)
+            self._hashes = [(-hashed, content) for hashed, content in followed]
+            heapq.heapify(self._hashes)
+
+    def _forget(self, content: int) -> None:
+        self._again.discard(content)
+        del self._times[bisect_left(self._times, self._last.pop(content))]
+
+    def _rescale(self, threshold: int) -> None:
+        """Follows content below another threshold from now on, and leaves out the rest."""
+        self._weigh()
+        while self._hashes and -self._hashes[0][0] >= threshold:
             _, content = heapq.heappop(self._hashes)
-            self._again.discard(content)
-            del self._times[bisect_left(self._times, self._last.pop(content))]
-        scale = highest / self._threshold
+            if content in self._last:
+                self._forget(content)
+        scale = threshold / self.threshold
         self._weights *= scale
         self._followed *= scale
-        self._threshold = highest
+        self.threshold = threshold
+
+    def _weigh(self) -> None:
+        """Adds the distances seen at today's rate to the weights."""
+        if self._others:
+            buckets = _buckets(np.array(self._others) / self.rate + 1.0)
+            self._weights += np.bincount(buckets, minlength=_BUCKETS)
+            self._others.clear()
 
     @property
     def asked_once(self) -> float:
@@ -101,7 +197,7 @@ class MissRatioCurve:
         """The share of all accesses that an LRU cache of so many blocks would have found; 0 without any."""
         if not self.accesses or blocks < 1.0:
             return 0.0
-        return float(self._hits()[_bucket(blocks)]) / self._expected()
+        return float(self._hits()[_buckets(np.array([blocks]))[0]]) / self._expected()
 
     def blocks_for(self, hit_ratio: float) -> int | None:
         """The fewest blocks that reach a hit ratio; None where no size does."""
@@ -109,6 +205,19 @@ class MissRatioCurve:
             return None
         reached = self._hits().searchsorted(hit_ratio * self._expected())
         return None if reached >= _BUCKETS else math.floor(2.0 ** (reached / _SCALE))
+
+    def sizes(self, blocks: int) -> CacheSizes:
+        """What caches of other sizes than today's would do."""
+        if not blocks or (len(self._last) < _FEWEST and self.rate < 1.0) or not self.accesses:
+            return CacheSizes(blocks=blocks)
+        sizes = [(factor, max(1, round(blocks * factor))) for factor in SIZES]
+        return CacheSizes(
+            blocks=blocks,
+            points=[CurvePoint(factor, size, self.hit_ratio(size)) for factor, size in sizes],
+            blocks_for_90=self.blocks_for(WANTED),
+            asked_once=self.asked_once,
+            rate=self.rate,
+        )
 
     def _expected(self) -> float:
         """Sampled accesses that there should be; too few or many are hot content missed or caught."""
@@ -121,6 +230,7 @@ class MissRatioCurve:
         return np.clip(hits, 0.0, None)
 
 
-def _bucket(distance: float) -> int:
-    """The bucket of a distance of at least 1, by its upper bound ``2 ** (bucket / 64)``."""
-    return min(_BUCKETS - 1, math.ceil(math.log2(distance) * _SCALE - 1e-9))
+def _buckets(distances: npt.NDArray[np.float64]) -> I64:
+    """The buckets of distances of at least 1, by their upper bounds ``2 ** (bucket / 64)``."""
+    buckets = np.ceil(np.log2(distances) * _SCALE - 1e-9).astype(np.int64)
+    return np.minimum(buckets, _BUCKETS - 1)

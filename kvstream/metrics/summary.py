@@ -8,6 +8,7 @@ from kvstream.config import MetricsConfig
 from kvstream.events.types import REASONS
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.miss_ratio import CacheSizes
 from kvstream.metrics.reuse import ReuseByIdle, reuse_by_idle
 from kvstream.metrics.trend import Trend
 from kvstream.metrics.usage import LabelUsage
@@ -156,6 +157,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         recent: The last windows.
         reuse_by_idle: What became of blocks that had been idle for a time.
         working_set: Different blocks in use lately.
+        sizes: What caches of other sizes would do; of one source and tier only.
         labels: What the blocks of each value of each label have done, most room first.
         trends: Where windowed values are going, by metric.
         alerts: Alerts that are firing, as dictionaries.
@@ -193,6 +195,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     recent: RecentMetrics
     reuse_by_idle: list[ReuseByIdle]
     working_set: WorkingSet
+    sizes: CacheSizes
     labels: dict[str, list[LabelUsage]]
     trends: dict[str, Trend]
     alerts: list[dict[str, Any]]
@@ -233,6 +236,7 @@ def summarize(
     config: MetricsConfig,
     capacity: int | None,
     working_set: WorkingSet,
+    sizes: CacheSizes,
     labels: dict[str, list[LabelUsage]],
     trends: dict[str, Trend],
     alerts: list[dict[str, Any]],
@@ -284,6 +288,7 @@ def summarize(
         recent=recent,
         reuse_by_idle=reuse_by_idle(seen),
         working_set=working_set,
+        sizes=sizes,
         labels=labels,
         trends=trends,
         alerts=alerts,

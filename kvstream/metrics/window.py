@@ -128,6 +128,13 @@ class WindowRing:
             return self.open.index
         return self._closed[-1].index if self._closed else None
 
+    @property
+    def oldest(self) -> int | None:
+        """Index of the oldest window kept."""
+        if self._closed:
+            return self._closed[0].index
+        return self.open.index if self.open is not None else None
+
     def closed(self) -> list[Window]:
         """The closed windows kept, oldest first."""
         return list(self._closed)

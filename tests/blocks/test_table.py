@@ -150,12 +150,15 @@ def test_content_comes_and_goes_as_in_the_plain_twin(data, keyed):
         events = [(op, block % 13, ts, reason) for op, block, ts, reason in events]
     keys = data.draw(st.lists(st.integers(0, 5), min_size=len(events), max_size=len(events)))
     table, plain = BlockTable("s", "gpu", changes=True), ReferenceContents(keyed)
-    found = []
+    table.lookups_below = 2**64
+    found, looked_up = [], []
     for a, b in data.draw(cuts(len(events))):
         part = frame(events[a:b])
         if keyed:
             part = msgspec.structs.replace(part, keys=np.array(keys[a:b], np.int64))
-        for changes in table.apply(part).changes:
+        seen = table.apply(part)
+        looked_up += [content for some in seen.looked_up for content in some.tolist()]
+        for changes in seen.changes:
             if changes is None:
                 found.append(None)
             else:
@@ -165,3 +168,4 @@ def test_content_comes_and_goes_as_in_the_plain_twin(data, keyed):
     for (op, block, ts, _), key in zip(events, keys, strict=True):
         plain.apply(op, block, ts, key)
     assert found == plain.changes
+    assert looked_up == plain.lookups

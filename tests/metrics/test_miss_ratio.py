@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvstream.blocks.hashing import are_below
 from kvstream.events.types import Op
 from kvstream.metrics.miss_ratio import MissRatioCurve
 from kvstream.sources.reader import EventReader
@@ -53,6 +54,32 @@ def test_the_blocks_for_a_hit_ratio_are_those_that_reach_it():
     assert curve.blocks_for(0.95) is None
     assert curve.hit_ratio(49) == 0.0
     assert curve.hit_ratio(50) == pytest.approx(0.9)
+
+
+def test_a_bound_of_lookups_leaves_out_content_and_the_curve_stays_near():
+    contents = streams(1)["scan"]
+    curve = MissRatioCurve(8192, lookups=2_000)
+    for part in np.array_split(contents, 40):
+        chosen = part.compress(are_below(part, curve.threshold))
+        curve.access(chosen, of=len(part))
+        curve.pass_windows(1)
+    assert curve.rate < 1.0
+    sizes = np.linspace(1, len(np.unique(contents)), 200).astype(int).tolist()
+    exact = reference_hit_ratios(contents.tolist(), sizes)
+    errors = np.abs(np.array([curve.hit_ratio(size) for size in sizes]) - exact)
+    assert errors.mean() <= 0.03
+
+
+def test_with_a_half_life_the_curve_follows_what_changes():
+    curve = MissRatioCurve(half_life=10)
+    for turn in range(100):
+        curve.access(np.arange(50) if turn < 50 else turn * 50 + np.arange(50))  # found, then never again
+        curve.pass_windows(1)
+    assert curve.hit_ratio(50) < 0.1
+    forever = MissRatioCurve()
+    forever.access(np.tile(np.arange(50), 50))
+    forever.access(10_000 + np.arange(2_500))
+    assert forever.hit_ratio(50) == pytest.approx(0.49)
 
 
 def test_without_accesses_there_is_no_curve():
