@@ -5,7 +5,7 @@ import msgspec
 from kvstream.blocks.state import HotBlock
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import EventFrame
-from kvstream.metrics.summary import CacheMetricsSummary
+from kvstream.metrics.summary import ALL, CacheMetricsSummary
 from kvstream.monitor import Monitor
 from kvstream.tier import TierMonitor
 
@@ -104,7 +104,8 @@ def verdict(summary: CacheMetricsSummary, block_bytes: int | None = None) -> lis
     if sizes.points and sizes.asked_once > _MUCH_ASKED_ONCE:
         said.append(f"{sizes.asked_once:.0%} of the content was asked for only once.")
     said += _of_idle(summary)
-    said += _of_size(summary, block_bytes)
+    if ALL not in (summary.source, summary.tier):
+        said += _of_size(summary, block_bytes)
     said += _of_owners(summary)
     falling = [name.replace("_", " ") for name, t in summary.trends.items() if t.direction == "falling"]
     if falling:

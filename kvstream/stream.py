@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -29,6 +29,9 @@ from kvstream.producers import ProducerSet
 from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
 from kvstream.subscribers import SubscriberPolicy, Subscription, SubscriptionStatistics, Topic
 from kvstream.tier import TierMonitor
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
 
 AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any])
 GroupHandler = TypeVar("GroupHandler", bound=Callable[[AlertGroup], Any])
@@ -110,6 +113,11 @@ class KVStream:
         self._exits = AsyncExitStack()
         self._state = "new"
         self._final = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the stream has been opened and not yet closed."""
+        return self._state == "open"
 
     # Opening and closing
 
@@ -264,6 +272,25 @@ class KVStream:
             raise ClosedStreamError("the stream is closed")
 
     # Getting results out
+
+    def asgi(self, *, token: str | None = None, max_clients: int = 64) -> "Starlette":
+        """The dashboard, the API, ``/metrics`` and live events, to mount or to run in an ASGI server.
+
+        Make it before the stream opens, so that no alert is missed.
+
+        Args:
+            token: What a request must bring as bearer token, if anything.
+            max_clients: Browsers that may follow live at once.
+
+        Raises:
+            MissingExtraError: If ``kvstream[web]`` is not installed.
+
+        Example:
+            ``app.mount("/kvstream", stream.asgi())``
+        """
+        from kvstream.web.app import create_app  # here, as it is built on streams and needs an extra
+
+        return create_app(self, token=token, max_clients=max_clients)
 
     def silence(self, silence: Silence) -> None:
         """Begins a silence; what it covers and still fires at its end is told then."""

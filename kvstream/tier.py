@@ -72,7 +72,7 @@ class TierMonitor:
             config.curve_lookups or None,
             config.curve_half_life / config.window_seconds or None,
         )
-        self._peak = 0  # most blocks that were live at once
+        self._peak = 0  # most blocks that were live at the end of a window
         self.working_set = WorkingSetHistory()
         self._usage = UsageByOwner(config.histogram_scale)
         self.ghosts = GhostIndex(config.ghost_blocks, round(config.ghost_seconds * 1e9))
@@ -104,20 +104,13 @@ class TierMonitor:
             seen.sort()
             window.measurements.observe(seen)
             self._follow(seen.changes)
-            self._peak = max(self._peak, self.table.live_count)
             if seen.lookups:
-                self._look_up(seen)
+                self._curve.access(joined(seen.looked_up), seen.lookups)
             self.classic.observe(seen)
             window.live = self.table.live_count
             outcome.evicted.extend(seen.evicted)
         self.last_ts = int(together.ts[-1])
         return outcome
-
-    def _look_up(self, seen: Observations) -> None:
-        """Takes note of lookups of content."""
-        if self.config.curve_half_life:
-            self._curve.furthest = round(SIZES[-1] * (self.config.capacity or self._peak))
-        self._curve.access(joined(seen.looked_up), seen.lookups)
 
     def _follow(self, changes: Sequence[ContentChanges | None]) -> None:
         """Takes note of content that came and went; ghosts are looked up for many changes at once."""
@@ -181,6 +174,9 @@ class TierMonitor:
 
     def _closed(self, window: Window) -> list[CacheAlert]:
         self._before.merge(window.measurements)
+        self._peak = max(self._peak, window.live)
+        if self.config.curve_half_life:
+            self._curve.furthest = round(SIZES[-1] * (self.config.capacity or self._peak)) or None
         return self.rules.close(window)
 
     def counts(self) -> Measurements:
@@ -202,7 +198,7 @@ class TierMonitor:
 
     def sizes(self) -> CacheSizes:
         """What caches of other sizes would do; nothing where no hit was reported or content is not known."""
-        blocks = self.config.capacity or self._peak
+        blocks = self.config.capacity or max(self._peak, self.table.live_count)
         # Where no hit was ever reported, lookups are misses only, of which no size makes hits.
         hits = self._before.accesses or (self.ring.open is not None and self.ring.open.measurements.accesses)
         return self._curve.sizes(blocks) if hits else CacheSizes(blocks=blocks)

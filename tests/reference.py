@@ -172,10 +172,10 @@ class ReferenceContents:
 
     def apply(self, op: int, block: int, ts: int, key: int) -> None:
         content = key if self.keyed else block
-        if op in (0, 1, 4):
-            accessed = op == 1 or (op == 4 and block in self.live)
-            looked_up = self.live.get(block, 0) if self.keyed and accessed else content
-            self.lookups += [looked_up] if looked_up or not self.keyed else []
+        if op in (0, 4) and not (op == 4 and block in self.live):
+            self._look_up(content)
+        elif op in (1, 4) and block in self.live:
+            self._look_up(self.live[block])
         if op == 3:
             self.live.clear()
             self.changes.append(None)
@@ -189,6 +189,10 @@ class ReferenceContents:
             if before is not None:
                 self._change(before, ts, False)
             self._change(content, ts, True)
+
+    def _look_up(self, content: int) -> None:
+        if content or not self.keyed:
+            self.lookups.append(content)
 
     def _change(self, content: int, ts: int, begins: bool) -> None:
         if content or not self.keyed:

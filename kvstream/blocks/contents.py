@@ -5,7 +5,7 @@ import numpy as np
 from kvstream.blocks.grouping import Generations, Grouped
 from kvstream.blocks.hashing import are_below, are_hashes
 from kvstream.blocks.observations import ContentChanges
-from kvstream.events.frame import I64, U8
+from kvstream.events.frame import I64
 from kvstream.events.types import Op
 
 _ODD = 0x1E3779B97F4A7C15  # which scatters slots over all bits, so that sums with times differ
@@ -41,29 +41,44 @@ class Contents:
             blocks, numbers = blocks.compress(unknown), numbers.compress(unknown)
         return np.concatenate([content, numbers + blocks * _ODD])
 
-    def lookups(self, grouped: Grouped, slot: I64, keys: I64 | None, below: int) -> tuple[int, I64]:
-        """Allocations and accesses of content in a slot stream; ``changes`` of the same events comes after.
+    def lookups(
+        self, grouped: Grouped, slot: I64, keys: I64 | None, ids: I64 | None, below: int
+    ) -> tuple[int, I64]:
+        """Allocations and accesses of known content; ``changes`` of the same events comes after.
 
         Args:
             grouped: The events; all of them take effect.
             slot: Slot of each group, int64 (g,).
             keys: Keys of the events by position, or None.
+            ids: Content by slot in a content stream; None in a slot stream.
             below: Content is asked for only if its hash is below.
 
         Returns:
             How many there are, and the content asked for, in order of the events.
         """
-        if keys is None and self._keys is None:
+        rows = (grouped.op != Op.EVICT).nonzero()[0]
+        if ids is not None:
+            content = ids.take(grouped.slot.take(rows))
+            known = are_hashes(content)
+        elif keys is None and self._keys is None:
             return 0, slot[:0]
+        else:
+            content = self._keys_of_rows(grouped, slot, keys).take(rows)
+            known = content != 0
+        if not known.all():
+            rows, content = rows.compress(known), content.compress(known)
+        chosen = are_below(content, below)
+        order = grouped.position.take(rows.compress(chosen)).argsort()
+        return len(rows), content.compress(chosen).take(order)
+
+    def _keys_of_rows(self, grouped: Grouped, slot: I64, keys: I64 | None) -> I64:
+        """Key of the generation that is open just after each row, (n,); 0 if it is not known."""
         rows = np.arange(len(grouped.op))
         start = np.maximum.accumulate(np.where(grouped.op == Op.ALLOC, rows, -1))
-        carried = start < grouped.heads.take(grouped.group_of)
         before = self._room_for(int(slot.max()) + 1).take(slot).take(grouped.group_of)
-        given = rows * 0 if keys is None else keys.take(grouped.position).take(start)
-        content = np.where(carried, before, given)
-        known = ((grouped.op != Op.EVICT) & (content != 0)).nonzero()[0]
-        chosen = known.compress(are_below(content.take(known), below))
-        return len(known), content.take(chosen.take(np.argsort(grouped.position.take(chosen))))
+        carried = start < grouped.heads.take(grouped.group_of)
+        given = np.zeros_like(rows) if keys is None else keys.take(grouped.position)
+        return np.where(carried, before, given.take(start))
 
     def changes(
         self,
@@ -117,13 +132,6 @@ class Contents:
             return None
         ts = grouped.t.take(rows).take(order)
         return ContentChanges(content.take(order), ts, begins.take(order), held_once=ids is not None)
-
-    @staticmethod
-    def hash_lookups(ops: U8, blocks: I64, below: int) -> tuple[int, I64]:
-        """The same in a content stream, of events as they came, int64 (n,) each."""
-        asked = blocks.compress(ops != Op.EVICT)
-        asked = asked.compress(are_hashes(asked))
-        return len(asked), asked.compress(are_below(asked, below))
 
     def _keys_of(
         self, grouped: Grouped, slot: I64, keys: I64 | None, begun: I64, ended: Generations, left: Generations

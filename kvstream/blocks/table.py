@@ -7,6 +7,7 @@ slot with one sort of packed integers and works on whole columns from there; the
 
 import numpy as np
 
+from kvstream.blocks.block_map import BlockMap, block_map
 from kvstream.blocks.contents import Contents
 from kvstream.blocks.grouping import PACKED_STORE, RUN_EVENTS, Generations, Grouped, Mask, generations, group
 from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
@@ -139,6 +140,10 @@ class BlockTable:
         """The live blocks that have been held for the longest time."""
         return self._first(most, np.where(self._count >= 0, now_ns - self._birth, -1), now_ns)
 
+    def block_map(self, now_ns: int) -> BlockMap:
+        """The live blocks by age and accesses."""
+        return block_map(now_ns - self._birth, self._count)
+
     def _first(self, most: int, rank: I64, now_ns: int) -> list[HotBlock]:
         """The live blocks of the highest rank, highest first."""
         most = min(most, self.live_count)
@@ -262,8 +267,6 @@ class BlockTable:
         if stores:
             ops = np.minimum(ops, PACKED_STORE)
         slots = self._slots_with_room(ops, frame.blocks)
-        if self.lookups_below and self._ids is not None:
-            seen.add_lookups(*self._contents.hash_lookups(ops, frame.blocks, self.lookups_below))
         found = slots >= 0
         if not found.all():
             _count_unknown(ops.compress(~found), seen)
@@ -294,8 +297,9 @@ class BlockTable:
         if self.owners is not None and named is not None:
             of_row, went = self.owners.apply(grouped, slot, named, ended, left)
             seen.owned.append(_owned(grouped, ended, of_row, went, reused, observed, seen))
-        if self.lookups_below and self._ids is None:
-            seen.add_lookups(*self._contents.lookups(grouped, slot, keys, self.lookups_below))
+        if self.lookups_below:
+            asked = self._contents.lookups(grouped, slot, keys, self._ids, self.lookups_below)
+            seen.add_lookups(*asked)
         seen.used.append(self._contents.used(grouped, slot, ended, left, self._ids))
         if self.changes:
             changes = self._contents.changes(grouped, slot, keys, ended, left, self._ids)

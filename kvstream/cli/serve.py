@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import msgspec
@@ -39,10 +39,15 @@ from kvstream.link import Endpoint
 from kvstream.sources.socket import FrameServer
 from kvstream.stream import KVStream
 
+if TYPE_CHECKING:
+    from kvstream.web.server import HttpServer
+
 EXAMPLES = f"""
 [bold]Examples[/bold]
 
   kvstream serve --listen unix:/run/kvstream.sock
+
+  kvstream serve --listen unix:/run/kvstream.sock --http 127.0.0.1:9109       dashboard and /metrics
 
   KVSTREAM_TOKEN=secret kvstream serve --listen tcp://0.0.0.0:5560 --json >> alerts.jsonl
 
@@ -55,11 +60,17 @@ def serve_command(
         list[str],
         typer.Option(metavar="unix:PATH|tcp://HOST:PORT", help="Where to take frames; can be given again."),
     ],
+    http: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Serve the dashboard, the API and /metrics there.", show_default=False
+        ),
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Holds the token that producers must know; also $KVSTREAM_TOKEN.",
+            help="Holds the token that producers and browsers must know; also $KVSTREAM_TOKEN.",
             show_default=False,
         ),
     ] = None,
@@ -108,17 +119,34 @@ def serve_command(
         for text in listen
     ]
 
+    page = _page(stream, http, token, insecure) if http else None
+
     async def feed(stream: KVStream, output: Output) -> None:
         if wants_lines(json):  # a terminal shows the figures all the time
             stream.on_summary(lambda summary: None if summary.final else output.show(summary))
         for server in servers:
             await server.bind()
             typer.echo(f"listening at {server.endpoint}", err=True)
+        if page is not None:
+            page.bind()
+            typer.echo(f"dashboard at {page.url}", err=True)
         async with anyio.create_task_group() as tasks:
+            if page is not None:
+                tasks.start_soon(page.serve)
             for server in servers:
                 tasks.start_soon(server.serve)
 
     return run_session(Session(min_level, evictions, fail_on), stream, feed, as_json=json)
+
+
+def _page(stream: KVStream, http: str, token: str | None, insecure: bool) -> "HttpServer":
+    from kvstream.web.server import HttpServer  # here, as it needs an extra
+
+    try:
+        endpoint = Endpoint.parse(f"tcp://{http}")
+    except ConfigError:
+        raise ConfigError(f"{http!r} is no address to serve at; write HOST:PORT") from None
+    return HttpServer(stream, endpoint, token=token, insecure=insecure)
 
 
 def _token(file: Path | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -138,3 +139,7 @@ class WindowRing:
     def closed(self) -> list[Window]:
         """The closed windows kept, oldest first."""
         return list(self._closed)
+
+    def last(self, count: int) -> list[Window]:
+        """The last closed windows, newest first."""
+        return list(islice(reversed(self._closed), count))

@@ -1,0 +1,91 @@
+"""History: what the last windows of one cache, or of several together, have seen, in columns."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from kvstream.metrics.window import Window
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """Windows in columns of equal length, oldest first; those in which nothing happened are left out.
+
+    Attributes:
+        window_seconds: Length of a window.
+        ts: Start of each, seconds since the Unix epoch.
+        blocks: Blocks live at its end, of the caches that were busy in it.
+        allocation_rate: Allocations a second.
+        access_rate: Accesses a second.
+        eviction_rate: Evictions a second.
+        hit_ratio: accesses / (accesses + allocations); None without any.
+        dead_ratio: Share of evicted blocks that were never accessed; None without any.
+        lost: Frames lost, and events dropped unasked.
+    """
+
+    window_seconds: float
+    ts: list[float]
+    blocks: list[int]
+    allocation_rate: list[float]
+    access_rate: list[float]
+    eviction_rate: list[float]
+    hit_ratio: list[float | None]
+    dead_ratio: list[float | None]
+    lost: list[int]
+
+
+class _Sums:
+    """What the windows of one index have seen."""
+
+    __slots__ = ("accesses", "allocations", "blocks", "evictions", "lost", "never", "observed")
+
+    def __init__(self) -> None:
+        self.allocations = self.accesses = self.evictions = 0
+        self.never = self.observed = self.blocks = self.lost = 0
+
+    def add(self, window: Window) -> None:
+        seen = window.measurements
+        self.allocations += seen.allocations
+        self.accesses += seen.accesses
+        self.evictions += seen.total_evictions
+        self.never += seen.never_accessed
+        self.observed += seen.lifetime.count
+        self.blocks += window.live
+        self.lost += window.lost
+
+
+class HistoryBuilder:
+    """Adds up windows of caches, one cache after the other.
+
+    Args:
+        window_seconds: Length of a window.
+    """
+
+    def __init__(self, window_seconds: float) -> None:
+        self._window_seconds = window_seconds
+        self._sums: dict[int, _Sums] = {}
+
+    def add(self, windows: Iterable[Window]) -> None:
+        """Adds windows of one cache."""
+        for window in windows:
+            if not window.is_empty:
+                self._sums.setdefault(window.index, _Sums()).add(window)
+
+    def history(self) -> History:
+        """The sums so far."""
+        rows = sorted(self._sums.items())
+        seconds = self._window_seconds
+        return History(
+            window_seconds=seconds,
+            ts=[index * seconds for index, _ in rows],
+            blocks=[row.blocks for _, row in rows],
+            allocation_rate=[row.allocations / seconds for _, row in rows],
+            access_rate=[row.accesses / seconds for _, row in rows],
+            eviction_rate=[row.evictions / seconds for _, row in rows],
+            hit_ratio=[_share(row.accesses, row.accesses + row.allocations) for _, row in rows],
+            dead_ratio=[_share(row.never, row.observed) for _, row in rows],
+            lost=[row.lost for _, row in rows],
+        )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,195 @@
+"""State: what the dashboard shows of one source and tier, or of all, worked out once for everybody."""
+
+from collections import OrderedDict
+from time import perf_counter
+from typing import NamedTuple
+
+import anyio
+import msgspec
+from anyio.lowlevel import checkpoint
+
+from kvstream.analysis import verdict
+from kvstream.blocks.block_map import BlockMap
+from kvstream.blocks.state import HotBlock
+from kvstream.events.types import Labels
+from kvstream.metrics.histogram import ExponentialHistogram
+from kvstream.metrics.history import History, HistoryBuilder
+from kvstream.metrics.summary import CacheMetricsSummary
+from kvstream.monitor import RECENT_SECONDS
+from kvstream.stream import KVStream
+from kvstream.tier import TierMonitor
+
+EVERY_SECONDS = 1.0
+_SHARE_OF_TIME = 20  # a state is worked out anew after twenty times what it took, so that it never takes over
+_PLACES_KEPT = 64
+_NEWEST_WINDOWS = 10
+_HOT_BLOCKS = 20
+
+
+class Place(NamedTuple):
+    """A source and tier; None is any."""
+
+    source: str | None
+    tier: str | None
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to see now.
+
+    Attributes:
+        places: Every source and tier that can be chosen.
+        summary: The summary of the one that was chosen.
+        verdict: What it says, a sentence each.
+        history: Its newest windows.
+    """
+
+    places: list[tuple[str, str]]
+    summary: CacheMetricsSummary
+    verdict: list[str]
+    history: History
+
+
+class Distribution(msgspec.Struct, frozen=True, kw_only=True):
+    """A histogram of the last minute, in buckets that double.
+
+    Attributes:
+        upper_seconds: Upper bound of each bucket, ascending.
+        counts: Values in it.
+    """
+
+    upper_seconds: list[float]
+    counts: list[int]
+
+
+class ShownBlock(msgspec.Struct, frozen=True, kw_only=True):
+    """A block as browsers can show it: its number as text, as theirs hold only 53 bits (see ``HotBlock``)."""
+
+    block_id: str
+    accesses: int
+    held_seconds: float
+    idle_seconds: float
+    labels: Labels | None
+
+
+class Blocks(msgspec.Struct, frozen=True, kw_only=True):
+    """The blocks that are live now.
+
+    Attributes:
+        hottest: Those accessed most.
+        longest_held: Those held for the longest time.
+        map: All of them by age and accesses.
+    """
+
+    hottest: list[ShownBlock]
+    longest_held: list[ShownBlock]
+    map: BlockMap
+
+
+class States:
+    """The state of each place that somebody looks at, as JSON, at most a second old.
+
+    Args:
+        stream: The stream.
+    """
+
+    def __init__(self, stream: KVStream) -> None:
+        self._stream = stream
+        self._made: OrderedDict[Place, _Made] = OrderedDict()
+
+    async def get(self, place: Place) -> str:
+        """The state of a place as JSON."""
+        made = self._made.setdefault(place, _Made())
+        self._made.move_to_end(place)
+        if len(self._made) > _PLACES_KEPT:
+            self._made.popitem(last=False)
+        async with made.lock:
+            if anyio.current_time() >= made.stale_at:
+                begun = perf_counter()
+                made.text = msgspec.json.encode(await self._state(place)).decode()
+                pause = max(EVERY_SECONDS, _SHARE_OF_TIME * (perf_counter() - begun))
+                made.stale_at = anyio.current_time() + pause * 0.9  # a little less than who waits that long
+        return made.text
+
+    async def _state(self, place: Place) -> State:
+        summary = await self._stream.summarize(*place)
+        return State(
+            places=self._stream.places(),
+            summary=summary,
+            verdict=verdict(summary) if summary.accounts.allocations else [],
+            history=await history(self._stream, place, _NEWEST_WINDOWS),
+        )
+
+
+class _Made:
+    """A state that was worked out."""
+
+    def __init__(self) -> None:
+        self.lock = anyio.Lock()
+        self.stale_at = -1.0
+        self.text = ""
+
+
+async def history(stream: KVStream, place: Place, windows: int) -> History:
+    """The last windows of a place."""
+    builder = HistoryBuilder(stream.config.metrics.window_seconds)
+    for tier in tiers_of(stream, place):
+        builder.add(tier.ring.last(windows))
+        await checkpoint()
+    return builder.history()
+
+
+def distributions(stream: KVStream, place: Place) -> dict[str, Distribution]:
+    """Lifetimes, idle times and reuse gaps of the last minute."""
+    found = {name: ExponentialHistogram(stream.config.metrics.histogram_scale) for name in _DISTRIBUTIONS}
+    windows = max(1, round(RECENT_SECONDS / stream.config.metrics.window_seconds))
+    for tier in tiers_of(stream, place):
+        seen = tier.ring.recent(windows)
+        for name, histogram in found.items():
+            histogram.merge(getattr(seen, name))
+    return {name: _doubling(histogram) for name, histogram in found.items()}
+
+
+_DISTRIBUTIONS = ("lifetime", "idle", "first_reuse", "reuse_gap")
+
+
+def _doubling(histogram: ExponentialHistogram) -> Distribution:
+    """The buckets of a histogram, joined as far as they belong to one factor of two."""
+    step, first = 1 << histogram.scale, histogram.offset >> histogram.scale
+    counts: dict[int, int] = {}
+    for at, count in enumerate(histogram.counts.tolist()):
+        power = (histogram.offset + at) // step
+        counts[power] = counts.get(power, 0) + count
+    if histogram.zero_count:
+        counts[first] = counts.get(first, 0) + histogram.zero_count
+    powers = range(min(counts, default=0), max(counts, default=-1) + 1)
+    return Distribution(
+        upper_seconds=[2.0 ** (power + 1) for power in powers], counts=[counts.get(p, 0) for p in powers]
+    )
+
+
+def blocks(stream: KVStream, place: Place) -> Blocks | None:
+    """The blocks of a place; None if it is not one source and tier."""
+    tiers = tiers_of(stream, place)
+    if len(tiers) != 1:
+        return None
+    (tier,) = tiers
+    return Blocks(
+        hottest=[_shown(block) for block in tier.table.hottest(_HOT_BLOCKS, tier.last_ts)],
+        longest_held=[_shown(block) for block in tier.table.longest_held(_HOT_BLOCKS, tier.last_ts)],
+        map=tier.table.block_map(tier.last_ts),
+    )
+
+
+def _shown(block: HotBlock) -> ShownBlock:
+    return ShownBlock(**{**msgspec.structs.asdict(block), "block_id": str(block.block_id)})
+
+
+def tiers_of(stream: KVStream, place: Place) -> list[TierMonitor]:
+    """The monitors of a place."""
+    return [
+        tier
+        for source in stream.sources()
+        if place.source in (None, source.source)
+        for tier in source.tiers.values()
+        if place.tier in (None, tier.tier)
+    ]

@@ -1,0 +1,294 @@
+"use strict";
+
+/* The dashboard: follows a stream's events and shows what they say. */
+(() => {
+  const { count, ratio, percent, seconds, clock, dated, element, fill } = kvFormat;
+  const get = (id) => document.getElementById(id);
+  const LEVELS = ["info", "warning", "critical"];
+  const ALERTS_KEPT = 1000, ALERTS_SHOWN = 200, WINDOWS_SHOWN = 600;
+  const STALE_MS = 5000, SILENT_MS = 10000, SLOWLY_MS = 5000;
+
+  let place = new URLSearchParams(location.search).get("place") ?? "";
+  let events = null; // the EventSource
+  let boot = "", state = null, processed = -1;
+  let heardAt = 0, movedAt = 0; // when a state came, and when it last had new events
+  let alerts = [], alertsTold = 0, alertsMissed = 0; // newest first
+  let history = null, frame = 0;
+  let distributions = null, blocks = null;
+
+  // What was chosen
+
+  const query = (more = {}) => {
+    const [source, tier] = place ? JSON.parse(place) : ["", ""];
+    return `?${new URLSearchParams({ source, tier, ...more })}`;
+  };
+
+  async function fetched(path) {
+    const answer = await fetch(path, { headers: { accept: "application/json" } });
+    if (!answer.ok && answer.status !== 404) throw new Error(`${path}: ${answer.status}`);
+    return answer.ok ? answer.json() : null;
+  }
+
+  // Following
+
+  function follow(lastEventId = "") {
+    events?.close();
+    events = new EventSource(`events${query(lastEventId ? { last_event_id: lastEventId } : {})}`);
+    events.addEventListener("hello", (event) => hello(event.data));
+    events.addEventListener("state", (event) => takeState(JSON.parse(event.data)));
+    events.addEventListener("alert", (event) => takeAlert(JSON.parse(event.data)));
+    events.addEventListener("missed", (event) => { alertsMissed += Number(event.data); draw(); });
+    events.addEventListener("end", () => { events.close(); setTimeout(follow, 3000); });
+    events.onerror = () => {
+      // The browser tries again by itself unless the server refused.
+      if (events.readyState === EventSource.CLOSED) setTimeout(follow, 3000);
+      draw();
+    };
+  }
+
+  async function hello(given) {
+    if (boot && boot !== given) await begin(); // another run of the server: what was shown is of the past
+    boot = given;
+  }
+
+  async function begin() {
+    history = state = distributions = blocks = null;
+    processed = -1;
+    const [told, windows] = await Promise.all([
+      fetched("api/alerts"), fetched(`api/history${query({ windows: WINDOWS_SHOWN })}`),
+    ]);
+    alerts = told.alerts;
+    alertsTold = told.told;
+    alertsMissed = 0;
+    history = windows;
+    slowly();
+    return told.last_event_id;
+  }
+
+  async function start() {
+    try {
+      follow(await begin());
+    } catch {
+      setTimeout(start, 2000);
+    }
+    draw();
+  }
+
+  function takeState(given) {
+    state = given;
+    heardAt = Date.now();
+    if (processed !== given.summary.accounts.processed) movedAt = heardAt;
+    processed = given.summary.accounts.processed;
+    if (history) history = merged(history, given.history);
+    draw();
+  }
+
+  /* Windows by time; a newer account of a window takes the place of an older one. */
+  function merged(old, newer) {
+    const rows = new Map(old.ts.map((ts, i) => [ts, [old, i]]));
+    newer.ts.forEach((ts, i) => rows.set(ts, [newer, i]));
+    const order = [...rows.keys()].sort((a, b) => a - b).slice(-WINDOWS_SHOWN);
+    const made = { window_seconds: newer.window_seconds };
+    for (const column of Object.keys(newer))
+      if (Array.isArray(newer[column]))
+        made[column] = order.map((ts) => { const [from, i] = rows.get(ts); return from[column][i]; });
+    return made;
+  }
+
+  function takeAlert(alert) {
+    alerts.unshift(alert);
+    alertsTold += 1;
+    if (alerts.length > ALERTS_KEPT) alerts.length = ALERTS_KEPT;
+    draw();
+  }
+
+  async function slowly() {
+    if (document.hidden) return;
+    try {
+      [distributions, blocks] = await Promise.all([
+        fetched(`api/distributions${query()}`), aloneOn() ? fetched(`api/blocks${aloneOn()}`) : null,
+      ]);
+    } catch {
+      return; // the connection says so already
+    }
+    draw();
+  }
+
+  /* The query for the one cache that is chosen, or that there is. */
+  function aloneOn() {
+    if (place) return query();
+    if (state?.places.length !== 1) return "";
+    const [source, tier] = state.places[0];
+    return `?${new URLSearchParams({ source, tier })}`;
+  }
+
+  // Drawing, once a frame at most
+
+  function draw() {
+    frame ||= requestAnimationFrame(() => { frame = 0; drawNow(); });
+  }
+
+  function drawNow() {
+    drawConnection();
+    drawAlerts();
+    if (!state) return;
+    drawPlaces();
+    const { summary } = state;
+    drawHealth(summary);
+    drawTiles(summary);
+    drawAccounts(summary);
+    drawOwners(summary);
+    kvCharts.curve(get("curve-chart"), summary.sizes);
+    if (history) {
+      kvCharts.ratios(get("ratio-chart"), history, summary.capacity);
+      kvCharts.rates(get("rate-chart"), history);
+    }
+    if (distributions) kvCharts.distributions(get("distribution-chart"), distributions);
+    drawBlocks();
+  }
+
+  function drawConnection() {
+    const shown = get("connection");
+    const stale = Date.now() - heardAt > STALE_MS;
+    document.body.classList.toggle("stale", stale);
+    const open = events?.readyState === EventSource.OPEN;
+    let words = open ? "live" : "connecting";
+    if (stale && heardAt) words = `no connection; figures of ${clock(heardAt / 1000)}, trying again`;
+    else if (open && Date.now() - movedAt > SILENT_MS && processed > 0)
+      words = `live; no events for ${seconds(Math.round((Date.now() - movedAt) / 1000))}`;
+    if (shown.textContent !== words) shown.textContent = words;
+    shown.className = stale && heardAt ? "gone" : open ? "live" : "";
+  }
+
+  function drawPlaces() {
+    const select = get("place");
+    const values = state.places.map((each) => JSON.stringify(each));
+    if (select.options.length === values.length + 1 && values.every((v, i) => select.options[i + 1].value === v)) return;
+    select.replaceChildren(element("option", "all sources", { value: "" }),
+      ...state.places.map((each, i) => element("option", each.join(" / "), { value: values[i] })));
+    if (place && !values.includes(place)) select.append(element("option", JSON.parse(place).join(" / "), { value: place }));
+    select.value = place;
+  }
+
+  const worst = (told) => told.reduce((most, alert) => (rank(alert.level) > rank(most.level) ? alert : most));
+  const rank = (level) => LEVELS.indexOf(level);
+  const ofPlace = (alert) => !place || place === JSON.stringify([alert.source, alert.tier]);
+
+  function drawHealth(summary) {
+    const health = get("health");
+    const bad = summary.alerts.filter((alert) => rank(alert.level) > 0 && !alert.muted_by);
+    let kind = "good", word, why = "", hint = "";
+    if (!summary.accounts.processed) {
+      kind = "unknown";
+      word = "Waiting for the first events";
+      why = "Send events to this stream, and its figures appear here.";
+    } else if (bad.length) {
+      const alert = worst(bad);
+      kind = alert.level;
+      word = `${alert.level === "critical" ? "Critical" : "Degraded"} since ${clock(Math.min(...bad.map((a) => a.started_at)))}`;
+      why = bad.map((each) => `${each.source}/${each.tier}: ${each.message}`).join("; ");
+      hint = alert.hint && `Try: ${alert.hint}`;
+    } else {
+      const over = alerts.find((alert) => alert.state === "resolved" && rank(alert.level) > 0 && ofPlace(alert));
+      const since = over ? over.timestamp : history?.ts[0];
+      word = since ? `Healthy since ${clock(since)}` : "Healthy";
+      why = over ? `The last to end was ${over.rule}.` : "No alert above information has fired.";
+    }
+    health.className = kind;
+    const said = [["health-word", word], ["health-why", why], ["health-try", hint]];
+    for (const [id, text] of said) if (get(id).textContent !== text) get(id).textContent = text;
+    const verdict = state.verdict.join("\n");
+    if (get("verdict").dataset.said !== verdict) {
+      get("verdict").dataset.said = verdict;
+      get("verdict").replaceChildren(...state.verdict.map((sentence) => element("li", sentence)));
+    }
+  }
+
+  function drawTiles(summary) {
+    const { recent, premature } = summary;
+    const minute = `last ${Math.round(recent.seconds)} s`;
+    const tiles = [
+      ["Hit ratio", ratio(recent.hit_ratio), `${minute}; ${ratio(summary.hit_rate_estimate)} in all`],
+      ["Blocks live", count(summary.blocks_live), summary.capacity ? `${percent(summary.occupancy)} of ${count(summary.capacity)}` : "capacity not known"],
+      ["Evictions a second", count(recent.eviction_rate), `${percent(recent.dead_ratio)} of them unused`],
+      ["Lifetime, median", recent.lifetime.count ? seconds(recent.lifetime.p50) : "–", `p99 ${recent.lifetime.count ? seconds(recent.lifetime.p99) : "–"}`],
+      ["Premature evictions", premature.count ? percent(premature.share) : "–", premature.count ? `${count(premature.extra_blocks_p50)} more blocks keep half` : "none seen"],
+      ["Working set", count(summary.working_set.blocks[2]), "blocks used in 60 windows"],
+    ];
+    get("tiles").replaceChildren(...tiles.map(([name, value, more]) => {
+      const [tile, dd] = [element("div"), element("dd", value)];
+      dd.append(element("small", more));
+      tile.append(element("dt", name), dd);
+      return tile;
+    }));
+  }
+
+  function drawAccounts({ accounts }) {
+    const rows = Object.entries(accounts).filter(([name]) => name !== "dropped");
+    rows.push(...Object.entries(accounts.dropped).map(([cause, n]) => [`dropped: ${cause}`, n]));
+    fill(get("accounts"), [["what", false, ([name]) => name.replaceAll("_", " ")], ["count", true, ([, n]) => count(n)]], rows);
+  }
+
+  function drawOwners({ labels }) {
+    const rows = Object.entries(labels).flatMap(([name, owners]) => owners.map((owner) => ({ name, ...owner })));
+    get("owners-empty").hidden = rows.length > 0;
+    get("owners").hidden = rows.length === 0;
+    fill(get("owners"), [
+      ["label", false, (o) => `${o.name}: ${o.value ?? "none"}`], ["blocks", true, (o) => count(o.blocks_live)],
+      ["of room", true, (o) => percent(o.residency_share)], ["of hits", true, (o) => percent(o.hit_share)],
+      ["hit ratio", true, (o) => ratio(o.hit_ratio)],
+    ], rows);
+  }
+
+  function drawBlocks() {
+    get("map-empty").hidden = get("hot-empty").hidden = blocks !== null;
+    get("map").hidden = get("hot").hidden = blocks === null;
+    if (!blocks) return;
+    kvCharts.blockMap(get("map"), blocks.map);
+    fill(get("hot"), [
+      ["block", false, (b) => b.block_id], ["accesses", true, (b) => count(b.accesses)],
+      ["held", true, (b) => seconds(b.held_seconds)], ["idle", true, (b) => seconds(b.idle_seconds)],
+    ], blocks.hottest);
+  }
+
+  function drawAlerts() {
+    const least = rank(get("level").value);
+    const chosen = alerts.filter((alert) => rank(alert.level) >= least && ofPlace(alert));
+    const missed = alertsMissed ? `, ${count(alertsMissed)} missed while away` : "";
+    get("alert-count").textContent = alertsTold
+      ? `${count(Math.min(chosen.length, ALERTS_SHOWN))} shown of ${count(alertsTold)} told${missed}`
+      : "No alert yet.";
+    get("alerts").tBodies[0].replaceChildren(...chosen.slice(0, ALERTS_SHOWN).map((alert) => {
+      const row = element("tr", null, { class: `${alert.state} ${alert.level}` });
+      const cells = [dated(alert.timestamp), alert.state, alert.level, alert.rule, `${alert.source} / ${alert.tier}`];
+      row.append(...cells.map((text) => element("td", text)), element("td", alert.message + (alert.hint ? ` Try: ${alert.hint}` : "")));
+      return row;
+    }));
+  }
+
+  // Choices
+
+  function choose(theme) {
+    const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    document.documentElement.dataset.theme = dark ? "dark" : "light";
+    draw();
+  }
+
+  get("theme").value = localStorage.getItem("kvstream-theme") ?? "";
+  choose(get("theme").value);
+  get("theme").onchange = (event) => {
+    localStorage.setItem("kvstream-theme", event.target.value);
+    choose(event.target.value);
+  };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => choose(get("theme").value));
+  get("level").onchange = draw;
+  get("place").onchange = (event) => {
+    place = event.target.value;
+    globalThis.history.replaceState(null, "", place ? `?${new URLSearchParams({ place })}` : location.pathname);
+    start();
+  };
+  document.addEventListener("visibilitychange", slowly);
+  setInterval(slowly, SLOWLY_MS);
+  setInterval(drawConnection, 1000);
+  start();
+})();

@@ -1,0 +1,48 @@
+"use strict";
+
+/* How numbers, times and tables are written, on the dashboard and in reports. */
+const kvFormat = (() => {
+  const plain = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+  const count = (value) => plain.format(value);
+
+  const ratio = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
+
+  const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(0)} %`);
+
+  function seconds(value) {
+    for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60], ["s", 1], ["ms", 1e-3], ["µs", 1e-6]])
+      if (value >= size) return `${Number((value / size).toPrecision(3))} ${unit}`;
+    return `${Number((value * 1e9).toPrecision(3))} ns`;
+  }
+
+  const clock = (ts) => new Date(ts * 1000).toLocaleTimeString("en-GB");
+
+  const dated = (ts) => `${new Date(ts * 1000).toLocaleDateString("en-CA")} ${clock(ts)}`;
+
+  function element(name, text, attributes = {}) {
+    const made = document.createElement(name);
+    if (text !== undefined && text !== null) made.textContent = text;
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    return made;
+  }
+
+  /* Fills a table; columns are [title, is a number, row => text]. */
+  function fill(table, columns, rows) {
+    const head = element("tr");
+    for (const [title, number] of columns)
+      head.append(element("th", title, number ? { class: "number", scope: "col" } : { scope: "col" }));
+    const body = rows.map((row) => {
+      const line = element("tr");
+      for (const [, number, text] of columns)
+        line.append(element("td", text(row), number ? { class: "number" } : {}));
+      return line;
+    });
+    const [thead, tbody] = [element("thead"), element("tbody")];
+    thead.append(head);
+    tbody.append(...body);
+    table.replaceChildren(thead, tbody);
+  }
+
+  return { count, ratio, percent, seconds, clock, dated, element, fill };
+})();
