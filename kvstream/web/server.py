@@ -27,13 +27,20 @@ class HttpServer:
         endpoint: Host and port to listen at; port 0 is any.
         token: What requests must bring, if anything.
         insecure: Listen beyond this machine without a token.
+        max_clients: Browsers that may follow live at once.
 
     Raises:
         ConfigError: If others than this machine could come without a token.
     """
 
     def __init__(
-        self, stream: KVStream, endpoint: Endpoint, *, token: str | None = None, insecure: bool = False
+        self,
+        stream: KVStream,
+        endpoint: Endpoint,
+        *,
+        token: str | None = None,
+        insecure: bool = False,
+        max_clients: int = 64,
     ) -> None:
         if not endpoint.is_local and not token and not insecure:
             raise ConfigError(
@@ -41,7 +48,7 @@ class HttpServer:
                 "or allow it with --insecure"
             )
         self.endpoint = endpoint
-        self._app = create_app(stream, token=token)
+        self._app = create_app(stream, token=token, max_clients=max_clients)
         self._socket: socket.socket | None = None
 
     @property

@@ -2,8 +2,11 @@
 
 import json
 import re
+import shutil
+import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +23,7 @@ from kvstream.sinks.alertmanager import Alertmanager, alertmanager_alert
 from kvstream.sinks.command import Command
 from kvstream.sinks.webhook import SIGNATURE_HEADER, Webhook, signature, slack_payload
 from kvstream.stream import KVStream
+from tests.ports import free_port
 
 DEADLINE = 30
 
@@ -121,6 +125,51 @@ def test_a_message_for_slack_says_it_all_and_escapes():
     assert first == "🔴 firing critical: hit_ratio_drop on vllm-0/gpu: hit ratio fell to 0.06 from 0.84 <&>"
     assert second.startswith("🟢 resolved")
     assert "&lt;&amp;&gt;" in payload["blocks"][0]["text"]["text"]
+
+
+async def test_a_real_alertmanager_shows_what_fires_and_no_more_what_is_over(tmp_path):
+    program = shutil.which("prometheus-alertmanager")
+    if program is None:
+        pytest.skip("needs Alertmanager: apt-get install prometheus-alertmanager")
+    (tmp_path / "am.yml").write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
+    port = free_port()
+    arguments = [
+        f"--config.file={tmp_path}/am.yml",
+        f"--storage.path={tmp_path}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--cluster.listen-address=",
+    ]
+    url = f"http://127.0.0.1:{port}"
+    process = await anyio.open_process([program, *arguments], stdout=None, stderr=subprocess.DEVNULL)
+    try:
+        with anyio.fail_after(DEADLINE):
+            async with httpx2.AsyncClient(base_url=url) as client:
+
+                async def shown():
+                    try:
+                        return (await client.get("/api/v2/alerts")).json()
+                    except httpx2.TransportError:
+                        return None
+
+                while await shown() is None:  # noqa: ASYNC110
+                    await anyio.sleep(0.05)
+                handler = Alertmanager(url)
+                await handler.tell(alert(started_at=time.time() - 10))
+                (told,) = await shown()
+                assert told["labels"] == {
+                    "alertname": "hit_ratio_drop",
+                    "severity": "critical",
+                    "source": "vllm-0",
+                    "tier": "gpu",
+                }
+                assert told["annotations"]["summary"] == alert().message
+                assert told["status"]["state"] in ("active", "unprocessed")
+                await handler.tell(alert("resolved", started_at=time.time() - 10))
+                while await shown():  # noqa: ASYNC110
+                    await anyio.sleep(0.05)
+    finally:
+        process.terminate()
+        await process.aclose()
 
 
 async def test_alertmanager_is_told_as_alerts_change_and_again_with_each_summary():

@@ -10,6 +10,7 @@ from kvstream.config import StreamConfig
 from kvstream.errors import ConfigError
 from kvstream.sources.zmq_events import KVEventSubscriber, ZmqAddress
 from kvstream.stream import KVStream
+from tests.ports import free_port
 from tests.publisher import Engine, captured
 
 DEADLINE = 30
@@ -171,7 +172,7 @@ async def test_what_is_no_message_is_reported_between_good_ones():
 
 
 async def test_publishers_that_connect_to_us_are_told_apart_by_their_topics():
-    port = _free_port()
+    port = free_port()
     subscriber = KVEventSubscriber(f"zmq://*:{port}")
     context = zmq.Context()
     try:
@@ -190,14 +191,6 @@ async def test_publishers_that_connect_to_us_are_told_apart_by_their_topics():
                 tasks.cancel_scope.cancel()
     finally:
         context.destroy(linger=0)
-
-
-def _free_port():
-    context = zmq.Context()
-    socket = context.socket(zmq.PUB)
-    port = socket.bind_to_random_port("tcp://127.0.0.1")
-    context.destroy(linger=0)
-    return port
 
 
 def test_addresses():

@@ -1,0 +1,252 @@
+"""The exposition, against the client library, promtool and a real Prometheus."""
+
+import json
+import re
+import shutil
+import subprocess
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import httpx2
+import msgspec
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from kvstream import KVStream, Labels, MetricsConfig, StreamConfig
+from kvstream.metrics.histogram import VLLM_BUCKETS_SECONDS, ExponentialHistogram
+from kvstream.sinks.prometheus import FAMILIES, PrometheusCollector, exposition, native_histogram
+from kvstream.sources.synthetic import generate
+from tests.ports import free_port
+from tests.web.conftest import DEADLINE, send_chat, served
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+ODD = 'vllm "0"\\\n/dp0'
+PLAIN = ""
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+NATIVE = "application/openmetrics-text; version=2.0.0"
+
+
+def tool(name):
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"needs {name}: apt-get install prometheus prometheus-alertmanager")
+    return found
+
+
+@asynccontextmanager
+async def filled():
+    """A stream with two sources, an odd name, labels, an alert, a loss and something malformed."""
+    async with KVStream(StreamConfig(metrics=MetricsConfig(capacity=512))) as stream:
+        stream.on_alert(print)
+        await send_chat(stream, 20_000)
+        await stream.producer(ODD).allocated(range(10), labels=Labels(tenant="acme", lora="sql"))
+        await stream.producer(ODD).accessed([1, 1, 2])
+        stream.producer(ODD).drop("queue_full", 3)
+        await stream.producer(ODD, "cpu").allocated(5)
+        await stream.flush()
+        yield stream
+
+
+@pytest.mark.parametrize("accept", [PLAIN, OPENMETRICS])
+async def test_the_text_is_what_the_client_library_writes(accept):
+    async with filled() as stream:
+        body, content_type = await exposition(stream, accept)
+        registry = CollectorRegistry()
+        registry.register(PrometheusCollector(stream))
+        encoder, expected = choose_encoder(accept)
+        assert content_type == expected
+        assert body == encoder(registry)
+        told = set(re.findall(r"^(\w+?)(?:_total|_count)?[{ ]", body.decode(), re.MULTILINE))
+        assert {family.name for family in FAMILIES} <= told
+
+
+async def test_values_are_those_of_the_summary():
+    async with filled() as stream:
+        body, _ = await exposition(stream, OPENMETRICS)
+        samples = {
+            (s.name, *sorted(s.labels.items())): s.value
+            for family in text_string_to_metric_families(body.decode())
+            for s in family.samples
+        }
+        one = (("source", "vllm-0"), ("tier", "gpu"))
+        summary = stream.summary("vllm-0", "gpu")
+        assert samples["kvstream_blocks", *one] == summary.blocks_live
+        assert samples["kvstream_allocations_total", *one] == summary.accounts.allocations
+        assert samples["kvstream_accesses_total", *one] == summary.accesses
+        reason = (("reason", "capacity"), *one)
+        assert samples["kvstream_evictions_total", *reason] == summary.evictions_by_reason["capacity"]
+        assert samples["kvstream_premature_evictions_total", *one] == summary.premature.count
+        assert samples["kvstream_block_lifetime_seconds_count", *one] == summary.lifetime.count
+        assert samples["kvstream_block_lifetime_seconds_sum", *one] == pytest.approx(
+            summary.lifetime.mean * summary.lifetime.count
+        )
+        bounds = [
+            float(dict(key[1:])["le"])
+            for key in samples
+            if key[0] == "kvstream_block_lifetime_seconds_bucket"
+        ]
+        assert sorted(set(bounds)) == [*VLLM_BUCKETS_SECONDS, float("inf")]
+        assert samples["kvstream_events_processed_total",] == stream.summary().accounts.processed
+        assert samples["kvstream_events_dropped_total", ("cause", "queue_full")] == 3
+        odd = (("source", ODD), ("tier", "gpu"))
+        assert samples["kvstream_label_blocks", ("label", "tenant"), *odd, ("value", "acme")] == 10
+        assert samples["kvstream_label_accesses_total", ("label", "lora"), *odd, ("value", "sql")] == 3
+
+
+async def test_native_histograms_come_with_openmetrics_2():
+    async with filled() as stream:
+        body, content_type = await exposition(stream, NATIVE)
+        assert "version=2.0.0" in content_type
+        seen = stream.sources()[0].tiers["gpu"].measurements().lifetime
+        line = next(
+            line
+            for line in body.decode().splitlines()
+            if line.startswith('kvstream_block_lifetime_seconds{source="vllm-0"')
+        )
+        assert f"count:{seen.count}," in line
+        assert "schema:4" in line
+
+
+def test_a_native_histogram_has_the_same_buckets():
+    rng = np.random.default_rng(1)
+    histogram = ExponentialHistogram()
+    histogram.record(
+        np.concatenate([rng.integers(0, 10**12, 500), rng.integers(1, 100, 50), np.zeros(7)]).astype(int)
+    )
+    native = native_histogram(histogram)
+    index, count, found = 0, 0, {}
+    deltas = iter(native.pos_deltas)
+    for span in native.pos_spans:
+        index += span.offset
+        for _ in range(span.length):
+            count += next(deltas)
+            found[2.0 ** (index / 2**native.schema)] = count  # by upper bound
+            index += 1
+    assert next(deltas, None) is None
+    expected = [(bound, n) for bound, n in histogram.buckets() if bound]
+    assert found == pytest.approx(dict(expected))
+    assert (native.count_value, native.zero_count) == (557, histogram.zero_count)
+
+
+async def test_promtool_finds_nothing_to_complain_about():
+    async with filled() as stream:
+        body, _ = await exposition(stream)
+    promtool = tool("promtool")
+    checked = await anyio.run_process([promtool, "check", "metrics"], input=body, check=False)
+    said = (checked.stdout + checked.stderr).decode()
+    assert (checked.returncode, said) == (0, "")
+
+
+def test_the_example_rules_do_what_they_say():
+    promtool = tool("promtool")
+    folder = EXAMPLES / "prometheus"
+    for command in (
+        ["check", "config", folder / "prometheus.yml"],
+        ["check", "rules", folder / "kvstream.rules.yml"],
+        ["test", "rules", folder / "kvstream.rules.test.yml"],
+    ):
+        done = subprocess.run([promtool, *map(str, command)], capture_output=True, timeout=DEADLINE)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@asynccontextmanager
+async def prometheus(folder, target):
+    """A real Prometheus that scrapes a target ten times a second; a client of its API."""
+    port = free_port()
+    config = folder / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 100ms, evaluation_interval: 100ms}\n"
+        f"rule_files: ['{EXAMPLES}/prometheus/kvstream.rules.yml']\n"
+        f"scrape_configs: [{{job_name: kvstream, static_configs: [{{targets: ['{target}']}}]}}]\n"
+    )
+    arguments = [
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    process = await anyio.open_process(
+        [tool("prometheus"), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            yield client
+    finally:
+        process.terminate()
+        await process.aclose()
+
+
+async def answer(client, query, wanted=None):
+    """What Prometheus answers, once it is what is wanted (or anything): values by labels."""
+    found = {}
+    with anyio.move_on_after(DEADLINE):
+        while True:
+            try:
+                reply = (await client.get("/api/v1/query", params={"query": query})).json()
+            except httpx2.TransportError:
+                reply = {"status": "starting"}
+            if reply["status"] == "error":
+                raise AssertionError(f"{query}: {reply['error']}")
+            if reply["status"] == "success":
+                found = {
+                    tuple(sorted(each["metric"].items())): float(each["value"][1])
+                    for each in reply["data"]["result"]
+                }
+                if found if wanted is None else set(found.values()) == {wanted}:
+                    return found
+            await anyio.sleep(0.05)
+    raise AssertionError(f"{query}: {found}, not {wanted}")
+
+
+async def test_a_real_prometheus_scrapes_exact_counts(tmp_path):
+    tool("prometheus")
+    async with served() as (stream, url):
+        await send_chat(stream, 20_000)
+        await send_chat(stream, 10_000, source=ODD, seed=2)
+        async with prometheus(tmp_path, url.removeprefix("http://").rstrip("/")) as client:
+            summary, both = stream.summary("vllm-0", "gpu"), stream.summary()
+            one = '{source="vllm-0", tier="gpu"}'
+            await answer(client, f"kvstream_allocations_total{one}", summary.accounts.allocations)
+            await answer(client, f"kvstream_accesses_total{one}", summary.accesses)
+            await answer(client, f"sum(kvstream_evictions_total{one})", summary.total_evictions)
+            await answer(client, f"kvstream_block_lifetime_seconds_count{one}", summary.lifetime.count)
+            below = stream.sources()[0].tiers["gpu"].classic.lifetime.cumulative()
+            for bound, count in zip(VLLM_BUCKETS_SECONDS, below, strict=False):
+                query = f'kvstream_block_lifetime_seconds_bucket{{source="vllm-0", le=~"{bound:g}(.0)?"}}'
+                await answer(client, query, count)
+            await answer(client, "sum(kvstream_blocks)", both.blocks_live)
+            await answer(client, "sum(kvstream_accesses_total)", both.accesses)
+            (labels,) = await answer(client, 'kvstream_blocks{source!="vllm-0"}')
+            assert dict(labels)["source"] == ODD
+            await send_chat(stream, 5_000, source="vllm-2", seed=3)
+            await answer(client, "sum(kvstream_events_processed_total)", 35_000)
+            await every_panel_has_data(client, stream)
+
+
+async def every_panel_has_data(client, stream):
+    """Each query of the Grafana dashboard and each recording rule finds something."""
+    stream.producer("vllm-0").drop("queue_full", 1)
+    await stream.producer("vllm-0").allocated([1], labels=Labels(tenant="acme"))
+    await stream.flush()
+    dashboard = json.loads((EXAMPLES / "grafana" / "kvstream.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            query = target["expr"].replace("$__rate_interval", "10s")
+            query = query.replace("$source", ".*").replace("$tier", ".*")
+            await answer(client, query)
+    rules = (EXAMPLES / "prometheus" / "kvstream.rules.yml").read_text()
+    for name in re.findall(r"record: (\S+)", rules):
+        await answer(client, name)
+
+
+async def test_the_same_source_of_two_consumers_is_scraped_once():
+    async with KVStream(StreamConfig(consumers=3)) as stream:
+        for n in range(20):
+            for frame in generate("chat", 200, blocks=64, source=f"vllm-{n}"):
+                await stream.send(msgspec.structs.replace(frame))
+        await stream.flush()
+        body, _ = await exposition(stream)
+    assert body.count(b"\nkvstream_allocations_total{") == 20
