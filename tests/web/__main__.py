@@ -1,0 +1,118 @@
+"""What looking costs: ``python -m tests.web`` measures scrapes of many sources, and ingest under browsers."""
+
+import itertools
+import statistics
+import time
+
+import anyio
+from playwright.async_api import async_playwright
+
+from kvstream import EventFrame, KVStream, MetricsConfig, StreamConfig
+from kvstream.link import Endpoint
+from kvstream.sinks.prometheus import exposition
+from kvstream.sources.synthetic import generate
+from kvstream.web.server import HttpServer
+from tests.web.conftest import CHROMIUM, QUIET
+
+BROWSERS, SOURCES = 5, 1000
+ROUND_SECONDS, ROUNDS = 4.0, 6
+
+
+def recorded(source, events=200_000):
+    return list(generate("chat", events, blocks=4096, rate=20_000, source=source))
+
+
+async def ingest(stream, frames, seconds):
+    """Events a second that the stream takes in at full speed."""
+    begun, sent = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        frame = next(frames)
+        await stream.send(frame)
+        sent += len(frame)
+    await stream.flush()
+    return sent / (time.perf_counter() - begun)
+
+
+def endless(frames):
+    """The frames over and over, each time later than the time before."""
+    span = int(frames[-1].ts[-1]) - int(frames[0].ts[0]) + 1_000_000
+    for turn in itertools.count():
+        for frame in frames:
+            yield EventFrame(
+                frame.ops, frame.blocks, frame.ts + turn * span, frame.source, frame.tier, frame.keys
+            )
+
+
+async def with_browsers():
+    """Alternates rounds without anybody who looks and rounds with five browsers and a scrape a second."""
+    stream = KVStream(StreamConfig(metrics=MetricsConfig(capacity=4096)))
+    server = HttpServer(stream, Endpoint(host="127.0.0.1", port=0))
+    server.bind()
+    frames = endless(recorded("vllm-0"))
+    alone, watched = [], []
+
+    async def scrape():
+        while True:
+            await exposition(stream)
+            await anyio.sleep(1.0)
+
+    async with stream, anyio.create_task_group() as tasks, async_playwright() as playwright:
+        tasks.start_soon(server.serve)
+        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        await ingest(stream, frames, ROUND_SECONDS)
+        for _ in range(ROUNDS):
+            alone.append(await ingest(stream, frames, ROUND_SECONDS))
+            pages = [await chromium.new_page() for _ in range(BROWSERS)]
+            for page in pages:
+                await page.goto(server.url)
+                await page.locator("#tiles dd").first.wait_for()
+            async with anyio.create_task_group() as scraping:
+                scraping.start_soon(scrape)
+                watched.append(await ingest(stream, frames, ROUND_SECONDS))
+                scraping.cancel_scope.cancel()
+            for page in pages:
+                await page.close()
+            await anyio.sleep(0.5)
+        await chromium.close()
+        tasks.cancel_scope.cancel()
+    before, after = statistics.median(alone), statistics.median(watched)
+    print(
+        f"ingest alone {before / 1e6:.2f} M events/s, with {BROWSERS} browsers {after / 1e6:.2f}: "
+        f"{after / before - 1:+.1%}"
+    )
+
+
+async def many_sources():
+    """A scrape of a thousand sources, and for how long the loop stood still meanwhile."""
+    async with KVStream(StreamConfig(metrics=MetricsConfig(capacity=500, export_interval=0.0))) as stream:
+        frames = list(generate("chat", 3_000, blocks=500, rate=500, frame_events=500))
+        for n in range(SOURCES):
+            for f in frames:
+                await stream.send(EventFrame(f.ops, f.blocks, f.ts, f"vllm-{n}", f.tier, f.keys))
+        await stream.flush()
+        took, lags = [], []
+
+        async def lag():
+            while True:
+                begun = time.perf_counter()
+                await anyio.sleep(0.001)
+                lags.append(time.perf_counter() - begun - 0.001)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lag)
+            for _ in range(10):
+                begun = time.perf_counter()
+                body, _ = await exposition(stream)
+                took.append(time.perf_counter() - begun)
+                await anyio.sleep(0.2)
+            tasks.cancel_scope.cancel()
+        print(
+            f"/metrics of {SOURCES:,} sources: {len(body) / 1e6:.1f} MB "
+            f"in {statistics.median(took) * 1e3:.0f} ms (worst {max(took) * 1e3:.0f}); "
+            f"the loop stood still for {max(lags) * 1e3:.0f} ms at most"
+        )
+
+
+if __name__ == "__main__":
+    anyio.run(many_sources)
+    anyio.run(with_browsers)
