@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from kvstream.cli import analyze, bench, convert, generate, record, replay, rules, run, schemas, serve
+from kvstream.cli import (
+    analyze,
+    bench,
+    convert,
+    generate,
+    record,
+    replay,
+    rules,
+    run,
+    schemas,
+    serve,
+    top,
+)
 from kvstream.errors import KVStreamError
 
 EXIT_ERROR = 1
@@ -26,6 +38,7 @@ app = typer.Typer(
 app.command("run", epilog=run.EXAMPLES)(run.run_command)
 app.command("analyze", epilog=analyze.EXAMPLES)(analyze.analyze_command)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve_command)
+app.command("top", epilog=top.EXAMPLES)(top.top_command)
 app.command("record", epilog=record.EXAMPLES)(record.record_command)
 app.command("replay", epilog=replay.EXAMPLES)(replay.replay_command)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert_command)

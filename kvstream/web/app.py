@@ -35,6 +35,7 @@ _HEADERS = {
     "cache-control": "no-store",
 }
 _MOST_WINDOWS = 100_000
+_MOST_ALERTS = 1000
 
 
 def create_app(stream: KVStream, *, token: str | None = None, max_clients: int = 64) -> Starlette:
@@ -87,7 +88,10 @@ class _Routes:
 
     async def alerts(self, request: Request) -> Response:
         """Newest first, and how far they go."""
-        kept = self._log.after(0)
+        limit = _whole(request, "limit", _MOST_ALERTS)
+        if limit is None:
+            return _json({"error": f"limit must be a number from 1 to {_MOST_ALERTS:,}"}, 400)
+        kept = self._log.after(0)[-limit:]
         return _json(
             {
                 "last_event_id": f"{self._log.boot}-{self._log.newest}",
@@ -97,10 +101,10 @@ class _Routes:
         )
 
     async def history(self, request: Request) -> Response:
-        text = request.query_params.get("windows", "600")
-        if not text.isdecimal() or not 1 <= int(text) <= _MOST_WINDOWS:
+        windows = _whole(request, "windows", _MOST_WINDOWS)
+        if windows is None:
             return _json({"error": f"windows must be a number from 1 to {_MOST_WINDOWS:,}"}, 400)
-        return _json(await history(self._stream, _place(request), int(text)))
+        return _json(await history(self._stream, _place(request), windows))
 
     async def distributions(self, request: Request) -> Response:
         return _json(distributions(self._stream, _place(request)))
@@ -128,6 +132,12 @@ class _Routes:
 
 def _place(request: Request) -> Place:
     return Place(request.query_params.get("source") or None, request.query_params.get("tier") or None)
+
+
+def _whole(request: Request, name: str, most: int) -> int | None:
+    """A number that a question brings, ``most`` if it does not; None if it is none that can be used."""
+    text = request.query_params.get(name, str(most))
+    return int(text) if text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most else None
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -8,12 +8,14 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
+from kvstream.alerts.types import AlertLevel
 from kvstream.analysis import verdict
 from kvstream.blocks.block_map import BlockMap
 from kvstream.blocks.state import HotBlock
 from kvstream.events.types import Labels
 from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.metrics.history import History, HistoryBuilder
+from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.monitor import RECENT_SECONDS
 from kvstream.stream import KVStream
@@ -33,17 +35,37 @@ class Place(NamedTuple):
     tier: str | None
 
 
+class CacheNow(msgspec.Struct, frozen=True, kw_only=True):
+    """One source and tier in a line.
+
+    Attributes:
+        source: Cache instance.
+        tier: Tier.
+        blocks: Blocks live.
+        hit_ratio: In its last closed window; None without lookups.
+        eviction_rate: Evictions a second in it.
+        level: The worst level of its alerts that fire and are not muted; None if none does.
+    """
+
+    source: str
+    tier: str
+    blocks: int
+    hit_ratio: float | None
+    eviction_rate: float
+    level: AlertLevel | None
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """What there is to see now.
 
     Attributes:
-        places: Every source and tier that can be chosen.
+        caches: Every source and tier, by name.
         summary: The summary of the one that was chosen.
         verdict: What it says, a sentence each.
         history: Its newest windows.
     """
 
-    places: list[tuple[str, str]]
+    caches: list[CacheNow]
     summary: CacheMetricsSummary
     verdict: list[str]
     history: History
@@ -105,19 +127,10 @@ class States:
         async with made.lock:
             if anyio.current_time() >= made.stale_at:
                 begun = perf_counter()
-                made.text = msgspec.json.encode(await self._state(place)).decode()
+                made.text = msgspec.json.encode(await state_of(self._stream, place)).decode()
                 pause = max(EVERY_SECONDS, _SHARE_OF_TIME * (perf_counter() - begun))
                 made.stale_at = anyio.current_time() + pause * 0.9  # a little less than who waits that long
         return made.text
-
-    async def _state(self, place: Place) -> State:
-        summary = await self._stream.summarize(*place)
-        return State(
-            places=self._stream.places(),
-            summary=summary,
-            verdict=verdict(summary) if summary.accounts.allocations else [],
-            history=await history(self._stream, place, _NEWEST_WINDOWS),
-        )
 
 
 class _Made:
@@ -127,6 +140,35 @@ class _Made:
         self.lock = anyio.Lock()
         self.stale_at = -1.0
         self.text = ""
+
+
+async def state_of(stream: KVStream, place: Place) -> State:
+    """The state of a place now."""
+    summary = await stream.summarize(*place)
+    return State(
+        caches=[_cache_now(tier) for tier in sorted(tiers_of(stream, Place(None, None)), key=_name)],
+        summary=summary,
+        verdict=verdict(summary) if summary.accounts.allocations else [],
+        history=await history(stream, place, _NEWEST_WINDOWS),
+    )
+
+
+def _name(tier: TierMonitor) -> tuple[str, str]:
+    return tier.source, tier.tier
+
+
+def _cache_now(tier: TierMonitor) -> CacheNow:
+    levels = [alert.level for alert in tier.rules.firing() if not alert.muted_by]
+    closed = tier.ring.last(1)
+    seen = closed[0].measurements if closed else Measurements(tier.config.histogram_scale)
+    return CacheNow(
+        source=tier.source,
+        tier=tier.tier,
+        blocks=tier.table.live_count,
+        hit_ratio=seen.hit_ratio if seen.lookups else None,
+        eviction_rate=seen.total_evictions / tier.config.window_seconds,
+        level=max(levels, key=lambda level: level.severity, default=None),
+    )
 
 
 async def history(stream: KVStream, place: Place, windows: int) -> History:

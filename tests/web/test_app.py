@@ -83,7 +83,9 @@ async def test_every_route_tells_what_the_stream_knows():
         assert one["source"] == "vllm-0"
         assert one["sizes"]["points"]
         state = (await client.get("api/state")).json()
-        assert state["places"] == [["vllm-0", "gpu"]]
+        (cache,) = state["caches"]
+        assert (cache["source"], cache["tier"], cache["blocks"]) == ("vllm-0", "gpu", 512)
+        assert cache["level"] == "info", "occupancy_high"
         assert state["summary"]["accounts"]["processed"] == 20_000
         history = (await client.get("api/history")).json()
         frames = list(generate("chat", 20_000, blocks=512, rate=2_000, source="vllm-0"))

@@ -47,7 +47,9 @@ async def test_a_cache_is_chosen_and_alerts_are_filtered(browser):
         await page.select_option("#level", "critical")
         await expect(page.locator("#alerts tbody tr")).to_have_count(1)
         await expect(page.locator("#alerts tbody tr")).to_contain_text("message 2")
-        await page.select_option("#place", label="vllm-1 / gpu")
+        await expect(page.locator("#caches tbody tr")).to_have_count(2)
+        await page.get_by_role("button", name="vllm-1 / gpu").click()
+        await expect(page.locator("#place")).to_have_value('["vllm-1","gpu"]')
         await expect(page.locator("#alerts tbody tr")).to_have_count(0)
         held = f"{stream.summary('vllm-1', 'gpu').accounts.allocations:,}"
         await expect(page.locator("#accounts")).to_contain_text(held)

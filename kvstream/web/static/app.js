@@ -5,7 +5,7 @@
   const { count, ratio, percent, seconds, clock, dated, element, fill } = kvFormat;
   const get = (id) => document.getElementById(id);
   const LEVELS = ["info", "warning", "critical"];
-  const ALERTS_KEPT = 1000, ALERTS_SHOWN = 200, WINDOWS_SHOWN = 600;
+  const ALERTS_KEPT = 1000, ALERTS_SHOWN = 200, WINDOWS_SHOWN = 600, CACHES_SHOWN = 50;
   const STALE_MS = 5000, SILENT_MS = 10000, SLOWLY_MS = 5000;
 
   let place = new URLSearchParams(location.search).get("place") ?? "";
@@ -117,8 +117,8 @@
   /* The query for the one cache that is chosen, or that there is. */
   function aloneOn() {
     if (place) return query();
-    if (state?.places.length !== 1) return "";
-    const [source, tier] = state.places[0];
+    if (state?.caches.length !== 1) return "";
+    const [{ source, tier }] = state.caches;
     return `?${new URLSearchParams({ source, tier })}`;
   }
 
@@ -160,19 +160,39 @@
     shown.className = stale && heardAt ? "gone" : open ? "live" : "";
   }
 
+  const placeOf = ({ source, tier }) => JSON.stringify([source, tier]);
+
   function drawPlaces() {
     const select = get("place");
-    const values = state.places.map((each) => JSON.stringify(each));
-    if (select.options.length === values.length + 1 && values.every((v, i) => select.options[i + 1].value === v)) return;
-    select.replaceChildren(element("option", "all sources", { value: "" }),
-      ...state.places.map((each, i) => element("option", each.join(" / "), { value: values[i] })));
-    if (place && !values.includes(place)) select.append(element("option", JSON.parse(place).join(" / "), { value: place }));
-    select.value = place;
+    const values = state.caches.map(placeOf);
+    const same = select.options.length === values.length + 1 && values.every((v, i) => select.options[i + 1].value === v);
+    if (!same) {
+      select.replaceChildren(element("option", "all sources", { value: "" }),
+        ...values.map((value) => element("option", JSON.parse(value).join(" / "), { value })));
+      if (place && !values.includes(place)) select.append(element("option", JSON.parse(place).join(" / "), { value: place }));
+      select.value = place;
+    }
+    const worstFirst = [...state.caches].sort((a, b) => rank(b.level) - rank(a.level)).slice(0, CACHES_SHOWN);
+    const focused = document.activeElement?.dataset.place;
+    fill(get("caches"), [
+      ["cache", false, () => ""], ["state", false, (c) => c.level ?? "ok"], ["blocks", true, (c) => count(c.blocks)],
+      ["hit ratio", true, (c) => ratio(c.hit_ratio)], ["evictions a second", true, (c) => count(c.eviction_rate)],
+    ], worstFirst);
+    [...get("caches").tBodies[0].rows].forEach((row, i) => {
+      const cache = worstFirst[i];
+      const button = element("button", `${cache.source} / ${cache.tier}`, { type: "button", "data-place": placeOf(cache) });
+      button.onclick = () => go(placeOf(cache));
+      row.className = `firing ${cache.level}`;
+      row.cells[0].append(button);
+      if (focused === placeOf(cache)) button.focus();
+    });
+    get("caches-more").textContent = state.caches.length > CACHES_SHOWN
+      ? `${count(CACHES_SHOWN)} of ${count(state.caches.length)} are shown, the worst first.` : "";
   }
 
   const worst = (told) => told.reduce((most, alert) => (rank(alert.level) > rank(most.level) ? alert : most));
   const rank = (level) => LEVELS.indexOf(level);
-  const ofPlace = (alert) => !place || place === JSON.stringify([alert.source, alert.tier]);
+  const ofPlace = (alert) => !place || place === placeOf(alert);
 
   function drawHealth(summary) {
     const health = get("health");
@@ -282,11 +302,14 @@
   };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => choose(get("theme").value));
   get("level").onchange = draw;
-  get("place").onchange = (event) => {
-    place = event.target.value;
+  get("place").onchange = (event) => go(event.target.value);
+
+  function go(chosen) {
+    place = get("place").value = chosen;
     globalThis.history.replaceState(null, "", place ? `?${new URLSearchParams({ place })}` : location.pathname);
     start();
-  };
+  }
+
   document.addEventListener("visibilitychange", slowly);
   setInterval(slowly, SLOWLY_MS);
   setInterval(drawConnection, 1000);

@@ -1,0 +1,203 @@
+"""``kvstream top``: what the caches do, on a screen of the terminal."""
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import anyio
+import msgspec
+import typer
+from rich.console import Console
+
+from kvstream.alerts.types import CacheAlert
+from kvstream.cli.render import summary_table
+from kvstream.cli.session import Capacity, ConfigFile, RulesFile, chosen_rules
+from kvstream.config import MetricsConfig, StreamConfig, load_config
+from kvstream.errors import ConfigError, MissingExtraError
+from kvstream.link import Endpoint
+from kvstream.sources.files import STDIN
+from kvstream.sources.inputs import Input
+from kvstream.sources.socket import FrameServer
+from kvstream.sources.timing import merge_by_time, paced
+from kvstream.stream import KVStream
+from kvstream.web.state import Place, State, state_of
+
+if TYPE_CHECKING:
+    from kvstream.cli.top_app import TopApp
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  kvstream top http://127.0.0.1:9109          a running kvstream serve --http
+
+  kvstream top unix:/run/kvstream.sock        takes frames there, as kvstream serve does
+
+  kvstream top zmq://vllm-0:5557 zmq://vllm-1:5557
+
+  kvstream top day.kvlog --speed 60           an hour a minute
+
+[bold]Keys[/bold]: arrows and Enter choose a cache, a all of them, p pauses, q leaves.
+"""
+_ALERTS_SHOWN = 200
+_TIMEOUT_SECONDS = 5.0
+_SOCKETS = ("unix:", "tcp:")
+_SERVERS = ("http://", "https://")
+
+
+def top_command(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="URL|FILE|zmq://HOST:PORT|unix:PATH|tcp://HOST:PORT...",
+            help="A running server, or event logs, publishers and sockets to take frames at.",
+            show_default=False,
+        ),
+    ],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Wait for more at the end of a file.")
+    ] = False,
+    speed: Annotated[
+        float,
+        typer.Option(min=0.0, metavar="N", help="Replay at N times recorded time; 0: as fast as possible."),
+    ] = 1.0,
+    capacity: Capacity = None,
+    rules: RulesFile = None,
+    config: ConfigFile = None,
+) -> None:
+    """Shows what caches do now: hit ratios, evictions, lifetimes and alerts, once a second."""
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):  # it draws on standard error
+        raise ConfigError("kvstream top needs a terminal; kvstream run prints what it finds")
+    if inputs[0].startswith(_SERVERS):
+        if len(inputs) > 1:
+            raise ConfigError("one server at a time; its streams can have any number of sources")
+        anyio.run(_watch_server, inputs[0])
+        return
+    if STDIN in inputs:
+        raise ConfigError("kvstream top needs standard input for its keys; pipe events into kvstream run")
+    metrics = load_config(MetricsConfig, config, capacity=capacity)
+    chosen, silences = chosen_rules(metrics, rules)
+    metrics = msgspec.structs.replace(metrics, export_interval=0.0)
+    stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences)
+    feeds = _feeds(stream, inputs, follow, speed, metrics.capacity)
+    anyio.run(_watch_stream, stream, feeds, " ".join(inputs))
+    Console().print(summary_table(stream.summary()))
+
+
+Feed = Callable[[], Coroutine[Any, Any, None]]
+
+
+def _feeds(
+    stream: KVStream, names: Sequence[str], follow: bool, speed: float, capacity: int | None
+) -> list[Feed]:
+    """What puts events into the stream.
+
+    Raises:
+        ConfigError: If an input cannot be used.
+    """
+    token = os.environ.get("KVSTREAM_TOKEN")
+    servers = [FrameServer(stream, Endpoint.parse(n), token=token) for n in names if n.startswith(_SOCKETS)]
+    opened = [Input(name, follow) for name in names if not name.startswith(_SOCKETS)]
+    live = [of.read(capacity) for of in opened if of.is_live]
+    recorded = [of.read(capacity) for of in opened if not of.is_live]
+
+    def serving(server: FrameServer) -> Feed:
+        async def serve() -> None:
+            await server.bind()
+            await server.serve()
+
+        return serve
+
+    def reading(items: Any) -> Feed:
+        return lambda: stream.feed(items)
+
+    every = [*live, paced(merge_by_time(recorded), speed)] if recorded else live
+    return [*map(serving, servers), *map(reading, every)]
+
+
+class StreamWatch:
+    """A stream of this process."""
+
+    def __init__(self, stream: KVStream) -> None:
+        self._stream = stream
+        self._alerts: deque[CacheAlert] = deque(maxlen=_ALERTS_SHOWN)
+        stream.on_alert(self._keep)
+
+    async def _keep(self, alert: CacheAlert) -> None:
+        self._alerts.append(alert)
+
+    async def state(self, place: Place) -> State:
+        """The state of a place now."""
+        return await state_of(self._stream, place)
+
+    async def alerts(self) -> Sequence[CacheAlert]:
+        """The last alerts, oldest first."""
+        return list(self._alerts)
+
+
+class _Told(msgspec.Struct):
+    """What ``/api/alerts`` answers."""
+
+    alerts: list[CacheAlert]
+
+
+class ServerWatch:
+    """The stream of a running server.
+
+    Args:
+        url: Its address.
+        client: An HTTP client.
+    """
+
+    def __init__(self, url: str, client: Any) -> None:
+        self._url, self._client = url.rstrip("/"), client
+
+    async def state(self, place: Place) -> State:
+        """The state of a place now."""
+        query = {"source": place.source or "", "tier": place.tier or ""}
+        return msgspec.json.decode(await self._get("/api/state", query), type=State)
+
+    async def alerts(self) -> Sequence[CacheAlert]:
+        """The last alerts, oldest first."""
+        body = await self._get("/api/alerts", {"limit": str(_ALERTS_SHOWN)})
+        return msgspec.json.decode(body, type=_Told).alerts[::-1]
+
+    async def _get(self, path: str, query: dict[str, str]) -> bytes:
+        import httpx2
+
+        try:
+            answer = await self._client.get(self._url + path, params=query)
+        except httpx2.HTTPError as error:
+            raise ConnectionError(str(error) or type(error).__name__) from error
+        if answer.status_code == 401:
+            raise ConnectionError("it asks for a token; set $KVSTREAM_TOKEN")
+        if answer.status_code != 200:
+            raise ConnectionError(f"it answers {answer.status_code}; is it kvstream serve --http?")
+        return bytes(answer.content)
+
+
+async def _watch_server(url: str) -> None:
+    try:
+        import httpx2
+    except ImportError:
+        raise MissingExtraError("kvstream top", "top") from None
+    token = os.environ.get("KVSTREAM_TOKEN")
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    async with httpx2.AsyncClient(headers=headers, timeout=_TIMEOUT_SECONDS) as client:
+        await _app(ServerWatch(url, client), url).run_async()
+
+
+async def _watch_stream(stream: KVStream, feeds: Sequence[Feed], name: str) -> None:
+    app = _app(StreamWatch(stream), name)
+    async with stream, anyio.create_task_group() as tasks:
+        for feed in feeds:
+            tasks.start_soon(feed)
+        await app.run_async()
+        tasks.cancel_scope.cancel()
+
+
+def _app(watched: StreamWatch | ServerWatch, name: str) -> "TopApp":
+    from kvstream.cli.top_app import TopApp  # here, as it needs an extra
+
+    return TopApp(watched, name)

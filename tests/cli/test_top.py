@@ -1,0 +1,123 @@
+"""The screen, driven by textual's pilot."""
+
+import anyio
+import httpx2
+import pytest
+
+from kvstream import KVStream, MetricsConfig, StreamConfig
+from kvstream.cli.top import ServerWatch, StreamWatch
+from kvstream.cli.top_app import TopApp
+from kvstream.web.state import Place
+from tests.ports import free_port
+from tests.web.conftest import DEADLINE, send_chat, served
+from tests.web.test_app import alert, tell
+
+MARKUP = "[red]vllm-1[/red]"
+
+
+@pytest.fixture
+def stream():
+    return KVStream(StreamConfig(metrics=MetricsConfig(capacity=512)))
+
+
+def text(app, selector):
+    """What a part of the screen shows."""
+    widget = app.query_one(selector)
+    return "\n".join("".join(s.text for s in widget.render_line(y)) for y in range(widget.size.height))
+
+
+def rows(app):
+    table = app.query_one("#caches")
+    return [[str(cell) for cell in table.get_row_at(n)] for n in range(table.row_count)]
+
+
+async def until(pilot, app, condition):
+    """Looks until something is so."""
+    with anyio.fail_after(DEADLINE):
+        while not condition():
+            await app.look_now()
+            await pilot.pause()
+
+
+@pytest.mark.parametrize("size", [(130, 45), (70, 30)])
+async def test_it_shows_caches_figures_and_alerts(stream, size):
+    watch = StreamWatch(stream)
+    app = TopApp(watch, "test", every=0.01)
+    async with stream, app.run_test(size=size) as pilot:
+        await until(pilot, app, lambda: "waiting for the first events" in text(app, "#status"))
+        await send_chat(stream, 20_000)
+        await send_chat(stream, 3_000, source=MARKUP, seed=2)
+        await tell(stream, alert(7))
+        await until(pilot, app, lambda: len(rows(app)) == 2 and "message 7" in text(app, "#alerts"))
+        assert [row[:2] for row in rows(app)] == [[MARKUP, "gpu"], ["vllm-0", "gpu"]]
+        assert rows(app)[1][3] == "512"
+        assert "healthy" in text(app, "#status")
+        assert "23,000 events" in " ".join(text(app, "#summary").split())
+        assert len(app.query_one("#hit-ratio").data) > 2
+
+
+async def test_keys_choose_a_cache_pause_and_leave(stream):
+    app = TopApp(StreamWatch(stream), "test", every=3600)
+    async with stream, app.run_test(size=(130, 45)) as pilot:
+        await send_chat(stream, 5_000, source="vllm-0")
+        await send_chat(stream, 3_000, source="vllm-1")
+        await until(pilot, app, lambda: len(rows(app)) == 2)
+        await pilot.press("down", "enter")
+        await until(pilot, app, lambda: "vllm-1 / gpu" in text(app, "#status"))
+        assert "vllm-1 / gpu" in text(app, "#summary")
+        await pilot.press("a")
+        await until(pilot, app, lambda: "all caches" in text(app, "#status"))
+        await pilot.press("p")
+        assert "paused" in text(app, "#status")
+        await pilot.press("q")
+    assert app.return_code == 0
+
+
+async def test_what_is_wrong_stands_in_the_first_line(stream):
+    app = TopApp(StreamWatch(stream), "test", every=3600)
+    async with stream, app.run_test(size=(130, 45)) as pilot:
+        producer = stream.producer("vllm-0")
+        producer.drop("closed", 5)  # a loss that nobody asked for
+        for second in range(3):
+            await producer.allocated(second, ts=10**18 + second * 10**9)
+        await stream.flush()
+        await until(pilot, app, lambda: "warning since" in text(app, "#status"))
+        assert rows(app)[0][2] == "warning"
+
+
+async def test_a_running_server_is_watched_through_restarts():
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/"
+    async with httpx2.AsyncClient() as client:
+        app = TopApp(ServerWatch(url, client), url, every=3600)
+        async with app.run_test(size=(130, 45)) as pilot:
+            await until(pilot, app, lambda: "no connection" in text(app, "#status"))
+            async with served(port=port) as (stream, _):
+                await send_chat(stream, 5_000)
+                await tell(stream, alert(1), alert(2))
+                await until(pilot, app, lambda: len(rows(app)) == 1 and "message 2" in text(app, "#alerts"))
+                told = [each.message for each in await app._watched.alerts()]
+                assert told.index("message 1") < told.index("message 2")
+            await until(pilot, app, lambda: "no connection" in text(app, "#status"))
+            assert len(rows(app)) == 1, "what was seen last stays"
+            async with served(port=port) as (stream, _):
+                await send_chat(stream, 1_000, source="vllm-9")
+                await until(pilot, app, lambda: [row[0] for row in rows(app)] == ["vllm-9"])
+
+
+async def test_a_server_that_wants_a_token_or_is_none_of_ours_says_so():
+    async with served(token="s3cret") as (_, url), httpx2.AsyncClient() as client:
+        with pytest.raises(OSError, match="KVSTREAM_TOKEN"):
+            await ServerWatch(url, client).state(Place(None, None))
+        with pytest.raises(OSError, match="token"):
+            await ServerWatch(f"{url}elsewhere", client).alerts()
+    async with httpx2.AsyncClient() as client:
+        with pytest.raises(OSError, match="connect"):
+            await ServerWatch(url, client).state(Place(None, None))
+
+
+def test_without_a_terminal_it_says_what_to_use(kvstream):
+    ran = kvstream("top", "examples/data/chat.kvlog.gz")
+    assert ran.code == 1
+    assert "needs a terminal" in ran.err
+    assert "Traceback" not in ran.err
