@@ -7,7 +7,7 @@ from kvstream.config import MetricsConfig
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.summary import ALL, CacheMetricsSummary
 from kvstream.monitor import Monitor
-from kvstream.tier import TierMonitor
+from kvstream.tier import Outcome, TierMonitor
 
 _HARDLY = 0.02  # of hit ratio: less is not worth speaking of
 _CONTENTS = 8192
@@ -57,9 +57,9 @@ class Analysis:
         self.monitor = Monitor(whole)
         self._block_bytes = block_bytes
 
-    def process(self, frame: EventFrame) -> None:
-        """Takes in a frame."""
-        self.monitor.process(frame)
+    def process(self, frame: EventFrame, records: bool = False) -> Outcome:
+        """Takes in a frame; ``records`` asks for what was evicted."""
+        return self.monitor.process(frame, records)
 
     def results(self) -> list[CacheAnalysis]:
         """One analysis for each source and tier, in order of name."""

@@ -24,7 +24,9 @@ from kvstream.events.types import (
     Malformed,
 )
 from kvstream.metrics.summary import CacheMetricsSummary
+from kvstream.report.report import Report
 from kvstream.sources.zmq_events import SubscriberStatistics
+from kvstream.web.state import State
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INPUTS: tuple[type[msgspec.Struct], ...] = (
@@ -41,6 +43,8 @@ _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
     Malformed,
     SubscriberStatistics,
     CacheAnalysis,
+    Report,
+    State,
 )
 
 

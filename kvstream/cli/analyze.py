@@ -1,11 +1,9 @@
 """``kvstream analyze``: recorded events to an answer in plain words."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import anyio
 import typer
 from rich import box
 from rich.console import Console
@@ -14,13 +12,11 @@ from rich.text import Text
 
 from kvstream.analysis import Analysis, CacheAnalysis
 from kvstream.blocks.sizes import block_bytes_of_file
-from kvstream.cli.render import progress_on_stderr, summary_table
-from kvstream.cli.session import Capacity, ConfigFile, Json, recordings, wants_lines
+from kvstream.cli.recordings import read_recordings, recordings
+from kvstream.cli.render import summary_table
+from kvstream.cli.session import Capacity, ConfigFile, Json, wants_lines
 from kvstream.config import MetricsConfig, load_config
-from kvstream.events.frame import EventFrame
 from kvstream.sinks.jsonl import JsonLines
-from kvstream.sources.inputs import Input
-from kvstream.sources.timing import merge_by_time
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -56,15 +52,7 @@ def analyze_command(
     size = None if model_config is None else block_bytes_of_file(model_config, block_tokens)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     analysis = Analysis(metrics, size)
-    with progress_on_stderr() as progress:
-        task = progress.add_task("reading", total=sum(Path(of.name).stat().st_size for of in inputs))
-
-        def on_bytes(count: int) -> None:
-            progress.advance(task, count)
-
-        malformed = anyio.run(_read, inputs, metrics.capacity, analysis, on_bytes)
-    if malformed:
-        typer.echo(f"kvstream: {malformed:,} malformed pieces were left out", err=True)
+    read_recordings(inputs, metrics.capacity, analysis.process)
     results = analysis.results()
     if wants_lines(json):
         lines = JsonLines(sys.stdout.buffer)
@@ -80,18 +68,6 @@ def analyze_command(
             console.print(_curve_table(result))
         console.print(_hot_table(result))
         console.print(summary_table(result.summary))
-
-
-async def _read(
-    inputs: list[Input], capacity: int | None, analysis: Analysis, on_bytes: Callable[[int], None]
-) -> int:
-    malformed = 0
-    async for item in merge_by_time([of.read(capacity, on_bytes) for of in inputs]):
-        if isinstance(item, EventFrame):
-            analysis.process(item)
-        else:
-            malformed += 1
-    return malformed
 
 
 def _hot_table(result: CacheAnalysis) -> Table:

@@ -15,6 +15,7 @@ from kvstream.cli import (
     generate,
     record,
     replay,
+    report,
     rules,
     run,
     schemas,
@@ -38,6 +39,7 @@ app = typer.Typer(
 app.command("run", epilog=run.EXAMPLES)(run.run_command)
 app.command("analyze", epilog=analyze.EXAMPLES)(analyze.analyze_command)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve_command)
+app.command("report", epilog=report.EXAMPLES)(report.report_command)
 app.command("top", epilog=top.EXAMPLES)(top.top_command)
 app.command("record", epilog=record.EXAMPLES)(record.record_command)
 app.command("replay", epilog=replay.EXAMPLES)(replay.replay_command)

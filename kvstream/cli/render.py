@@ -16,11 +16,11 @@ from rich.text import Text
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.events.types import Malformed
-from kvstream.metrics.histogram import IntervalStats
-from kvstream.metrics.summary import Accounts, CacheMetricsSummary
+from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.usage import LabelUsage
 from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
+from kvstream.words import accounts_lines, interval, seconds
 
 _STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
 _MALFORMED_SHOWN = 20
@@ -178,7 +178,7 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
     if premature.count:
         table.add_row(
             "wanted again",
-            f"{premature.share:.1%} of evictions, {_seconds(premature.return_time.p50)} later; "
+            f"{premature.share:.1%} of evictions, {seconds(premature.return_time.p50)} later; "
             f"{premature.extra_blocks_p50:,} more blocks would have kept half",
         )
     if summary.sizes.points:
@@ -197,7 +197,7 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
     ]
     if going:
         table.add_row("trends", ", ".join(going))
-    table.add_row("accounts", _accounts(accounts, whole=summary.source == "*"))
+    table.add_row("accounts", "\n".join(accounts_lines(accounts, whole=summary.source == "*")))
     firing = ", ".join(sorted({str(alert["rule"]) for alert in summary.alerts}))
     table.add_row("alerts firing", Text(firing or "none", style="red" if firing else "green"))
     return table
@@ -208,43 +208,3 @@ def _usage(usage: LabelUsage) -> str:
         f"{usage.value or 'none'}: {usage.residency_share:.0%} of block time, {usage.hit_share:.0%} of hits; "
         f"{usage.blocks_live:,} blocks, hit ratio {usage.hit_ratio:.2f}"
     )
-
-
-def interval(stats: IntervalStats) -> str:
-    """A distribution in one line."""
-    if not stats.count:
-        return "–"
-    p50, p95, p99, most = (_seconds(s) for s in (stats.p50, stats.p95, stats.p99, stats.max))
-    return f"p50 {p50}  p95 {p95}  p99 {p99}  max {most}  ({stats.count:,})"
-
-
-def _seconds(value: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value * 1e9:.0f} ns"
-
-
-def _accounts(accounts: Accounts, whole: bool) -> str:
-    blocks = f"{accounts.allocations:,} allocated = {accounts.live:,} live + {accounts.evicted:,} evicted"
-    blocks += f" + {accounts.cleared:,} cleared"
-    lines = [blocks]
-    if whole:
-        dropped = sum(accounts.dropped.values())
-        lines.insert(
-            0,
-            f"{accounts.offered:,} events = {accounts.processed:,} processed + {dropped:,} dropped"
-            f" + {accounts.malformed:,} malformed" + ("" if accounts.balanced else "  NOT BALANCED"),
-        )
-    counted = {
-        "unknown evictions": accounts.unknown_evictions,
-        "unknown accesses": accounts.unknown_accesses,
-        "unknown reasons": accounts.unknown_reasons,
-        "time regressions": accounts.time_regressions,
-        "clock steps": accounts.clock_steps,
-        "duplicate frames": accounts.duplicate_frames,
-        "lost frames": accounts.lost_frames,
-        "restarts": accounts.restarts,
-    }
-    odd = ", ".join(f"{n:,} {name}" for name, n in counted.items() if n)
-    return "\n".join([*lines, odd] if odd else lines)

@@ -5,29 +5,24 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
-import anyio
 import typer
 from rich.console import Console
 
 from kvstream.alerts.rules_file import builtin_text, default_rules, load_rules
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert
+from kvstream.cli.recordings import read_recordings, recordings
 from kvstream.cli.render import alert_line
 from kvstream.cli.session import (
     Capacity,
     ConfigFile,
     Json,
     chosen_rules,
-    recordings,
-    tell_malformed,
     wants_lines,
 )
 from kvstream.config import MetricsConfig, load_config
-from kvstream.events.frame import EventFrame
 from kvstream.monitor import Monitor
 from kvstream.sinks.jsonl import JsonLines
-from kvstream.sources.inputs import Input
-from kvstream.sources.timing import merge_by_time
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -78,7 +73,9 @@ def try_rules(
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     rules, silences = chosen_rules(metrics, file)
     monitor = Monitor(metrics, rules, Silences(silences))
-    alerts = anyio.run(_replayed, inputs, monitor)
+    alerts: list[CacheAlert] = []
+    read_recordings(inputs, metrics.capacity, lambda frame: alerts.extend(monitor.process(frame).alerts))
+    alerts += monitor.finish()
     if wants_lines(json):
         lines = JsonLines(sys.stdout.buffer)
         for alert in alerts:
@@ -91,13 +88,3 @@ def try_rules(
     for rule in monitor.rules:
         state = f"fired {fired[rule.name]} times" if rule.enabled else "off"
         console.print(f"  {rule.name:20} {state}", highlight=False)
-
-
-async def _replayed(inputs: list[Input], monitor: Monitor) -> list[CacheAlert]:
-    alerts = []
-    async for item in merge_by_time([of.read(monitor.config.capacity) for of in inputs]):
-        if isinstance(item, EventFrame):
-            alerts += monitor.process(item).alerts
-        else:
-            tell_malformed(item)
-    return alerts + monitor.finish()

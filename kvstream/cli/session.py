@@ -18,11 +18,10 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.cli.render import Terminal
 from kvstream.config import MetricsConfig
-from kvstream.errors import ConfigError, KVStreamError
+from kvstream.errors import KVStreamError
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sinks.jsonl import JsonLines
-from kvstream.sources.inputs import Input
 from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
 
@@ -91,18 +90,6 @@ def wants_lines(as_json: bool) -> bool:
 def tell_malformed(malformed: Malformed) -> None:
     """Says on standard error what of an input could not be decoded."""
     typer.echo(f"malformed  {malformed}", err=True)
-
-
-def recordings(names: Sequence[str], why: str) -> list[Input]:
-    """Inputs that are files.
-
-    Raises:
-        ConfigError: If one of them is live; ``why`` says why that cannot be.
-    """
-    inputs = [Input(name) for name in names]
-    if any(of.is_live for of in inputs):
-        raise ConfigError(f"{why}; record what is live first")
-    return inputs
 
 
 def chosen_rules(metrics: MetricsConfig, file: Path | None) -> tuple[Sequence[Rule], Sequence[Silence]]:

@@ -11,7 +11,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     """Windows in columns of equal length, oldest first; those in which nothing happened are left out.
 
     Attributes:
-        window_seconds: Length of a window.
+        window_seconds: Length of a window, or of as many as a row has.
         ts: Start of each, seconds since the Unix epoch.
         blocks: Blocks live at its end, of the caches that were busy in it.
         allocation_rate: Allocations a second.
@@ -52,6 +52,12 @@ class _Sums:
         self.blocks += window.live
         self.lost += window.lost
 
+    def follow(self, later: "_Sums") -> None:
+        """Adds a later window."""
+        self.blocks = later.blocks
+        for name in ("allocations", "accesses", "evictions", "never", "observed", "lost"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+
 
 class HistoryBuilder:
     """Adds up windows of caches, one cache after the other.
@@ -70,13 +76,18 @@ class HistoryBuilder:
             if not window.is_empty:
                 self._sums.setdefault(window.index, _Sums()).add(window)
 
-    def history(self) -> History:
-        """The sums so far."""
-        rows = sorted(self._sums.items())
-        seconds = self._window_seconds
+    def history(self, most: int | None = None) -> History:
+        """The sums so far, in rows of several windows each where there are more than ``most``."""
+        span = max(self._sums) - min(self._sums) + 1 if self._sums else 0
+        every = 1 if most is None else max(1, -(-span // most))
+        joined: dict[int, _Sums] = {}
+        for index in sorted(self._sums):
+            joined.setdefault(index // every * every, _Sums()).follow(self._sums[index])
+        rows = list(joined.items())
+        seconds = self._window_seconds * every
         return History(
             window_seconds=seconds,
-            ts=[index * seconds for index, _ in rows],
+            ts=[index * self._window_seconds for index, _ in rows],
             blocks=[row.blocks for _, row in rows],
             allocation_rate=[row.allocations / seconds for _, row in rows],
             access_rate=[row.accesses / seconds for _, row in rows],

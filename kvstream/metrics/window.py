@@ -57,6 +57,7 @@ class WindowRing:
         self.clock_steps = 0
         self.open: Window | None = None
         self._scale = scale
+        self.closed_count = 0  # those no longer kept among them
         self._closed: deque[Window] = deque(maxlen=keep)
 
     def cut(self, frame: EventFrame) -> Iterator[tuple[int, EventFrame]]:
@@ -105,6 +106,7 @@ class WindowRing:
         closed, self.open = self.open, None
         if closed is not None:
             self._closed.append(closed)
+            self.closed_count += 1
         return closed
 
     def recent(self, windows: int, until: int | None = None) -> Measurements:

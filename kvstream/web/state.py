@@ -13,6 +13,7 @@ from kvstream.analysis import verdict
 from kvstream.blocks.block_map import BlockMap
 from kvstream.blocks.state import HotBlock
 from kvstream.events.types import Labels
+from kvstream.metrics.distribution import Distribution, distribution
 from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.metrics.history import History, HistoryBuilder
 from kvstream.metrics.measurements import Measurements
@@ -55,7 +56,7 @@ class CacheNow(msgspec.Struct, frozen=True, kw_only=True):
     level: AlertLevel | None
 
 
-class State(msgspec.Struct, frozen=True, kw_only=True):
+class State(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
     """What there is to see now.
 
     Attributes:
@@ -69,18 +70,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     summary: CacheMetricsSummary
     verdict: list[str]
     history: History
-
-
-class Distribution(msgspec.Struct, frozen=True, kw_only=True):
-    """A histogram of the last minute, in buckets that double.
-
-    Attributes:
-        upper_seconds: Upper bound of each bucket, ascending.
-        counts: Values in it.
-    """
-
-    upper_seconds: list[float]
-    counts: list[int]
 
 
 class ShownBlock(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,25 +177,10 @@ def distributions(stream: KVStream, place: Place) -> dict[str, Distribution]:
         seen = tier.ring.recent(windows)
         for name, histogram in found.items():
             histogram.merge(getattr(seen, name))
-    return {name: _doubling(histogram) for name, histogram in found.items()}
+    return {name: distribution(histogram) for name, histogram in found.items()}
 
 
 _DISTRIBUTIONS = ("lifetime", "idle", "first_reuse", "reuse_gap")
-
-
-def _doubling(histogram: ExponentialHistogram) -> Distribution:
-    """The buckets of a histogram, joined as far as they belong to one factor of two."""
-    step, first = 1 << histogram.scale, histogram.offset >> histogram.scale
-    counts: dict[int, int] = {}
-    for at, count in enumerate(histogram.counts.tolist()):
-        power = (histogram.offset + at) // step
-        counts[power] = counts.get(power, 0) + count
-    if histogram.zero_count:
-        counts[first] = counts.get(first, 0) + histogram.zero_count
-    powers = range(min(counts, default=0), max(counts, default=-1) + 1)
-    return Distribution(
-        upper_seconds=[2.0 ** (power + 1) for power in powers], counts=[counts.get(p, 0) for p in powers]
-    )
 
 
 def blocks(stream: KVStream, place: Place) -> Blocks | None:

@@ -1,0 +1,63 @@
+"""Recordings: inputs that have an end, read as a whole."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+import typer
+
+from kvstream.cli.render import progress_on_stderr
+from kvstream.cli.session import tell_malformed
+from kvstream.errors import ConfigError
+from kvstream.events.frame import EventFrame
+from kvstream.sources.inputs import Input
+from kvstream.sources.timing import merge_by_time
+
+_MALFORMED_SHOWN = 20
+
+
+def recordings(names: Sequence[str], why: str) -> list[Input]:
+    """Inputs that are files.
+
+    Raises:
+        ConfigError: If one of them is live; ``why`` says why that cannot be.
+    """
+    inputs = [Input(name) for name in names]
+    if any(of.is_live for of in inputs):
+        raise ConfigError(f"{why}; record what is live first")
+    return inputs
+
+
+def read_recordings(inputs: Sequence[Input], capacity: int | None, take: Callable[[EventFrame], Any]) -> int:
+    """Hands over every frame, merged by time, with progress on a terminal; says what was malformed.
+
+    Args:
+        inputs: Recordings.
+        capacity: Blocks of the simulated cache that a hash trace runs through.
+        take: Takes a frame.
+
+    Returns:
+        How many pieces were malformed.
+    """
+    with progress_on_stderr() as progress:
+        task = progress.add_task("reading", total=sum(Path(of.name).stat().st_size for of in inputs))
+
+        def on_bytes(count: int) -> None:
+            progress.advance(task, count)
+
+        async def read() -> int:
+            malformed = 0
+            async for item in merge_by_time([of.read(capacity, on_bytes) for of in inputs]):
+                if isinstance(item, EventFrame):
+                    take(item)
+                    continue
+                malformed += 1
+                if malformed <= _MALFORMED_SHOWN:
+                    tell_malformed(item)
+            return malformed
+
+        malformed = anyio.run(read)
+    if malformed:
+        typer.echo(f"kvstream: {malformed:,} malformed pieces were left out", err=True)
+    return malformed

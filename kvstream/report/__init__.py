@@ -1,0 +1,1 @@
+"""Reports of recordings: what was found, as HTML, Markdown or JSON."""

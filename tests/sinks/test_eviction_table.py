@@ -1,0 +1,75 @@
+"""Evictions as tables, read by those who read tables."""
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from kvstream import MetricsConfig, Monitor
+from kvstream.errors import ConfigError
+from kvstream.sinks.eviction_table import EvictionTable
+from kvstream.sources.synthetic import generate
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Writes the evictions of a chat to a file; returns it and the evictions."""
+
+    def write(name):
+        events = []
+        path = tmp_path / name
+        with EvictionTable(path) as table:
+            monitor = Monitor(MetricsConfig())
+            for frame in generate("chat", 20_000, blocks=256, source='vllm "0",\n'):
+                outcome = monitor.process(frame, records=True)
+                for batch in outcome.evicted:
+                    table.write(outcome.source, outcome.tier, batch)
+                events += outcome.eviction_events()
+        assert table.rows == len(events) > 1_000
+        return path, events
+
+    return write
+
+
+READERS = {
+    "pandas": {".parquet": pd.read_parquet, ".arrow": pd.read_feather, ".csv": pd.read_csv},
+    "polars": {
+        ".parquet": lambda path: pl.read_parquet(path).to_pandas(),
+        ".arrow": lambda path: pl.read_ipc(path).to_pandas(),
+        ".csv": lambda path: pl.read_csv(path).to_pandas(),
+    },
+    "duckdb": {
+        ".parquet": lambda path: duckdb.sql(f"from '{path}'").pl().to_pandas(),
+        ".csv": lambda path: duckdb.sql(f"from '{path}'").pl().to_pandas(),
+    },
+}
+
+
+@pytest.mark.parametrize(("library", "suffix"), [(lib, suffix) for lib in READERS for suffix in READERS[lib]])
+def test_every_eviction_is_read_back(written, library, suffix):
+    path, events = written(f"evictions{suffix}")
+    found = READERS[library][suffix](path)
+    assert len(found) == len(events)
+    assert found["block"].tolist() == [event.block_id for event in events]
+    assert set(found["source"]) == {'vllm "0",\n'}
+    assert found["reason"].tolist() == [event.reason for event in events]
+    assert found["accesses"].tolist() == [event.access_count for event in events]
+    np.testing.assert_allclose(found["lifetime_seconds"], [event.lifetime_seconds for event in events])
+    np.testing.assert_allclose(found["idle_seconds"], [event.idle_seconds for event in events])
+    seconds = pd.to_datetime(found["evicted_at"], utc=True).map(pd.Timestamp.timestamp)
+    np.testing.assert_allclose(seconds, [event.timestamp for event in events], rtol=0, atol=1e-5)
+    gaps = found["reuse_gaps_seconds"]
+    if suffix == ".csv":
+        gaps = gaps.fillna("").map(lambda text: [float(gap) for gap in str(text).split()])
+    assert [len(row) for row in gaps] == [len(event.reuse_gaps_seconds) for event in events]
+    np.testing.assert_allclose(
+        [gap for row in gaps for gap in row],
+        [gap for event in events for gap in event.reuse_gaps_seconds],
+        rtol=1e-8,
+    )
+
+
+def test_another_name_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="parquet"):
+        EvictionTable(tmp_path / "evictions.xlsx")
