@@ -46,16 +46,25 @@ AlertLog = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Append alerts to a file as JSON lines.", show_default=False),
 ]
+OtlpUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Send metrics and alerts to an OpenTelemetry collector (OTLP over HTTP).",
+        show_default=False,
+    ),
+]
 
 
 class Handlers(msgspec.Struct, frozen=True, kw_only=True):
-    """Where alerts go besides the output."""
+    """Where alerts and metrics go besides the output."""
 
     on_alert: Sequence[str] | None = None
     webhook: Sequence[str] | None = None
     slack: Sequence[str] | None = None
     alertmanager: Sequence[str] | None = None
     alert_log: Path | None = None
+    otlp: str | None = None
 
     def attach(self, stream: KVStream, min_level: AlertLevel) -> None:
         """Adds the handlers to a stream.
@@ -74,6 +83,10 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
             stream.on_alert_group(Webhook(url, slack_payload), min_level)
         for url in self.alertmanager or ():
             Alertmanager(url).attach(stream)
+        if self.otlp is not None:
+            from kvstream.sinks.otel import OpenTelemetry  # here, as it needs an extra
+
+            OpenTelemetry(self.otlp).attach(stream)
         if self.alert_log is not None:
             stream.on_alert(_Append(self.alert_log), min_level)
 

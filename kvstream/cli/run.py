@@ -14,6 +14,7 @@ from kvstream.cli.handlers import (
     AlertmanagerUrl,
     Handlers,
     OnAlert,
+    OtlpUrl,
     SlackUrl,
     WebhookUrl,
 )
@@ -103,6 +104,7 @@ def run_command(
     slack: SlackUrl = None,
     alertmanager: AlertmanagerUrl = None,
     alert_log: AlertLog = None,
+    otlp: OtlpUrl = None,
 ) -> int:
     """Reads block events and shows what the caches do: a summary, and alerts as they fire."""
     given = paths or []
@@ -117,7 +119,12 @@ def run_command(
     metrics = msgspec.structs.replace(metrics, export_interval=0.0)  # by recorded time, not by the clock
     stream = KVStream(StreamConfig(metrics=metrics, shutdown_timeout=60.0), chosen, silences=silences)
     handlers = Handlers(
-        on_alert=on_alert, webhook=webhook, slack=slack, alertmanager=alertmanager, alert_log=alert_log
+        on_alert=on_alert,
+        webhook=webhook,
+        slack=slack,
+        alertmanager=alertmanager,
+        alert_log=alert_log,
+        otlp=otlp,
     )
     handlers.attach(stream, min_level)
     endless = any(of.is_live for of in inputs)

@@ -14,6 +14,7 @@ from kvstream.cli.handlers import (
     AlertmanagerUrl,
     Handlers,
     OnAlert,
+    OtlpUrl,
     SlackUrl,
     WebhookUrl,
 )
@@ -96,6 +97,7 @@ def serve_command(
     slack: SlackUrl = None,
     alertmanager: AlertmanagerUrl = None,
     alert_log: AlertLog = None,
+    otlp: OtlpUrl = None,
 ) -> int:
     """Takes block events from other processes and shows what the caches do, until it is stopped."""
     token = _token(token_file)
@@ -104,7 +106,12 @@ def serve_command(
     metrics = msgspec.structs.replace(metrics, export_interval=summary_every)
     stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences)
     handlers = Handlers(
-        on_alert=on_alert, webhook=webhook, slack=slack, alertmanager=alertmanager, alert_log=alert_log
+        on_alert=on_alert,
+        webhook=webhook,
+        slack=slack,
+        alertmanager=alertmanager,
+        alert_log=alert_log,
+        otlp=otlp,
     )
     handlers.attach(stream, min_level)
     servers = [

@@ -18,7 +18,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from kvstream import KVStream, Labels, MetricsConfig, StreamConfig
 from kvstream.metrics.histogram import VLLM_BUCKETS_SECONDS, ExponentialHistogram
-from kvstream.sinks.prometheus import FAMILIES, PrometheusCollector, exposition, native_histogram
+from kvstream.readings import FAMILIES
+from kvstream.sinks.prometheus import PrometheusCollector, exposition, native_histogram
 from kvstream.sources.synthetic import generate
 from tests.ports import free_port
 from tests.web.conftest import DEADLINE, send_chat, served

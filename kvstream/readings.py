@@ -1,0 +1,155 @@
+"""Readings: every metric of a stream and its value now, for whatever exports them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from kvstream.events.types import REASONS
+from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
+from kvstream.metrics.usage import usage_by_label
+from kvstream.monitor import SourceMonitor
+from kvstream.stream import KVStream
+from kvstream.tier import TierMonitor
+
+TIER = ("source", "tier")
+
+LabelValues = tuple[str, ...]
+
+
+class Interval(NamedTuple):
+    """A distribution: vLLM's buckets, and those of a native histogram."""
+
+    classic: ClassicHistogram
+    native: ExponentialHistogram
+
+
+class Family(NamedTuple):
+    """One metric; the name of a counter is without ``_total``."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+
+    @property
+    def sample_name(self) -> str:
+        """The name of its samples."""
+        return self.name + ("_total" if self.kind == "counter" else "")
+
+
+Reading = tuple[Family, LabelValues, "float | Interval"]
+"""A family, label values, and the value now."""
+
+
+_BLOCKS = Family("gauge", "kvstream_blocks", "Blocks live.", TIER)
+_CAPACITY = Family("gauge", "kvstream_capacity_blocks", "Blocks there is room for.", TIER)
+_LAST_EVENT = Family(
+    "gauge", "kvstream_last_event_timestamp_seconds", "Time of the last event.", TIER, "seconds"
+)
+_ALLOCATIONS = Family("counter", "kvstream_allocations", "Blocks allocated.", TIER)
+_ACCESSES = Family("counter", "kvstream_accesses", "Hits on live blocks.", TIER)
+_EVICTIONS = Family("counter", "kvstream_evictions", "Blocks that went, by reason.", (*TIER, "reason"))
+_UNUSED = Family("counter", "kvstream_unused_evictions", "Evicted blocks that were never accessed.", TIER)
+_PREMATURE = Family("counter", "kvstream_premature_evictions", "Evicted content that was wanted again.", TIER)
+_UNKNOWN_ACCESSES = Family("counter", "kvstream_unknown_accesses", "Accesses of blocks not live.", TIER)
+_UNKNOWN_EVICTIONS = Family("counter", "kvstream_unknown_evictions", "Evictions of blocks not live.", TIER)
+_REGRESSIONS = Family("counter", "kvstream_time_regressions", "Negative intervals, taken as 0.", TIER)
+_CLOCK_STEPS = Family("counter", "kvstream_clock_steps", "Steps back in time.", TIER)
+_LIFETIME = Family("histogram", "kvstream_block_lifetime_seconds", "Allocation to eviction.", TIER, "seconds")
+_IDLE = Family(
+    "histogram", "kvstream_block_idle_before_evict_seconds", "Last access to eviction.", TIER, "seconds"
+)
+_REUSE_GAP = Family("histogram", "kvstream_block_reuse_gap_seconds", "Access to access.", TIER, "seconds")
+_LOST = Family("counter", "kvstream_lost_frames", "Frames missing by their numbers.", ("source",))
+_DUPLICATES = Family("counter", "kvstream_duplicate_frames", "Frames seen before.", ("source",))
+_RESTARTS = Family("counter", "kvstream_source_restarts", "Times that a source began anew.", ("source",))
+_FIRING = Family("gauge", "kvstream_alert_firing", "1 for each alert that fires.", (*TIER, "rule", "level"))
+_OWNED = (*TIER, "label", "value")
+_OWNED_BLOCKS = Family("gauge", "kvstream_label_blocks", "Blocks live, by label of allocation.", _OWNED)
+_OWNED_ALLOCATIONS = Family("counter", "kvstream_label_allocations", "Blocks allocated, by label.", _OWNED)
+_OWNED_ACCESSES = Family("counter", "kvstream_label_accesses", "Hits on blocks, by their label.", _OWNED)
+_OWNED_EVICTIONS = Family("counter", "kvstream_label_evictions", "Blocks evicted, by their label.", _OWNED)
+_OWNED_SHARE = Family(
+    "gauge", "kvstream_label_residency_ratio", "Share of all block seconds, by label.", _OWNED, "ratio"
+)
+_OFFERED = Family("counter", "kvstream_events_offered", "Events that came.")
+_PROCESSED = Family("counter", "kvstream_events_processed", "Events applied to block state.")
+_DROPPED = Family("counter", "kvstream_events_dropped", "Events dropped, by cause.", ("cause",))
+_MALFORMED = Family("counter", "kvstream_malformed", "Lines and frames that could not be decoded.")
+_IN_FLIGHT = Family("gauge", "kvstream_events_in_flight", "Events in buffers and queues.")
+_UNDELIVERED = Family(
+    "counter", "kvstream_subscriber_dropped", "Items that a subscriber did not take in time.", ("subscriber",)
+)
+_FAILURES = Family("counter", "kvstream_subscriber_failures", "Times that a handler raised.", ("subscriber",))
+
+FAMILIES = (
+    *(_BLOCKS, _CAPACITY, _LAST_EVENT, _ALLOCATIONS, _ACCESSES, _EVICTIONS, _UNUSED, _PREMATURE),
+    *(_LIFETIME, _IDLE, _REUSE_GAP, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS, _REGRESSIONS, _CLOCK_STEPS),
+    *(_LOST, _DUPLICATES, _RESTARTS, _FIRING),
+    *(_OWNED_BLOCKS, _OWNED_SHARE, _OWNED_ALLOCATIONS, _OWNED_ACCESSES, _OWNED_EVICTIONS),
+    *(_OFFERED, _PROCESSED, _DROPPED, _MALFORMED, _IN_FLIGHT, _UNDELIVERED, _FAILURES),
+)
+"""Every metric, in the order of the exposition."""
+
+
+def source_readings(source: SourceMonitor) -> Iterator[Reading]:
+    """Every value of a source and of its tiers."""
+    of_source = (source.source,)
+    yield _LOST, of_source, source.lost_frames
+    yield _DUPLICATES, of_source, source.duplicate_frames
+    yield _RESTARTS, of_source, source.restarts
+    for tier in source.tiers.values():
+        yield from _tier_readings(tier)
+
+
+def _tier_readings(tier: TierMonitor) -> Iterator[Reading]:
+    labels = (tier.source, tier.tier)
+    seen = tier.measurements()
+    yield _BLOCKS, labels, tier.table.live_count
+    if tier.config.capacity:
+        yield _CAPACITY, labels, tier.config.capacity
+    yield _LAST_EVENT, labels, tier.last_ts / 1e9
+    yield _ALLOCATIONS, labels, seen.allocations
+    yield _ACCESSES, labels, seen.accesses
+    for reason, count in zip(REASONS, seen.evictions.tolist(), strict=True):
+        yield _EVICTIONS, (*labels, reason), count + (seen.cleared if reason == "cleared" else 0)
+    yield _UNUSED, labels, seen.never_accessed
+    yield _PREMATURE, labels, seen.return_time.count
+    yield _UNKNOWN_ACCESSES, labels, seen.unknown_accesses
+    yield _UNKNOWN_EVICTIONS, labels, seen.unknown_evictions
+    yield _REGRESSIONS, labels, seen.time_regressions
+    yield _CLOCK_STEPS, labels, tier.ring.clock_steps
+    yield _LIFETIME, labels, Interval(tier.classic.lifetime, seen.lifetime)
+    yield _IDLE, labels, Interval(tier.classic.idle, seen.idle)
+    yield _REUSE_GAP, labels, Interval(tier.classic.reuse_gap, seen.reuse_gap)
+    for alert in tier.rules.firing():
+        yield _FIRING, (*labels, alert.rule, alert.level.value), 1
+    for name, owners in usage_by_label(tier.usage(), tier.config.histogram_scale).items():
+        for owner in owners:
+            of_owner = (*labels, name, owner.value or "")
+            yield _OWNED_BLOCKS, of_owner, owner.blocks_live
+            yield _OWNED_SHARE, of_owner, owner.residency_share
+            yield _OWNED_ALLOCATIONS, of_owner, owner.allocations
+            yield _OWNED_ACCESSES, of_owner, owner.accesses
+            yield _OWNED_EVICTIONS, of_owner, owner.evictions
+
+
+def stream_readings(stream: KVStream) -> Iterator[Reading]:
+    """What only the stream as a whole knows."""
+    inside = stream.statistics()
+    accounts = inside.accounts
+    yield _OFFERED, (), accounts.offered
+    yield _PROCESSED, (), accounts.processed
+    yield _MALFORMED, (), accounts.malformed
+    yield _IN_FLIGHT, (), accounts.in_flight
+    for cause, count in sorted(accounts.dropped.items()):
+        yield _DROPPED, (cause,), count
+    dropped: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    for subscriber in inside.subscribers:
+        dropped[subscriber.name] += subscriber.dropped
+        failures[subscriber.name] += subscriber.failures
+    for name in dropped:
+        yield _UNDELIVERED, (name,), dropped[name]
+        yield _FAILURES, (name,), failures[name]

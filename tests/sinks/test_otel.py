@@ -1,0 +1,137 @@
+"""OpenTelemetry, to a real receiver of OTLP over HTTP."""
+
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from kvstream import AlertLevel, KVStream, Labels, MetricsConfig, StreamConfig
+from kvstream.errors import ConfigError
+from kvstream.sinks.otel import OpenTelemetry
+from tests.web.conftest import send_chat
+from tests.web.test_app import alert, tell
+
+
+class Received:
+    """What a receiver was sent, decoded."""
+
+    def __init__(self):
+        self.metrics, self.logs = [], []
+
+    def of_last_export(self):
+        """Metrics by name."""
+        (resource,) = self.metrics[-1].resource_metrics
+        (scope,) = resource.scope_metrics
+        return {metric.name: metric for metric in scope.metrics}
+
+    def records(self):
+        return [
+            record
+            for request in self.logs
+            for resource in request.resource_logs
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        ]
+
+
+@contextmanager
+def receiver(status=200):
+    """A collector's OTLP endpoint; its URL and what it received."""
+    received = Received()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path == "/v1/metrics":
+                received.metrics.append(ExportMetricsServiceRequest.FromString(body))
+            elif self.path == "/v1/logs":
+                received.logs.append(ExportLogsServiceRequest.FromString(body))
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", received
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def attributes(of):
+    return {pair.key: pair.value.string_value or pair.value.double_value for pair in of.attributes}
+
+
+def of_source(points, source):
+    return next(point for point in points if attributes(point).get("source") == source)
+
+
+async def test_metrics_and_alerts_arrive_as_they_are():
+    with receiver() as (url, received):
+        config = StreamConfig(metrics=MetricsConfig(capacity=512, export_interval=0.0))
+        async with KVStream(config) as stream:
+            OpenTelemetry(url, resource={"deployment": "test"}).attach(stream)
+            await send_chat(stream, 20_000)
+            await stream.producer("vllm-1").allocated([1, 2], labels=Labels(tenant="acme"))
+            await tell(stream, alert(1, level=AlertLevel.CRITICAL), alert(2, state="resolved"))
+        summary = stream.summary("vllm-0", "gpu")
+        metrics = received.of_last_export()
+        (resource,) = received.metrics[-1].resource_metrics
+        assert attributes(resource.resource)["service.name"] == "kvstream"
+        assert attributes(resource.resource)["deployment"] == "test"
+
+        lifetime = metrics["kvstream.block_lifetime"]
+        assert lifetime.unit == "s"
+        point = of_source(lifetime.exponential_histogram.data_points, "vllm-0")
+        ours = stream.sources()[0].tiers["gpu"].measurements().lifetime
+        assert (point.count, point.scale, point.zero_count) == (ours.count, 4, ours.zero_count)
+        assert (point.positive.offset, list(point.positive.bucket_counts)) == (
+            ours.offset,
+            ours.counts.tolist(),
+        )
+        assert point.sum == pytest.approx(ours.sum_ns / 1e9)
+        assert (point.min, point.max) == (ours.min_ns / 1e9, ours.max_ns / 1e9)
+        assert lifetime.exponential_histogram.aggregation_temporality == 2, "cumulative"
+
+        allocations = metrics["kvstream.allocations"].sum
+        assert allocations.is_monotonic
+        assert of_source(allocations.data_points, "vllm-0").as_int == summary.accounts.allocations
+        assert of_source(metrics["kvstream.blocks"].gauge.data_points, "vllm-0").as_int == 512
+        (owner,) = metrics["kvstream.label_blocks"].gauge.data_points
+        assert attributes(owner) == {"source": "vllm-1", "tier": "gpu", "label": "tenant", "value": "acme"}
+        assert metrics["kvstream.events_processed"].sum.data_points[0].as_int == 20_002
+
+        told = {record.body.string_value: record for record in received.records()}
+        firing, resolved = told["message 1"], told["message 2"]
+        assert firing.severity_text == "critical"
+        assert firing.severity_number == 17, "ERROR"
+        assert firing.event_name == "kvstream.alert.firing"
+        assert firing.time_unix_nano == 1_700_000_001 * 10**9
+        assert attributes(firing)["rule"] == "hit_ratio_drop"
+        assert resolved.event_name == "kvstream.alert.resolved"
+        assert resolved.severity_number == 9, "INFO"
+
+
+async def test_a_collector_that_refuses_is_counted_and_delays_nothing(caplog):
+    with receiver(status=400) as (url, received):
+        async with KVStream(StreamConfig(metrics=MetricsConfig(export_interval=0.0))) as stream:
+            OpenTelemetry(url).attach(stream)
+            await send_chat(stream, 1_000)
+        assert len(received.metrics) == 1
+    failures = {told.name: told.failures for told in stream.statistics().subscribers}
+    assert failures["OpenTelemetry.export"] == 1
+    assert "did not take the metrics" in caplog.text
+
+
+def test_what_is_no_url_is_refused():
+    with pytest.raises(ConfigError, match="4318"):
+        OpenTelemetry("localhost:4318")
