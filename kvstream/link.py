@@ -52,6 +52,18 @@ class Endpoint(msgspec.Struct, frozen=True):
             pass
         raise ConfigError(f"{text!r} is no endpoint; write unix:PATH or tcp://HOST:PORT")
 
+    @classmethod
+    def parse_address(cls, text: str) -> Self:
+        """The endpoint of an HTTP server, written ``HOST:PORT``.
+
+        Raises:
+            ConfigError: If it is none.
+        """
+        try:
+            return cls.parse(f"tcp://{text}")
+        except ConfigError:
+            raise ConfigError(f"{text!r} is no address to serve at; write HOST:PORT") from None
+
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"

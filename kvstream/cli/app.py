@@ -12,6 +12,7 @@ from kvstream.cli import (
     analyze,
     bench,
     convert,
+    demo,
     generate,
     record,
     replay,
@@ -36,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("demo", epilog=demo.EXAMPLES)(demo.demo_command)
 app.command("run", epilog=run.EXAMPLES)(run.run_command)
 app.command("analyze", epilog=analyze.EXAMPLES)(analyze.analyze_command)
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve_command)

@@ -149,11 +149,7 @@ def serve_command(
 def _page(stream: KVStream, http: str, token: str | None, insecure: bool) -> "HttpServer":
     from kvstream.web.server import HttpServer  # here, as it needs an extra
 
-    try:
-        endpoint = Endpoint.parse(f"tcp://{http}")
-    except ConfigError:
-        raise ConfigError(f"{http!r} is no address to serve at; write HOST:PORT") from None
-    return HttpServer(stream, endpoint, token=token, insecure=insecure)
+    return HttpServer(stream, Endpoint.parse_address(http), token=token, insecure=insecure)
 
 
 def _token(file: Path | None) -> str | None:

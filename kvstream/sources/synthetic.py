@@ -15,16 +15,20 @@ import numpy.typing as npt
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Op
 
-Workload = Literal["chat", "scan", "mixed"]
-WORKLOADS: tuple[Workload, ...] = ("chat", "scan", "mixed")
+Workload = Literal["chat", "scan", "mixed", "incidents"]
+WORKLOADS: tuple[Workload, ...] = ("chat", "scan", "mixed", "incidents")
+SCANNED = 1 << 43
+"""Keys from here on are of documents that a scan reads."""
 START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z, so that a seed gives the same bytes always
+
+_STRETCH = 2000  # requests
 
 _Request = list[int]
 
 
 def generate(
     workload: Workload,
-    events: int,
+    events: int | None,
     *,
     blocks: int = 4096,
     rate: float = 20_000.0,
@@ -34,12 +38,13 @@ def generate(
     start_ns: int = START_NS,
     frame_events: int = 4096,
 ) -> Iterator[EventFrame]:
-    """Yields frames with exactly ``events`` events.
+    """Yields frames with exactly ``events`` events, or for ever.
 
     Args:
         workload: ``chat``: conversations that grow over shared prompts; ``scan``: hot documents, then
-            a scan of more than fits from half way on; ``mixed``: chat with scans in between.
-        events: Events in all.
+            a scan of more than fits from half way on; ``mixed``: chat with scans in between;
+            ``incidents``: chat, and a scan beside it for 2,000 of every 10,000 requests.
+        events: Events in all; None is no end, and no progress towards it.
         blocks: Blocks that the cache holds.
         rate: Events a second of event time, about.
         seed: The same seed gives the same stream.
@@ -57,9 +62,9 @@ def generate(
     ts: list[int] = []
     keys: list[int] = []
     now, made, seq = float(start_ns), 0, 0
-    while made < events:
+    while events is None or made < events:
         before = len(ops)
-        for content in requests(made / events):
+        for content in requests(made / events if events else 0.0):
             at = int(now) + (len(ops) - before) * 500
             slot = cache.get(content)
             if slot is not None:
@@ -78,8 +83,9 @@ def generate(
                 keys.append(key)
         made += len(ops) - before
         now += float(rng.exponential((len(ops) - before) / rate)) * 1e9 + (len(ops) - before) * 500
-        while len(ops) >= frame_events or (made >= events and ops):
-            n = min(frame_events, len(ops), len(ops) - max(0, made - events))
+        beyond = max(0, made - events) if events else 0
+        while len(ops) >= frame_events or (events and made >= events and ops):
+            n = min(frame_events, len(ops) - beyond)
             if n <= 0:
                 return
             yield EventFrame(
@@ -136,7 +142,7 @@ def _scan(rng: np.random.Generator, blocks: int) -> Callable[[float], _Request]:
         if progress < 0.5:
             own = int(rng.integers(1 << 41, 1 << 42))
             return [*hot[int(rng.choice(len(hot), p=popularity))], own, own + 1]
-        document = (1 << 43) + (next(turn) % documents << 20)
+        document = SCANNED + (next(turn) % documents << 20)
         return list(range(document, document + length))
 
     return request
@@ -153,8 +159,21 @@ def _mixed(rng: np.random.Generator, blocks: int) -> Callable[[float], _Request]
     return request
 
 
+def _incidents(rng: np.random.Generator, blocks: int) -> Callable[[float], _Request]:
+    """Chat; in the fourth of every five stretches a scan runs beside it."""
+    chat, scan = _chat(rng, blocks), _scan(rng, blocks)
+    turn = count()
+
+    def request(progress: float) -> _Request:
+        scanning = next(turn) // _STRETCH % 5 == 3
+        return scan(1.0) if scanning and rng.random() < 0.7 else chat(progress)
+
+    return request
+
+
 _REQUESTS: dict[Workload, Callable[[np.random.Generator, int], Callable[[float], _Request]]] = {
     "chat": _chat,
     "scan": _scan,
     "mixed": _mixed,
+    "incidents": _incidents,
 }

@@ -1,0 +1,82 @@
+"""``kvstream demo``: two simulated engines, one of them in trouble now and then, and the dashboard."""
+
+import time
+from collections.abc import Iterator
+from typing import Annotated
+
+import anyio
+import msgspec
+import numpy as np
+import typer
+
+from kvstream.cli.session import Output, Session, run_session
+from kvstream.config import MetricsConfig, StreamConfig
+from kvstream.events.frame import EventFrame
+from kvstream.events.types import Labels, Op
+from kvstream.link import Endpoint
+from kvstream.sources.synthetic import SCANNED, Workload, generate
+from kvstream.stream import KVStream
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  kvstream demo                               then open the address it prints
+
+  kvstream demo --http 127.0.0.1:9200 --seed 7
+
+  kvstream demo & kvstream top http://127.0.0.1:9109
+"""
+_BLOCKS = 2048
+_EVENTS_A_SECOND = 2000.0
+_HISTORY_SECONDS = 180
+_FRAME_EVENTS = 200
+_ENGINES: tuple[tuple[str, Workload], ...] = (("vllm-0", "chat"), ("vllm-1", "incidents"))
+_TENANTS = (Labels(tenant="chat"), Labels(tenant="nightly-batch"))
+
+
+def demo_command(
+    http: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the dashboard is.")
+    ] = "127.0.0.1:9109",
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other requests.")] = 0,
+) -> int:
+    """Runs two simulated engines, one of them hit by a scan every three minutes, and shows the dashboard."""
+    from kvstream.web.server import HttpServer  # here, as it needs an extra
+
+    stream = KVStream(StreamConfig(metrics=MetricsConfig(capacity=_BLOCKS)))
+    server = HttpServer(stream, Endpoint.parse_address(http))
+    server.bind()
+
+    async def feed(stream: KVStream, output: Output) -> None:
+        typer.echo(f"dashboard at {server.url}  (Ctrl-C ends)", err=True)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve)
+            for number, (source, workload) in enumerate(_ENGINES):
+                tasks.start_soon(_play, stream, source, workload, seed + number)
+
+    return run_session(Session(), stream, feed, as_json=False)
+
+
+async def _play(stream: KVStream, source: str, workload: Workload, seed: int) -> None:
+    """Sends what a simulated engine does, from some minutes ago until now, and on as time goes by."""
+    for frame in _frames(source, workload, seed):
+        await anyio.sleep(max(0.0, int(frame.ts[-1]) / 1e9 - time.time()))
+        await stream.send(frame)
+
+
+def _frames(source: str, workload: Workload, seed: int) -> Iterator[EventFrame]:
+    """The frames of a simulated engine; allocations say whose they are."""
+    start = time.time_ns() - _HISTORY_SECONDS * 10**9
+    for frame in generate(
+        workload,
+        None,
+        blocks=_BLOCKS,
+        rate=_EVENTS_A_SECOND,
+        seed=seed,
+        source=source,
+        start_ns=start,
+        frame_events=_FRAME_EVENTS,
+    ):
+        keys = np.zeros(len(frame), np.int64) if frame.keys is None else frame.keys
+        whose = np.where(keys >= SCANNED, 2, 1) * (frame.ops == Op.ALLOC)
+        yield msgspec.structs.replace(frame, labels=_TENANTS, label_of=whose.astype(np.uint16))

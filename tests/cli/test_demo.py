@@ -1,0 +1,40 @@
+import json
+import re
+import signal
+import subprocess
+import urllib.request
+
+from tests.cli.conftest import DEADLINE, running
+
+
+def test_the_demo_shows_two_engines_and_what_went_wrong():
+    with running("demo", "--http", "127.0.0.1:0", stderr=subprocess.PIPE) as process:
+        line = process.stderr.readline().decode()
+        url = re.search(r"dashboard at (http://127\.0\.0\.1:\d+/)", line)[1]
+        for each in process.stdout:  # alerts of the minutes before, as it catches up
+            told = json.loads(each)
+            if told["type"] == "alert" and told["rule"] == "hit_ratio_drop" and told["state"] == "resolved":
+                break
+        assert told["source"] == "vllm-1"
+        with urllib.request.urlopen(f"{url}api/state", timeout=DEADLINE) as answer:
+            state = json.load(answer)
+        assert [cache["source"] for cache in state["caches"]] == ["vllm-0", "vllm-1"]
+        owners = {owner["value"]: owner for owner in state["summary"]["labels"]["tenant"]}
+        assert owners["nightly-batch"]["hit_share"] < 0.1 < owners["chat"]["hit_share"]
+        with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
+            assert b"<title>kvstream</title>" in answer.read()
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 130
+        assert json.loads(out.splitlines()[-1])["final"]
+
+
+def test_a_port_that_is_taken_is_said(kvstream):
+    with running("demo", "--http", "127.0.0.1:0", stderr=subprocess.PIPE) as process:
+        address = re.search(r"127\.0\.0\.1:\d+", process.stderr.readline().decode())[0]
+        ran = kvstream("demo", "--http", address)
+        assert ran.code == 1
+        assert f"cannot listen at http://{address}/" in ran.err
+        process.kill()
+    ran = kvstream("demo", "--http", "nowhere")
+    assert "HOST:PORT" in ran.err
