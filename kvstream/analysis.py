@@ -109,7 +109,7 @@ def verdict(summary: CacheMetricsSummary, block_bytes: int | None = None) -> lis
     said += _of_owners(summary)
     falling = [name.replace("_", " ") for name, t in summary.trends.items() if t.direction == "falling"]
     if falling:
-        said.append(f"At the end, falling: {', '.join(falling)}.")
+        said.append(f"Falling of late: {', '.join(falling)}.")
     if accounts.lost_frames:
         said.append(f"{accounts.lost_frames:,} frames are missing, so that figures are too low.")
     return said

@@ -150,7 +150,7 @@ class RuleEngine:
         self._episodes[rule.name] = _Episode(cooled_at=now + rule.cooldown_windows * self._window_seconds)
         if episode.told is None:
             return None
-        worst = "" if episode.worst is None else f"; at its worst {episode.worst.value:.3g}"
+        worst = "" if episode.worst is None else f"; at its worst {_figure(episode.worst.value)}"
         return replace(
             episode.alert,
             state="resolved",
@@ -222,3 +222,8 @@ def _note_worst(episode: _Episode, reading: Reading) -> None:
 def time_of_day(seconds: float) -> str:
     """A time since the Unix epoch as hours, minutes and seconds in UTC."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%H:%M:%S")
+
+
+def _figure(value: float) -> str:
+    """A number in three digits or more, without an exponent where it is large."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -206,7 +206,7 @@
       const alert = worst(bad);
       kind = alert.level;
       word = `${alert.level === "critical" ? "Critical" : "Degraded"} since ${clock(Math.min(...bad.map((a) => a.started_at)))}`;
-      why = bad.map((each) => `${each.source}/${each.tier}: ${each.message}`).join("; ");
+      why = bad.map((each) => (place ? each.message : `${each.source}/${each.tier}: ${each.message}`)).join("; ");
       hint = alert.hint && `Try: ${alert.hint}`;
     } else {
       const over = alerts.find((alert) => alert.state === "resolved" && rank(alert.level) > 0 && ofPlace(alert));
@@ -281,7 +281,7 @@
     get("alerts").tBodies[0].replaceChildren(...chosen.slice(0, ALERTS_SHOWN).map((alert) => {
       const row = element("tr", null, { class: `${alert.state} ${alert.level}` });
       const cells = [dated(alert.timestamp), alert.state, alert.level, alert.rule, `${alert.source} / ${alert.tier}`];
-      row.append(...cells.map((text) => element("td", text)), element("td", alert.message + (alert.hint ? ` Try: ${alert.hint}` : "")));
+      row.append(...cells.map((text) => element("td", text)), element("td", alert.message + (alert.hint ? `. Try: ${alert.hint}` : "")));
       return row;
     }));
   }
