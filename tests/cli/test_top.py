@@ -1,13 +1,20 @@
 """The screen, driven by textual's pilot."""
 
+import os
+import pty
+import select
+import termios
+
 import anyio
+import anyio.to_thread
 import httpx2
 import pytest
 
-from kvstream import KVStream, MetricsConfig, StreamConfig
+from kvstream import KVStream, MetricsConfig, StreamConfig, connect
 from kvstream.cli.top import ServerWatch, StreamWatch
 from kvstream.cli.top_app import TopApp
 from kvstream.web.state import Place
+from tests.cli.conftest import COMMAND
 from tests.ports import free_port
 from tests.web.conftest import DEADLINE, send_chat, served
 from tests.web.test_app import alert, tell
@@ -121,3 +128,35 @@ def test_without_a_terminal_it_says_what_to_use(kvstream):
     assert ran.code == 1
     assert "needs a terminal" in ran.err
     assert "Traceback" not in ran.err
+
+
+def seen_on(terminal, wanted):
+    """Reads what a program draws until it has drawn something."""
+    drawn = b""
+    while wanted not in drawn:
+        ready, _, _ = select.select([terminal], [], [], DEADLINE)
+        assert ready, drawn[-2000:]
+        drawn += os.read(terminal, 65_536)
+    return drawn
+
+
+async def test_in_a_terminal_it_takes_frames_at_a_socket_until_q(tmp_path):
+    endpoint = f"unix:{tmp_path}/kv.sock"
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (40, 120))
+    command = [*COMMAND, "top", endpoint]
+    process = await anyio.open_process(command, stdin=end, stdout=end, stderr=end, start_new_session=True)
+    os.close(end)
+    try:
+        await anyio.to_thread.run_sync(seen_on, terminal, b"waiting for the first events")
+        async with connect(endpoint) as remote:
+            await remote.producer("engine-7").allocated(range(123))
+            await anyio.to_thread.run_sync(seen_on, terminal, b"engine-7")
+        os.write(terminal, b"q")
+        drawn = await anyio.to_thread.run_sync(seen_on, terminal, b"123 live")
+        assert b"123 allocated" in drawn
+        with anyio.fail_after(DEADLINE):
+            assert await process.wait() == 0
+    finally:
+        os.close(terminal)
+        await process.aclose()

@@ -3,6 +3,8 @@
 import re
 
 import anyio
+import pytest
+from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import expect
 
 from kvstream import Labels
@@ -143,6 +145,21 @@ async def test_it_fits_a_narrow_screen_in_the_dark_and_works_by_keyboard(browser
         for name in ("#ratio-chart", "#rate-chart", "#distribution-chart"):
             await expect(page.locator(f"{name} .plot")).to_have_attribute("aria-label", re.compile(r"\w"))
         assert complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing_that_would_shut_anybody_out(browser, scheme):
+    async with served() as (stream, url), browser(color_scheme=scheme) as (page, _):
+        await stream.producer("engine-0").allocated(range(10), labels=Labels(tenant="acme"))
+        await send_chat(stream, 20_000)
+        await tell(stream, alert(1), alert(2, level=AlertLevel.CRITICAL), alert(3, state="resolved"))
+        await page.goto(url)
+        await page.select_option("#place", label="vllm-0 / gpu")
+        await expect(page.locator("#map td").first).to_be_visible()
+        await expect(page.locator("#alerts")).to_contain_text("message 3")
+        found = await Axe().run(page)
+        assert len(found.response["passes"]) > 20
+        assert found.violations_count == 0, found.generate_report()
 
 
 async def test_with_a_token_it_opens_by_the_link_alone(browser):

@@ -243,10 +243,14 @@
     }));
   }
 
-  function drawAccounts({ accounts }) {
-    const rows = Object.entries(accounts).filter(([name]) => name !== "dropped");
-    rows.push(...Object.entries(accounts.dropped).map(([cause, n]) => [`dropped: ${cause}`, n]));
-    fill(get("accounts"), [["what", false, ([name]) => name.replaceAll("_", " ")], ["count", true, ([, n]) => count(n)]], rows);
+  function drawAccounts({ accounts, timestamp }) {
+    const rows = Object.entries(accounts).filter(([name]) => name !== "dropped").map(([name, n]) => [name, count(n)]);
+    rows.push(...Object.entries(accounts.dropped).map(([cause, n]) => [`dropped: ${cause}`, count(n)]));
+    if (timestamp) {
+      const ago = Date.now() / 1000 - timestamp;
+      rows.unshift(["last event", `${dated(timestamp)}, ${ago >= 1 ? `${seconds(Math.round(ago))} ago` : "now"}`]);
+    }
+    fill(get("accounts"), [["what", false, ([name]) => name.replaceAll("_", " ")], ["count", true, ([, text]) => text]], rows);
   }
 
   function drawOwners({ labels }) {

@@ -189,7 +189,7 @@ const kvCharts = (() => {
     [...table.tBodies[0].rows].forEach((row, i) =>
       [...row.cells].slice(1).forEach((cell, j) => {
         const share = Math.log1p(map.blocks[i][j]) / Math.log1p(most);
-        cell.style.background = share ? `rgb(${colour("heat")} / ${(0.08 + 0.6 * share).toFixed(2)})` : "";
+        cell.style.background = share ? `rgb(${colour("heat")} / ${(0.06 + 0.42 * share).toFixed(2)})` : "";
       }));
     table.createCaption().textContent = "columns: accesses";
   }
