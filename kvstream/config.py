@@ -40,7 +40,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         enable_detailed: Make a ``KVCacheEvictionEvent`` of each eviction in the synchronous collectors.
         export_interval: Seconds between periodic summaries of a stream; 0 turns them off.
         window_seconds: Length of one window.
-        windows: Windows kept, so that ``window_seconds * windows`` is how far back rates can look.
+        windows: Windows whose counts are kept, so that ``window_seconds * windows`` is how far back a
+            history goes; those of the last minute, or of ``trend_window``, are kept with distributions.
         access_history: Access times kept a block (an eviction event carries one gap fewer).
         histogram_scale: Scale of the exponential histograms: 2**scale buckets a factor of two.
         capacity: Blocks that the cache has room for, if known.

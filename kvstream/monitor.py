@@ -16,12 +16,17 @@ from kvstream.events.sequence import Arrival, FrameSequence
 from kvstream.events.types import Labels
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import CacheSizes
-from kvstream.metrics.summary import ALL, Accounts, CacheMetricsSummary, recent_metrics, summarize
+from kvstream.metrics.summary import (
+    ALL,
+    RECENT_SECONDS,
+    Accounts,
+    CacheMetricsSummary,
+    recent_metrics,
+    summarize,
+)
 from kvstream.metrics.usage import OwnerUsage, usage_by_label
 from kvstream.metrics.working_set import WorkingSet, total_working_set
 from kvstream.tier import Outcome, TierMonitor
-
-RECENT_SECONDS = 60.0
 
 
 class SourceMonitor:

@@ -24,6 +24,7 @@ from kvstream.events.types import Labels
 from kvstream.metrics.ghosts import GhostIndex
 from kvstream.metrics.measurements import ClassicIntervals, Measurements
 from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
+from kvstream.metrics.summary import RECENT_SECONDS
 from kvstream.metrics.trend import Trend, detect_trend
 from kvstream.metrics.usage import OwnerUsage, UsageByOwner
 from kvstream.metrics.window import Window, WindowRing
@@ -76,7 +77,8 @@ class TierMonitor:
         self.working_set = WorkingSetHistory()
         self._usage = UsageByOwner(config.histogram_scale)
         self.ghosts = GhostIndex(config.ghost_blocks, round(config.ghost_seconds * 1e9))
-        self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale)
+        detailed = max(config.trend_window, round(RECENT_SECONDS / config.window_seconds))
+        self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale, detailed)
         self.classic = ClassicIntervals()
         self.rules = RuleEngine(rules, source, tier, config.window_seconds, config.capacity, silences)
         self.last_ts = 0

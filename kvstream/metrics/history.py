@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kvstream.metrics.window import Window
+from kvstream.metrics.window import WindowCounts
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,13 +42,12 @@ class _Sums:
         self.allocations = self.accesses = self.evictions = 0
         self.never = self.observed = self.blocks = self.lost = 0
 
-    def add(self, window: Window) -> None:
-        seen = window.measurements
-        self.allocations += seen.allocations
-        self.accesses += seen.accesses
-        self.evictions += seen.total_evictions
-        self.never += seen.never_accessed
-        self.observed += seen.lifetime.count
+    def add(self, window: WindowCounts) -> None:
+        self.allocations += window.allocations
+        self.accesses += window.accesses
+        self.evictions += window.evictions
+        self.never += window.never_accessed
+        self.observed += window.observed
         self.blocks += window.live
         self.lost += window.lost
 
@@ -70,7 +69,7 @@ class HistoryBuilder:
         self._window_seconds = window_seconds
         self._sums: dict[int, _Sums] = {}
 
-    def add(self, windows: Iterable[Window]) -> None:
+    def add(self, windows: Iterable[WindowCounts]) -> None:
         """Adds windows of one cache."""
         for window in windows:
             if not window.is_empty:

@@ -2,13 +2,39 @@
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
 import msgspec
 import numpy as np
 
 from kvstream.events.frame import I64, EventFrame
 from kvstream.metrics.measurements import Measurements
+
+
+class WindowCounts(msgspec.Struct, frozen=True, gc=False):
+    """What is kept of a window for longer than its histograms.
+
+    Attributes:
+        index: Event time divided by the window's length.
+        allocations: Generations begun.
+        accesses: Hits.
+        evictions: Generations ended other than by a clear.
+        observed: Of these, those that were observed.
+        never_accessed: Of the observed ones, those without a hit.
+        live: Blocks live at its end.
+        lost: Frames lost, and events dropped unasked.
+        is_empty: Whether nothing happened in it.
+    """
+
+    index: int
+    allocations: int
+    accesses: int
+    evictions: int
+    observed: int
+    never_accessed: int
+    live: int
+    lost: int
+    is_empty: bool
 
 
 class Window(msgspec.Struct, eq=False):
@@ -35,6 +61,21 @@ class Window(msgspec.Struct, eq=False):
         """Whether nothing has happened in it."""
         return not (self.measurements.processed or self.lost or self.restarts or self.clock_step)
 
+    def counts(self) -> WindowCounts:
+        """The window without its histograms."""
+        seen = self.measurements
+        return WindowCounts(
+            self.index,
+            seen.allocations,
+            seen.accesses,
+            seen.total_evictions,
+            seen.lifetime.count,
+            seen.never_accessed,
+            self.live,
+            self.lost,
+            self.is_empty,
+        )
+
 
 LATE_WINDOWS = 10
 
@@ -50,15 +91,19 @@ class WindowRing:
         window_ns: Length of a window.
         keep: Windows kept.
         scale: Scale of the histograms.
+        detailed: Windows kept with their histograms, seven kilobytes each; of older ones counts stay.
+            All of them by default.
     """
 
-    def __init__(self, window_ns: int, keep: int, scale: int) -> None:
+    def __init__(self, window_ns: int, keep: int, scale: int, detailed: int | None = None) -> None:
         self.window_ns = window_ns
         self.clock_steps = 0
         self.open: Window | None = None
         self._scale = scale
         self.closed_count = 0  # those no longer kept among them
-        self._closed: deque[Window] = deque(maxlen=keep)
+        self._detailed = keep if detailed is None else min(keep, detailed)
+        self._closed: deque[Window] = deque()
+        self._older: deque[WindowCounts] = deque(maxlen=keep - self._detailed)
 
     def cut(self, frame: EventFrame) -> Iterator[tuple[int, EventFrame]]:
         """Yields (index, part) for each window that the frame's events fall into, in order."""
@@ -89,6 +134,7 @@ class WindowRing:
             if step:
                 self.clock_steps += 1
                 self._closed.clear()
+                self._older.clear()
             self.open = Window(index, Measurements(self._scale), clock_step=step)
         return self.open, closed
 
@@ -106,11 +152,16 @@ class WindowRing:
         closed, self.open = self.open, None
         if closed is not None:
             self._closed.append(closed)
+            if len(self._closed) > self._detailed:
+                self._older.append(self._closed.popleft().counts())
             self.closed_count += 1
         return closed
 
     def recent(self, windows: int, until: int | None = None) -> Measurements:
-        """The sum of the last ``windows`` windows up to index ``until`` (the open one by default)."""
+        """The sum of the last ``windows`` windows up to index ``until`` (the open one by default).
+
+        It reaches back as far as windows are detailed.
+        """
         total = Measurements(self._scale)
         until = self.latest if until is None else until
         if until is None:
@@ -133,15 +184,16 @@ class WindowRing:
 
     @property
     def oldest(self) -> int | None:
-        """Index of the oldest window kept."""
+        """Index of the oldest window kept with its histograms."""
         if self._closed:
             return self._closed[0].index
         return self.open.index if self.open is not None else None
 
     def closed(self) -> list[Window]:
-        """The closed windows kept, oldest first."""
+        """The closed windows kept with their histograms, oldest first."""
         return list(self._closed)
 
-    def last(self, count: int) -> list[Window]:
+    def last(self, count: int) -> list[WindowCounts]:
         """The last closed windows, newest first."""
-        return list(islice(reversed(self._closed), count))
+        detailed = (window.counts() for window in reversed(self._closed))
+        return list(islice(chain(detailed, reversed(self._older)), count))

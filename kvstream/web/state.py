@@ -16,9 +16,7 @@ from kvstream.events.types import Labels
 from kvstream.metrics.distribution import Distribution, distribution
 from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.metrics.history import History, HistoryBuilder
-from kvstream.metrics.measurements import Measurements
-from kvstream.metrics.summary import CacheMetricsSummary
-from kvstream.monitor import RECENT_SECONDS
+from kvstream.metrics.summary import RECENT_SECONDS, CacheMetricsSummary
 from kvstream.stream import KVStream
 from kvstream.tier import TierMonitor
 
@@ -148,14 +146,14 @@ def _name(tier: TierMonitor) -> tuple[str, str]:
 
 def _cache_now(tier: TierMonitor) -> CacheNow:
     levels = [alert.level for alert in tier.rules.firing() if not alert.muted_by]
-    closed = tier.ring.last(1)
-    seen = closed[0].measurements if closed else Measurements(tier.config.histogram_scale)
+    last = next(iter(tier.ring.last(1)), None)
+    lookups = last.accesses + last.allocations if last else 0
     return CacheNow(
         source=tier.source,
         tier=tier.tier,
         blocks=tier.table.live_count,
-        hit_ratio=seen.hit_ratio if seen.lookups else None,
-        eviction_rate=seen.total_evictions / tier.config.window_seconds,
+        hit_ratio=last.accesses / lookups if last and lookups else None,
+        eviction_rate=last.evictions / tier.config.window_seconds if last else 0.0,
         level=max(levels, key=lambda level: level.severity, default=None),
     )
 

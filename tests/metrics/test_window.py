@@ -48,3 +48,22 @@ def test_ring_keeps_no_more_than_it_should():
     for i in range(50):
         ring.enter(i)
     assert [w.index for w in ring.closed()] == [44, 45, 46, 47, 48]
+
+
+def test_of_older_windows_the_counts_stay():
+    whole, thin = (WindowRing(window_ns=1, keep=20, scale=4, detailed=d) for d in (None, 3))
+    for ring in (whole, thin):
+        for i in range(50):
+            window, _ = ring.enter(i)
+            window.live, window.lost = i, i % 3
+            window.measurements.observe(
+                Observations(
+                    allocations=i, accesses=2 * i, lifetimes=[np.arange(i)], access_counts=[np.arange(i)]
+                )
+            )
+    assert thin.last(100) == whole.last(100)
+    assert [counts.index for counts in thin.last(100)] == list(range(48, 28, -1))
+    assert thin.last(1)[0].observed == 48
+    assert [window.index for window in thin.closed()] == [46, 47, 48]
+    assert thin.recent(4).allocations == whole.recent(4).allocations == 46 + 47 + 48 + 49
+    assert thin.closed_count == whole.closed_count == 49
