@@ -72,8 +72,6 @@ class _Routes:
         self.live = LiveEvents(stream, self._log, self._states, max_clients)
 
     async def page(self, request: Request) -> Response:
-        if not request.url.path.endswith("/"):
-            return RedirectResponse(request.url.path + "/")  # so that relative paths work where it is mounted
         return FileResponse(STATIC / "index.html")
 
     async def metrics(self, request: Request) -> Response:

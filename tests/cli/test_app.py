@@ -5,14 +5,37 @@ import sys
 
 import pytest
 
+from tests.cli.conftest import ROOT
 
-@pytest.mark.parametrize("command", [[], ["run"], ["generate"], ["bench"], ["schemas"], ["schemas", "write"]])
+COMMANDS = [
+    *("demo", "run", "analyze", "serve", "top", "report", "rules"),
+    *("record", "replay", "convert", "generate", "bench"),
+]
+    "demo",
+    "run",
+    "analyze",
+    "serve",
+    "top",
+    "report",
+    "record",
+    "replay",
+    "convert",
+    "generate",
+    "bench",
+]
+
+
+@pytest.mark.parametrize("command", [[], ["schemas"], ["schemas", "write"], *([c] for c in COMMANDS)])
 def test_every_command_has_help(kvstream, command):
     ran = kvstream(*command, "--help")
     assert ran.code == 0
     assert "Usage" in ran.out
-    if command in (["run"], ["generate"], ["bench"]):
+    if command and command[0] in COMMANDS:
         assert "Examples" in ran.out
+
+
+def test_no_command_is_forgotten(kvstream):
+    assert set(re.findall(r"^│ (\w+) ", kvstream("--help").out, re.M)) == {*COMMANDS, "schemas"}
 
 
 def test_version_is_printed(kvstream):
@@ -75,3 +98,30 @@ def test_reading_zstd_without_its_package_says_what_to_install(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "pip install 'kvstream[zstd]'" in done.stderr
+
+
+LOG = "examples/data/chat.kvlog.gz"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [
+        ("starlette", ["demo"], "web"),
+        ("sse_starlette", ["demo"], "web"),
+        ("uvicorn", ["serve", "--listen", "unix:nowhere.sock", "--http", "127.0.0.1:0"], "web"),
+        ("prometheus_client", ["demo"], "prometheus"),
+        ("pyarrow", ["report", LOG, "--evictions", "nowhere.parquet"], "pyarrow"),
+        ("opentelemetry", ["run", LOG, "--otlp", "http://127.0.0.1:4318"], "otel"),
+        ("httpx2", ["run", LOG, "--webhook", "http://127.0.0.1/"], "webhook"),
+        ("zmq", ["run", "zmq://127.0.0.1:5557"], "zmq"),
+    ],
+)
+def test_what_needs_an_extra_says_which(module, arguments, extra):
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; sys.argv = ['kvstream', *{arguments!r}]\n"
+        "import kvstream.__main__; kvstream.__main__.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"pip install 'kvstream[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
