@@ -11,18 +11,6 @@ COMMANDS = [
     *("demo", "run", "analyze", "serve", "top", "report", "rules"),
     *("record", "replay", "convert", "generate", "bench"),
 ]
-    "demo",
-    "run",
-    "analyze",
-    "serve",
-    "top",
-    "report",
-    "record",
-    "replay",
-    "convert",
-    "generate",
-    "bench",
-]
 
 
 @pytest.mark.parametrize("command", [[], ["schemas"], ["schemas", "write"], *([c] for c in COMMANDS)])
