@@ -65,6 +65,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         min_count: Observations without which nothing is concluded.
         sigmas: Standard errors that a drop or surge must also amount to, as the baseline varies, so that
             chance is not taken for trouble where little happens, or much at a time.
+        least: A surge to less than this is none, however little there was before.
         escalate: When the level rises.
         inhibits: Rules of the same source and tier that say nothing while this one fires, as what they
             rest on is wrong.
@@ -88,6 +89,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     cooldown_windows: int = 0
     min_count: int = 1
     sigmas: float = 0.0
+    least: float = 0.0
     escalate: Escalation | None = None
     inhibits: tuple[str, ...] = ()
     labels: dict[str, str] = {}
@@ -204,7 +206,8 @@ def read(rule: Rule, points: Sequence[Point], frozen: Sequence[float] | None = N
         limit = normal - rule.threshold if falls else rule.threshold * normal
         # Not a robust deviation: where rare windows differ much, the next of them is no news.
         by_chance = abs(value - normal) < rule.sigmas * stdev(before) / math.sqrt(rule.window)
-        return _judged(rule, value, limit, normal, min(measure, rule.clear) if by_chance else measure)
+        harmless = by_chance or (not falls and value < rule.least)
+        return _judged(rule, value, limit, normal, min(measure, rule.clear) if harmless else measure)
     if rule.condition == "absent":
         if sum(v > 0 for v in before) < _STEADY * len(before):
             return None

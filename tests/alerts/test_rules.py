@@ -41,7 +41,7 @@ def episode(good, bad, before=30, during=20, after=30):
 
 EPISODES = {
     "hit_ratio_drop": ({}, {"allocations": 700, "accesses": 300}),
-    "dead_blocks": ({}, {"dead": 90}),
+    "dead_blocks": ({}, {"evicted": 180, "dead": 180}),
     "eviction_storm": ({}, {"evicted": 900, "dead": 300}),
     "lifetime_anomaly": ({}, {"lifetime": 0.2}),
     "occupancy_high": ({}, {"live": 97}),
@@ -270,6 +270,11 @@ def test_twice_the_traffic_is_no_anomaly_of_lifetimes():
     assert run("lifetime_falling", before + doubled) == []
     shorter = [window(60 + i, lifetime=5.0) for i in range(10)]
     assert [state for _, state in run("lifetime_anomaly", before + shorter)] == ["firing"]
+
+
+def test_a_surge_from_hardly_anything_to_little_does_not_fire():
+    assert run("dead_blocks", episode({"dead": 10}, {"dead": 90})) == [], "1 % to 9 % of the blocks asked for"
+    assert run("dead_blocks", episode({"dead": 10}, {"evicted": 120, "dead": 120})) != [], "to 12 %"
 
 
 def test_a_drop_within_what_chance_explains_does_not_fire():
