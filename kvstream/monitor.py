@@ -64,16 +64,17 @@ class SourceMonitor:
                 self.duplicate_frames += 1
                 self.duplicate_events += len(frame)
                 continue
-            if arrival is Arrival.RESTART or self._sequence.missing:
+            missing = self._sequence.missing
+            if missing or arrival is Arrival.RESTART:
                 for tier in list(waiting):
                     apply(tier)
-            if arrival is Arrival.RESTART:
-                self.restarts += 1
-                for restarted in self.tiers.values():
-                    restarted.restart()
-            self.lost_frames += self._sequence.missing
-            self._lost_unseen += self._sequence.missing
-            if len(frame):
+                if arrival is Arrival.RESTART:
+                    self.restarts += 1
+                    for restarted in self.tiers.values():
+                        restarted.restart()
+                self.lost_frames += missing
+                self._lost_unseen += missing
+            if len(frame.ops):
                 waiting.setdefault(frame.tier, []).append(frame)
         for tier in list(waiting):
             apply(tier)

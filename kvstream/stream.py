@@ -4,6 +4,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
@@ -226,7 +227,7 @@ class KVStream:
         """
         self._require_open()
         queue = self._queues[self._owner(frame.source)]
-        self._sent += len(frame)
+        self._sent += len(frame.ops)
         settled = False
         try:
             while not (settled := queue.offer(frame, None)):
@@ -261,7 +262,7 @@ class KVStream:
         self.malformed.append(malformed)
 
     def _owner(self, source: str) -> int:
-        return zlib.crc32(source.encode()) % len(self._monitors)
+        return _hashed(source) % len(self._monitors)
 
     def _require_open(self) -> None:
         if self._state != "open":
@@ -435,7 +436,7 @@ class KVStream:
                 while batches:
                     batch = batches.pop()
                     self._process(monitor, batch)
-                    queue.processed(sum(len(frame) for frame, _ in batch))
+                    queue.processed(sum(len(frame.ops) for frame, _ in batch))
                     await checkpoint()
         finally:
             for frame, producer in (item for batch in batches for item in batch):
@@ -488,3 +489,9 @@ class KVStream:
             self._dropped[cause] += events
         else:
             producer.drop(cause, events)
+
+
+@lru_cache(maxsize=4096)
+def _hashed(source: str) -> int:
+    """The same number for a source in every process."""
+    return zlib.crc32(source.encode())

@@ -47,6 +47,8 @@ class WireFrame(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 _WIDE = np.dtype("<i8")
+_FEW = 512  # events
+_KNOWN_OPS = bytes(range(Op.STORE + 1))
 _frame_encoder = msgspec.msgpack.Encoder()
 _frame_decoder = msgspec.msgpack.Decoder(WireFrame)
 _labels_decoder = msgspec.msgpack.Decoder(tuple[Labels, ...])
@@ -120,17 +122,14 @@ def decode_frame(data: bytes | memoryview) -> EventFrame:
     if wire.reasons is not None and len(wire.reasons) != n:
         raise MalformedInputError(f"column reasons has {len(wire.reasons)} bytes for {n} events")
     labels, label_of = ((), None) if wire.labels is None else _labels(wire, n)
-    ops = np.frombuffer(wire.ops, np.uint8)
-    ts = np.frombuffer(wire.ts, _WIDE)
-    # The methods max() and min() would take twice as long, which shows where frames are small.
-    if n and np.maximum.reduce(ops) > Op.STORE:
-        raise MalformedInputError(f"operation code {ops.max()} is unknown")
-    if n and np.minimum.reduce(ts) < 0:
+    if unknown := _unknown_ops(wire.ops):
+        raise MalformedInputError(f"operation code {max(unknown)} is unknown")
+    if _has_negative(wire.ts):
         raise MalformedInputError("a time is before 1970")
     return EventFrame(
-        ops,
+        np.frombuffer(wire.ops, np.uint8),
         np.frombuffer(wire.blocks, _WIDE),
-        ts,
+        np.frombuffer(wire.ts, _WIDE),
         wire.source,
         wire.tier,
         None if wire.keys is None else np.frombuffer(wire.keys, _WIDE),
@@ -140,6 +139,24 @@ def decode_frame(data: bytes | memoryview) -> EventFrame:
         labels,
         label_of,
     )
+
+
+# Of a few events, bytes tell in a fifth of the time that numpy takes, which shows where frames are small.
+
+
+def _unknown_ops(column: bytes | memoryview) -> bytes:
+    """The operation codes that are none."""
+    if len(column) > _FEW:
+        ops = np.frombuffer(column, np.uint8)
+        return ops.compress(ops > Op.STORE).tobytes() if ops.max() > Op.STORE else b""
+    return bytes(column).translate(None, _KNOWN_OPS)
+
+
+def _has_negative(column: bytes | memoryview) -> bool:
+    """Whether a column of little-endian int64 holds a negative number."""
+    if len(column) > 8 * _FEW:
+        return bool(np.frombuffer(column, _WIDE).min() < 0)
+    return not bytes(column)[7::8].isascii()
 
 
 def _labels(wire: WireFrame, n: int) -> tuple[tuple[Labels, ...], U16]:
