@@ -51,6 +51,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         curve_contents: Contents that the miss-ratio curve follows in each source and tier; 0 turns it off.
         curve_lookups: Lookups of them in a window, beyond which it follows fewer; 0 is no bound.
         curve_half_life: Seconds after which what it saw counts half; 0 is for ever.
+        max_caches: Sources and tiers that are followed, one to three megabytes each; events of any more
+            are dropped (``too_many_caches``).
         owners: Sets of labels that are told apart in each source and tier; any more are ``other``.
             0 passes over labels.
     """
@@ -71,6 +73,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     curve_contents: int = 2048
     curve_lookups: int = 2048
     curve_half_life: float = 300.0
+    max_caches: int = 4096
     owners: int = 64
 
     def __post_init__(self) -> None:
@@ -91,6 +94,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _whole("curve_contents", self.curve_contents, 0, 2**20)
         _whole("curve_lookups", self.curve_lookups, 0, 2**40)
         _real("curve_half_life", self.curve_half_life, -1e-9, "0 (for ever) or more seconds")
+        _whole("max_caches", self.max_caches, 1, 10_000_000)
         _whole("owners", self.owners, 0, 4096)
         _require(self.trend_window <= self.windows, "trend_window", self.trend_window, "at most `windows`")
 

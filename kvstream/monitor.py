@@ -4,6 +4,7 @@ The one engine under ``KVStream``, the collectors and the command line. It is sy
 and takes no locks: whoever owns it calls it from one place at a time.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 
 from kvstream.alerts.rules import Rule
@@ -28,18 +29,55 @@ from kvstream.metrics.usage import OwnerUsage, usage_by_label
 from kvstream.metrics.working_set import WorkingSet, total_working_set
 from kvstream.tier import Outcome, TierMonitor
 
+logger = logging.getLogger("kvstream")
+
+
+class CacheLimit:
+    """How many sources and tiers there may be, over the monitors of all consumers.
+
+    Args:
+        most: So many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+    @property
+    def reached(self) -> bool:
+        """Whether there is no room for another."""
+        return self.held >= self.most
+
+    def admit(self) -> bool:
+        """Whether there was room for another, which is taken."""
+        if self.reached:
+            return False
+        self.held += 1
+        if self.reached:
+            logger.warning("%d caches are followed; events of any more are dropped (max_caches)", self.most)
+        return True
+
 
 class SourceMonitor:
     """One source: the numbers of its frames, and its tiers."""
 
-    def __init__(self, source: str, config: MetricsConfig, rules: Sequence[Rule], silences: Silences) -> None:
+    def __init__(
+        self,
+        source: str,
+        config: MetricsConfig,
+        rules: Sequence[Rule],
+        silences: Silences,
+        limit: CacheLimit,
+    ) -> None:
         self.source = source
         self.tiers: dict[str, TierMonitor] = {}
         self.lost_frames = 0
         self.duplicate_frames = 0
         self.duplicate_events = 0
         self.restarts = 0
+        self.refused_events = 0  # of tiers that were one too many
         self._config, self._rules, self._silences = config, rules, silences
+        self._limit = limit
         self._sequence = FrameSequence()
         self._lost_unseen = 0  # not yet in a window
 
@@ -55,10 +93,6 @@ class SourceMonitor:
                 outcomes.append(self.tiers[tier].process(of_tier, lost))
 
         for frame in frames:
-            if frame.tier not in self.tiers:
-                self.tiers[frame.tier] = TierMonitor(
-                    self.source, frame.tier, self._config, self._rules, self._silences
-                )
             arrival = self._sequence.arrive(frame)
             if arrival is Arrival.REPEAT:
                 self.duplicate_frames += 1
@@ -74,11 +108,23 @@ class SourceMonitor:
                         restarted.restart()
                 self.lost_frames += missing
                 self._lost_unseen += missing
+            if frame.tier not in self.tiers and not self._admit(frame):
+                continue
             if len(frame.ops):
                 waiting.setdefault(frame.tier, []).append(frame)
         for tier in list(waiting):
             apply(tier)
         return outcomes
+
+    def _admit(self, frame: EventFrame) -> bool:
+        """Makes room for a tier; False if there is none."""
+        if not self._limit.admit():
+            self.refused_events += len(frame)
+            return False
+        self.tiers[frame.tier] = TierMonitor(
+            self.source, frame.tier, self._config, self._rules, self._silences
+        )
+        return True
 
     def note_lost(self, count: int) -> None:
         """Tells of events that were dropped unasked before they came here."""
@@ -102,6 +148,7 @@ class Monitor:
         config: What is measured.
         rules: Alert rules; the built-in ones by default.
         silences: Alerts not to be told of.
+        limit: How many caches there may be, by default ``config.max_caches``.
 
     Example:
         >>> monitor = Monitor()
@@ -114,6 +161,7 @@ class Monitor:
         config: MetricsConfig | None = None,
         rules: Sequence[Rule] | None = None,
         silences: Silences | None = None,
+        limit: CacheLimit | None = None,
     ) -> None:
         self.config = config or MetricsConfig()
         self.silences = Silences() if silences is None else silences
@@ -121,6 +169,8 @@ class Monitor:
             rules = default_rules(self.config.anomaly_threshold, self.config.trend_window)
         self.rules = tuple(rules)
         self.sources: dict[str, SourceMonitor] = {}
+        self.refused_events = 0  # of sources that were one too many
+        self._limit = CacheLimit(self.config.max_caches) if limit is None else limit
 
     def process(self, frame: EventFrame, records: bool = False) -> Outcome:
         """Applies a frame.
@@ -140,13 +190,24 @@ class Monitor:
 
         Frames of a tier are joined, so that many small ones cost little more than a large one.
         """
-        return self.source(frames[0].source).process(frames, records)
+        name = frames[0].source
+        if name not in self.sources and self._limit.reached:
+            self.refused_events += sum(map(len, frames))
+            return []
+        return self.source(name).process(frames, records)
+
+    def note_lost(self, source: str, count: int) -> None:
+        """Tells of events of a source that were dropped unasked before they came here."""
+        if source in self.sources or not self._limit.reached:
+            self.source(source).note_lost(count)
 
     def source(self, name: str) -> SourceMonitor:
         """The monitor of one source, made if there is none."""
         found = self.sources.get(name)
         if found is None:
-            found = self.sources[name] = SourceMonitor(name, self.config, self.rules, self.silences)
+            found = self.sources[name] = SourceMonitor(
+                name, self.config, self.rules, self.silences, self._limit
+            )
         return found
 
     def finish(self) -> list[CacheAlert]:
@@ -253,11 +314,14 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
         clock_steps=sum(m.ring.clock_steps for m in tiers),
     )
     duplicates = 0
+    refused = sum(monitor.refused_events for monitor in monitors) if source is None else 0
     for numbered in (s for monitor in monitors for s in monitor.chosen(source)):
         accounts.duplicate_frames += numbered.duplicate_frames
         accounts.lost_frames += numbered.lost_frames
         accounts.restarts += numbered.restarts
         duplicates += numbered.duplicate_events
-    accounts.dropped = {"duplicate": duplicates} if duplicates else {}
-    accounts.offered = accounts.processed + duplicates
+        refused += numbered.refused_events
+    dropped = {"duplicate": duplicates, "too_many_caches": refused}
+    accounts.dropped = {cause: events for cause, events in dropped.items() if events}
+    accounts.offered = accounts.processed + duplicates + refused
     return accounts

@@ -24,7 +24,7 @@ from kvstream.errors import ClosedStreamError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
-from kvstream.monitor import Gathering, Monitor, SourceMonitor, accounts_of
+from kvstream.monitor import CacheLimit, Gathering, Monitor, SourceMonitor, accounts_of
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet
 from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
@@ -96,8 +96,9 @@ class KVStream:
         self._silences = Silences(silences)
         self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
         self._producers = ProducerSet(self.config, clock or Clock(), lambda s: self._queues[self._owner(s)])
+        limit = CacheLimit(self.config.metrics.max_caches)
         self._monitors = [
-            Monitor(self.config.metrics, rules, self._silences) for _ in range(self.config.consumers)
+            Monitor(self.config.metrics, rules, self._silences, limit) for _ in range(self.config.consumers)
         ]
         self._arrived: dict[str, float] = {}  # source: time of its last frame, by the event loop's clock
         self._queues: list[FrameQueue] = []
@@ -447,16 +448,17 @@ class KVStream:
     def _process(self, monitor: Monitor, batch: list[Item]) -> None:
         """Applies frames of one source."""
         source = batch[0][0].source
-        self._arrived[source] = anyio.current_time()
         losses = sum(producer.take_losses() for producer in {p for _, p in batch if p is not None})
         if losses:
-            monitor.source(source).note_lost(losses)
+            monitor.note_lost(source, losses)
         listening = self._evictions.listening
         for outcome in monitor.process_batch([frame for frame, _ in batch], records=listening):
             self._publish_alerts(outcome.alerts)
             if listening:
                 for event in outcome.eviction_events():
                     self._evictions.publish(event)
+        if source in monitor.sources:
+            self._arrived[source] = anyio.current_time()
 
     async def _pass_time(self) -> None:
         """Lets the time of silent sources go on as the clock does, so that silence is noticed and alerts end.

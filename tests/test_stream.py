@@ -439,3 +439,29 @@ async def test_a_task_that_only_produces_lets_consumers_run():
         for i in range(1000):
             await producer.allocated(list(range(10 * i, 10 * i + 10)))
     assert stream.summary().accounts.processed == 10_000
+
+
+@pytest.mark.parametrize("consumers", [1, 3])
+async def test_caches_beyond_the_bound_are_dropped_and_counted(consumers, caplog):
+    config = StreamConfig(consumers=consumers, metrics=MetricsConfig(max_caches=5))
+    with anyio.fail_after(DEADLINE):
+        async with KVStream(config) as stream:
+            for n in range(20):
+                for tier in ("gpu", "cpu"):
+                    await stream.send(
+                        EventFrame(np.zeros(3, np.uint8), np.arange(3), np.full(3, n), f"s{n}", tier)
+                    )
+                await stream.flush()
+            await stream.producer("late").allocated([1, 2])
+            await stream.flush()
+            await stream.producer("late").allocated(3)
+            await stream.flush()
+            for monitor in stream._monitors:
+                monitor.note_lost("later", 1)
+            assert len(stream.places()) == 5
+            assert len(stream.sources()) <= 5
+            accounts = stream.summary().accounts
+    assert accounts.processed == 5 * 3
+    assert accounts.dropped["too_many_caches"] == 40 * 3 - 5 * 3 + 3
+    assert accounts.balanced
+    assert "max_caches" in caplog.text
