@@ -56,20 +56,14 @@ class Contents:
         Returns:
             How many there are, and the content asked for, in order of the events.
         """
-        rows = (grouped.op != Op.EVICT).nonzero()[0]
         if ids is not None:
-            content = ids.take(grouped.slot.take(rows))
-            known = are_hashes(content)
-        elif keys is None and self._keys is None:
+            return _group_lookups(grouped, ids.take(slot), below)
+        if keys is None and self._keys is None:
             return 0, slot[:0]
-        else:
-            content = self._keys_of_rows(grouped, slot, keys).take(rows)
-            known = content != 0
-        if not known.all():
-            rows, content = rows.compress(known), content.compress(known)
-        chosen = are_below(content, below)
-        order = grouped.position.take(rows.compress(chosen)).argsort()
-        return len(rows), content.compress(chosen).take(order)
+        content = self._keys_of_rows(grouped, slot, keys)
+        rows = ((grouped.op != Op.EVICT) & (content != 0)).nonzero()[0]
+        chosen = rows.compress(are_below(content.take(rows), below))
+        return len(rows), content.take(_by_position(grouped, chosen))
 
     def _keys_of_rows(self, grouped: Grouped, slot: I64, keys: I64 | None) -> I64:
         """Key of the generation that is open just after each row, (n,); 0 if it is not known."""
@@ -153,3 +147,25 @@ class Contents:
                 wider[:held] = self._keys
             self._keys = wider
         return self._keys
+
+
+def _group_lookups(grouped: Grouped, content: I64, below: int) -> tuple[int, I64]:
+    """Lookups where all events of a group are of one content, (g,): each group is hashed once."""
+    known = are_hashes(content)
+    evictions = grouped.op == Op.EVICT
+    count = len(evictions) - int(np.count_nonzero(evictions))
+    if not known.all():
+        unknown = ~known.take(grouped.group_of)
+        count -= int(np.count_nonzero(unknown & ~evictions))
+    chosen = (are_below(content, below) & known).nonzero()[0]
+    starts, lengths = grouped.heads.take(chosen), (grouped.tails - grouped.heads).take(chosen) + 1
+    # Every row of the chosen groups: each start repeated, and then counted on from.
+    before = lengths.cumsum() - lengths
+    rows = (starts - before).repeat(lengths) + np.arange(int(lengths.sum()))
+    rows = rows.compress(~evictions.take(rows))
+    return count, content.take(grouped.group_of.take(_by_position(grouped, rows)))
+
+
+def _by_position(grouped: Grouped, rows: I64) -> I64:
+    """Rows in the order of their events."""
+    return rows.take(grouped.position.take(rows).argsort())

@@ -3,6 +3,7 @@ import signal
 import subprocess
 
 import anyio
+import httpx2
 import pytest
 
 from kvstream import StreamConfig, connect
@@ -54,6 +55,41 @@ def test_beyond_this_machine_it_does_not_start_without_a_token(kvstream):
     assert ran.code == 1
     assert "token" in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_the_dashboard_beyond_this_machine_needs_a_token_too(kvstream, tmp_path):
+    ran = kvstream("serve", "--listen", f"unix:{tmp_path}/kv.sock", "--http", "0.0.0.0:0")
+    assert ran.code == 1
+    assert "set a token" in ran.err
+    ran = kvstream("serve", "--listen", f"unix:{tmp_path}/kv.sock", "--http", "9109")
+    assert ran.code == 1
+    assert "HOST:PORT" in ran.err
+
+
+async def test_the_dashboard_shows_what_producers_send_and_ends_with_the_rest(tmp_path):
+    listen = f"unix:{tmp_path}/kv.sock"
+    arguments = ("serve", "--listen", listen, "--http", "127.0.0.1:0", "--json")
+    with running(*arguments, stderr=subprocess.PIPE) as process:
+        endpoint = listening(process)
+        url = process.stderr.readline().decode().removeprefix("dashboard at ").strip()
+        async with connect(endpoint) as remote, httpx2.AsyncClient(base_url=url) as client:
+            await remote.producer("engine-0").allocated(range(500))
+            with anyio.fail_after(DEADLINE):
+                await remote.flush()
+                while (await client.get("api/summary")).json()["blocks_live"] != 500:  # noqa: ASYNC110
+                    await anyio.sleep(0.01)
+                assert (
+                    b'kvstream_blocks{source="engine-0",tier="gpu"} 500.0'
+                    in (await client.get("metrics")).content
+                )
+                async with client.stream("GET", "events") as followed:  # which would go on for ever
+                    process.send_signal(signal.SIGTERM)
+                    lines = [line async for line in followed.aiter_lines()]
+        assert "event: end" in lines
+        out, err = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 143
+        assert err == b""
+        assert json.loads(out.splitlines()[-1])["final"]
 
 
 def test_a_recording_is_replayed_to_a_server(tmp_path):
