@@ -1,7 +1,8 @@
-"""Hypothesis profiles: ``HYPOTHESIS_PROFILE=thorough`` runs 10,000 examples of each property."""
+"""Hypothesis profiles, ``HYPOTHESIS_PROFILE=thorough`` for 10,000 examples of each property; a browser."""
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -10,3 +11,13 @@ settings.register_profile(
 settings.register_profile("ci", settings.get_profile("default"), max_examples=300)
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+@pytest.fixture
+def browser():
+    """Opens a page in Chromium: ``async with browser() as (page, complaints)``."""
+    from tests.browsers import CHROMIUM, open_page  # here, as most tests need none
+
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    return open_page

@@ -16,8 +16,7 @@ from kvstream.cli.top_app import TopApp
 from kvstream.web.state import Place
 from tests.cli.conftest import COMMAND
 from tests.ports import free_port
-from tests.web.conftest import DEADLINE, send_chat, served
-from tests.web.test_app import alert, tell
+from tests.serving import DEADLINE, alert, send_chat, served, tell
 
 MARKUP = "[red]vllm-1[/red]"
 

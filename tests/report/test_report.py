@@ -13,7 +13,7 @@ from kvstream.report.html import to_html
 from kvstream.report.markdown import to_markdown
 from kvstream.report.report import Report, ReportBuilder
 from kvstream.sources.synthetic import generate
-from tests.web.conftest import DEADLINE, browser  # noqa: F401 - a fixture
+from tests.serving import DEADLINE
 
 ODD = "</script><img src=x onerror=alert(1)>|`*_"
 
@@ -76,7 +76,7 @@ def test_html_needs_nothing_from_elsewhere(report):
     assert "2 malformed pieces left out" in page
 
 
-async def test_html_draws_its_charts_in_a_browser(report, browser, tmp_path):  # noqa: F811
+async def test_html_draws_its_charts_in_a_browser(report, browser, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(to_html(report), encoding="utf-8")
     async with browser() as (page, complaints):

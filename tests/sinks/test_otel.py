@@ -11,8 +11,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from kvstream import AlertLevel, KVStream, Labels, MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError
 from kvstream.sinks.otel import OpenTelemetry
-from tests.web.conftest import send_chat
-from tests.web.test_app import alert, tell
+from tests.serving import alert, send_chat, tell
 
 
 class Received:

@@ -22,7 +22,7 @@ from kvstream.readings import FAMILIES
 from kvstream.sinks.prometheus import PrometheusCollector, exposition, native_histogram
 from kvstream.sources.synthetic import generate
 from tests.ports import free_port
-from tests.web.conftest import DEADLINE, send_chat, served
+from tests.serving import DEADLINE, send_chat, served
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 ODD = 'vllm "0"\\\n/dp0'

@@ -12,7 +12,7 @@ from kvstream.link import Endpoint
 from kvstream.sinks.prometheus import exposition
 from kvstream.sources.synthetic import generate
 from kvstream.web.server import HttpServer
-from tests.web.conftest import CHROMIUM, QUIET
+from tests.browsers import CHROMIUM, QUIET
 
 BROWSERS, SOURCES = 5, 1000
 ROUND_SECONDS, ROUNDS = 4.0, 6

@@ -12,35 +12,12 @@ from starlette.routing import Mount
 
 import kvstream.web.events as events_module
 from kvstream import KVStream
-from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
 from kvstream.errors import ConfigError
 from kvstream.events.types import Op
 from kvstream.link import Endpoint
 from kvstream.sources.synthetic import generate
 from kvstream.web.server import HttpServer
-from tests.web.conftest import DEADLINE, send_chat, served
-
-
-def alert(number, state="firing", level=AlertLevel.WARNING):
-    return CacheAlert(
-        level=level,
-        state=state,
-        rule="hit_ratio_drop",
-        metric=MetricType.HIT_RATIO,
-        message=f"message {number}",
-        value=0.1,
-        threshold=0.5,
-        source="vllm-0",
-        tier="gpu",
-        timestamp=1_700_000_000.0 + number,
-        started_at=1_700_000_000.0,
-        fingerprint="0123456789abcdef",
-    )
-
-
-async def tell(stream, *alerts):
-    for each in alerts:
-        stream._alerts.publish(each)
+from tests.serving import DEADLINE, alert, send_chat, served, tell
 
 
 @asynccontextmanager

@@ -9,8 +9,7 @@ from playwright.async_api import expect
 
 from kvstream import Labels
 from kvstream.alerts.types import AlertLevel
-from tests.web.conftest import DEADLINE, send_chat, served
-from tests.web.test_app import alert, tell
+from tests.serving import DEADLINE, alert, send_chat, served, tell
 
 expect.set_options(timeout=DEADLINE * 1000)
 
