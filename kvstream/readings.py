@@ -70,6 +70,9 @@ _OWNED_BLOCKS = Family("gauge", "kvstream_label_blocks", "Blocks live, by label 
 _OWNED_ALLOCATIONS = Family("counter", "kvstream_label_allocations", "Blocks allocated, by label.", _OWNED)
 _OWNED_ACCESSES = Family("counter", "kvstream_label_accesses", "Hits on blocks, by their label.", _OWNED)
 _OWNED_EVICTIONS = Family("counter", "kvstream_label_evictions", "Blocks evicted, by their label.", _OWNED)
+_OWNED_PREMATURE = Family(
+    "counter", "kvstream_label_premature_evictions", "Evicted content that came back to a label.", _OWNED
+)
 _OWNED_SHARE = Family(
     "gauge", "kvstream_label_residency_ratio", "Share of all block seconds, by label.", _OWNED, "ratio"
 )
@@ -87,7 +90,7 @@ FAMILIES = (
     *(_BLOCKS, _CAPACITY, _LAST_EVENT, _ALLOCATIONS, _ACCESSES, _EVICTIONS, _UNUSED, _PREMATURE),
     *(_LIFETIME, _IDLE, _REUSE_GAP, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS, _REGRESSIONS, _CLOCK_STEPS),
     *(_LOST, _DUPLICATES, _RESTARTS, _FIRING),
-    *(_OWNED_BLOCKS, _OWNED_SHARE, _OWNED_ALLOCATIONS, _OWNED_ACCESSES, _OWNED_EVICTIONS),
+    *(_OWNED_BLOCKS, _OWNED_SHARE, _OWNED_ALLOCATIONS, _OWNED_ACCESSES, _OWNED_EVICTIONS, _OWNED_PREMATURE),
     *(_OFFERED, _PROCESSED, _DROPPED, _MALFORMED, _IN_FLIGHT, _UNDELIVERED, _FAILURES),
 )
 """Every metric, in the order of the exposition."""
@@ -133,6 +136,7 @@ def _tier_readings(tier: TierMonitor) -> Iterator[Reading]:
             yield _OWNED_ALLOCATIONS, of_owner, owner.allocations
             yield _OWNED_ACCESSES, of_owner, owner.accesses
             yield _OWNED_EVICTIONS, of_owner, owner.evictions
+            yield _OWNED_PREMATURE, of_owner, owner.premature
 
 
 def stream_readings(stream: KVStream) -> Iterator[Reading]:

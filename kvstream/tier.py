@@ -130,9 +130,13 @@ class TierMonitor:
 
     def _settle_ghosts(self) -> None:
         """Finds what came back in the open window."""
-        changes, self._changes = self._changes, []
-        if changes and self.ring.open is not None:
-            self.ring.open.measurements.observe_returns(self.ghosts.apply(joined_changes(changes)))
+        waiting, self._changes = self._changes, []
+        if waiting and self.ring.open is not None:
+            changes = joined_changes(waiting)
+            returns = self.ghosts.apply(changes)
+            self.ring.open.measurements.observe_returns(returns)
+            if changes.owners is not None:
+                self._usage.observe_returns(changes.owners.take(returns.rows))
 
     def restart(self) -> None:
         """Ends every generation, as the source has lost its cache."""
@@ -209,6 +213,7 @@ class TierMonitor:
         """What the blocks of each owner have done since the start; nothing where there are no labels."""
         if self.table.owners is None or not self.table.owners.known:
             return []
+        self._settle_ghosts()
         return list(zip(self.table.owners.labels, self._usage.by_number(self.last_ts), strict=False))
 
     def trends(self) -> dict[str, Trend]:

@@ -82,6 +82,7 @@ class Contents:
         ended: Generations,
         left: Generations,
         ids: I64 | None,
+        of_row: I64 | None = None,
     ) -> ContentChanges | None:
         """What came and went with some events; a block replaced by the same content did neither.
 
@@ -92,6 +93,7 @@ class Contents:
             ended: The generations that they end.
             left: The generations that are open after them.
             ids: Content by slot in a content stream; None in a slot stream.
+            of_row: Owner of the generation of each row, int64 (n,), if there are labels.
 
         Returns:
             None if there is nothing, or content is not known.
@@ -124,8 +126,14 @@ class Contents:
         order = order.compress(known.take(order))
         if not len(order):
             return None
-        ts = grouped.t.take(rows).take(order)
-        return ContentChanges(content.take(order), ts, begins.take(order), held_once=ids is not None)
+        rows = rows.take(order)
+        return ContentChanges(
+            content.take(order),
+            grouped.t.take(rows),
+            begins.take(order),
+            held_once=ids is not None,
+            owners=None if of_row is None else of_row.take(rows),
+        )
 
     def _keys_of(
         self, grouped: Grouped, slot: I64, keys: I64 | None, begun: I64, ended: Generations, left: Generations

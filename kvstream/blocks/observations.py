@@ -135,12 +135,14 @@ class ContentChanges(msgspec.Struct, frozen=True, eq=False):
         ts: Times, ns, int64 (k,).
         begins: Whether it came in, bool (k,).
         held_once: Whether no two blocks ever hold the same content.
+        owners: Owner (``Owners``) of the block that each is in, int64 (k,); None where there are no labels.
     """
 
     content: I64
     ts: I64
     begins: npt.NDArray[np.bool_]
     held_once: bool
+    owners: I64 | None = None
 
 
 def joined_changes(parts: list[ContentChanges]) -> ContentChanges:
@@ -152,7 +154,12 @@ def joined_changes(parts: list[ContentChanges]) -> ContentChanges:
         np.concatenate([part.ts for part in parts]),
         np.concatenate([part.begins for part in parts]),
         parts[0].held_once,
+        None if all(part.owners is None for part in parts) else np.concatenate(list(map(_owners_of, parts))),
     )
+
+
+def _owners_of(changes: ContentChanges) -> I64:
+    return np.zeros(len(changes.content), np.int64) if changes.owners is None else changes.owners
 
 
 class Observations(msgspec.Struct, eq=False):

@@ -294,6 +294,7 @@ class BlockTable:
         self._observe_allocations(grouped, seen)
         reused = self._observe_accesses(grouped, slot, count, interval, seen)
         observed = self._observe_ended(grouped, ended, interval, reasons, seen)
+        of_row = None
         if self.owners is not None and named is not None:
             of_row, went = self.owners.apply(grouped, slot, named, ended, left)
             seen.owned.append(_owned(grouped, ended, of_row, went, reused, observed, seen))
@@ -302,7 +303,7 @@ class BlockTable:
             seen.add_lookups(*asked)
         seen.used.append(self._contents.used(grouped, slot, ended, left, self._ids))
         if self.changes:
-            changes = self._contents.changes(grouped, slot, keys, ended, left, self._ids)
+            changes = self._contents.changes(grouped, slot, keys, ended, left, self._ids, of_row)
             if changes is not None:
                 seen.changes.append(changes)
         self.live_count += len(left.rows) - int(np.count_nonzero(count >= 0))

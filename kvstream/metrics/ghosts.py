@@ -19,10 +19,12 @@ class Returns(msgspec.Struct, frozen=True, eq=False):
         times: From eviction to return, ns, int64 (m,).
         distances: Evictions since, its own among them, int64 (m,): with so many blocks more, an LRU cache
             would still have held it.
+        rows: The changes that brought it back, int64 (m,).
     """
 
     times: I64
     distances: I64
+    rows: I64
 
 
 class GhostIndex:
@@ -52,7 +54,7 @@ class GhostIndex:
     def apply(self, changes: ContentChanges) -> Returns:
         """Takes in changes, in order; returns what came back."""
         if not len(changes.content):
-            return Returns(changes.ts, changes.content)
+            return Returns(changes.ts, changes.content, changes.content)
         evictions = ~changes.begins
         count = int(np.count_nonzero(evictions))
         self._make_room(count)
@@ -82,7 +84,8 @@ class GhostIndex:
         )
         self._insert(content, number, ts, (last & ~begins).nonzero()[0], taken)
         within = (distances <= self.most) & (times <= self.longest_ns)
-        return Returns(np.maximum(times.compress(within), 0), distances.compress(within))
+        rows = order.take(np.concatenate([here, heads])).compress(within)
+        return Returns(np.maximum(times.compress(within), 0), distances.compress(within), rows)
 
     def clear(self) -> None:
         """Forgets everything: the cache was emptied, which no memory would have prevented."""

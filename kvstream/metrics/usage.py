@@ -24,6 +24,7 @@ class LabelUsage(msgspec.Struct, frozen=True, kw_only=True):
         allocations: Generations begun.
         accesses: Hits on them, whoever made them.
         evictions: Generations ended by eviction or replacement.
+        premature: Evicted content, whoever's it was, that came back into blocks of theirs.
         residency_share: Their block·seconds by those of all blocks.
         hit_share: Hits on them by all hits.
         hit_ratio: accesses / (accesses + allocations).
@@ -39,6 +40,7 @@ class LabelUsage(msgspec.Struct, frozen=True, kw_only=True):
     allocations: int
     accesses: int
     evictions: int
+    premature: int
     residency_share: float
     hit_share: float
     hit_ratio: float
@@ -56,18 +58,21 @@ class OwnerUsage:
         measurements: What was seen of them.
         live: Blocks live.
         block_ns: Time that their blocks were held until now, ns, summed over blocks.
+        premature: Evicted content that came back into their blocks.
     """
 
     def __init__(self, scale: int) -> None:
         self.measurements = Measurements(scale)
         self.live = 0
         self.block_ns = 0.0
+        self.premature = 0
 
     def merge(self, other: "OwnerUsage") -> None:
         """Adds another owner."""
         self.measurements.merge(other.measurements)
         self.live += other.live
         self.block_ns += other.block_ns
+        self.premature += other.premature
 
 
 class UsageByOwner:
@@ -93,6 +98,14 @@ class UsageByOwner:
             self._events += len(owned.accessed) + len(owned.ended)
         if self._events >= _AT_ONCE:
             self._settle()
+
+    def observe_returns(self, owners: I64) -> None:
+        """Takes in evicted content that came back, by owner of the blocks that it is in now, int64 (m,)."""
+        if not len(owners):
+            return
+        self._settle()
+        for owner, count in zip(self._owners, np.bincount(owners).tolist(), strict=False):
+            owner.premature += count
 
     def by_number(self, now_ns: int) -> list[OwnerUsage]:
         """The owners by number, with their blocks' time up to now."""
@@ -199,6 +212,7 @@ def _usage(value: str | None, usage: OwnerUsage, residency: float, hits: int) ->
         allocations=seen.allocations,
         accesses=seen.accesses,
         evictions=seen.total_evictions,
+        premature=usage.premature,
         residency_share=usage.block_ns / residency if residency > 0 else 0.0,
         hit_share=seen.accesses / hits if hits else 0.0,
         hit_ratio=seen.hit_ratio,

@@ -119,11 +119,14 @@ def _owners(cache: CacheReport) -> Table:
             f"{usage.residency_share:.1%}",
             f"{usage.hit_share:.1%}",
             f"{usage.hit_ratio:.3f}",
+            f"{usage.premature:,}",
         )
         for name, values in cache.analysis.summary.labels.items()
         for usage in values
     ]
-    return Table("Whose blocks", ("label", "blocks", "of block time", "of hits", "hit ratio"), rows)
+    return Table(
+        "Whose blocks", ("label", "blocks", "of block time", "of hits", "hit ratio", "wanted again"), rows
+    )
 
 
 def _blocks(cache: CacheReport) -> list[Table]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kvstream.config import MetricsConfig
 from kvstream.events.types import Labels
 from kvstream.monitor import Monitor
-from tests.reference import ReferenceTable
+from tests.reference import ReferenceContents, ReferenceGhosts, ReferenceTable
 from tests.strategies import cuts, frame, plain_events
 
 OWNERS = [None, Labels(tenant="a"), Labels(tenant="b"), Labels(tenant="a", lora="x"), Labels(lora="y")]
@@ -102,6 +102,29 @@ def test_usage_equals_the_plain_account_of_each_owner_however_it_is_cut(data):
         assert seen.accessed_once == sum(e.count == 1 for e in table.evicted)
         held = plain.block_ns[owner] + sum(now - g.birth for g in table.live.values())
         assert usage.block_ns == pytest.approx(held, abs=1e-3)
+
+
+@given(st.data())
+def test_what_comes_back_counts_for_whose_blocks_it_is_in(data):
+    drawn = data.draw(plain_events())
+    events = [(op, 2**50 + block % 5, ts, reason) for op, block, ts, reason in drawn]
+    owners = data.draw(st.lists(st.sampled_from(OWNERS), min_size=len(events), max_size=len(events)))
+    monitor, expected = Monitor(), Counter()
+    contents, ghosts = ReferenceContents(keyed=False), ReferenceGhosts(65_536, 10**18)
+    for a, b in data.draw(cuts(len(events))):
+        if b > a:
+            monitor.process(labelled(events[a:b], owners[a:b]))
+    for (op, block, ts, _), owner in zip(events, owners, strict=True):
+        seen, returned = len(contents.changes), len(ghosts.returned)
+        contents.apply(op, block, ts, 0)
+        for change in contents.changes[seen:]:
+            if change is None:
+                ghosts.gone.clear()
+            else:
+                ghosts.apply(*change)
+        expected[owner] += len(ghosts.returned) - returned
+    found = {labels: usage.premature for tier in monitor.tiers() for labels, usage in tier.usage()}
+    assert {owner: n for owner, n in found.items() if n} == {owner: n for owner, n in expected.items() if n}
 
 
 @given(st.integers(0, 2**32))

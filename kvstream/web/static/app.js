@@ -260,7 +260,7 @@
     fill(get("owners"), [
       ["label", false, (o) => `${o.name}: ${o.value ?? "none"}`], ["blocks", true, (o) => count(o.blocks_live)],
       ["of room", true, (o) => percent(o.residency_share)], ["of hits", true, (o) => percent(o.hit_share)],
-      ["hit ratio", true, (o) => ratio(o.hit_ratio)],
+      ["hit ratio", true, (o) => ratio(o.hit_ratio)], ["wanted again", true, (o) => count(o.premature)],
     ], rows);
   }
 
