@@ -147,9 +147,10 @@ async def test_a_real_alertmanager_shows_what_fires_and_no_more_what_is_over(tmp
 
                 async def shown():
                     try:
-                        return (await client.get("/api/v2/alerts")).json()
+                        answer = await client.get("/api/v2/alerts")
                     except httpx2.TransportError:
                         return None
+                    return answer.json() if answer.status_code == 200 else None
 
                 while await shown() is None:  # noqa: ASYNC110
                     await anyio.sleep(0.05)

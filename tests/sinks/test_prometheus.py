@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -185,10 +185,11 @@ async def answer(client, query, wanted=None):
     found = {}
     with anyio.move_on_after(DEADLINE):
         while True:
-            try:
-                reply = (await client.get("/api/v1/query", params={"query": query})).json()
-            except httpx2.TransportError:
-                reply = {"status": "starting"}
+            reply = {"status": "starting"}
+            with suppress(httpx2.TransportError):
+                response = await client.get("/api/v1/query", params={"query": query})
+                if response.status_code != 503:  # which it answers until it has begun
+                    reply = response.json()
             if reply["status"] == "error":
                 raise AssertionError(f"{query}: {reply['error']}")
             if reply["status"] == "success":
