@@ -12,6 +12,8 @@ from kvstream.errors import ConfigError
 OverflowPolicy = Literal["block", "drop_newest", "drop_oldest", "sample"]
 POLICIES: tuple[OverflowPolicy, ...] = ("block", "drop_newest", "drop_oldest", "sample")
 
+_RECENT_SECONDS = 60.0
+
 
 def _require(ok: bool, name: str, value: object, rule: str) -> None:
     if not ok:
@@ -97,6 +99,11 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _whole("max_caches", self.max_caches, 1, 10_000_000)
         _whole("owners", self.owners, 0, 4096)
         _require(self.trend_window <= self.windows, "trend_window", self.trend_window, "at most `windows`")
+
+    @property
+    def recent_windows(self) -> int:
+        """Windows that the recent figures look back on: those of a minute."""
+        return max(1, min(self.windows, round(_RECENT_SECONDS / self.window_seconds)))
 
     @property
     def window_ns(self) -> int:

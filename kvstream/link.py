@@ -64,6 +64,22 @@ class Endpoint(msgspec.Struct, frozen=True):
         except ConfigError:
             raise ConfigError(f"{text!r} is no address to serve at; write HOST:PORT") from None
 
+    def require_guard(self, named: str, token: str | None, insecure: bool) -> None:
+        """Refuses to be listened at by others than this machine's processes without a token.
+
+        Args:
+            named: How it is called towards the user.
+            token: What who comes must know, if anything.
+            insecure: Allow it all the same.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        if not self.is_local and not token and not insecure:
+            raise ConfigError(
+                f"{named} can be reached from other machines: set a token, or allow it with --insecure"
+            )
+
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"

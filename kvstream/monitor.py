@@ -19,7 +19,6 @@ from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import CacheSizes
 from kvstream.metrics.summary import (
     ALL,
-    RECENT_SECONDS,
     Accounts,
     CacheMetricsSummary,
     recent_metrics,
@@ -257,9 +256,8 @@ class Gathering:
         self._newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
         self._span = 0
         if self._newest is not None:
-            span = max(1, min(config.windows, round(RECENT_SECONDS / config.window_seconds)))
             oldest = min(m.ring.oldest for m in tiers if m.ring.oldest is not None)
-            self._span = min(span, self._newest - oldest + 1)
+            self._span = min(config.recent_windows, self._newest - oldest + 1)
 
     def add(self, tier: TierMonitor) -> None:
         """Takes in what one of the tiers has seen."""

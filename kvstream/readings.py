@@ -1,8 +1,10 @@
 """Readings: every metric of a stream and its value now, for whatever exports them."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Literal, NamedTuple
+
+from anyio.lowlevel import checkpoint
 
 from kvstream.events.types import REASONS
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
@@ -94,6 +96,14 @@ FAMILIES = (
     *(_OFFERED, _PROCESSED, _DROPPED, _MALFORMED, _IN_FLIGHT, _UNDELIVERED, _FAILURES),
 )
 """Every metric, in the order of the exposition."""
+
+
+async def readings_in_steps(stream: KVStream) -> AsyncIterator[Iterator[Reading]]:
+    """Every value of a stream, source by source, between which other tasks go on."""
+    for source in stream.sources():
+        yield source_readings(source)
+        await checkpoint()
+    yield stream_readings(stream)
 
 
 def source_readings(source: SourceMonitor) -> Iterator[Reading]:

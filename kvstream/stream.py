@@ -373,7 +373,7 @@ class KVStream:
         return gathering.summary(source, tier, self.accounts(source, tier), self._final)
 
     def _gathering(self, source: str | None, tier: str | None) -> tuple[Gathering, list[TierMonitor]]:
-        tiers = [found for monitor in self._monitors for found in monitor.tiers(source, tier)]
+        tiers = self.tiers(source, tier)
         return Gathering(self.config.metrics, tiers), tiers
 
     def accounts(self, source: str | None = None, tier: str | None = None) -> Accounts:
@@ -385,13 +385,14 @@ class KVStream:
 
     def hottest(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
         """The live blocks of a source and tier that have been accessed most."""
-        return [b for m in self._found(source, tier) for b in m.table.hottest(most, m.last_ts)]
+        return [b for m in self.tiers(source, tier) for b in m.table.hottest(most, m.last_ts)]
 
     def longest_held(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
         """The live blocks of a source and tier that have been held for the longest time."""
-        return [b for m in self._found(source, tier) for b in m.table.longest_held(most, m.last_ts)]
+        return [b for m in self.tiers(source, tier) for b in m.table.longest_held(most, m.last_ts)]
 
-    def _found(self, source: str, tier: str) -> list[TierMonitor]:
+    def tiers(self, source: str | None = None, tier: str | None = None) -> list[TierMonitor]:
+        """What is known of each source and tier, or of those asked for; to be read as ``sources`` is."""
         return [found for monitor in self._monitors for found in monitor.tiers(source, tier)]
 
     def sources(self) -> list[SourceMonitor]:
@@ -400,7 +401,7 @@ class KVStream:
 
     def places(self) -> list[tuple[str, str]]:
         """Every source and tier seen so far."""
-        return sorted((found.source, found.tier) for monitor in self._monitors for found in monitor.tiers())
+        return sorted((found.source, found.tier) for found in self.tiers())
 
     def statistics(self) -> StreamStatistics:
         """The inside of the stream now."""

@@ -24,7 +24,6 @@ from kvstream.events.types import Labels
 from kvstream.metrics.ghosts import GhostIndex
 from kvstream.metrics.measurements import ClassicIntervals, Measurements
 from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
-from kvstream.metrics.summary import RECENT_SECONDS
 from kvstream.metrics.trend import Trend, detect_trend
 from kvstream.metrics.usage import OwnerUsage, UsageByOwner
 from kvstream.metrics.window import Window, WindowRing
@@ -77,7 +76,7 @@ class TierMonitor:
         self.working_set = WorkingSetHistory()
         self._usage = UsageByOwner(config.histogram_scale)
         self.ghosts = GhostIndex(config.ghost_blocks, round(config.ghost_seconds * 1e9))
-        detailed = max(config.trend_window, round(RECENT_SECONDS / config.window_seconds))
+        detailed = max(config.trend_window, config.recent_windows)
         self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale, detailed)
         self.classic = ClassicIntervals()
         self.rules = RuleEngine(rules, source, tier, config.window_seconds, config.capacity, silences)

@@ -1,4 +1,6 @@
-"""Figures in words: intervals and accounts as people read them."""
+"""Figures in words: times, intervals and accounts as people read them."""
+
+import datetime
 
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.summary import Accounts
@@ -44,3 +46,8 @@ def accounts_lines(accounts: Accounts, whole: bool) -> list[str]:
     }
     odd = ", ".join(f"{n:,} {name}" for name, n in counted.items() if n)
     return [*lines, odd] if odd else lines
+
+
+def time_of_day(seconds: float) -> str:
+    """A time since the Unix epoch as hours, minutes and seconds in UTC."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%H:%M:%S")

@@ -1,6 +1,5 @@
 """From readings to episodes: an alert fires once when one begins and resolves once when it is over."""
 
-import datetime
 import math
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType, fingerprin
 from kvstream.metrics.load import LookupHistory
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.window import Window
+from kvstream.words import time_of_day
 
 
 class _Episode(msgspec.Struct):
@@ -217,11 +217,6 @@ class RuleEngine:
 def _note_worst(episode: _Episode, reading: Reading) -> None:
     if episode.worst is None or reading.measure > episode.worst.measure:
         episode.worst = reading
-
-
-def time_of_day(seconds: float) -> str:
-    """A time since the Unix epoch as hours, minutes and seconds in UTC."""
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%H:%M:%S")
 
 
 def _figure(value: float) -> str:

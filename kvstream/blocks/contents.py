@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kvstream.blocks.grouping import Generations, Grouped
+from kvstream.blocks.grouping import Generations, Grouped, with_room
 from kvstream.blocks.hashing import are_below, are_hashes
 from kvstream.blocks.observations import ContentChanges
 from kvstream.events.frame import I64
@@ -67,11 +67,9 @@ class Contents:
 
     def _keys_of_rows(self, grouped: Grouped, slot: I64, keys: I64 | None) -> I64:
         """Key of the generation that is open just after each row, (n,); 0 if it is not known."""
-        rows = np.arange(len(grouped.op))
-        start = np.maximum.accumulate(np.where(grouped.op == Op.ALLOC, rows, -1))
+        start, carried = grouped.begun_at()
         before = self._room_for(int(slot.max()) + 1).take(slot).take(grouped.group_of)
-        carried = start < grouped.heads.take(grouped.group_of)
-        given = np.zeros_like(rows) if keys is None else keys.take(grouped.position)
+        given = np.zeros(len(start), np.int64) if keys is None else keys.take(grouped.position)
         return np.where(carried, before, given.take(start))
 
     def changes(
@@ -148,12 +146,7 @@ class Contents:
         return given.take(begun), went
 
     def _room_for(self, slots: int) -> I64:
-        held = 0 if self._keys is None else len(self._keys)
-        if self._keys is None or held < slots:
-            wider = np.zeros(1 << (slots - 1).bit_length(), dtype=np.int64)
-            if self._keys is not None:
-                wider[:held] = self._keys
-            self._keys = wider
+        self._keys = with_room(np.zeros(0, dtype=np.int64) if self._keys is None else self._keys, slots)
         return self._keys
 
 

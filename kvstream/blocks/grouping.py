@@ -46,6 +46,15 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
     tails: I64
     group_of: I64
 
+    def begun_at(self) -> tuple[I64, Mask]:
+        """Where the generation that is open just after each row began.
+
+        Returns:
+            The row, (n,); and whether it began before the first of them instead, (n,).
+        """
+        start = np.maximum.accumulate(np.where(self.op == Op.ALLOC, np.arange(len(self.op)), -1))
+        return start, start < self.heads.take(self.group_of)
+
     def without_effect(self, live: Mask) -> Mask | None:
         """Which rows speak of a block that is not live at that moment; None if there are none.
 
@@ -194,3 +203,12 @@ def _generations(
         np.where(carried, count.take(group_of) + here, here),
         here,
     )
+
+
+def with_room(column: I64, slots: int) -> I64:
+    """A column by slot with room for so many: itself, or wider, with zeros behind."""
+    if len(column) >= slots:
+        return column
+    wider = np.zeros(1 << (slots - 1).bit_length(), dtype=np.int64)
+    wider[: len(column)] = column
+    return wider

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from kvstream.blocks.grouping import Generations, Grouped
+from kvstream.blocks.grouping import Generations, Grouped, Mask, with_room
+from kvstream.blocks.observations import Observations, Owned
 from kvstream.events.frame import I64, EventFrame
 from kvstream.events.types import Labels, Op
 
@@ -88,9 +89,59 @@ class Owners:
         return self._room_for(int(slots.max()) + 1).take(slots) if len(slots) else slots
 
     def _room_for(self, slots: int) -> I64:
-        held = len(self._of_slot)
-        if held < slots:
-            wider = np.zeros(1 << (slots - 1).bit_length(), dtype=np.int64)
-            wider[:held] = self._of_slot
-            self._of_slot = wider
+        self._of_slot = with_room(self._of_slot, slots)
         return self._of_slot
+
+
+def owned_of_run(
+    grouped: Grouped,
+    ended: Generations,
+    of_row: I64,
+    went: I64,
+    reused: tuple[Mask, Mask],
+    observed: Mask | None,
+    seen: Observations,
+) -> Owned:
+    """What was just added to ``seen``, by owner."""
+    begins = grouped.op == Op.ALLOC
+    nothing = of_row[:0]
+    lives = (nothing, nothing, nothing, nothing)
+    if len(ended.rows):
+        of_observed = went if observed is None else went.compress(observed)
+        lives = (of_observed, seen.lifetimes[-1], seen.idles[-1], seen.access_counts[-1])
+    again, first = reused
+    return Owned(
+        of_row.compress(begins),
+        grouped.t.compress(begins),
+        of_row.compress(grouped.op == Op.ACCESS),
+        went,
+        grouped.t.take(ended.rows),
+        False,
+        (of_row.compress(again), seen.reuse_gaps[-1]),
+        (of_row.compress(first), seen.first_reuses[-1]),
+        lives,
+    )
+
+
+def owned_from_now_on(births: I64) -> Owned:
+    """Nobody's blocks, born at some times."""
+    nothing = births[:0]
+    none = (nothing, nothing)
+    return Owned(np.zeros_like(births), births, *none, nothing, False, none, none, (*none, *none))
+
+
+def owned_by_cleared(of_slot: I64, ts: int) -> Owned:
+    """What a clear ends, by owner."""
+    nothing = of_slot[:0]
+    none = (nothing, nothing)
+    return Owned(
+        nothing,
+        nothing,
+        nothing,
+        of_slot,
+        np.full(len(of_slot), ts),
+        True,
+        none,
+        none,
+        (*none, *none),
+    )

@@ -12,8 +12,8 @@ from kvstream.blocks.contents import Contents
 from kvstream.blocks.grouping import PACKED_STORE, RUN_EVENTS, Generations, Grouped, Mask, generations, group
 from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.blocks.index import BlockIndex
-from kvstream.blocks.observations import EvictionBatch, Observations, Owned
-from kvstream.blocks.owners import Owners
+from kvstream.blocks.observations import EvictionBatch, Observations
+from kvstream.blocks.owners import Owners, owned_by_cleared, owned_from_now_on, owned_of_run
 from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.events.frame import I64, U8, EventFrame, as_int64
 from kvstream.events.types import OTHER, REASONS, REPLACED, Op
@@ -109,7 +109,7 @@ class BlockTable:
             return  # many clears in a row must not cost a sweep each
         if self.owners is not None and self.owners.known:
             held = (self._count >= 0).nonzero()[0]
-            seen.owned.append(_owned_by_cleared(self.owners.of_slots(held), ts))
+            seen.owned.append(owned_by_cleared(self.owners.of_slots(held), ts))
         seen.cleared += self.live_count
         self.live_count = 0
         self._count[:] = _NOT_LIVE
@@ -262,7 +262,7 @@ class BlockTable:
         if self.owners is not None and (frame.label_of is not None or self.owners.known):
             if not self.owners.known:  # until now nobody's blocks were not followed
                 held = (self._count >= 0).nonzero()[0]
-                seen.owned.append(_owned_from_now_on(self._birth[held]))
+                seen.owned.append(owned_from_now_on(self._birth[held]))
             named = self.owners.numbers(frame)
         if stores:
             ops = np.minimum(ops, PACKED_STORE)
@@ -297,7 +297,7 @@ class BlockTable:
         of_row = None
         if self.owners is not None and named is not None:
             of_row, went = self.owners.apply(grouped, slot, named, ended, left)
-            seen.owned.append(_owned(grouped, ended, of_row, went, reused, observed, seen))
+            seen.owned.append(owned_of_run(grouped, ended, of_row, went, reused, observed, seen))
         if self.lookups_below:
             asked = self._contents.lookups(grouped, slot, keys, self._ids, self.lookups_below)
             seen.add_lookups(*asked)
@@ -356,9 +356,7 @@ class BlockTable:
 
     def _birth_of_rows(self, grouped: Grouped, slot: I64) -> I64:
         """Start of the generation that is open just after each row, ns, (n,)."""
-        rows = np.arange(len(grouped.op))
-        start = np.maximum.accumulate(np.where(grouped.op == Op.ALLOC, rows, -1))
-        carried = start < grouped.heads.take(grouped.group_of)
+        start, carried = grouped.begun_at()
         return np.where(carried, self._birth[slot].take(grouped.group_of), grouped.t.take(start))
 
     def _observe_ended(
@@ -450,60 +448,6 @@ class BlockTable:
     def _sampled(self, slot: I64, birth: I64) -> Mask:
         ids = slot if self._ids is None else self._ids.take(slot)
         return below_rate(generation_hash(self._seed, ids, birth), self._sample_rate)
-
-
-def _owned(
-    grouped: Grouped,
-    ended: Generations,
-    of_row: I64,
-    went: I64,
-    reused: tuple[Mask, Mask],
-    observed: Mask | None,
-    seen: Observations,
-) -> Owned:
-    """What was just added to ``seen``, by owner."""
-    begins = grouped.op == Op.ALLOC
-    nothing = of_row[:0]
-    lives = (nothing, nothing, nothing, nothing)
-    if len(ended.rows):
-        of_observed = went if observed is None else went.compress(observed)
-        lives = (of_observed, seen.lifetimes[-1], seen.idles[-1], seen.access_counts[-1])
-    again, first = reused
-    return Owned(
-        of_row.compress(begins),
-        grouped.t.compress(begins),
-        of_row.compress(grouped.op == Op.ACCESS),
-        went,
-        grouped.t.take(ended.rows),
-        False,
-        (of_row.compress(again), seen.reuse_gaps[-1]),
-        (of_row.compress(first), seen.first_reuses[-1]),
-        lives,
-    )
-
-
-def _owned_from_now_on(births: I64) -> Owned:
-    """Nobody's blocks, born at some times."""
-    nothing = births[:0]
-    none = (nothing, nothing)
-    return Owned(np.zeros_like(births), births, *none, nothing, False, none, none, (*none, *none))
-
-
-def _owned_by_cleared(of_slot: I64, ts: int) -> Owned:
-    """What a clear ends, by owner."""
-    nothing = of_slot[:0]
-    none = (nothing, nothing)
-    return Owned(
-        nothing,
-        nothing,
-        nothing,
-        of_slot,
-        np.full(len(of_slot), ts),
-        True,
-        none,
-        none,
-        (*none, *none),
-    )
 
 
 def _count_unknown(ops: U8, seen: Observations) -> None:

@@ -1,10 +1,7 @@
 """``kvstream analyze``: recorded events to an answer in plain words."""
 
 import sys
-from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +9,7 @@ from rich.text import Text
 
 from kvstream.analysis import Analysis, CacheAnalysis
 from kvstream.blocks.sizes import block_bytes_of_file
-from kvstream.cli.recordings import read_recordings, recordings
+from kvstream.cli.recordings import BlockTokens, ModelConfig, Recordings, read_recordings, recordings
 from kvstream.cli.render import summary_table
 from kvstream.cli.session import Capacity, ConfigFile, Json, wants_lines
 from kvstream.config import MetricsConfig, load_config
@@ -33,17 +30,10 @@ _HOT_SHOWN = 5
 
 
 def analyze_command(
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Recordings: any files that kvstream run reads.")
-    ],
+    files: Recordings,
     capacity: Capacity = None,
-    model_config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json", help="A model's config.json, to tell sizes in GiB.", show_default=False
-        ),
-    ] = None,
-    block_tokens: Annotated[int, typer.Option(min=1, help="Tokens in a block.")] = 16,
+    model_config: ModelConfig = None,
+    block_tokens: BlockTokens = 16,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:

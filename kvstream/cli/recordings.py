@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import typer
@@ -15,6 +15,18 @@ from kvstream.sources.inputs import Input
 from kvstream.sources.timing import merge_by_time
 
 _MALFORMED_SHOWN = 20
+
+# Options of more than one command.
+Recordings = Annotated[
+    list[str], typer.Argument(metavar="FILE...", help="Recordings: any files that kvstream run reads.")
+]
+ModelConfig = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.json", help="A model's config.json, to tell sizes in GiB.", show_default=False
+    ),
+]
+BlockTokens = Annotated[int, typer.Option(min=1, help="Tokens in a block.")]
 
 
 def recordings(names: Sequence[str], why: str) -> list[Input]:

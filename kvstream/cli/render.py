@@ -1,6 +1,5 @@
 """Results on a terminal: progress and live figures while it runs, alerts above, a summary at the end."""
 
-import datetime
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -20,9 +19,9 @@ from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.usage import LabelUsage
 from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
-from kvstream.words import accounts_lines, interval, seconds
+from kvstream.words import accounts_lines, interval, seconds, time_of_day
 
-_STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
+LEVEL_STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
 _MALFORMED_SHOWN = 20
 _LABELS_SHOWN = 5
 _SIZES_SHOWN = (0.5, 1.0, 1.5, 2.0, 4.0)
@@ -123,10 +122,9 @@ def progress_on_stderr(*columns: ProgressColumn) -> Progress:
 
 def alert_line(alert: CacheAlert) -> Text:
     """An alert in one line."""
-    at = datetime.datetime.fromtimestamp(alert.timestamp, datetime.UTC).strftime("%H:%M:%S")
-    style = _STYLE[alert.level] if alert.state == "firing" else "green"
+    style = LEVEL_STYLE[alert.level] if alert.state == "firing" else "green"
     return Text.assemble(
-        f"{at}  ",
+        f"{time_of_day(alert.timestamp)}  ",
         (f"{alert.state} {alert.level.value}", style),
         f"  {alert.rule}  {alert.source}/{alert.tier}  {alert.message}",
     )

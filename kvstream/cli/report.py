@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from kvstream.blocks.sizes import block_bytes_of_file
-from kvstream.cli.recordings import read_recordings, recordings
+from kvstream.cli.recordings import BlockTokens, ModelConfig, Recordings, read_recordings, recordings
 from kvstream.cli.session import Capacity, ConfigFile
 from kvstream.config import MetricsConfig, load_config
 from kvstream.events.frame import EventFrame
@@ -38,9 +38,7 @@ _WRITERS: dict[str, Callable[[Report], str]] = {
 
 
 def report_command(
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Recordings: any files that kvstream run reads.")
-    ],
+    files: Recordings,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Where to write it; by default standard output."),
@@ -58,13 +56,8 @@ def report_command(
         ),
     ] = None,
     capacity: Capacity = None,
-    model_config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json", help="A model's config.json, to tell sizes in GiB.", show_default=False
-        ),
-    ] = None,
-    block_tokens: Annotated[int, typer.Option(min=1, help="Tokens in a block.")] = 16,
+    model_config: ModelConfig = None,
+    block_tokens: BlockTokens = 16,
     config: ConfigFile = None,
 ) -> None:
     """Writes what was found as one self-contained file: verdict, charts, tables and alerts."""

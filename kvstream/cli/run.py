@@ -36,8 +36,8 @@ from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.frame import EventFrame
 from kvstream.sources.files import STDIN
-from kvstream.sources.inputs import Input
-from kvstream.sources.timing import FrameCutter, Items, merge_by_time, paced
+from kvstream.sources.inputs import Input, live_and_recorded
+from kvstream.sources.timing import FrameCutter, Items, paced
 from kvstream.stream import KVStream
 
 EXAMPLES = f"""
@@ -150,10 +150,9 @@ def run_command(
 async def _read_all(inputs: list[Input], options: RunOptions, stream: KVStream, output: Output) -> None:
     """Sends what the inputs hold: recorded ones merged by time, live ones as it comes."""
     clock = _SummaryClock(options.summary_every, stream, output)
-    recorded = [of.read(options.capacity, output.read) for of in inputs if not of.is_live]
-    live = [of.read(options.capacity, output.read) for of in inputs if of.is_live]
+    live, recorded = live_and_recorded(inputs, options.capacity, output.read)
     async with anyio.create_task_group() as tasks:
-        for items in [*live, merge_by_time(recorded)] if recorded else live:
+        for items in [*live, *recorded]:
             tasks.start_soon(_send_all, items, options, stream, output, clock)
 
 

@@ -18,9 +18,9 @@ from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.link import Endpoint
 from kvstream.sources.files import STDIN
-from kvstream.sources.inputs import Input
+from kvstream.sources.inputs import Input, live_and_recorded
 from kvstream.sources.socket import FrameServer
-from kvstream.sources.timing import merge_by_time, paced
+from kvstream.sources.timing import paced
 from kvstream.stream import KVStream
 from kvstream.web.state import Place, State, state_of
 
@@ -99,8 +99,7 @@ def _feeds(
     token = os.environ.get("KVSTREAM_TOKEN")
     servers = [FrameServer(stream, Endpoint.parse(n), token=token) for n in names if n.startswith(_SOCKETS)]
     opened = [Input(name, follow) for name in names if not name.startswith(_SOCKETS)]
-    live = [of.read(capacity) for of in opened if of.is_live]
-    recorded = [of.read(capacity) for of in opened if not of.is_live]
+    live, recorded = live_and_recorded(opened, capacity)
 
     def serving(server: FrameServer) -> Feed:
         async def serve() -> None:
@@ -112,8 +111,7 @@ def _feeds(
     def reading(items: Any) -> Feed:
         return lambda: stream.feed(items)
 
-    every = [*live, paced(merge_by_time(recorded), speed)] if recorded else live
-    return [*map(serving, servers), *map(reading, every)]
+    return [*map(serving, servers), *map(reading, live), *(reading(paced(r, speed)) for r in recorded)]
 
 
 class StreamWatch:

@@ -1,7 +1,7 @@
 """The screen of ``kvstream top``: caches, figures of the one that is chosen, and alerts."""
 
+import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import ClassVar, Protocol
 
 import anyio
@@ -9,10 +9,11 @@ from rich.console import Group
 from rich.text import Text
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
-from kvstream.cli.render import alert_line, summary_table
+from kvstream.cli.render import LEVEL_STYLE, alert_line, summary_table
 from kvstream.errors import MissingExtraError
-from kvstream.metrics.summary import CacheMetricsSummary
+from kvstream.metrics.summary import ALL, CacheMetricsSummary
 from kvstream.web.state import CacheNow, Place, State
+from kvstream.words import time_of_day
 
 try:
     from textual.app import App, ComposeResult
@@ -26,7 +27,6 @@ except ImportError:
 _EVERYTHING = Place(None, None)
 _WINDOWS_SHOWN = 120
 _NARROW = 100
-_STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
 
 
 class Watched(Protocol):
@@ -157,7 +157,7 @@ class TopApp(App[None]):
         self.query_one("#status", Static).update(text)
 
     def _show(self, state: State, alerts: Sequence[CacheAlert]) -> None:
-        self._heard = f"Figures of {datetime.now(UTC):%H:%M:%S} UTC."
+        self._heard = f"Figures of {time_of_day(time.time())} UTC."
         self._say(_status(self._called, state.summary))
         self._show_caches(state.caches)
         self._show_history(state)
@@ -201,7 +201,7 @@ def _cells(cache: CacheNow) -> list[Text]:
     return [
         Text(cache.source),
         Text(cache.tier),
-        Text(level.value, _STYLE[level]) if level else Text("ok", "green"),
+        Text(level.value, LEVEL_STYLE[level]) if level else Text("ok", "green"),
         Text(f"{cache.blocks:,}", justify="right"),
         Text(ratio, justify="right"),
         Text(f"{cache.eviction_rate:,.0f}", justify="right"),
@@ -210,14 +210,14 @@ def _cells(cache: CacheNow) -> list[Text]:
 
 def _status(name: str, summary: CacheMetricsSummary) -> Text:
     """What matters most, in a line."""
-    place = "all caches" if summary.source == "*" else f"{summary.source} / {summary.tier}"
+    place = "all caches" if summary.source == ALL else f"{summary.source} / {summary.tier}"
     head = f"kvstream {name}  {place}  "
     if not summary.accounts.processed:
         return Text.assemble(head, ("waiting for the first events", "dim"))
     bad = [a for a in summary.alerts if a["level"] != AlertLevel.INFO and not a["muted_by"]]
     if not bad:
         return Text.assemble(head, ("healthy", "bold green"))
-    since = datetime.fromtimestamp(min(a["started_at"] for a in bad), UTC)
+    since = time_of_day(min(a["started_at"] for a in bad))
     worst = max((AlertLevel(a["level"]) for a in bad), key=lambda level: level.severity)
     said = "; ".join(str(a["message"]) for a in bad)
-    return Text.assemble(head, (f"{worst.value} since {since:%H:%M:%S} UTC", _STYLE[worst]), f"  {said}")
+    return Text.assemble(head, (f"{worst.value} since {since} UTC", LEVEL_STYLE[worst]), f"  {said}")

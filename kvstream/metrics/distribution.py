@@ -3,6 +3,7 @@
 import msgspec
 
 from kvstream.metrics.histogram import ExponentialHistogram
+from kvstream.metrics.measurements import Measurements
 
 
 class Distribution(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,7 +18,14 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     counts: list[int]
 
 
-def distribution(histogram: ExponentialHistogram) -> Distribution:
+def distributions(seen: Measurements) -> dict[str, Distribution]:
+    """Lifetimes, idle times, first reuses and reuse gaps, by name."""
+    return {
+        name: _distribution(getattr(seen, name)) for name in ("lifetime", "idle", "first_reuse", "reuse_gap")
+    }
+
+
+def _distribution(histogram: ExponentialHistogram) -> Distribution:
     """The buckets of a histogram, joined as far as they belong to one factor of two."""
     counts: dict[int, int] = {}
     for at, count in enumerate(histogram.counts.tolist()):

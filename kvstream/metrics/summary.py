@@ -14,9 +14,6 @@ from kvstream.metrics.trend import Trend
 from kvstream.metrics.usage import LabelUsage
 from kvstream.metrics.working_set import WorkingSet
 
-RECENT_SECONDS = 60.0
-"""How far back the recent figures of a summary look."""
-
 ALL = "*"
 """Stands for every source, or every tier, in a summary of all of them."""
 

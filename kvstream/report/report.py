@@ -10,7 +10,7 @@ from kvstream.analysis import Analysis, CacheAnalysis
 from kvstream.blocks.block_map import BlockMap
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import EventFrame
-from kvstream.metrics.distribution import Distribution, distribution
+from kvstream.metrics.distribution import Distribution, distributions
 from kvstream.metrics.history import History, HistoryBuilder
 from kvstream.tier import Outcome, TierMonitor
 
@@ -121,14 +121,10 @@ class ReportBuilder:
     def _cache(self, analysis: CacheAnalysis) -> CacheReport:
         place = _Place(analysis.source, analysis.tier)
         (tier,) = self._analysis.monitor.tiers(*place)
-        seen = tier.measurements()
         return CacheReport(
             analysis=analysis,
             history=self._history[place].history(_WINDOWS_SHOWN),
-            distributions={
-                name: distribution(getattr(seen, name))
-                for name in ("lifetime", "idle", "first_reuse", "reuse_gap")
-            },
+            distributions=distributions(tier.measurements()),
             map=tier.table.block_map(tier.last_ts),
             alerts=self._alerts[place],
             alerts_left_out=self._alerts_left_out[place],

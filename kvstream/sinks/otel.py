@@ -13,13 +13,12 @@ from importlib.metadata import version
 from typing import Any
 
 from anyio import to_thread
-from anyio.lowlevel import checkpoint
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.errors import ConfigError, KVStreamError, MissingExtraError
 from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.metrics.summary import CacheMetricsSummary
-from kvstream.readings import FAMILIES, Family, Interval, LabelValues, source_readings, stream_readings
+from kvstream.readings import FAMILIES, Family, Interval, LabelValues, readings_in_steps
 from kvstream.stream import KVStream
 
 try:
@@ -114,12 +113,9 @@ class OpenTelemetry:
         """
         assert self._stream is not None  # noqa: S101
         readings: dict[Family, list[tuple[LabelValues, float | Interval]]] = {f: [] for f in FAMILIES}
-        for source in self._stream.sources():
-            for family, values, reading in source_readings(source):
+        async for some in readings_in_steps(self._stream):
+            for family, values, reading in some:
                 readings[family].append((values, reading))
-            await checkpoint()
-        for family, values, reading in stream_readings(self._stream):
-            readings[family].append((values, reading))
         now = time.time_ns()
         metrics = [self._metric(family, points, now) for family, points in readings.items() if points]
         scope = sdk.ScopeMetrics(self._scope, metrics, "")

@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import numpy as np
 from anyio import to_thread
-from anyio.lowlevel import checkpoint
 
 from kvstream.errors import MissingExtraError
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
@@ -19,6 +18,7 @@ from kvstream.readings import (
     Interval,
     LabelValues,
     Reading,
+    readings_in_steps,
     source_readings,
     stream_readings,
 )
@@ -76,10 +76,8 @@ async def exposition(stream: KVStream, accept: str = "") -> tuple[bytes, str]:
     encoder, content_type = choose_encoder(accept)
     native = "version=2." in content_type
     answer = _Metrics(native=True) if native else _Text("openmetrics" in content_type)
-    for source in stream.sources():
-        answer.add(source_readings(source))
-        await checkpoint()
-    answer.add(stream_readings(stream))
+    async for readings in readings_in_steps(stream):
+        answer.add(readings)
     if isinstance(answer, _Metrics):
         return await to_thread.run_sync(encoder, answer), content_type
     return answer.encode(), content_type

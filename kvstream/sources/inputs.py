@@ -1,9 +1,9 @@
 """Any input by its name: a file, standard input, or publishers over ZMQ."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kvstream.sources.files import STDIN, read_events
-from kvstream.sources.timing import Items
+from kvstream.sources.timing import Items, merge_by_time
 from kvstream.sources.zmq_events import KVEventSubscriber
 
 _ZMQ = ("zmq:", "zmq+ipc:")
@@ -41,3 +41,12 @@ class Input:
         if self.subscriber is not None:
             return self.subscriber.read()
         return read_events(self.name, follow=self._follow, capacity=capacity, on_bytes=on_bytes)
+
+
+def live_and_recorded(
+    inputs: Sequence[Input], capacity: int | None = None, on_bytes: Callable[[int], None] | None = None
+) -> tuple[list[Items], list[Items]]:
+    """What several inputs hold: live ones each as it comes, and the recorded ones, if any, merged by time."""
+    live = [of.read(capacity, on_bytes) for of in inputs if of.is_live]
+    recorded = [of.read(capacity, on_bytes) for of in inputs if not of.is_live]
+    return live, [merge_by_time(recorded)] if recorded else []

@@ -67,10 +67,7 @@ class FrameServer:
         longest_frame: int = MAX_FRAME_BYTES,
         most_connections: int = 256,
     ) -> None:
-        if not endpoint.is_local and not token and not insecure:
-            raise ConfigError(
-                f"{endpoint} can be reached from other machines: set a token, or allow it with --insecure"
-            )
+        endpoint.require_guard(str(endpoint), token, insecure)
         self.endpoint = endpoint
         self._stream, self._token = stream, token
         self._longest_frame, self._most_connections = longest_frame, most_connections

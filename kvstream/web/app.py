@@ -9,7 +9,7 @@ import msgspec
 from kvstream.errors import MissingExtraError
 from kvstream.sinks.prometheus import exposition
 from kvstream.stream import KVStream
-from kvstream.web.state import Place, States, blocks, distributions, history
+from kvstream.web.state import Place, States, blocks, history, recent_distributions
 
 try:
     from starlette.applications import Starlette
@@ -105,7 +105,7 @@ class _Routes:
         return _json(await history(self._stream, _place(request), windows))
 
     async def distributions(self, request: Request) -> Response:
-        return _json(distributions(self._stream, _place(request)))
+        return _json(await recent_distributions(self._stream, _place(request)))
 
     async def blocks(self, request: Request) -> Response:
         found = blocks(self._stream, _place(request))

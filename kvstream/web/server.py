@@ -42,11 +42,7 @@ class HttpServer:
         insecure: bool = False,
         max_clients: int = 64,
     ) -> None:
-        if not endpoint.is_local and not token and not insecure:
-            raise ConfigError(
-                f"{_url(endpoint)} can be reached from other machines: set a token, "
-                "or allow it with --insecure"
-            )
+        endpoint.require_guard(_url(endpoint), token, insecure)
         self.endpoint = endpoint
         self._app = create_app(stream, token=token, max_clients=max_clients)
         self._socket: socket.socket | None = None

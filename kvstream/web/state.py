@@ -13,10 +13,10 @@ from kvstream.analysis import verdict
 from kvstream.blocks.block_map import BlockMap
 from kvstream.blocks.state import HotBlock
 from kvstream.events.types import Labels
-from kvstream.metrics.distribution import Distribution, distribution
-from kvstream.metrics.histogram import ExponentialHistogram
+from kvstream.metrics.distribution import Distribution, distributions
 from kvstream.metrics.history import History, HistoryBuilder
-from kvstream.metrics.summary import RECENT_SECONDS, CacheMetricsSummary
+from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.stream import KVStream
 from kvstream.tier import TierMonitor
 
@@ -133,7 +133,7 @@ async def state_of(stream: KVStream, place: Place) -> State:
     """The state of a place now."""
     summary = await stream.summarize(*place)
     return State(
-        caches=[_cache_now(tier) for tier in sorted(tiers_of(stream, Place(None, None)), key=_name)],
+        caches=[_cache_now(tier) for tier in sorted(stream.tiers(), key=_name)],
         summary=summary,
         verdict=verdict(summary) if summary.accounts.allocations else [],
         history=await history(stream, place, _NEWEST_WINDOWS),
@@ -161,29 +161,25 @@ def _cache_now(tier: TierMonitor) -> CacheNow:
 async def history(stream: KVStream, place: Place, windows: int) -> History:
     """The last windows of a place."""
     builder = HistoryBuilder(stream.config.metrics.window_seconds)
-    for tier in tiers_of(stream, place):
+    for tier in stream.tiers(*place):
         builder.add(tier.ring.last(windows))
         await checkpoint()
     return builder.history()
 
 
-def distributions(stream: KVStream, place: Place) -> dict[str, Distribution]:
+async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Distribution]:
     """Lifetimes, idle times and reuse gaps of the last minute."""
-    found = {name: ExponentialHistogram(stream.config.metrics.histogram_scale) for name in _DISTRIBUTIONS}
-    windows = max(1, round(RECENT_SECONDS / stream.config.metrics.window_seconds))
-    for tier in tiers_of(stream, place):
-        seen = tier.ring.recent(windows)
-        for name, histogram in found.items():
-            histogram.merge(getattr(seen, name))
-    return {name: distribution(histogram) for name, histogram in found.items()}
-
-
-_DISTRIBUTIONS = ("lifetime", "idle", "first_reuse", "reuse_gap")
+    config = stream.config.metrics
+    total = Measurements(config.histogram_scale)
+    for tier in stream.tiers(*place):
+        total.merge(tier.ring.recent(config.recent_windows))
+        await checkpoint()
+    return distributions(total)
 
 
 def blocks(stream: KVStream, place: Place) -> Blocks | None:
     """The blocks of a place; None if it is not one source and tier."""
-    tiers = tiers_of(stream, place)
+    tiers = stream.tiers(*place)
     if len(tiers) != 1:
         return None
     (tier,) = tiers
@@ -196,14 +192,3 @@ def blocks(stream: KVStream, place: Place) -> Blocks | None:
 
 def _shown(block: HotBlock) -> ShownBlock:
     return ShownBlock(**{**msgspec.structs.asdict(block), "block_id": str(block.block_id)})
-
-
-def tiers_of(stream: KVStream, place: Place) -> list[TierMonitor]:
-    """The monitors of a place."""
-    return [
-        tier
-        for source in stream.sources()
-        if place.source in (None, source.source)
-        for tier in source.tiers.values()
-        if place.tier in (None, tier.tier)
-    ]

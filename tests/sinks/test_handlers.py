@@ -5,11 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import anyio
 import httpx2
@@ -23,7 +21,7 @@ from kvstream.sinks.alertmanager import Alertmanager, alertmanager_alert
 from kvstream.sinks.command import Command
 from kvstream.sinks.webhook import SIGNATURE_HEADER, Webhook, signature, slack_payload
 from kvstream.stream import KVStream
-from tests.ports import free_port
+from tests.ports import free_port, posted_to
 
 DEADLINE = 30
 
@@ -51,26 +49,12 @@ def endpoint(*statuses):
     """An HTTP server that answers with these statuses, the last for ever; its URL and what it was sent."""
     received = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            received.append((self.path, dict(self.headers), body))
-            self.send_response(statuses[min(len(received), len(statuses)) - 1])
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def take(path, headers, body):
+        received.append((path, headers, body))
+        return statuses[min(len(received), len(statuses)) - 1]
 
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", received
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with posted_to(take) as url:
+        yield url, received
 
 
 async def test_a_webhook_posts_the_alert_and_signs_it():

@@ -1,8 +1,6 @@
 """OpenTelemetry, to a real receiver of OTLP over HTTP."""
 
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -11,6 +9,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from kvstream import AlertLevel, KVStream, Labels, MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError
 from kvstream.sinks.otel import OpenTelemetry
+from tests.ports import posted_to
 from tests.serving import alert, send_chat, tell
 
 
@@ -41,29 +40,15 @@ def receiver(status=200):
     """A collector's OTLP endpoint; its URL and what it received."""
     received = Received()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.path == "/v1/metrics":
-                received.metrics.append(ExportMetricsServiceRequest.FromString(body))
-            elif self.path == "/v1/logs":
-                received.logs.append(ExportLogsServiceRequest.FromString(body))
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+    def take(path, headers, body):
+        if path == "/v1/metrics":
+            received.metrics.append(ExportMetricsServiceRequest.FromString(body))
+        elif path == "/v1/logs":
+            received.logs.append(ExportLogsServiceRequest.FromString(body))
+        return status
 
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", received
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with posted_to(take) as url:
+        yield url, received
 
 
 def attributes(of):
