@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 
 from anyio.lowlevel import checkpoint
 
-from kvstream.events.types import REASONS
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.usage import usage_by_label
 from kvstream.monitor import SourceMonitor
@@ -125,8 +124,8 @@ def _tier_readings(tier: TierMonitor) -> Iterator[Reading]:
     yield _LAST_EVENT, labels, tier.last_ts / 1e9
     yield _ALLOCATIONS, labels, seen.allocations
     yield _ACCESSES, labels, seen.accesses
-    for reason, count in zip(REASONS, seen.evictions.tolist(), strict=True):
-        yield _EVICTIONS, (*labels, reason), count + (seen.cleared if reason == "cleared" else 0)
+    for reason, count in seen.ended_by_reason.items():
+        yield _EVICTIONS, (*labels, reason), count
     yield _UNUSED, labels, seen.never_accessed
     yield _PREMATURE, labels, seen.return_time.count
     yield _UNKNOWN_ACCESSES, labels, seen.unknown_accesses

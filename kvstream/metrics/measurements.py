@@ -111,6 +111,13 @@ class Measurements:
         return self.allocations + self.accesses + self.unknown_accesses + ended + self.clears
 
     @property
+    def ended_by_reason(self) -> dict[str, int]:
+        """Generations ended, by reason; those that a clear ended among the ``cleared``."""
+        by_reason = dict(zip(REASONS, self.evictions.tolist(), strict=True))
+        by_reason["cleared"] += self.cleared
+        return by_reason
+
+    @property
     def lookups(self) -> int:
         """Accesses and allocations: blocks that were asked for, found or not."""
         return self.accesses + self.allocations

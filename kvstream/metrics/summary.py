@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 
 from kvstream.config import MetricsConfig
-from kvstream.events.types import REASONS
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import CacheSizes
@@ -247,8 +246,6 @@ def summarize(
     """A summary of the measurements since the start and of the recent ones."""
     lifetime, idle = seen.lifetime.stats(), seen.idle.stats()
     first_reuse, reuse_gap = seen.first_reuse.stats(), seen.reuse_gap.stats()
-    by_reason = dict(zip(REASONS, seen.evictions.tolist(), strict=True))
-    by_reason["cleared"] += seen.cleared
     return CacheMetricsSummary(
         source=source,
         tier=tier,
@@ -260,7 +257,7 @@ def summarize(
         hit_rate_estimate=seen.hit_ratio,
         total_blocks_sampled=seen.sampled_allocations,
         total_evictions=seen.total_evictions,
-        evictions_by_reason=by_reason,
+        evictions_by_reason=seen.ended_by_reason,
         accesses=seen.accesses,
         avg_lifetime_seconds=lifetime.mean,
         avg_idle_seconds=idle.mean,

@@ -6,7 +6,7 @@ from importlib.resources import files
 import msgspec
 
 from kvstream.report.report import CacheReport, Report
-from kvstream.report.tables import Table, overview, tables
+from kvstream.report.tables import Table, opening, overview, tables
 
 _CHARTS = (
     ("ratio-chart", "Hit ratio and occupancy"),
@@ -18,8 +18,6 @@ _CHARTS = (
 
 def to_html(report: Report) -> str:
     """The report as one page: words and tables as they are, charts by a script that it brings along."""
-    malformed = f", {report.malformed:,} malformed pieces left out" if report.malformed else ""
-    said = f"{report.events:,} events of {escape(', '.join(report.inputs))}{malformed}."
     static = files("kvstream") / "web" / "static"
     style = "\n".join(
         (static / name).read_text(encoding="utf-8") for name in ("uplot/uPlot.min.css", "style.css")
@@ -45,7 +43,7 @@ def to_html(report: Report) -> str:
 <style>{style}</style>
 </head>
 <body>
-<header><h1>kvstream report</h1><span>{said}</span></header>
+<header><h1>kvstream report</h1><span>{escape(opening(report))}</span></header>
 <main id="main">
 {_table(overview(report))}
 {caches}

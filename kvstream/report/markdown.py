@@ -1,15 +1,14 @@
 """A report as Markdown."""
 
 from kvstream.report.report import Report
-from kvstream.report.tables import Table, overview, tables
+from kvstream.report.tables import Table, opening, overview, tables
 
 
 def to_markdown(report: Report) -> str:
     """The report as one document."""
-    malformed = f", {report.malformed:,} malformed pieces left out" if report.malformed else ""
     parts = [
         "# kvstream report",
-        f"{report.events:,} events of {', '.join(map(_plain, report.inputs))}{malformed}.",
+        _plain(opening(report)),
         _table(overview(report), level=2),
     ]
     for cache in report.caches:

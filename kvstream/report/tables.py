@@ -22,6 +22,12 @@ class Table(NamedTuple):
     rows: Sequence[tuple[str, ...]]
 
 
+def opening(report: Report) -> str:
+    """What the report is of, in a sentence."""
+    malformed = f", {report.malformed:,} malformed pieces left out" if report.malformed else ""
+    return f"{report.events:,} events of {', '.join(report.inputs)}{malformed}."
+
+
 def overview(report: Report) -> Table:
     """Every cache in a line."""
     rows = []
