@@ -12,6 +12,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(kvstream.__path__, "kvstream.")
 ORDER = [
     "errors",
     "config",
+    "compiled",
     "clock",
     "events",
     "blocks",

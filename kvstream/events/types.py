@@ -12,7 +12,8 @@ Timestamp = Annotated[int, Meta(ge=0, le=2**63 - 1, description="Nanoseconds sin
 BlockId = Annotated[
     int, Meta(description="Physical block number, or a 64-bit content hash (signed or unsigned)")
 ]
-Rank = Annotated[int, Meta(ge=0, le=4095, description="Data-parallel rank of an engine")]
+MAX_RANK = 4095
+Rank = Annotated[int, Meta(ge=0, le=MAX_RANK, description="Data-parallel rank of an engine")]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 

@@ -10,18 +10,23 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 from msgspec import Raw
+from msgspec.structs import replace
 
 from kvstream.blocks.hashing import folded, group_salt
+from kvstream.compiled import compiles
 from kvstream.errors import MalformedInputError
-from kvstream.events.frame import I64, EventFrame, label_number
+from kvstream.events.frame import I64, EventFrame, joined_frames, label_number
 from kvstream.events.types import Labels, Op, Rank
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 TIER_OF_MEDIUM = {None: "gpu", "GPU": "gpu", "CPU": "cpu", "STORAGE": "disk", "DISK": "disk"}
 """Tiers of the media that engines name; of any other, the name in small letters."""
+NO_RANK = -1
+"""In place of the rank of batches that have none."""
 
 _MAX_NAME = 64
 _OTHER_TIERS = 16  # of media that are not known here; any further ones are the tier "other"
+_READ_AT_ONCE = 1024 * 1024  # bytes of batches, about: as much as a core's cache holds
 _Hashes = list[int | bytes]
 _LoraId = int | str | None
 
@@ -144,13 +149,14 @@ class KVEventDecoder:
 
     Attributes:
         unknown_events: Events of a type that is not known here, which were skipped.
-        batches: Batches taken in.
+        batches: Batches decoded.
         last_ts: Time of the last batch, ns since the Unix epoch; 0 before the first.
+        rejected: What the last ``frames`` could not decode: the number of the batch among those that it
+            decoded, from 0, and why. Other parts of the batch are in the frames.
 
     Example:
         >>> decoder = KVEventDecoder("vllm-0")
         >>> decoder.add(b'\x92\xcb\x3f\xf0\0\0\0\0\0\0\x91\x92\xacBlockRemoved\x91\x07')
-        []
         >>> [frame.blocks.tolist() for frame in decoder.frames()]
         [[7]]
     """
@@ -160,18 +166,48 @@ class KVEventDecoder:
         self.unknown_events = 0
         self.batches = 0
         self.last_ts = 0
-        self._columns: dict[tuple[int | None, str], _Columns] = {}
+        self.rejected: list[tuple[int, str]] = []
+        self._waiting: list[bytes] = []
+        self._columns: dict[tuple[int, str], _Columns] = {}
         self._numbers: dict[str, int] = {}
         self._other_tiers: set[str] = set()
         self._lost = 0
         self._decode = _BATCH[True][0]  # the shape that batches had last
+        self._read = _compiled_reader()
 
-    def add(self, payload: bytes) -> list[str]:
-        """Takes in a batch.
+    def add(self, payload: bytes) -> None:
+        """Takes a batch, to be decoded by the next ``frames``."""
+        self._waiting.append(payload)
 
-        Returns:
-            Why parts of it could not be taken in; the other parts were.
-        """
+    def _take_in_waiting(self) -> None:
+        waiting, self._waiting, self.rejected = self._waiting, [], []
+        if self._read is None:
+            for number, payload in enumerate(waiting):
+                self._take_in(number, payload)
+            return
+        start = size = 0
+        for number, payload in enumerate(waiting, 1):
+            size += len(payload)
+            if size >= _READ_AT_ONCE or number == len(waiting):
+                self._take_in_read(start, waiting[start:number])
+                start, size = number, 0
+
+    def _take_in_read(self, start: int, payloads: list[bytes]) -> None:
+        """Decodes batches from a number on, as far as possible at once."""
+        assert self._read is not None  # noqa: S101
+        read, first = self._read(payloads), 0
+        for left in [*(~read.is_read).nonzero()[0].tolist(), len(payloads)]:
+            for rank, tier, rows in read.frames(first, left):
+                self._of(rank, tier).append(rows)
+            if left > first:
+                self.batches += left - first
+                self.last_ts = int(read.times[left - 1])
+            if left < len(payloads):
+                self._take_in(start + left, payloads[left])
+            first = left + 1
+
+    def _take_in(self, number: int, payload: bytes) -> None:
+        """Decodes one batch."""
         reasons: list[str] = []
         try:
             try:
@@ -180,13 +216,16 @@ class KVEventDecoder:
                 batch = self._decoded_otherwise(payload, reasons)
             ts = _nanoseconds(batch.ts)
         except _UNDECODABLE as error:
-            return [f"not a batch of KV events: {error}"]
+            self.rejected.append((number, f"not a batch of KV events: {error}"))
+            return
         except MalformedInputError as error:
-            return [str(error)]
+            self.rejected.append((number, str(error)))
+            return
         self.batches += 1
         self.last_ts = ts
-        rank, medium = batch.data_parallel_rank, "GPU"
-        columns = self._columns.get((rank, "gpu")) or self._of(rank, medium)
+        medium = "GPU"
+        rank = NO_RANK if batch.data_parallel_rank is None else batch.data_parallel_rank
+        columns = self._columns.get((rank, "gpu")) or self._of(rank, "gpu")
         ops, ids = columns.ops, columns.hashes
         columns.times.append(ts)
         columns.until.append(len(ops))
@@ -198,7 +237,7 @@ class KVEventDecoder:
                     reasons.append(f"a medium has 1 to {_MAX_NAME} characters, not {len(name)}")
                     continue
                 medium = name
-                columns = self._of(rank, medium)
+                columns = self._of(rank, self._tier(medium))
                 ops, ids = columns.ops, columns.hashes
                 columns.times.append(ts)
                 columns.until.append(len(ops))
@@ -213,16 +252,19 @@ class KVEventDecoder:
                 ops.append(_OP[type(event)])
             else:
                 ops += [_OP[type(event)]] * len(hashes)
-        return reasons
+        self.rejected += [(number, reason) for reason in reasons]
 
-    def _of(self, rank: int | None, medium: str | None) -> "_Columns":
-        tier = TIER_OF_MEDIUM.get(medium) or self._other_tier(str(medium).lower())
+    def _of(self, rank: int, tier: str) -> "_Columns":
         found = self._columns.get((rank, tier))
         if found is None:
             found = self._columns[rank, tier] = _Columns()
         return found
 
-    def _other_tier(self, name: str) -> str:
+    def _tier(self, medium: str | None) -> str:
+        known = TIER_OF_MEDIUM.get(medium)
+        if known is not None:
+            return known
+        name = str(medium).lower()
         if name not in self._other_tiers:
             if len(self._other_tiers) >= _OTHER_TIERS:
                 return "other"
@@ -265,29 +307,35 @@ class KVEventDecoder:
         self._numbers.clear()
 
     def frames(self) -> list[EventFrame]:
-        """What has been taken in since the last call, one frame for each rank and tier.
+        """Decodes what was added since the last call, to one frame for each rank and tier.
 
         Frames are numbered one by one, with holes as large as the batches that were lost.
         """
+        self._take_in_waiting()
         columns, self._columns = self._columns, {}
         made: list[EventFrame] = []
-        for (rank, tier), of in columns.items():
-            if not of.ops:
+        for rank, tier in sorted(columns):
+            rows = columns[rank, tier].take()
+            if rows is None:
                 continue
-            source = self.source if rank is None else f"{self.source}/dp{rank}"
+            source = self.source if rank == NO_RANK else f"{self.source}/dp{rank}"
             number = self._numbers.get(source, 0) + self._lost
             self._lost = 0
             self._numbers[source] = number + 1
-            made.append(of.frame(source, tier, self.epoch, number))
+            made.append(replace(rows, source=source, tier=tier, epoch=self.epoch, seq=number))
         return made
 
 
 class _Columns:
     """Events of one rank and tier, in order."""
 
-    __slots__ = ("hashes", "label_of", "labels", "ops", "times", "until")
+    __slots__ = ("hashes", "label_of", "labels", "ops", "rows", "times", "until")
 
     def __init__(self) -> None:
+        self.rows: list[EventFrame] = []  # those before the following
+        self._clear()
+
+    def _clear(self) -> None:
         self.ops: list[int] = []
         self.hashes: list[int | bytes] = []
         self.times: list[int] = []  # each time, and how many events come before it
@@ -300,22 +348,42 @@ class _Columns:
         self.label_of += [0] * (len(self.ops) - len(self.label_of))
         self.label_of += [label_number(self.labels, Labels(lora=adapter[:_MAX_NAME]))] * events
 
-    def frame(self, source: str, tier: str, epoch: int, seq: int) -> EventFrame:
+    def append(self, rows: EventFrame) -> None:
+        """Adds events that are rows already."""
+        self._make_rows()
+        self.rows.append(rows)
+
+    def take(self) -> EventFrame | None:
+        """The events as a frame without a name; None if there are none."""
+        self._make_rows()
+        return joined_frames(self.rows) if self.rows else None
+
+    def _make_rows(self) -> None:
+        if not self.ops:
+            return
         label_of = None
         if self.labels:
             label_of = np.zeros(len(self.ops), dtype=np.uint16)
             label_of[: len(self.label_of)] = self.label_of
-        return EventFrame(
-            np.frombuffer(bytes(self.ops), dtype=np.uint8),
-            _ids(self.hashes),
-            np.array(self.times).repeat(np.diff(self.until, append=len(self.ops))),
-            source,
-            tier,
-            epoch=epoch,
-            seq=seq,
-            labels=tuple(self.labels),
-            label_of=label_of,
+        self.rows.append(
+            EventFrame(
+                np.frombuffer(bytes(self.ops), dtype=np.uint8),
+                _ids(self.hashes),
+                np.array(self.times).repeat(np.diff(self.until, append=len(self.ops))),
+                labels=tuple(self.labels),
+                label_of=label_of,
+            )
         )
+        self._clear()
+
+
+def _compiled_reader() -> Callable[[list[bytes]], Any] | None:
+    """``read_batches``, where loops are compiled."""
+    if not compiles():
+        return None
+    from kvstream.sources.kv_events_compiled import read_batches
+
+    return read_batches
 
 
 def _ids(hashes: _Hashes) -> I64:

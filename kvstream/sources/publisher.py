@@ -156,6 +156,7 @@ class Publisher:
         self.lost_batches = self.restarts = self.malformed = 0
         self._origin = origin
         self._items: list[EventFrame | Malformed] = []
+        self._numbers: list[int] = []  # of the batches that the decoder has not decoded yet
         self.feed = PublisherFeed(self, ask)
 
     def take(self) -> list[EventFrame | Malformed]:
@@ -171,8 +172,8 @@ class Publisher:
 
     def deliver(self, seq: int, payload: bytes) -> None:
         """Takes the next batch."""
-        for reason in self.decoder.add(payload):
-            self.reject("message", seq, reason)
+        self.decoder.add(payload)
+        self._numbers.append(seq)
 
     def lose(self, batches: int) -> None:
         """So many batches are missing before the next one."""
@@ -188,3 +189,6 @@ class Publisher:
 
     def _frame(self) -> None:
         self._items.extend(self.decoder.frames())
+        for batch, reason in self.decoder.rejected:
+            self.reject("message", self._numbers[batch], reason)
+        self._numbers.clear()

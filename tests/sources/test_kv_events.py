@@ -35,10 +35,18 @@ def removed(hashes, medium="GPU", group=0):
     return {"type": "BlockRemoved", "block_hashes": hashes, "medium": medium, "group_idx": group}
 
 
+@pytest.fixture(params=["compiled", "plain"], autouse=True)
+def loops(request, monkeypatch):
+    """Every test of the decoder is one of its compiled twin, too."""
+    monkeypatch.setenv("KVSTREAM_COMPILED", str(int(request.param == "compiled")))
+
+
 def decoded(*batches, source="vllm"):
     decoder = KVEventDecoder(source)
-    reasons = [reason for batch in batches for reason in decoder.add(msgspec.msgpack.encode(batch))]
-    return decoder, decoder.frames(), reasons
+    for batch in batches:
+        decoder.add(msgspec.msgpack.encode(batch))
+    frames = decoder.frames()
+    return decoder, frames, [reason for _, reason in decoder.rejected]
 
 
 def test_adapters_are_labels():
@@ -228,6 +236,47 @@ def test_a_million_mutated_payloads_upset_nothing():
     assert decoder.batches > 1_000
     assert len({tier for _, tier in places}) <= 20
     assert len({source for source, _ in places}) <= 4097
+
+
+UNUSUAL = [
+    [
+        TS,
+        [stored([2**64 - 5, -5, 5, b"0123456789" * 3, b"abc", b""]), {"type": "AllBlocksCleared", "x": [{}]}],
+        4,
+    ],
+    [TS, [stored([1, 2], medium="CPU", group=300), removed([7], medium="DISK"), removed([8], group=2)], 5],
+    [
+        TS,
+        [["BlockStored", [1, 2**40, 200, 70_000], None, [1, 300, 70_000], 32, None, "CPU", None, [None], 3]],
+    ],
+    [TS, [stored([1], lora_name="sql"), stored([], medium=None), removed([2], medium="Weka")], None],
+    [TS + 1e-7, []],
+]
+
+
+def test_the_compiled_twin_decodes_as_the_plain_one_does(monkeypatch):
+    def outcome(decoder):
+        frames = [
+            (f.source, f.tier, f.seq, [*map(str, f.to_events())], f.ts.tolist()) for f in decoder.frames()
+        ]
+        return frames, decoder.rejected, decoder.unknown_events, decoder.batches, decoder.last_ts
+
+    decoders = []
+    for compiled in "01":
+        monkeypatch.setenv("KVSTREAM_COMPILED", compiled)
+        decoders.append(KVEventDecoder("s"))
+    rng = random.Random(11)
+    payloads = [msgspec.msgpack.encode(batch) for batch in [*SHAPES.values(), *UNUSUAL]]
+    rejected = 0
+    for _ in range(3_000):
+        for payload in rng.choices(payloads, k=3):
+            payload = mutated(rng, payload) if rng.random() < 0.7 else payload
+            for decoder in decoders:
+                decoder.add(payload)
+        plain, compiled = map(outcome, decoders)
+        assert plain == compiled
+        rejected += len(plain[1])
+    assert 1_000 < rejected < 8_000
 
 
 def test_media_without_end_are_few_tiers():
