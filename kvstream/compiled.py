@@ -1,8 +1,8 @@
-"""Loops compiled to machine code by numba, where ``kvstream[fast]`` is installed.
+"""Loops compiled to machine code by numba, if ``KVSTREAM_COMPILED=1`` asks for them.
 
-They do what plain code beside them does, to the same results, and are taken where there is a loop that
-columns of numpy cannot do at once. The first use on a machine compiles for some seconds, and keeps the
-outcome on disk. ``KVSTREAM_COMPILED=0`` does without.
+They stand beside plain code that comes to the same results, for what needs a loop that columns of numpy do
+not have. To compile takes some seconds, once on a machine, as the outcome is kept on disk; that is why
+nobody gets them unasked.
 """
 
 import os
@@ -10,12 +10,22 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, TypeVar, cast
 
+from kvstream.errors import MissingExtraError
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiles() -> bool:
-    """Whether loops are compiled here."""
-    return os.environ.get("KVSTREAM_COMPILED") != "0" and find_spec("numba") is not None
+    """Whether compiled loops are asked for.
+
+    Raises:
+        MissingExtraError: If they are, but ``kvstream[fast]`` is not installed.
+    """
+    if os.environ.get("KVSTREAM_COMPILED", "0") in ("", "0"):
+        return False
+    if find_spec("numba") is None:
+        raise MissingExtraError("KVSTREAM_COMPILED=1", "fast")
+    return True
 
 
 def compiled(loop: F) -> F:

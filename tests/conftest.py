@@ -13,6 +13,12 @@ settings.register_profile("thorough", settings.get_profile("default"), max_examp
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
 
+@pytest.fixture(params=["plain", "compiled"])
+def loops(request, monkeypatch):
+    """Runs a test without compiled loops and with them."""
+    monkeypatch.setenv("KVSTREAM_COMPILED", str(int(request.param == "compiled")))
+
+
 @pytest.fixture
 def browser():
     """Opens a page in Chromium: ``async with browser() as (page, complaints)``."""

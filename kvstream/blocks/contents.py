@@ -17,6 +17,13 @@ class Contents:
     def __init__(self) -> None:
         self._keys: I64 | None = None  # by slot, 0 if unknown, once a slot stream has had keys
 
+    def keys(self, slots: int, given: bool) -> I64 | None:
+        """The key of each of so many slots, or more; None where none was ever given, and none is now.
+
+        What is changed in it is changed here.
+        """
+        return self._room_for(slots) if given or self._keys is not None else None
+
     def used(
         self, grouped: Grouped, slot: I64, ended: Generations, left: Generations, ids: I64 | None
     ) -> I64:

@@ -6,9 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 I64 = npt.NDArray[np.int64]
-_EMPTY, _REMOVED = -1, -2
+EMPTY, REMOVED = -1, -2
+"""What a place holds that holds no slot: never one, and one no more."""
 _SMALLEST_BITS = 10
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: Knuth's multiplicative hashing
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2**64 / golden ratio: Knuth's multiplicative hashing."""
 
 
 class BlockIndex:
@@ -19,6 +21,10 @@ class BlockIndex:
 
     Args:
         load: Share of the places that may be used.
+
+    Attributes:
+        places: Slot, or what else each place holds, int32 (2**bits,).
+        bits: Of the numbers of places.
     """
 
     def __init__(self, load: float = 0.75) -> None:
@@ -26,8 +32,8 @@ class BlockIndex:
         self._make(_SMALLEST_BITS)
 
     def _make(self, bits: int) -> None:
-        self._bits = bits
-        self._places = np.full(1 << bits, _EMPTY, dtype=np.int32)
+        self.bits = bits
+        self.places = np.full(1 << bits, EMPTY, dtype=np.int32)
         self._used = 0  # places that are not empty: held or removed
         self._held = 0
 
@@ -45,11 +51,9 @@ class BlockIndex:
 
     def insert(self, ids: I64, slots: I64, id_of: I64) -> None:
         """Adds ids that are not there yet, each once. ``id_of`` must hold them already."""
-        if self._used + len(ids) > self._load * len(self._places):
-            self._rebuild(self._held + len(ids), id_of)
-        table, mask = self._places, len(self._places) - 1
-        self._held += len(ids)
-        self._used += len(ids)
+        self.make_room(len(ids), id_of)
+        table, mask = self.places, len(self.places) - 1
+        self.count(len(ids), 0)
         place, step = self._home(ids), 0
         narrow = slots.astype(np.int32)
         while len(narrow):
@@ -62,22 +66,32 @@ class BlockIndex:
 
     def remove(self, ids: I64, id_of: I64) -> None:
         """Takes out ids that are there, each once."""
-        self._places[self._find(ids, id_of)[0]] = _REMOVED
-        self._held -= len(ids)
+        self.places[self._find(ids, id_of)[0]] = REMOVED
+        self.count(0, len(ids))
+
+    def make_room(self, more: int, id_of: I64) -> None:
+        """Sees to it that so many ids can be inserted."""
+        if self._used + more > self._load * len(self.places):
+            self._rebuild(self._held + more, id_of)
+
+    def count(self, inserted: int, removed: int) -> None:
+        """Counts ids that were inserted and removed, at places where room was made."""
+        self._used += inserted
+        self._held += inserted - removed
 
     def _home(self, ids: I64) -> I64:
-        hashed = ids.view(np.uint64) * _GOLDEN
-        hashed >>= np.uint64(64 - self._bits)
+        hashed = ids.view(np.uint64) * GOLDEN
+        hashed >>= np.uint64(64 - self.bits)
         return hashed.view(np.int64)
 
     def _find(self, ids: I64, id_of: I64) -> tuple[I64, I64]:
         """The place and the slot of each id, -1 where it has none."""
-        table, mask = self._places, len(self._places) - 1
+        table, mask = self.places, len(self.places) - 1
         place, step = self._home(ids), 0
         slot = table.take(place).astype(np.int64)
         hit = (id_of.take(slot, mode="wrap") == ids) & (slot >= 0)
         places, slots = np.where(hit, place, -1), np.where(hit, slot, -1)
-        asking = (~hit & (slot != _EMPTY)).nonzero()[0]
+        asking = (~hit & (slot != EMPTY)).nonzero()[0]
         ids, place = ids.take(asking), place.take(asking)
         while len(asking):
             step += 1
@@ -87,11 +101,11 @@ class BlockIndex:
             found = hit.nonzero()[0]
             at = asking.take(found)
             places[at], slots[at] = place.take(found), slot.take(found)
-            further = (~hit & (slot != _EMPTY)).nonzero()[0]
+            further = (~hit & (slot != EMPTY)).nonzero()[0]
             asking, ids, place = asking.take(further), ids.take(further), place.take(further)
         return places, slots
 
     def _rebuild(self, room_for: int, id_of: I64) -> None:
-        held = self._places[self._places >= 0].astype(np.int64)
+        held = self.places[self.places >= 0].astype(np.int64)
         self._make(max(_SMALLEST_BITS, math.ceil(math.log2(max(1, room_for) * 1.5 / self._load))))
         self.insert(id_of.take(held), held, id_of)

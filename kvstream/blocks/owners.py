@@ -63,7 +63,7 @@ class Owners:
             The owner of the generation that each row begins or belongs to, int64 (n,), and of each of the
             ended ones, (m,).
         """
-        before = self._room_for(int(slot.max()) + 1).take(slot)
+        before = self.by_slot(int(slot.max()) + 1).take(slot)
         # The owner changes where a generation begins, and from block to block.
         is_mark = grouped.op == Op.ALLOC
         is_mark[grouped.heads] = True
@@ -86,9 +86,10 @@ class Owners:
 
     def of_slots(self, slots: I64) -> I64:
         """The owners of some live slots."""
-        return self._room_for(int(slots.max()) + 1).take(slots) if len(slots) else slots
+        return self.by_slot(int(slots.max()) + 1).take(slots) if len(slots) else slots
 
-    def _room_for(self, slots: int) -> I64:
+    def by_slot(self, slots: int) -> I64:
+        """The owner of each of so many slots, or more; what is changed in it is changed here."""
         self._of_slot = with_room(self._of_slot, slots)
         return self._of_slot
 

@@ -5,6 +5,8 @@ slot with one sort of packed integers and works on whole columns from there; the
 ``tests/reference.py`` says what the result must be.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from kvstream.blocks.block_map import BlockMap, block_map
@@ -15,8 +17,12 @@ from kvstream.blocks.index import BlockIndex
 from kvstream.blocks.observations import EvictionBatch, Observations
 from kvstream.blocks.owners import Owners, owned_by_cleared, owned_from_now_on, owned_of_run
 from kvstream.blocks.state import BlockMetricsState, HotBlock
+from kvstream.compiled import compiles
 from kvstream.events.frame import I64, U8, EventFrame, as_int64
 from kvstream.events.types import OTHER, REASONS, REPLACED, Op
+
+if TYPE_CHECKING:
+    from kvstream.blocks.run_compiled import CompiledRuns
 
 _SMALLEST = 1024
 _NOT_LIVE = -1  # as an access count
@@ -64,14 +70,21 @@ class BlockTable:
         self._seed = source_seed(source, tier)
         self._sample_rate = sample_rate
         self._index = BlockIndex()
-        self._free: list[I64] = []  # slots given back, in content streams
+        self._free = np.empty(0, dtype=np.int64)  # slots given back, a stack, in content streams
+        self._free_count = 0
         self._next = 0  # first slot never used, in content streams
         self._ids: I64 | None = None  # by slot, in content streams; otherwise a slot is its own id
         self._contents = Contents()
         self._depth = access_history
         # Access number i, from 0, is at place i & mask; the birth is at place -1 & mask until then.
         self._mask = (1 << (access_history - 1).bit_length()) - 1
+        self._runs = self._compiled_runs() if compiles() else None
         self._hold(np.zeros((_SMALLEST, 2 + self._mask + 1), dtype=np.int64), live_below=0)
+
+    def _compiled_runs(self) -> "CompiledRuns":
+        from kvstream.blocks.run_compiled import CompiledRuns
+
+        return CompiledRuns(self._mask, self._depth, self._seed, self._sample_rate)
 
     def _hold(self, rows: I64, live_below: int) -> None:
         """Takes ``rows`` as the state; those from ``live_below`` on hold no block."""
@@ -115,8 +128,7 @@ class BlockTable:
         self._count[:] = _NOT_LIVE
         if self._ids is not None:
             self._index = BlockIndex()
-            self._free.clear()
-            self._next = 0
+            self._free_count = self._next = 0
 
     @property
     def by_hash(self) -> bool:
@@ -213,7 +225,8 @@ class BlockTable:
         held = (self._count >= 0).nonzero()[0]
         self._ids = np.arange(len(self._rows))
         self._index.insert(held, held, self._ids)
-        self._free = [(self._count < 0).nonzero()[0]]
+        self._free = np.empty(len(self._rows), dtype=np.int64)
+        self._give_back((self._count < 0).nonzero()[0])
         self._next = len(self._rows)
 
     def _insert(self, allocated: I64) -> tuple[I64, I64]:
@@ -227,19 +240,20 @@ class BlockTable:
         return new, slots
 
     def _take(self, count: int) -> I64:
-        taken: list[I64] = []
-        while count and self._free:
-            slots = self._free.pop()
-            if len(slots) > count:
-                self._free.append(slots[count:])
-                slots = slots[:count]
-            taken.append(slots)
-            count -= len(slots)
-        if count:
-            self._grow(self._next + count)
-            taken.append(np.arange(self._next, self._next + count))
-            self._next += count
-        return np.concatenate(taken)
+        """So many slots that hold nothing."""
+        reused = min(count, self._free_count)
+        self._free_count -= reused
+        slots = self._free[self._free_count : self._free_count + reused]
+        if reused == count:
+            return slots
+        self._grow(self._next + count - reused)
+        slots = np.concatenate([slots, np.arange(self._next, self._next + count - reused)])
+        self._next += count - reused
+        return slots
+
+    def _give_back(self, slots: I64) -> None:
+        self._free[self._free_count : self._free_count + len(slots)] = slots
+        self._free_count += len(slots)
 
     def _grow(self, needed: int) -> None:
         size = len(self._rows)
@@ -253,17 +267,17 @@ class BlockTable:
         self._hold(rows, live_below=held)
         if self._ids is not None:
             self._ids = np.concatenate([self._ids, np.zeros(size - held, dtype=np.int64)])
+            self._free = np.concatenate([self._free, np.empty(size - held, dtype=np.int64)])
 
     # From events to state
 
     def _apply_run(self, frame: EventFrame, stores: bool, seen: Observations) -> None:
         """Applies events that hold no clear; ``stores`` where some may be stores."""
-        ops, ts, reasons, keys, named = frame.ops, frame.ts, frame.reasons, frame.keys, None
-        if self.owners is not None and (frame.label_of is not None or self.owners.known):
-            if not self.owners.known:  # until now nobody's blocks were not followed
-                held = (self._count >= 0).nonzero()[0]
-                seen.owned.append(owned_from_now_on(self._birth[held]))
-            named = self.owners.numbers(frame)
+        ops, ts, reasons, keys = frame.ops, frame.ts, frame.reasons, frame.keys
+        named = self._named(frame, seen)
+        if self._runs is not None:
+            self._apply_by_loop(frame, named, self._runs, seen)
+            return
         if stores:
             ops = np.minimum(ops, PACKED_STORE)
         slots = self._slots_with_room(ops, frame.blocks)
@@ -308,6 +322,49 @@ class BlockTable:
                 seen.changes.append(changes)
         self.live_count += len(left.rows) - int(np.count_nonzero(count >= 0))
         self._write_back(grouped, left, slot)
+
+    def _named(self, frame: EventFrame, seen: Observations) -> I64 | None:
+        """The owner that each event names, int64 (n,); None where there are no labels."""
+        if self.owners is None or not (frame.label_of is not None or self.owners.known):
+            return None
+        if not self.owners.known:  # until now nobody's blocks were not followed
+            held = (self._count >= 0).nonzero()[0]
+            seen.owned.append(owned_from_now_on(self._birth[held]))
+        return self.owners.numbers(frame)
+
+    def _apply_by_loop(
+        self, frame: EventFrame, named: I64 | None, runs: "CompiledRuns", seen: Observations
+    ) -> None:
+        allocated = frame.blocks.compress((frame.ops == Op.ALLOC) | (frame.ops == Op.STORE))
+        if self._ids is None and len(allocated) and not self._grow_directly(allocated):
+            self._index_by_hash()
+        if self._ids is not None:
+            self._index.make_room(len(allocated), self._ids)
+            if self._next + len(allocated) - self._free_count > len(self._rows):
+                new = np.unique(allocated.compress(self._index.lookup(allocated, self._ids) < 0))
+                self._grow(self._next + len(new) - self._free_count)
+        slots = len(self._rows)
+        (self.live_count, self._free_count, self._next), moved = runs.apply(
+            frame.ops,
+            frame.blocks,
+            frame.ts,
+            frame.reasons,
+            frame.keys,
+            named,
+            rows=self._rows,
+            ids=self._ids,
+            places=self._index.places,
+            bits=self._index.bits,
+            free=self._free,
+            key_of=self._contents.keys(slots, frame.keys is not None) if self._ids is None else None,
+            owner_of=None if named is None or self.owners is None else self.owners.by_slot(slots),
+            state=(self.live_count, self._free_count, self._next),
+            records=self.records,
+            changes=self.changes,
+            lookups_below=self.lookups_below,
+            seen=seen,
+        )
+        self._index.count(*moved)
 
     def _intervals(self, grouped: Grouped, slot: I64, count: I64, seen: Observations) -> I64:
         """Time of each row since the last access (or birth) before it, ns, (n,); never negative.
@@ -443,7 +500,7 @@ class BlockTable:
         self._count[gone] = _NOT_LIVE
         if self._ids is not None:
             self._index.remove(self._ids.take(gone), self._ids)
-            self._free.append(gone)
+            self._give_back(gone)
 
     def _sampled(self, slot: I64, birth: I64) -> Mask:
         ids = slot if self._ids is None else self._ids.take(slot)

@@ -1,11 +1,15 @@
 """Ghosts: content that was evicted not long ago. What comes back while it is one was evicted too early."""
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from kvstream.blocks.index import BlockIndex
 from kvstream.blocks.observations import ContentChanges
+from kvstream.compiled import compiles
 from kvstream.events.frame import I64
 
 _SMALLEST = 1024
@@ -42,6 +46,7 @@ class GhostIndex:
         self.most, self.longest_ns = most, longest_ns
         self._evictions = 0  # so far; an eviction's number is how many came before it
         self._index = BlockIndex(_LOAD)
+        self._apply_compiled = _compiled_loop()
         self._hold(_SMALLEST)
 
     def _hold(self, places: int) -> None:
@@ -58,6 +63,8 @@ class GhostIndex:
         evictions = ~changes.begins
         count = int(np.count_nonzero(evictions))
         self._make_room(count)
+        if self._apply_compiled is not None:
+            return self._applied_by_loop(changes, count)
         number = self._evictions + evictions.cumsum() - evictions  # evictions before each change
         taken = np.arange(self._evictions, self._evictions + count)
         self._evictions += count
@@ -86,6 +93,33 @@ class GhostIndex:
         within = (distances <= self.most) & (times <= self.longest_ns)
         rows = order.take(np.concatenate([here, heads])).compress(within)
         return Returns(np.maximum(times.compress(within), 0), distances.compress(within), rows)
+
+    def _applied_by_loop(self, changes: ContentChanges, count: int) -> Returns:
+        """Does what ``apply`` does; there is room for so many evictions."""
+        assert self._apply_compiled is not None  # noqa: S101
+        self._index.make_room(count, self._content)
+        times, distances, rows = np.empty((3, len(changes.content)), dtype=np.int64)
+        returned, inserted, removed = self._apply_compiled(
+            changes.content,
+            changes.ts,
+            changes.begins,
+            changes.held_once,
+            self._evictions,
+            self.most,
+            self.longest_ns,
+            self._index.places,
+            self._index.bits,
+            self._content,
+            self._number,
+            self._ts,
+            self._is_ghost,
+            times,
+            distances,
+            rows,
+        )
+        self._evictions += count
+        self._index.count(inserted, removed)
+        return Returns(times[:returned], distances[:returned], rows[:returned])
 
     def clear(self) -> None:
         """Forgets everything: the cache was emptied, which no memory would have prevented."""
@@ -117,6 +151,14 @@ class GhostIndex:
         self._index = BlockIndex(_LOAD)
         self._hold(1 << (wanted - 1).bit_length())
         self._insert(content, number, ts, np.arange(len(held)), number)
+
+
+def _compiled_loop() -> Callable[..., Any] | None:
+    if not compiles():
+        return None
+    from kvstream.metrics.ghosts_compiled import apply_changes
+
+    return apply_changes
 
 
 def _keep_order(order: I64, first: npt.NDArray[np.bool_]) -> None:

@@ -13,6 +13,8 @@ from kvstream.events.types import REASONS
 from tests.reference import ReferenceContents, ReferenceTable
 from tests.strategies import cuts, frame, plain_events
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 COUNTS = (
     "allocations",
     "accesses",

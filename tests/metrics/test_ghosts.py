@@ -1,5 +1,6 @@
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,6 +8,8 @@ from kvstream.blocks.observations import ContentChanges
 from kvstream.metrics.ghosts import GhostIndex
 from tests.reference import ReferenceGhosts
 from tests.strategies import cuts
+
+pytestmark = pytest.mark.usefixtures("loops")
 
 
 def changes(rows):

@@ -11,6 +11,8 @@ from kvstream.monitor import Monitor
 from kvstream.sources.kv_events import KVEventDecoder
 from tests.strategies import mutated
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 TS = 1_700_000_000.25
 TS_NS = 1_700_000_000_250_000_000
 SECRET = [9001, 9002, 9003]
@@ -33,12 +35,6 @@ def stored(hashes, medium="GPU", group=0, **more):
 
 def removed(hashes, medium="GPU", group=0):
     return {"type": "BlockRemoved", "block_hashes": hashes, "medium": medium, "group_idx": group}
-
-
-@pytest.fixture(params=["compiled", "plain"], autouse=True)
-def loops(request, monkeypatch):
-    """Every test of the decoder is one of its compiled twin, too."""
-    monkeypatch.setenv("KVSTREAM_COMPILED", str(int(request.param == "compiled")))
 
 
 def decoded(*batches, source="vllm"):

@@ -1,0 +1,49 @@
+"""The compiled twin of ``BlockIndex``: one id at a time, in the same table of places."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvstream.blocks.index import EMPTY, GOLDEN, REMOVED
+from kvstream.compiled import compiled
+from kvstream.events.frame import I64
+
+Places = npt.NDArray[np.int32]
+
+
+@compiled
+def home(block: int, bits: int) -> Any:
+    """The place where an id is, if no other is there."""
+    return np.int64(np.uint64(block) * GOLDEN >> np.uint64(64 - bits))
+
+
+@compiled
+def find_one(places: Places, bits: int, block: int, id_of: I64) -> Any:
+    """The place of an id, -1 if it is not there."""
+    mask = len(places) - 1
+    place, step = home(block, bits), 0
+    while places[place] != EMPTY:
+        slot = places[place]
+        if slot >= 0 and id_of[slot] == block:
+            return place
+        step += 1
+        place = (place + step) & mask
+    return -1
+
+
+@compiled
+def insert_one(places: Places, bits: int, block: int, slot: int) -> None:
+    """Adds an id that is not there, at a place of which there must be one."""
+    mask = len(places) - 1
+    place, step = home(block, bits), 0
+    while places[place] >= 0:
+        step += 1
+        place = (place + step) & mask
+    places[place] = slot
+
+
+@compiled
+def remove_one(places: Places, bits: int, block: int, id_of: I64) -> None:
+    """Takes out an id that is there."""
+    places[find_one(places, bits, block, id_of)] = REMOVED

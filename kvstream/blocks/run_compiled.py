@@ -1,0 +1,391 @@
+"""The compiled twin of how a ``BlockTable`` applies a run: event by event, in order, to the same state.
+
+What the result must be, ``tests/reference.py`` says.
+"""
+
+from typing import Any, TypeVar
+
+import numpy as np
+
+from kvstream.blocks.grouping import RUN_EVENTS
+from kvstream.blocks.hashing import U64
+from kvstream.blocks.hashing_compiled import mix_one
+from kvstream.blocks.index import REMOVED
+from kvstream.blocks.index_compiled import Places, find_one, home, insert_one
+from kvstream.blocks.observations import ContentChanges, EvictionBatch, Observations, Owned
+from kvstream.compiled import compiled
+from kvstream.events.frame import I64, U8
+from kvstream.events.types import OTHER, REASONS, REPLACED, Op
+
+_ALLOC, _ACCESS, _EVICT, _STORE = int(Op.ALLOC), int(Op.ACCESS), int(Op.EVICT), int(Op.STORE)
+_OTHER, _REPLACED, _REASONS = int(OTHER), int(REPLACED), len(REASONS)
+_SLOTS = 2**32  # at most, as ``hashing.are_hashes`` says
+_NOT_LIVE = -1
+_TOUCHED_AT_ONCE = 128
+_ODD = 0x1E3779B97F4A7C15  # which scatters slots over all bits, so that sums with times differ
+
+Column = TypeVar("Column", I64, U8)
+
+# Places in ``counts``: first what goes on from run to run, then what is counted in one, then how much each
+# kind of thing seen there is in ``seen`` and ``changed``.
+_LIVE, _FREE, _NEXT = range(3)
+_OF_RUN = 3
+_ALLOCATIONS, _SAMPLED, _ACCESSES, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS = range(3, 8)
+_REGRESSIONS, _UNKNOWN_REASONS, _REPLACEMENTS, _LOOKUPS, _INSERTED, _REMOVALS = range(8, 14)
+_GAPS, _FIRSTS, _LIVES, _ENDS, _USES, _ASKS, _CHANGES, _TOUCHED, _COUNTS = range(14, 23)
+
+# Rows of ``seen``. Owners are in the order of what they own.
+_GAP, _GAP_OWNER, _FIRST, _FIRST_OWNER, _USED, _ASKED = range(6)
+_LIFETIME, _IDLE, _ACCESSED, _LIFE_OWNER, _LIFE_BLOCK, _LIFE_TS, _LIFE_REASON = range(6, 13)
+_BEGUN_TS, _BEGUN_OWNER, _ACCESS_OWNER, _END_TS, _END_OWNER, _SEEN = range(13, 19)
+_CONTENT, _CHANGE_TS, _COMES, _CHANGE_OWNER, _CHANGED = range(5)  # rows of ``changed``
+
+
+class CompiledRuns:
+    """Applies runs of at most ``RUN_EVENTS`` events, none of them a clear.
+
+    Args:
+        mask: Access number i is at place ``i & mask`` of a row's times.
+        depth: Access times that eviction records carry.
+        seed: The table's part in the sampling hash.
+        sample_rate: Share of generations whose intervals are observed.
+    """
+
+    def __init__(self, mask: int, depth: int, seed: int, sample_rate: float) -> None:
+        self._mask, self._depth, self._seed = mask, depth, seed
+        self._sampled_below = _threshold(int(sample_rate * 2**64))
+        # What the loop writes to is made once, as fresh memory costs more than writing to it.
+        self._seen = np.empty((_SEEN, RUN_EVENTS), dtype=np.int64)
+        self._changed = np.empty((_CHANGED, 2 * RUN_EVENTS), dtype=np.int64)
+        self._history = np.zeros((RUN_EVENTS, depth), dtype=np.int64)
+        self._counts = np.zeros(_COUNTS, dtype=np.int64)
+        self._nothing = np.empty(0, dtype=np.int64)
+
+    def apply(
+        self,
+        ops: U8,
+        blocks: I64,
+        ts: I64,
+        reasons: U8 | None,
+        keys: I64 | None,
+        owners: I64 | None,
+        *,
+        rows: I64,
+        ids: I64 | None,
+        places: Places,
+        bits: int,
+        free: I64,
+        key_of: I64 | None,
+        owner_of: I64 | None,
+        state: tuple[int, int, int],
+        records: bool,
+        changes: bool,
+        lookups_below: int,
+        seen: Observations,
+    ) -> tuple[tuple[int, int, int], tuple[int, int]]:
+        """Applies events, and adds what there was to see.
+
+        Args:
+            ops: Operations, uint8 (n,).
+            blocks: Block ids, int64 (n,).
+            ts: Times, ns, int64 (n,).
+            reasons: Reason codes, uint8 (n,), or None.
+            keys: Keys, int64 (n,), or None.
+            owners: Owners that the events name, int64 (n,), or None.
+            rows: Birth, access count and last access times of each slot; changed.
+            ids: Id of each slot in content streams, changed; otherwise None, and a slot is its own id.
+            places: Places of the index of ids, with room for all that begin; changed.
+            bits: Of the numbers of these places.
+            free: Slots given back; a stack, changed.
+            key_of: Key of each slot, changed; None where none was ever given.
+            owner_of: Owner of each slot, changed; None where there are no labels.
+            state: Live blocks, slots on the stack, and the first slot never used.
+            records: Make records of the evictions.
+            changes: Tell of content that came and went.
+            lookups_below: Tell of content that was looked up, if its hash is below; 0 tells of none.
+            seen: Takes what there is to see.
+
+        Returns:
+            ``state`` as it is afterwards, and how many ids were inserted into the index and removed.
+        """
+        counts = self._counts
+        counts[:_OF_RUN] = state
+        counts[_OF_RUN:] = 0
+        _apply(
+            _read_only(ops),
+            _read_only(blocks),
+            _read_only(ts),
+            _read_only(ops[:0] if reasons is None else reasons),
+            _read_only(ts[:0] if keys is None else keys),
+            _read_only(ts[:0] if owners is None else owners),
+            rows,
+            self._nothing if ids is None else ids,
+            places,
+            bits,
+            free,
+            self._nothing if key_of is None else key_of,
+            self._nothing if owner_of is None else owner_of,
+            self._mask,
+            self._depth,
+            self._seed,
+            self._sampled_below,
+            _threshold(lookups_below),
+            records,
+            changes and (ids is not None or key_of is not None),
+            counts,
+            seen.evictions,
+            self._seen,
+            self._changed,
+            self._history,
+        )
+        made = counts.tolist()
+        seen.allocations += made[_ALLOCATIONS]
+        seen.sampled_allocations += made[_SAMPLED]
+        seen.accesses += made[_ACCESSES]
+        seen.unknown_accesses += made[_UNKNOWN_ACCESSES]
+        seen.unknown_evictions += made[_UNKNOWN_EVICTIONS]
+        seen.time_regressions += made[_REGRESSIONS]
+        seen.unknown_reasons += made[_UNKNOWN_REASONS]
+        seen.replacements += made[_REPLACEMENTS]
+        self._add_columns(made, records, owner_of is not None, seen)
+        if lookups_below and (ids is not None or key_of is not None):
+            seen.add_lookups(made[_LOOKUPS], self._seen[_ASKED, : made[_ASKS]].copy())
+        if made[_CHANGES]:
+            content, at, comes, owner = self._changed[:, : made[_CHANGES]].copy()
+            whose = None if owner_of is None else owner
+            seen.changes.append(ContentChanges(content, at, comes != 0, ids is not None, whose))
+        return (made[_LIVE], made[_FREE], made[_NEXT]), (made[_INSERTED], made[_REMOVALS])
+
+    def _add_columns(self, made: list[int], records: bool, owned: bool, seen: Observations) -> None:
+        of = self._seen
+        gap, gap_owner = of[_GAP : _GAP_OWNER + 1, : made[_GAPS]].copy()
+        first, first_owner = of[_FIRST : _FIRST_OWNER + 1, : made[_FIRSTS]].copy()
+        lives = of[_LIFETIME : _LIFE_REASON + 1, : made[_LIVES]].copy()
+        lifetime, idle, accesses, life_owner, block, ts, reason = lives
+        seen.reuse_gaps.append(gap)
+        seen.first_reuses.append(first)
+        seen.used.append(of[_USED, : made[_USES]].copy())
+        if made[_LIVES]:
+            seen.lifetimes.append(lifetime)
+            seen.idles.append(idle)
+            seen.access_counts.append(accesses)
+            if records:
+                history = self._history[: made[_LIVES]].copy()
+                codes = reason.astype(np.uint8)
+                seen.evicted.append(EvictionBatch(block, ts, lifetime, idle, accesses, codes, history))
+        if owned:
+            begun_ts, begun = of[_BEGUN_TS : _BEGUN_OWNER + 1, : made[_ALLOCATIONS]].copy()
+            ended_ts, ended = of[_END_TS : _END_OWNER + 1, : made[_ENDS]].copy()
+            seen.owned.append(
+                Owned(
+                    begun,
+                    begun_ts,
+                    of[_ACCESS_OWNER, : made[_ACCESSES]].copy(),
+                    ended,
+                    ended_ts,
+                    False,
+                    (gap_owner, gap),
+                    (first_owner, first),
+                    (life_owner, lifetime, idle, accesses),
+                )
+            )
+
+
+def _read_only(column: Column) -> Column:
+    """A column as one that is contiguous and cannot be changed: loops are compiled for each kind of array."""
+    view = np.ascontiguousarray(column).view()
+    view.setflags(write=False)
+    return view
+
+
+def _threshold(below: int) -> U64:
+    """A threshold of at most 2**64: its 64 bits, and the one above them, which lets everything pass."""
+    return np.array([below % 2**64, below >> 64], dtype=np.uint64)
+
+
+@compiled
+def _passes(hashed: int, threshold: U64) -> Any:
+    return threshold[1] != 0 or np.uint64(hashed) < threshold[0]
+
+
+@compiled
+def _touch(blocks: I64, start: int, rows: I64, ids: I64, places: Places, bits: int) -> Any:
+    """Loads the state of the next events into the core's cache: many loads at once wait for memory together.
+
+    Returns:
+        Something that hangs on what was loaded, so that it is not left out.
+    """
+    touched = np.int64(0)
+    for event in range(start, min(start + _TOUCHED_AT_ONCE, len(blocks))):
+        slot = blocks[event]
+        if len(ids):
+            slot = np.int64(places[home(slot, bits)])
+        if 0 <= slot < len(rows):
+            touched += rows[slot, 1] + rows[slot, rows.shape[1] - 1]  # which may be on another cache line
+            if len(ids):
+                touched += ids[slot]
+    return touched
+
+
+@compiled
+def _change(changed: I64, counts: I64, content: int, ts: int, comes: int, owner: int) -> None:
+    at = counts[_CHANGES]
+    changed[_CONTENT, at], changed[_CHANGE_TS, at] = content, ts
+    changed[_COMES, at], changed[_CHANGE_OWNER, at] = comes, owner
+    counts[_CHANGES] += 1
+
+
+@compiled
+def _apply(
+    ops: U8,
+    blocks: I64,
+    ts: I64,
+    reasons: U8,
+    keys: I64,
+    owners: I64,
+    rows: I64,
+    ids: I64,
+    places: Places,
+    bits: int,
+    free: I64,
+    key_of: I64,
+    owner_of: I64,
+    mask: int,
+    depth: int,
+    seed: int,
+    sampled_below: U64,
+    asked_below: U64,
+    records: bool,
+    changes: bool,
+    counts: I64,
+    evictions: I64,
+    seen: I64,
+    changed: I64,
+    history: I64,
+) -> None:
+    """Does what ``CompiledRuns.apply`` says; columns that there are not are empty."""
+    by_hash, has_keys, has_owners = len(ids) > 0, len(key_of) > 0, len(owner_of) > 0
+    all_sampled = sampled_below[1] != 0
+    looks_up = asked_below[0] != 0 or asked_below[1] != 0
+    touched = 0
+    for event in range(len(ops)):
+        if event % _TOUCHED_AT_ONCE == 0:
+            touched += _touch(blocks, event, rows, ids, places, bits)
+        block, time, op = blocks[event], ts[event], ops[event]
+        place = -1
+        if by_hash:
+            place = find_one(places, bits, block, ids)
+            slot = np.int64(places[place]) if place >= 0 else np.int64(-1)
+        else:
+            slot = block if 0 <= block < len(rows) else np.int64(-1)
+        is_live = slot >= 0 and rows[slot, 1] != _NOT_LIVE
+        if op >= _STORE:
+            op = _ACCESS if is_live else _ALLOC
+        if not is_live and op != _ALLOC:
+            counts[_UNKNOWN_ACCESSES if op == _ACCESS else _UNKNOWN_EVICTIONS] += 1
+            continue
+        is_content = by_hash and (block < 0 or block >= _SLOTS)
+        content = block if is_content else key_of[slot] if has_keys and is_live else 0
+        owner = owner_of[slot] if has_owners and is_live else 0
+        birth = time
+        if is_live:
+            birth, count = rows[slot, 0], rows[slot, 1]
+            # That of the last access; before any, that of the allocation.
+            interval = time - rows[slot, 2 + (count - 1 & mask)]
+            if interval < 0:
+                counts[_REGRESSIONS] += 1
+                interval = 0
+            is_sampled = all_sampled or _passes(mix_one(mix_one(block ^ seed) ^ birth), sampled_below)
+        if op == _ACCESS:
+            if is_sampled and count:
+                at = counts[_GAPS]
+                seen[_GAP, at], seen[_GAP_OWNER, at] = interval, owner
+                counts[_GAPS] += 1
+            elif is_sampled:
+                at = counts[_FIRSTS]
+                seen[_FIRST, at], seen[_FIRST_OWNER, at] = interval, owner
+                counts[_FIRSTS] += 1
+            if has_owners:
+                seen[_ACCESS_OWNER, counts[_ACCESSES]] = owner
+            counts[_ACCESSES] += 1
+            rows[slot, 1] = count + 1
+            rows[slot, 2 + (count & mask)] = time
+        elif is_live:
+            lifetime = time - birth
+            if lifetime < 0:
+                counts[_REGRESSIONS] += 1
+                lifetime = 0
+            if op == _ALLOC:
+                reason = _REPLACED
+                counts[_REPLACEMENTS] += 1
+            else:
+                reason = int(reasons[event]) if len(reasons) else 0
+                if reason >= _REASONS:
+                    reason = _OTHER
+                    counts[_UNKNOWN_REASONS] += 1
+            evictions[reason] += 1
+            if has_owners:
+                seen[_END_TS, counts[_ENDS]], seen[_END_OWNER, counts[_ENDS]] = time, owner
+            counts[_ENDS] += 1
+            if is_sampled:
+                at = counts[_LIVES]
+                seen[_LIFETIME, at], seen[_IDLE, at], seen[_ACCESSED, at] = lifetime, interval, count
+                seen[_LIFE_OWNER, at], seen[_LIFE_BLOCK, at] = owner, block
+                seen[_LIFE_TS, at], seen[_LIFE_REASON, at] = time, reason
+                if records:
+                    for back in range(depth):
+                        is_known = back < count
+                        access = rows[slot, 2 + (count - 1 - back & mask)] if is_known else 0
+                        history[at, depth - 1 - back] = access
+                counts[_LIVES] += 1
+        if op == _EVICT:
+            if changes and content:
+                _change(changed, counts, content, time, 0, owner)
+            rows[slot, 1] = _NOT_LIVE
+            counts[_LIVE] -= 1
+            if by_hash:
+                places[place] = REMOVED
+                counts[_REMOVALS] += 1
+                free[counts[_FREE]] = slot
+                counts[_FREE] += 1
+            continue
+        if op == _ALLOC:
+            if slot < 0:  # of an id that is new to the index
+                if counts[_FREE]:
+                    counts[_FREE] -= 1
+                    slot = free[counts[_FREE]]
+                else:
+                    slot = counts[_NEXT]
+                    counts[_NEXT] += 1
+                ids[slot] = block
+                insert_one(places, bits, block, slot)
+                counts[_INSERTED] += 1
+            came = content if is_content else keys[event] if len(keys) else 0
+            owner = owners[event] if has_owners else 0
+            if changes:
+                is_same = is_live and content == came
+                if is_live and content and not is_same:
+                    _change(changed, counts, content, time, 0, owner)
+                if came and not is_same:
+                    _change(changed, counts, came, time, 1, owner)
+            content = came
+            if has_keys:
+                key_of[slot] = came
+            if has_owners:
+                owner_of[slot] = owner
+                at = counts[_ALLOCATIONS]
+                seen[_BEGUN_TS, at], seen[_BEGUN_OWNER, at] = time, owner
+            counts[_ALLOCATIONS] += 1
+            birth = time
+            if all_sampled or _passes(mix_one(mix_one(block ^ seed) ^ birth), sampled_below):
+                counts[_SAMPLED] += 1
+            counts[_LIVE] += not is_live
+            rows[slot, 0], rows[slot, 1], rows[slot, 2 + (-1 & mask)] = time, 0, time
+        seen[_USED, counts[_USES]] = content if is_content else birth + block * _ODD
+        counts[_USES] += 1
+        if looks_up and content:
+            counts[_LOOKUPS] += 1
+            if _passes(mix_one(content), asked_below):
+                seen[_ASKED, counts[_ASKS]] = content
+                counts[_ASKS] += 1
+    counts[_TOUCHED] = touched
