@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import anyio
+from anyio import to_thread
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
@@ -19,12 +20,13 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.blocks.state import HotBlock
 from kvstream.clock import Clock
+from kvstream.compiled import compiles
 from kvstream.config import OverflowPolicy, StreamConfig
 from kvstream.errors import ClosedStreamError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
-from kvstream.monitor import CacheLimit, Gathering, Monitor, SourceMonitor, accounts_of
+from kvstream.monitor import CacheLimit, Gathering, Monitor, SourceMonitor, accounts_of, compile_loops
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet
 from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
@@ -93,6 +95,7 @@ class KVStream:
         silences: Iterable[Silence] = (),
     ) -> None:
         self.config = config or StreamConfig()
+        self._compiles = compiles()
         self._silences = Silences(silences)
         self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
         self._producers = ProducerSet(self.config, clock or Clock(), lambda s: self._queues[self._owner(s)])
@@ -126,6 +129,8 @@ class KVStream:
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise ClosedStreamError("a KVStream is opened once; make another")
+        if self._compiles:
+            await to_thread.run_sync(compile_loops)
         self._queues = [FrameQueue(self.config.queue_events) for _ in self._monitors]
         self._consumer_ends = [anyio.Event() for _ in self._monitors]
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from kvstream.bench.parts import PLAIN, SAMPLED, Parts
+from kvstream.compiled import compiles
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -93,6 +94,7 @@ def machine() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "loops": "compiled" if compiles() else "plain",
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": str(os.cpu_count()),
