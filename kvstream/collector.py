@@ -121,7 +121,7 @@ class KVCacheMetricsCollector:
     def _record(self, op: int, ids: Ids, reason: int) -> None:
         with self._lock:
             self._buffer.add(op, ids, self._clock(), reason)
-            if len(self._buffer) >= _FRAME_EVENTS:
+            if self._buffer.events >= _FRAME_EVENTS:
                 self._flush()
 
     def flush(self) -> None:

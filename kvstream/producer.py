@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 
 from kvstream.blocks.hashing import below_rate, mix
 from kvstream.config import OverflowPolicy
-from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, label_number, packed_int64
+from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, int64_packer, label_number
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op
 from kvstream.queue import FrameQueue
 from kvstream.recorder import StepRecorder, checked_time
@@ -48,21 +48,22 @@ class ProducerStatistics(NamedTuple):
 
 
 class EventBuffer:
-    """Events of one source and tier, in order, until they become a frame."""
+    """Events of one source and tier, in order, until they become a frame.
+
+    Attributes:
+        events: How many they are.
+    """
 
     def __init__(self, source: str, tier: str) -> None:
         self.source, self.tier = source, tier
         self._clear()
 
     def _clear(self) -> None:
-        self._events = 0
+        self.events = 0
         self._columns: list[bytes] = []  # ids of calls, as native 64-bit integers
         self._single: list[int] = []  # ids that came alone, after those in columns
         self._runs: list[int] = []  # for each call: operation, number of ids, time, reason, label
         self._labels: dict[Labels, int] = {}
-
-    def __len__(self) -> int:
-        return self._events
 
     def add(self, op: int, ids: Ids, ts: int, reason: int = 0, labels: Labels | None = None) -> int:
         """Appends one event for each id; returns how many.
@@ -74,13 +75,13 @@ class EventBuffer:
             self._single.append(ids)
             n = 1
         else:
-            column = _packed(ids)
-            n = len(column) // 8
+            column = ids.tobytes() if type(ids) is np.ndarray and ids.dtype is _INT64 else _packed(ids)
             if self._single:
                 self._pack_single()
             self._columns.append(column)
-        self._runs.extend((op, n, ts, reason, label_number(self._labels, labels)))
-        self._events += n
+            n = len(column) // 8
+        self._runs.extend((op, n, ts, reason, 0 if labels is None else label_number(self._labels, labels)))
+        self.events += n
         return n
 
     def _pack_single(self) -> None:
@@ -89,7 +90,7 @@ class EventBuffer:
 
     def take(self) -> list[EventFrame]:
         """The events as frames; the buffer is empty afterwards."""
-        if not self._events:
+        if not self.events:
             self._clear()
             return []
         if self._single:
@@ -118,7 +119,10 @@ def _packed(ids: Any) -> bytes:
         return ids.tobytes() if ids.dtype is _INT64 else as_int64(ids.reshape(-1)).tobytes()
     if not isinstance(ids, (list, tuple)):
         ids = list(ids) if hasattr(ids, "__iter__") else [ids]
-    return packed_int64(ids).tobytes()
+    try:
+        return int64_packer(len(ids))(*ids)
+    except struct.error:
+        return as_int64(ids).tobytes()
 
 
 class Producer:
@@ -240,7 +244,7 @@ class Producer:
         with self._lock:
             self._take_recorded()
             dropped = dict(self._dropped)
-            buffered = len(self._buffer) + self._pending_events
+            buffered = self._buffer.events + self._pending_events
             sent = self._offered - buffered - sum(dropped.values())
             return ProducerStatistics(self._offered, buffered, sent, dropped, self._sample_rate)
 
@@ -249,7 +253,7 @@ class Producer:
         with self._lock:
             self._take_recorded()
             self._closed = True
-            self._drop(cause, len(self._buffer) + self._pending_events)
+            self._drop(cause, self._buffer.events + self._pending_events)
             self._buffer.take()
             self._pending.clear()
             self._pending_events = 0
@@ -297,10 +301,12 @@ class Producer:
         """Buffers events; whether a frame is full."""
         ts = self._clock() if ts is None else checked_time(ts)
         with self._lock:
-            self._take_recorded()
+            if self._recorder:
+                self._take_recorded()
             self._offered += self._buffer.add(op, ids, ts, reason, labels)
-            self._note()
-            if len(self._buffer) < self._frame_events and not self._closed:
+            if not self._flusher_knows:
+                self._note()
+            if self._buffer.events < self._frame_events and not self._closed:
                 return False
             self._frame()
             return True
