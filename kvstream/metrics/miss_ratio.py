@@ -25,6 +25,7 @@ WANTED = 0.9
 _FEWEST = 128  # contents followed: with fewer a curve says nothing
 _SCALE = 64  # buckets a factor of two, so that a size is off by 1.1 % at the most
 _BUCKETS = 48 * _SCALE
+_WEIGHED_AT_ONCE = 1024
 _WHOLE = 2**64
 
 
@@ -139,11 +140,13 @@ class MissRatioCurve:
             if self._followed_now == self._lookups:
                 self._followed_now = 0
                 self._rescale(self.threshold // 4)
-        self._weigh()
+        if len(self._others) >= _WEIGHED_AT_ONCE:
+            self._weigh()
 
     def pass_windows(self, count: int) -> None:
         """Tells that so many windows have ended."""
         if self._half_life is not None:
+            self._weigh()
             kept = 0.5 ** (count / self._half_life)
             self._weights *= kept
             self._followed *= kept
@@ -225,6 +228,7 @@ class MissRatioCurve:
 
     def _hits(self) -> npt.NDArray[np.float64]:
         """Sampled hits by bucket of size, with the difference to those expected at distance one."""
+        self._weigh()
         hits: npt.NDArray[np.float64] = self._weights.cumsum()
         hits += self._expected() - self._followed
         return np.clip(hits, 0.0, None)

@@ -2,13 +2,15 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from kvstream.blocks.hashing import mix
+from kvstream.compiled import compiles
 from kvstream.events.frame import I64
 
 _BITS = 11
@@ -50,9 +52,13 @@ class DistinctCounter:
 
     def __init__(self) -> None:
         self._registers = np.zeros(_REGISTERS, dtype=np.uint8)
+        self._add_compiled = _compiled_loop()
 
     def add(self, values: I64) -> None:
         """Counts integers, int64 (n,)."""
+        if self._add_compiled is not None:
+            self._add_compiled(values, self._registers, _BITS)
+            return
         hashed = mix(values)
         # The rank is the place of the first one bit; that of a float is in its exponent.
         rest = (hashed >> np.uint64(_BITS)).astype(np.float64)
@@ -73,6 +79,14 @@ class DistinctCounter:
             total = 0.5 * (total + count)
         total += _REGISTERS * _sigma(counts[0] / _REGISTERS)
         return _REGISTERS * _REGISTERS / (2.0 * math.log(2.0)) / total
+
+
+def _compiled_loop() -> Callable[..., Any] | None:
+    if not compiles():
+        return None
+    from kvstream.metrics.working_set_compiled import add_each
+
+    return add_each
 
 
 def _sigma(x: float) -> float:
