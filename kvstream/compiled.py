@@ -32,5 +32,7 @@ def compiled(loop: F) -> F:
     """Compiles a loop at its first call, as part of the loop that calls it; only where ``compiles()``."""
     from numba import njit
 
-    # Within one another, as calls are dear: an array is seven arguments.
-    return cast("F", njit(cache=True, forceinline=True)(loop))
+    # Without counts of references, which would cost more than the loops do: whoever calls holds the arrays
+    # that are worked on, and none are made.
+    options: dict[str, Any] = {"cache": True, "forceinline": True, "_nrt": False}
+    return cast("F", njit(**options)(loop))

@@ -235,9 +235,16 @@ class Monitor:
 
 def compile_loops() -> None:
     """Lets a monitor see two events, so that loops that are to be compiled are, before it matters."""
-    times = np.zeros(2, dtype=np.int64)
-    came_and_went = np.array([Op.ALLOC, Op.EVICT], dtype=np.uint8)
-    Monitor().process(EventFrame(came_and_went, np.full(2, 2**40), times))
+    came_and_went = EventFrame(
+        np.array([Op.ALLOC, Op.EVICT], dtype=np.uint8),
+        np.full(2, 2**40),
+        np.zeros(2, dtype=np.int64),
+        labels=(Labels(tenant="any"),),
+        label_of=np.ones(2, dtype=np.uint16),
+    )
+    monitor = Monitor()
+    monitor.process(came_and_went)
+    monitor.summary()
 
 
 def total_measurements(tiers: Iterable[TierMonitor], config: MetricsConfig) -> Measurements:

@@ -13,6 +13,7 @@ from kvstream.blocks.hashing_compiled import mix_one
 from kvstream.blocks.index import REMOVED
 from kvstream.blocks.index_compiled import Places, find_one, home, insert_one
 from kvstream.blocks.observations import ContentChanges, EvictionBatch, Observations, Owned
+from kvstream.blocks.prefetch_compiled import prefetch
 from kvstream.compiled import compiled
 from kvstream.events.frame import I64, U8
 from kvstream.events.types import OTHER, REASONS, REPLACED, Op
@@ -21,7 +22,7 @@ _ALLOC, _ACCESS, _EVICT, _STORE = int(Op.ALLOC), int(Op.ACCESS), int(Op.EVICT), 
 _OTHER, _REPLACED, _REASONS = int(OTHER), int(REPLACED), len(REASONS)
 _SLOTS = 2**32  # at most, as ``hashing.are_hashes`` says
 _NOT_LIVE = -1
-_TOUCHED_AT_ONCE = 128
+_AHEAD = 32  # events that are done while memory answers
 _ODD = 0x1E3779B97F4A7C15  # which scatters slots over all bits, so that sums with times differ
 
 Column = TypeVar("Column", I64, U8)
@@ -32,7 +33,7 @@ _LIVE, _FREE, _NEXT = range(3)
 _OF_RUN = 3
 _ALLOCATIONS, _SAMPLED, _ACCESSES, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS = range(3, 8)
 _REGRESSIONS, _UNKNOWN_REASONS, _REPLACEMENTS, _LOOKUPS, _INSERTED, _REMOVALS = range(8, 14)
-_GAPS, _FIRSTS, _LIVES, _ENDS, _USES, _ASKS, _CHANGES, _TOUCHED, _COUNTS = range(14, 23)
+_GAPS, _FIRSTS, _LIVES, _ENDS, _USES, _ASKS, _CHANGES, _COUNTS = range(14, 22)
 
 # Rows of ``seen``. Owners are in the order of what they own.
 _GAP, _GAP_OWNER, _FIRST, _FIRST_OWNER, _USED, _ASKED = range(6)
@@ -209,22 +210,18 @@ def _passes(hashed: int, threshold: U64) -> Any:
 
 
 @compiled
-def _touch(blocks: I64, start: int, rows: I64, ids: I64, places: Places, bits: int) -> Any:
-    """Loads the state of the next events into the core's cache: many loads at once wait for memory together.
-
-    Returns:
-        Something that hangs on what was loaded, so that it is not left out.
-    """
-    touched = np.int64(0)
-    for event in range(start, min(start + _TOUCHED_AT_ONCE, len(blocks))):
-        slot = blocks[event]
-        if len(ids):
-            slot = np.int64(places[home(slot, bits)])
+def _load_ahead(event: int, blocks: I64, rows: I64, ids: I64, places: Places, bits: int) -> None:
+    """Begins to load what later events need, so that memory answers while others are applied."""
+    by_hash, later = len(ids) > 0, event + _AHEAD
+    if by_hash and later + _AHEAD < len(blocks):
+        prefetch(places, (home(blocks[later + _AHEAD], bits),))
+    if later < len(blocks):
+        slot = np.int64(places[home(blocks[later], bits)]) if by_hash else blocks[later]
         if 0 <= slot < len(rows):
-            touched += rows[slot, 1] + rows[slot, rows.shape[1] - 1]  # which may be on another cache line
-            if len(ids):
-                touched += ids[slot]
-    return touched
+            if by_hash:
+                prefetch(ids, (slot,))
+            prefetch(rows, (slot, 1))
+            prefetch(rows, (slot, rows.shape[1] - 1))  # which may be on another cache line
 
 
 @compiled
@@ -267,10 +264,8 @@ def _apply(
     by_hash, has_keys, has_owners = len(ids) > 0, len(key_of) > 0, len(owner_of) > 0
     all_sampled = sampled_below[1] != 0
     looks_up = asked_below[0] != 0 or asked_below[1] != 0
-    touched = 0
     for event in range(len(ops)):
-        if event % _TOUCHED_AT_ONCE == 0:
-            touched += _touch(blocks, event, rows, ids, places, bits)
+        _load_ahead(event, blocks, rows, ids, places, bits)
         block, time, op = blocks[event], ts[event], ops[event]
         place = -1
         if by_hash:
@@ -388,4 +383,3 @@ def _apply(
             if _passes(mix_one(content), asked_below):
                 seen[_ASKED, counts[_ASKS]] = content
                 counts[_ASKS] += 1
-    counts[_TOUCHED] = touched

@@ -164,6 +164,8 @@ def _renumbered(frame: EventFrame, known: dict[Labels, int]) -> U16:
     if frame.label_of is None:
         return np.zeros(len(frame), dtype=np.uint16)
     numbers = [0, *(label_number(known, labels) for labels in frame.labels)]
+    if numbers == list(range(len(numbers))):  # as where all frames have the same labels
+        return frame.label_of
     return np.array(numbers, dtype=np.uint16).take(frame.label_of)
 
 

@@ -1,10 +1,13 @@
 """Histograms for many at once: a row of buckets each, filled together."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kvstream.compiled import compiles
 from kvstream.events.frame import I64
 from kvstream.metrics.histogram import ExponentialHistogram, upper_bounds
 
@@ -33,6 +36,7 @@ class HistogramRows:
         self._min = np.zeros(0, dtype=np.int64)
         self._max = np.zeros(0, dtype=np.int64)
         self._sums: list[int] = []
+        self._count_compiled = _compiled_loop()
 
     def record(self, rows: I64, values_ns: I64, count: int) -> None:
         """Counts intervals.
@@ -45,8 +49,26 @@ class HistogramRows:
         self._grow(count)
         if not len(rows):
             return
-        for row, total in enumerate(np.bincount(rows, values_ns, count).tolist()):
-            self._sums[row] += round(total)
+        lowest, bounds = upper_bounds(self._scale)
+        if self._count_compiled is not None:
+            ends = bounds.searchsorted([max(1, int(values_ns.min())), max(1, int(values_ns.max()))])
+            self._columns(lowest + int(ends[0]), int(ends[1] - ends[0]) + 1)
+            sums = np.zeros(count)
+            self._count_compiled(
+                rows,
+                values_ns,
+                *_cells_of(values_ns, self._scale),
+                bounds,
+                self._lowest - lowest,
+                self._counts,
+                self._zeros,
+                self._min,
+                self._max,
+                sums,
+            )
+            self._add_sums(sums)
+            return
+        self._add_sums(np.bincount(rows, values_ns, count))
         np.minimum.at(self._min, rows, values_ns)
         np.maximum.at(self._max, rows, values_ns)
         zero = values_ns == 0
@@ -55,12 +77,15 @@ class HistogramRows:
             rows, values_ns = rows.compress(~zero), values_ns.compress(~zero)
         if not len(rows):
             return
-        lowest, bounds = upper_bounds(self._scale)
         buckets = _buckets(values_ns, self._scale, bounds)
         low, high = int(buckets.min()), int(buckets.max())
         width = high - low + 1
         counts = np.bincount(rows * width + (buckets - low), minlength=count * width)
         self._columns(lowest + low, width)[:] += counts.reshape(count, width)
+
+    def _add_sums(self, sums: npt.NDArray[Any]) -> None:
+        for row, total in enumerate(sums.tolist()):
+            self._sums[row] += round(total)
 
     def histogram(self, row: int) -> ExponentialHistogram:
         """The histogram of one row, as it is now."""
@@ -95,15 +120,32 @@ class HistogramRows:
         return self._counts[:, lowest - self._lowest : lowest - self._lowest + width]
 
 
+def _compiled_loop() -> Callable[..., Any] | None:
+    if not compiles():
+        return None
+    from kvstream.metrics.histogram_rows_compiled import count_each
+
+    return count_each
+
+
 def _buckets(values_ns: I64, scale: int, bounds: I64) -> npt.NDArray[np.int64]:
     """Place among the bounds of each value of at least 1 ns, (n,)."""
     if int(values_ns.max()) >= _EXACT_FLOAT:
         return bounds.searchsorted(values_ns)
-    # Exponent and first digits of a float name a cell that holds at most one bound.
-    bits, first_cell, lowest_of_cell = _cells(scale)
-    cells = (values_ns.astype(np.float64).view(np.int64) >> (_MANTISSA_BITS - bits)) - first_cell
+    cells, lowest_of_cell = _cells_of(values_ns, scale)
     places = lowest_of_cell.take(cells)
     return places + (values_ns > bounds.take(places))
+
+
+def _cells_of(values_ns: I64, scale: int) -> tuple[I64, I64]:
+    """The cell of each value, int64 (n,), and the lowest bucket of each cell.
+
+    Exponent and first digits of a float name a cell, which holds at most one bound.
+    """
+    bits, first_cell, lowest_of_cell = _cells(scale)
+    return (
+        values_ns.astype(np.float64).view(np.int64) >> (_MANTISSA_BITS - bits)
+    ) - first_cell, lowest_of_cell
 
 
 @cache

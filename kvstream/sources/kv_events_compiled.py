@@ -131,7 +131,9 @@ def read_batches(payloads: list[bytes]) -> ReadBatches:
         np.empty(room, dtype=np.int64),
         np.empty(room, dtype=np.int64),
     )
-    _read_all(words, ends, read.is_read, read.times, read.until, read.ops, read.ids, read.ts, read.places)
+    fields, bits = np.zeros(_FIELDS, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    columns = (read.is_read, read.times, read.until, read.ops, read.ids, read.ts, read.places)
+    _read_all(words, ends, fields, bits, *columns)
     return read
 
 
@@ -411,6 +413,8 @@ def _read_batch(words: U64, at: int, end: int, fields: I64, ops: U8, ids: I64, p
 def _read_all(
     words: U64,
     ends: I64,
+    fields: I64,
+    bits: I64,
     is_read: npt.NDArray[np.bool_],
     times: I64,
     until: I64,
@@ -419,9 +423,8 @@ def _read_all(
     ts: I64,
     places: I64,
 ) -> None:
-    """Fills in what ``ReadBatches`` says."""
+    """Fills in what ``ReadBatches`` says; ``fields`` and ``bits`` are room to work in."""
     row, start = 0, 0
-    fields, bits = np.zeros(_FIELDS, dtype=np.int64), np.zeros(1, dtype=np.int64)
     for batch in range(len(ends)):
         end, after, time_at, rank = ends[batch], -1, 0, 0
         if start < end:
