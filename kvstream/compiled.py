@@ -7,6 +7,7 @@ nobody gets them unasked.
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeVar, cast
 
@@ -26,6 +27,11 @@ def compiles() -> bool:
     if find_spec("numba") is None:
         raise MissingExtraError("KVSTREAM_COMPILED=1", "fast")
     return True
+
+
+def compiled_loop(module: str, name: str) -> Callable[..., Any] | None:
+    """A loop of a module that is loaded only where ``compiles()``; otherwise None."""
+    return getattr(import_module(module), name) if compiles() else None
 
 
 def compiled(loop: F) -> F:

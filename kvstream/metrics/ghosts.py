@@ -1,15 +1,12 @@
 """Ghosts: content that was evicted not long ago. What comes back while it is one was evicted too early."""
 
-from collections.abc import Callable
-from typing import Any
-
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from kvstream.blocks.index import BlockIndex
 from kvstream.blocks.observations import ContentChanges
-from kvstream.compiled import compiles
+from kvstream.compiled import compiled_loop
 from kvstream.events.frame import I64
 
 _SMALLEST = 1024
@@ -46,7 +43,7 @@ class GhostIndex:
         self.most, self.longest_ns = most, longest_ns
         self._evictions = 0  # so far; an eviction's number is how many came before it
         self._index = BlockIndex(_LOAD)
-        self._apply_compiled = _compiled_loop()
+        self._apply_compiled = compiled_loop("kvstream.metrics.ghosts_compiled", "apply_changes")
         self._hold(_SMALLEST)
 
     def _hold(self, places: int) -> None:
@@ -151,14 +148,6 @@ class GhostIndex:
         self._index = BlockIndex(_LOAD)
         self._hold(1 << (wanted - 1).bit_length())
         self._insert(content, number, ts, np.arange(len(held)), number)
-
-
-def _compiled_loop() -> Callable[..., Any] | None:
-    if not compiles():
-        return None
-    from kvstream.metrics.ghosts_compiled import apply_changes
-
-    return apply_changes
 
 
 def _keep_order(order: I64, first: npt.NDArray[np.bool_]) -> None:

@@ -1,13 +1,12 @@
 """Histograms for many at once: a row of buckets each, filled together."""
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kvstream.compiled import compiles
+from kvstream.compiled import compiled_loop
 from kvstream.events.frame import I64
 from kvstream.metrics.histogram import ExponentialHistogram, upper_bounds
 
@@ -36,7 +35,7 @@ class HistogramRows:
         self._min = np.zeros(0, dtype=np.int64)
         self._max = np.zeros(0, dtype=np.int64)
         self._sums: list[int] = []
-        self._count_compiled = _compiled_loop()
+        self._count_compiled = compiled_loop("kvstream.metrics.histogram_rows_compiled", "count_each")
 
     def record(self, rows: I64, values_ns: I64, count: int) -> None:
         """Counts intervals.
@@ -118,14 +117,6 @@ class HistogramRows:
             self._counts = np.pad(self._counts, ((0, 0), (left, right)))
             self._lowest -= left
         return self._counts[:, lowest - self._lowest : lowest - self._lowest + width]
-
-
-def _compiled_loop() -> Callable[..., Any] | None:
-    if not compiles():
-        return None
-    from kvstream.metrics.histogram_rows_compiled import count_each
-
-    return count_each
 
 
 def _buckets(values_ns: I64, scale: int, bounds: I64) -> npt.NDArray[np.int64]:

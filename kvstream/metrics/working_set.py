@@ -2,15 +2,14 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from kvstream.blocks.hashing import mix
-from kvstream.compiled import compiles
+from kvstream.compiled import compiled_loop
 from kvstream.events.frame import I64
 
 _BITS = 11
@@ -52,7 +51,7 @@ class DistinctCounter:
 
     def __init__(self) -> None:
         self._registers = np.zeros(_REGISTERS, dtype=np.uint8)
-        self._add_compiled = _compiled_loop()
+        self._add_compiled = compiled_loop("kvstream.metrics.working_set_compiled", "add_each")
 
     def add(self, values: I64) -> None:
         """Counts integers, int64 (n,)."""
@@ -79,14 +78,6 @@ class DistinctCounter:
             total = 0.5 * (total + count)
         total += _REGISTERS * _sigma(counts[0] / _REGISTERS)
         return _REGISTERS * _REGISTERS / (2.0 * math.log(2.0)) / total
-
-
-def _compiled_loop() -> Callable[..., Any] | None:
-    if not compiles():
-        return None
-    from kvstream.metrics.working_set_compiled import add_each
-
-    return add_each
 
 
 def _sigma(x: float) -> float:

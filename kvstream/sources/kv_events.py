@@ -13,7 +13,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from kvstream.blocks.hashing import folded, group_salt
-from kvstream.compiled import compiles
+from kvstream.compiled import compiled_loop
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import I64, EventFrame, joined_frames, label_number
 from kvstream.events.types import Labels, Op, Rank
@@ -173,7 +173,7 @@ class KVEventDecoder:
         self._other_tiers: set[str] = set()
         self._lost = 0
         self._decode = _BATCH[True][0]  # the shape that batches had last
-        self._read = _compiled_reader()
+        self._read = compiled_loop("kvstream.sources.kv_events_compiled", "read_batches")
 
     def add(self, payload: bytes) -> None:
         """Takes a batch, to be decoded by the next ``frames``."""
@@ -375,15 +375,6 @@ class _Columns:
             )
         )
         self._clear()
-
-
-def _compiled_reader() -> Callable[[list[bytes]], Any] | None:
-    """``read_batches``, where loops are compiled."""
-    if not compiles():
-        return None
-    from kvstream.sources.kv_events_compiled import read_batches
-
-    return read_batches
 
 
 def _ids(hashes: _Hashes) -> I64:
