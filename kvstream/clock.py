@@ -6,17 +6,20 @@ import time
 class Clock:
     """Nanoseconds since the Unix epoch, from the wall clock once and the monotonic clock ever after.
 
+    Attributes:
+        offset: From ``time.monotonic_ns`` to the time.
+
     Example:
         >>> clock = Clock()
         >>> clock() <= clock()
         True
     """
 
-    __slots__ = ("_offset",)
+    __slots__ = ("offset",)
 
     def __init__(self) -> None:
-        self._offset = time.time_ns() - time.monotonic_ns()
+        self.offset = time.time_ns() - time.monotonic_ns()
 
     def __call__(self) -> int:
         """The time now."""
-        return self._offset + time.monotonic_ns()
+        return self.offset + time.monotonic_ns()

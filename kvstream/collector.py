@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,14 +29,9 @@ from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.trend import Trend
 from kvstream.monitor import Monitor, total_measurements
 from kvstream.producer import EventBuffer, Ids
+from kvstream.recorder import HasBlockId
 
 _FRAME_EVENTS = 4096
-
-
-class HasBlockId(Protocol):
-    """Anything with a block number, such as vLLM's ``KVCacheBlock``."""
-
-    block_id: int
 
 
 class KVCacheMetricsCollector:

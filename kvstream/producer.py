@@ -15,7 +15,7 @@ from kvstream.config import OverflowPolicy
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, int64_packer, label_number
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op
 from kvstream.queue import FrameQueue
-from kvstream.recorder import StepRecorder, checked_time
+from kvstream.recorder import StepRecorder, checked_time, new_recorder, recorded_frame
 
 Ids = int | Sequence[int] | npt.NDArray[Any]
 
@@ -209,7 +209,7 @@ class Producer:
         """
         with self._lock:
             if self._recorder is None:
-                self._recorder = StepRecorder(
+                self._recorder = new_recorder(
                     self._clock,
                     _RECORDED_FRAMES * self._frame_events,
                     on_step=self._note,
@@ -323,7 +323,8 @@ class Producer:
         """Frames what the recorder holds, after what was recorded before it."""
         if self._recorder is not None and self._recorder:
             self._frame()
-            frame, malformed = self._recorder.take(self.source, self.tier)
+            recorded = self._recorder.take()
+            frame, malformed = recorded_frame(recorded, self.source, self.tier), recorded[-1]
             self._offered += len(frame) + malformed
             self._drop("malformed", malformed)
             self._enqueue(frame.cut(self._frame_events))

@@ -1,15 +1,22 @@
 """StepRecorder: block by block from an engine's own loop, for little more than appending to a list."""
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import islice
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from kvstream.clock import Clock
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import I64, U8, EventFrame
 from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Op
+
+_COMPILED = "kvstream.recorder_compiled"
 
 # In the list of recorded ids, reserved numbers say what the ids after them are. Ids alone are accesses.
 _LOWEST = -32
@@ -21,22 +28,38 @@ _EVICT_ALL = [mark + len(_EVICT) for mark in _EVICT]  # a count and so many ids 
 _MARKS = range(_LOWEST, _EVICT_ALL[-1] + 1)
 _RESERVED = range(_LOWEST, 0)
 
+Recorded = tuple[Any, Any, Any, Any, int]
+"""Columns in native byte order: operation codes (uint8), blocks and times (int64), reason codes (uint8, or
+nothing if none was given); and how many recorded things were no blocks."""
+
 _REASON_OF = np.array([*range(len(REASONS)), UNKNOWN_REASON], dtype=np.uint8)
+
+
+class HasBlockId(Protocol):
+    """Anything with a block number, such as vLLM's ``KVCacheBlock``."""
+
+    block_id: int
+
+
+Block = int | HasBlockId
+Blocks = Sequence[Block] | npt.NDArray[Any]
 
 
 class StepRecorder:
     """Records the blocks of one engine, made by ``Producer.recorder``.
 
-    ``accessed(id)`` and ``accessed_all(ids)`` are a list's own ``append`` and ``extend``; nothing is
+    ``accessed(block)`` and ``accessed_all(blocks)`` are a list's own ``append`` and ``extend``; nothing is
     looked at before the step ends. All events of a step carry the time at which it began, if that was
     told, or else at which it ended, or of a flush before that.
 
-    Call it from any thread. Ids are 64-bit integers, signed or not; -32 to -1 are reserved. What is no
-    64-bit integer is counted as ``malformed`` among the producer's drops, never raised.
+    Where the package was built with a C compiler, ``recorder_compiled.c`` stands in its place.
+
+    Call it from any thread. A block is a 64-bit integer, signed or not (-32 to -1 are reserved), or has one
+    as its ``block_id``. What is neither is counted as ``malformed`` among the producer's drops, never raised.
 
     Attributes:
         accessed: A live block was found by a request.
-        accessed_all: Several were; a list or tuple of ids.
+        accessed_all: Several were; a list, a tuple or an array.
         began_ns: When the step began, ns since the Unix epoch; 0 if that was not told.
 
     Example:
@@ -44,8 +67,7 @@ class StepRecorder:
         >>> recorder.allocated(7)
         >>> recorder.accessed_all([7, 8])
         >>> recorder.end_step()
-        >>> frame, malformed = recorder.take("engine-0", "gpu")
-        >>> frame.blocks.tolist()
+        >>> np.frombuffer(recorder.take().blocks, dtype=np.int64).tolist()
         [7, 7, 8]
     """
 
@@ -73,24 +95,24 @@ class StepRecorder:
         self._frame_events = frame_events
         self._on_step, self._on_full = on_step, on_full
         # One list, changed by single calls of its own methods, which are atomic, needs no lock.
-        self._recorded: list[int] = []
+        self._recorded: list[Block] = []
         self._extend = self._recorded.extend
-        self.accessed: Callable[[int], None] = self._recorded.append
-        self.accessed_all: Callable[[Iterable[int]], None] = self._recorded.extend
+        self.accessed: Callable[[Block], None] = self._recorded.append
+        self.accessed_all: Callable[[Blocks], None] = self._recorded.extend
 
-    def allocated(self, block: int) -> None:
+    def allocated(self, block: Block, /) -> None:
         """A block was handed out."""
         self._extend((_ALLOC, block))
 
-    def allocated_all(self, blocks: Sequence[int]) -> None:
+    def allocated_all(self, blocks: Blocks, /) -> None:
         """Several blocks were handed out."""
         self._extend((_ALLOC_ALL, len(blocks), *blocks))
 
-    def evicted(self, block: int, reason: str | None = None) -> None:
+    def evicted(self, block: Block, /, reason: str | None = None) -> None:
         """A block was given up, for lack of capacity if no reason is given."""
         self._extend((_EVICT[0 if reason is None else REASON_CODE.get(reason, -1)], block))
 
-    def evicted_all(self, blocks: Sequence[int], reason: str | None = None) -> None:
+    def evicted_all(self, blocks: Blocks, /, reason: str | None = None) -> None:
         """Several blocks were given up."""
         mark = _EVICT_ALL[0 if reason is None else REASON_CODE.get(reason, -1)]
         self._extend((mark, len(blocks), *blocks))
@@ -116,8 +138,8 @@ class StepRecorder:
         """Whether there is anything to take."""
         return bool(self._recorded)
 
-    def take(self, source: str, tier: str) -> tuple[EventFrame, int]:
-        """Takes out everything recorded, and how many recorded things were no ids.
+    def take(self) -> Recorded:
+        """Takes out everything recorded.
 
         Events of a step that goes on carry the time at which it began, or now.
         """
@@ -126,11 +148,49 @@ class StepRecorder:
         malformed = 0
         try:
             packed = struct.pack(f"{len(recorded)}q", *recorded)
-        except struct.error:
+        except Exception:  # struct.error, or whatever the engine's own numbers raise
             mended, malformed = _mended(recorded)
             packed = struct.pack(f"{len(mended)}q", *mended)
         packed += struct.pack("2q", _STEP, self.began_ns or self._clock())
-        return _decoded(np.frombuffer(packed, dtype=np.int64), source, tier), malformed
+        return (*_decoded(np.frombuffer(packed, dtype=np.int64)), malformed)
+
+
+def is_compiled() -> bool:
+    """Whether the package was built with a C compiler."""
+    return find_spec(_COMPILED) is not None
+
+
+def new_recorder(
+    clock: Callable[[], int], frame_events: int, on_step: Callable[[], None], on_full: Callable[[], None]
+) -> StepRecorder:
+    """A recorder, compiled where the package was built with a C compiler.
+
+    Args:
+        clock: Nanoseconds since the Unix epoch.
+        frame_events: How many recorded things are worth a call of ``on_full``.
+        on_step: Called as a step ends, at least where it is the first since all was taken.
+        on_full: Called instead where there is enough.
+    """
+    if not is_compiled():
+        return StepRecorder(clock, frame_events, on_step, on_full)
+    compiled: Callable[..., object] = import_module(_COMPILED).StepRecorder
+    ticks, offset = (time.monotonic_ns, clock.offset) if isinstance(clock, Clock) else (clock, 0)
+    made = compiled(ticks, offset, frame_events, on_step, on_full, REASON_CODE, UNKNOWN_REASON, checked_time)
+    return cast("StepRecorder", made)
+
+
+def recorded_frame(recorded: Recorded, source: str, tier: str) -> EventFrame:
+    """The events that a recorder gave, as a frame."""
+    ops, blocks, ts, reasons, _ = recorded
+    return EventFrame(
+        np.frombuffer(ops, dtype=np.uint8),
+        np.frombuffer(blocks, dtype=np.int64),
+        np.frombuffer(ts, dtype=np.int64),
+        source,
+        tier,
+        None,
+        np.frombuffer(reasons, dtype=np.uint8) if len(reasons) else None,
+    )
 
 
 def checked_time(ts: object) -> int:
@@ -144,8 +204,8 @@ def checked_time(ts: object) -> int:
     return ts
 
 
-def _mended(recorded: Sequence[int]) -> tuple[list[int], int]:
-    """Recorded numbers with unsigned hashes folded, and how many ids were none and have been left out."""
+def _mended(recorded: Sequence[Any]) -> tuple[list[int], int]:
+    """Recorded numbers with blocks asked for theirs, unsigned hashes folded, and how many were no ids."""
     numbers: list[int] = []
     malformed = 0
     rest = iter(recorded)
@@ -168,15 +228,19 @@ def _mended(recorded: Sequence[int]) -> tuple[list[int], int]:
     return numbers, malformed
 
 
-def _folded(number: object) -> int | None:
-    """A 64-bit integer, signed or unsigned, as a signed one of the same bits; None for anything else."""
+def _folded(block: Any) -> int | None:
+    """A block's 64-bit number, signed or unsigned, as a signed one of the same bits; None if it has none."""
+    try:
+        number = block if hasattr(block, "__index__") else block.block_id
+    except Exception:  # whatever the engine's own code raises
+        return None
     if not isinstance(number, (int, np.integer)) or not -(2**63) <= number < 2**64:
         return None
     folded = int(number) - 2**64 if number >= 2**63 else int(number)
     return None if folded in _RESERVED else folded
 
 
-def _decoded(numbers: I64, source: str, tier: str) -> EventFrame:
+def _decoded(numbers: I64) -> tuple[U8, I64, I64, U8]:
     is_id = numbers.view(np.uint64) < 2**64 + _LOWEST  # as unsigned ones, reserved numbers are the highest
     marks = (~is_id).nonzero()[0]
     kind = numbers.take(marks)
@@ -188,14 +252,11 @@ def _decoded(numbers: I64, source: str, tier: str) -> EventFrame:
         reasons = _mark_others(numbers, marks, kind, ops, is_id)
     until = is_id.cumsum().take(steps)
     until[1:] -= until[:-1].copy()
-    return EventFrame(
+    return (
         ops.compress(is_id),
         numbers.compress(is_id),
         np.maximum(numbers.take(steps + 1), 0).repeat(until),
-        source,
-        tier,
-        None,
-        None if reasons is None else reasons.compress(is_id),
+        np.empty(0, np.uint8) if reasons is None else reasons.compress(is_id),
     )
 
 

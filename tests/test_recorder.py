@@ -1,4 +1,7 @@
+import sys
 import threading
+from array import array
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,10 +13,51 @@ from hypothesis import strategies as st
 from kvstream import KVStream, StreamConfig
 from kvstream.errors import MalformedInputError
 from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Op
-from kvstream.recorder import StepRecorder
+from kvstream.recorder import StepRecorder, is_compiled, new_recorder, recorded_frame
 
 IDS = st.integers(0, 50) | st.integers(-(2**63), -33) | st.integers(0, 2**64 - 1)
-ANYTHING = IDS | st.sampled_from([None, "17", 1.5, 2**64, -(2**63) - 1, np.int64(9), True])
+
+
+class Slotted:
+    __slots__ = ("block_id",)
+
+    def __init__(self, block_id):
+        self.block_id = block_id
+
+
+class Unslotted:
+    def __init__(self, block_id):
+        self.block_id = block_id
+
+
+class Pretending:
+    block_id = Slotted.block_id  # a slot of another class, which must not be looked for in this one
+
+
+class Raising:
+    @property
+    def block_id(self):
+        raise ValueError("broken")
+
+
+NO_IDS = [
+    None,
+    "17",
+    1.5,
+    2**64,
+    -(2**63) - 1,
+    Slotted(None),
+    Slotted("17"),
+    object(),
+    Raising(),
+    Pretending(),
+]
+ANYTHING = (
+    IDS
+    | st.builds(Slotted, IDS)
+    | st.builds(Unslotted, IDS)
+    | st.sampled_from([*NO_IDS, np.int64(9), True, Slotted(np.int64(9)), Unslotted(True)])
+)
 CALLS = st.lists(
     st.tuples(
         st.sampled_from(["accessed", "allocated", "evicted", "end_step", "take"]),
@@ -26,23 +70,37 @@ CALLS = st.lists(
 )
 
 
-def is_id(value):
-    return isinstance(value, (int, np.integer)) and -(2**63) <= value < 2**64 - 32
+def number(block):
+    return block.block_id if isinstance(block, (Slotted, Unslotted)) else block
 
 
-def signed(value):
-    return int(np.array([int(value) % 2**64], np.uint64).view(np.int64)[0])
+def is_id(block):
+    return isinstance(number(block), (int, np.integer)) and -(2**63) <= number(block) < 2**64 - 32
 
 
-def new_recorder():
-    """A recorder whose clock says 1000, 1001 and so on."""
-    clock = iter(range(1_000, 10_000))
-    return StepRecorder(lambda: next(clock), 10**9, lambda: None, lambda: None)
+def signed(block):
+    return int(np.array([int(number(block)) % 2**64], np.uint64).view(np.int64)[0])
+
+
+def plain_and_compiled():
+    """Both forms of the recorder, on a clock that says 1000, 1001 and so on."""
+    assert is_compiled(), "a C compiler is needed to test what it builds"
+    for make in (StepRecorder, new_recorder):
+        yield make(partial(next, iter(range(1_000, 10_000))), 10**9, lambda: None, lambda: None)
+
+
+def taken(recorder):
+    recorded = recorder.take()
+    return recorded_frame(recorded, "engine", "gpu"), recorded[-1]
 
 
 @given(CALLS)
 def test_recorded_events_equal_those_taken_down_one_by_one(calls):
-    recorder = new_recorder()
+    for recorder in plain_and_compiled():
+        check_calls(recorder, calls)
+
+
+def check_calls(recorder, calls):
     expected, step, now, malformed = [], [], 1_000, 0
     found, found_malformed = [], 0
 
@@ -54,7 +112,7 @@ def test_recorded_events_equal_those_taken_down_one_by_one(calls):
 
     def take():
         nonlocal found_malformed
-        frame, bad = recorder.take("engine", "gpu")
+        frame, bad = taken(recorder)
         found_malformed += bad
         reasons = [0] * len(frame) if frame.reasons is None else frame.reasons.tolist()
         found.extend(zip(frame.ops.tolist(), frame.blocks.tolist(), reasons, frame.ts.tolist(), strict=True))
@@ -82,17 +140,90 @@ def test_recorded_events_equal_those_taken_down_one_by_one(calls):
 
 @given(st.lists(st.integers(-32, -1) | st.integers(0, 9) | st.just(2**63), max_size=20))
 def test_reserved_numbers_given_as_ids_raise_nothing(ids):
-    recorder = new_recorder()
-    recorder.accessed_all(ids)
-    frame, _ = recorder.take("engine", "gpu")
-    assert len(frame.ops) == len(frame.blocks) == len(frame.ts) <= len(ids)
-    assert all(ts >= 0 for ts in frame.ts.tolist())
+    for recorder in plain_and_compiled():
+        recorder.accessed_all(ids)
+        frame, _ = taken(recorder)
+        assert len(frame.ops) == len(frame.blocks) == len(frame.ts) <= len(ids)
+        assert all(ts >= 0 for ts in frame.ts.tolist())
+
+
+ROWS = [
+    np.arange(5),
+    np.arange(10)[::2],
+    np.arange(5)[::-1],
+    np.arange(5, dtype=np.int32),
+    np.arange(5, dtype=">i8"),
+    np.arange(0),
+    np.array([2**64 - 40, 2**63, 1, 2**64 - 1], dtype=np.uint64),
+    np.array([[1, 2], [3, 4]]),
+    np.array([1.0, 2.0]),
+    np.arange(3).reshape(3, 1)[:, 0],
+    array("q", [1, 2]),
+    array("b", [1, 2]),
+    memoryview(np.arange(3)),
+    b"\x01\x02",
+    range(3),
+    (1, 2, None),
+    [7] * 10_000,
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
+@pytest.mark.parametrize("name", ["accessed_all", "allocated_all", "evicted_all"])
+def test_rows_of_blocks_come_in_any_form(row, name):
+    found = []
+    for recorder in plain_and_compiled():
+        getattr(recorder, name)(row)
+        frame, malformed = taken(recorder)
+        found.append((frame.ops.tolist(), frame.blocks.tolist(), frame.ts.tolist(), malformed))
+    assert found[0] == found[1]
+    assert len(found[0][1]) + found[0][-1] == len(row)
+
+
+def test_a_block_may_record_others_while_it_is_asked_for_its_number():
+    class Talkative:
+        def __init__(self, recorder, blocks):
+            self.recorder, self.blocks = recorder, blocks
+
+        @property
+        def block_id(self):
+            self.blocks.clear()
+            self.recorder.accessed_all(range(20_000))
+            return 7
+
+    _, recorder = plain_and_compiled()
+    blocks = []
+    blocks += [1, Talkative(recorder, blocks), 2]
+    recorder.allocated_all(blocks)
+    frame, malformed = taken(recorder)
+    assert frame.blocks.tolist() == [1, *range(20_000), 7]
+    assert malformed == 0
+
+
+def test_a_compiled_recorder_is_called_as_the_plain_one_and_keeps_nothing_alive():
+    block, before = Slotted(3), sys.getrefcount(Slotted)
+    for recorder in plain_and_compiled():
+        recorder.evicted(block, reason="manual")
+        recorder.evicted_all([block], reason=None)
+        assert taken(recorder)[0].reasons.tolist() == [REASON_CODE["manual"], 0]
+        for wrong in ("evicted", "evicted_all", "end_step"):
+            with pytest.raises(TypeError):
+                getattr(recorder, wrong)(1, 2, 3)
+            with pytest.raises(TypeError):
+                getattr(recorder, wrong)([], nonsense=1)
+        del recorder
+    assert sys.getrefcount(block) == 2
+    assert sys.getrefcount(Slotted) == before
 
 
 @pytest.mark.parametrize("ts", [-1, 2**63, 1.5, "now"])
 def test_a_step_ends_at_a_time(ts):
-    with pytest.raises(MalformedInputError, match="nanoseconds since 1970"):
-        new_recorder().end_step(ts)
+    for recorder in plain_and_compiled():
+        recorder.accessed(1)
+        with pytest.raises(MalformedInputError, match="nanoseconds since 1970"):
+            recorder.end_step(ts)
+        recorder.end_step(ts=5)
+        assert taken(recorder)[0].ts.tolist() == [5]
 
 
 async def test_steps_and_single_records_keep_their_order():
@@ -149,15 +280,12 @@ async def test_threads_share_a_recorder_and_lose_nothing():
 
 
 def test_a_step_that_was_told_to_begin_gives_its_events_that_time():
-    ticks = iter(range(1_000, 2_000, 100))
-    recorder = StepRecorder(lambda: next(ticks), 4096, on_step=lambda: None, on_full=lambda: None)
-    recorder.begin_step()  # 1,000
-    recorder.accessed(1)
-    frame, _ = recorder.take("s", "gpu")  # in the middle of it
-    assert frame.ts.tolist() == [1_000]
-    recorder.accessed(2)
-    recorder.end_step()
-    recorder.accessed(3)
-    recorder.end_step()  # 1,100: was not told to begin
-    frame, _ = recorder.take("s", "gpu")
-    assert frame.ts.tolist() == [1_000, 1_100]
+    for recorder in plain_and_compiled():
+        recorder.begin_step()
+        recorder.accessed(1)
+        assert taken(recorder)[0].ts.tolist() == [1_000]  # in the middle of it
+        recorder.accessed(2)
+        recorder.end_step()
+        recorder.accessed(3)
+        recorder.end_step()  # was not told to begin
+        assert taken(recorder)[0].ts.tolist() == [1_000, 1_001]

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from kvstream import recorder
 from kvstream.bench.parts import PLAIN, SAMPLED, Parts
 from kvstream.compiled import compiles
 
@@ -95,6 +96,7 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "loops": "compiled" if compiles() else "plain",
+        "recorder": "compiled" if recorder.is_compiled() else "plain",
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": str(os.cpu_count()),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from kvstream.bench.rival import Block, PlainCollector
 from kvstream.bench.streams import busy, filling
@@ -27,6 +28,7 @@ LINE_EVENTS = 3_000
 Work = Callable[[], object]
 """What is timed; a coroutine function is awaited."""
 
+_ACCESS, _ALLOC = Op.ACCESS, Op.ALLOC
 PLAIN, SAMPLED = "plain collector, 100 %", "plain collector, 1 % (the rival)"
 
 
@@ -58,11 +60,13 @@ class Parts:
         """Name and maker of each part."""
         small = [encode_frame(frame) for frame in self._small]
         return [
+            ("the loop that calls, with nothing called", self._call_nothing),
             (PLAIN, partial(self._plain, 1.0)),
             (SAMPLED, partial(self._plain, 0.01)),
             ("record one at a time, to the queue", self._record_each),
-            ("record 64 a call: lists, to the queue", self._record_lists),
-            ("record 64 a call: arrays, to the queue", self._record_arrays),
+            ("record 64 a call: lists, to the queue", partial(self._record_steps, 1)),
+            ("record 64 a call: arrays, to the queue", partial(self._record_steps, 2)),
+            ("record 64 a call: arrays, without a recorder", self._record_arrays),
             ("synchronous collector, one at a time, all included", self._collect),
             ("encode frames", lambda: lambda: [encode_frame(frame) for frame in self._frames]),
             ("decode frames", lambda: lambda: [decode_frame(data) for data in self._encoded]),
@@ -76,15 +80,26 @@ class Parts:
             ("content hashes, 1 M live: frames to rules", self._apply_content),
         ]
 
+    def _call_nothing(self) -> Work:
+        def work() -> None:
+            for step in self._steps:
+                for op, _block in step:
+                    if op == _ACCESS:
+                        continue
+                    if op == _ALLOC:
+                        continue
+
+        return work
+
     def _plain(self, rate: float) -> Work:
         collector = PlainCollector(rate)
 
         def work() -> None:
             for step in self._steps:
                 for op, block in step:
-                    if op == Op.ACCESS:
+                    if op == _ACCESS:
                         collector.accessed(block)
-                    elif op == Op.ALLOC:
+                    elif op == _ALLOC:
                         collector.allocated(block)
                     else:
                         collector.evict(block)
@@ -96,20 +111,22 @@ class Parts:
             recorder = _producer().recorder()
             for step in self._steps:
                 for op, block in step:
-                    if op == Op.ACCESS:
-                        recorder.accessed(block.block_id)
-                    elif op == Op.ALLOC:
-                        recorder.allocated(block.block_id)
+                    if op == _ACCESS:
+                        recorder.accessed(block)
+                    elif op == _ALLOC:
+                        recorder.allocated(block)
                     else:
-                        recorder.evicted(block.block_id)
+                        recorder.evicted(block)
                 recorder.end_step()
 
         return work
 
-    def _record_lists(self) -> Work:
+    def _record_steps(self, form: int) -> Work:
+        batches: list[tuple[int, Any]] = [(batch[0], batch[form]) for batch in self._batches]
+
         async def work() -> None:
             recorder = _producer().recorder()
-            for op, ids, _ in self._batches:
+            for op, ids in batches:
                 if op == Op.ACCESS:
                     recorder.accessed_all(ids)
                 elif op == Op.ALLOC:
@@ -139,9 +156,9 @@ class Parts:
         def work() -> None:
             for step in self._steps:
                 for op, block in step:
-                    if op == Op.ACCESS:
+                    if op == _ACCESS:
                         collector.on_block_accessed(block)
-                    elif op == Op.ALLOC:
+                    elif op == _ALLOC:
                         collector.on_block_allocated(block)
                     else:
                         collector.on_block_evicted(block)

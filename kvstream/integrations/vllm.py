@@ -22,7 +22,7 @@ from anyio.lowlevel import current_token
 from kvstream.config import StreamConfig
 from kvstream.link import Endpoint
 from kvstream.producer import Producer
-from kvstream.recorder import StepRecorder
+from kvstream.recorder import HasBlockId, StepRecorder
 from kvstream.sinks.socket import Connection, connect
 
 _START_SECONDS = 5.0
@@ -31,13 +31,7 @@ _STOP_SECONDS = 2.0
 _logger = logging.getLogger("kvstream")
 
 
-class Block(Protocol):
-    """A block as vLLM's block pool has it."""
-
-    block_id: int
-
-
-Handler = Callable[[Block], None]
+Handler = Callable[[HasBlockId], None]
 
 
 class EngineCollector(Protocol):
@@ -102,7 +96,7 @@ class StreamingCollector:
     def _noting_the_time(self, handler: Handler) -> Handler:
         """A handler of a step's first event, after which no event need look whether it is."""
 
-        def handle(block: Block) -> None:
+        def handle(block: HasBlockId) -> None:
             self._recorder.begin_step()
             self._handle_by(self._handlers)
             handler(block)
@@ -135,17 +129,17 @@ def _handlers(inner: EngineCollector, recorder: StepRecorder) -> tuple[Handler, 
     )
     inner_allocated = inner.on_block_allocated
 
-    def on_allocated(block: Block) -> None:
+    def on_allocated(block: HasBlockId) -> None:
         allocated(block.block_id)
         inner_allocated(block)
 
-    def on_accessed(block: Block) -> None:
+    def on_accessed(block: HasBlockId) -> None:
         block_id = block.block_id
         accessed(block_id)
         if block_id in sampled:
             inner_accessed(block)
 
-    def on_evicted(block: Block) -> None:  # vLLM says so also of blocks that held nothing
+    def on_evicted(block: HasBlockId) -> None:  # vLLM says so also of blocks that held nothing
         block_id = block.block_id
         evicted(block_id)
         if block_id in sampled:

@@ -12,7 +12,7 @@ from kvstream.events.frame import frames_from_events
 from kvstream.events.types import Op
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.monitor import Monitor
-from kvstream.recorder import StepRecorder
+from kvstream.recorder import new_recorder, recorded_frame
 
 EVENTS = 16_384
 
@@ -79,7 +79,7 @@ def test_events_become_columns(benchmark):
 def test_recorder_takes_steps_down(benchmark):
     frame = busy(1_000, 4_096)
     calls = list(zip(frame.ops.tolist(), frame.blocks.tolist(), strict=True))
-    recorder = StepRecorder(lambda: 0, len(calls) * 2, lambda: None, lambda: None)
+    recorder = new_recorder(lambda: 0, len(calls) * 2, lambda: None, lambda: None)
 
     def record():
         for op, block in calls:
@@ -90,9 +90,10 @@ def test_recorder_takes_steps_down(benchmark):
             else:
                 recorder.evicted(block)
         recorder.end_step()
-        return recorder.take("bench", "gpu")
+        return recorder.take()
 
-    recorded, malformed = benchmark(record)
+    taken = benchmark(record)
+    recorded, malformed = recorded_frame(taken, "bench", "gpu"), taken[-1]
     assert malformed == 0
     assert np.array_equal(recorded.ops, frame.ops)
     assert np.array_equal(recorded.blocks, frame.blocks)

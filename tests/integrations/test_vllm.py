@@ -103,7 +103,9 @@ def test_what_fails_in_kvstream_does_not_reach_the_engine(tmp_path, caplog):
     producer = connection.producer("vllm/dp0")
     collector = StreamingCollector(Inner(), producer)
     run_engine(collector, steps=3)
-    producer.recorder()._on_step = None  # as good a mistake as any
+    producer._wake_flusher = None  # as good a mistake as any
+    producer.statistics()  # takes what is recorded, so that what comes next is news
+    producer._flusher_knows = False
     assert len(run_engine(collector, steps=20)) > 0
     collector.reset()
     assert "vLLM's own metrics go on" in caplog.text
