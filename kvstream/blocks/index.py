@@ -5,6 +5,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from kvstream.compiled import compiled_loop
+
 I64 = npt.NDArray[np.int64]
 EMPTY, REMOVED = -1, -2
 """What a place holds that holds no slot: never one, and one no more."""
@@ -29,6 +31,7 @@ class BlockIndex:
 
     def __init__(self, load: float = 0.75) -> None:
         self._load = load
+        self._insert_compiled = compiled_loop("kvstream.blocks.index_compiled", "insert_each")
         self._make(_SMALLEST_BITS)
 
     def _make(self, bits: int) -> None:
@@ -54,8 +57,11 @@ class BlockIndex:
         self.make_room(len(ids), id_of)
         table, mask = self.places, len(self.places) - 1
         self.count(len(ids), 0)
-        place, step = self._home(ids), 0
         narrow = slots.astype(np.int32)
+        if self._insert_compiled is not None:
+            self._insert_compiled(table, self.bits, ids, narrow)
+            return
+        place, step = self._home(ids), 0
         while len(narrow):
             free = (table.take(place) < 0).nonzero()[0]
             table[place.take(free)] = narrow.take(free)

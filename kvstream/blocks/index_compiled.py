@@ -6,8 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kvstream.blocks.index import EMPTY, GOLDEN, REMOVED
+from kvstream.blocks.prefetch_compiled import prefetch
 from kvstream.compiled import compiled
 from kvstream.events.frame import I64
+
+_AHEAD = 16  # ids that are inserted while memory answers
 
 Places = npt.NDArray[np.int32]
 
@@ -41,6 +44,15 @@ def insert_one(places: Places, bits: int, block: int, slot: int) -> None:
         step += 1
         place = (place + step) & mask
     places[place] = slot
+
+
+@compiled
+def insert_each(places: Places, bits: int, blocks: I64, slots: Places) -> None:
+    """Adds ids that are not there, each once, at places of which there must be as many."""
+    for i in range(len(blocks)):
+        if i + _AHEAD < len(blocks):
+            prefetch(places, (home(blocks[i + _AHEAD], bits),))
+        insert_one(places, bits, blocks[i], slots[i])
 
 
 @compiled

@@ -9,6 +9,8 @@ from kvstream.blocks.observations import ContentChanges
 from kvstream.compiled import compiled_loop
 from kvstream.events.frame import I64
 
+NO_GHOST = -1
+"""Time of eviction at a place where there is no ghost."""
 _SMALLEST = 1024
 _LOAD = 0.375
 
@@ -35,7 +37,7 @@ class GhostIndex:
     ``longest_ns`` have passed. Within these bounds the index is exact.
 
     Args:
-        most: Ghosts remembered; memory is about 40 bytes each and grows as they come.
+        most: Ghosts remembered; memory is about 30 bytes each and grows as they come.
         longest_ns: How long they are remembered.
     """
 
@@ -49,9 +51,11 @@ class GhostIndex:
     def _hold(self, places: int) -> None:
         """Makes an empty ring; an eviction's place is its number modulo the ring's length."""
         self._content = np.zeros(places, dtype=np.int64)
-        self._number = np.zeros(places, dtype=np.int64)
-        self._ts = np.zeros(places, dtype=np.int64)
-        self._is_ghost = np.zeros(places, dtype=np.bool_)
+        self._ts = np.full(places, NO_GHOST, dtype=np.int64)
+
+    def _number(self, place: I64) -> I64:
+        """The number of the eviction that each ghost is of, which its place in the ring tells."""
+        return self._evictions - 1 - (self._evictions - 1 - place & len(self._content) - 1)
 
     def apply(self, changes: ContentChanges) -> Returns:
         """Takes in changes, in order; returns what came back."""
@@ -59,12 +63,12 @@ class GhostIndex:
             return Returns(changes.ts, changes.content, changes.content)
         evictions = ~changes.begins
         count = int(np.count_nonzero(evictions))
-        self._make_room(count)
         if self._apply_compiled is not None:
+            self._make_room(min(self._evictions + count, self.most))
             return self._applied_by_loop(changes, count)
+        self._make_room(min(self._evictions, self.most) + count)
         number = self._evictions + evictions.cumsum() - evictions  # evictions before each change
         taken = np.arange(self._evictions, self._evictions + count)
-        self._evictions += count
         order = np.argsort(changes.content)
         content = changes.content.take(order)
         first = np.append(True, content[1:] != content[:-1])
@@ -79,13 +83,15 @@ class GhostIndex:
         place = self._index.lookup(content.take(heads), self._content)
         known = place >= 0
         heads, place = heads.compress(known), place.compress(known)
+        evicted, since = self._number(place), ts.take(heads) - self._ts.take(place)
         self._remove(place)  # it is back, or evicted anew
         returned = begins.take(heads)
         heads, place = heads.compress(returned), place.compress(returned)
-        times = np.concatenate([ts.take(here) - ts.take(here - 1), ts.take(heads) - self._ts.take(place)])
+        times = np.concatenate([ts.take(here) - ts.take(here - 1), since.compress(returned)])
         distances = np.concatenate(
-            [number.take(here) - number.take(here - 1), number.take(heads) - self._number.take(place)]
+            [number.take(here) - number.take(here - 1), number.take(heads) - evicted.compress(returned)]
         )
+        self._evictions += count
         self._insert(content, number, ts, (last & ~begins).nonzero()[0], taken)
         within = (distances <= self.most) & (times <= self.longest_ns)
         rows = order.take(np.concatenate([here, heads])).compress(within)
@@ -107,9 +113,7 @@ class GhostIndex:
             self._index.places,
             self._index.bits,
             self._content,
-            self._number,
             self._ts,
-            self._is_ghost,
             times,
             distances,
             rows,
@@ -120,31 +124,29 @@ class GhostIndex:
 
     def clear(self) -> None:
         """Forgets everything: the cache was emptied, which no memory would have prevented."""
-        if self._is_ghost.any():
+        if (self._ts != NO_GHOST).any():
             self._index = BlockIndex(_LOAD)
-            self._is_ghost[:] = False
+            self._ts[:] = NO_GHOST
 
     def _insert(self, content: I64, number: I64, ts: I64, rows: I64, taken: I64) -> None:
         """Makes ghosts of the rows, on places that all the evictions, ``taken``, have freed."""
         mask = len(self._content) - 1
-        self._remove((taken & mask).compress(self._is_ghost.take(taken & mask)))
+        self._remove((taken & mask).compress(self._ts.take(taken & mask) != NO_GHOST))
         place = number.take(rows) & mask
-        self._content[place] = content.take(rows)
-        self._number[place], self._ts[place] = number.take(rows), ts.take(rows)
-        self._is_ghost[place] = True
+        self._content[place], self._ts[place] = content.take(rows), ts.take(rows)
         self._index.insert(content.take(rows), place, self._content)
 
     def _remove(self, place: I64) -> None:
         self._index.remove(self._content.take(place), self._content)
-        self._is_ghost[place] = False
+        self._ts[place] = NO_GHOST
 
-    def _make_room(self, evictions: int) -> None:
-        """Grows the ring to twice its length until it holds ``most`` ghosts and those of one more run."""
-        wanted = min(self._evictions, self.most) + evictions
+    def _make_room(self, wanted: int) -> None:
+        """Grows the ring to twice its length until it has so many places."""
         if wanted <= len(self._content):
             return
-        held = self._is_ghost.nonzero()[0]
-        content, number, ts = self._content[held], self._number[held], self._ts[held]
+        held = (self._ts != NO_GHOST).nonzero()[0]
+        content, ts = self._content[held], self._ts[held]
+        number = self._number(held)
         self._index = BlockIndex(_LOAD)
         self._hold(1 << (wanted - 1).bit_length())
         self._insert(content, number, ts, np.arange(len(held)), number)

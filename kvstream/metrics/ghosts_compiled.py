@@ -4,9 +4,13 @@ from typing import Any
 
 from kvstream.blocks.grouping import Mask
 from kvstream.blocks.index import REMOVED
-from kvstream.blocks.index_compiled import Places, find_one, insert_one, remove_one
+from kvstream.blocks.index_compiled import Places, find_one, home, insert_one, remove_one
+from kvstream.blocks.prefetch_compiled import prefetch
 from kvstream.compiled import compiled
 from kvstream.events.frame import I64
+from kvstream.metrics.ghosts import NO_GHOST
+
+_AHEAD = 16  # changes that are made while memory answers
 
 
 @compiled
@@ -21,9 +25,7 @@ def apply_changes(
     places: Places,
     bits: int,
     of_ghost: I64,
-    number_of: I64,
     ts_of: I64,
-    is_ghost: Mask,
     times: I64,
     distances: I64,
     rows: I64,
@@ -40,10 +42,8 @@ def apply_changes(
         longest_ns: Time after which it is.
         places: The index of ghosts, with room for every eviction here.
         bits: Of the numbers of its places.
-        of_ghost: Content of each ghost, by place in a ring longer than ``most`` and the evictions here.
-        number_of: How many evictions came before its own.
+        of_ghost: Content of each ghost, by place in a ring of at least ``most``, or of all there will be.
         ts_of: Time of its eviction.
-        is_ghost: Whether there is one.
         times: From eviction to return.
         distances: Evictions since.
         rows: The changes that brought it back.
@@ -55,6 +55,8 @@ def apply_changes(
     returned = removed = 0
     before = evictions
     for row in range(len(content)):
+        if row + _AHEAD < len(content):
+            prefetch(places, (home(content[row + _AHEAD], bits),))
         block = content[row]
         # Where content is held once, what is evicted is no ghost: its allocation ended that.
         if begins[row] or not held_once:
@@ -62,20 +64,20 @@ def apply_changes(
             if found >= 0:
                 ghost = places[found]
                 places[found] = REMOVED
-                is_ghost[ghost] = False
+                time, distance = ts[row] - ts_of[ghost], (evictions - ghost - 1 & mask) + 1
+                ts_of[ghost] = NO_GHOST
                 removed += 1
                 if begins[row]:
-                    time, distance = ts[row] - ts_of[ghost], evictions - number_of[ghost]
                     if distance <= most and time <= longest_ns:
                         times[returned], distances[returned], rows[returned] = max(0, time), distance, row
                         returned += 1
         if not begins[row]:
             ghost = evictions & mask
-            if is_ghost[ghost]:
+            if ts_of[ghost] != NO_GHOST:
                 remove_one(places, bits, of_ghost[ghost], of_ghost)
                 removed += 1
-            of_ghost[ghost], number_of[ghost], ts_of[ghost] = block, evictions, ts[row]
-            is_ghost[ghost] = True
+            of_ghost[ghost], ts_of[ghost] = block, ts[row]
+            prefetch(places, (home(of_ghost[ghost + _AHEAD & mask], bits),))
             insert_one(places, bits, block, ghost)
             evictions += 1
     return returned, evictions - before, removed
