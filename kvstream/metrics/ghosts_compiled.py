@@ -67,10 +67,9 @@ def apply_changes(
                 time, distance = ts[row] - ts_of[ghost], (evictions - ghost - 1 & mask) + 1
                 ts_of[ghost] = NO_GHOST
                 removed += 1
-                if begins[row]:
-                    if distance <= most and time <= longest_ns:
-                        times[returned], distances[returned], rows[returned] = max(0, time), distance, row
-                        returned += 1
+                if begins[row] and distance <= most and time <= longest_ns:
+                    times[returned], distances[returned], rows[returned] = max(0, time), distance, row
+                    returned += 1
         if not begins[row]:
             ghost = evictions & mask
             if ts_of[ghost] != NO_GHOST:
