@@ -96,6 +96,7 @@ class TierMonitor:
         ):
             window = self._enter(index, outcome.alerts)
             self.table.lookups_below = self._curve.threshold if self.config.curve_contents else 0
+            self.table.told_since = index * self.config.window_ns
             window.lost += lost
             window.restarts += self._restarts_unseen
             lost = self._restarts_unseen = 0

@@ -184,7 +184,8 @@ class Observations(msgspec.Struct, eq=False):
         access_counts: Accesses of each evicted generation.
         evicted: Records of the evictions, if asked for.
         changes: Content that came and went, where it is known and if asked for; None where a clear ended all.
-        used: What was allocated or accessed, each at least once: content, or generations of slots.
+        used: What was allocated or accessed, each at least once unless told of before: content, or
+            generations of slots.
         owned: The same events by owner, once there are labels; intervals are in the order of their rows.
         lookups: Allocations and accesses of known content, if asked for.
         looked_up: Of these, the content that the miss-ratio curve follows, in order.

@@ -82,6 +82,7 @@ class CompiledRuns:
         records: bool,
         changes: bool,
         lookups_below: int,
+        told_since: int,
         seen: Observations,
     ) -> tuple[tuple[int, int, int], tuple[int, int]]:
         """Applies events, and adds what there was to see.
@@ -104,6 +105,7 @@ class CompiledRuns:
             records: Make records of the evictions.
             changes: Tell of content that came and went.
             lookups_below: Tell of content that was looked up, if its hash is below; 0 tells of none.
+            told_since: What was used at this time, ns, or later has been told already.
             seen: Takes what there is to see.
 
         Returns:
@@ -131,6 +133,7 @@ class CompiledRuns:
             self._seed,
             self._sampled_below,
             _threshold(lookups_below),
+            told_since,
             records,
             changes and (ids is not None or key_of is not None),
             counts,
@@ -252,6 +255,7 @@ def _apply(
     seed: int,
     sampled_below: U64,
     asked_below: U64,
+    told_since: int,
     records: bool,
     changes: bool,
     counts: I64,
@@ -282,11 +286,13 @@ def _apply(
         is_content = by_hash and (block < 0 or block >= _SLOTS)
         content = block if is_content else key_of[slot] if has_keys and is_live else 0
         owner = owner_of[slot] if has_owners and is_live else 0
-        birth = time
+        birth, is_told = time, False
         if is_live:
             birth, count = rows[slot, 0], rows[slot, 1]
             # That of the last access; before any, that of the allocation.
-            interval = time - rows[slot, 2 + (count - 1 & mask)]
+            last = rows[slot, 2 + (count - 1 & mask)]
+            is_told = told_since <= last <= time
+            interval = time - last
             if interval < 0:
                 counts[_REGRESSIONS] += 1
                 interval = 0
@@ -371,13 +377,14 @@ def _apply(
                 at = counts[_ALLOCATIONS]
                 seen[_BEGUN_TS, at], seen[_BEGUN_OWNER, at] = time, owner
             counts[_ALLOCATIONS] += 1
-            birth = time
+            birth, is_told = time, False
             if all_sampled or _passes(mix_one(mix_one(block ^ seed) ^ birth), sampled_below):
                 counts[_SAMPLED] += 1
             counts[_LIVE] += not is_live
             rows[slot, 0], rows[slot, 1], rows[slot, 2 + (-1 & mask)] = time, 0, time
-        seen[_USED, counts[_USES]] = content if is_content else birth + block * _ODD
-        counts[_USES] += 1
+        if not is_told:
+            seen[_USED, counts[_USES]] = content if is_content else birth + block * _ODD
+            counts[_USES] += 1
         if looks_up and content:
             counts[_LOOKUPS] += 1
             if _passes(mix_one(content), asked_below):

@@ -50,6 +50,7 @@ class BlockTable:
         owners: Whose the blocks are.
         lookups_below: Tell of the content that is allocated and accessed, if its hash is below
             (``Observations.looked_up``); 0 tells of none.
+        told_since: What was used at this time, ns, or later need not be told again (``Observations.used``).
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class BlockTable:
         self.owners = Owners(owners) if owners else None
         self.records, self.changes = records, changes
         self.lookups_below = 0
+        self.told_since = 2**63 - 1
         self.live_count = 0
         self._seed = source_seed(source, tier)
         self._sample_rate = sample_rate
@@ -362,6 +364,7 @@ class BlockTable:
             records=self.records,
             changes=self.changes,
             lookups_below=self.lookups_below,
+            told_since=self.told_since,
             seen=seen,
         )
         self._index.count(*moved)

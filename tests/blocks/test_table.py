@@ -171,3 +171,18 @@ def test_content_comes_and_goes_as_in_the_plain_twin(data, keyed):
         plain.apply(op, block, ts, key)
     assert found == plain.changes
     assert looked_up == plain.lookups
+
+
+@given(st.booleans(), plain_events(), st.integers(1, 60))
+def test_what_was_used_before_in_a_window_need_not_be_told_again(hashed, events, window_ns):
+    if hashed:
+        events = [(op, 2**50 + block % 13, ts, reason) for op, block, ts, reason in events]
+    telling, table = BlockTable("s", "gpu"), BlockTable("s", "gpu")
+    indices = itertools.accumulate((ts // window_ns for _, _, ts, _ in events), max)
+    windows = {}
+    for index, event in zip(indices, events, strict=True):
+        table.told_since = index * window_ns
+        all_used, used = windows.setdefault(index, (set(), set()))
+        all_used.update(joined(telling.apply(frame([event])).used).tolist())
+        used.update(joined(table.apply(frame([event])).used).tolist())
+    assert all(all_used == used for all_used, used in windows.values())
