@@ -1,20 +1,19 @@
 """Miss-ratio curves: what hit ratio an LRU cache of any size would have on the lookups seen.
 
 Source: C. Waldspurger, N. Park, A. Garthwaite, I. Ahmad, "Efficient MRC Construction with SHARDS", FAST 2015
-(fixed-size SHARDS with the adjustment of section 5.4); stack distances after Mattson et al., 1970.
+(fixed-size SHARDS with the adjustment of section 5.4).
 """
 
-import heapq
 import math
-from bisect import bisect_left
-from collections import OrderedDict
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from kvstream.blocks.hashing import are_below, mix
+from kvstream.compiled import compiled_loop
 from kvstream.events.frame import I64
+from kvstream.metrics.lru_stack import LruStack
 
 SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
 """Sizes of cache that a summary looks at, by the size that there is."""
@@ -26,7 +25,9 @@ _FEWEST = 128  # contents followed: with fewer a curve says nothing
 _SCALE = 64  # buckets a factor of two, so that a size is off by 1.1 % at the most
 _BUCKETS = 48 * _SCALE
 _WEIGHED_AT_ONCE = 1024
+_LEFT_OUT_AT_ONCE = 1 / 64  # of the contents followed, where they become too many
 _WHOLE = 2**64
+_ANY = 2**62  # contents, more than there can be
 
 
 class CurvePoint(msgspec.Struct, frozen=True):
@@ -95,12 +96,8 @@ class MissRatioCurve:
         self.furthest: int | None = None
         self._lookups, self._half_life = lookups, half_life
         self._followed_now = 0  # in this window, since the threshold last fell
-        self._clock = 0
-        self._last: OrderedDict[int, int] = OrderedDict()  # content: time of its last access, oldest first
-        self._again: set[int] = set()  # content followed that was accessed more than once
-        self._times: list[int] = []  # these times, ascending
-        self._hashes: list[tuple[int, int]] = []  # heap of (-hash, content), forgotten content among them
-        self._others: list[int] = []  # contents accessed between two of one, not yet in the weights
+        compiled = compiled_loop("kvstream.metrics.lru_stack_compiled", "CompiledLruStack")
+        self._stack: LruStack = LruStack() if compiled is None else compiled()
         self._weights = np.zeros(_BUCKETS)  # accesses by distance, in sampled accesses of today's rate
         self._followed = 0.0  # accesses of content followed, in the same
 
@@ -117,30 +114,24 @@ class MissRatioCurve:
             of: Lookups that these were chosen from by ``threshold``, if they were.
         """
         self.accesses += len(contents) if of is None else of
-        if of is None:
-            contents = contents.compress(are_below(contents, self.threshold))
-        last, times = self._last, self._times
-        for content, hashed in zip(contents.tolist(), mix(contents).tolist(), strict=True):
-            if hashed >= self.threshold:
-                continue
-            self._followed += 1.0
-            self._clock += 1
-            before = last.get(content)
-            if before is not None:
-                at = bisect_left(times, before)
-                self._others.append(len(times) - at - 1)
-                del times[at]
-                self._again.add(content)
-                last.move_to_end(content)
-            last[content] = self._clock
-            times.append(self._clock)
-            if before is None:
-                self._admit(content, hashed)
-            self._followed_now += 1
+        contents = contents.compress(are_below(contents, self.threshold))
+        while len(contents):
+            most = len(contents) if self._lookups is None else self._lookups - self._followed_now
+            furthest = _ANY if self.furthest is None else math.floor(self.furthest * self.rate) + 1
+            taken = self._stack.access(contents[:most], self.samples, furthest)
+            contents = contents[taken:]
+            self._followed += taken
+            self._followed_now += taken
+            threshold = self.threshold
+            if len(self._stack) > self.samples:
+                hashes = np.sort(mix(self._stack.contents()))
+                self._rescale(int(hashes[-math.ceil(self.samples * _LEFT_OUT_AT_ONCE)]))
             if self._followed_now == self._lookups:
                 self._followed_now = 0
                 self._rescale(self.threshold // 4)
-        if len(self._others) >= _WEIGHED_AT_ONCE:
+            if self.threshold < threshold:
+                contents = contents.compress(are_below(contents, self.threshold))
+        if self._stack.waiting >= _WEIGHED_AT_ONCE:
             self._weigh()
 
     def pass_windows(self, count: int) -> None:
@@ -152,33 +143,15 @@ class MissRatioCurve:
             self._followed *= kept
             self.accesses *= kept
             idle = self._lookups is None or self._followed_now < self._lookups // 4
-            if idle and len(self._last) < self.samples // 4:
+            if idle and len(self._stack) < self.samples // 4:
                 self._rescale(min(_WHOLE, self.threshold * 2))
         self._followed_now = 0
-
-    def _admit(self, content: int, hashed: int) -> None:
-        """Makes room for content that is new."""
-        heapq.heappush(self._hashes, (-hashed, content))
-        if self.furthest is not None and len(self._last) > self.furthest * self.rate + 1:
-            self._forget(next(iter(self._last)))
-        if len(self._last) > self.samples:
-            self._rescale(-self._hashes[0][0])
-        if len(self._hashes) > 2 * self.samples + 64:
-            followed = zip(mix(np.array(list(self._last), dtype=np.int64)).tolist(), self._last, strict=True)
-            self._hashes = [(-hashed, content) for hashed, content in followed]
-            heapq.heapify(self._hashes)
-
-    def _forget(self, content: int) -> None:
-        self._again.discard(content)
-        del self._times[bisect_left(self._times, self._last.pop(content))]
 
     def _rescale(self, threshold: int) -> None:
         """Follows content below another threshold from now on, and leaves out the rest."""
         self._weigh()
-        while self._hashes and -self._hashes[0][0] >= threshold:
-            _, content = heapq.heappop(self._hashes)
-            if content in self._last:
-                self._forget(content)
+        if threshold < self.threshold:
+            self._stack.keep(are_below(self._stack.contents(), threshold))
         scale = threshold / self.threshold
         self._weights *= scale
         self._followed *= scale
@@ -186,15 +159,14 @@ class MissRatioCurve:
 
     def _weigh(self) -> None:
         """Adds the distances seen at today's rate to the weights."""
-        if self._others:
-            buckets = _buckets(np.array(self._others) / self.rate + 1.0)
+        if self._stack.waiting:
+            buckets = _buckets(self._stack.take_others() / self.rate + 1.0)
             self._weights += np.bincount(buckets, minlength=_BUCKETS)
-            self._others.clear()
 
     @property
     def asked_once(self) -> float:
         """Share of the content that was accessed only once; 0 without any."""
-        return 1.0 - len(self._again) / len(self._last) if self._last else 0.0
+        return 1.0 - self._stack.again / len(self._stack) if len(self._stack) else 0.0
 
     def hit_ratio(self, blocks: float) -> float:
         """The share of all accesses that an LRU cache of so many blocks would have found; 0 without any."""
@@ -211,7 +183,7 @@ class MissRatioCurve:
 
     def sizes(self, blocks: int) -> CacheSizes:
         """What caches of other sizes than today's would do."""
-        if not blocks or (len(self._last) < _FEWEST and self.rate < 1.0) or not self.accesses:
+        if not blocks or (len(self._stack) < _FEWEST and self.rate < 1.0) or not self.accesses:
             return CacheSizes(blocks=blocks)
         sizes = [(factor, max(1, round(blocks * factor))) for factor in SIZES]
         return CacheSizes(
