@@ -29,7 +29,7 @@ from kvstream.metrics.usage import OwnerUsage, UsageByOwner
 from kvstream.metrics.window import Window, WindowRing
 from kvstream.metrics.working_set import WorkingSetHistory
 
-_CHANGES_AT_ONCE = 8192  # of content: each time costs what a thousand of them do
+_CHANGES_AT_ONCE = 32_768  # of content: each time costs what a thousand of them do
 _TREND_METRICS = (
     MetricType.LIFETIME,
     MetricType.IDLE_TIME,

@@ -77,8 +77,17 @@ class BlockIndex:
 
     def make_room(self, more: int, id_of: I64) -> None:
         """Sees to it that so many ids can be inserted."""
-        if self._used + more > self._load * len(self.places):
-            self._rebuild(self._held + more, id_of)
+        if self.lacks_room(more):
+            self.rebuild(self.places.take((self.places >= 0).nonzero()[0]).astype(np.int64), more, id_of)
+
+    def lacks_room(self, more: int) -> bool:
+        """Whether it must be rebuilt before so many ids are inserted."""
+        return self._used + more > self._load * len(self.places)
+
+    def rebuild(self, slots: I64, more: int, id_of: I64) -> None:
+        """Makes places for the ids of some slots, all that are held, with room for so many more."""
+        self._make(max(_SMALLEST_BITS, math.ceil(math.log2(max(1, len(slots) + more) * 1.5 / self._load))))
+        self.insert(id_of.take(slots), slots, id_of)
 
     def count(self, inserted: int, removed: int) -> None:
         """Counts ids that were inserted and removed, at places where room was made."""
@@ -110,8 +119,3 @@ class BlockIndex:
             further = (~hit & (slot != EMPTY)).nonzero()[0]
             asking, ids, place = asking.take(further), ids.take(further), place.take(further)
         return places, slots
-
-    def _rebuild(self, room_for: int, id_of: I64) -> None:
-        held = self.places[self.places >= 0].astype(np.int64)
-        self._make(max(_SMALLEST_BITS, math.ceil(math.log2(max(1, room_for) * 1.5 / self._load))))
-        self.insert(id_of.take(held), held, id_of)

@@ -100,7 +100,8 @@ class GhostIndex:
     def _applied_by_loop(self, changes: ContentChanges, count: int) -> Returns:
         """Does what ``apply`` does; there is room for so many evictions."""
         assert self._apply_compiled is not None  # noqa: S101
-        self._index.make_room(count, self._content)
+        if self._index.lacks_room(count):
+            self._index.rebuild((self._ts != NO_GHOST).nonzero()[0], count, self._content)
         times, distances, rows = np.empty((3, len(changes.content)), dtype=np.int64)
         returned, inserted, removed = self._apply_compiled(
             changes.content,
