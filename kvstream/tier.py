@@ -30,6 +30,7 @@ from kvstream.metrics.window import Window, WindowRing
 from kvstream.metrics.working_set import WorkingSetHistory
 
 _CHANGES_AT_ONCE = 32_768  # of content: each time costs what a thousand of them do
+_LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
 _TREND_METRICS = (
     MetricType.LIFETIME,
     MetricType.IDLE_TIME,
@@ -82,6 +83,7 @@ class TierMonitor:
         self.rules = RuleEngine(rules, source, tier, config.window_seconds, config.capacity, silences)
         self.last_ts = 0
         self._changes: list[ContentChanges] = []  # of the open window, not yet seen by the ghosts
+        self._lookups, self._looked_up = 0, list[I64]()  # not yet seen by the curve
         self._restarts_unseen = 0  # not yet in a window
         self._before = Measurements(config.histogram_scale)  # all closed windows
 
@@ -106,8 +108,10 @@ class TierMonitor:
             seen.sort()
             window.measurements.observe(seen)
             self._follow(seen.changes)
-            if seen.lookups:
-                self._curve.access(joined(seen.looked_up), seen.lookups)
+            self._lookups += seen.lookups
+            self._looked_up += seen.looked_up
+            if sum(map(len, self._looked_up)) >= _LOOKUPS_AT_ONCE:
+                self._settle_lookups()
             self.classic.observe(seen)
             window.live = self.table.live_count
             outcome.evicted.extend(seen.evicted)
@@ -137,6 +141,11 @@ class TierMonitor:
             self.ring.open.measurements.observe_returns(returns)
             if changes.owners is not None:
                 self._usage.observe_returns(changes.owners.take(returns.rows))
+
+    def _settle_lookups(self) -> None:
+        """Lets the curve follow what was looked up."""
+        self._curve.access(joined(self._looked_up), self._lookups)
+        self._lookups, self._looked_up = 0, []
 
     def restart(self) -> None:
         """Ends every generation, as the source has lost its cache."""
@@ -171,6 +180,7 @@ class TierMonitor:
     def _enter(self, index: int, alerts: list[CacheAlert]) -> Window:
         if self.ring.open is not None and self.ring.open.index != index:
             self._settle_ghosts()
+            self._settle_lookups()
             self._curve.pass_windows(max(1, index - self.ring.open.index))
         window, closed = self.ring.enter(index)
         if closed is not None:
@@ -204,6 +214,7 @@ class TierMonitor:
 
     def sizes(self) -> CacheSizes:
         """What caches of other sizes would do; nothing where no hit was reported or content is not known."""
+        self._settle_lookups()
         blocks = self.config.capacity or max(self._peak, self.table.live_count)
         # Where no hit was ever reported, lookups are misses only, of which no size makes hits.
         hits = self._before.accesses or (self.ring.open is not None and self.ring.open.measurements.accesses)

@@ -32,7 +32,7 @@ Column = TypeVar("Column", I64, U8)
 _LIVE, _FREE, _NEXT = range(3)
 _OF_RUN = 3
 _ALLOCATIONS, _SAMPLED, _ACCESSES, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS = range(3, 8)
-_REGRESSIONS, _UNKNOWN_REASONS, _REPLACEMENTS, _LOOKUPS, _INSERTED, _REMOVALS = range(8, 14)
+_REGRESSIONS, _UNKNOWN_REASONS, _REPLACEMENTS, _WITHOUT_CONTENT, _INSERTED, _REMOVALS = range(8, 14)
 _GAPS, _FIRSTS, _LIVES, _ENDS, _USES, _ASKS, _CHANGES, _COUNTS = range(14, 22)
 
 # Rows of ``seen``. Owners are in the order of what they own.
@@ -153,7 +153,8 @@ class CompiledRuns:
         seen.replacements += made[_REPLACEMENTS]
         self._add_columns(made, records, owner_of is not None, seen)
         if lookups_below and (ids is not None or key_of is not None):
-            seen.add_lookups(made[_LOOKUPS], self._seen[_ASKED, : made[_ASKS]].copy())
+            lookups = made[_ALLOCATIONS] + made[_ACCESSES] - made[_WITHOUT_CONTENT]
+            seen.add_lookups(lookups, self._seen[_ASKED, : made[_ASKS]].copy())
         if made[_CHANGES]:
             content, at, comes, owner = self._changed[:, : made[_CHANGES]].copy()
             whose = None if owner_of is None else owner
@@ -267,7 +268,8 @@ def _apply(
     """Does what ``CompiledRuns.apply`` says; columns that there are not are empty."""
     by_hash, has_keys, has_owners = len(ids) > 0, len(key_of) > 0, len(owner_of) > 0
     all_sampled = sampled_below[1] != 0
-    looks_up = asked_below[0] != 0 or asked_below[1] != 0
+    asked, all_asked = asked_below[0], asked_below[1] != 0
+    looks_up = all_asked or asked != 0
     for event in range(len(ops)):
         _load_ahead(event, blocks, rows, ids, places, bits)
         block, time, op = blocks[event], ts[event], ops[event]
@@ -385,8 +387,8 @@ def _apply(
         if not is_told:
             seen[_USED, counts[_USES]] = content if is_content else birth + block * _ODD
             counts[_USES] += 1
-        if looks_up and content:
-            counts[_LOOKUPS] += 1
-            if _passes(mix_one(content), asked_below):
-                seen[_ASKED, counts[_ASKS]] = content
-                counts[_ASKS] += 1
+        if not content:
+            counts[_WITHOUT_CONTENT] += 1
+        elif looks_up and (all_asked or np.uint64(mix_one(content)) < asked):
+            seen[_ASKED, counts[_ASKS]] = content
+            counts[_ASKS] += 1
