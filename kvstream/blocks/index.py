@@ -38,7 +38,6 @@ class BlockIndex:
         self.bits = bits
         self.places = np.full(1 << bits, EMPTY, dtype=np.int32)
         self._used = 0  # places that are not empty: held or removed
-        self._held = 0
 
     def lookup(self, ids: I64, id_of: I64) -> I64:
         """The slot of each id, -1 where it has none.
@@ -56,7 +55,7 @@ class BlockIndex:
         """Adds ids that are not there yet, each once. ``id_of`` must hold them already."""
         self.make_room(len(ids), id_of)
         table, mask = self.places, len(self.places) - 1
-        self.count(len(ids), 0)
+        self.note_inserted(len(ids))
         narrow = slots.astype(np.int32)
         if self._insert_compiled is not None:
             self._insert_compiled(table, self.bits, ids, narrow)
@@ -73,7 +72,6 @@ class BlockIndex:
     def remove(self, ids: I64, id_of: I64) -> None:
         """Takes out ids that are there, each once."""
         self.places[self._find(ids, id_of)[0]] = REMOVED
-        self.count(0, len(ids))
 
     def make_room(self, more: int, id_of: I64) -> None:
         """Sees to it that so many ids can be inserted."""
@@ -89,10 +87,9 @@ class BlockIndex:
         self._make(max(_SMALLEST_BITS, math.ceil(math.log2(max(1, len(slots) + more) * 1.5 / self._load))))
         self.insert(id_of.take(slots), slots, id_of)
 
-    def count(self, inserted: int, removed: int) -> None:
-        """Counts ids that were inserted and removed, at places where room was made."""
+    def note_inserted(self, inserted: int) -> None:
+        """Counts ids for which room was made, as they are inserted."""
         self._used += inserted
-        self._held += inserted - removed
 
     def _home(self, ids: I64) -> I64:
         hashed = ids.view(np.uint64) * GOLDEN

@@ -32,8 +32,8 @@ Column = TypeVar("Column", I64, U8)
 _LIVE, _FREE, _NEXT = range(3)
 _OF_RUN = 3
 _ALLOCATIONS, _SAMPLED, _ACCESSES, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS = range(3, 8)
-_REGRESSIONS, _UNKNOWN_REASONS, _REPLACEMENTS, _WITHOUT_CONTENT, _INSERTED, _REMOVALS = range(8, 14)
-_GAPS, _FIRSTS, _LIVES, _ENDS, _USES, _ASKS, _CHANGES, _COUNTS = range(14, 22)
+_REGRESSIONS, _UNKNOWN_REASONS, _REPLACEMENTS, _WITHOUT_CONTENT, _INSERTED = range(8, 13)
+_GAPS, _FIRSTS, _LIVES, _ENDS, _USES, _ASKS, _CHANGES, _COUNTS = range(13, 21)
 
 # Rows of ``seen``. Owners are in the order of what they own.
 _GAP, _GAP_OWNER, _FIRST, _FIRST_OWNER, _USED, _ASKED = range(6)
@@ -84,7 +84,7 @@ class CompiledRuns:
         lookups_below: int,
         told_since: int,
         seen: Observations,
-    ) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    ) -> tuple[tuple[int, int, int], int]:
         """Applies events, and adds what there was to see.
 
         Args:
@@ -109,7 +109,7 @@ class CompiledRuns:
             seen: Takes what there is to see.
 
         Returns:
-            ``state`` as it is afterwards, and how many ids were inserted into the index and removed.
+            ``state`` as it is afterwards, and how many ids were inserted into the index.
         """
         counts = self._counts
         counts[:_OF_RUN] = state
@@ -159,7 +159,7 @@ class CompiledRuns:
             content, at, comes, owner = self._changed[:, : made[_CHANGES]].copy()
             whose = None if owner_of is None else owner
             seen.changes.append(ContentChanges(content, at, comes != 0, ids is not None, whose))
-        return (made[_LIVE], made[_FREE], made[_NEXT]), (made[_INSERTED], made[_REMOVALS])
+        return (made[_LIVE], made[_FREE], made[_NEXT]), made[_INSERTED]
 
     def _add_columns(self, made: list[int], records: bool, owned: bool, seen: Observations) -> None:
         of = self._seen
@@ -348,7 +348,6 @@ def _apply(
             counts[_LIVE] -= 1
             if by_hash:
                 places[place] = REMOVED
-                counts[_REMOVALS] += 1
                 free[counts[_FREE]] = slot
                 counts[_FREE] += 1
             continue

@@ -346,7 +346,7 @@ class BlockTable:
                 new = np.unique(allocated.compress(self._index.lookup(allocated, self._ids) < 0))
                 self._grow(self._next + len(new) - self._free_count)
         slots = len(self._rows)
-        (self.live_count, self._free_count, self._next), moved = runs.apply(
+        (self.live_count, self._free_count, self._next), inserted = runs.apply(
             frame.ops,
             frame.blocks,
             frame.ts,
@@ -367,7 +367,7 @@ class BlockTable:
             told_since=self.told_since,
             seen=seen,
         )
-        self._index.count(*moved)
+        self._index.note_inserted(inserted)
 
     def _intervals(self, grouped: Grouped, slot: I64, count: I64, seen: Observations) -> I64:
         """Time of each row since the last access (or birth) before it, ns, (n,); never negative.

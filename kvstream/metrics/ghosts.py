@@ -103,7 +103,7 @@ class GhostIndex:
         if self._index.lacks_room(count):
             self._index.rebuild((self._ts != NO_GHOST).nonzero()[0], count, self._content)
         times, distances, rows = np.empty((3, len(changes.content)), dtype=np.int64)
-        returned, inserted, removed = self._apply_compiled(
+        returned = self._apply_compiled(
             changes.content,
             changes.ts,
             changes.begins,
@@ -120,7 +120,7 @@ class GhostIndex:
             rows,
         )
         self._evictions += count
-        self._index.count(inserted, removed)
+        self._index.note_inserted(count)
         return Returns(times[:returned], distances[:returned], rows[:returned])
 
     def clear(self) -> None:

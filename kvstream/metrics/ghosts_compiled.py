@@ -49,11 +49,10 @@ def apply_changes(
         rows: The changes that brought it back.
 
     Returns:
-        How many came back, and how many ghosts were inserted and removed.
+        How many came back.
     """
     mask = len(of_ghost) - 1
-    returned = removed = 0
-    before = evictions
+    returned = 0
     for row in range(len(content)):
         if row + _AHEAD < len(content):
             prefetch(places, (home(content[row + _AHEAD], bits),))
@@ -66,7 +65,6 @@ def apply_changes(
                 places[found] = REMOVED
                 time, distance = ts[row] - ts_of[ghost], (evictions - ghost - 1 & mask) + 1
                 ts_of[ghost] = NO_GHOST
-                removed += 1
                 if begins[row] and distance <= most and time <= longest_ns:
                     times[returned], distances[returned], rows[returned] = max(0, time), distance, row
                     returned += 1
@@ -74,9 +72,8 @@ def apply_changes(
             ghost = evictions & mask
             if ts_of[ghost] != NO_GHOST:
                 remove_one(places, bits, of_ghost[ghost], of_ghost)
-                removed += 1
             of_ghost[ghost], ts_of[ghost] = block, ts[row]
             prefetch(places, (home(of_ghost[ghost + _AHEAD & mask], bits),))
             insert_one(places, bits, block, ghost)
             evictions += 1
-    return returned, evictions - before, removed
+    return returned

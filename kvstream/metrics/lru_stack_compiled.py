@@ -14,7 +14,7 @@ from kvstream.events.frame import I64
 
 _FEWEST = 256  # contents that there are places for
 _LOAD = 0.375
-_NEXT, _FIRST, _HELD, _AGAIN, _INSERTED, _REMOVED, _FOUND, _STATE = range(8)  # places in ``state``
+_NEXT, _FIRST, _HELD, _AGAIN, _INSERTED, _FOUND, _STATE = range(7)  # places in ``state``
 
 
 class CompiledLruStack:
@@ -75,7 +75,7 @@ class CompiledLruStack:
             self._state,
             others,
         )
-        self._index.count(int(self._state[_INSERTED]), int(self._state[_REMOVED]))
+        self._index.note_inserted(int(self._state[_INSERTED]))
         self._others.append(others[: self._state[_FOUND]])
         return int(taken)
 
@@ -138,13 +138,13 @@ def _access_each(
         room: Contents that there is room for.
         furthest: Contents after which what comes anew takes the place of the oldest.
         state: Next place, a place that no last access is before, contents held and accessed more than
-            once, and then what is told of this call: contents inserted and removed, and ``others`` found.
+            once, and then what is told of this call: contents inserted, and ``others`` found.
         others: Contents accessed between two accesses of one.
 
     Returns:
         How many accesses were taken in.
     """
-    state[_INSERTED] = state[_REMOVED] = state[_FOUND] = 0
+    state[_INSERTED] = state[_FOUND] = 0
     for taken in range(len(contents)):
         content = contents[taken]
         found, at = find_one(places, bits, content, content_at), state[_NEXT]
@@ -173,7 +173,6 @@ def _access_each(
             is_last[oldest] = False
             _count_in(tree, oldest, -1)
             state[_AGAIN] -= is_again[oldest]
-            state[_REMOVED] += 1
             state[_HELD] -= 1
         if state[_HELD] > room:
             return taken + 1
