@@ -10,7 +10,7 @@ from kvstream.compiled import compiled
 from kvstream.events.frame import I64
 from kvstream.metrics.ghosts import NO_GHOST
 
-_AHEAD = 8  # changes that are made while memory answers
+_AHEAD = 16  # changes that are made while memory answers
 
 
 @compiled
