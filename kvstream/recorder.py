@@ -67,7 +67,7 @@ class StepRecorder:
         >>> recorder.allocated(7)
         >>> recorder.accessed_all([7, 8])
         >>> recorder.end_step()
-        >>> np.frombuffer(recorder.take().blocks, dtype=np.int64).tolist()
+        >>> recorded_frame(recorder.take(), "engine-0", "gpu").blocks.tolist()
         [7, 7, 8]
     """
 
