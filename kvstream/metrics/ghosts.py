@@ -37,7 +37,7 @@ class GhostIndex:
     ``longest_ns`` have passed. Within these bounds the index is exact.
 
     Args:
-        most: Ghosts remembered; memory is about 30 bytes each and grows as they come.
+        most: Ghosts remembered; memory is 50 to 100 bytes each and grows as they come.
         longest_ns: How long they are remembered.
     """
 
