@@ -84,6 +84,7 @@ class TierMonitor:
         self.last_ts = 0
         self._changes: list[ContentChanges] = []  # of the open window, not yet seen by the ghosts
         self._lookups, self._looked_up = 0, list[I64]()  # not yet seen by the curve
+        self._changes_waiting = self._lookups_waiting = 0
         self._restarts_unseen = 0  # not yet in a window
         self._before = Measurements(config.histogram_scale)  # all closed windows
 
@@ -108,10 +109,7 @@ class TierMonitor:
             seen.sort()
             window.measurements.observe(seen)
             self._follow(seen.changes)
-            self._lookups += seen.lookups
-            self._looked_up += seen.looked_up
-            if sum(map(len, self._looked_up)) >= _LOOKUPS_AT_ONCE:
-                self._settle_lookups()
+            self._keep_lookups(seen.lookups, joined(seen.looked_up))
             self.classic.observe(seen)
             window.live = self.table.live_count
             outcome.evicted.extend(seen.evicted)
@@ -129,12 +127,13 @@ class TierMonitor:
                 self.ghosts.clear()
             else:
                 self._changes.append(some)
-        if sum(len(some.content) for some in self._changes) >= _CHANGES_AT_ONCE:
+                self._changes_waiting += len(some.content)
+        if self._changes_waiting >= _CHANGES_AT_ONCE:
             self._settle_ghosts()
 
     def _settle_ghosts(self) -> None:
         """Finds what came back in the open window."""
-        waiting, self._changes = self._changes, []
+        waiting, self._changes, self._changes_waiting = self._changes, [], 0
         if waiting and self.ring.open is not None:
             changes = joined_changes(waiting)
             returns = self.ghosts.apply(changes)
@@ -142,10 +141,20 @@ class TierMonitor:
             if changes.owners is not None:
                 self._usage.observe_returns(changes.owners.take(returns.rows))
 
+    def _keep_lookups(self, count: int, chosen: I64) -> None:
+        """Takes note of so many lookups, and of those chosen from them for the curve to follow."""
+        self._lookups += count
+        if len(chosen):
+            self._looked_up.append(chosen)
+            self._lookups_waiting += len(chosen)
+            if self._lookups_waiting >= _LOOKUPS_AT_ONCE:
+                self._settle_lookups()
+
     def _settle_lookups(self) -> None:
         """Lets the curve follow what was looked up."""
-        self._curve.access(joined(self._looked_up), self._lookups)
-        self._lookups, self._looked_up = 0, []
+        if self._lookups:
+            self._curve.access(joined(self._looked_up), self._lookups)
+            self._lookups, self._looked_up, self._lookups_waiting = 0, [], 0
 
     def restart(self) -> None:
         """Ends every generation, as the source has lost its cache."""
