@@ -36,6 +36,22 @@ def find_one(places: Places, bits: int, block: int, id_of: I64) -> Any:
 
 
 @compiled
+def find_or_free(places: Places, bits: int, block: int, id_of: I64) -> Any:
+    """The place of an id, or a place to insert it at if it is not there."""
+    mask = len(places) - 1
+    place, step, free = home(block, bits), 0, -1
+    while places[place] != EMPTY:
+        slot = places[place]
+        if slot >= 0 and id_of[slot] == block:
+            return place
+        if slot < 0 and free < 0:
+            free = place
+        step += 1
+        place = (place + step) & mask
+    return free if free >= 0 else place
+
+
+@compiled
 def insert_one(places: Places, bits: int, block: int, slot: int) -> None:
     """Adds an id that is not there, at a place of which there must be one."""
     mask = len(places) - 1

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from kvstream.blocks.grouping import RUN_EVENTS
+from kvstream.blocks.grouping import RUN_EVENTS, Mask
 from kvstream.blocks.hashing import U64
 from kvstream.blocks.hashing_compiled import mix_one
 from kvstream.blocks.index import REMOVED
@@ -39,7 +39,7 @@ _GAPS, _FIRSTS, _LIVES, _ENDS, _USES, _ASKS, _CHANGES, _COUNTS = range(13, 21)
 _GAP, _GAP_OWNER, _FIRST, _FIRST_OWNER, _USED, _ASKED = range(6)
 _LIFETIME, _IDLE, _ACCESSED, _LIFE_OWNER, _LIFE_BLOCK, _LIFE_TS, _LIFE_REASON = range(6, 13)
 _BEGUN_TS, _BEGUN_OWNER, _ACCESS_OWNER, _END_TS, _END_OWNER, _SEEN = range(13, 19)
-_CONTENT, _CHANGE_TS, _COMES, _CHANGE_OWNER, _CHANGED = range(5)  # rows of ``changed``
+_CONTENT, _CHANGE_TS, _CHANGE_OWNER, _CHANGED = range(4)  # rows of ``changed``
 
 
 class CompiledRuns:
@@ -58,6 +58,7 @@ class CompiledRuns:
         # What the loop writes to is made once, as fresh memory costs more than writing to it.
         self._seen = np.empty((_SEEN, RUN_EVENTS), dtype=np.int64)
         self._changed = np.empty((_CHANGED, 2 * RUN_EVENTS), dtype=np.int64)
+        self._comes = np.empty(2 * RUN_EVENTS, dtype=np.bool_)
         self._history = np.zeros((RUN_EVENTS, depth), dtype=np.int64)
         self._counts = np.zeros(_COUNTS, dtype=np.int64)
         self._nothing = np.empty(0, dtype=np.int64)
@@ -140,6 +141,7 @@ class CompiledRuns:
             seen.evictions,
             self._seen,
             self._changed,
+            self._comes,
             self._history,
         )
         made = counts.tolist()
@@ -156,9 +158,10 @@ class CompiledRuns:
             lookups = made[_ALLOCATIONS] + made[_ACCESSES] - made[_WITHOUT_CONTENT]
             seen.add_lookups(lookups, self._seen[_ASKED, : made[_ASKS]].copy())
         if made[_CHANGES]:
-            content, at, comes, owner = self._changed[:, : made[_CHANGES]].copy()
-            whose = None if owner_of is None else owner
-            seen.changes.append(ContentChanges(content, at, comes != 0, ids is not None, whose))
+            rows_of = self._changed[: _CHANGED if owner_of is not None else _CHANGE_OWNER, : made[_CHANGES]]
+            content, at, *whose = rows_of.copy()
+            comes = self._comes[: made[_CHANGES]].copy()
+            seen.changes.append(ContentChanges(content, at, comes, ids is not None, *whose))
         return (made[_LIVE], made[_FREE], made[_NEXT]), made[_INSERTED]
 
     def _add_columns(self, made: list[int], records: bool, owned: bool, seen: Observations) -> None:
@@ -229,10 +232,10 @@ def _load_ahead(event: int, blocks: I64, rows: I64, ids: I64, places: Places, bi
 
 
 @compiled
-def _change(changed: I64, counts: I64, content: int, ts: int, comes: int, owner: int) -> None:
+def _change(changed: I64, comes: Mask, counts: I64, content: int, ts: int, begins: bool, owner: int) -> None:
     at = counts[_CHANGES]
-    changed[_CONTENT, at], changed[_CHANGE_TS, at] = content, ts
-    changed[_COMES, at], changed[_CHANGE_OWNER, at] = comes, owner
+    changed[_CONTENT, at], changed[_CHANGE_TS, at], changed[_CHANGE_OWNER, at] = content, ts, owner
+    comes[at] = begins
     counts[_CHANGES] += 1
 
 
@@ -263,6 +266,7 @@ def _apply(
     evictions: I64,
     seen: I64,
     changed: I64,
+    comes: Mask,
     history: I64,
 ) -> None:
     """Does what ``CompiledRuns.apply`` says; columns that there are not are empty."""
@@ -343,7 +347,7 @@ def _apply(
                 counts[_LIVES] += 1
         if op == _EVICT:
             if changes and content:
-                _change(changed, counts, content, time, 0, owner)
+                _change(changed, comes, counts, content, time, False, owner)
             rows[slot, 1] = _NOT_LIVE
             counts[_LIVE] -= 1
             if by_hash:
@@ -367,9 +371,9 @@ def _apply(
             if changes:
                 is_same = is_live and content == came
                 if is_live and content and not is_same:
-                    _change(changed, counts, content, time, 0, owner)
+                    _change(changed, comes, counts, content, time, False, owner)
                 if came and not is_same:
-                    _change(changed, counts, came, time, 1, owner)
+                    _change(changed, comes, counts, came, time, True, owner)
             content = came
             if has_keys:
                 key_of[slot] = came

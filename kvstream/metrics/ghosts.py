@@ -107,7 +107,6 @@ class GhostIndex:
             changes.content,
             changes.ts,
             changes.begins,
-            changes.held_once,
             self._evictions,
             self.most,
             self.longest_ns,

@@ -4,7 +4,7 @@ from typing import Any
 
 from kvstream.blocks.grouping import Mask
 from kvstream.blocks.index import REMOVED
-from kvstream.blocks.index_compiled import Places, find_one, home, insert_one, remove_one
+from kvstream.blocks.index_compiled import Places, find_or_free, home, remove_one
 from kvstream.blocks.prefetch_compiled import prefetch
 from kvstream.compiled import compiled
 from kvstream.events.frame import I64
@@ -18,7 +18,6 @@ def apply_changes(
     content: I64,
     ts: I64,
     begins: Mask,
-    held_once: bool,
     evictions: int,
     most: int,
     longest_ns: int,
@@ -36,7 +35,6 @@ def apply_changes(
         content: Content that came or went, int64 (k,).
         ts: Times, ns.
         begins: Whether it came.
-        held_once: Whether no two blocks ever hold the same content.
         evictions: How many there were before.
         most: Evictions after which a ghost is forgotten.
         longest_ns: Time after which it is.
@@ -57,23 +55,22 @@ def apply_changes(
         if row + _AHEAD < len(content):
             prefetch(places, (home(content[row + _AHEAD], bits),))
         block = content[row]
-        # Where content is held once, what is evicted is no ghost: its allocation ended that.
-        if begins[row] or not held_once:
-            found = find_one(places, bits, block, of_ghost)
-            if found >= 0:
-                ghost = places[found]
-                places[found] = REMOVED
-                time, distance = ts[row] - ts_of[ghost], (evictions - ghost - 1 & mask) + 1
-                ts_of[ghost] = NO_GHOST
-                if begins[row] and distance <= most and time <= longest_ns:
+        place = find_or_free(places, bits, block, of_ghost)
+        before = places[place]  # its ghost, if it has one
+        if begins[row]:
+            if before >= 0:
+                time, distance = ts[row] - ts_of[before], (evictions - before - 1 & mask) + 1
+                places[place], ts_of[before] = REMOVED, NO_GHOST
+                if distance <= most and time <= longest_ns:
                     times[returned], distances[returned], rows[returned] = max(0, time), distance, row
                     returned += 1
-        if not begins[row]:
-            ghost = evictions & mask
-            if ts_of[ghost] != NO_GHOST:
-                remove_one(places, bits, of_ghost[ghost], of_ghost)
-            of_ghost[ghost], ts_of[ghost] = block, ts[row]
-            prefetch(places, (home(of_ghost[ghost + _AHEAD & mask], bits),))
-            insert_one(places, bits, block, ghost)
-            evictions += 1
+            continue
+        ghost = evictions & mask
+        if ts_of[ghost] != NO_GHOST:
+            remove_one(places, bits, of_ghost[ghost], of_ghost)
+        if before >= 0:
+            ts_of[before] = NO_GHOST
+        of_ghost[ghost], ts_of[ghost], places[place] = block, ts[row], ghost
+        prefetch(places, (home(of_ghost[ghost + _AHEAD & mask], bits),))
+        evictions += 1
     return returned
