@@ -274,6 +274,7 @@ def _apply(
     all_sampled = sampled_below[1] != 0
     asked, all_asked = asked_below[0], asked_below[1] != 0
     looks_up = all_asked or asked != 0
+    gaps = firsts = accesses = uses = asks = 0  # counted here, as what is in registers costs nothing
     for event in range(len(ops)):
         _load_ahead(event, blocks, rows, ids, places, bits)
         block, time, op = blocks[event], ts[event], ops[event]
@@ -305,16 +306,16 @@ def _apply(
             is_sampled = all_sampled or _passes(mix_one(mix_one(block ^ seed) ^ birth), sampled_below)
         if op == _ACCESS:
             if is_sampled and count:
-                at = counts[_GAPS]
+                at = gaps
                 seen[_GAP, at], seen[_GAP_OWNER, at] = interval, owner
-                counts[_GAPS] += 1
+                gaps += 1
             elif is_sampled:
-                at = counts[_FIRSTS]
+                at = firsts
                 seen[_FIRST, at], seen[_FIRST_OWNER, at] = interval, owner
-                counts[_FIRSTS] += 1
+                firsts += 1
             if has_owners:
-                seen[_ACCESS_OWNER, counts[_ACCESSES]] = owner
-            counts[_ACCESSES] += 1
+                seen[_ACCESS_OWNER, accesses] = owner
+            accesses += 1
             rows[slot, 1] = count + 1
             rows[slot, 2 + (count & mask)] = time
         elif is_live:
@@ -388,10 +389,15 @@ def _apply(
             counts[_LIVE] += not is_live
             rows[slot, 0], rows[slot, 1], rows[slot, 2 + (-1 & mask)] = time, 0, time
         if not is_told:
-            seen[_USED, counts[_USES]] = content if is_content else birth + block * _ODD
-            counts[_USES] += 1
+            seen[_USED, uses] = content if is_content else birth + block * _ODD
+            uses += 1
         if not content:
             counts[_WITHOUT_CONTENT] += 1
         elif looks_up and (all_asked or np.uint64(mix_one(content)) < asked):
-            seen[_ASKED, counts[_ASKS]] = content
-            counts[_ASKS] += 1
+            seen[_ASKED, asks] = content
+            asks += 1
+    counts[_GAPS] = gaps
+    counts[_FIRSTS] = firsts
+    counts[_ACCESSES] = accesses
+    counts[_USES] = uses
+    counts[_ASKS] = asks
