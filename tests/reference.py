@@ -199,6 +199,26 @@ class ReferenceContents:
             self.changes.append((content, ts, begins))
 
 
+class ReferenceStack:
+    """One list of contents, the one accessed last at the end."""
+
+    def __init__(self):
+        self.stack, self.accesses, self.others = [], {}, []
+
+    def access(self, content, furthest):
+        if content in self.stack:
+            self.others.append(len(self.stack) - self.stack.index(content) - 1)
+            self.stack.remove(content)
+        elif len(self.stack) == furthest:
+            self.forget(self.stack[0])
+        self.stack.append(content)
+        self.accesses[content] = self.accesses.get(content, 0) + 1
+
+    def forget(self, content):
+        self.stack.remove(content)
+        del self.accesses[content]
+
+
 def reference_hit_ratios(contents: list[int], sizes: list[int]) -> list[float]:
     """Hit ratio of LRU caches of some sizes, by exact stack distances (Fenwick tree over time)."""
     n = len(contents)

@@ -22,20 +22,6 @@ def home(block: int, bits: int) -> Any:
 
 
 @compiled
-def find_one(places: Places, bits: int, block: int, id_of: I64) -> Any:
-    """The place of an id, -1 if it is not there."""
-    mask = len(places) - 1
-    place, step = home(block, bits), 0
-    while places[place] != EMPTY:
-        slot = places[place]
-        if slot >= 0 and id_of[slot] == block:
-            return place
-        step += 1
-        place = (place + step) & mask
-    return -1
-
-
-@compiled
 def find_or_free(places: Places, bits: int, block: int, id_of: I64) -> Any:
     """The place of an id, or a place to insert it at if it is not there."""
     mask = len(places) - 1
@@ -52,26 +38,20 @@ def find_or_free(places: Places, bits: int, block: int, id_of: I64) -> Any:
 
 
 @compiled
-def insert_one(places: Places, bits: int, block: int, slot: int) -> None:
-    """Adds an id that is not there, at a place of which there must be one."""
-    mask = len(places) - 1
-    place, step = home(block, bits), 0
-    while places[place] >= 0:
-        step += 1
-        place = (place + step) & mask
-    places[place] = slot
-
-
-@compiled
 def insert_each(places: Places, bits: int, blocks: I64, slots: Places) -> None:
     """Adds ids that are not there, each once, at places of which there must be as many."""
+    mask = len(places) - 1
     for i in range(len(blocks)):
         if i + _AHEAD < len(blocks):
             prefetch(places, (home(blocks[i + _AHEAD], bits),))
-        insert_one(places, bits, blocks[i], slots[i])
+        place, step = home(blocks[i], bits), 0
+        while places[place] >= 0:
+            step += 1
+            place = (place + step) & mask
+        places[place] = slots[i]
 
 
 @compiled
 def remove_one(places: Places, bits: int, block: int, id_of: I64) -> None:
     """Takes out an id that is there."""
-    places[find_one(places, bits, block, id_of)] = REMOVED
+    places[find_or_free(places, bits, block, id_of)] = REMOVED

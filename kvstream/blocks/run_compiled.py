@@ -3,7 +3,7 @@
 What the result must be, ``tests/reference.py`` says.
 """
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from kvstream.blocks.grouping import RUN_EVENTS, Mask
 from kvstream.blocks.hashing import U64
 from kvstream.blocks.hashing_compiled import mix_one
 from kvstream.blocks.index import REMOVED
-from kvstream.blocks.index_compiled import Places, find_one, home, insert_one
+from kvstream.blocks.index_compiled import Places, find_or_free, home
 from kvstream.blocks.observations import ContentChanges, EvictionBatch, Observations, Owned
 from kvstream.blocks.prefetch_compiled import prefetch
 from kvstream.compiled import compiled
@@ -212,11 +212,6 @@ def _threshold(below: int) -> U64:
 
 
 @compiled
-def _passes(hashed: int, threshold: U64) -> Any:
-    return threshold[1] != 0 or np.uint64(hashed) < threshold[0]
-
-
-@compiled
 def _load_ahead(event: int, blocks: I64, rows: I64, ids: I64, places: Places, bits: int) -> None:
     """Begins to load what later events need, so that memory answers while others are applied."""
     by_hash, later = len(ids) > 0, event + _AHEAD
@@ -271,7 +266,7 @@ def _apply(
 ) -> None:
     """Does what ``CompiledRuns.apply`` says; columns that there are not are empty."""
     by_hash, has_keys, has_owners = len(ids) > 0, len(key_of) > 0, len(owner_of) > 0
-    all_sampled = sampled_below[1] != 0
+    sampled, all_sampled = sampled_below[0], sampled_below[1] != 0
     asked, all_asked = asked_below[0], asked_below[1] != 0
     looks_up = all_asked or asked != 0
     gaps = firsts = accesses = uses = asks = 0  # counted here, as what is in registers costs nothing
@@ -280,8 +275,8 @@ def _apply(
         block, time, op = blocks[event], ts[event], ops[event]
         place = -1
         if by_hash:
-            place = find_one(places, bits, block, ids)
-            slot = np.int64(places[place]) if place >= 0 else np.int64(-1)
+            place = find_or_free(places, bits, block, ids)
+            slot = np.int64(places[place])
         else:
             slot = block if 0 <= block < len(rows) else np.int64(-1)
         is_live = slot >= 0 and rows[slot, 1] != _NOT_LIVE
@@ -303,15 +298,13 @@ def _apply(
             if interval < 0:
                 counts[_REGRESSIONS] += 1
                 interval = 0
-            is_sampled = all_sampled or _passes(mix_one(mix_one(block ^ seed) ^ birth), sampled_below)
+            is_sampled = all_sampled or np.uint64(mix_one(mix_one(block ^ seed) ^ birth)) < sampled
         if op == _ACCESS:
             if is_sampled and count:
-                at = gaps
-                seen[_GAP, at], seen[_GAP_OWNER, at] = interval, owner
+                seen[_GAP, gaps], seen[_GAP_OWNER, gaps] = interval, owner
                 gaps += 1
             elif is_sampled:
-                at = firsts
-                seen[_FIRST, at], seen[_FIRST_OWNER, at] = interval, owner
+                seen[_FIRST, firsts], seen[_FIRST_OWNER, firsts] = interval, owner
                 firsts += 1
             if has_owners:
                 seen[_ACCESS_OWNER, accesses] = owner
@@ -364,8 +357,7 @@ def _apply(
                 else:
                     slot = counts[_NEXT]
                     counts[_NEXT] += 1
-                ids[slot] = block
-                insert_one(places, bits, block, slot)
+                ids[slot], places[place] = block, slot
                 counts[_INSERTED] += 1
             came = content if is_content else keys[event] if len(keys) else 0
             owner = owners[event] if has_owners else 0
@@ -384,7 +376,7 @@ def _apply(
                 seen[_BEGUN_TS, at], seen[_BEGUN_OWNER, at] = time, owner
             counts[_ALLOCATIONS] += 1
             birth, is_told = time, False
-            if all_sampled or _passes(mix_one(mix_one(block ^ seed) ^ birth), sampled_below):
+            if all_sampled or np.uint64(mix_one(mix_one(block ^ seed) ^ birth)) < sampled:
                 counts[_SAMPLED] += 1
             counts[_LIVE] += not is_live
             rows[slot, 0], rows[slot, 1], rows[slot, 2 + (-1 & mask)] = time, 0, time

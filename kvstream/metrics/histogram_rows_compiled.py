@@ -26,7 +26,7 @@ def count_each(
     Args:
         rows: Row of each interval, int64 (n,).
         values_ns: The intervals, ns, none negative.
-        cells: The cell of each, as ``histogram_rows.cells`` has them; of 0 it does not matter.
+        cells: The cell of each, as ``histogram_rows._cells_of`` has them; of 0 it does not matter.
         lowest_of_cell: The lowest bucket of each cell; a value beyond the cells is searched for.
         bounds: Upper bound of each bucket, ns.
         first: Bucket of the first column of ``counts``, which has one for each interval here.

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from kvstream.blocks.grouping import Mask
 from kvstream.blocks.index import BlockIndex
-from kvstream.blocks.index_compiled import Places, find_one, insert_one, remove_one
+from kvstream.blocks.index_compiled import Places, find_or_free, remove_one
 from kvstream.blocks.observations import joined
 from kvstream.compiled import compiled
 from kvstream.events.frame import I64
@@ -26,6 +26,7 @@ class CompiledLruStack:
 
     def __init__(self) -> None:
         self._others: list[I64] = []
+        self._index = BlockIndex(_LOAD)
         self._hold(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.bool_))
 
     def _hold(self, contents: I64, again: Mask) -> None:
@@ -37,8 +38,7 @@ class CompiledLruStack:
         # Fenwick tree: node n counts the last accesses at as many places up to n as its lowest bit says.
         node = np.arange(places + 1)
         self._tree = (np.minimum(node, held) - np.minimum(node - (node & -node), held)).astype(np.int32)
-        self._index = BlockIndex(_LOAD)
-        self._index.insert(contents, np.arange(held), self._content)
+        self._index.rebuild(np.arange(held), 0, self._content)
         self._state = np.zeros(_STATE, dtype=np.int64)
         self._state[[_NEXT, _HELD, _AGAIN]] = held, held, np.count_nonzero(again)
 
@@ -147,20 +147,18 @@ def _access_each(
     state[_INSERTED] = state[_FOUND] = 0
     for taken in range(len(contents)):
         content = contents[taken]
-        found, at = find_one(places, bits, content, content_at), state[_NEXT]
+        place, at = find_or_free(places, bits, content, content_at), state[_NEXT]
+        before = places[place]  # where it was last, if it is held
         state[_NEXT] += 1
-        content_at[at], is_last[at], is_again[at] = content, True, found >= 0
-        if found >= 0:
-            before = places[found]
+        content_at[at], is_last[at], is_again[at], places[place] = content, True, before >= 0, at
+        if before >= 0:
             others[state[_FOUND]] = state[_HELD] - _count_up_to(tree, before)
             state[_FOUND] += 1
             state[_AGAIN] += not is_again[before]
             is_last[before] = False
             _count_in(tree, before, -1)
-            places[found] = at
             _count_in(tree, at, 1)
             continue
-        insert_one(places, bits, content, at)
         _count_in(tree, at, 1)
         state[_INSERTED] += 1
         state[_HELD] += 1

@@ -4,32 +4,13 @@ from hypothesis import strategies as st
 
 from kvstream.metrics.lru_stack import LruStack
 from kvstream.metrics.lru_stack_compiled import CompiledLruStack
+from tests.reference import ReferenceStack
 
 CONTENTS = st.sampled_from([0, 1, 2, 3, 5, 8, -7, 2**62, -(2**63), 40, 41, 42])
 
 
-class PlainStack:
-    """One list of contents, the one accessed last at the end."""
-
-    def __init__(self):
-        self.stack, self.accesses, self.others = [], {}, []
-
-    def access(self, content, furthest):
-        if content in self.stack:
-            self.others.append(len(self.stack) - self.stack.index(content) - 1)
-            self.stack.remove(content)
-        elif len(self.stack) == furthest:
-            self.forget(self.stack[0])
-        self.stack.append(content)
-        self.accesses[content] = self.accesses.get(content, 0) + 1
-
-    def forget(self, content):
-        self.stack.remove(content)
-        del self.accesses[content]
-
-
 def check(stack, steps):
-    plain = PlainStack()
+    plain = ReferenceStack()
     for contents, room, furthest, kept in steps:
         contents = np.array(contents, np.int64)
         room = max(room, len(plain.stack))
