@@ -134,9 +134,8 @@ def _cells_of(values_ns: I64, scale: int) -> tuple[I64, I64]:
     Exponent and first digits of a float name a cell, which holds at most one bound.
     """
     bits, first_cell, lowest_of_cell = _cells(scale)
-    return (
-        values_ns.astype(np.float64).view(np.int64) >> (_MANTISSA_BITS - bits)
-    ) - first_cell, lowest_of_cell
+    cells = (values_ns.astype(np.float64).view(np.int64) >> (_MANTISSA_BITS - bits)) - first_cell
+    return cells, lowest_of_cell
 
 
 @cache
