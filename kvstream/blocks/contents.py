@@ -2,12 +2,14 @@
 
 import numpy as np
 
-from kvstream.blocks.grouping import Generations, Grouped, with_room
-from kvstream.blocks.hashing import are_below, are_hashes
+from kvstream.blocks.grouping import Generations, Grouped, Mask, with_room
+from kvstream.blocks.hashing import are_below, are_hashes, mix
 from kvstream.blocks.observations import ContentChanges
 from kvstream.events.frame import I64
 from kvstream.events.types import Op
 
+_FIRST_BITS, _OTHER_BITS = 2**16 - 1, 48  # of hashes
+_KNOWN = 1  # is set in the first bits of every hash, as 0 stands for no key
 _ODD = 0x1E3779B97F4A7C15  # which scatters slots over all bits, so that sums with times differ
 
 
@@ -16,6 +18,8 @@ class Contents:
 
     def __init__(self) -> None:
         self._keys: I64 | None = None  # by slot, 0 if unknown, once a slot stream has had keys
+        # Of each key's hash: most keys are told from those below a threshold without hashing them again.
+        self._first_bits = np.zeros(0, dtype=np.uint16)
 
     def keys(self, slots: int, given: bool) -> I64 | None:
         """The key of each of so many slots, or more; None where none was ever given, and none is now.
@@ -25,23 +29,32 @@ class Contents:
         return self._room_for(slots) if given or self._keys is not None else None
 
     def used(
-        self, grouped: Grouped, slot: I64, ended: Generations, left: Generations, ids: I64 | None
+        self,
+        grouped: Grouped,
+        slot: I64,
+        told: Mask,
+        ended: Generations,
+        left: Generations,
+        ids: I64 | None,
     ) -> I64:
         """What was allocated or accessed by some events, each at least once, int64.
 
-        Blocks in content streams; in slot streams numbers that generations have to themselves.
+        Blocks in content streams; in slot streams numbers that generations have to themselves. Without
+        those of which the generation that each group finds is ``told`` of already, (g,).
         """
         content = slot[:0]
         if ids is not None:
             only_evicted = (grouped.heads == grouped.tails) & (grouped.op.take(grouped.heads) == Op.EVICT)
-            content = ids.take(slot.compress(~only_evicted))
+            content = ids.take(slot)
             known = are_hashes(content)
+            content = content.compress(known & ~(only_evicted | told))
             if known.all():
                 return content
-            content = content.compress(known)
-        within = (~ended.carried | (ended.accesses_here > 0)).nonzero()[0]
-        blocks = slot.take(np.concatenate([left.group_of, ended.group_of.take(within)]))
-        numbers = np.concatenate([left.birth, ended.birth.take(within)])
+        open_after = (~(left.carried & told.take(left.group_of))).nonzero()[0]
+        untold = ~ended.carried | (ended.accesses_here > 0) & ~told.take(ended.group_of)
+        within = untold.nonzero()[0]
+        blocks = slot.take(np.concatenate([left.group_of.take(open_after), ended.group_of.take(within)]))
+        numbers = np.concatenate([left.birth.take(open_after), ended.birth.take(within)])
         if ids is not None:
             blocks = ids.take(blocks)
             unknown = ~are_hashes(blocks)
@@ -49,13 +62,14 @@ class Contents:
         return np.concatenate([content, numbers + blocks * _ODD])
 
     def lookups(
-        self, grouped: Grouped, slot: I64, keys: I64 | None, ids: I64 | None, below: int
+        self, grouped: Grouped, slot: I64, begun: I64, keys: I64 | None, ids: I64 | None, below: int
     ) -> tuple[int, I64]:
         """Allocations and accesses of known content; ``changes`` of the same events comes after.
 
         Args:
             grouped: The events; all of them take effect.
             slot: Slot of each group, int64 (g,).
+            begun: Rows that begin a generation.
             keys: Keys of the events by position, or None.
             ids: Content by slot in a content stream; None in a slot stream.
             below: Content is asked for only if its hash is below.
@@ -64,25 +78,53 @@ class Contents:
             How many there are, and the content asked for, in order of the events.
         """
         if ids is not None:
-            return _group_lookups(grouped, ids.take(slot), below)
-        if keys is None and self._keys is None:
+            content = ids.take(slot)
+            groups = are_below(content, below) | ~are_hashes(content)
+        elif keys is None and self._keys is None:
             return 0, slot[:0]
-        content = self._keys_of_rows(grouped, slot, keys)
-        rows = ((grouped.op != Op.EVICT) & (content != 0)).nonzero()[0]
-        chosen = rows.compress(are_below(content.take(rows), below))
-        return len(rows), content.take(_by_position(grouped, chosen))
+        else:
+            groups = self._may_be_below(grouped, slot, begun, keys, below)
+        # All other groups are of known content that is not asked for.
+        rows = grouped.rows_of(groups.nonzero()[0])
+        if ids is not None:
+            content = ids.take(grouped.slot.take(rows))
+            known = are_hashes(content)
+        else:
+            content = self._keys_of_rows(grouped, rows, keys)
+            known = content != 0
+        is_lookup = grouped.op.take(rows) != Op.EVICT
+        unknown = int(np.count_nonzero(is_lookup & ~known))
+        chosen = (is_lookup & known).nonzero()[0]
+        chosen = chosen.compress(are_below(content.take(chosen), below))
+        order = grouped.position.take(rows.take(chosen)).argsort()
+        lookups = len(grouped.op) - int(np.count_nonzero(grouped.op == Op.EVICT)) - unknown
+        return lookups, content.take(chosen.take(order))
 
-    def _keys_of_rows(self, grouped: Grouped, slot: I64, keys: I64 | None) -> I64:
-        """Key of the generation that is open just after each row, (n,); 0 if it is not known."""
-        start, carried = grouped.begun_at()
-        before = self._room_for(int(slot.max()) + 1).take(slot).take(grouped.group_of)
-        given = np.zeros(len(start), np.int64) if keys is None else keys.take(grouped.position)
-        return np.where(carried, before, given.take(start))
+    def _may_be_below(self, grouped: Grouped, slot: I64, begun: I64, keys: I64 | None, below: int) -> Mask:
+        """Which groups may be of a key whose hash is below, or of none, bool (g,)."""
+        self._first_bits = with_room(self._first_bits, int(slot.max()) + 1)
+        most = min(below >> _OTHER_BITS, _FIRST_BITS) | _KNOWN
+        found: Mask = self._first_bits.take(slot) <= most
+        given = _keys_at(grouped, begun, keys)
+        bits = (mix(given) >> np.uint64(_OTHER_BITS)).astype(np.uint16)
+        bits |= _KNOWN
+        bits *= given != 0
+        found[grouped.group_of.take(begun.compress(bits <= most))] = True
+        self._first_bits[grouped.slot.take(begun)] = bits  # of several of a slot the last stays
+        return found
+
+    def _keys_of_rows(self, grouped: Grouped, rows: I64, keys: I64 | None) -> I64:
+        """Key of the generation that is open just after some rows, all of some groups, (m,); 0 if unknown."""
+        start, carried = grouped.begun_at(rows)
+        slot = grouped.slot.take(rows)
+        before = self._room_for(int(slot.max(initial=0)) + 1).take(slot)
+        return np.where(carried, before, _keys_at(grouped, start, keys))
 
     def changes(
         self,
         grouped: Grouped,
         slot: I64,
+        begun: I64,
         keys: I64 | None,
         ended: Generations,
         left: Generations,
@@ -94,6 +136,7 @@ class Contents:
         Args:
             grouped: The events; all of them take effect.
             slot: Slot of each group, int64 (g,).
+            begun: Rows that begin a generation.
             keys: Keys of the events by position, or None.
             ended: The generations that they end.
             left: The generations that are open after them.
@@ -103,7 +146,7 @@ class Contents:
         Returns:
             None if there is nothing, or content is not known.
         """
-        gone, begun = ended.rows, (grouped.op == Op.ALLOC).nonzero()[0]
+        gone = ended.rows
         if ids is not None:
             replaced = np.zeros(len(grouped.op), dtype=np.bool_)
             replaced[gone] = True
@@ -114,15 +157,13 @@ class Contents:
             return None
         else:
             came, went = self._keys_of(grouped, slot, keys, begun, ended, left)
-            before = np.zeros(len(grouped.op), dtype=np.int64)
-            before[gone] = went
-            stays = before.take(begun) == came
-            again = np.zeros(len(grouped.op), dtype=np.bool_)
-            again[begun.compress(stays)] = True
-            went, came = np.where(again.take(gone), 0, went), np.where(stays, 0, came)
+            replaced = (grouped.op.take(gone) == Op.ALLOC).nonzero()[0]
+            anew = begun.searchsorted(gone.take(replaced))
+            stays = (came.take(anew) == went.take(replaced)).nonzero()[0]
+            came[anew.take(stays)] = went[replaced.take(stays)] = 0
         rows = np.concatenate([gone, begun])
         content = np.concatenate([went, came])
-        begins = np.repeat([False, True], [len(gone), len(begun)])
+        begins = np.arange(len(rows)) >= len(gone)
         # By place in the frame; of one row, what goes goes before what comes.
         # 16 bits hold that for a run, and are sorted at a sixth of the cost.
         order = np.argsort((grouped.position.take(rows) * 2 + begins).astype(np.uint16), kind="stable")
@@ -145,35 +186,18 @@ class Contents:
     ) -> tuple[I64, I64]:
         """Keys of the generations begun and ended, (b,) and (m,); remembers those of the ones left open."""
         known = self._room_for(int(slot.max()) + 1)
-        given = np.zeros(len(grouped.op), dtype=np.int64) if keys is None else keys.take(grouped.position)
-        before = known.take(slot)
-        went = np.where(ended.carried, before.take(ended.group_of), given.take(ended.start))
-        after = np.where(left.carried, before.take(left.group_of), given.take(left.start))
-        known[slot.take(left.group_of)] = after
-        return given.take(begun), went
+        went = known.take(slot.take(ended.group_of))
+        own = (~ended.carried).nonzero()[0]
+        went[own] = _keys_at(grouped, ended.start.take(own), keys)
+        own = (~left.carried).nonzero()[0]
+        known[slot.take(left.group_of.take(own))] = _keys_at(grouped, left.start.take(own), keys)
+        return _keys_at(grouped, begun, keys), went
 
     def _room_for(self, slots: int) -> I64:
         self._keys = with_room(np.zeros(0, dtype=np.int64) if self._keys is None else self._keys, slots)
         return self._keys
 
 
-def _group_lookups(grouped: Grouped, content: I64, below: int) -> tuple[int, I64]:
-    """Lookups where all events of a group are of one content, (g,): each group is hashed once."""
-    known = are_hashes(content)
-    evictions = grouped.op == Op.EVICT
-    count = len(evictions) - int(np.count_nonzero(evictions))
-    if not known.all():
-        unknown = ~known.take(grouped.group_of)
-        count -= int(np.count_nonzero(unknown & ~evictions))
-    chosen = (are_below(content, below) & known).nonzero()[0]
-    starts, lengths = grouped.heads.take(chosen), (grouped.tails - grouped.heads).take(chosen) + 1
-    # Every row of the chosen groups: each start repeated, and then counted on from.
-    before = lengths.cumsum() - lengths
-    rows = (starts - before).repeat(lengths) + np.arange(int(lengths.sum()))
-    rows = rows.compress(~evictions.take(rows))
-    return count, content.take(grouped.group_of.take(_by_position(grouped, rows)))
-
-
-def _by_position(grouped: Grouped, rows: I64) -> I64:
-    """Rows in the order of their events."""
-    return rows.take(grouped.position.take(rows).argsort())
+def _keys_at(grouped: Grouped, rows: I64, keys: I64 | None) -> I64:
+    """The keys that some rows give, 0 where there are none."""
+    return np.zeros_like(rows) if keys is None else keys.take(grouped.position.take(rows))

@@ -5,6 +5,8 @@ with ``take`` and ``compress``, which cost a third of what square brackets do, a
 to numpy's functions of the same name, which cost small frames several microseconds each.
 """
 
+from typing import TypeVar
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ from kvstream.events.frame import I64, U8
 from kvstream.events.types import Op
 
 Mask = npt.NDArray[np.bool_]
+Column = TypeVar("Column", I64, npt.NDArray[np.uint16])
 
 RUN_BITS = 14
 RUN_EVENTS = 1 << RUN_BITS
@@ -46,14 +49,17 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
     tails: I64
     group_of: I64
 
-    def begun_at(self) -> tuple[I64, Mask]:
-        """Where the generation that is open just after each row began.
+    def begun_at(self, rows: I64) -> tuple[I64, Mask]:
+        """Where the generation that is open just after some rows began.
+
+        Args:
+            rows: All rows of some groups, ascending, int64 (m,).
 
         Returns:
-            The row, (n,); and whether it began before the first of them instead, (n,).
+            The row, (m,); and whether it began before the first of the group instead, (m,).
         """
-        start = np.maximum.accumulate(np.where(self.op == Op.ALLOC, np.arange(len(self.op)), -1))
-        return start, start < self.heads.take(self.group_of)
+        start = np.maximum.accumulate(np.where(self.op.take(rows) == Op.ALLOC, rows, -1))
+        return start, start < self.heads.take(self.group_of.take(rows))
 
     def without_effect(self, live: Mask) -> Mask | None:
         """Which rows speak of a block that is not live at that moment; None if there are none.
@@ -90,6 +96,14 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
     def keep(self, rows: Mask) -> "Grouped":
         """Only the rows of a mask."""
         return _grouped(*(column.compress(rows) for column in (self.slot, self.op, self.t, self.position)))
+
+    def rows_of(self, groups: I64) -> I64:
+        """All rows of some groups, in order of the groups."""
+        starts = self.heads.take(groups)
+        lengths = self.tails.take(groups) - starts + 1
+        # Each start repeated, and then counted on from.
+        rows: I64 = (starts - lengths.cumsum() + lengths).repeat(lengths)
+        return rows + np.arange(len(rows))
 
 
 def group(slots: I64, ops: U8, ts: I64) -> Grouped:
@@ -205,10 +219,10 @@ def _generations(
     )
 
 
-def with_room(column: I64, slots: int) -> I64:
+def with_room(column: Column, slots: int) -> Column:
     """A column by slot with room for so many: itself, or wider, with zeros behind."""
     if len(column) >= slots:
         return column
-    wider = np.zeros(1 << (slots - 1).bit_length(), dtype=np.int64)
+    wider = np.zeros(1 << (slots - 1).bit_length(), dtype=column.dtype)
     wider[: len(column)] = column
     return wider

@@ -305,9 +305,12 @@ class BlockTable:
                 return
             slot = grouped.slot.take(grouped.heads)
             count = self._count[slot]
+        # When each block was last used: accessed or, if it never was, allocated.
+        last = self._times[slot, (count - 1) & self._mask]
         ended, left = generations(grouped, self._birth[slot], count)
-        interval = self._intervals(grouped, slot, count, seen)
-        self._observe_allocations(grouped, seen)
+        interval = _intervals(grouped, count, last, seen)
+        begun = (grouped.op == Op.ALLOC).nonzero()[0]
+        self._observe_allocations(grouped, begun, seen)
         reused = self._observe_accesses(grouped, slot, count, interval, seen)
         observed = self._observe_ended(grouped, ended, interval, reasons, seen)
         of_row = None
@@ -315,11 +318,12 @@ class BlockTable:
             of_row, went = self.owners.apply(grouped, slot, named, ended, left)
             seen.owned.append(owned_of_run(grouped, ended, of_row, went, reused, observed, seen))
         if self.lookups_below:
-            asked = self._contents.lookups(grouped, slot, keys, self._ids, self.lookups_below)
+            asked = self._contents.lookups(grouped, slot, begun, keys, self._ids, self.lookups_below)
             seen.add_lookups(*asked)
-        seen.used.append(self._contents.used(grouped, slot, ended, left, self._ids))
+        told = (last >= self.told_since) & (last <= grouped.t.take(grouped.heads)) & (count >= 0)
+        seen.used.append(self._contents.used(grouped, slot, told, ended, left, self._ids))
         if self.changes:
-            changes = self._contents.changes(grouped, slot, keys, ended, left, self._ids, of_row)
+            changes = self._contents.changes(grouped, slot, begun, keys, ended, left, self._ids, of_row)
             if changes is not None:
                 seen.changes.append(changes)
         self.live_count += len(left.rows) - int(np.count_nonzero(count >= 0))
@@ -369,25 +373,7 @@ class BlockTable:
         )
         self._index.note_inserted(inserted)
 
-    def _intervals(self, grouped: Grouped, slot: I64, count: I64, seen: Observations) -> I64:
-        """Time of each row since the last access (or birth) before it, ns, (n,); never negative.
-
-        0 where the block was not live just before.
-        """
-        interval = np.empty_like(grouped.t)
-        np.subtract(grouped.t[1:], grouped.t[:-1], out=interval[1:])
-        live = count >= 0
-        before = self._times[slot, (count - 1) & self._mask]
-        interval[grouped.heads] = (grouped.t.take(grouped.heads) - before) * live
-        if len(interval) and int(interval.min()) < 0:
-            backwards = interval < 0
-            backwards[1:] &= (grouped.op[:-1] != Op.EVICT) | (grouped.slot[1:] != grouped.slot[:-1])
-            seen.time_regressions += int(np.count_nonzero(backwards))
-            np.maximum(interval, 0, out=interval)
-        return interval
-
-    def _observe_allocations(self, grouped: Grouped, seen: Observations) -> None:
-        rows = (grouped.op == Op.ALLOC).nonzero()[0]
+    def _observe_allocations(self, grouped: Grouped, rows: I64, seen: Observations) -> None:
         seen.allocations += len(rows)
         if self._sample_rate < 1.0:
             sampled = self._sampled(grouped.slot.take(rows), grouped.t.take(rows))
@@ -416,7 +402,7 @@ class BlockTable:
 
     def _birth_of_rows(self, grouped: Grouped, slot: I64) -> I64:
         """Start of the generation that is open just after each row, ns, (n,)."""
-        start, carried = grouped.begun_at()
+        start, carried = grouped.begun_at(np.arange(len(grouped.op)))
         return np.where(carried, self._birth[slot].take(grouped.group_of), grouped.t.take(start))
 
     def _observe_ended(
@@ -508,6 +494,23 @@ class BlockTable:
     def _sampled(self, slot: I64, birth: I64) -> Mask:
         ids = slot if self._ids is None else self._ids.take(slot)
         return below_rate(generation_hash(self._seed, ids, birth), self._sample_rate)
+
+
+def _intervals(grouped: Grouped, count: I64, last: I64, seen: Observations) -> I64:
+    """Time of each row since the last access (or birth) before it, ns, (n,); never negative.
+
+    0 where the block was not live just before. ``count`` and ``last`` are what the table knows of each
+    group, (g,).
+    """
+    interval = np.empty_like(grouped.t)
+    np.subtract(grouped.t[1:], grouped.t[:-1], out=interval[1:])
+    interval[grouped.heads] = (grouped.t.take(grouped.heads) - last) * (count >= 0)
+    if len(interval) and int(interval.min()) < 0:
+        backwards = interval < 0
+        backwards[1:] &= (grouped.op[:-1] != Op.EVICT) | (grouped.slot[1:] != grouped.slot[:-1])
+        seen.time_regressions += int(np.count_nonzero(backwards))
+        np.maximum(interval, 0, out=interval)
+    return interval
 
 
 def _count_unknown(ops: U8, seen: Observations) -> None:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvstream.blocks.hashing import are_below
 from kvstream.blocks.observations import Observations, joined
 from kvstream.blocks.table import BlockTable
-from kvstream.events.frame import EventFrame
+from kvstream.events.frame import EventFrame, as_int64
 from kvstream.events.types import REASONS
 from tests.reference import ReferenceContents, ReferenceTable
 from tests.strategies import cuts, frame, plain_events
@@ -142,8 +143,8 @@ def test_the_first_blocks_are_those_of_most_accesses_and_of_longest_time(events,
         )
 
 
-@given(st.data(), st.booleans())
-def test_content_comes_and_goes_as_in_the_plain_twin(data, keyed):
+@given(st.data(), st.booleans(), st.sampled_from([2**64, 2**63, 2**47]))
+def test_content_comes_and_goes_as_in_the_plain_twin(data, keyed, below):
     events = data.draw(plain_events())
     if not keyed:  # hashes from the start, so that blocks are content
         events = [(op, 2**50 + block % 99_991, ts, reason) for op, block, ts, reason in events]
@@ -152,13 +153,14 @@ def test_content_comes_and_goes_as_in_the_plain_twin(data, keyed):
         events = [(op, block % 13, ts, reason) for op, block, ts, reason in events]
     keys = data.draw(st.lists(st.integers(0, 5), min_size=len(events), max_size=len(events)))
     table, plain = BlockTable("s", "gpu", changes=True), ReferenceContents(keyed)
-    table.lookups_below = 2**64
-    found, looked_up = [], []
+    table.lookups_below = below
+    found, lookups, looked_up = [], 0, []
     for a, b in data.draw(cuts(len(events))):
         part = frame(events[a:b])
         if keyed:
             part = msgspec.structs.replace(part, keys=np.array(keys[a:b], np.int64))
         seen = table.apply(part)
+        lookups += seen.lookups
         looked_up += [content for some in seen.looked_up for content in some.tolist()]
         for changes in seen.changes:
             if changes is None:
@@ -170,19 +172,22 @@ def test_content_comes_and_goes_as_in_the_plain_twin(data, keyed):
     for (op, block, ts, _), key in zip(events, keys, strict=True):
         plain.apply(op, block, ts, key)
     assert found == plain.changes
-    assert looked_up == plain.lookups
+    assert lookups == len(plain.lookups)
+    assert looked_up == [content for content in plain.lookups if are_below(as_int64([content]), below)]
 
 
-@given(st.booleans(), plain_events(), st.integers(1, 60))
-def test_what_was_used_before_in_a_window_need_not_be_told_again(hashed, events, window_ns):
+@given(st.data(), st.booleans(), plain_events(), st.integers(1, 60))
+def test_what_was_used_before_in_a_window_need_not_be_told_again(data, hashed, events, window_ns):
     if hashed:
         events = [(op, 2**50 + block % 13, ts, reason) for op, block, ts, reason in events]
     telling, table = BlockTable("s", "gpu"), BlockTable("s", "gpu")
     indices = itertools.accumulate((ts // window_ns for _, _, ts, _ in events), max)
-    windows = {}
-    for index, event in zip(indices, events, strict=True):
+    numbered = zip(indices, events, strict=True)
+    for index, in_window in itertools.groupby(numbered, key=lambda pair: pair[0]):
         table.told_since = index * window_ns
-        all_used, used = windows.setdefault(index, (set(), set()))
-        all_used.update(joined(telling.apply(frame([event])).used).tolist())
-        used.update(joined(table.apply(frame([event])).used).tolist())
-    assert all(all_used == used for all_used, used in windows.values())
+        of_window = [event for _, event in in_window]
+        all_used, used = set(), set()
+        for a, b in data.draw(cuts(len(of_window))):
+            all_used.update(joined(telling.apply(frame(of_window[a:b])).used).tolist())
+            used.update(joined(table.apply(frame(of_window[a:b])).used).tolist())
+        assert all_used == used
