@@ -279,7 +279,7 @@ class Gathering:
         """Takes in what one of the tiers has seen."""
         self._total.merge(tier.measurements())
         if self._span:
-            self._recent.merge(tier.ring.recent(self._span, self._newest))
+            self._recent.merge(tier.recent(self._span, self._newest))
         self._working_sets.append(tier.working_set.recent(self._newest))
         self._usage.extend(tier.usage())
 

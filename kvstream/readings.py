@@ -132,9 +132,9 @@ def _tier_readings(tier: TierMonitor) -> Iterator[Reading]:
     yield _UNKNOWN_EVICTIONS, labels, seen.unknown_evictions
     yield _REGRESSIONS, labels, seen.time_regressions
     yield _CLOCK_STEPS, labels, tier.ring.clock_steps
-    yield _LIFETIME, labels, Interval(tier.classic.lifetime, seen.lifetime)
-    yield _IDLE, labels, Interval(tier.classic.idle, seen.idle)
-    yield _REUSE_GAP, labels, Interval(tier.classic.reuse_gap, seen.reuse_gap)
+    yield _LIFETIME, labels, Interval(tier.classic["lifetime"], seen.lifetime)
+    yield _IDLE, labels, Interval(tier.classic["idle"], seen.idle)
+    yield _REUSE_GAP, labels, Interval(tier.classic["reuse_gap"], seen.reuse_gap)
     for alert in tier.rules.firing():
         yield _FIRING, (*labels, alert.rule, alert.level.value), 1
     for name, owners in usage_by_label(tier.usage(), tier.config.histogram_scale).items():

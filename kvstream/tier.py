@@ -22,7 +22,9 @@ from kvstream.config import MetricsConfig
 from kvstream.events.frame import I64, EventFrame, joined_frames
 from kvstream.events.types import Labels
 from kvstream.metrics.ghosts import GhostIndex
-from kvstream.metrics.measurements import ClassicIntervals, Measurements
+from kvstream.metrics.histogram import ClassicHistogram
+from kvstream.metrics.intervals import Intervals
+from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
 from kvstream.metrics.trend import Trend, detect_trend
 from kvstream.metrics.usage import OwnerUsage, UsageByOwner
@@ -79,7 +81,7 @@ class TierMonitor:
         self.ghosts = GhostIndex(config.ghost_blocks, round(config.ghost_seconds * 1e9))
         detailed = max(config.trend_window, config.recent_windows)
         self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale, detailed)
-        self.classic = ClassicIntervals()
+        self._intervals = Intervals(config.histogram_scale)
         self.rules = RuleEngine(rules, source, tier, config.window_seconds, config.capacity, silences)
         self.last_ts = 0
         self._changes: list[ContentChanges] = []  # of the open window, not yet seen by the ghosts
@@ -104,13 +106,12 @@ class TierMonitor:
             window.restarts += self._restarts_unseen
             lost = self._restarts_unseen = 0
             seen = self.table.apply(part)
-            self._usage.observe(seen)
             self.working_set.add(index, seen.used)
-            seen.sort()
-            window.measurements.observe(seen)
+            window.measurements.add_counts(seen)
+            self._intervals.observe(seen, window.measurements)
+            self._usage.observe(seen)
             self._follow(seen.changes)
             self._keep_lookups(seen.lookups, joined(seen.looked_up))
-            self.classic.observe(seen)
             window.live = self.table.live_count
             outcome.evicted.extend(seen.evicted)
         self.last_ts = int(together.ts[-1])
@@ -130,6 +131,12 @@ class TierMonitor:
                 self._changes_waiting += len(some.content)
         if self._changes_waiting >= _CHANGES_AT_ONCE:
             self._settle_ghosts()
+
+    def _settle(self) -> None:
+        """Brings what waits to the open window."""
+        if self.ring.open is not None:
+            self._intervals.settle(self.ring.open.measurements)
+        self._settle_ghosts()
 
     def _settle_ghosts(self) -> None:
         """Finds what came back in the open window."""
@@ -159,26 +166,26 @@ class TierMonitor:
     def restart(self) -> None:
         """Ends every generation, as the source has lost its cache."""
         self._restarts_unseen += 1
+        self._settle()
         seen = Observations()
         self.table.clear(seen, self.last_ts)
         self._usage.observe(seen)
-        self._settle_ghosts()
         self.ghosts.clear()
         if self.ring.open is not None:
-            self.ring.open.measurements.observe(seen)
+            self.ring.open.measurements.add_counts(seen)
             self.ring.open.live = 0
         else:
             self._before.cleared += seen.cleared
 
     def finish(self) -> list[CacheAlert]:
         """Closes the open window."""
-        self._settle_ghosts()
+        self._settle()
         closed = self.ring.close()
         return [] if closed is None else self._closed(closed)
 
     def pass_time(self, now_ns: int) -> list[CacheAlert]:
         """Ends the windows before a time at which nothing had come for a while."""
-        self._settle_ghosts()
+        self._settle()
         index = now_ns // self.config.window_ns
         closed = self.ring.advance(index)
         alerts = [] if closed is None else self._closed(closed)
@@ -188,7 +195,7 @@ class TierMonitor:
 
     def _enter(self, index: int, alerts: list[CacheAlert]) -> Window:
         if self.ring.open is not None and self.ring.open.index != index:
-            self._settle_ghosts()
+            self._settle()
             self._settle_lookups()
             self._curve.pass_windows(max(1, index - self.ring.open.index))
         window, closed = self.ring.enter(index)
@@ -214,12 +221,23 @@ class TierMonitor:
 
     def measurements(self) -> Measurements:
         """Everything seen since the start."""
-        self._settle_ghosts()
+        self._settle()
         total = Measurements(self.config.histogram_scale)
         total.merge(self._before)
         if self.ring.open is not None:
             total.merge(self.ring.open.measurements)
         return total
+
+    def recent(self, windows: int, until: int | None = None) -> Measurements:
+        """What the last so many windows have seen, up to an index (``WindowRing.recent``)."""
+        self._settle()
+        return self.ring.recent(windows, until)
+
+    @property
+    def classic(self) -> dict[str, ClassicHistogram]:
+        """Intervals since the start in vLLM's buckets, by name."""
+        self._settle()
+        return self._intervals.classic
 
     def sizes(self) -> CacheSizes:
         """What caches of other sizes would do; nothing where no hit was reported or content is not known."""
@@ -233,8 +251,10 @@ class TierMonitor:
         """What the blocks of each owner have done since the start; nothing where there are no labels."""
         if self.table.owners is None or not self.table.owners.known:
             return []
-        self._settle_ghosts()
-        return list(zip(self.table.owners.labels, self._usage.by_number(self.last_ts), strict=False))
+        self._settle()
+        return list(
+            zip(self.table.owners.labels, self._usage.by_number(self.last_ts, self._intervals), strict=False)
+        )
 
     def trends(self) -> dict[str, Trend]:
         """Where the windowed values are going, over the last ``trend_window`` closed windows."""

@@ -55,7 +55,7 @@ def check(folder: Path) -> bool:
     expect("evictions of tracked blocks", summary.total_evictions, count, summary.total_evictions == count)
     ours = tier.measurements().lifetime.sum_ns / 1e9
     expect("lifetime sum", round(ours, 2), round(total, 2), abs(ours / total - 1) < 1e-3)
-    cumulative = tier.classic.lifetime.cumulative()
+    cumulative = tier.classic["lifetime"].cumulative()
     moved = max(abs(a - b) for a, b in zip(cumulative, buckets, strict=True))
     # Our clock reading and vLLM's are a microsecond apart, so a value at a bound may fall beside it.
     expect(

@@ -105,7 +105,7 @@ def test_joining_frames_changes_nothing(frames, data):
             assert [(w.index, w.live, w.lost) for w in monitor.ring.closed()] == [
                 (w.index, w.live, w.lost) for w in twin.ring.closed()
             ]
-            assert monitor.classic.lifetime.cumulative() == twin.classic.lifetime.cumulative()
+            assert monitor.classic["lifetime"].cumulative() == twin.classic["lifetime"].cumulative()
             assert monitor.last_ts == twin.last_ts
     assert sorted(map(str, alerts[0])) == sorted(map(str, alerts[1]))
     assert sorted(map(str, records[0])) == sorted(map(str, records[1]))

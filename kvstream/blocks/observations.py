@@ -101,30 +101,34 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
         ]
 
 
-class Owned(msgspec.Struct, frozen=True, eq=False):
-    """What some events did to the blocks of which owner, by number (``Owners``).
+def _none() -> I64:
+    return np.empty(0, dtype=np.int64)
+
+
+class Owned(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What some events did to the blocks of which owner, by number (``Owners``), in columns.
 
     Attributes:
         begun: Owner of each generation begun, int64 (b,).
         begun_ts: When, ns.
-        accessed: Owner of each block accessed, int64 (a,).
         ended: Owner of each generation ended, int64 (m,).
         ended_ts: When, ns.
         cleared: Whether a clear ended them, which is in no distribution.
-        gaps: Owner and length, ns, of each reuse gap that is observed.
-        first_reuses: Owner and time, ns, of each first reuse that is observed.
-        lives: Owner, lifetime, idle time, ns, and accesses of each eviction that is observed.
+        unobserved: Owner of each block accessed of which sampling observes no interval.
+        reuse_gaps: Owner of each reuse gap that is observed, in their order.
+        first_reuses: Owner of each first reuse that is.
+        lives: Owner of each eviction that is.
     """
 
-    begun: I64
-    begun_ts: I64
-    accessed: I64
-    ended: I64
-    ended_ts: I64
-    cleared: bool
-    gaps: tuple[I64, I64]
-    first_reuses: tuple[I64, I64]
-    lives: tuple[I64, I64, I64, I64]
+    begun: I64 = field(default_factory=_none)
+    begun_ts: I64 = field(default_factory=_none)
+    ended: I64 = field(default_factory=_none)
+    ended_ts: I64 = field(default_factory=_none)
+    cleared: bool = False
+    unobserved: I64 = field(default_factory=_none)
+    reuse_gaps: I64 = field(default_factory=_none)
+    first_reuses: I64 = field(default_factory=_none)
+    lives: I64 = field(default_factory=_none)
 
 
 class ContentChanges(msgspec.Struct, frozen=True, eq=False):
@@ -186,7 +190,7 @@ class Observations(msgspec.Struct, eq=False):
         changes: Content that came and went, where it is known and if asked for; None where a clear ended all.
         used: What was allocated or accessed, each at least once unless told of before: content, or
             generations of slots.
-        owned: The same events by owner, once there are labels; intervals are in the order of their rows.
+        owned: The same events by owner, once there are labels.
         lookups: Allocations and accesses of known content, if asked for.
         looked_up: Of these, the content that the miss-ratio curve follows, in order.
     """
@@ -218,12 +222,6 @@ class Observations(msgspec.Struct, eq=False):
         """Adds lookups of known content, and the content of those that are followed."""
         self.lookups += count
         self.looked_up.append(chosen)
-
-    def sort(self) -> None:
-        """Joins each column of intervals into one, ascending, as histograms want them."""
-        for columns in (self.reuse_gaps, self.first_reuses, self.lifetimes, self.idles):
-            if columns:
-                columns[:] = [np.sort(joined(columns))]
 
 
 def joined(parts: list[I64]) -> I64:

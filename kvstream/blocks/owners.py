@@ -3,7 +3,7 @@
 import numpy as np
 
 from kvstream.blocks.grouping import Generations, Grouped, Mask, with_room
-from kvstream.blocks.observations import Observations, Owned
+from kvstream.blocks.observations import Owned
 from kvstream.events.frame import I64, EventFrame
 from kvstream.events.types import Labels, Op
 
@@ -33,10 +33,8 @@ class Owners:
         return len(self.labels) > OTHERS + 1
 
     def numbers(self, frame: EventFrame) -> I64:
-        """The number of the owner that each event of a frame gives its block, int64 (n,)."""
-        if frame.label_of is None:
-            return np.zeros(len(frame), dtype=np.int64)
-        return np.array([NOBODY, *map(self._number, frame.labels)]).take(frame.label_of)
+        """The number of the owner that each place of a frame's ``label_of`` names, int64."""
+        return np.array([NOBODY, *map(self._number, frame.labels)])
 
     def _number(self, labels: Labels) -> int:
         number = self._numbers.get(labels)
@@ -48,14 +46,21 @@ class Owners:
         return number
 
     def apply(
-        self, grouped: Grouped, slot: I64, given: I64, ended: Generations, left: Generations
+        self,
+        grouped: Grouped,
+        slot: I64,
+        begun: I64,
+        given: I64,
+        ended: Generations,
+        left: Generations,
     ) -> tuple[I64, I64]:
         """Takes in events.
 
         Args:
             grouped: The events; all of them take effect.
             slot: Slot of each group, int64 (g,).
-            given: Number of the owner that each event of the frame names, by position.
+            begun: Rows that begin a generation, (b,).
+            given: Number of the owner of each of those, (b,).
             ended: The generations that they end.
             left: The generations that are open after them.
 
@@ -64,24 +69,21 @@ class Owners:
             ended ones, (m,).
         """
         before = self.by_slot(int(slot.max()) + 1).take(slot)
-        # The owner changes where a generation begins, and from block to block.
-        is_mark = grouped.op == Op.ALLOC
-        is_mark[grouped.heads] = True
-        marks = is_mark.nonzero()[0]
-        begins = grouped.op.take(marks) == Op.ALLOC
-        owner = np.where(
-            begins,
-            given.take(grouped.position.take(marks)),
-            before.take(grouped.group_of.take(marks)),
-        )
-        of_row = owner.take(is_mark.cumsum() - 1)
+        of_row = before.take(grouped.group_of)
+        # It changes in the groups where a generation begins.
+        groups = grouped.group_of.take(begun)
+        rows = grouped.rows_of(groups.compress(np.append(True, groups[1:] != groups[:-1])[: len(groups)]))
+        start, carried = grouped.begun_at(rows)
+        own = (~carried).nonzero()[0]
+        of_row[rows.take(own)] = given.take(begun.searchsorted(start.take(own)))
         went = of_row.take(ended.rows)
         replaced = (grouped.op.take(ended.rows) == Op.ALLOC).nonzero()[0]
         if len(replaced):
             row, group = ended.rows.take(replaced), ended.group_of.take(replaced)
             is_head = row == grouped.heads.take(group)
             went[replaced] = np.where(is_head, before.take(group), of_row.take(row - 1))
-        self._of_slot[slot.take(left.group_of)] = of_row.take(left.rows)
+        new = (~left.carried).nonzero()[0]
+        self._of_slot[slot.take(left.group_of.take(new))] = of_row.take(left.rows.take(new))
         return of_row, went
 
     def of_slots(self, slots: I64) -> I64:
@@ -96,53 +98,35 @@ class Owners:
 
 def owned_of_run(
     grouped: Grouped,
+    begun: I64,
     ended: Generations,
     of_row: I64,
     went: I64,
     reused: tuple[Mask, Mask],
     observed: Mask | None,
-    seen: Observations,
 ) -> Owned:
-    """What was just added to ``seen``, by owner."""
-    begins = grouped.op == Op.ALLOC
-    nothing = of_row[:0]
-    lives = (nothing, nothing, nothing, nothing)
-    if len(ended.rows):
-        of_observed = went if observed is None else went.compress(observed)
-        lives = (of_observed, seen.lifetimes[-1], seen.idles[-1], seen.access_counts[-1])
+    """What some events did, by owner; ``reused`` and ``observed`` are what is observed of them."""
     again, first = reused
+    unobserved = of_row[:0]
+    if observed is not None:
+        unobserved = of_row.compress((grouped.op == Op.ACCESS) & ~again & ~first)
     return Owned(
-        of_row.compress(begins),
-        grouped.t.compress(begins),
-        of_row.compress(grouped.op == Op.ACCESS),
-        went,
-        grouped.t.take(ended.rows),
-        False,
-        (of_row.compress(again), seen.reuse_gaps[-1]),
-        (of_row.compress(first), seen.first_reuses[-1]),
-        lives,
+        begun=of_row.take(begun),
+        begun_ts=grouped.t.take(begun),
+        ended=went,
+        ended_ts=grouped.t.take(ended.rows),
+        unobserved=unobserved,
+        reuse_gaps=of_row.compress(again),
+        first_reuses=of_row.compress(first),
+        lives=went if observed is None else went.compress(observed),
     )
 
 
 def owned_from_now_on(births: I64) -> Owned:
     """Nobody's blocks, born at some times."""
-    nothing = births[:0]
-    none = (nothing, nothing)
-    return Owned(np.zeros_like(births), births, *none, nothing, False, none, none, (*none, *none))
+    return Owned(begun=np.zeros_like(births), begun_ts=births)
 
 
 def owned_by_cleared(of_slot: I64, ts: int) -> Owned:
     """What a clear ends, by owner."""
-    nothing = of_slot[:0]
-    none = (nothing, nothing)
-    return Owned(
-        nothing,
-        nothing,
-        nothing,
-        of_slot,
-        np.full(len(of_slot), ts),
-        True,
-        none,
-        none,
-        (*none, *none),
-    )
+    return Owned(ended=of_slot, ended_ts=np.full(len(of_slot), ts), cleared=True)

@@ -15,7 +15,7 @@ from kvstream.blocks.index_compiled import Places, find_or_free, home
 from kvstream.blocks.observations import ContentChanges, EvictionBatch, Observations, Owned
 from kvstream.blocks.prefetch_compiled import prefetch
 from kvstream.compiled import compiled
-from kvstream.events.frame import I64, U8
+from kvstream.events.frame import I64, U8, U16
 from kvstream.events.types import OTHER, REASONS, REPLACED, Op
 
 _ALLOC, _ACCESS, _EVICT, _STORE = int(Op.ALLOC), int(Op.ACCESS), int(Op.EVICT), int(Op.STORE)
@@ -25,7 +25,7 @@ _NOT_LIVE = -1
 _AHEAD = 32  # events that are done while memory answers
 _ODD = 0x1E3779B97F4A7C15  # which scatters slots over all bits, so that sums with times differ
 
-Column = TypeVar("Column", I64, U8)
+Column = TypeVar("Column", I64, U8, U16)
 
 # Places in ``counts``: first what goes on from run to run, then what is counted in one, then how much each
 # kind of thing seen there is in ``seen`` and ``changed``.
@@ -33,12 +33,12 @@ _LIVE, _FREE, _NEXT = range(3)
 _OF_RUN = 3
 _ALLOCATIONS, _SAMPLED, _ACCESSES, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS = range(3, 8)
 _REGRESSIONS, _UNKNOWN_REASONS, _REPLACEMENTS, _WITHOUT_CONTENT, _INSERTED = range(8, 13)
-_GAPS, _FIRSTS, _LIVES, _ENDS, _USES, _ASKS, _CHANGES, _COUNTS = range(13, 21)
+_GAPS, _FIRSTS, _UNOBSERVED, _LIVES, _ENDS, _USES, _ASKS, _CHANGES, _COUNTS = range(13, 22)
 
 # Rows of ``seen``. Owners are in the order of what they own.
 _GAP, _GAP_OWNER, _FIRST, _FIRST_OWNER, _USED, _ASKED = range(6)
 _LIFETIME, _IDLE, _ACCESSED, _LIFE_OWNER, _LIFE_BLOCK, _LIFE_TS, _LIFE_REASON = range(6, 13)
-_BEGUN_TS, _BEGUN_OWNER, _ACCESS_OWNER, _END_TS, _END_OWNER, _SEEN = range(13, 19)
+_BEGUN_TS, _BEGUN_OWNER, _UNOBSERVED_OWNER, _END_TS, _END_OWNER, _SEEN = range(13, 19)
 _CONTENT, _CHANGE_TS, _CHANGE_OWNER, _CHANGED = range(4)  # rows of ``changed``
 
 
@@ -61,7 +61,7 @@ class CompiledRuns:
         self._comes = np.empty(2 * RUN_EVENTS, dtype=np.bool_)
         self._history = np.zeros((RUN_EVENTS, depth), dtype=np.int64)
         self._counts = np.zeros(_COUNTS, dtype=np.int64)
-        self._nothing = np.empty(0, dtype=np.int64)
+        self._nothing, self._no_labels = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint16)
 
     def apply(
         self,
@@ -70,6 +70,7 @@ class CompiledRuns:
         ts: I64,
         reasons: U8 | None,
         keys: I64 | None,
+        labels: U16 | None,
         owners: I64 | None,
         *,
         rows: I64,
@@ -94,7 +95,8 @@ class CompiledRuns:
             ts: Times, ns, int64 (n,).
             reasons: Reason codes, uint8 (n,), or None.
             keys: Keys, int64 (n,), or None.
-            owners: Owners that the events name, int64 (n,), or None.
+            labels: Numbers of labels, uint16 (n,), or None where all are 0.
+            owners: Owner of each of those numbers, int64, or None where there are no labels.
             rows: Birth, access count and last access times of each slot; changed.
             ids: Id of each slot in content streams, changed; otherwise None, and a slot is its own id.
             places: Places of the index of ids, with room for all that begin; changed.
@@ -121,6 +123,7 @@ class CompiledRuns:
             _read_only(ts),
             _read_only(ops[:0] if reasons is None else reasons),
             _read_only(ts[:0] if keys is None else keys),
+            _read_only(self._no_labels if labels is None else labels),
             _read_only(ts[:0] if owners is None else owners),
             rows,
             self._nothing if ids is None else ids,
@@ -186,15 +189,14 @@ class CompiledRuns:
             ended_ts, ended = of[_END_TS : _END_OWNER + 1, : made[_ENDS]].copy()
             seen.owned.append(
                 Owned(
-                    begun,
-                    begun_ts,
-                    of[_ACCESS_OWNER, : made[_ACCESSES]].copy(),
-                    ended,
-                    ended_ts,
-                    False,
-                    (gap_owner, gap),
-                    (first_owner, first),
-                    (life_owner, lifetime, idle, accesses),
+                    begun=begun,
+                    begun_ts=begun_ts,
+                    ended=ended,
+                    ended_ts=ended_ts,
+                    unobserved=of[_UNOBSERVED_OWNER, : made[_UNOBSERVED]].copy(),
+                    reuse_gaps=gap_owner,
+                    first_reuses=first_owner,
+                    lives=life_owner,
                 )
             )
 
@@ -241,6 +243,7 @@ def _apply(
     ts: I64,
     reasons: U8,
     keys: I64,
+    labels: U16,
     owners: I64,
     rows: I64,
     ids: I64,
@@ -306,8 +309,9 @@ def _apply(
             elif is_sampled:
                 seen[_FIRST, firsts], seen[_FIRST_OWNER, firsts] = interval, owner
                 firsts += 1
-            if has_owners:
-                seen[_ACCESS_OWNER, accesses] = owner
+            elif has_owners:
+                seen[_UNOBSERVED_OWNER, counts[_UNOBSERVED]] = owner
+                counts[_UNOBSERVED] += 1
             accesses += 1
             rows[slot, 1] = count + 1
             rows[slot, 2 + (count & mask)] = time
@@ -360,7 +364,7 @@ def _apply(
                 ids[slot], places[place] = block, slot
                 counts[_INSERTED] += 1
             came = content if is_content else keys[event] if len(keys) else 0
-            owner = owners[event] if has_owners else 0
+            owner = owners[labels[event]] if has_owners and len(labels) else 0
             if changes:
                 is_same = is_live and content == came
                 if is_live and content and not is_same:

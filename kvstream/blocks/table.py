@@ -275,10 +275,10 @@ class BlockTable:
 
     def _apply_run(self, frame: EventFrame, stores: bool, seen: Observations) -> None:
         """Applies events that hold no clear; ``stores`` where some may be stores."""
-        ops, ts, reasons, keys = frame.ops, frame.ts, frame.reasons, frame.keys
-        named = self._named(frame, seen)
+        ops, ts, reasons, keys, named = frame.ops, frame.ts, frame.reasons, frame.keys, frame.label_of
+        numbers = self._owner_numbers(frame, seen)
         if self._runs is not None:
-            self._apply_by_loop(frame, named, self._runs, seen)
+            self._apply_by_loop(frame, numbers, self._runs, seen)
             return
         if stores:
             ops = np.minimum(ops, PACKED_STORE)
@@ -314,9 +314,11 @@ class BlockTable:
         reused = self._observe_accesses(grouped, slot, count, interval, seen)
         observed = self._observe_ended(grouped, ended, interval, reasons, seen)
         of_row = None
-        if self.owners is not None and named is not None:
-            of_row, went = self.owners.apply(grouped, slot, named, ended, left)
-            seen.owned.append(owned_of_run(grouped, ended, of_row, went, reused, observed, seen))
+        if self.owners is not None and numbers is not None:
+            labels = np.zeros_like(begun) if named is None else named.take(grouped.position.take(begun))
+            given = numbers.take(labels)
+            of_row, went = self.owners.apply(grouped, slot, begun, given, ended, left)
+            seen.owned.append(owned_of_run(grouped, begun, ended, of_row, went, reused, observed))
         if self.lookups_below:
             asked = self._contents.lookups(grouped, slot, begun, keys, self._ids, self.lookups_below)
             seen.add_lookups(*asked)
@@ -329,8 +331,8 @@ class BlockTable:
         self.live_count += len(left.rows) - int(np.count_nonzero(count >= 0))
         self._write_back(grouped, left, slot)
 
-    def _named(self, frame: EventFrame, seen: Observations) -> I64 | None:
-        """The owner that each event names, int64 (n,); None where there are no labels."""
+    def _owner_numbers(self, frame: EventFrame, seen: Observations) -> I64 | None:
+        """The owner that each number of ``label_of`` names, int64; None where there are no labels."""
         if self.owners is None or not (frame.label_of is not None or self.owners.known):
             return None
         if not self.owners.known:  # until now nobody's blocks were not followed
@@ -339,7 +341,7 @@ class BlockTable:
         return self.owners.numbers(frame)
 
     def _apply_by_loop(
-        self, frame: EventFrame, named: I64 | None, runs: "CompiledRuns", seen: Observations
+        self, frame: EventFrame, numbers: I64 | None, runs: "CompiledRuns", seen: Observations
     ) -> None:
         allocated = frame.blocks.compress((frame.ops == Op.ALLOC) | (frame.ops == Op.STORE))
         if self._ids is None and len(allocated) and not self._grow_directly(allocated):
@@ -356,14 +358,15 @@ class BlockTable:
             frame.ts,
             frame.reasons,
             frame.keys,
-            named,
+            frame.label_of,
+            numbers,
             rows=self._rows,
             ids=self._ids,
             places=self._index.places,
             bits=self._index.bits,
             free=self._free,
             key_of=self._contents.keys(slots, frame.keys is not None) if self._ids is None else None,
-            owner_of=None if named is None or self.owners is None else self.owners.by_slot(slots),
+            owner_of=None if numbers is None or self.owners is None else self.owners.by_slot(slots),
             state=(self.live_count, self._free_count, self._next),
             records=self.records,
             changes=self.changes,

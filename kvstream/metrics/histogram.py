@@ -16,6 +16,9 @@ VLLM_BUCKETS_SECONDS = (
 )
 """Upper bounds of vLLM's kv_block_* histograms (vllm/v1/metrics/loggers.py)."""
 
+VLLM_BUCKETS_NS = np.array([math.floor(bound * 1e9) for bound in VLLM_BUCKETS_SECONDS], dtype=np.int64)
+"""The same in ns; a whole number of ns is at most a bound exactly if it is at most the one here."""
+
 
 class IntervalStats(msgspec.Struct, frozen=True):
     """A distribution in a few numbers, in seconds. All are 0 where ``count`` is 0."""
@@ -77,7 +80,7 @@ class ExponentialHistogram:
         self.min_ns = low if not self.count else min(self.min_ns, low)
         self.max_ns = max(self.max_ns, high)
         self.count += n
-        self.sum_ns += _exact_sum(values_ns, high)
+        self.sum_ns += exact_sum(values_ns, high)
         zeros = 0 if low else int(values_ns.searchsorted(0, side="right"))
         self.zero_count += zeros
         if zeros == n:
@@ -162,7 +165,7 @@ def upper_bounds(scale: int) -> tuple[int, I64]:
     return lowest, np.append(bounds[bounds < 2**63].astype(np.int64), 2**63 - 1)
 
 
-def _exact_sum(values: I64, largest: int) -> int:
+def exact_sum(values: I64, largest: int) -> int:
     """The sum as a Python int, also where int64 would overflow."""
     if largest and len(values) > (2**63 - 1) // largest:
         return sum(values.tolist())
@@ -170,16 +173,13 @@ def _exact_sum(values: I64, largest: int) -> int:
 
 
 class ClassicHistogram:
-    """Exact cumulative counts for fixed upper bounds, as Prometheus's classic histograms have them.
+    """Exact cumulative counts for vLLM's upper bounds, as Prometheus's classic histograms have them.
 
-    Args:
-        bounds_seconds: Upper bounds, ascending; a value equal to a bound counts below it.
+    A value equal to a bound counts below it.
     """
 
-    def __init__(self, bounds_seconds: tuple[float, ...] = VLLM_BUCKETS_SECONDS) -> None:
-        self.bounds_seconds = bounds_seconds
-        self._bounds_ns = np.array([math.floor(b * 1e9) for b in bounds_seconds], dtype=np.int64)
-        self._counts = np.zeros(len(bounds_seconds) + 1, dtype=np.int64)
+    def __init__(self) -> None:
+        self._counts = np.zeros(len(VLLM_BUCKETS_NS) + 1, dtype=np.int64)
 
     def record(self, values_ns: I64) -> None:
         """Counts intervals in nanoseconds, int64 of shape (n,)."""
@@ -187,14 +187,14 @@ class ClassicHistogram:
 
     def record_ascending(self, values_ns: I64) -> None:
         """Counts intervals that are sorted already."""
-        places = values_ns.searchsorted(self._bounds_ns, side="right")
+        places = values_ns.searchsorted(VLLM_BUCKETS_NS, side="right")
         self._counts[:-1] += places
         self._counts[1:] -= places
         self._counts[-1] += len(values_ns)
 
-    def merge(self, other: "ClassicHistogram") -> None:
-        """Adds another histogram of the same bounds."""
-        self._counts += other._counts
+    def add(self, counts: I64) -> None:
+        """Adds intervals by bucket, the last for those above all bounds, int64 (bounds + 1,)."""
+        self._counts += counts
 
     def cumulative(self) -> list[int]:
         """How many values are at most each bound; the last entry counts all of them."""

@@ -1,4 +1,6 @@
-"""The compiled twin of how ``HistogramRows`` counts: one interval at a time."""
+"""The compiled twin of how intervals are counted: one at a time."""
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +13,14 @@ from kvstream.events.frame import I64
 def count_each(
     rows: I64,
     values_ns: I64,
-    cells: I64,
-    lowest_of_cell: I64,
     bounds: I64,
+    cell_shift: int,
+    first_cell: int,
+    lowest: I64,
     first: int,
     counts: I64,
-    zeros: I64,
-    lowest: I64,
-    highest: I64,
+    shortest: I64,
+    longest: I64,
     sums: npt.NDArray[np.float64],
 ) -> None:
     """Counts intervals.
@@ -26,26 +28,36 @@ def count_each(
     Args:
         rows: Row of each interval, int64 (n,).
         values_ns: The intervals, ns, none negative.
-        cells: The cell of each, as ``histogram_rows._cells_of`` has them; of 0 it does not matter.
-        lowest_of_cell: The lowest bucket of each cell; a value beyond the cells is searched for.
-        bounds: Upper bound of each bucket, ns.
+        bounds: As ``Buckets`` has them, and the next three.
+        cell_shift: Bits of a float that say nothing of its cell.
+        first_cell: Number of the first cell.
+        lowest: Lowest bucket of each cell.
         first: Bucket of the first column of ``counts``, which has one for each interval here.
         counts: Intervals by row and bucket; added to, as are the others.
-        zeros: Intervals of 0 by row.
-        lowest: Shortest interval by row.
-        highest: Longest interval by row.
+        shortest: Shortest interval by row.
+        longest: Longest interval by row.
         sums: Sum of intervals by row.
     """
     for i in range(len(rows)):
         row, value = rows[i], values_ns[i]
         sums[row] += value
-        lowest[row], highest[row] = min(lowest[row], value), max(highest[row], value)
-        if not value:
-            zeros[row] += 1
-            continue
-        if cells[i] < len(lowest_of_cell):
-            bucket = lowest_of_cell[cells[i]]
-            bucket += value > bounds[bucket]
-        else:
-            bucket = np.searchsorted(bounds, value)
-        counts[row, bucket - first] += 1
+        shortest[row], longest[row] = min(shortest[row], value), max(longest[row], value)
+        counts[row, _bucket(value, bounds, cell_shift, first_cell, lowest) - first] += 1
+
+
+@compiled
+def count_together(
+    values_ns: I64, bounds: I64, cell_shift: int, first_cell: int, lowest: I64, first: int, counts: I64
+) -> None:
+    """Counts intervals without rows, in ``counts`` by bucket; all else is as ``count_each`` has it."""
+    for value in values_ns:
+        counts[_bucket(value, bounds, cell_shift, first_cell, lowest) - first] += 1
+
+
+@compiled
+def _bucket(value: Any, bounds: I64, cell_shift: int, first_cell: int, lowest: I64) -> Any:
+    cell: Any = max(0, (np.float64(value).view(np.int64) >> cell_shift) - first_cell)
+    if cell >= len(lowest) - 1:
+        return np.searchsorted(bounds, value)
+    bucket = lowest[cell]
+    return bucket + (value > bounds[bucket])

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from kvstream.blocks.observations import Observations, joined
+from kvstream.blocks.observations import Observations
+from kvstream.events.frame import I64
 from kvstream.events.types import REASONS
 from kvstream.metrics.ghosts import Returns
-from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
+from kvstream.metrics.histogram import ExponentialHistogram
 
 _COUNTS = (
     "allocations",
@@ -66,18 +67,11 @@ class Measurements:
         self.accessed_once = 0
         self.access_total = 0
 
-    def observe(self, seen: Observations) -> None:
-        """Adds what one ``apply`` saw; its intervals must be sorted (``Observations.sort``)."""
-        self.add_counts(seen)
-        self.reuse_gap.record_ascending(joined(seen.reuse_gaps))
-        self.first_reuse.record_ascending(joined(seen.first_reuses))
-        if seen.lifetimes:
-            self.lifetime.record_ascending(joined(seen.lifetimes))
-            self.idle.record_ascending(joined(seen.idles))
-            counts = joined(seen.access_counts)
-            self.never_accessed += int(np.count_nonzero(counts == 0))
-            self.accessed_once += int(np.count_nonzero(counts == 1))
-            self.access_total += int(counts.sum())
+    def observe_accesses(self, counts: I64) -> None:
+        """Adds evicted generations, by how often they were accessed, int64 (m,)."""
+        self.never_accessed += int(np.count_nonzero(counts == 0))
+        self.accessed_once += int(np.count_nonzero(counts == 1))
+        self.access_total += int(counts.sum())
 
     def observe_returns(self, returns: Returns) -> None:
         """Adds evicted content that came back."""
@@ -155,18 +149,3 @@ class Measurements:
 
     def _of_evicted(self, count: int) -> float:
         return count / self.lifetime.count if self.lifetime.count else 0.0
-
-
-class ClassicIntervals:
-    """Lifetime, idle time and reuse gap since the start in vLLM's classic buckets."""
-
-    def __init__(self) -> None:
-        self.lifetime = ClassicHistogram()
-        self.idle = ClassicHistogram()
-        self.reuse_gap = ClassicHistogram()
-
-    def observe(self, seen: Observations) -> None:
-        """Adds what one ``apply`` saw; its intervals must be sorted (``Observations.sort``)."""
-        self.lifetime.record_ascending(joined(seen.lifetimes))
-        self.idle.record_ascending(joined(seen.idles))
-        self.reuse_gap.record_ascending(joined(seen.reuse_gaps))

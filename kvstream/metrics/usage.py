@@ -1,6 +1,6 @@
 """Usage: what each owner's blocks have done, and how much room they took for it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 import numpy as np
@@ -9,10 +9,10 @@ from kvstream.blocks.observations import Observations, Owned, joined
 from kvstream.events.frame import I64
 from kvstream.events.types import LABEL_NAMES, Labels
 from kvstream.metrics.histogram import IntervalStats
-from kvstream.metrics.histogram_rows import HistogramRows
+from kvstream.metrics.intervals import Intervals
 from kvstream.metrics.measurements import Measurements
 
-_AT_ONCE = 16_384  # events that are taken in together, as each time costs what a thousand of them do
+_AT_ONCE = 16_384  # beginnings and ends that are taken in together, as each time costs what a thousand do
 
 
 class LabelUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,18 +84,19 @@ class UsageByOwner:
 
     def __init__(self, scale: int) -> None:
         self._scale = scale
-        self._owners: list[OwnerUsage] = []  # without their histograms, which are kept together
-        self._lifetime, self._idle = HistogramRows(scale), HistogramRows(scale)
-        self._first_reuse, self._reuse_gap = HistogramRows(scale), HistogramRows(scale)
+        self._owners: list[OwnerUsage] = []  # without what their intervals say
         self._waiting: list[Owned] = []
+        self._access_counts: list[I64] = []
         self._events = 0
         self._start_ns: int | None = None
 
     def observe(self, seen: Observations) -> None:
-        """Takes in what one ``apply`` saw; its intervals must not be sorted yet."""
-        for owned in seen.owned:
-            self._waiting.append(owned)
-            self._events += len(owned.accessed) + len(owned.ended)
+        """Takes in what one ``apply`` saw."""
+        if not seen.owned:
+            return
+        self._waiting += seen.owned
+        self._access_counts += seen.access_counts
+        self._events += sum(len(owned.begun) + len(owned.ended) for owned in seen.owned)
         if self._events >= _AT_ONCE:
             self._settle()
 
@@ -107,23 +108,24 @@ class UsageByOwner:
         for owner, count in zip(self._owners, np.bincount(owners).tolist(), strict=False):
             owner.premature += count
 
-    def by_number(self, now_ns: int) -> list[OwnerUsage]:
-        """The owners by number, with their blocks' time up to now."""
+    def by_number(self, now_ns: int, intervals: Intervals) -> list[OwnerUsage]:
+        """The owners by number, with their blocks' time up to now, and their intervals, settled before."""
         self._settle()
         found = []
         for number, owner in enumerate(self._owners):
             copy = OwnerUsage(self._scale)
             copy.merge(owner)
             seen = copy.measurements
-            seen.lifetime, seen.idle = self._lifetime.histogram(number), self._idle.histogram(number)
-            seen.first_reuse = self._first_reuse.histogram(number)
-            seen.reuse_gap = self._reuse_gap.histogram(number)
+            for name, histogram in intervals.of_owner(number).items():
+                setattr(seen, name, histogram)
+            seen.accesses += seen.first_reuse.count + seen.reuse_gap.count
             copy.block_ns += owner.live * float(now_ns - (self._start_ns or 0))
             found.append(copy)
         return found
 
     def _settle(self) -> None:
         waiting, self._waiting, self._events = self._waiting, [], 0
+        accesses, self._access_counts = joined(self._access_counts), []
         if not waiting:
             return
         begun_ts, ended_ts = joined([o.begun_ts for o in waiting]), joined([o.ended_ts for o in waiting])
@@ -131,9 +133,8 @@ class UsageByOwner:
             self._start_ns = int(begun_ts[0])
         start = self._start_ns or 0
         begun, ended = joined([o.begun for o in waiting]), joined([o.ended for o in waiting])
-        lives = [joined([o.lives[i] for o in waiting]) for i in range(4)]
-        accessed = joined([o.accessed for o in waiting])
-        highest = max((int(owners.max()) for owners in (begun, ended, accessed) if len(owners)), default=0)
+        lives, unobserved = joined([o.lives for o in waiting]), joined([o.unobserved for o in waiting])
+        highest = max(int(owners.max(initial=0)) for owners in (begun, ended, unobserved))
         while len(self._owners) <= highest:
             self._owners.append(OwnerUsage(self._scale))
         count = len(self._owners)
@@ -145,18 +146,16 @@ class UsageByOwner:
         evicted = joined([o.ended for o in waiting if not o.cleared])
         columns = zip(
             np.bincount(begun, minlength=count).tolist(),
-            np.bincount(accessed, minlength=count).tolist(),
+            np.bincount(unobserved, minlength=count).tolist(),
             np.bincount(evicted, minlength=count).tolist(),
             np.bincount(cleared, minlength=count).tolist(),
-            np.bincount(lives[0].compress(lives[3] == 0), minlength=count).tolist(),
-            np.bincount(lives[0].compress(lives[3] == 1), minlength=count).tolist(),
-            np.bincount(lives[0], lives[3], count).tolist(),
+            np.bincount(lives.compress(accesses == 0), minlength=count).tolist(),
+            np.bincount(lives.compress(accesses == 1), minlength=count).tolist(),
+            np.bincount(lives, accesses, count).tolist(),
             block_times.tolist(),
             strict=True,
         )
-        for owner, (a, hits, e, c, never, once, accesses, block_ns) in zip(
-            self._owners, columns, strict=True
-        ):
+        for owner, (a, hits, e, c, never, once, total, block_ns) in zip(self._owners, columns, strict=True):
             seen = owner.measurements
             seen.allocations += a
             seen.accesses += hits
@@ -164,19 +163,9 @@ class UsageByOwner:
             seen.cleared += c
             seen.never_accessed += never
             seen.accessed_once += once
-            seen.access_total += round(accesses)
+            seen.access_total += round(total)
             owner.live += a - e - c
             owner.block_ns += block_ns
-        gaps, firsts = _pairs(waiting, lambda o: o.gaps), _pairs(waiting, lambda o: o.first_reuses)
-        self._reuse_gap.record(*gaps, count)
-        self._first_reuse.record(*firsts, count)
-        self._lifetime.record(lives[0], lives[1], count)
-        self._idle.record(lives[0], lives[2], count)
-
-
-def _pairs(waiting: Sequence[Owned], of: Callable[[Owned], tuple[I64, I64]]) -> tuple[I64, I64]:
-    pairs = [of(owned) for owned in waiting]
-    return joined([owners for owners, _ in pairs]), joined([intervals for _, intervals in pairs])
 
 
 def usage_by_label(

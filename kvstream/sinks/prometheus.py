@@ -11,7 +11,7 @@ import numpy as np
 from anyio import to_thread
 
 from kvstream.errors import MissingExtraError
-from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
+from kvstream.metrics.histogram import VLLM_BUCKETS_SECONDS, ExponentialHistogram
 from kvstream.readings import (
     FAMILIES,
     Family,
@@ -159,7 +159,7 @@ def _number(value: float) -> str:
     return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
-_BOUNDS = [*map(_number, ClassicHistogram().bounds_seconds), "+Inf"]
+_BOUNDS = [*map(_number, VLLM_BUCKETS_SECONDS), "+Inf"]
 
 
 def _buckets(name: str, labels: str, interval: Interval) -> str:

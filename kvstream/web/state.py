@@ -172,7 +172,7 @@ async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Dist
     config = stream.config.metrics
     total = Measurements(config.histogram_scale)
     for tier in stream.tiers(*place):
-        total.merge(tier.ring.recent(config.recent_windows))
+        total.merge(tier.recent(config.recent_windows))
         await checkpoint()
     return distributions(total)
 

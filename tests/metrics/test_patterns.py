@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from kvstream.blocks.table import BlockTable
+from kvstream.metrics.intervals import Intervals
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.patterns import analyze_access_pattern, lifetime_distribution
 from tests.strategies import frame
@@ -19,8 +20,10 @@ def measured(accesses_per_block, survivors=0):
         events.append((2, block, ts, "capacity"))
     seen = Measurements(4)
     applied = BlockTable("s", "gpu").apply(frame(events))
-    applied.sort()
-    seen.observe(applied)
+    intervals = Intervals(4)
+    seen.add_counts(applied)
+    intervals.observe(applied, seen)
+    intervals.settle(seen)
     return seen
 
 

@@ -24,7 +24,7 @@ def test_every_event_counts_in_the_window_where_the_stream_stands(frames):
             expected[at] = expected.get(at, 0) + 1
         for index, part in ring.cut(frame(times)):
             window, _ = ring.enter(index)
-            window.measurements.observe(Observations(allocations=len(part)))
+            window.measurements.add_counts(Observations(allocations=len(part)))
     ring.close()
     found = {w.index: w.measurements.allocations for w in ring.closed()}
     assert found == expected
@@ -56,11 +56,9 @@ def test_of_older_windows_the_counts_stay():
         for i in range(50):
             window, _ = ring.enter(i)
             window.live, window.lost = i, i % 3
-            window.measurements.observe(
-                Observations(
-                    allocations=i, accesses=2 * i, lifetimes=[np.arange(i)], access_counts=[np.arange(i)]
-                )
-            )
+            window.measurements.add_counts(Observations(allocations=i, accesses=2 * i))
+            window.measurements.lifetime.record(np.arange(i))
+            window.measurements.observe_accesses(np.arange(i))
     assert thin.last(100) == whole.last(100)
     assert [counts.index for counts in thin.last(100)] == list(range(48, 28, -1))
     assert thin.last(1)[0].observed == 48

@@ -215,7 +215,7 @@ async def test_a_real_prometheus_scrapes_exact_counts(tmp_path):
             await answer(client, f"kvstream_accesses_total{one}", summary.accesses)
             await answer(client, f"sum(kvstream_evictions_total{one})", summary.total_evictions)
             await answer(client, f"kvstream_block_lifetime_seconds_count{one}", summary.lifetime.count)
-            below = stream.sources()[0].tiers["gpu"].classic.lifetime.cumulative()
+            below = stream.sources()[0].tiers["gpu"].classic["lifetime"].cumulative()
             for bound, count in zip(VLLM_BUCKETS_SECONDS, below, strict=False):
                 query = f'kvstream_block_lifetime_seconds_bucket{{source="vllm-0", le=~"{bound:g}(.0)?"}}'
                 await answer(client, query, count)
