@@ -100,10 +100,14 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
     def rows_of(self, groups: I64) -> I64:
         """All rows of some groups, in order of the groups."""
         starts = self.heads.take(groups)
-        lengths = self.tails.take(groups) - starts + 1
-        # Each start repeated, and then counted on from.
-        rows: I64 = (starts - lengths.cumsum() + lengths).repeat(lengths)
-        return rows + np.arange(len(rows))
+        return ranges(starts, self.tails.take(groups) - starts + 1)
+
+
+def ranges(starts: I64, lengths: I64) -> I64:
+    """Numbers counted on from each start, so many of them, one range after the other."""
+    numbers: I64 = (starts - lengths.cumsum() + lengths).repeat(lengths)
+    numbers += np.arange(len(numbers))
+    return numbers
 
 
 def group(slots: I64, ops: U8, ts: I64) -> Grouped:

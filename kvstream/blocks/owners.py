@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kvstream.blocks.grouping import Generations, Grouped, Mask, with_room
+from kvstream.blocks.grouping import Generations, Grouped, Mask, ranges, with_room
 from kvstream.blocks.observations import Owned
 from kvstream.events.frame import I64, EventFrame
 from kvstream.events.types import Labels, Op
@@ -68,20 +68,19 @@ class Owners:
             The owner of the generation that each row begins or belongs to, int64 (n,), and of each of the
             ended ones, (m,).
         """
-        before = self.by_slot(int(slot.max()) + 1).take(slot)
-        of_row = before.take(grouped.group_of)
-        # It changes in the groups where a generation begins.
-        groups = grouped.group_of.take(begun)
-        rows = grouped.rows_of(groups.compress(np.append(True, groups[1:] != groups[:-1])[: len(groups)]))
-        start, carried = grouped.begun_at(rows)
-        own = (~carried).nonzero()[0]
-        of_row[rows.take(own)] = given.take(begun.searchsorted(start.take(own)))
+        before = self.by_slot(int(slot.max()) + 1).take(grouped.slot)
+        of_row = before.copy()
+        # A generation's rows are those from its beginning to the next, or to the end of its group.
+        last = grouped.tails.take(grouped.group_of.take(begun))
+        np.minimum(last[:-1], begun[1:] - 1, out=last[:-1])
+        lengths = last - begun + 1
+        of_row[ranges(begun, lengths)] = given.repeat(lengths)
         went = of_row.take(ended.rows)
         replaced = (grouped.op.take(ended.rows) == Op.ALLOC).nonzero()[0]
         if len(replaced):
-            row, group = ended.rows.take(replaced), ended.group_of.take(replaced)
-            is_head = row == grouped.heads.take(group)
-            went[replaced] = np.where(is_head, before.take(group), of_row.take(row - 1))
+            row = ended.rows.take(replaced)
+            is_head = row == grouped.heads.take(ended.group_of.take(replaced))
+            went[replaced] = np.where(is_head, before.take(row), of_row.take(row - 1))
         new = (~left.carried).nonzero()[0]
         self._of_slot[slot.take(left.group_of.take(new))] = of_row.take(left.rows.take(new))
         return of_row, went

@@ -40,9 +40,12 @@ class Buckets(msgspec.Struct, frozen=True, eq=False):
         """The bucket of each value, none negative, int64 (n,)."""
         if int(values_ns.max(initial=0)) >= _EXACT_FLOAT:
             return self.bounds.searchsorted(values_ns)
-        cells = (values_ns.astype(np.float64).view(np.int64) >> self.cell_shift) - self.first_cell
+        cells = values_ns.astype(np.float64).view(np.int64)
+        cells >>= self.cell_shift
+        cells -= self.first_cell
         places = self.lowest.take(cells, mode="clip")
-        return places + (values_ns > self.bounds.take(places))
+        places += values_ns > self.bounds.take(places)
+        return places
 
 
 @cache
@@ -102,15 +105,16 @@ class Counted(msgspec.Struct, frozen=True, eq=False):
         if len(held):
             part = slice(int(held[0]), int(held[-1]) + 1)
             of = self.of.exponential[self.first :][part]
-            starts = np.append(True, of[1:] != of[:-1]).nonzero()[0]
-            # Bounds in whole ns can leave the shortest exponential buckets empty.
-            made.offset, places = int(of[0]), of.take(starts) - of[0]
-            made.counts = np.zeros(int(places[-1]) + 1, dtype=np.int64)
-            made.counts[places] = np.add.reduceat(self.counts[part], starts)
+            made.offset = int(of[0])
+            made.counts = _sums(of - of[0], self.counts[part])
         return made
 
     def classic(self) -> I64:
         """How many are in each of vLLM's buckets and beyond them, int64 (bounds + 1,)."""
-        counts = np.zeros(len(VLLM_BUCKETS_NS) + 1, dtype=np.int64)
-        np.add.at(counts, self.of.classic[self.first : self.first + len(self.counts)], self.counts)
-        return counts
+        of = self.of.classic[self.first : self.first + len(self.counts)]
+        return _sums(of, self.counts, len(VLLM_BUCKETS_NS) + 1)
+
+
+def _sums(of: I64, counts: I64, length: int = 0) -> I64:
+    """The sums of the counts of each bucket, as floats hold them exactly."""
+    return np.bincount(of, counts, length).astype(np.int64)

@@ -54,21 +54,25 @@ class HistogramRows:
         width = last - first + 1
         if self._count_compiled is not None:
             counts = np.zeros((count, width), dtype=np.int64)
-            sums: npt.NDArray[Any] = np.zeros(count)
+            is_exact = high <= _NEVER // len(values_ns)
+            sums: npt.NDArray[Any] = np.zeros(count, dtype=np.int64 if is_exact else np.float64)
             of = self._buckets
             self._count_compiled(
                 *(rows, values_ns, of.bounds, of.cell_shift, of.first_cell, of.lowest, first),
                 *(counts, self._min, self._max, sums),
             )
         else:
-            places = rows * width + (self._buckets.of(values_ns) - first)
+            places = rows * width
+            places += self._buckets.of(values_ns)
+            places -= first
             counts = np.bincount(places, minlength=count * width).reshape(count, width)
             sums = np.bincount(rows, values_ns, count)
             np.minimum.at(self._min, rows, values_ns)
             np.maximum.at(self._max, rows, values_ns)
         for row, total in enumerate(sums.tolist()):
             self._sums[row] += round(total)
-        self._columns(first, width)[:] += counts
+        columns = self._columns(first, width)
+        columns += counts
         return Counted(self._buckets, first, counts.sum(axis=0), exact_sum(values_ns, high), low, high)
 
     def histogram(self, row: int) -> ExponentialHistogram:

@@ -21,7 +21,7 @@ def count_each(
     counts: I64,
     shortest: I64,
     longest: I64,
-    sums: npt.NDArray[np.float64],
+    sums: npt.NDArray[Any],
 ) -> None:
     """Counts intervals.
 
@@ -41,7 +41,10 @@ def count_each(
     for i in range(len(rows)):
         row, value = rows[i], values_ns[i]
         sums[row] += value
-        shortest[row], longest[row] = min(shortest[row], value), max(longest[row], value)
+        if value < shortest[row]:  # which is seldom, and costs less than to write each time
+            shortest[row] = value
+        if value > longest[row]:
+            longest[row] = value
         counts[row, _bucket(value, bounds, cell_shift, first_cell, lowest) - first] += 1
 
 

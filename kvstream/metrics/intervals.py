@@ -10,7 +10,7 @@ from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram, e
 from kvstream.metrics.histogram_rows import HistogramRows
 from kvstream.metrics.measurements import Measurements
 
-_AT_ONCE = 16_384  # that are counted together, as each time costs what a thousand of them do
+_AT_ONCE = 65_536  # that are counted together, as each time costs what a thousand of them do
 _NAMES = ("lifetime", "idle", "first_reuse", "reuse_gap")
 
 
