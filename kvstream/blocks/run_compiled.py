@@ -214,7 +214,9 @@ def _threshold(below: int) -> U64:
 
 
 @compiled
-def _load_ahead(event: int, blocks: I64, rows: I64, ids: I64, places: Places, bits: int) -> None:
+def _load_ahead(
+    event: int, blocks: I64, rows: I64, ids: I64, places: Places, bits: int, key_of: I64, owner_of: I64
+) -> None:
     """Begins to load what later events need, so that memory answers while others are applied."""
     by_hash, later = len(ids) > 0, event + _AHEAD
     if by_hash and later + _AHEAD < len(blocks):
@@ -226,6 +228,10 @@ def _load_ahead(event: int, blocks: I64, rows: I64, ids: I64, places: Places, bi
                 prefetch(ids, (slot,))
             prefetch(rows, (slot, 1))
             prefetch(rows, (slot, rows.shape[1] - 1))  # which may be on another cache line
+            if len(key_of):
+                prefetch(key_of, (slot,))
+            if len(owner_of):
+                prefetch(owner_of, (slot,))
 
 
 @compiled
@@ -274,7 +280,7 @@ def _apply(
     looks_up = all_asked or asked != 0
     gaps = firsts = accesses = uses = asks = 0  # counted here, as what is in registers costs nothing
     for event in range(len(ops)):
-        _load_ahead(event, blocks, rows, ids, places, bits)
+        _load_ahead(event, blocks, rows, ids, places, bits, key_of, owner_of)
         block, time, op = blocks[event], ts[event], ops[event]
         place = -1
         if by_hash:

@@ -11,6 +11,7 @@ from kvstream.metrics.buckets import Counted, buckets
 from kvstream.metrics.histogram import ExponentialHistogram, exact_sum
 
 _NEVER = 2**63 - 1
+_SPARE = 32
 
 
 class HistogramRows:
@@ -97,9 +98,12 @@ class HistogramRows:
         held = self._counts.shape[1]
         if not held:
             self._lowest = first
-        left = max(0, self._lowest - first)
-        right = max(0, first + width - self._lowest - held)
-        if left or right:
+        # Some more on each side, as far as there are buckets: to make them costs more than to have them.
+        left, right = self._lowest - first, first + width - self._lowest - held
+        if left > 0 or right > 0:
+            beyond = len(self._buckets.bounds) - self._lowest - held
+            left = min(self._lowest, left + _SPARE) if left > 0 else 0
+            right = min(beyond, right + _SPARE) if right > 0 else 0
             self._counts = np.pad(self._counts, ((0, 0), (left, right)))
             self._lowest -= left
         return self._counts[:, first - self._lowest : first - self._lowest + width]
