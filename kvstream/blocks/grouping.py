@@ -17,9 +17,9 @@ from kvstream.events.types import Op
 Mask = npt.NDArray[np.bool_]
 Column = TypeVar("Column", I64, npt.NDArray[np.uint16])
 
-RUN_BITS = 14
+RUN_BITS = 15
 RUN_EVENTS = 1 << RUN_BITS
-"""Events grouped at once: the temporary columns of more of them no longer fit into a core's cache."""
+"""Events grouped at once: of fewer, each costs more; the columns of more would leave a core's cache."""
 
 _OP_BITS = 2
 _OP = (1 << _OP_BITS) - 1
@@ -114,7 +114,7 @@ def group(slots: I64, ops: U8, ts: I64) -> Grouped:
     """Groups events by slot.
 
     Args:
-        slots: Slot of each event, at most 2**47, int64 (n,), 1 ≤ n ≤ ``RUN_EVENTS``.
+        slots: Slot of each event, at most 2**46, int64 (n,), 1 ≤ n ≤ ``RUN_EVENTS``.
         ops: Operations, none of them a clear, stores as ``PACKED_STORE``, uint8 (n,).
         ts: Times, ns, int64 (n,).
     """

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from kvstream.blocks.grouping import RUN_EVENTS, Mask
+from kvstream.blocks.grouping import Mask
 from kvstream.blocks.hashing import U64
 from kvstream.blocks.hashing_compiled import mix_one
 from kvstream.blocks.index import REMOVED
@@ -43,7 +43,7 @@ _CONTENT, _CHANGE_TS, _CHANGE_OWNER, _CHANGED = range(4)  # rows of ``changed``
 
 
 class CompiledRuns:
-    """Applies runs of at most ``RUN_EVENTS`` events, none of them a clear.
+    """Applies runs of at most ``at_once`` events, none of them a clear.
 
     Args:
         mask: Access number i is at place ``i & mask`` of a row's times.
@@ -52,14 +52,16 @@ class CompiledRuns:
         sample_rate: Share of generations whose intervals are observed.
     """
 
+    at_once = 16_384  # more would not cost less, only take more memory
+
     def __init__(self, mask: int, depth: int, seed: int, sample_rate: float) -> None:
         self._mask, self._depth, self._seed = mask, depth, seed
         self._sampled_below = _threshold(int(sample_rate * 2**64))
         # What the loop writes to is made once, as fresh memory costs more than writing to it.
-        self._seen = np.empty((_SEEN, RUN_EVENTS), dtype=np.int64)
-        self._changed = np.empty((_CHANGED, 2 * RUN_EVENTS), dtype=np.int64)
-        self._comes = np.empty(2 * RUN_EVENTS, dtype=np.bool_)
-        self._history = np.zeros((RUN_EVENTS, depth), dtype=np.int64)
+        self._seen = np.empty((_SEEN, self.at_once), dtype=np.int64)
+        self._changed = np.empty((_CHANGED, 2 * self.at_once), dtype=np.int64)
+        self._comes = np.empty(2 * self.at_once, dtype=np.bool_)
+        self._history = np.zeros((self.at_once, depth), dtype=np.int64)
         self._counts = np.zeros(_COUNTS, dtype=np.int64)
         self._nothing, self._no_labels = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint16)
 

@@ -107,9 +107,10 @@ class BlockTable:
         others = (frame.ops >= Op.CLEAR).nonzero()[0]
         clears = others.compress(frame.ops.take(others) == Op.CLEAR)
         stores = len(clears) < len(others)
+        at_once = RUN_EVENTS if self._runs is None else self._runs.at_once
         for end in [*clears.tolist(), len(frame)]:
-            for at in range(start, end, RUN_EVENTS):
-                self._apply_run(frame.take(slice(at, min(end, at + RUN_EVENTS))), stores, seen)
+            for at in range(start, end, at_once):
+                self._apply_run(frame.take(slice(at, min(end, at + at_once))), stores, seen)
             if end < len(frame):
                 self.clear(seen, int(frame.ts[end]))
                 seen.clears += 1
