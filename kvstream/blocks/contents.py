@@ -5,7 +5,7 @@ import numpy as np
 from kvstream.blocks.grouping import Generations, Grouped, Mask, with_room
 from kvstream.blocks.hashing import are_below, are_hashes, mix
 from kvstream.blocks.observations import ContentChanges
-from kvstream.events.frame import I64
+from kvstream.events.frame import I64, U16
 from kvstream.events.types import Op
 
 _FIRST_BITS, _OTHER_BITS = 2**16 - 1, 48  # of hashes
@@ -129,7 +129,7 @@ class Contents:
         ended: Generations,
         left: Generations,
         ids: I64 | None,
-        of_row: I64 | None = None,
+        of_row: U16 | None = None,
     ) -> ContentChanges | None:
         """What came and went with some events; a block replaced by the same content did neither.
 
@@ -141,7 +141,7 @@ class Contents:
             ended: The generations that they end.
             left: The generations that are open after them.
             ids: Content by slot in a content stream; None in a slot stream.
-            of_row: Owner of the generation of each row, int64 (n,), if there are labels.
+            of_row: Owner of the generation of each row, uint16 (n,), if there are labels.
 
         Returns:
             None if there is nothing, or content is not known.

@@ -1,14 +1,16 @@
 """What applying a frame lets one see: counts, intervals and the evictions themselves."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import field
 
-from kvstream.events.frame import I64, U8
+from kvstream.events.frame import I64, U8, U16
 from kvstream.events.types import REASONS
+
+Column = TypeVar("Column", I64, U16)
 
 
 class KVCacheEvictionEvent(msgspec.Struct, frozen=True, tag="eviction"):
@@ -101,7 +103,11 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
         ]
 
 
-def _none() -> I64:
+def _nobody() -> U16:
+    return np.empty(0, dtype=np.uint16)
+
+
+def _never() -> I64:
     return np.empty(0, dtype=np.int64)
 
 
@@ -109,9 +115,9 @@ class Owned(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What some events did to the blocks of which owner, by number (``Owners``), in columns.
 
     Attributes:
-        begun: Owner of each generation begun, int64 (b,).
+        begun: Owner of each generation begun, uint16 (b,).
         begun_ts: When, ns.
-        ended: Owner of each generation ended, int64 (m,).
+        ended: Owner of each generation ended, uint16 (m,).
         ended_ts: When, ns.
         cleared: Whether a clear ended them, which is in no distribution.
         unobserved: Owner of each block accessed of which sampling observes no interval.
@@ -120,15 +126,15 @@ class Owned(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         lives: Owner of each eviction that is.
     """
 
-    begun: I64 = field(default_factory=_none)
-    begun_ts: I64 = field(default_factory=_none)
-    ended: I64 = field(default_factory=_none)
-    ended_ts: I64 = field(default_factory=_none)
+    begun: U16 = field(default_factory=_nobody)
+    begun_ts: I64 = field(default_factory=_never)
+    ended: U16 = field(default_factory=_nobody)
+    ended_ts: I64 = field(default_factory=_never)
     cleared: bool = False
-    unobserved: I64 = field(default_factory=_none)
-    reuse_gaps: I64 = field(default_factory=_none)
-    first_reuses: I64 = field(default_factory=_none)
-    lives: I64 = field(default_factory=_none)
+    unobserved: U16 = field(default_factory=_nobody)
+    reuse_gaps: U16 = field(default_factory=_nobody)
+    first_reuses: U16 = field(default_factory=_nobody)
+    lives: U16 = field(default_factory=_nobody)
 
 
 class ContentChanges(msgspec.Struct, frozen=True, eq=False):
@@ -139,14 +145,14 @@ class ContentChanges(msgspec.Struct, frozen=True, eq=False):
         ts: Times, ns, int64 (k,).
         begins: Whether it came in, bool (k,).
         held_once: Whether no two blocks ever hold the same content.
-        owners: Owner (``Owners``) of the block that each is in, int64 (k,); None where there are no labels.
+        owners: Owner (``Owners``) of the block that each is in, uint16 (k,); None where there are no labels.
     """
 
     content: I64
     ts: I64
     begins: npt.NDArray[np.bool_]
     held_once: bool
-    owners: I64 | None = None
+    owners: U16 | None = None
 
 
 def joined_changes(parts: list[ContentChanges]) -> ContentChanges:
@@ -162,8 +168,8 @@ def joined_changes(parts: list[ContentChanges]) -> ContentChanges:
     )
 
 
-def _owners_of(changes: ContentChanges) -> I64:
-    return np.zeros(len(changes.content), np.int64) if changes.owners is None else changes.owners
+def _owners_of(changes: ContentChanges) -> U16:
+    return np.zeros(len(changes.content), np.uint16) if changes.owners is None else changes.owners
 
 
 class Observations(msgspec.Struct, eq=False):
@@ -224,8 +230,8 @@ class Observations(msgspec.Struct, eq=False):
         self.looked_up.append(chosen)
 
 
-def joined(parts: list[I64]) -> I64:
-    """Columns one after another as one, without a copy where there is only one."""
+def joined(parts: list[Column]) -> Column:
+    """Columns one after another as one, without a copy where there is only one; none are an int64 one."""
     if len(parts) == 1:
         return parts[0]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

@@ -4,7 +4,7 @@ import numpy as np
 
 from kvstream.blocks.grouping import Generations, Grouped, Mask, ranges, with_room
 from kvstream.blocks.observations import Owned
-from kvstream.events.frame import I64, EventFrame
+from kvstream.events.frame import I64, U16, EventFrame
 from kvstream.events.types import Labels, Op
 
 NOBODY, OTHERS = 0, 1
@@ -25,16 +25,16 @@ class Owners:
         self.labels: list[Labels | None] = [None, OTHER]
         self._most = most
         self._numbers: dict[Labels, int] = {}
-        self._of_slot = np.zeros(0, dtype=np.int64)
+        self._of_slot = np.zeros(0, dtype=np.uint16)
 
     @property
     def known(self) -> bool:
         """Whether anything has ever had labels."""
         return len(self.labels) > OTHERS + 1
 
-    def numbers(self, frame: EventFrame) -> I64:
-        """The number of the owner that each place of a frame's ``label_of`` names, int64."""
-        return np.array([NOBODY, *map(self._number, frame.labels)])
+    def numbers(self, frame: EventFrame) -> U16:
+        """The number of the owner that each place of a frame's ``label_of`` names, uint16."""
+        return np.array([NOBODY, *map(self._number, frame.labels)], dtype=np.uint16)
 
     def _number(self, labels: Labels) -> int:
         number = self._numbers.get(labels)
@@ -50,10 +50,10 @@ class Owners:
         grouped: Grouped,
         slot: I64,
         begun: I64,
-        given: I64,
+        given: U16,
         ended: Generations,
         left: Generations,
-    ) -> tuple[I64, I64]:
+    ) -> tuple[U16, U16]:
         """Takes in events.
 
         Args:
@@ -65,11 +65,11 @@ class Owners:
             left: The generations that are open after them.
 
         Returns:
-            The owner of the generation that each row begins or belongs to, int64 (n,), and of each of the
+            The owner of the generation that each row begins or belongs to, uint16 (n,), and of each of the
             ended ones, (m,).
         """
-        before = self.by_slot(int(slot.max()) + 1).take(grouped.slot)
-        of_row = before.copy()
+        of_slot = self.by_slot(int(slot.max()) + 1)
+        of_row = of_slot.take(grouped.slot)
         # A generation's rows are those from its beginning to the next, or to the end of its group.
         last = grouped.tails.take(grouped.group_of.take(begun))
         np.minimum(last[:-1], begun[1:] - 1, out=last[:-1])
@@ -80,16 +80,16 @@ class Owners:
         if len(replaced):
             row = ended.rows.take(replaced)
             is_head = row == grouped.heads.take(ended.group_of.take(replaced))
-            went[replaced] = np.where(is_head, before.take(row), of_row.take(row - 1))
+            went[replaced] = np.where(is_head, of_slot.take(grouped.slot.take(row)), of_row.take(row - 1))
         new = (~left.carried).nonzero()[0]
-        self._of_slot[slot.take(left.group_of.take(new))] = of_row.take(left.rows.take(new))
+        of_slot[slot.take(left.group_of.take(new))] = of_row.take(left.rows.take(new))
         return of_row, went
 
-    def of_slots(self, slots: I64) -> I64:
+    def of_slots(self, slots: I64) -> U16:
         """The owners of some live slots."""
-        return self.by_slot(int(slots.max()) + 1).take(slots) if len(slots) else slots
+        return self.by_slot(int(slots.max(initial=-1)) + 1).take(slots)
 
-    def by_slot(self, slots: int) -> I64:
+    def by_slot(self, slots: int) -> U16:
         """The owner of each of so many slots, or more; what is changed in it is changed here."""
         self._of_slot = with_room(self._of_slot, slots)
         return self._of_slot
@@ -99,8 +99,8 @@ def owned_of_run(
     grouped: Grouped,
     begun: I64,
     ended: Generations,
-    of_row: I64,
-    went: I64,
+    of_row: U16,
+    went: U16,
     reused: tuple[Mask, Mask],
     observed: Mask | None,
 ) -> Owned:
@@ -123,9 +123,9 @@ def owned_of_run(
 
 def owned_from_now_on(births: I64) -> Owned:
     """Nobody's blocks, born at some times."""
-    return Owned(begun=np.zeros_like(births), begun_ts=births)
+    return Owned(begun=np.zeros(len(births), dtype=np.uint16), begun_ts=births)
 
 
-def owned_by_cleared(of_slot: I64, ts: int) -> Owned:
+def owned_by_cleared(of_slot: U16, ts: int) -> Owned:
     """What a clear ends, by owner."""
     return Owned(ended=of_slot, ended_ts=np.full(len(of_slot), ts), cleared=True)

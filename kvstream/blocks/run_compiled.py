@@ -35,11 +35,12 @@ _ALLOCATIONS, _SAMPLED, _ACCESSES, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS = range
 _REGRESSIONS, _UNKNOWN_REASONS, _REPLACEMENTS, _WITHOUT_CONTENT, _INSERTED = range(8, 13)
 _GAPS, _FIRSTS, _UNOBSERVED, _LIVES, _ENDS, _USES, _ASKS, _CHANGES, _COUNTS = range(13, 22)
 
-# Rows of ``seen``. Owners are in the order of what they own.
-_GAP, _GAP_OWNER, _FIRST, _FIRST_OWNER, _USED, _ASKED = range(6)
-_LIFETIME, _IDLE, _ACCESSED, _LIFE_OWNER, _LIFE_BLOCK, _LIFE_TS, _LIFE_REASON = range(6, 13)
-_BEGUN_TS, _BEGUN_OWNER, _UNOBSERVED_OWNER, _END_TS, _END_OWNER, _SEEN = range(13, 19)
-_CONTENT, _CHANGE_TS, _CHANGE_OWNER, _CHANGED = range(4)  # rows of ``changed``
+# Rows of ``seen``.
+_GAP, _FIRST, _USED, _ASKED, _BEGUN_TS, _END_TS = range(6)
+_LIFETIME, _IDLE, _ACCESSED, _LIFE_BLOCK, _LIFE_TS, _LIFE_REASON, _SEEN = range(6, 13)
+# Rows of ``whose``: owners, in the order of what they own.
+_GAP_OF, _FIRST_OF, _UNOBSERVED_OF, _LIFE_OF, _BEGUN_OF, _END_OF, _WHOSE = range(7)
+_CONTENT, _CHANGE_TS, _CHANGE_OF, _CHANGED = range(4)  # rows of ``changed``
 
 
 class CompiledRuns:
@@ -59,11 +60,12 @@ class CompiledRuns:
         self._sampled_below = _threshold(int(sample_rate * 2**64))
         # What the loop writes to is made once, as fresh memory costs more than writing to it.
         self._seen = np.empty((_SEEN, self.at_once), dtype=np.int64)
+        self._whose = np.empty((_WHOSE, self.at_once), dtype=np.uint16)
         self._changed = np.empty((_CHANGED, 2 * self.at_once), dtype=np.int64)
         self._comes = np.empty(2 * self.at_once, dtype=np.bool_)
         self._history = np.zeros((self.at_once, depth), dtype=np.int64)
         self._counts = np.zeros(_COUNTS, dtype=np.int64)
-        self._nothing, self._no_labels = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint16)
+        self._nothing, self._no_owners = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint16)
 
     def apply(
         self,
@@ -73,7 +75,7 @@ class CompiledRuns:
         reasons: U8 | None,
         keys: I64 | None,
         labels: U16 | None,
-        owners: I64 | None,
+        owners: U16 | None,
         *,
         rows: I64,
         ids: I64 | None,
@@ -81,7 +83,7 @@ class CompiledRuns:
         bits: int,
         free: I64,
         key_of: I64 | None,
-        owner_of: I64 | None,
+        owner_of: U16 | None,
         state: tuple[int, int, int],
         records: bool,
         changes: bool,
@@ -98,7 +100,7 @@ class CompiledRuns:
             reasons: Reason codes, uint8 (n,), or None.
             keys: Keys, int64 (n,), or None.
             labels: Numbers of labels, uint16 (n,), or None where all are 0.
-            owners: Owner of each of those numbers, int64, or None where there are no labels.
+            owners: Owner of each of those numbers, uint16, or None where there are no labels.
             rows: Birth, access count and last access times of each slot; changed.
             ids: Id of each slot in content streams, changed; otherwise None, and a slot is its own id.
             places: Places of the index of ids, with room for all that begin; changed.
@@ -125,15 +127,15 @@ class CompiledRuns:
             _read_only(ts),
             _read_only(ops[:0] if reasons is None else reasons),
             _read_only(ts[:0] if keys is None else keys),
-            _read_only(self._no_labels if labels is None else labels),
-            _read_only(ts[:0] if owners is None else owners),
+            _read_only(self._no_owners if labels is None else labels),
+            _read_only(self._no_owners if owners is None else owners),
             rows,
             self._nothing if ids is None else ids,
             places,
             bits,
             free,
             self._nothing if key_of is None else key_of,
-            self._nothing if owner_of is None else owner_of,
+            self._no_owners if owner_of is None else owner_of,
             self._mask,
             self._depth,
             self._seed,
@@ -145,6 +147,7 @@ class CompiledRuns:
             counts,
             seen.evictions,
             self._seen,
+            self._whose,
             self._changed,
             self._comes,
             self._history,
@@ -163,20 +166,19 @@ class CompiledRuns:
             lookups = made[_ALLOCATIONS] + made[_ACCESSES] - made[_WITHOUT_CONTENT]
             seen.add_lookups(lookups, self._seen[_ASKED, : made[_ASKS]].copy())
         if made[_CHANGES]:
-            rows_of = self._changed[: _CHANGED if owner_of is not None else _CHANGE_OWNER, : made[_CHANGES]]
-            content, at, *whose = rows_of.copy()
+            content, at = self._changed[:_CHANGE_OF, : made[_CHANGES]].copy()
             comes = self._comes[: made[_CHANGES]].copy()
-            seen.changes.append(ContentChanges(content, at, comes, ids is not None, *whose))
+            whose = self._changed[_CHANGE_OF, : made[_CHANGES]]
+            owned = None if owner_of is None else whose.astype(np.uint16)
+            seen.changes.append(ContentChanges(content, at, comes, ids is not None, owned))
         return (made[_LIVE], made[_FREE], made[_NEXT]), made[_INSERTED]
 
     def _add_columns(self, made: list[int], records: bool, owned: bool, seen: Observations) -> None:
         of = self._seen
-        gap, gap_owner = of[_GAP : _GAP_OWNER + 1, : made[_GAPS]].copy()
-        first, first_owner = of[_FIRST : _FIRST_OWNER + 1, : made[_FIRSTS]].copy()
         lives = of[_LIFETIME : _LIFE_REASON + 1, : made[_LIVES]].copy()
-        lifetime, idle, accesses, life_owner, block, ts, reason = lives
-        seen.reuse_gaps.append(gap)
-        seen.first_reuses.append(first)
+        lifetime, idle, accesses, block, ts, reason = lives
+        seen.reuse_gaps.append(of[_GAP, : made[_GAPS]].copy())
+        seen.first_reuses.append(of[_FIRST, : made[_FIRSTS]].copy())
         seen.used.append(of[_USED, : made[_USES]].copy())
         if made[_LIVES]:
             seen.lifetimes.append(lifetime)
@@ -187,18 +189,20 @@ class CompiledRuns:
                 codes = reason.astype(np.uint8)
                 seen.evicted.append(EvictionBatch(block, ts, lifetime, idle, accesses, codes, history))
         if owned:
-            begun_ts, begun = of[_BEGUN_TS : _BEGUN_OWNER + 1, : made[_ALLOCATIONS]].copy()
-            ended_ts, ended = of[_END_TS : _END_OWNER + 1, : made[_ENDS]].copy()
+            counted = (_GAPS, _FIRSTS, _UNOBSERVED, _LIVES, _ALLOCATIONS, _ENDS)
+            gaps, firsts, unobserved, of_lives, begun, ended = (
+                self._whose[row, : made[count]].copy() for row, count in enumerate(counted)
+            )
             seen.owned.append(
                 Owned(
                     begun=begun,
-                    begun_ts=begun_ts,
+                    begun_ts=of[_BEGUN_TS, : made[_ALLOCATIONS]].copy(),
                     ended=ended,
-                    ended_ts=ended_ts,
-                    unobserved=of[_UNOBSERVED_OWNER, : made[_UNOBSERVED]].copy(),
-                    reuse_gaps=gap_owner,
-                    first_reuses=first_owner,
-                    lives=life_owner,
+                    ended_ts=of[_END_TS, : made[_ENDS]].copy(),
+                    unobserved=unobserved,
+                    reuse_gaps=gaps,
+                    first_reuses=firsts,
+                    lives=of_lives,
                 )
             )
 
@@ -217,7 +221,7 @@ def _threshold(below: int) -> U64:
 
 @compiled
 def _load_ahead(
-    event: int, blocks: I64, rows: I64, ids: I64, places: Places, bits: int, key_of: I64, owner_of: I64
+    event: int, blocks: I64, rows: I64, ids: I64, places: Places, bits: int, key_of: I64, owner_of: U16
 ) -> None:
     """Begins to load what later events need, so that memory answers while others are applied."""
     by_hash, later = len(ids) > 0, event + _AHEAD
@@ -239,7 +243,7 @@ def _load_ahead(
 @compiled
 def _change(changed: I64, comes: Mask, counts: I64, content: int, ts: int, begins: bool, owner: int) -> None:
     at = counts[_CHANGES]
-    changed[_CONTENT, at], changed[_CHANGE_TS, at], changed[_CHANGE_OWNER, at] = content, ts, owner
+    changed[_CONTENT, at], changed[_CHANGE_TS, at], changed[_CHANGE_OF, at] = content, ts, owner
     comes[at] = begins
     counts[_CHANGES] += 1
 
@@ -252,14 +256,14 @@ def _apply(
     reasons: U8,
     keys: I64,
     labels: U16,
-    owners: I64,
+    owners: U16,
     rows: I64,
     ids: I64,
     places: Places,
     bits: int,
     free: I64,
     key_of: I64,
-    owner_of: I64,
+    owner_of: U16,
     mask: int,
     depth: int,
     seed: int,
@@ -271,6 +275,7 @@ def _apply(
     counts: I64,
     evictions: I64,
     seen: I64,
+    whose: U16,
     changed: I64,
     comes: Mask,
     history: I64,
@@ -312,13 +317,13 @@ def _apply(
             is_sampled = all_sampled or np.uint64(mix_one(mix_one(block ^ seed) ^ birth)) < sampled
         if op == _ACCESS:
             if is_sampled and count:
-                seen[_GAP, gaps], seen[_GAP_OWNER, gaps] = interval, owner
+                seen[_GAP, gaps], whose[_GAP_OF, gaps] = interval, owner
                 gaps += 1
             elif is_sampled:
-                seen[_FIRST, firsts], seen[_FIRST_OWNER, firsts] = interval, owner
+                seen[_FIRST, firsts], whose[_FIRST_OF, firsts] = interval, owner
                 firsts += 1
             elif has_owners:
-                seen[_UNOBSERVED_OWNER, counts[_UNOBSERVED]] = owner
+                whose[_UNOBSERVED_OF, counts[_UNOBSERVED]] = owner
                 counts[_UNOBSERVED] += 1
             accesses += 1
             rows[slot, 1] = count + 1
@@ -338,12 +343,12 @@ def _apply(
                     counts[_UNKNOWN_REASONS] += 1
             evictions[reason] += 1
             if has_owners:
-                seen[_END_TS, counts[_ENDS]], seen[_END_OWNER, counts[_ENDS]] = time, owner
+                seen[_END_TS, counts[_ENDS]], whose[_END_OF, counts[_ENDS]] = time, owner
             counts[_ENDS] += 1
             if is_sampled:
                 at = counts[_LIVES]
                 seen[_LIFETIME, at], seen[_IDLE, at], seen[_ACCESSED, at] = lifetime, interval, count
-                seen[_LIFE_OWNER, at], seen[_LIFE_BLOCK, at] = owner, block
+                whose[_LIFE_OF, at], seen[_LIFE_BLOCK, at] = owner, block
                 seen[_LIFE_TS, at], seen[_LIFE_REASON, at] = time, reason
                 if records:
                     for back in range(depth):
@@ -385,7 +390,7 @@ def _apply(
             if has_owners:
                 owner_of[slot] = owner
                 at = counts[_ALLOCATIONS]
-                seen[_BEGUN_TS, at], seen[_BEGUN_OWNER, at] = time, owner
+                seen[_BEGUN_TS, at], whose[_BEGUN_OF, at] = time, owner
             counts[_ALLOCATIONS] += 1
             birth, is_told = time, False
             if all_sampled or np.uint64(mix_one(mix_one(block ^ seed) ^ birth)) < sampled:

@@ -18,7 +18,7 @@ from kvstream.blocks.observations import EvictionBatch, Observations
 from kvstream.blocks.owners import Owners, owned_by_cleared, owned_from_now_on, owned_of_run
 from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.compiled import compiles
-from kvstream.events.frame import I64, U8, EventFrame, as_int64
+from kvstream.events.frame import I64, U8, U16, EventFrame, as_int64
 from kvstream.events.types import OTHER, REASONS, REPLACED, Op
 
 if TYPE_CHECKING:
@@ -332,8 +332,8 @@ class BlockTable:
         self.live_count += len(left.rows) - int(np.count_nonzero(count >= 0))
         self._write_back(grouped, left, slot)
 
-    def _owner_numbers(self, frame: EventFrame, seen: Observations) -> I64 | None:
-        """The owner that each number of ``label_of`` names, int64; None where there are no labels."""
+    def _owner_numbers(self, frame: EventFrame, seen: Observations) -> U16 | None:
+        """The owner that each number of ``label_of`` names, uint16; None where there are no labels."""
         if self.owners is None or not (frame.label_of is not None or self.owners.known):
             return None
         if not self.owners.known:  # until now nobody's blocks were not followed
@@ -342,7 +342,7 @@ class BlockTable:
         return self.owners.numbers(frame)
 
     def _apply_by_loop(
-        self, frame: EventFrame, numbers: I64 | None, runs: "CompiledRuns", seen: Observations
+        self, frame: EventFrame, numbers: U16 | None, runs: "CompiledRuns", seen: Observations
     ) -> None:
         allocated = frame.blocks.compress((frame.ops == Op.ALLOC) | (frame.ops == Op.STORE))
         if self._ids is None and len(allocated) and not self._grow_directly(allocated):

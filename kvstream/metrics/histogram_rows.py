@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvstream.compiled import compiled_loop
-from kvstream.events.frame import I64
+from kvstream.events.frame import I64, U16
 from kvstream.metrics.buckets import Counted, buckets
 from kvstream.metrics.histogram import ExponentialHistogram, exact_sum
 
@@ -22,7 +22,7 @@ class HistogramRows:
 
     Example:
         >>> rows = HistogramRows(4)
-        >>> rows.record(np.array([0, 2, 2]), np.array([10, 20, 30]), 3).sum_ns
+        >>> rows.record(np.array([0, 2, 2], dtype=np.uint16), np.array([10, 20, 30]), 3).sum_ns
         60
         >>> [rows.histogram(row).count for row in range(3)]
         [1, 0, 2]
@@ -37,11 +37,11 @@ class HistogramRows:
         self._sums: list[int] = []
         self._count_compiled = compiled_loop("kvstream.metrics.histogram_rows_compiled", "count_each")
 
-    def record(self, rows: I64, values_ns: I64, count: int) -> Counted:
+    def record(self, rows: U16, values_ns: I64, count: int) -> Counted:
         """Counts intervals, at least one.
 
         Args:
-            rows: Row of each interval, int64 (n,).
+            rows: Row of each interval, uint16 (n,).
             values_ns: The intervals, ns, none negative, int64 (n,).
             count: Rows that there must be, at least.
 
@@ -63,7 +63,8 @@ class HistogramRows:
                 *(counts, self._min, self._max, sums),
             )
         else:
-            places = rows * width
+            places = rows.astype(np.int64)
+            places *= width
             places += self._buckets.of(values_ns)
             places -= first
             counts = np.bincount(places, minlength=count * width).reshape(count, width)

@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kvstream.compiled import compiled
-from kvstream.events.frame import I64
+from kvstream.events.frame import I64, U16
 
 
 @compiled
 def count_each(
-    rows: I64,
+    rows: U16,
     values_ns: I64,
     bounds: I64,
     cell_shift: int,
@@ -26,7 +26,7 @@ def count_each(
     """Counts intervals.
 
     Args:
-        rows: Row of each interval, int64 (n,).
+        rows: Row of each interval, uint16 (n,).
         values_ns: The intervals, ns, none negative.
         bounds: As ``Buckets`` has them, and the next three.
         cell_shift: Bits of a float that say nothing of its cell.

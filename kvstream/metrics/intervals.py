@@ -4,7 +4,7 @@ import numpy as np
 
 from kvstream.blocks.observations import Observations, joined
 from kvstream.compiled import compiled_loop
-from kvstream.events.frame import I64
+from kvstream.events.frame import I64, U16
 from kvstream.metrics.buckets import Counted, buckets
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram, exact_sum
 from kvstream.metrics.histogram_rows import HistogramRows
@@ -35,7 +35,7 @@ class Intervals:
 
     def _forget(self) -> None:
         self._values: dict[str, list[I64]] = {name: [] for name in _NAMES}
-        self._owners: dict[str, list[I64]] = {name: [] for name in _NAMES}
+        self._owners: dict[str, list[U16]] = {name: [] for name in _NAMES}
         self._access_counts: list[I64] = []
         self._waiting = 0
         self._are_owned = False
@@ -73,7 +73,7 @@ class Intervals:
         window.observe_accesses(joined(self._access_counts))
         self._forget()
 
-    def _counted(self, name: str, values: I64, owners: I64) -> Counted:
+    def _counted(self, name: str, values: I64, owners: U16) -> Counted:
         if self._are_owned:
             return self._of_owners[name].record(owners, values, int(owners.max()) + 1)
         low, high = int(values.min()), int(values.max())

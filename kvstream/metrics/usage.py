@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from kvstream.blocks.observations import Observations, Owned, joined
-from kvstream.events.frame import I64
+from kvstream.events.frame import I64, U16
 from kvstream.events.types import LABEL_NAMES, Labels
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.intervals import Intervals
@@ -100,8 +100,8 @@ class UsageByOwner:
         if self._events >= _AT_ONCE:
             self._settle()
 
-    def observe_returns(self, owners: I64) -> None:
-        """Takes in evicted content that came back, by owner of the blocks that it is in now, int64 (m,)."""
+    def observe_returns(self, owners: U16) -> None:
+        """Takes in evicted content that came back, by owner of the blocks that it is in now, uint16 (m,)."""
         if not len(owners):
             return
         self._settle()
