@@ -101,22 +101,24 @@ def owned_of_run(
     ended: Generations,
     of_row: U16,
     went: U16,
-    reused: tuple[Mask, Mask],
+    reused: tuple[I64, I64],
     observed: Mask | None,
 ) -> Owned:
     """What some events did, by owner; ``reused`` and ``observed`` are what is observed of them."""
     again, first = reused
     unobserved = of_row[:0]
     if observed is not None:
-        unobserved = of_row.compress((grouped.op == Op.ACCESS) & ~again & ~first)
+        others = grouped.op == Op.ACCESS
+        others[again] = others[first] = False
+        unobserved = of_row.compress(others)
     return Owned(
         begun=of_row.take(begun),
         begun_ts=grouped.t.take(begun),
         ended=went,
         ended_ts=grouped.t.take(ended.rows),
         unobserved=unobserved,
-        reuse_gaps=of_row.compress(again),
-        first_reuses=of_row.compress(first),
+        reuse_gaps=of_row.take(again),
+        first_reuses=of_row.take(first),
         lives=went if observed is None else went.compress(observed),
     )
 

@@ -387,8 +387,8 @@ class BlockTable:
 
     def _observe_accesses(
         self, grouped: Grouped, slot: I64, count: I64, interval: I64, seen: Observations
-    ) -> tuple[Mask, Mask]:
-        """Returns which rows are reuses after a first, and which are first ones, as far as observed."""
+    ) -> tuple[I64, I64]:
+        """Returns the rows of reuses after a first, and those of first ones, as far as they are observed."""
         op = grouped.op
         again = np.empty(len(op), dtype=np.bool_)  # accesses of generations that were accessed before
         np.equal(op[:-1], Op.ACCESS, out=again[1:])
@@ -400,9 +400,10 @@ class BlockTable:
         if self._sample_rate < 1.0:
             chosen = self._sampled(grouped.slot, self._birth_of_rows(grouped, slot))
             again, first = again & chosen, first & chosen
-        seen.reuse_gaps.append(interval.compress(again))
-        seen.first_reuses.append(interval.compress(first))
-        return again, first
+        rows_again, rows_first = again.nonzero()[0], first.nonzero()[0]
+        seen.reuse_gaps.append(interval.take(rows_again))
+        seen.first_reuses.append(interval.take(rows_first))
+        return rows_again, rows_first
 
     def _birth_of_rows(self, grouped: Grouped, slot: I64) -> I64:
         """Start of the generation that is open just after each row, ns, (n,)."""

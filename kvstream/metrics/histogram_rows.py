@@ -63,14 +63,16 @@ class HistogramRows:
                 *(counts, self._min, self._max, sums),
             )
         else:
-            places = rows.astype(np.int64)
-            places *= width
+            wide = rows.astype(np.int64)
+            places = wide * width
             places += self._buckets.of(values_ns)
             places -= first
             counts = np.bincount(places, minlength=count * width).reshape(count, width)
-            sums = np.bincount(rows, values_ns, count)
-            np.minimum.at(self._min, rows, values_ns)
-            np.maximum.at(self._max, rows, values_ns)
+            sums = np.bincount(wide, values_ns, count)
+            beyond = (values_ns < self._min.take(wide)) | (values_ns > self._max.take(wide))
+            few = beyond.nonzero()[0]
+            np.minimum.at(self._min, wide.take(few), values_ns.take(few))
+            np.maximum.at(self._max, wide.take(few), values_ns.take(few))
         for row, total in enumerate(sums.tolist()):
             self._sums[row] += round(total)
         columns = self._columns(first, width)
