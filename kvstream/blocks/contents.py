@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kvstream.blocks.grouping import Generations, Grouped, Mask, with_room
+from kvstream.blocks.grouping import RUN_BITS, Generations, Grouped, Mask, with_room
 from kvstream.blocks.hashing import are_below, are_hashes, mix
 from kvstream.blocks.observations import ContentChanges
 from kvstream.events.frame import I64, U16
@@ -102,7 +102,7 @@ class Contents:
 
     def _may_be_below(self, grouped: Grouped, slot: I64, begun: I64, keys: I64 | None, below: int) -> Mask:
         """Which groups may be of a key whose hash is below, or of none, bool (g,)."""
-        self._first_bits = with_room(self._first_bits, int(slot.max()) + 1)
+        self._first_bits = with_room(self._first_bits, int(slot[-1]) + 1)
         most = min(below >> _OTHER_BITS, _FIRST_BITS) | _KNOWN
         found: Mask = self._first_bits.take(slot) <= most
         given = _keys_at(grouped, begun, keys)
@@ -165,8 +165,9 @@ class Contents:
         content = np.concatenate([went, came])
         begins = np.arange(len(rows)) >= len(gone)
         # By place in the frame; of one row, what goes goes before what comes.
-        # 16 bits hold that for a run, and are sorted at a sixth of the cost.
-        order = np.argsort((grouped.position.take(rows) * 2 + begins).astype(np.uint16), kind="stable")
+        packed = (grouped.position.take(rows) * 2 + begins) << RUN_BITS + 1 | np.arange(len(rows))
+        packed.sort()
+        order = packed & (1 << RUN_BITS + 1) - 1
         # A number that could be a slot says nothing of content, whatever other ids are beside it.
         known = content != 0 if ids is None else are_hashes(content)
         order = order.compress(known.take(order))
@@ -185,7 +186,7 @@ class Contents:
         self, grouped: Grouped, slot: I64, keys: I64 | None, begun: I64, ended: Generations, left: Generations
     ) -> tuple[I64, I64]:
         """Keys of the generations begun and ended, (b,) and (m,); remembers those of the ones left open."""
-        known = self._room_for(int(slot.max()) + 1)
+        known = self._room_for(int(slot[-1]) + 1)
         went = known.take(slot.take(ended.group_of))
         own = (~ended.carried).nonzero()[0]
         went[own] = _keys_at(grouped, ended.start.take(own), keys)

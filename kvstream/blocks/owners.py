@@ -68,7 +68,7 @@ class Owners:
             The owner of the generation that each row begins or belongs to, uint16 (n,), and of each of the
             ended ones, (m,).
         """
-        of_slot = self.by_slot(int(slot.max()) + 1)
+        of_slot = self.by_slot(int(slot[-1]) + 1)
         of_row = of_slot.take(grouped.slot)
         # A generation's rows are those from its beginning to the next, or to the end of its group.
         last = grouped.tails.take(grouped.group_of.take(begun))
