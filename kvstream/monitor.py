@@ -7,6 +7,7 @@ and takes no locks: whoever owns it calls it from one place at a time.
 import logging
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 
 from kvstream.alerts.rules import Rule
@@ -234,16 +235,14 @@ class Monitor:
 
 
 def compile_loops() -> None:
-    """Lets a monitor see two events, so that loops that are to be compiled are, before it matters."""
+    """Lets a monitor see a few events, so that loops that are to be compiled are, before it matters."""
     came_and_went = EventFrame(
-        np.array([Op.ALLOC, Op.EVICT], dtype=np.uint8),
-        np.full(2, 2**40),
-        np.zeros(2, dtype=np.int64),
-        labels=(Labels(tenant="any"),),
-        label_of=np.ones(2, dtype=np.uint16),
+        np.array([Op.ALLOC, Op.EVICT], dtype=np.uint8), np.full(2, 2**40), np.zeros(2, dtype=np.int64)
     )
     monitor = Monitor()
     monitor.process(came_and_went)
+    labels, label_of = (Labels(tenant="any"),), np.ones(2, dtype=np.uint16)
+    monitor.process(msgspec.structs.replace(came_and_went, labels=labels, label_of=label_of))
     monitor.summary()
 
 

@@ -35,7 +35,7 @@ class HistogramRows:
         self._min = np.zeros(0, dtype=np.int64)
         self._max = np.zeros(0, dtype=np.int64)
         self._sums: list[int] = []
-        self._count_compiled = compiled_loop("kvstream.metrics.histogram_rows_compiled", "count_each")
+        self._count_compiled = compiled_loop("kvstream.metrics.buckets_compiled", "count_each")
 
     def record(self, rows: U16, values_ns: I64, count: int) -> Counted:
         """Counts intervals, at least one.
@@ -81,7 +81,7 @@ class HistogramRows:
 
     def histogram(self, row: int) -> ExponentialHistogram:
         """The histogram of one row, as it is now."""
-        if row >= len(self._sums) or self._min[row] == _NEVER:
+        if row >= len(self._sums) or not self._counts[row].any():
             return ExponentialHistogram(self._buckets.scale)
         low, high = int(self._min[row]), int(self._max[row])
         return Counted(
@@ -96,7 +96,7 @@ class HistogramRows:
             self._min = np.pad(self._min, (0, more), constant_values=_NEVER)
             self._sums += [0] * more
 
-    def _columns(self, first: int, width: int) -> npt.NDArray[np.int64]:
+    def _columns(self, first: int, width: int) -> I64:
         """The columns of some buckets, made if there are none."""
         held = self._counts.shape[1]
         if not held:

@@ -30,7 +30,7 @@ class Intervals:
         self.classic = {name: ClassicHistogram() for name in _NAMES}
         self._buckets = buckets(scale)
         self._of_owners = {name: HistogramRows(scale) for name in _NAMES}
-        self._count_compiled = compiled_loop("kvstream.metrics.histogram_rows_compiled", "count_together")
+        self._count_compiled = compiled_loop("kvstream.metrics.buckets_compiled", "count_together")
         self._forget()
 
     def _forget(self) -> None:

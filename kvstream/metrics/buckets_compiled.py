@@ -1,4 +1,4 @@
-"""The compiled twin of how intervals are counted: one at a time."""
+"""The compiled twin of how intervals are counted by bucket: one at a time."""
 
 from typing import Any
 
