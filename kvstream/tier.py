@@ -31,7 +31,7 @@ from kvstream.metrics.usage import OwnerUsage, UsageByOwner
 from kvstream.metrics.window import Window, WindowRing
 from kvstream.metrics.working_set import WorkingSetHistory
 
-_CHANGES_AT_ONCE = 32_768  # of content: each time costs what a thousand of them do
+_CHANGES_AT_ONCE = 65_536  # of content: each time costs what a thousand of them do
 _LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
 _TREND_METRICS = (
     MetricType.LIFETIME,

@@ -241,11 +241,11 @@ def _load_ahead(
 
 
 @compiled
-def _change(changed: I64, comes: Mask, counts: I64, content: int, ts: int, begins: bool, owner: int) -> None:
-    at = counts[_CHANGES]
+def _change(changed: I64, comes: Mask, at: int, content: int, ts: int, begins: bool, owner: int) -> int:
+    """Writes a change at a place; returns the next."""
     changed[_CONTENT, at], changed[_CHANGE_TS, at], changed[_CHANGE_OF, at] = content, ts, owner
     comes[at] = begins
-    counts[_CHANGES] += 1
+    return at + 1
 
 
 @compiled
@@ -285,7 +285,9 @@ def _apply(
     sampled, all_sampled = sampled_below[0], sampled_below[1] != 0
     asked, all_asked = asked_below[0], asked_below[1] != 0
     looks_up = all_asked or asked != 0
-    gaps = firsts = accesses = uses = asks = 0  # counted here, as what is in registers costs nothing
+    gaps = firsts = accesses = uses = asks = came_or_went = (
+        0  # counted here, as what is in registers costs nothing
+    )
     for event in range(len(ops)):
         _load_ahead(event, blocks, rows, ids, places, bits, key_of, owner_of)
         block, time, op = blocks[event], ts[event], ops[event]
@@ -358,7 +360,7 @@ def _apply(
                 counts[_LIVES] += 1
         if op == _EVICT:
             if changes and content:
-                _change(changed, comes, counts, content, time, False, owner)
+                came_or_went = _change(changed, comes, came_or_went, content, time, False, owner)
             rows[slot, 1] = _NOT_LIVE
             counts[_LIVE] -= 1
             if by_hash:
@@ -381,9 +383,9 @@ def _apply(
             if changes:
                 is_same = is_live and content == came
                 if is_live and content and not is_same:
-                    _change(changed, comes, counts, content, time, False, owner)
+                    came_or_went = _change(changed, comes, came_or_went, content, time, False, owner)
                 if came and not is_same:
-                    _change(changed, comes, counts, came, time, True, owner)
+                    came_or_went = _change(changed, comes, came_or_went, came, time, True, owner)
             content = came
             if has_keys:
                 key_of[slot] = came
@@ -410,3 +412,4 @@ def _apply(
     counts[_ACCESSES] = accesses
     counts[_USES] = uses
     counts[_ASKS] = asks
+    counts[_CHANGES] = came_or_went
