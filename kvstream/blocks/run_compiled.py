@@ -285,9 +285,8 @@ def _apply(
     sampled, all_sampled = sampled_below[0], sampled_below[1] != 0
     asked, all_asked = asked_below[0], asked_below[1] != 0
     looks_up = all_asked or asked != 0
-    gaps = firsts = accesses = uses = asks = came_or_went = (
-        0  # counted here, as what is in registers costs nothing
-    )
+    # Counted here, as what is in registers costs nothing.
+    gaps = firsts = accesses = uses = asks = came_or_went = 0
     for event in range(len(ops)):
         _load_ahead(event, blocks, rows, ids, places, bits, key_of, owner_of)
         block, time, op = blocks[event], ts[event], ops[event]
