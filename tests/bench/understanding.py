@@ -1,76 +1,110 @@
 """What understanding costs: ``python -m tests.bench.understanding [EVENTS]``.
 
-Streams are measured with all of it on and off in turns; the ratio is the median over pairs. On is what a
-monitor does by default; labels are in the stream or not, and never where all is off.
+Whole streams are measured with all of it on and off in turns; the ratio is the median over pairs. On is what
+a stream does by default; labels are in the events or not, and never where all is off.
 """
 
 import statistics
 import sys
 import time
+from unittest import mock
 
+import anyio
 import msgspec
 import numpy as np
 
+from kvstream import KVStream, MetricsConfig, StreamConfig
 from kvstream.bench.streams import busy, filling
-from kvstream.blocks.grouping import RUN_EVENTS
 from kvstream.blocks.hashing import mix
-from kvstream.config import MetricsConfig
+from kvstream.events.codec import decode_lines, encode_lines
+from kvstream.events.frame import joined_frames
 from kvstream.events.types import Labels, Op
-from kvstream.monitor import Monitor, compile_loops
+from kvstream.metrics.working_set import WorkingSetHistory
+from kvstream.monitor import compile_loops
 
-SLOTS, CONTENTS = 16_384, 200_000  # live
+SLOTS, CONTENTS, SOURCES = 16_384, 200_000, 64
 KEYS, ZIPF = 200_000, 1.1  # different ones, and how unequally they are asked for
 TENANTS = tuple(Labels(tenant=f"tenant-{number}") for number in range(8))
-FRAME_EVENTS, PAIRS = 4_096, 7
-OFF = MetricsConfig(owners=0, ghost_blocks=0, curve_contents=0)
+PAIRS = 7
+ON = StreamConfig()
+OFF = StreamConfig(metrics=MetricsConfig(owners=0, ghost_blocks=0, curve_contents=0))
 
 
-def keyed(frame, seed):
-    keys = np.random.default_rng(seed).zipf(ZIPF, len(frame)) % KEYS
+def stream(events, live, content=False, source="bench"):
+    """A cache that fills, and is busy then."""
+    parts = [filling(live, content=content, source=source)]
+    parts.append(busy(live, events, content=content, source=source))
+    return joined_frames(parts)
+
+
+def keyed(frame):
+    keys = np.random.default_rng(1).zipf(ZIPF, len(frame)) % KEYS
     return msgspec.structs.replace(frame, keys=np.where(frame.ops == Op.ALLOC, mix(keys).view(np.int64), 0))
 
 
-def labelled(frame, seed):
-    of = np.random.default_rng(seed).integers(1, len(TENANTS) + 1, len(frame))
+def labelled(frame):
+    of = np.random.default_rng(2).integers(1, len(TENANTS) + 1, len(frame))
     of[frame.ops != Op.ALLOC] = 0
     return msgspec.structs.replace(frame, labels=TENANTS, label_of=of.astype(np.uint16))
 
 
-def stream(kind, events):
-    """The frame that fills a cache, and one of a busy one."""
-    live = CONTENTS if kind == "content" else SLOTS
-    fill = filling(live, content=kind == "content")
-    then = busy(live, events, content=kind == "content")
-    return (keyed(fill, 1), keyed(then, 2)) if kind == "keyed slots" else (fill, then)
+def small_frames(events):
+    """Frames of 64 events, from many sources by turns."""
+    each = events // SOURCES
+    cut = [stream(each, 1024, source=f"engine-{n}").cut(64) for n in range(SOURCES)]
+    return [frame for turn in zip(*cut, strict=True) for frame in turn]
 
 
-def seconds(fill, then, config):
-    """How long a monitor takes for the second frame, cut into small ones, and its summary."""
-    monitor = Monitor(config)
-    monitor.process(fill)
-    if config is OFF:  # what has no setting of its own
-        for tier in monitor.tiers():
-            tier.working_set.add = lambda index, used: None
-    frames = then.cut(FRAME_EVENTS)
-    at_once = RUN_EVENTS // FRAME_EVENTS
+async def consume(frames, config):
+    async with KVStream(config) as running:
+        for frame in frames:
+            await running.send(frame)
+    running.summary()
+
+
+async def consume_lines(chunks, config):
+    async with KVStream(config) as running:
+        for chunk in chunks:
+            for frame in decode_lines(chunk, print):
+                await running.send(frame)
+    running.summary()
+
+
+def seconds(work, given, config):
     begun = time.perf_counter()
-    for at in range(0, len(frames), at_once):
-        monitor.process_batch(frames[at : at + at_once])
-    monitor.summary()
+    anyio.run(work, given, config)
     return time.perf_counter() - begun
+
+
+def compare(name, events, without, given, work=consume):
+    """Prints what a stream costs off and on, of which ``without`` is the same without labels."""
+    pairs = []
+    for _ in range(PAIRS):
+        with mock.patch.object(WorkingSetHistory, "add"):  # which has no setting of its own
+            off = seconds(work, without, OFF)
+        pairs.append((off, seconds(work, given, ON)))
+    off, on = (statistics.median(times) / events * 1e9 for times in zip(*pairs, strict=True))
+    ratio = statistics.median(with_all / without for without, with_all in pairs)
+    print(f"{name:28} {off:8.1f} {on:8.1f}  {ratio:.2f}", flush=True)
 
 
 def main():
     events = int(sys.argv[1]) if len(sys.argv) > 1 else 4_000_000
     compile_loops()
-    print(f"{'stream':28} {'off':>8} {'on':>8}  ns/event, {events:,} events")
-    for kind in ("slots", "keyed slots", "content"):
-        fill, then = stream(kind, events)
-        for name, on in ((kind, (fill, then)), (f"{kind}, labelled", (labelled(fill, 3), labelled(then, 4)))):
-            pairs = [(seconds(fill, then, OFF), seconds(*on, MetricsConfig())) for _ in range(PAIRS)]
-            off, with_all = (statistics.median(times) / events * 1e9 for times in zip(*pairs, strict=True))
-            ratio = statistics.median(b / a for a, b in pairs)
-            print(f"{name:28} {off:8.1f} {with_all:8.1f}  {ratio:.2f}", flush=True)
+    print(f"{'stream':28} {'off':>8} {'on':>8}  ns/event")
+    slots = stream(events, SLOTS)
+    for kind, frame in (
+        ("slots", slots),
+        ("keyed slots", keyed(slots)),
+        ("content", stream(events, CONTENTS, content=True)),
+    ):
+        plain = frame.cut(4_096)
+        compare(kind, len(frame), plain, plain)
+        compare(f"{kind}, labelled", len(frame), plain, labelled(frame).cut(4_096))
+    small = small_frames(events)
+    compare("frames of 64, 64 sources", sum(map(len, small)), small, small)
+    lines = [encode_lines(frame.to_events()) for frame in slots.cut(4_096)[: events // 32_768]]
+    compare("JSON lines", 4_096 * len(lines), lines, lines, consume_lines)
 
 
 if __name__ == "__main__":
