@@ -1,5 +1,6 @@
 """Whose blocks are held for how long, and of what use: against a plain account of each owner."""
 
+import tracemalloc
 from collections import Counter, defaultdict
 
 import msgspec
@@ -8,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvstream.blocks.observations import Observations, Owned
 from kvstream.config import MetricsConfig
 from kvstream.events.types import Labels
+from kvstream.metrics.usage import UsageByOwner
 from kvstream.monitor import Monitor
 from tests.reference import ReferenceContents, ReferenceGhosts, ReferenceTable
 from tests.strategies import cuts, frame, plain_events
@@ -190,3 +193,14 @@ def test_sources_with_the_same_label_are_one_in_the_summary_of_all():
     (usage,) = monitor.summary().labels["tenant"]
     assert (usage.value, usage.blocks_live, usage.accesses) == ("a", 2, 2)
     assert monitor.summary("one").labels["tenant"][0].blocks_live == 1
+
+
+def test_what_waits_is_bounded_where_blocks_are_only_accessed():
+    usage, hits = UsageByOwner(4), 10_000
+    tracemalloc.start()
+    for _ in range(500):
+        owned = Owned(reuse_gaps=np.zeros(hits, np.uint16))
+        usage.observe(Observations(accesses=hits, owned=[owned]))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 2**20
