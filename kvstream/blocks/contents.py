@@ -88,10 +88,9 @@ class Contents:
         rows = grouped.rows_of(groups.nonzero()[0])
         if ids is not None:
             content = ids.take(grouped.slot.take(rows))
-            known = are_hashes(content)
         else:
             content = self._keys_of_rows(grouped, rows, keys)
-            known = content != 0
+        known = _are_known(content, ids)
         is_lookup = grouped.op.take(rows) != Op.EVICT
         unknown = int(np.count_nonzero(is_lookup & ~known))
         chosen = (is_lookup & known).nonzero()[0]
@@ -168,9 +167,7 @@ class Contents:
         packed = (grouped.position.take(rows) * 2 + begins) << RUN_BITS + 1 | np.arange(len(rows))
         packed.sort()
         order = packed & (1 << RUN_BITS + 1) - 1
-        # A number that could be a slot says nothing of content, whatever other ids are beside it.
-        known = content != 0 if ids is None else are_hashes(content)
-        order = order.compress(known.take(order))
+        order = order.compress(_are_known(content, ids).take(order))
         if not len(order):
             return None
         rows = rows.take(order)
@@ -197,6 +194,12 @@ class Contents:
     def _room_for(self, slots: int) -> I64:
         self._keys = with_room(np.zeros(0, dtype=np.int64) if self._keys is None else self._keys, slots)
         return self._keys
+
+
+def _are_known(content: I64, ids: I64 | None) -> Mask:
+    """Which content says what it is, of the same shape: keys but 0, and ids that can be no slot."""
+    # A number that could be a slot says nothing of content, whatever other ids are beside it.
+    return content != 0 if ids is None else are_hashes(content)
 
 
 def _keys_at(grouped: Grouped, rows: I64, keys: I64 | None) -> I64:

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from kvstream.events.frame import I64, U8
+from kvstream.events.frame import I64, U8, U16
 from kvstream.events.types import Op
 
 Mask = npt.NDArray[np.bool_]
-Column = TypeVar("Column", I64, npt.NDArray[np.uint16])
+Column = TypeVar("Column", I64, U16)
 
 RUN_BITS = 15
 RUN_EVENTS = 1 << RUN_BITS
@@ -60,6 +60,21 @@ class Grouped(msgspec.Struct, frozen=True, eq=False):
         """
         start = np.maximum.accumulate(np.where(self.op.take(rows) == Op.ALLOC, rows, -1))
         return start, start < self.heads.take(self.group_of.take(rows))
+
+    def carried_on(self, before: Column, begun: I64, given: Column) -> Column:
+        """What holds of the generation that is open just after each row, (n,).
+
+        Args:
+            before: What holds of the one that the group's first row finds, by row, (n,); changed in place.
+            begun: Rows that begin a generation, int64 (b,).
+            given: What holds of each of those, (b,).
+        """
+        # A generation's rows are those from its beginning to the next, or to the end of its group.
+        last = self.tails.take(self.group_of.take(begun))
+        np.minimum(last[:-1], begun[1:] - 1, out=last[:-1])
+        lengths = last - begun + 1
+        before[ranges(begun, lengths)] = given.repeat(lengths)
+        return before
 
     def without_effect(self, live: Mask) -> Mask | None:
         """Which rows speak of a block that is not live at that moment; None if there are none.

@@ -1,16 +1,15 @@
 """What applying a frame lets one see: counts, intervals and the evictions themselves."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import field
 
+from kvstream.blocks.grouping import Column
 from kvstream.events.frame import I64, U8, U16
 from kvstream.events.types import REASONS
-
-Column = TypeVar("Column", I64, U16)
 
 
 class KVCacheEvictionEvent(msgspec.Struct, frozen=True, tag="eviction"):

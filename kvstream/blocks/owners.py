@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kvstream.blocks.grouping import Generations, Grouped, Mask, ranges, with_room
+from kvstream.blocks.grouping import Generations, Grouped, Mask, with_room
 from kvstream.blocks.observations import Owned
 from kvstream.events.frame import I64, U16, EventFrame
 from kvstream.events.types import Labels, Op
@@ -69,12 +69,7 @@ class Owners:
             ended ones, (m,).
         """
         of_slot = self.by_slot(int(slot[-1]) + 1)
-        of_row = of_slot.take(grouped.slot)
-        # A generation's rows are those from its beginning to the next, or to the end of its group.
-        last = grouped.tails.take(grouped.group_of.take(begun))
-        np.minimum(last[:-1], begun[1:] - 1, out=last[:-1])
-        lengths = last - begun + 1
-        of_row[ranges(begun, lengths)] = given.repeat(lengths)
+        of_row = grouped.carried_on(of_slot.take(grouped.slot), begun, given)
         went = of_row.take(ended.rows)
         replaced = (grouped.op.take(ended.rows) == Op.ALLOC).nonzero()[0]
         if len(replaced):

@@ -189,6 +189,7 @@ class CompiledRuns:
                 codes = reason.astype(np.uint8)
                 seen.evicted.append(EvictionBatch(block, ts, lifetime, idle, accesses, codes, history))
         if owned:
+            # By row of ``whose``.
             counted = (_GAPS, _FIRSTS, _UNOBSERVED, _LIVES, _ALLOCATIONS, _ENDS)
             gaps, firsts, unobserved, of_lives, begun, ended = (
                 self._whose[row, : made[count]].copy() for row, count in enumerate(counted)

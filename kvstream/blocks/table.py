@@ -312,7 +312,7 @@ class BlockTable:
         interval = _intervals(grouped, count, last, seen)
         begun = (grouped.op == Op.ALLOC).nonzero()[0]
         self._observe_allocations(grouped, begun, seen)
-        reused = self._observe_accesses(grouped, slot, count, interval, seen)
+        reused = self._observe_accesses(grouped, begun, count, interval, seen)
         observed = self._observe_ended(grouped, ended, interval, reasons, seen)
         of_row = None
         if self.owners is not None and numbers is not None:
@@ -386,7 +386,7 @@ class BlockTable:
             seen.sampled_allocations += len(rows)
 
     def _observe_accesses(
-        self, grouped: Grouped, slot: I64, count: I64, interval: I64, seen: Observations
+        self, grouped: Grouped, begun: I64, count: I64, interval: I64, seen: Observations
     ) -> tuple[I64, I64]:
         """Returns the rows of reuses after a first, and those of first ones, as far as they are observed."""
         op = grouped.op
@@ -398,17 +398,13 @@ class BlockTable:
         first = is_access & ~again
         seen.accesses += int(np.count_nonzero(is_access))
         if self._sample_rate < 1.0:
-            chosen = self._sampled(grouped.slot, self._birth_of_rows(grouped, slot))
+            birth = grouped.carried_on(self._birth[grouped.slot], begun, grouped.t.take(begun))
+            chosen = self._sampled(grouped.slot, birth)
             again, first = again & chosen, first & chosen
         rows_again, rows_first = again.nonzero()[0], first.nonzero()[0]
         seen.reuse_gaps.append(interval.take(rows_again))
         seen.first_reuses.append(interval.take(rows_first))
         return rows_again, rows_first
-
-    def _birth_of_rows(self, grouped: Grouped, slot: I64) -> I64:
-        """Start of the generation that is open just after each row, ns, (n,)."""
-        start, carried = grouped.begun_at(np.arange(len(grouped.op)))
-        return np.where(carried, self._birth[slot].take(grouped.group_of), grouped.t.take(start))
 
     def _observe_ended(
         self,

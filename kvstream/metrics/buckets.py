@@ -36,6 +36,11 @@ class Buckets(msgspec.Struct, frozen=True, eq=False):
     first_cell: int
     lowest: I64
 
+    def span(self, low: int, high: int) -> tuple[int, int]:
+        """The bucket of the first of two values, and how many there are from it to that of the second."""
+        first, last = self.bounds.searchsorted([low, high]).tolist()
+        return first, last - first + 1
+
     def of(self, values_ns: I64) -> I64:
         """The bucket of each value, none negative, int64 (n,)."""
         if int(values_ns.max(initial=0)) >= _EXACT_FLOAT:

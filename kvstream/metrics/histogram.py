@@ -167,9 +167,12 @@ def upper_bounds(scale: int) -> tuple[int, I64]:
 
 def exact_sum(values: I64, largest: int) -> int:
     """The sum as a Python int, also where int64 would overflow."""
-    if largest and len(values) > (2**63 - 1) // largest:
-        return sum(values.tolist())
-    return int(values.sum())
+    return int(values.sum()) if sums_fit(values, largest) else sum(values.tolist())
+
+
+def sums_fit(values: I64, largest: int) -> bool:
+    """Whether no sum of some of the values overflows int64."""
+    return not largest or len(values) <= (2**63 - 1) // largest
 
 
 class ClassicHistogram:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from kvstream.compiled import compiled_loop
 from kvstream.events.frame import I64, U16
 from kvstream.metrics.buckets import Counted, buckets
-from kvstream.metrics.histogram import ExponentialHistogram, exact_sum
+from kvstream.metrics.histogram import ExponentialHistogram, exact_sum, sums_fit
 
 _NEVER = 2**63 - 1
 _SPARE = 32
@@ -22,7 +22,7 @@ class HistogramRows:
 
     Example:
         >>> rows = HistogramRows(4)
-        >>> rows.record(np.array([0, 2, 2], dtype=np.uint16), np.array([10, 20, 30]), 3).sum_ns
+        >>> rows.record(np.array([0, 2, 2], dtype=np.uint16), np.array([10, 20, 30])).sum_ns
         60
         >>> [rows.histogram(row).count for row in range(3)]
         [1, 0, 2]
@@ -37,26 +37,24 @@ class HistogramRows:
         self._sums: list[int] = []
         self._count_compiled = compiled_loop("kvstream.metrics.buckets_compiled", "count_each")
 
-    def record(self, rows: U16, values_ns: I64, count: int) -> Counted:
+    def record(self, rows: U16, values_ns: I64) -> Counted:
         """Counts intervals, at least one.
 
         Args:
             rows: Row of each interval, uint16 (n,).
             values_ns: The intervals, ns, none negative, int64 (n,).
-            count: Rows that there must be, at least.
 
         Returns:
             What was counted, of all rows together.
         """
-        self._grow(count)
+        self._grow(int(rows.max()) + 1)
         count = len(self._sums)
         low, high = int(values_ns.min()), int(values_ns.max())
-        first, last = self._buckets.bounds.searchsorted([low, high]).tolist()
-        width = last - first + 1
+        first, width = self._buckets.span(low, high)
         if self._count_compiled is not None:
             counts = np.zeros((count, width), dtype=np.int64)
-            is_exact = high <= _NEVER // len(values_ns)
-            sums: npt.NDArray[Any] = np.zeros(count, dtype=np.int64 if is_exact else np.float64)
+            exact = sums_fit(values_ns, high)
+            sums: npt.NDArray[Any] = np.zeros(count, dtype=np.int64 if exact else np.float64)
             of = self._buckets
             self._count_compiled(
                 *(rows, values_ns, of.bounds, of.cell_shift, of.first_cell, of.lowest, first),

@@ -67,26 +67,26 @@ class Intervals:
         for name in _NAMES:
             values = joined(self._values[name])
             if len(values):
-                counted = self._counted(name, values, joined(self._owners[name]))
-                getattr(window, name).merge(counted.exponential())
-                self.classic[name].add(counted.classic())
+                self._count(name, values, getattr(window, name))
         window.observe_accesses(joined(self._access_counts))
         self._forget()
 
-    def _counted(self, name: str, values: I64, owners: U16) -> Counted:
+    def _count(self, name: str, values: I64, of_window: ExponentialHistogram) -> None:
         if self._are_owned:
-            return self._of_owners[name].record(owners, values, int(owners.max()) + 1)
-        low, high = int(values.min()), int(values.max())
-        first, last = self._buckets.bounds.searchsorted([low, high]).tolist()
-        of = self._buckets
-        if self._count_compiled is not None:
-            counts = np.zeros(last - first + 1, dtype=np.int64)
+            counted = self._of_owners[name].record(joined(self._owners[name]), values)
+        elif self._count_compiled is not None:
+            low, high, of = int(values.min()), int(values.max()), self._buckets
+            first, width = of.span(low, high)
+            counts = np.zeros(width, dtype=np.int64)
             self._count_compiled(values, of.bounds, of.cell_shift, of.first_cell, of.lowest, first, counts)
+            counted = Counted(of, first, counts, exact_sum(values, high), low, high)
         else:
-            # The places of bounds among sorted values: a third of what each value's bucket would cost.
-            counts = np.sort(values).searchsorted(of.bounds[first : last + 1], side="right")
-            counts[1:] -= counts[:-1].copy()
-        return Counted(of, first, counts, exact_sum(values, high), low, high)
+            ascending = np.sort(values)
+            of_window.record_ascending(ascending)
+            self.classic[name].record_ascending(ascending)
+            return
+        of_window.merge(counted.exponential())
+        self.classic[name].add(counted.classic())
 
     def of_owner(self, owner: int) -> dict[str, ExponentialHistogram]:
         """Everything counted since the start of one owner's blocks, by name; settled before."""

@@ -26,7 +26,7 @@ def test_each_row_is_the_histogram_of_its_own_intervals(parts, scale):
     for part in parts:
         values = np.array([v for _, v in part], np.int64)
         if len(values):
-            counted = rows.record(np.array([r for r, _ in part], np.uint16), values, 5)
+            counted = rows.record(np.array([r for r, _ in part], np.uint16), values)
             together, classic = ExponentialHistogram(scale), ClassicHistogram()
             together.record(values)
             classic.record(values)
@@ -46,7 +46,7 @@ def test_values_at_the_bounds_of_buckets_are_counted_as_they_must_be():
         bounds = buckets(scale).bounds
         values = np.unique(np.concatenate([bounds[1:] - 1, bounds, bounds[:-1] + 1]))
         values = values[values < 2**53]
-        counted = HistogramRows(scale).record(np.zeros(len(values), np.uint16), values, 1)
+        counted = HistogramRows(scale).record(np.zeros(len(values), np.uint16), values)
         plain, classic = ExponentialHistogram(scale), ClassicHistogram()
         plain.record(values)
         classic.record(values)
