@@ -334,7 +334,7 @@ class BlockTable:
 
     def _owner_numbers(self, frame: EventFrame, seen: Observations) -> U16 | None:
         """The owner that each number of ``label_of`` names, uint16; None where there are no labels."""
-        if self.owners is None or not (frame.label_of is not None or self.owners.known):
+        if self.owners is None or not (frame.labels or self.owners.known):
             return None
         if not self.owners.known:  # until now nobody's blocks were not followed
             held = (self._count >= 0).nonzero()[0]

@@ -173,6 +173,16 @@ def test_blocks_from_before_the_first_label_are_nobodys():
     assert (usage["a"].hit_share, usage["a"].residency_share) == (1.0, pytest.approx(100 / 1100))
 
 
+def test_frames_that_could_have_labels_and_have_none_count_nothing_twice():
+    monitor, blocks = Monitor(), frame([(0, block, 100, "") for block in range(5)])
+    for _ in range(3):
+        monitor.process(msgspec.structs.replace(blocks, label_of=np.zeros(5, np.uint16)))
+    assert monitor.summary().labels == {}
+    monitor.process(labelled([(0, 9, 200, "")], [OWNERS[1]]))
+    usage = {of.value: of for of in monitor.summary().labels["tenant"]}
+    assert (usage[None].blocks_live, usage["a"].blocks_live) == (5, 1)
+
+
 def test_owners_beyond_the_bound_are_other_and_nothing_is_lost():
     monitor = Monitor(MetricsConfig(owners=3))
     for i in range(50):
