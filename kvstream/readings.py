@@ -85,6 +85,9 @@ _IN_FLIGHT = Family("gauge", "kvstream_events_in_flight", "Events in buffers and
 _UNDELIVERED = Family(
     "counter", "kvstream_subscriber_dropped", "Items that a subscriber did not take in time.", ("subscriber",)
 )
+_FAULTS = Family(
+    "counter", "kvstream_faults", "Errors contained at the edges, by part and reason.", ("part", "reason")
+)
 _FAILURES = Family("counter", "kvstream_subscriber_failures", "Times that a handler raised.", ("subscriber",))
 
 FAMILIES = (
@@ -92,7 +95,7 @@ FAMILIES = (
     *(_LIFETIME, _IDLE, _REUSE_GAP, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS, _REGRESSIONS, _CLOCK_STEPS),
     *(_LOST, _DUPLICATES, _RESTARTS, _FIRING),
     *(_OWNED_BLOCKS, _OWNED_SHARE, _OWNED_ALLOCATIONS, _OWNED_ACCESSES, _OWNED_EVICTIONS, _OWNED_PREMATURE),
-    *(_OFFERED, _PROCESSED, _DROPPED, _MALFORMED, _IN_FLIGHT, _UNDELIVERED, _FAILURES),
+    *(_OFFERED, _PROCESSED, _DROPPED, _MALFORMED, _IN_FLIGHT, _UNDELIVERED, _FAILURES, _FAULTS),
 )
 """Every metric, in the order of the exposition."""
 
@@ -163,6 +166,8 @@ def stream_readings(stream: KVStream) -> Iterator[Reading]:
     for subscriber in inside.subscribers:
         dropped[subscriber.name] += subscriber.dropped
         failures[subscriber.name] += subscriber.failures
+    for fault, count in sorted(inside.faults.items()):
+        yield _FAULTS, fault, count
     for name in dropped:
         yield _UNDELIVERED, (name,), dropped[name]
         yield _FAILURES, (name,), failures[name]

@@ -25,6 +25,7 @@ from kvstream.config import OverflowPolicy, StreamConfig
 from kvstream.errors import ClosedStreamError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
+from kvstream.faults import FaultLog
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.monitor import CacheLimit, Gathering, Monitor, SourceMonitor, accounts_of, compile_loops
 from kvstream.producer import Producer, ProducerStatistics
@@ -54,12 +55,14 @@ class StreamStatistics(NamedTuple):
         queues: One entry a consumer.
         producers: One entry a producer, in order of making.
         subscribers: One entry a subscription or handler.
+        faults: Errors that ended what they concern and nothing more, by (part, reason).
     """
 
     accounts: Accounts
     queues: tuple[QueueStatistics, ...]
     producers: tuple[ProducerStatistics, ...]
     subscribers: tuple[SubscriptionStatistics, ...]
+    faults: dict[tuple[str, str], int]
 
 
 class KVStream:
@@ -74,6 +77,9 @@ class KVStream:
         rules: Alert rules; the built-in ones by default.
         clock: Nanoseconds since the Unix epoch, for producers.
         silences: Alerts not to be told of; ``silence`` adds others.
+
+    Attributes:
+        faults: Where servers and handlers around the stream note the errors that they contain.
 
     Example:
         >>> async def main():
@@ -98,6 +104,7 @@ class KVStream:
         self._compiles = compiles()
         self._silences = Silences(silences)
         self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
+        self.faults = FaultLog()
         self._producers = ProducerSet(self.config, clock or Clock(), lambda s: self._queues[self._owner(s)])
         limit = CacheLimit(self.config.metrics.max_caches)
         self._monitors = [
@@ -415,6 +422,7 @@ class KVStream:
             tuple(queue.statistics() for queue in self._queues),
             tuple(producer.statistics() for producer in self._producers),
             tuple(entry for topic in self._topics for entry in topic.statistics()),
+            dict(self.faults.counts),
         )
 
     def _account(self, accounts: Accounts) -> None:

@@ -12,6 +12,8 @@ NOT_READ = ("kvstream.__main__", "kvstream.recorder_compiled")
 MODULES = [m.name for m in pkgutil.walk_packages(kvstream.__path__, "kvstream.") if m.name not in NOT_READ]
 ORDER = [
     "errors",
+    "text",
+    "faults",
     "config",
     "compiled",
     "clock",

@@ -40,13 +40,14 @@ def tool(name):
 
 @asynccontextmanager
 async def filled():
-    """A stream with two sources, an odd name, labels, an alert, a loss and something malformed."""
+    """A stream with two sources, an odd name, labels, an alert, a loss and a fault."""
     async with KVStream(StreamConfig(metrics=MetricsConfig(capacity=512))) as stream:
         stream.on_alert(print)
         await send_chat(stream, 20_000)
         await stream.producer(ODD).allocated(range(10), labels=Labels(tenant="acme", lora="sql"))
         await stream.producer(ODD).accessed([1, 1, 2])
         stream.producer(ODD).drop("queue_full", 3)
+        stream.faults.note("frames", "bad_token", "wrong token")
         await stream.producer(ODD, "cpu").allocated(5)
         await stream.flush()
         yield stream

@@ -1,0 +1,1 @@
+"""Words and characters of what kvstream prints."""
