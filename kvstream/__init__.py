@@ -1,7 +1,7 @@
 """kvstream: every KV-cache block, every access, as an asyncio event stream."""
 
 from kvstream.alerts.groups import AlertGroup
-from kvstream.alerts.rules import Rule
+from kvstream.alerts.rule import Rule
 from kvstream.alerts.rules_file import default_rules, load_rules
 from kvstream.alerts.silences import Silence
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from kvstream.alerts.rules import Rule
+from kvstream.alerts.rule import Rule
 from kvstream.alerts.types import CacheAlert
 from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.blocks.observations import EvictionBatch, KVCacheEvictionEvent

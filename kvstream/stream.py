@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from kvstream.alerts.groups import AlertGroup, alert_groups
-from kvstream.alerts.rules import Rule
+from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silence, Silences
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent

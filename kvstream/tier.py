@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from kvstream.alerts.lifecycle import RuleEngine
-from kvstream.alerts.rules import Rule, points_of
+from kvstream.alerts.evaluator import Evaluator
+from kvstream.alerts.points import points_of
+from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert, MetricType
 from kvstream.blocks.observations import (
@@ -82,7 +83,7 @@ class TierMonitor:
         detailed = max(config.trend_window, config.recent_windows)
         self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale, detailed)
         self._intervals = Intervals(config.histogram_scale)
-        self.rules = RuleEngine(rules, source, tier, config.window_seconds, config.capacity, silences)
+        self.rules = Evaluator(rules, source, tier, config.window_seconds, config.capacity, silences)
         self.last_ts = 0
         self._changes: list[ContentChanges] = []  # of the open window, not yet seen by the ghosts
         self._lookups, self._looked_up = 0, list[I64]()  # not yet seen by the curve

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from kvstream.alerts.rules import MIN_BASELINE, Rule
+from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silence
 from kvstream.errors import ConfigError
 
@@ -29,18 +29,9 @@ def _builtin() -> tuple[Rule, ...]:
     return tuple(msgspec.convert({**table, "name": name}, Rule) for name, table in tables.items())
 
 
-def default_rules(anomaly_threshold: float = 6.0, trend_window: int = 60) -> tuple[Rule, ...]:
-    """The built-in rules.
-
-    Args:
-        anomaly_threshold: Robust z-score beyond which a window is called anomalous.
-        trend_window: Windows that a trend is fitted over.
-    """
-    changes: dict[str, dict[str, Any]] = {
-        "lifetime_anomaly": {"threshold": anomaly_threshold, "clear": anomaly_threshold / 2},
-        "lifetime_falling": {"baseline": max(MIN_BASELINE, trend_window)},
-    }
-    return tuple(msgspec.structs.replace(rule, **changes.get(rule.name, {})) for rule in _builtin())
+def default_rules() -> tuple[Rule, ...]:
+    """Return the built-in rules."""
+    return _builtin()
 
 
 def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[tuple[Rule, ...], tuple[Silence, ...]]:
@@ -52,8 +43,8 @@ def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[tuple[Rule, ...]
         A file that makes one rule stricter, turns another off, and wants peace until the morning::
 
             [hit_ratio_drop]
-            threshold = 0.1
-            clear = 0.05
+            threshold = 0.4
+            clear = 0.2
 
             [occupancy_high]
             enabled = false
@@ -91,7 +82,7 @@ def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[tuple[Rule, ...]
     wrong += [
         (_line(text, name, "inhibits"), f"rule {name}: inhibits {other}, which is no rule")
         for name, rule in rules.items()
-        for other in rule.inhibits
+        for other in (*rule.inhibits, *rule.yields_to)
         if other not in rules
     ]
     if wrong:

@@ -62,7 +62,10 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
         fingerprint: The same for every alert of one rule, source and tier.
         hint: What to try; empty once it is over.
         labels: The rule's labels, to route it by.
-        muted_by: Why nobody is told: the rule that inhibits it, or a silence's reason; empty if they are.
+        muted_by: Reason of the silence that covers it; empty if none does.
+        incident: Id of the incident, the same from its beginning to its end and in every replay.
+        evidence: What it rests on, a line each.
+        runbook: Where the documentation says why it fires and what to do.
     """
 
     level: AlertLevel
@@ -80,6 +83,9 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
     hint: str = ""
     labels: dict[str, str] = {}
     muted_by: str = ""
+    incident: str = ""
+    evidence: list[str] = []
+    runbook: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as a dictionary of plain values."""

@@ -7,7 +7,7 @@ import anyio
 import msgspec
 import numpy as np
 
-from kvstream.alerts.rules import Rule
+from kvstream.alerts.rule import Rule
 from kvstream.alerts.types import CacheAlert, MetricType
 from kvstream.config import StreamConfig
 from kvstream.stream import KVStream
@@ -18,11 +18,10 @@ _ALTERNATING = Rule(
     name="alternating",
     metric=MetricType.HIT_RATIO,
     condition="below",
+    cause="reuse",
     threshold=0.5,
     clear=0.5,
-    window=1,
-    for_windows=1,
-    clear_windows=1,
+    clear_seconds=0.0,
     message="{value}",
 )
 

@@ -11,7 +11,7 @@ import anyio
 import msgspec
 import typer
 
-from kvstream.alerts.rules import Rule
+from kvstream.alerts.rule import Rule
 from kvstream.alerts.rules_file import default_rules, load_rules
 from kvstream.alerts.silences import Silence
 from kvstream.alerts.types import AlertLevel, CacheAlert
@@ -98,7 +98,7 @@ def chosen_rules(metrics: MetricsConfig, file: Path | None) -> tuple[Sequence[Ru
     Raises:
         ConfigError: If the file cannot be used.
     """
-    base = default_rules(metrics.anomaly_threshold, metrics.trend_window)
+    base = default_rules()
     return load_rules(file, base) if file else (base, ())
 
 

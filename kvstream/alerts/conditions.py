@@ -1,0 +1,424 @@
+"""Conditions: each reads the evidence of one cache in its own way and says whether it is bad, or good again.
+
+A condition keeps what it needs between two looks, such as the baseline that stands still while an incident
+lasts. It is asked whenever a window has closed and when time passes without one.
+"""
+
+import math
+from collections import deque
+from statistics import median
+from typing import Protocol
+
+import msgspec
+
+from kvstream.alerts.evidence import (
+    Baseline,
+    Evidence,
+    EvidenceLog,
+    Measure,
+    baseline_of,
+    hit_logit,
+    log_lifetime,
+    values,
+)
+from kvstream.alerts.points import Point
+from kvstream.alerts.rule import Rule
+from kvstream.alerts.types import MetricType
+
+SHORT = 6  # pieces of evidence: a minute, or some thirty requests
+LONG = 30
+NOISE_FLOOR = 0.1  # of log odds, and of logarithms of lifetimes
+_LEAST_PIECES = 4
+
+
+class View(msgspec.Struct):
+    """What there is to judge by.
+
+    Attributes:
+        now: Time, seconds; never goes back, unlike event time.
+        log: The evidence so far.
+        piece: The piece of evidence that has just become complete, if one has.
+        points: The metrics of the window that has just closed; None if only time has passed.
+        lost_cache: Whether the cache was lost just before that window.
+        cold_since: When the cache was last lost, or the stream began.
+    """
+
+    now: float
+    log: EvidenceLog
+    piece: Evidence | None = None
+    points: dict[MetricType, Point] | None = None
+    lost_cache: bool = False
+    cold_since: float = 0.0
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What a condition finds.
+
+    Attributes:
+        bad: Whether the condition holds.
+        good: Whether the value is back where it should be.
+        value: The metric's value.
+        limit: The value that it is held against.
+        baseline: What was normal; NaN if nothing is compared.
+        measure: How bad it is, in the unit of the rule's threshold: the higher, the worse.
+        since: When it began, seconds.
+        evidence: What the finding rests on, in words.
+    """
+
+    bad: bool
+    good: bool
+    value: float
+    limit: float
+    measure: float
+    since: float
+    baseline: float = math.nan
+    evidence: str = ""
+
+
+class Condition(Protocol):
+    """Judges one rule on one cache."""
+
+    def look(self, view: View) -> Finding | None:
+        """Return what there is to say now; None if nothing new can be said."""
+
+    def over(self, view: View) -> None:
+        """Take note that the incident that this condition was part of is over."""
+
+
+class Drop:
+    """Find a hit ratio, or a lifetime, below what is normal for this engine.
+
+    Two windows look at the same time. The median of the last six pieces of evidence must be below the
+    baseline by the rule's threshold; or, for what is slow or mild, the medians of the last thirty *and* of
+    the last six by 0.63 of it. Both must also be several times the engine's own noise. Hit ratios are
+    compared as log odds (0.6 is from 0.80 to 0.69, or 0.20 to 0.12), lifetimes as logarithms (0.7 is half).
+    The baseline is the median of up to an hour before; it stands still from the beginning of an incident to
+    its end.
+    """
+
+    _LONG_SHARE = 0.63
+    _NEW_SHARE = 2.2  # of the threshold, where the baseline rests on less than five minutes
+    _SIGMAS, _LONG_SIGMAS = 4.5, 3.0
+    _LEAST_RELATIVE = 0.12  # of a hit ratio: 0.99 to 0.98 is far in log odds and of no interest
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self._is_ratio = rule.metric is MetricType.HIT_RATIO
+        self._measure: Measure = hit_logit if self._is_ratio else log_lifetime
+        self._baseline: Baseline | None = None  # of the incident that is open
+        self._since = 0.0
+        self._worst = 0.0
+
+    def over(self, view: View) -> None:
+        """Take note that the incident is over."""
+        self._baseline = None
+
+    def look(self, view: View) -> Finding | None:
+        """Return what there is to say now; None if nothing new can be said."""
+        if view.piece is None:
+            return None
+        recent = view.log.last(SHORT, view.cold_since)
+        short = values(recent, self._measure)
+        if len(short) < _LEAST_PIECES:
+            return None
+        now = median(short)
+        if self._baseline is not None:
+            return self._going_on(self._baseline, now, recent)
+        baseline, since = self._baseline_if_bad(view, now, recent)
+        if baseline is None:
+            return None
+        if math.isnan(since):
+            return self._finding(baseline, now, recent, bad=False, good=True, since=view.now)
+        self._baseline, self._since, self._worst = baseline, since, baseline.level - now
+        return self._finding(baseline, now, recent, bad=True, good=False, since=since)
+
+    def _baseline_if_bad(
+        self, view: View, now: float, recent: list[Evidence]
+    ) -> tuple[Baseline | None, float]:
+        """The baseline to compare with, and since when it is bad: NaN if it is not."""
+        log, threshold = view.log, self._rule.threshold
+        baseline = baseline_of(log.before(SHORT), self._measure, SHORT, NOISE_FLOOR)
+        if baseline is None:
+            return None, math.nan
+        needed = threshold if baseline.established else threshold * self._NEW_SHARE
+        if self._is_far(baseline, now, max(needed, self._SIGMAS * baseline.noise)):
+            return baseline, recent[0].start
+        recent = log.last(LONG, view.cold_since)
+        series = values(recent, self._measure)
+        before = baseline_of(log.before(LONG), self._measure, SHORT, NOISE_FLOOR)
+        if len(series) < LONG or before is None or not before.established:
+            return baseline, math.nan
+        needed = self._LONG_SHARE * threshold
+        both = self._is_far(before, median(series), max(needed, self._LONG_SIGMAS * before.noise))
+        if both and self._is_far(before, now, needed):
+            return before, recent[0].start
+        return baseline, math.nan
+
+    def _is_far(self, baseline: Baseline, now: float, needed: float) -> bool:
+        if baseline.level - now < needed:
+            return False
+        return not self._is_ratio or 1 - _odds(now) / _odds(baseline.level) >= self._LEAST_RELATIVE
+
+    def _going_on(self, baseline: Baseline, now: float, recent: list[Evidence]) -> Finding:
+        fall = baseline.level - now
+        self._worst = max(self._worst, fall)
+        near = max(self._rule.clear, baseline.noise)
+        return self._finding(
+            baseline,
+            now,
+            recent,
+            bad=fall >= self._LONG_SHARE * self._rule.threshold,
+            good=fall < min(near, 0.6 * self._worst),
+            since=self._since,
+        )
+
+    def _finding(
+        self, baseline: Baseline, now: float, recent: list[Evidence], *, bad: bool, good: bool, since: float
+    ) -> Finding:
+        plain = _odds if self._is_ratio else math.exp
+        lookups, seconds = sum(p.lookups for p in recent), recent[-1].end - recent[0].start
+        return Finding(
+            bad=bad,
+            good=good,
+            value=plain(now),
+            limit=plain(baseline.level - self._rule.threshold),
+            baseline=plain(baseline.level),
+            measure=baseline.level - now,
+            since=since,
+            evidence=f"{lookups:,} lookups in {seconds:,.0f} s against {baseline.lookups:,} before",
+        )
+
+
+def _odds(logit: float) -> float:
+    return 1.0 / (1.0 + math.exp(-logit))
+
+
+class Threshold:
+    """Find a window's value above, or below, the rule's threshold; good again beyond ``clear``."""
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self._sign = -1.0 if rule.condition == "below" else 1.0
+
+    def over(self, view: View) -> None:
+        """Keep nothing of an incident."""
+
+    def look(self, view: View) -> Finding | None:
+        """Return what there is to say now; None if nothing new can be said."""
+        point = None if view.points is None else view.points.get(self._rule.metric)
+        if point is None or not point.weight:
+            return None
+        value, sign = self._sign * point.value, self._sign
+        return Finding(
+            bad=value >= sign * self._rule.threshold,
+            good=value <= sign * self._rule.clear,
+            value=point.value,
+            limit=self._rule.threshold,
+            measure=value,
+            since=view.now,
+        )
+
+
+class Occurs:
+    """Find what should not happen at all, such as a lost frame: more than the threshold in a window."""
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self._total = 0.0
+
+    def over(self, view: View) -> None:
+        """Take note that the incident is over."""
+        self._total = 0.0
+
+    def look(self, view: View) -> Finding | None:
+        """Return what there is to say now; None if nothing new can be said."""
+        point = None if view.points is None else view.points.get(self._rule.metric)
+        value = 0.0 if point is None else point.value
+        bad = value > self._rule.threshold
+        if bad:
+            self._total += value
+        return Finding(
+            bad=bad,
+            good=not bad,
+            value=self._total if bad else value,
+            limit=self._rule.threshold,
+            measure=value,
+            since=view.now,
+        )
+
+
+class Silent:
+    """Find an engine that has been silent for far longer than it usually is.
+
+    An engine's pauses are its own: silence is judged against the largest of the last few hundred pauses
+    between windows with events. ``threshold`` is the factor on that, ``clear`` is not used; silence of less
+    than half a minute is never reported. Any event ends it.
+    """
+
+    _LEAST_SECONDS = 30.0
+    _LEAST_PAUSES = 20
+    _KEPT = 400
+    _MANY = 200  # pauses, of which the very largest is left out
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self._pauses: deque[float] = deque(maxlen=self._KEPT)
+        self._last: float | None = None
+        self._limit: float | None = None  # seconds
+
+    def over(self, view: View) -> None:
+        """Keep nothing of an incident."""
+
+    def look(self, view: View) -> Finding | None:
+        """Return what there is to say now; None if nothing new can be said."""
+        if view.points is not None:
+            if self._last is not None and not self._is_silent(view.now):
+                self._pauses.append(view.now - self._last)
+            self._last, self._limit = view.now, None
+            return Finding(bad=False, good=True, value=0.0, limit=0.0, measure=0.0, since=view.now)
+        if self._last is None or not self._is_silent(view.now):
+            return None
+        silence = view.now - self._last
+        return Finding(
+            bad=True,
+            good=False,
+            value=silence,
+            limit=self._limit_seconds(),
+            baseline=max(self._pauses, default=0.0),
+            measure=silence,
+            since=self._last,
+            evidence=f"the longest pause before was {max(self._pauses, default=0.0):,.0f} s",
+        )
+
+    def due(self) -> float:
+        """When silence will be too long, unless something comes."""
+        if self._last is None or len(self._pauses) < self._LEAST_PAUSES:
+            return math.inf
+        return self._last + self._limit_seconds()
+
+    def _is_silent(self, now: float) -> bool:
+        return now > self.due()
+
+    def _limit_seconds(self) -> float:
+        if self._limit is None:  # until the next event
+            pauses = sorted(self._pauses)
+            usual = pauses[-2] if len(pauses) >= self._MANY else pauses[-1]
+            self._limit = max(self._LEAST_SECONDS, self._rule.threshold * usual)
+        return self._limit
+
+
+class Restarted:
+    """Find that the cache was lost, and whether it has become what it was before.
+
+    It is good again once the hit ratio since then is near its baseline of before. So a cache that never
+    comes back, as it is smaller or asked for something else, stays an incident. Where there is no baseline,
+    it is over after ``clear_seconds``.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self._at: float | None = None
+        self._baseline: Baseline | None = None
+
+    def over(self, view: View) -> None:
+        """Take note that the incident is over."""
+        self._at = self._baseline = None
+
+    def look(self, view: View) -> Finding | None:
+        """Return what there is to say now; None if nothing new can be said."""
+        if view.lost_cache:
+            if self._baseline is None:
+                self._baseline = baseline_of(list(view.log.pieces), hit_logit, SHORT, NOISE_FLOOR)
+            self._at = view.now
+            return self._finding(view.now, bad=True, good=False)
+        if self._at is None:
+            return None
+        if self._baseline is None:
+            return self._finding(self._at, bad=False, good=True)
+        if view.piece is None:
+            return None
+        series = values(view.log.last(SHORT, self._at), hit_logit)
+        if len(series) < SHORT - 1:
+            return self._finding(self._at, bad=True, good=False)
+        fall = self._baseline.level - median(series)
+        good = fall < max(self._rule.clear, 1.2 * self._baseline.noise)
+        return self._finding(self._at, bad=not good, good=good, value=_odds(median(series)), fall=fall)
+
+    def _finding(
+        self, since: float, *, bad: bool, good: bool, value: float = 0.0, fall: float = 0.0
+    ) -> Finding:
+        before = math.nan if self._baseline is None else _odds(self._baseline.level)
+        evidence = "" if self._baseline is None else f"hit ratio {value:.2f} since then, {before:.2f} before"
+        return Finding(
+            bad=bad,
+            good=good,
+            value=value,
+            limit=0.0,
+            measure=fall,
+            since=since,
+            baseline=before,
+            evidence=evidence,
+        )
+
+
+class Premature:
+    """Find a cache too small for what it is asked for, without any past to compare with.
+
+    In each third of the last thirty pieces of evidence, the share ``threshold`` of evictions was premature,
+    and of all lookups 0.6 of that share asked for what had been evicted. Good again below ``clear``.
+    """
+
+    _LEAST_EVICTIONS = 50  # in a third
+    _OF_LOOKUPS = 0.58
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+
+    def over(self, view: View) -> None:
+        """Keep nothing of an incident."""
+
+    def look(self, view: View) -> Finding | None:
+        """Return what there is to say now; None if nothing new can be said."""
+        if view.piece is None:
+            return None
+        pieces = view.log.last(LONG, view.cold_since)
+        evictions = sum(piece.evictions for piece in pieces)
+        if len(pieces) < LONG or not evictions:
+            return None
+        thirds = [pieces[i : i + LONG // 3] for i in range(0, LONG, LONG // 3)]
+        share = sum(piece.premature for piece in pieces) / evictions
+        lookups = sum(piece.lookups for piece in pieces)
+        of_lookups = share * evictions / lookups
+        clear = self._rule.clear
+        return Finding(
+            bad=all(map(self._is_bad, thirds)),
+            good=share < clear or of_lookups < self._OF_LOOKUPS * clear,
+            value=share,
+            limit=self._rule.threshold,
+            measure=share,
+            since=pieces[0].start,
+            evidence=f"{of_lookups:.0%} of {lookups:,} lookups asked for blocks that had been evicted",
+        )
+
+    def _is_bad(self, pieces: list[Evidence]) -> bool:
+        evictions, threshold = sum(piece.evictions for piece in pieces), self._rule.threshold
+        returns, lookups = sum(piece.premature for piece in pieces), sum(piece.lookups for piece in pieces)
+        return (
+            evictions >= self._LEAST_EVICTIONS
+            and returns >= threshold * evictions
+            and returns >= self._OF_LOOKUPS * threshold * lookups
+        )
+
+
+def condition_of(rule: Rule) -> Condition:
+    """Return a new condition of the kind that a rule names."""
+    kinds: dict[str, type[Drop | Threshold | Occurs | Silent | Restarted | Premature]] = {
+        "drop": Drop,
+        "above": Threshold,
+        "below": Threshold,
+        "occurs": Occurs,
+        "silent": Silent,
+        "restarted": Restarted,
+        "premature": Premature,
+    }
+    return kinds[rule.condition](rule)

@@ -1,0 +1,367 @@
+"""Evaluator: from closed windows of one cache to incidents, notified once as they begin and once as they end.
+
+A rule is idle, pending (bad, but not for long enough), firing, or part of an incident that another rule
+began. Rules of one cause share an incident: the first to fire is what people are notified of, the others
+become its evidence. Severity may rise to critical after minutes. What recurs soon must stay good for longer
+before it counts as over.
+"""
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+from msgspec.structs import replace
+
+from kvstream.alerts.conditions import Condition, Finding, Silent, View, condition_of
+from kvstream.alerts.evidence import EvidenceLog
+from kvstream.alerts.points import Point, points_of
+from kvstream.alerts.rule import Rule
+from kvstream.alerts.silences import Silences
+from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType, fingerprint
+from kvstream.metrics.load import LookupHistory
+from kvstream.metrics.window import Window
+from kvstream.words import time_of_day
+
+_WARM_UP_SECONDS = 90.0
+_RECURS_SECONDS = 600.0  # after which an incident of the same cause is another one
+_RECURRING_CLEAR_SECONDS = 180.0
+_FOLLOWS_SECONDS = 420.0  # after an incident in which its evidence may still show
+_CLEARED_SHARE = 0.5  # of the live blocks: a clear of so many is a restart
+
+
+class _State(msgspec.Struct):
+    """What one rule remembers of one cache.
+
+    Attributes:
+        rule: The rule.
+        condition: Its condition.
+        bad_since: Since when it has been bad without a break; None while it is not.
+        good_since: Since when it has been good again, while it fires.
+        alert: What is pending or firing; None while it is idle or part of another's incident.
+        joined: Whether it is part of the incident that another rule of its cause began.
+        fired_at: When it fired.
+        worst: The worst finding.
+        finding: The last finding.
+        notified: Level that was notified; None if nobody was.
+        ended_at: When its last incident ended.
+    """
+
+    rule: Rule
+    condition: Condition
+    bad_since: float | None = None
+    good_since: float | None = None
+    alert: CacheAlert | None = None
+    joined: bool = False
+    fired_at: float = 0.0
+    worst: Finding | None = None
+    finding: Finding | None = None
+    notified: AlertLevel | None = None
+    ended_at: float = -math.inf
+    recurred: bool = False
+
+    @property
+    def fires(self) -> bool:
+        return self.alert is not None and self.alert.state == "firing"
+
+
+class Evaluator:
+    """Judges one cache by rules, as its windows close and as time passes.
+
+    Memory is bounded: a state a rule, and an hour of evidence.
+
+    Args:
+        rules: The rules; those that are off are left out.
+        source: Cache instance.
+        tier: Tier.
+        window_seconds: Length of a window.
+        capacity: Blocks that the cache has room for, if known.
+        silences: Alerts that nobody is to be notified of.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        source: str,
+        tier: str,
+        window_seconds: float,
+        capacity: int | None,
+        silences: Silences | None = None,
+    ) -> None:
+        self._source, self._tier = source, tier
+        self._window_seconds, self._capacity = window_seconds, capacity
+        self._silences = Silences() if silences is None else silences
+        self._states = {rule.name: _State(rule, condition_of(rule)) for rule in rules if rule.enabled}
+        self._inhibitors: dict[str, list[_State]] = {
+            name: [by for by in self._states.values() if name in by.rule.inhibits] for name in self._states
+        }
+        self._silent = [state for state in self._states.values() if isinstance(state.condition, Silent)]
+        self._load = LookupHistory(window_seconds)
+        self._log = EvidenceLog()
+        self._index: int | None = None  # of the last window
+        self._shift = 0.0  # seconds that a clock was set back so far
+        self._cold_since: float | None = None
+        self._live = 0  # blocks at the end of the last window
+
+    def firing(self) -> list[CacheAlert]:
+        """Return the alerts that fire, also those that nobody is notified of."""
+        return [state.alert for state in self._states.values() if state.alert is not None and state.fires]
+
+    def pending(self) -> list[CacheAlert]:
+        """Return what is bad, but not for long enough to fire."""
+        return [state.alert for state in self._states.values() if state.alert is not None and not state.fires]
+
+    def close(self, window: Window) -> list[CacheAlert]:
+        """Judge a closed window; return what is to be notified: what fires, became critical, or is over."""
+        if window.is_empty:
+            return self.pass_time(window.index + 1)
+        changes = self.pass_time(window.index)
+        if self._index is not None and window.index <= self._index:
+            self._shift += (self._index + 1 - window.index) * self._window_seconds
+        self._index = window.index
+        start = window.index * self._window_seconds + self._shift
+        end = start + self._window_seconds
+        lost_cache = bool(window.restarts) or self._was_cleared(window)
+        if lost_cache or self._cold_since is None:
+            self._cold_since = start
+            self._log.cut()
+        self._live = window.live
+        points = points_of(window, self._window_seconds, self._capacity)
+        self._load.add(window.index, window.measurements.lookups)
+        lifetime = points[MetricType.LIFETIME]
+        in_lookups = self._load.lookups_in(lifetime.value)
+        points[MetricType.LIFETIME_LOOKUPS] = Point(in_lookups, lifetime.weight)
+        piece = self._log.add(start, end, window.measurements, in_lookups)
+        if piece is not None:
+            piece.calm = piece.start >= self._cold_since + _WARM_UP_SECONDS and not self._unusual()
+        return changes + self._judge(
+            View(end, self._log, piece, points, lost_cache and self._index is not None, self._cold_since)
+        )
+
+    def pass_time(self, until: int) -> list[CacheAlert]:
+        """Judge the silence before window ``until``, in which nothing happened; its length costs nothing."""
+        if self._index is None or until <= self._index + 1:
+            return []
+        now = until * self._window_seconds + self._shift
+        changes: list[CacheAlert] = []
+        due = min(
+            (s.condition.due() for s in self._silent if isinstance(s.condition, Silent)), default=math.inf
+        )
+        if due < now:  # at its own time, however late we hear of it
+            at = math.floor(due / self._window_seconds + 1) * self._window_seconds
+            for moment in (at, *self._page_times(at, now), now):
+                changes += self._judge(View(min(moment, now), self._log, cold_since=self._cold_since or 0.0))
+        return changes
+
+    def due(self) -> float:
+        """Return the event time in seconds at which silence will be too long, or longer than it was."""
+        if any(state.fires for state in self._silent):
+            return -math.inf
+        return self._silent_at() - self._shift
+
+    def _silent_at(self) -> float:
+        conditions = (state.condition for state in self._silent)
+        return min((each.due() for each in conditions if isinstance(each, Silent)), default=math.inf)
+
+    def _page_times(self, begins: float, now: float) -> list[float]:
+        """When silence that begins to fire becomes critical."""
+        times = [begins + s.rule.page.after_seconds for s in self._silent if s.rule.page is not None]
+        return sorted(time for time in times if time < now)
+
+    def _was_cleared(self, window: Window) -> bool:
+        gone = window.measurements.cleared
+        return bool(window.measurements.clears) and gone > _CLEARED_SHARE * max(1, self._live)
+
+    def _unusual(self) -> bool:
+        """Whether what is seen now is not to count as normal."""
+        return any(state.fires and state.rule.level is not AlertLevel.INFO for state in self._states.values())
+
+    def _judge(self, view: View) -> list[CacheAlert]:
+        changes = []
+        for state in self._states.values():
+            finding = state.condition.look(view)
+            if finding is not None:
+                state.finding = finding
+            if state.alert is not None or state.joined or (finding is not None and finding.bad):
+                change = self._move(state, finding, view)
+                if change is not None:
+                    changes.append(change)
+        return changes + self._to_notify(view)
+
+    def _move(self, state: _State, finding: Finding | None, view: View) -> CacheAlert | None:
+        """Move a rule's state on; return its alert if it is over and was notified."""
+        if finding is not None and finding.bad:
+            state.good_since = None
+            if state.worst is None or finding.measure > state.worst.measure:
+                state.worst = finding
+            if state.bad_since is None:
+                state.bad_since = view.now
+        elif finding is not None and not finding.good:
+            state.good_since = None
+        if not state.fires and not state.joined:
+            return self._begin(state, finding, view)
+        if finding is not None and finding.good and state.good_since is None:
+            state.good_since = view.now
+        self._rise(state, view)
+        return self._end(state, view)
+
+    def _begin(self, state: _State, finding: Finding | None, view: View) -> CacheAlert | None:
+        if finding is None:
+            return None
+        follows = state.rule.yields_to and view.now - self._last_end(state.rule.cause) < _FOLLOWS_SECONDS
+        if not finding.bad or follows or self._is_inhibited(state, view.now):
+            self._reset(state, view)
+            return None
+        assert state.bad_since is not None  # noqa: S101 - it is bad
+        if view.now - state.bad_since < state.rule.for_seconds:
+            state.alert = self._alert(state, finding, view, "pending")
+            return None
+        self._log.mark_incident(finding.since)
+        if self._open_incident(state.rule.cause) is not None:
+            state.joined, state.alert = True, None
+            return None
+        state.recurred = view.now - self._last_end(state.rule.cause) < _RECURS_SECONDS
+        state.fired_at = view.now
+        state.alert = self._alert(state, finding, view, "firing")
+        return None
+
+    def _rise(self, state: _State, view: View) -> None:
+        page, alert = state.rule.page, state.alert
+        if (
+            alert is None
+            or page is None
+            or alert.level is AlertLevel.CRITICAL
+            or state.good_since is not None
+        ):
+            return
+        finding = state.finding
+        if (
+            finding is None
+            or view.now - state.fired_at < page.after_seconds
+            or finding.measure < page.threshold
+        ):
+            return
+        state.alert = replace(self._alert(state, finding, view, "firing"), level=AlertLevel.CRITICAL)
+
+    def _end(self, state: _State, view: View) -> CacheAlert | None:
+        """End an incident once all of its rules are good again for long enough."""
+        if not state.fires:
+            if self._is_over(state, view):
+                self._reset(state, view)
+            return None
+        members = [
+            state,
+            *(s for s in self._states.values() if s.joined and s.rule.cause == state.rule.cause),
+        ]
+        deciding = [s for s in members if not any(m.rule.name in s.rule.yields_to for m in members)]
+        if not all(self._is_over(each, view) for each in deciding):
+            return None
+        alert, finding = state.alert, state.finding
+        assert alert is not None  # noqa: S101 - it fires
+        notified, worst = state.notified, state.worst
+        for each in members:
+            self._reset(each, view)
+            each.ended_at = view.now
+        if notified is None:
+            return None
+        now = view.now - self._shift
+        at_worst = (
+            "" if worst is None or math.isnan(worst.value) else f"; at its worst {_figure(worst.value)}"
+        )
+        return replace(
+            alert,
+            state="resolved",
+            message=f"over after {max(0.0, now - alert.started_at):,.0f} s{at_worst}",
+            value=alert.value if finding is None else finding.value,
+            timestamp=now,
+            hint="",
+            muted_by="",
+        )
+
+    def _is_over(self, state: _State, view: View) -> bool:
+        if state.good_since is None:
+            return False
+        seconds = state.rule.clear_seconds
+        if state.recurred and seconds:
+            seconds = max(seconds, _RECURRING_CLEAR_SECONDS)
+        return view.now - state.good_since >= seconds
+
+    def _reset(self, state: _State, view: View) -> None:
+        if state.alert is not None or state.joined:
+            state.condition.over(view)
+        state.alert = state.bad_since = state.good_since = state.worst = state.notified = None
+        state.joined = state.recurred = False
+
+    def _is_inhibited(self, state: _State, now: float) -> bool:
+        return any(
+            by.fires or by.joined or now < by.ended_at + by.rule.recovery_seconds
+            for by in self._inhibitors[state.rule.name]
+        )
+
+    def _open_incident(self, cause: str) -> _State | None:
+        return next((s for s in self._states.values() if s.fires and s.rule.cause == cause), None)
+
+    def _last_end(self, cause: str) -> float:
+        return max(s.ended_at for s in self._states.values() if s.rule.cause == cause)
+
+    def _to_notify(self, view: View) -> list[CacheAlert]:
+        """Return the firing alerts, at their levels, that nobody was notified of yet."""
+        changes = []
+        now = view.now - self._shift
+        for state in self._states.values():
+            alert = state.alert
+            if alert is None or not state.fires:
+                continue
+            evidence = self._evidence(state)
+            muted_by = self._silences.reason(alert, now)
+            if muted_by != alert.muted_by or evidence != alert.evidence:
+                alert = state.alert = replace(alert, muted_by=muted_by, evidence=evidence)
+            if not muted_by and state.notified != alert.level:
+                state.notified = alert.level
+                state.alert = replace(alert, timestamp=now)
+                changes.append(state.alert)
+        return changes
+
+    def _evidence(self, state: _State) -> list[str]:
+        """What an incident rests on: its own figures, and what else is out of line, in words."""
+        own = [] if state.worst is None or not state.worst.evidence else [state.worst.evidence]
+        others = (s for s in self._states.values() if s.joined and s.rule.cause == state.rule.cause)
+        return own + [self._message(s.rule, s.worst) for s in others if s.worst is not None]
+
+    def _message(self, rule: Rule, finding: Finding) -> str:
+        return rule.message.format(
+            value=finding.value,
+            threshold=finding.limit,
+            baseline=finding.baseline,
+            since=time_of_day(finding.since - self._shift),
+        )
+
+    def _alert(self, state: _State, finding: Finding, view: View, status: str) -> CacheAlert:
+        rule, now = state.rule, view.now - self._shift
+        started = now - self._window_seconds if rule.for_seconds else finding.since - self._shift
+        if state.alert is not None:
+            started = state.alert.started_at
+        started = min(started, now)
+        name = fingerprint(rule.name, self._source, self._tier)
+        return CacheAlert(
+            level=rule.level,
+            state="firing" if status == "firing" else "pending",
+            rule=rule.name,
+            metric=rule.metric,
+            message=self._message(rule, finding),
+            value=finding.value,
+            threshold=finding.limit,
+            source=self._source,
+            tier=self._tier,
+            timestamp=now,
+            started_at=started,
+            fingerprint=name,
+            hint=rule.hint,
+            labels=rule.labels,
+            incident=f"{name}-{round(started)}",
+            runbook=rule.name,
+        )
+
+
+def _figure(value: float) -> str:
+    """A number in three digits or more, without an exponent where it is large."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -1,0 +1,91 @@
+"""Rule: what must be so for an alert to begin, to become a page and to end."""
+
+import math
+from typing import Literal
+
+import msgspec
+
+from kvstream.alerts.types import AlertLevel, MetricType
+from kvstream.errors import ConfigError
+
+ConditionName = Literal["drop", "above", "below", "occurs", "silent", "restarted", "premature"]
+
+MAX_SECONDS = 7 * 86_400.0
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a firing alert becomes critical, worth waking somebody.
+
+    Attributes:
+        after_seconds: How long it has fired by then.
+        threshold: How bad it must be, in the unit of the rule's threshold.
+    """
+
+    after_seconds: float = 150.0
+    threshold: float = -math.inf
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When to alert.
+
+    Attributes:
+        name: The rule's name.
+        condition: ``drop``: below what is normal for this engine; ``above`` and ``below`` a threshold;
+            ``occurs``: more than the threshold in a window; ``silent``: no event for far longer than
+            usual; ``restarted``: an empty cache that is not yet what it was; ``premature``: evicted
+            blocks are needed again, whatever was normal.
+        metric: The value looked at.
+        threshold: See the class of the condition in ``kvstream.alerts.conditions``.
+        clear: The alert ends once the measure is back at this, in the threshold's unit.
+        cause: Rules of one cause make one incident: what fires while it is open becomes its evidence.
+        for_seconds: How long it must be bad before the alert fires.
+        clear_seconds: How long it must be good before the alert is over.
+        level: Level at which it fires.
+        page: When it becomes critical.
+        inhibits: Rules of the same cache that begin no alert while this one fires.
+        recovery_seconds: How long they are inhibited beyond its end.
+        yields_to: Rules whose finding, once part of the incident, decides alone when it is over.
+        labels: Sent with the alert, to route it by.
+        enabled: Whether the rule is used at all.
+        message: Text with ``{value}``, ``{threshold}``, ``{baseline}`` and ``{since}``, a time of day.
+        hint: What to try.
+    """
+
+    name: str
+    metric: MetricType
+    condition: ConditionName
+    threshold: float
+    clear: float
+    message: str
+    cause: str
+    for_seconds: float = 0.0
+    clear_seconds: float = 60.0
+    level: AlertLevel = AlertLevel.WARNING
+    page: Page | None = None
+    inhibits: tuple[str, ...] = ()
+    recovery_seconds: float = 0.0
+    yields_to: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    enabled: bool = True
+    hint: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("for_seconds", "clear_seconds", "recovery_seconds"):
+            if not 0.0 <= getattr(self, name) <= MAX_SECONDS:
+                raise ConfigError(f"rule {self.name}: {name} must be 0 to {MAX_SECONDS:,.0f} seconds")
+        if not (math.isfinite(self.threshold) and math.isfinite(self.clear)):
+            raise ConfigError(f"rule {self.name}: threshold and clear must be finite numbers")
+        wrong_side = self.clear < self.threshold if self.condition == "below" else self.clear > self.threshold
+        if wrong_side:
+            raise ConfigError(
+                f"rule {self.name}: clear ({self.clear}) lies beyond the threshold ({self.threshold})"
+            )
+        if self.page is not None:
+            if not 0.0 <= self.page.after_seconds <= MAX_SECONDS or math.isnan(self.page.threshold):
+                raise ConfigError(f"rule {self.name}: page.after_seconds must be 0 to {MAX_SECONDS:,.0f}")
+            if self.level is AlertLevel.CRITICAL:
+                raise ConfigError(f"rule {self.name}: page is of no use to a rule that is critical at once")
+        try:
+            self.message.format(value=0.0, threshold=0.0, baseline=0.0, since="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ConfigError(f"rule {self.name}: message cannot be filled in: {error!r}") from error
