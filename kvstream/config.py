@@ -124,6 +124,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         frame_events: Events after which a producer closes a frame.
         flush_interval: Seconds after which a producer's unfinished frame is sent on.
         shutdown_timeout: Seconds that leaving the stream may take to drain.
+        delivery_timeout: Seconds without a success after which leaving the stream no longer waits for a
+            handler.
         subscriber_buffer: Items a subscription holds before its own policy applies.
     """
 
@@ -134,6 +136,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     frame_events: int = 4096
     flush_interval: float = 0.05
     shutdown_timeout: float = 5.0
+    delivery_timeout: float = 6.0
     subscriber_buffer: int = 1024
 
     def __post_init__(self) -> None:
@@ -143,6 +146,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _whole("frame_events", self.frame_events, 1, 2**20)
         _real("flush_interval", self.flush_interval, 0.0, "above 0 seconds")
         _real("shutdown_timeout", self.shutdown_timeout, 0.0, "above 0 seconds")
+        _real("delivery_timeout", self.delivery_timeout, 0.0, "above 0 seconds")
         _whole("subscriber_buffer", self.subscriber_buffer, 1, 2**31)
 
 

@@ -13,6 +13,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from kvstream.alerts.buffer import AlertBuffer
 from kvstream.alerts.groups import AlertGroup, alert_groups
 from kvstream.alerts.rules import Rule
 from kvstream.alerts.silences import Silence, Silences
@@ -31,14 +32,21 @@ from kvstream.monitor import CacheLimit, Gathering, Monitor, SourceMonitor, acco
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet
 from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
-from kvstream.subscribers import SubscriberPolicy, Subscription, SubscriptionStatistics, Topic
+from kvstream.subscribers import (
+    Batching,
+    Delivery,
+    SubscriberPolicy,
+    Subscription,
+    SubscriptionStatistics,
+    Topic,
+)
 from kvstream.tier import TierMonitor
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any])
-GroupHandler = TypeVar("GroupHandler", bound=Callable[[AlertGroup], Any])
+AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any] | Delivery)
+GroupHandler = TypeVar("GroupHandler", bound=Callable[[AlertGroup], Any] | Delivery)
 SummaryHandler = TypeVar("SummaryHandler", bound=Callable[[CacheMetricsSummary], Any])
 EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEvent], Any])
 
@@ -69,8 +77,9 @@ class KVStream:
     """An event stream of KV-cache blocks, open inside ``async with``.
 
     Leaving the block drains producers and queues, delivers the last alerts and a final summary, and
-    ends the subscriptions, all within ``shutdown_timeout``. Leaving it by an exception or by
-    cancellation drains nothing; what was on its way is counted as ``cancelled``.
+    ends the subscriptions, all within ``shutdown_timeout``; a handler that has no success for
+    ``delivery_timeout`` is not waited for, and what it has not taken counts as undelivered. Leaving it by
+    an exception or by cancellation drains nothing; what was on its way is counted as ``cancelled``.
 
     Args:
         config: Settings; the defaults measure everything.
@@ -117,9 +126,9 @@ class KVStream:
         self._malformed_count = 0
         self._dropped: Counter[str] = Counter()  # of frames given to send()
         buffer = self.config.subscriber_buffer
-        self._alerts: Topic[CacheAlert] = Topic("alerts", buffer)
-        self._summaries: Topic[CacheMetricsSummary] = Topic("summaries", buffer)
-        self._evictions: Topic[KVCacheEvictionEvent] = Topic("evictions", buffer)
+        self._alerts: Topic[CacheAlert] = Topic("alerts", buffer, AlertBuffer, faults=self.faults)
+        self._summaries: Topic[CacheMetricsSummary] = Topic("summaries", buffer, faults=self.faults)
+        self._evictions: Topic[KVCacheEvictionEvent] = Topic("evictions", buffer, faults=self.faults)
         self._topics: tuple[Topic[Any], ...] = (self._alerts, self._summaries, self._evictions)
         self._tasks: TaskGroup | None = None
         self._exits = AsyncExitStack()
@@ -183,8 +192,9 @@ class KVStream:
         self._finish()
         for topic in self._topics:
             topic.close()
-        for topic in self._topics:
-            await topic.handled()
+        async with anyio.create_task_group() as farewells:
+            for topic in self._topics:
+                farewells.start_soon(topic.handled, self.config.delivery_timeout)
 
     def _finish(self) -> None:
         """Ends every window and publishes what there is left to say, once."""
@@ -317,9 +327,18 @@ class KVStream:
         buffer: int | None = None,
         policy: SubscriberPolicy = "drop_oldest",
     ) -> Subscription[CacheAlert]:
-        """Alerts of at least a level, as they fire and resolve."""
+        """Alerts of at least a level, as they fire and resolve, beginning with those that fire now.
+
+        Alerts are state: whoever is slow misses intermediate states, but not the newest of any alert.
+
+        Args:
+            min_level: The least severe level.
+            buffer: Alerts that wait with all their states; of any more only the newest states do.
+            policy: Beyond that, which of the alerts that began and ended unknown to the subscriber to drop.
+        """
         self._require_unclosed()
-        return self._alerts.subscribe(buffer, policy, lambda alert: alert.level.at_least(min_level))
+        wanted = _at_least(min_level)
+        return self._alerts.subscribe(buffer, policy, wanted, first=self.firing(min_level))
 
     def summaries(
         self, *, buffer: int | None = None, policy: SubscriberPolicy = "drop_oldest"
@@ -336,20 +355,32 @@ class KVStream:
         return self._evictions.subscribe(buffer, policy)
 
     def on_alert(self, handler: AlertHandler, min_level: AlertLevel = AlertLevel.INFO) -> AlertHandler:
-        """Calls ``handler(alert)``, async or plain, for each alert; also a decorator."""
+        """Calls ``handler(alert)``, async or plain, for each alert; also a decorator.
+
+        It begins with the alerts that fire now. A handler that raises ``UndeliveredError`` is called again
+        later, with the newest state of each alert; any other error counts the alert as undelivered.
+        """
         self._require_unclosed()
-        self._alerts.handle(handler, lambda alert: alert.level.at_least(min_level))
+        self._alerts.handle(handler, _at_least(min_level), first=self.firing(min_level))
         return handler
 
     def on_alert_group(
         self, handler: GroupHandler, min_level: AlertLevel = AlertLevel.INFO, wait: float = 1.0
     ) -> GroupHandler:
         """Calls ``handler(group)`` with the alerts of a source that change within ``wait`` seconds."""
-        self._require_unclosed()
-        self._alerts.handle(
-            handler, lambda alert: alert.level.at_least(min_level), lambda alerts: alert_groups(alerts, wait)
-        )
+        batching = Batching[CacheAlert](lambda alerts: alert_groups(alerts, wait), lambda group: group.alerts)
+        self.on_alert_batch(handler, batching, min_level)
         return handler
+
+    def on_alert_batch(
+        self,
+        handler: Callable[[Any], Any] | Delivery,
+        batching: Batching[CacheAlert],
+        min_level: AlertLevel = AlertLevel.INFO,
+    ) -> None:
+        """Calls ``handler(batch)`` with what ``batching`` makes of the alerts, as ``on_alert`` does."""
+        self._require_unclosed()
+        self._alerts.handle(handler, _at_least(min_level), batching, self.firing(min_level))
 
     def on_summary(self, handler: SummaryHandler) -> SummaryHandler:
         """Calls ``handler(summary)``, async or plain, for each periodic summary; also a decorator."""
@@ -402,6 +433,15 @@ class KVStream:
     def longest_held(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
         """The live blocks of a source and tier that have been held for the longest time."""
         return [b for m in self.tiers(source, tier) for b in m.table.longest_held(most, m.last_ts)]
+
+    def firing(self, min_level: AlertLevel = AlertLevel.INFO) -> list[CacheAlert]:
+        """The alerts of at least a level that fire now, but for those that are inhibited or silenced."""
+        return [
+            alert
+            for found in self.tiers()
+            for alert in found.rules.firing()
+            if not alert.muted_by and alert.level.at_least(min_level)
+        ]
 
     def tiers(self, source: str | None = None, tier: str | None = None) -> list[TierMonitor]:
         """What is known of each source and tier, or of those asked for; to be read as ``sources`` is."""
@@ -505,6 +545,10 @@ class KVStream:
             self._dropped[cause] += events
         else:
             producer.drop(cause, events)
+
+
+def _at_least(min_level: AlertLevel) -> Callable[[CacheAlert], bool]:
+    return lambda alert: alert.level.at_least(min_level)
 
 
 @lru_cache(maxsize=4096)

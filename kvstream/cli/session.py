@@ -16,6 +16,7 @@ from kvstream.alerts.rules_file import default_rules, load_rules
 from kvstream.alerts.silences import Silence
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.cli.handlers import undelivered_lines
 from kvstream.cli.render import Terminal
 from kvstream.config import MetricsConfig
 from kvstream.errors import KVStreamError
@@ -26,9 +27,11 @@ from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
 
 EXIT_CODES = """
-[bold]Exit codes[/bold]: 0 done, 1 error, 2 an alert of --fail-on fired, 130 or 143 stopped by a signal.
+[bold]Exit codes[/bold]: 0 done, 1 error, 2 an alert of --fail-on fired, 4 alerts were not delivered,
+130 or 143 stopped by a signal.
 """
 EXIT_ALERT = 2
+EXIT_UNDELIVERED = 4
 _BUFFER = 1_000_000
 _REFRESH_SECONDS = 0.25
 
@@ -166,11 +169,16 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
             inputs.start_soon(refresh)
             inputs.start_soon(read_all, inputs.cancel_scope)
     output.show(stream.summary())
+    undelivered = undelivered_lines(stream)
+    for line in undelivered:
+        typer.echo(line, err=True)
     if failure:
         raise failure[0]
     if stopped:
-        return 128 + stopped[0]
-    return EXIT_ALERT if failed_on else 0
+        return EXIT_UNDELIVERED if undelivered else 128 + stopped[0]
+    if failed_on:
+        return EXIT_ALERT
+    return EXIT_UNDELIVERED if undelivered else 0
 
 
 async def stop_on_signal(scope: anyio.CancelScope, stopped: list[int]) -> None:
