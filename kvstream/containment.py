@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 from anyio import to_thread
+from anyio.lowlevel import checkpoint_if_cancelled
 
 
 async def contained(
@@ -74,8 +75,9 @@ async def _in_own_task(call: Callable[[], Any]) -> BaseException | None:
     """Await a call in a task of its own, so that only a real cancellation reaches the caller's task.
 
     Whatever the call raises ends its task alone. If the caller is cancelled, so is that task, and the
-    task group raises the cancellation here.
+    cancellation is raised here.
     """
+    await checkpoint_if_cancelled()
     raised: list[BaseException] = []
 
     async def run() -> None:
@@ -88,4 +90,7 @@ async def _in_own_task(call: Callable[[], Any]) -> BaseException | None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-    return raised[0] if raised else None
+    if not raised:
+        return None
+    await checkpoint_if_cancelled()  # trio's task group raises no cancellation that its tasks have taken
+    return raised[0]

@@ -18,7 +18,7 @@ from kvstream.subscribers import Batching, Delivery, Subscription
 from kvstream.text.escape import for_unicode
 
 _MOST_IN_A_POST = 256
-_MISSED_POSTS = 5  # after which Alertmanager takes an alert as over
+_EXPIRES_SECONDS = 300.0  # after the last post, or five repeats
 
 
 class Post(NamedTuple):
@@ -44,7 +44,8 @@ class Alertmanager(Delivery):
     Args:
         url: Its address, such as ``http://alertmanager:9093``.
         timeout: Seconds for one attempt.
-        repeat: Seconds between posts of what fires; an alert expires after five of them.
+        repeat: Seconds between posts of what fires; an alert expires five minutes after the last
+            post, or after five times ``repeat`` if that is longer.
 
     Attributes:
         destination: ``Alertmanager`` and the host.
@@ -97,7 +98,7 @@ class Alertmanager(Delivery):
             for alert in item.alerts
             if (before := self._posted.get(alert.fingerprint)) is not None and before.level != alert.level
         ]
-        expires = datetime.timedelta(seconds=_MISSED_POSTS * self._repeat)
+        expires = datetime.timedelta(seconds=max(_EXPIRES_SECONDS, 5 * self._repeat))
         await self._post.send([alertmanager_alert(alert, now, expires) for alert in [*left, *item.alerts]])
         for alert in item.alerts:
             if alert.state == "resolved":

@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import hmac
+import re
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -17,6 +18,7 @@ SIGNATURE_HEADER = "X-Kvstream-Signature"
 _MAY_PASS = (408, 425, 429)  # and all from 500 on
 _SAY_WHEN = (429, 503)
 _LONGEST_RETRY_AFTER = 600.0
+_HOST = re.compile(rb"[\w.-]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.%\w]*")
 _ANSWER_BYTES = 300  # of a refusal's body are shown
 
 
@@ -58,8 +60,10 @@ class JsonPost:
             raise ConfigError(
                 f"cannot post to {_shown(url)!r}: its scheme is neither http nor https; write https://HOST/PATH"
             )
-        if not host or any(char.isspace() for char in host):
+        if not _HOST.fullmatch(parsed.raw_host):
             raise ConfigError(f"cannot post to {_shown(url)!r}: it names no host; write https://HOST/PATH")
+        if port is not None and not 0 < port < 65_536:
+            raise ConfigError(f"cannot post to {_shown(url)!r}: it names no port; write https://HOST/PATH")
         named = f"[{host}]" if ":" in host else host
         return parsed, f"{parsed.scheme}://{named}{'' if port is None else f':{port}'}"
 

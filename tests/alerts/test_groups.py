@@ -3,7 +3,7 @@ import anyio
 from kvstream import KVStream
 from kvstream.alerts.groups import alert_groups
 from kvstream.subscribers import Subscription
-from tests.sinks.test_handlers import alert
+from tests.alerting import alert
 
 
 async def test_alerts_of_a_source_come_together_each_once_in_its_last_state():

@@ -12,8 +12,8 @@ import pytest
 
 from kvstream.events.codec import encode_frame, encode_lines
 from kvstream.events.frame import EventFrame
+from tests.alerting import endpoint
 from tests.cli.conftest import CHAT, COMMAND, DEADLINE, SCAN, running
-from tests.sinks.test_handlers import endpoint
 
 
 def lines(count, first_ns=0, step_ns=1000):
