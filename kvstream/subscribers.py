@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from kvstream.containment import contained, described, ends_everything, text_of
-from kvstream.errors import UndeliveredError
+from kvstream.errors import KVStreamError, UndeliveredError
 from kvstream.faults import FaultLog
 from kvstream.retries import pause_seconds
 
@@ -484,7 +484,8 @@ class _Handled(Generic[T]):
             await self._pause(error)
             return
         self.subscription.undelivered += len(parts)
-        self._faults.note("handler", _reason(error), f"handler {self._name} failed: {described(error)}")
+        text = text_of(error) if isinstance(error, KVStreamError) else described(error)
+        self._faults.note("handler", _reason(error), f"handler {self._name} failed: {text}")
 
     async def _pause(self, error: UndeliveredError) -> None:
         """Wait before the next try, for less long once the stream ends."""

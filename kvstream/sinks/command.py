@@ -76,7 +76,7 @@ class Command(Delivery):
             raise KVStreamError(f"{self._name} took longer than {self._timeout:g} s and was ended")
         if code:
             text = printed.decode(errors="replace").strip()
-            raise KVStreamError(f"{self._name} ended with {code}: {text}")
+            raise KVStreamError(f"{self._name} ended with {code}{f': {text}' if text else ''}")
 
 
 def _require_executable(name: str) -> None:

@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -236,6 +237,7 @@ def test_alerts_go_to_a_command_a_webhook_and_a_file(kvstream, tmp_path):
 
 def test_a_handler_that_fails_is_one_line_and_does_not_stop_the_run(kvstream):
     ran = kvstream("run", SCAN, "--capacity", 256, "--on-alert", "false", "--json")
-    assert ran.code == 0
+    assert ran.code == 4
     assert "kvstream: handler Command failed: false ended with 1" in ran.err
+    assert re.search(r"^not delivered: \d+ alerts to command false$", ran.err, re.MULTILINE)
     assert "Traceback" not in ran.err
