@@ -8,9 +8,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, Union
 
 import anyio
+from anyio import to_thread
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint_if_cancelled
 
-from kvstream.containment import contained, described, ends_everything, text_of
+from kvstream.containment import (
+    cancelled_itself,
+    contained,
+    described,
+    ends_everything,
+    outcome,
+    text_of,
+)
 from kvstream.errors import KVStreamError, UndeliveredError
 from kvstream.faults import FaultLog
 from kvstream.retries import pause_seconds
@@ -440,6 +449,7 @@ class _Handled(Generic[T]):
             inspect.iscoroutinefunction(self._function)
             or inspect.iscoroutinefunction(getattr(self._function, "__call__", None))  # noqa: B004 - an object whose __call__ is async
         )
+        self._in_hand: Sequence[T] | None = None  # what it is called with
 
     async def run(self) -> None:
         """Call the handler with each item; a plain function runs in a worker thread.
@@ -447,15 +457,62 @@ class _Handled(Generic[T]):
         What it raises is counted and noted under its name, and the next item comes all the same. What it
         could not deliver is tried again after a pause, in its newest state.
         """
+        try:
+            while not self._ended.is_set():
+                # A task of its own, that ends if the handler cancels it; the next one goes on from there.
+                error = await contained(self._call_with_each)
+                if isinstance(error, Exception):  # not the handler's, whose are dealt with there
+                    raise error
+                if error is not None and self._in_hand is not None:
+                    self._failed(error)
+        finally:
+            if self._in_hand is not None:
+                self.subscription.give_back(self._in_hand)
+
+    async def _call_with_each(self) -> None:
         batches = self._batching.batches(self.subscription)
         try:
             async for item in batches:
-                await self._handle(item)
+                self._in_hand = self._batching.parts(item)
+                try:
+                    await self._call(item)
+                except UndeliveredError as error:
+                    self.subscription.give_back(self._in_hand)
+                    self._in_hand = None
+                    await self._pause(error)
+                except Exception as error:
+                    await checkpoint_if_cancelled()
+                    self._failed(error)
+                else:
+                    self._in_hand = None
+                    self._succeeded_at, self._tries = anyio.current_time(), 0
+                if cancelled_itself():
+                    return
         finally:
             if isinstance(batches, AsyncGenerator):
                 with anyio.CancelScope(shield=True):
                     await batches.aclose()
         self._ended.set()
+
+    async def _call(self, item: Any) -> None:
+        if self._in_thread:
+            result, error = await to_thread.run_sync(outcome, self._function, item, abandon_on_cancel=True)
+            if error is not None:
+                raise error
+        else:
+            result = self._function(item)
+        if inspect.isawaitable(result):
+            await result
+
+    def _failed(self, error: BaseException) -> None:
+        """Count what the handler was called with as undelivered."""
+        assert self._in_hand is not None  # noqa: S101
+        self.subscription.undelivered += len(self._in_hand)
+        self._in_hand = None
+        self.subscription.failures += 1
+        logger.debug("handler %s failed", self._name, exc_info=error)
+        text = text_of(error) if isinstance(error, KVStreamError) else described(error)
+        self._faults.note("handler", _reason(error), f"handler {self._name} failed: {text}")
 
     async def wait_ended(self, patience: float) -> None:
         """Wait until the handler has had every item, or has had no success for ``patience`` seconds."""
@@ -465,30 +522,9 @@ class _Handled(Generic[T]):
                 await self._ended.wait()
                 return
 
-    async def _handle(self, item: Any) -> None:
-        parts = self._batching.parts(item)
-        settled = False
-        try:
-            error = await contained(self._function, item, in_thread=self._in_thread)
-            settled = not isinstance(error, UndeliveredError)
-        finally:
-            if not settled:
-                self.subscription.give_back(parts)
-        if error is None:
-            self._succeeded_at = anyio.current_time()
-            self._tries = 0
-            return
-        self.subscription.failures += 1
-        logger.debug("handler %s failed", self._name, exc_info=error)
-        if isinstance(error, UndeliveredError):
-            await self._pause(error)
-            return
-        self.subscription.undelivered += len(parts)
-        text = text_of(error) if isinstance(error, KVStreamError) else described(error)
-        self._faults.note("handler", _reason(error), f"handler {self._name} failed: {text}")
-
     async def _pause(self, error: UndeliveredError) -> None:
         """Wait before the next try, for less long once the stream ends."""
+        self.subscription.failures += 1
         self._tries += 1
         ending = self.subscription.closed
         seconds = pause_seconds(self._tries, _LONGEST_PAUSE_AT_THE_END if ending else _LONGEST_PAUSE)

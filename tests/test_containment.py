@@ -47,7 +47,7 @@ forms = pytest.mark.parametrize("form", ["async", "plain", "awaitable"])
 @errors
 def test_an_error_of_a_call_is_returned(backend, form, error):
     async def main():
-        raised = await contained(raising(error, form), in_thread=form != "async")
+        raised = await contained(raising(error, form))
         await checkpoint()  # the caller was not cancelled
         return raised
 
@@ -62,7 +62,7 @@ def test_an_error_of_a_call_is_returned(backend, form, error):
 def test_what_ends_the_process_goes_through(backend, form, error):
     async def main():
         try:
-            await contained(raising(error, form), in_thread=form != "async")
+            await contained(raising(error, form))
         except BaseException as through:
             return through
 
@@ -107,21 +107,6 @@ def test_a_call_that_cancels_its_own_task_cancels_no_other():
     first, second = anyio.run(main)
     assert isinstance(first, asyncio.CancelledError)
     assert second is None
-
-
-@backends
-def test_a_thread_that_goes_on_after_a_cancellation_holds_nobody_up(backend):
-    async def main():
-        import threading
-
-        release = threading.Event()
-        with anyio.fail_after(30):
-            with anyio.move_on_after(0.01) as scope:
-                await contained(release.wait, in_thread=True)
-        release.set()
-        return scope.cancelled_caught
-
-    assert anyio.run(main, backend=backend)
 
 
 def test_a_description_names_type_text_and_place():

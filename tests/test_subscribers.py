@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from contextlib import suppress
 
 import anyio
@@ -280,3 +281,19 @@ async def test_a_handler_that_cancels_its_own_task_is_called_again():
         for number in range(3):
             stream._alerts.publish(alert(fingerprint=str(number)))
     assert len(calls) == 3
+
+
+@backends
+def test_a_thread_that_goes_on_after_a_cancellation_holds_nobody_up(backend):
+    release = threading.Event()
+
+    async def main():
+        with anyio.fail_after(DEADLINE):
+            async with KVStream(config(shutdown_timeout=0.2)) as stream:
+                stream.on_alert(lambda alert: release.wait())
+                stream._alerts.publish(alert())
+        release.set()
+        return stream.statistics().subscribers
+
+    (entry,) = anyio.run(main, backend=backend)
+    assert (entry.delivered, entry.undelivered) == (0, 1)
