@@ -1,6 +1,5 @@
 """Containment: calls of foreign code, such as handlers, that end nothing but themselves."""
 
-import asyncio
 import inspect
 import traceback
 from collections.abc import Callable
@@ -54,15 +53,6 @@ def outcome(function: Callable[..., Any], *args: Any) -> tuple[Any, BaseExceptio
         return function(*args), None
     except BaseException as error:
         return None, error
-
-
-def cancelled_itself() -> bool:
-    """Return whether this task, if it is one of asyncio, has requests to cancel it that it has not had."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # trio, whose tasks cannot be cancelled but by scopes
-        return False
-    return task is not None and task.cancelling() > 0
 
 
 def ends_everything(error: BaseException) -> bool:

@@ -13,7 +13,6 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from kvstream.containment import (
-    cancelled_itself,
     contained,
     described,
     ends_everything,
@@ -257,7 +256,7 @@ class Subscription(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        if not await self.wait():
+        if not len(self._waiting) and not await self.wait():
             raise StopAsyncIteration
         return self.take()
 
@@ -441,10 +440,10 @@ class _Handled(Generic[T]):
         self.subscription = subscription
         self._batching, self._faults = batching, faults
         self._ended = anyio.Event()
-        self._succeeded_at = -float("inf")
+        self._successes = 0
         self._tries = 0  # that failed, since the last success or the end of the stream
         self._name, self._destination = handler_name(handler), destination_of(handler)
-        self._function = handler.deliver if isinstance(handler, Delivery) else handler
+        self._function: Callable[[Any], Any] = handler.deliver if isinstance(handler, Delivery) else handler
         self._in_thread = not (
             inspect.iscoroutinefunction(self._function)
             or inspect.iscoroutinefunction(getattr(self._function, "__call__", None))  # noqa: B004 - an object whose __call__ is async
@@ -485,9 +484,10 @@ class _Handled(Generic[T]):
                     self._failed(error)
                 else:
                     self._in_hand = None
-                    self._succeeded_at, self._tries = anyio.current_time(), 0
-                if cancelled_itself():
-                    return
+                    self._successes += 1
+                    self._tries = 0
+                if anyio.get_current_task().has_pending_cancellation():
+                    return  # the handler has cancelled this task, if nobody else has
         finally:
             if isinstance(batches, AsyncGenerator):
                 with anyio.CancelScope(shield=True):
@@ -495,12 +495,12 @@ class _Handled(Generic[T]):
         self._ended.set()
 
     async def _call(self, item: Any) -> None:
-        if self._in_thread:
-            result, error = await to_thread.run_sync(outcome, self._function, item, abandon_on_cancel=True)
-            if error is not None:
-                raise error
-        else:
-            result = self._function(item)
+        if not self._in_thread:
+            await self._function(item)
+            return
+        result, error = await to_thread.run_sync(outcome, self._function, item, abandon_on_cancel=True)
+        if error is not None:
+            raise error
         if inspect.isawaitable(result):
             await result
 
@@ -516,9 +516,10 @@ class _Handled(Generic[T]):
 
     async def wait_ended(self, patience: float) -> None:
         """Wait until the handler has had every item, or has had no success for ``patience`` seconds."""
-        begun = anyio.current_time()
-        while (deadline := max(begun, self._succeeded_at) + patience) > anyio.current_time():
-            with anyio.move_on_after(deadline - anyio.current_time()):
+        successes = -1
+        while successes < self._successes:
+            successes = self._successes
+            with anyio.move_on_after(patience):
                 await self._ended.wait()
                 return
 
