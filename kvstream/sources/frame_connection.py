@@ -7,6 +7,7 @@ from contextlib import suppress
 import anyio
 import msgspec
 from anyio.abc import ByteStream
+from anyio.lowlevel import checkpoint_if_cancelled
 from anyio.streams.tls import TLSStream
 
 from kvstream.errors import MalformedInputError
@@ -131,6 +132,7 @@ class FrameConnection:
             data = self._waiting()
             if self.taken - self._acknowledged >= (_FRAMES_AN_ANSWER if data else 1):
                 await self._acknowledge()
+                await checkpoint_if_cancelled()  # answers are not cancelled
             if data is None and (data := await self._next()) is None:
                 return
             self._share.is_reading = False
