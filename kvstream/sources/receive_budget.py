@@ -13,14 +13,16 @@ class Share:
     Attributes:
         held: Bytes received and not yet on a queue.
         is_reading: Whether only the peer can make it smaller, by finishing its frame.
+        is_leaving: Whether the connection was cut off, and soon gives back all.
         cut_off: Ends the connection.
     """
 
-    __slots__ = ("cut_off", "held", "is_reading")
+    __slots__ = ("cut_off", "held", "is_leaving", "is_reading")
 
     def __init__(self, cut_off: Callable[[], None]) -> None:
         self.held = 0
         self.is_reading = True
+        self.is_leaving = False
         self.cut_off = cut_off
 
 
@@ -70,9 +72,9 @@ class ReceiveBudget:
         share.is_reading = True
         while self.held > self.limit:
             holding = [other for other in self._shares if other.held]
-            if all(other.is_reading for other in holding):
+            if all(other.is_reading and not other.is_leaving for other in holding):
                 largest = max(holding, key=lambda other: other.held)
-                largest.is_reading = False  # it is about to leave
+                largest.is_leaving = True
                 self.cut_off += 1
                 largest.cut_off()
             if self._smaller is None:
