@@ -32,6 +32,8 @@ ORDER = [
     "subscribers",
     "stream",
     "collector",
+    "tokens",
+    "tls",
     "link",
     "readings",
     "sources",

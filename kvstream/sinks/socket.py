@@ -1,6 +1,7 @@
 """Frames to a stream in another process, over a Unix socket, TCP or TLS: ``connect``."""
 
 import logging
+import os
 import random
 import secrets
 import ssl
@@ -26,6 +27,7 @@ from kvstream.link import Endpoint, Hello, MessageReader, with_length
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet
 from kvstream.queue import FrameQueue, Item, QueueStatistics
+from kvstream.text.escape import for_terminal, shortened
 from kvstream.tls import File, client_context
 from kvstream.tokens import checked_token
 
@@ -34,6 +36,8 @@ _CONNECT_SECONDS = 30.0  # with the TLS handshake
 _ANSWER_SECONDS = 60.0  # without a word while frames wait to be acknowledged
 _LAST_ANSWERS_SECONDS = 1.0  # to read what was acknowledged before a connection broke
 _LONGEST_ANSWER = 4096
+_LONGEST_REASON = 300  # characters
+_CLOSED = "the stream's side has closed the connection"
 _AT_ONCE = 256 * 1024  # bytes a write
 _EPOCH_RANDOM_BITS = 24  # 17 ms of the clock
 
@@ -294,7 +298,10 @@ class Connection:
 
                 tasks.start_soon(write)
                 while self._unsent and not ended:
-                    ended = self._take_answer(await self._answer())
+                    try:
+                        ended = self._take_answer(await self._answer())
+                    except KVStreamError as error:
+                        ended = str(error)
             tasks.cancel_scope.cancel()
         if why := ended or broken:
             await self._drop_connection(why)
@@ -317,33 +324,45 @@ class Connection:
         return ""
 
     async def _answer(self) -> int | str:
-        """Return the next answer: frames taken on this connection, or why it ends."""
-        with anyio.move_on_after(_ANSWER_SECONDS):
-            try:
+        """Return the next answer: frames taken on this connection, or why the server ends it.
+
+        Raises:
+            KVStreamError: If there is none.
+        """
+        try:
+            with anyio.fail_after(_ANSWER_SECONDS):
                 data = await self._reader.next()
-                return "the stream's side has closed the connection" if data is None else _answer_of(data)
-            except (msgspec.DecodeError, UnicodeDecodeError, MalformedInputError):
-                return "this is no kvstream server"
-            except Exception as error:
-                return _why(error)
-        return f"no answer for {_ANSWER_SECONDS:.0f} s"
+            answer = None if data is None else _answer_of(data)
+        except TimeoutError:
+            raise KVStreamError(f"no answer for {_ANSWER_SECONDS:.0f} s") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, MalformedInputError) as error:
+            raise KVStreamError("this is no kvstream server") from error
+        except Exception as error:
+            raise KVStreamError(_why(error)) from error
+        if answer is None:
+            raise KVStreamError(_CLOSED)
+        return shortened(for_terminal(answer), _LONGEST_REASON) if isinstance(answer, str) else answer
 
     async def _connect(self) -> None:
         """Connect and say hello.
 
         Raises:
             OSError: If nobody listens, or the TLS handshake fails.
-            KVStreamError: If we are refused.
+            KVStreamError: If we are refused, or get no answer.
         """
-        with anyio.fail_after(_CONNECT_SECONDS):
-            self._stream = await self._opened()
+        try:
+            with anyio.fail_after(_CONNECT_SECONDS):
+                self._stream = await self._opened()
+        except ssl.SSLCertVerificationError as error:
+            self._refusal = f"{self.endpoint}: {_why(error)}"
+            raise
         self._reader = MessageReader(self._stream, _LONGEST_ANSWER)
         self._acknowledged_here = 0
         await self._stream.send(with_length(msgspec.msgpack.encode(Hello(token=self._token))))
         welcome = await self._answer()
         if welcome != 0:
             self._refusal = f"{self.endpoint}: {welcome}"
-            raise KVStreamError(self._refusal)
+            raise KVStreamError(str(welcome))
         self._connects += 1
         self._report_outcome()
 
@@ -391,9 +410,13 @@ def _why(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason or error}"
     if isinstance(error, (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)):
-        return "the stream's side has closed the connection"
+        return _CLOSED
+    if isinstance(error.__cause__, ExceptionGroup):  # of the addresses that a name has
+        return _why(error.__cause__.exceptions[0])
+    if isinstance(error, OSError) and isinstance(error.__cause__, OSError):
+        return _why(error.__cause__)
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
     if isinstance(error, TimeoutError):
         return f"no connection within {_CONNECT_SECONDS:.0f} s"
     return str(error) or type(error).__name__

@@ -183,3 +183,36 @@ def test_epochs_of_processes_that_start_at_once_differ(monkeypatch):
     assert all(abs(epoch - 1_790_000_000_123_456_789) < 2**24 for epoch in epochs)
     monkeypatch.setattr("kvstream.sinks.socket.time.time_ns", lambda: 2**63 - 1)
     assert new_epoch() < 2**63
+
+
+async def test_what_a_server_says_does_not_reach_a_terminal_as_it_is(tmp_path, caplog):
+    async with scripted(f"{tmp_path}/kv.sock", "\x1b[2J\n" + "x" * 3000) as endpoint:
+        async with connect(endpoint, config=StreamConfig(shutdown_timeout=0.01)) as remote:
+            await remote.send(frame(10))
+            await until(lambda: remote.statistics().last_error)
+    for text in (remote.statistics().last_error, caplog.text.rstrip("\n")):
+        assert "\x1b" not in text
+        assert "\n" not in text
+        assert len(text) < 500
+
+
+async def test_a_server_that_only_goes_away_has_not_refused(tmp_path):
+    """It is asked again, and who waits to be accepted waits on."""
+    path, comings = f"{tmp_path}/kv.sock", []
+
+    async def serve(stream):
+        async with stream:
+            comings.append(stream)
+            if len(comings) > 1:
+                await stream.send(with_length(b"\x00"))
+                await anyio.sleep_forever()
+
+    with anyio.fail_after(DEADLINE):
+        async with await anyio.create_unix_listener(path) as listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, serve)
+            config = StreamConfig(shutdown_timeout=0.01)
+            async with connect(f"unix:{path}", config=config) as remote:
+                await remote.send(frame(1))
+                await remote.accepted()
+            tasks.cancel_scope.cancel()
+    assert len(comings) == 2

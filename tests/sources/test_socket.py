@@ -370,6 +370,20 @@ async def test_a_peer_that_reads_no_answers_loses_its_place(monkeypatch, tmp_pat
         assert server.statistics().connections == 0
 
 
+async def test_a_frame_that_does_not_go_on_loses_its_place(endpoint, monkeypatch):
+    monkeypatch.setattr("kvstream.sources.frame_connection.STALLED_SECONDS", 0.1)
+    async with serving(endpoint) as (_, server):
+        idle, slow = [await raw_connection(server) for _ in range(2)]
+        for connection in (idle, slow):
+            await say(connection, Hello())
+            assert await MessageReader(connection, 100).next() == b"\x00"
+        await slow.send(b"\x00\x00\x10\x00abc")
+        await until(lambda: server.statistics().faults.get("stalled"))
+        assert server.statistics().connections == 1  # between frames a producer may be silent for ever
+        for connection in (idle, slow):
+            await connection.aclose()
+
+
 async def test_unfinished_frames_of_all_connections_together_are_bounded(endpoint):
     budget = ReceiveBudget(1 << 20)
     async with serving(endpoint, budget=budget, longest_frame=600_000) as (_, server):
