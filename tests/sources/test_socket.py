@@ -504,3 +504,16 @@ async def test_accepting_goes_on_after_an_error(endpoint, monkeypatch):
 def test_a_budget_without_room_for_a_frame_is_refused():
     with pytest.raises(ConfigError, match="no room"):
         FrameServer(KVStream(), Endpoint.parse("tcp://127.0.0.1:0"), budget=ReceiveBudget(1 << 20))
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [
+        test_silent_strangers_take_no_producers_place_and_have_limited_time,
+        test_unfinished_frames_of_all_connections_together_are_bounded,
+        test_frames_on_the_queue_are_acknowledged_before_the_server_ends,
+        test_a_connection_lost_within_a_frame_is_counted,
+    ],
+)
+def test_promises_hold_on_trio_too(endpoint, promise):
+    anyio.run(promise, endpoint, backend="trio")
