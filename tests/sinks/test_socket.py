@@ -6,6 +6,7 @@ import anyio
 import msgspec
 import numpy as np
 import pytest
+from anyio.abc import ByteStream
 
 from kvstream import connect
 from kvstream.config import StreamConfig
@@ -130,6 +131,53 @@ async def test_what_was_acknowledged_before_a_break_is_not_sent_again(tmp_path):
             assert remote.statistics().events == 2_000_000
         assert balanced(remote.statistics())
     assert [decode_frame(message).seq for message in received if len(message) > 1000] == [0, 1, 2, 3]
+
+
+class Broken(ByteStream):
+    """A connection that breaks at the second write, before it gives what it has received."""
+
+    def __init__(self):
+        self._broken = anyio.Event()
+        self._writes = 0
+        self._answers = [with_length(b"\x00"), with_length(b"\x01")]
+
+    async def send(self, item):
+        self._writes += 1
+        if self._writes > 1:
+            self._broken.set()
+            raise anyio.BrokenResourceError
+
+    async def receive(self, max_bytes=65536):
+        await anyio.lowlevel.checkpoint()
+        if len(self._answers) == 1:
+            await self._broken.wait()
+            await anyio.wait_all_tasks_blocked()
+        if not self._answers:
+            raise anyio.EndOfStream
+        return self._answers.pop(0)
+
+    async def send_eof(self):
+        pass
+
+    async def aclose(self):
+        pass
+
+
+async def test_answers_that_wait_to_be_read_count_when_a_write_fails(tmp_path):
+    async with connect(f"unix:{tmp_path}/nobody", config=StreamConfig(shutdown_timeout=0.01)) as remote:
+        streams = [Broken()]
+
+        async def opened():
+            if not streams:
+                raise OSError("nobody is there")
+            return streams.pop()
+
+        remote._opened = opened
+        await remote.send(frame(10))
+        await remote.send(frame(20))
+        await until(lambda: remote.statistics().last_error == "nobody is there")
+        assert remote.statistics().events == 10
+    assert balanced(remote.statistics())
 
 
 @pytest.mark.parametrize(
