@@ -96,7 +96,7 @@ class SourceMonitor:
 
         for frame in frames:
             arrival = self._sequence.arrive(frame)
-            if arrival is Arrival.REPEAT:
+            if arrival.is_dropped:
                 self.duplicate_frames += 1
                 self.duplicate_events += len(frame)
                 continue

@@ -34,6 +34,8 @@ ORDER = [
     "producers",
     "stream",
     "collector",
+    "tokens",
+    "tls",
     "link",
     "readings",
     "sources",

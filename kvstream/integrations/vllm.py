@@ -152,7 +152,8 @@ class BackgroundConnection:
     """A connection to ``kvstream serve`` on a thread of its own, for as long as the process lives.
 
     Args:
-        endpoint: ``unix:PATH`` or ``tcp://HOST:PORT``.
+        endpoint: ``unix:PATH``, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``, which trusts the system's roots
+            or those of ``SSL_CERT_FILE``.
         token: What the server asks for.
 
     Raises:

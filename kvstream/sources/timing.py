@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from kvstream.events.frame import UNNUMBERED, EventFrame
-from kvstream.events.sequence import Arrival, FrameSequence
+from kvstream.events.sequence import FrameSequence
 from kvstream.events.types import Malformed
 
 Items = AsyncIterator[EventFrame | Malformed]
@@ -99,8 +99,7 @@ class FrameCutter:
 
     def cut(self, frame: EventFrame) -> Iterator[tuple[int, EventFrame]]:
         """Yields (multiple of the step, part) for each part, in order."""
-        arrival = self._sequences[frame.source].arrive(frame)
-        if arrival is Arrival.REPEAT or not len(frame):
+        if self._sequences[frame.source].arrive(frame).is_dropped or not len(frame):
             yield int(frame.ts[0]) // self._step_ns if len(frame) else 0, frame
             return
         parts = frame.split(np.maximum.accumulate(frame.ts // self._step_ns))

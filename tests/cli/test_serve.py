@@ -108,3 +108,31 @@ def test_a_recording_is_replayed_to_a_server(tmp_path):
         summary = json.loads(out.splitlines()[-1])
         assert summary["accounts"]["processed"] == 150_000
         assert summary["accounts"]["unknown_evictions"] == 255
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--tls-cert", "missing.pem", "--tls-key", "missing.pem"], "missing.pem"),
+        (["--tls-cert", "missing.pem"], "--tls-key"),
+        (["--tls-client-ca", "missing.pem"], "--tls-cert"),
+        ([], "needs a certificate"),
+        (["--token-file", "missing"], "missing"),
+    ],
+)
+def test_serve_without_what_tls_and_tokens_need_says_so_in_one_line(kvstream, options, why):
+    ran = kvstream("serve", "--listen", "tls://127.0.0.1:0", *options)
+    assert ran.code == 1
+    assert why in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["serve", "--listen"], ["replay", SCAN, "--to"]])
+def test_an_empty_token_is_refused(kvstream, tmp_path, command):
+    ran = kvstream(*command, f"unix:{tmp_path}/kv.sock", env={"KVSTREAM_TOKEN": ""})
+    assert ran.code == 1
+    assert "KVSTREAM_TOKEN is empty" in ran.err
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    ran = kvstream(*command, f"unix:{tmp_path}/kv.sock", "--token-file", tmp_path / "token")
+    assert ran.code == 1
+    assert "UTF-8" in ran.err
