@@ -1,9 +1,11 @@
 """Producer: events of one source and tier, from any task or thread, framed and put onto a queue."""
 
+import logging
 import struct
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +18,14 @@ from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, int64_
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op
 from kvstream.queue import FrameQueue
 from kvstream.recorder import StepRecorder, checked_time, new_recorder, recorded_frame
+from kvstream.text.escape import for_terminal
+
+logger = logging.getLogger("kvstream")
 
 Ids = int | Sequence[int] | npt.NDArray[Any]
 
 INTENDED_DROPS = frozenset({"queue_full", "displaced", "sampled", "duplicate"})
-"""Causes that a policy asked for; the others (``would_block``, ``closed``, ``cancelled``,
+"""Causes that a policy asked for; the others (``would_block``, ``closed``, ``cancelled``, ``forked``,
 ``shutdown_timeout``, ``malformed``) are losses."""
 
 _PENDING_FRAMES = 8
@@ -135,6 +140,8 @@ class Producer:
     one call carry the time of the call, or ``ts`` (nanoseconds since the Unix epoch). What is no id or no
     time raises ``MalformedInputError`` and records nothing. If a coroutine method is cancelled while it
     waits, its events stay recorded and are sent with the next ones.
+
+    In a forked child its copy is closed: what is recorded there is dropped and counted (``forked``).
     """
 
     def __init__(
@@ -145,13 +152,17 @@ class Producer:
         overflow: OverflowPolicy,
         frame_events: int,
         clock: Callable[[], int],
-        wake_flusher: Callable[[], None],
+        keep: Callable[["Producer"], None],
+        wake_flusher: Callable[[FrameQueue], None],
     ) -> None:
         self.source, self.tier, self.overflow = source, tier, overflow
         self._queue = queue
         self._frame_events = frame_events
         self._clock = clock
+        self._keep = keep  # must be called before anything is counted that could be lost with this object
         self._wake_flusher = wake_flusher
+        self._used = True
+        self._waiting = 0  # tasks and threads that wait for room
         self._flusher_knows = False  # that there is something to flush
         self._lock = threading.RLock()
         self._buffer = EventBuffer(source, tier)
@@ -163,7 +174,8 @@ class Producer:
         self._losses = 0  # dropped unasked and not yet told to the source's monitor
         self._sample_rate = 1.0
         self._calm = 0
-        self._closed = False
+        self._closed = ""  # or the cause for which events are dropped since
+        self._said_forked = False
 
     async def allocated(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
         """Blocks were handed out, to someone; what happens to them from now on counts as theirs."""
@@ -215,6 +227,8 @@ class Producer:
                     on_step=self._note,
                     on_full=self._settle_recorded,
                 )
+                if self._closed:
+                    self._recorder.close()
             return self._recorder
 
     async def flush(self) -> None:
@@ -230,9 +244,9 @@ class Producer:
     def flush_nowait(self) -> None:
         """Puts onto the queue what fits without waiting; what does not is flushed again later."""
         with self._lock:
-            self._flusher_knows = False
             self._take_recorded()
             self._frame()
+            self._flusher_knows = False
         self._pump()
         if self._recorder is not None:
             self._shed()  # an engine that does not end its steps must not fill memory
@@ -252,11 +266,54 @@ class Producer:
         """Drops what is still buffered, for a cause; later events are dropped as ``closed``."""
         with self._lock:
             self._take_recorded()
-            self._closed = True
-            self._drop(cause, self._buffer.events + self._pending_events)
-            self._buffer.take()
-            self._pending.clear()
-            self._pending_events = 0
+            self._closed = self._closed or "closed"
+            self._discard(cause)
+
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child; what is buffered in it is the parent's to send."""
+        self._lock = threading.RLock()  # another thread may have held it
+        self._closed = "forked"
+        self._queue.close_after_fork()
+        self._discard("forked")
+
+    def _discard(self, cause: str) -> None:
+        self._drop(cause, self._buffer.events + self._pending_events)
+        self._buffer = EventBuffer(self.source, self.tier)
+        self._pending.clear()
+        self._pending_events = 0
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def take_used(self) -> bool:
+        """Return whether anything was recorded since the last call."""
+        with self._lock:
+            used, self._used = self._used or bool(self._recorder), False
+            return used
+
+    def retire(self, take_over: Callable[[int, Counter[str]], None], at_once: bool) -> bool:
+        """Hand the counts over, so that the owner need not keep this producer; it goes on working.
+
+        What is buffered is put onto the queue as far as it fits.
+
+        Args:
+            take_over: Called with the events offered and those dropped by cause, which then count from 0.
+            at_once: Drop what does not fit (``would_block``), unless a task or thread waits for room.
+
+        Returns:
+            False where anything is still buffered; nothing is handed over then.
+        """
+        with self._lock:
+            self._take_recorded()
+            self._frame()
+            self._pump()
+            if at_once and not self._waiting:
+                self._shed(keep=0)
+            if self._pending:
+                return False
+            take_over(self._offered, self._dropped)
+            self._offered, self._dropped = 0, Counter()
+            self._flusher_knows = False
+            return True
 
     def take_losses(self) -> int:
         """Events dropped unasked since the last call."""
@@ -267,6 +324,7 @@ class Producer:
     def drop(self, cause: str, events: int) -> None:
         """Counts events that were on the queue as dropped."""
         with self._lock:
+            self._keep(self)
             self._drop(cause, events)
 
     async def _put(
@@ -274,10 +332,11 @@ class Producer:
     ) -> None:
         if self._add(op, ids, ts, reason, labels):
             self._pump()
-            await checkpoint()  # consumers get their turn also where there is room
-            while self._pending and not self._closed:
-                await self._queue.room()
-                self._pump()
+            with self._wait():
+                await checkpoint()  # consumers get their turn also where there is room
+                while self._pending and not self._closed:
+                    await self._queue.room()
+                    self._pump()
 
     def _settle(self) -> None:
         """Puts pending frames onto the queue; a thread waits for room, the event loop's own cannot."""
@@ -285,14 +344,25 @@ class Producer:
         if self._queue.on_loop_thread:
             self._shed()
             return
-        while self._pending and not self._closed:
-            self._queue.wait_for_room(self._next_pending())
-            self._pump()
+        with self._wait():
+            while self._pending and not self._closed:
+                self._queue.wait_for_room(self._next_pending())
+                self._pump()
 
-    def _shed(self) -> None:
+    @contextmanager
+    def _wait(self) -> Iterator[None]:
+        with self._lock:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def _shed(self, keep: int = _PENDING_FRAMES) -> None:
         """Drops pending frames beyond a few."""
         with self._lock:
-            while len(self._pending) > _PENDING_FRAMES:
+            while len(self._pending) > keep:
                 frame = self._pending.pop()
                 self._pending_events -= len(frame)
                 self._drop("would_block", len(frame))
@@ -315,13 +385,16 @@ class Producer:
         """Sees to it that what has been recorded is flushed in time."""
         if not self._flusher_knows:
             with self._lock:
+                self._used = True
+                self._keep(self)
                 if not self._closed:  # the event loop may be gone
                     self._flusher_knows = True
-                    self._wake_flusher()
+                    self._wake_flusher(self._queue)
 
     def _take_recorded(self) -> None:
         """Frames what the recorder holds, after what was recorded before it."""
         if self._recorder is not None and self._recorder:
+            self._note()
             self._frame()
             recorded = self._recorder.take()
             frame, malformed = recorded_frame(recorded, self.source, self.tier), recorded[-1]
@@ -345,7 +418,7 @@ class Producer:
         """Lines frames up for the queue."""
         for frame in frames:
             if self._closed:
-                self._drop("closed", len(frame))
+                self._drop_closed(len(frame))
             else:
                 self._pending.append(frame)
                 self._pending_events += len(frame)
@@ -393,6 +466,16 @@ class Producer:
                 self._drop("queue_full", len(frame))
                 return
             self._sample_rate /= 2
+
+    def _drop_closed(self, events: int) -> None:
+        if self._closed == "forked" and not self._said_forked:
+            self._said_forked = True
+            logger.warning(
+                "%s: events recorded after a fork are dropped (forked): "
+                "connect, or open a stream, in the process that records",
+                for_terminal(f"{self.source}/{self.tier}"),
+            )
+        self._drop(self._closed, events)
 
     def _drop(self, cause: str, events: int) -> None:
         if events:

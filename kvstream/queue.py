@@ -38,6 +38,9 @@ class FrameQueue:
 
     A frame larger than the bound is let in when the queue is empty. Made and drained on the event
     loop; filled from anywhere.
+
+    Attributes:
+        consumed: Events taken out and processed, so far.
     """
 
     def __init__(self, limit_events: int) -> None:
@@ -45,6 +48,7 @@ class FrameQueue:
         self._items: deque[Item] = deque()
         self._events = 0
         self._processing = 0
+        self.consumed = 0
         self._closed = False
         self._lock = threading.Lock()  # taken directly where nobody waits, as a Condition costs more
         self._room = threading.Condition(self._lock)
@@ -124,7 +128,12 @@ class FrameQueue:
             await self._arrived.wait()
 
     def processed(self, events: int) -> None:
-        """Tells that the consumer is done with events it took."""
+        """Count events that the consumer took and processed, in the same step of the loop as it did."""
+        self.consumed += events
+        self.discarded(events)
+
+    def discarded(self, events: int) -> None:
+        """Let go of events that the consumer took and will not process."""
         self._processing -= events
         if not self._processing and not self._items:
             idle, self._idle = self._idle, anyio.Event()
@@ -142,6 +151,15 @@ class FrameQueue:
             self._room.notify_all()
         self._drained.set()
         self._wake_consumer()
+
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child, where nobody waits any more and no loop may be called."""
+        self._lock = threading.Lock()  # another thread may have held it
+        self._room = threading.Condition(self._lock)
+        self._closed = True
+        self._asleep = False
+        self._items.clear()
+        self._events = self._processing = 0
 
     def abandon(self) -> list[Item]:
         """Takes out everything without processing it."""

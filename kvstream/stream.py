@@ -26,10 +26,11 @@ from kvstream.errors import ClosedStreamError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
 from kvstream.faults import FaultLog
+from kvstream.fork import close_in_children
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.monitor import CacheLimit, Gathering, Monitor, SourceMonitor, accounts_of, compile_loops
 from kvstream.producer import Producer, ProducerStatistics
-from kvstream.producers import ProducerSet
+from kvstream.producers import ProducerSet, ProducersStatistics
 from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
 from kvstream.subscribers import SubscriberPolicy, Subscription, SubscriptionStatistics, Topic
 from kvstream.tier import TierMonitor
@@ -125,6 +126,7 @@ class KVStream:
         self._exits = AsyncExitStack()
         self._state = "new"
         self._final = False
+        close_in_children(self)
 
     @property
     def is_open(self) -> bool:
@@ -159,6 +161,8 @@ class KVStream:
         traceback: TracebackType | None,
     ) -> None:
         assert self._tasks is not None  # noqa: S101
+        if self._state == "forked":
+            return  # its tasks and its loop are the parent's
         cause = "cancelled"
         try:
             if exc is None:
@@ -207,6 +211,14 @@ class KVStream:
         for topic in self._topics:
             topic.abandon_handlers()
             topic.close()
+
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child; what was on its way is the parent's to process."""
+        if self._state == "open":
+            self._state = "forked"
+        for queue in self._queues:
+            queue.close_after_fork()
+        self._producers.close_after_fork()
 
     # Getting events in
 
@@ -278,10 +290,15 @@ class KVStream:
         return _hashed(source) % len(self._monitors)
 
     def _require_open(self) -> None:
-        if self._state != "open":
-            raise ClosedStreamError(f"the stream is {'not open yet' if self._state == 'new' else 'closed'}")
+        if self._state == "new":
+            raise ClosedStreamError("the stream is not open yet")
+        self._require_unclosed()
 
     def _require_unclosed(self) -> None:
+        if self._state == "forked":
+            raise ClosedStreamError(
+                "the stream is open in the process that forked this one: open another here"
+            )
         if self._state == "closed":
             raise ClosedStreamError("the stream is closed")
 
@@ -390,10 +407,9 @@ class KVStream:
 
     def accounts(self, source: str | None = None, tier: str | None = None) -> Accounts:
         """Where every event and block went; of one source and tier, as far as that is known."""
-        accounts = accounts_of(self._monitors, source, tier)
         if source is None and tier is None:
-            self._account(accounts)
-        return accounts
+            return self._accounts(self._producers.statistics())
+        return accounts_of(self._monitors, source, tier)
 
     def hottest(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
         """The live blocks of a source and tier that have been accessed most."""
@@ -417,28 +433,38 @@ class KVStream:
 
     def statistics(self) -> StreamStatistics:
         """The inside of the stream now."""
+        counted = self._producers.statistics()
         return StreamStatistics(
-            self.accounts(),
+            self._accounts(counted),
             tuple(queue.statistics() for queue in self._queues),
-            tuple(producer.statistics() for producer in self._producers),
+            counted.producers,
             tuple(entry for topic in self._topics for entry in topic.statistics()),
             dict(self.faults.counts),
         )
 
-    def _account(self, accounts: Accounts) -> None:
-        """Adds what only the stream knows: events that did not come as far as a monitor."""
+    def _accounts(self, counted: ProducersStatistics) -> Accounts:
+        """The accounts of the whole stream at the moment when its producers had counted this.
+
+        While threads record, events go from a producer to a queue between two looks. So what is in flight is
+        not looked for there: it is what was offered and has neither been dropped nor left a queue to be
+        applied. The last changes on the event loop only, each producer's counts under a lock of its own.
+        """
+        accounts = accounts_of(self._monitors, None, None)
         dropped = Counter(accounts.dropped) + self._dropped
-        accounts.offered = self._sent + self._malformed_count
+        offered = self._sent
+        in_flight = self._sent - self._dropped.total() - sum(queue.consumed for queue in self._queues)
+        for producer in (counted.retired, *counted.producers):
+            offered += producer.offered
+            in_flight += producer.offered - sum(producer.dropped.values())
+            dropped.update(producer.dropped)
+        if self._state == "forked":
+            dropped["forked"] += in_flight
+            in_flight = 0
+        accounts.offered = offered + self._malformed_count
         accounts.malformed = self._malformed_count
-        for producer in self._producers:
-            statistics = producer.statistics()
-            accounts.offered += statistics.offered
-            accounts.in_flight += statistics.buffered
-            dropped.update(statistics.dropped)
-        for queue in self._queues:
-            waiting = queue.statistics()
-            accounts.in_flight += waiting.events + waiting.processing_events
+        accounts.in_flight = in_flight
         accounts.dropped = dict(dropped)
+        return accounts
 
     # Tasks
 
@@ -456,7 +482,7 @@ class KVStream:
         finally:
             for frame, producer in (item for batch in batches for item in batch):
                 self._count_dropped(producer, "cancelled", len(frame))
-                queue.processed(len(frame))
+                queue.discarded(len(frame))
         self._consumer_ends[number].set()
 
     def _process(self, monitor: Monitor, batch: list[Item]) -> None:

@@ -14,6 +14,7 @@ ORDER = [
     "errors",
     "text",
     "faults",
+    "fork",
     "config",
     "compiled",
     "clock",

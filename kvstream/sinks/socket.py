@@ -19,6 +19,7 @@ from kvstream.errors import ClosedStreamError, KVStreamError, MalformedInputErro
 from kvstream.events.codec import encode_frame
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER
+from kvstream.fork import close_in_children
 from kvstream.link import Endpoint, Hello, MessageReader, with_length
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet
@@ -82,7 +83,8 @@ class Connection:
         self._pause = _FIRST_PAUSE
         self._last_error = ""
         self._exits = AsyncExitStack()
-        self._open = False
+        self._open = self._forked = False
+        close_in_children(self)
 
     async def __aenter__(self) -> Self:
         self._queue = FrameQueue(self.config.queue_events)
@@ -99,6 +101,8 @@ class Connection:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._forked:
+            return  # its tasks and its loop are the parent's
         cause = "cancelled"
         try:
             if exc is None:
@@ -162,11 +166,20 @@ class Connection:
             self._connects,
             self._acknowledged,
             self._queue.statistics(),
-            tuple(producer.statistics() for producer in self._producers),
+            self._producers.statistics().producers,
             self._last_error,
         )
 
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child; the connection itself is the parent's."""
+        self._forked, self._open = True, False
+        self._producers.close_after_fork()
+
     def _require_open(self) -> None:
+        if self._forked:
+            raise ClosedStreamError(
+                "the connection belongs to the process that forked this one: connect here"
+            )
         if not self._open:
             raise ClosedStreamError("the connection is not open")
 
