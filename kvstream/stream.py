@@ -13,6 +13,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from kvstream.alerts.drops import DropWatch
 from kvstream.alerts.groups import AlertGroup, alert_groups
 from kvstream.alerts.rules import Rule
 from kvstream.alerts.silences import Silence, Silences
@@ -22,13 +23,14 @@ from kvstream.blocks.state import HotBlock
 from kvstream.clock import Clock
 from kvstream.compiled import compiles
 from kvstream.config import OverflowPolicy, StreamConfig
-from kvstream.errors import ClosedStreamError
+from kvstream.errors import ClosedStreamError, MalformedInputError
 from kvstream.events.frame import EventFrame
-from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
+from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed, checked_name
 from kvstream.faults import FaultLog
 from kvstream.fork import close_in_children
+from kvstream.limits import StreamLimits
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
-from kvstream.monitor import CacheLimit, Gathering, Monitor, SourceMonitor, accounts_of, compile_loops
+from kvstream.monitor import Gathering, Monitor, SourceMonitor, accounts_of, compile_loops
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet, ProducersStatistics
 from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
@@ -46,6 +48,8 @@ EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEven
 _MALFORMED_KEPT = 100
 _SILENT_WINDOWS = 2  # after which a source's time goes on without events
 _LEAST_TICK_SECONDS = 0.1
+_STOPPED_SECONDS = 10.0  # by which the loop is late when its process was stopped
+_SOONER = 12  # parts of forget_seconds after which a source may be forgotten where others need its place
 
 
 class StreamStatistics(NamedTuple):
@@ -106,12 +110,16 @@ class KVStream:
         self._silences = Silences(silences)
         self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
         self.faults = FaultLog()
-        self._producers = ProducerSet(self.config, clock or Clock(), lambda s: self._queues[self._owner(s)])
-        limit = CacheLimit(self.config.metrics.max_caches)
+        self._clock = clock or Clock()
+        self._producers = ProducerSet(self.config, self._clock, lambda s: self._queues[self._owner(s)])
+        self._limits = StreamLimits(self.config.metrics)
         self._monitors = [
-            Monitor(self.config.metrics, rules, self._silences, limit) for _ in range(self.config.consumers)
+            Monitor(self.config.metrics, rules, self._silences, self._limits)
+            for _ in range(self.config.consumers)
         ]
-        self._arrived: dict[str, float] = {}  # source: time of its last frame, by the event loop's clock
+        self._drops = DropWatch(self._monitors[0].rules, self._silences, self._limits.descriptions())
+        # Source: time of its last frame, by the event loop's clock; the longest silent one first.
+        self._arrived: dict[str, float] = {}
         self._queues: list[FrameQueue] = []
         self._consumer_ends: list[anyio.Event] = []
         self._sent = 0  # events in frames given to send()
@@ -194,6 +202,7 @@ class KVStream:
         """Ends every window and publishes what there is left to say, once."""
         if not self._final:
             self._final = True
+            self._publish_alerts(self._look_at_drops())
             for monitor in self._monitors:
                 self._publish_alerts(monitor.finish())
             if self._summaries.listening:
@@ -249,8 +258,11 @@ class KVStream:
 
         Raises:
             ClosedStreamError: If the stream is not open.
+            MalformedInputError: If the source or tier is no name; nothing is counted then.
         """
         self._require_open()
+        checked_name(frame.source)
+        checked_name(frame.tier)
         queue = self._queues[self._owner(frame.source)]
         self._sent += len(frame.ops)
         settled = False
@@ -266,10 +278,13 @@ class KVStream:
         """Sends every frame of an input on and counts what of it was malformed, until the input ends."""
         try:
             async for item in items:
-                if isinstance(item, EventFrame):
-                    await self.send(item)
-                else:
+                if not isinstance(item, EventFrame):
                     self.reject(item)
+                    continue
+                try:
+                    await self.send(item)
+                except MalformedInputError as error:
+                    self.reject(Malformed("input", "frame", 0, str(error)))
         finally:
             if isinstance(items, AsyncGenerator):  # which holds files or sockets
                 await items.aclose()
@@ -388,7 +403,7 @@ class KVStream:
         gathering, tiers = self._gathering(source, tier)
         for found in tiers:
             gathering.add(found)
-        return gathering.summary(source, tier, self.accounts(source, tier), self._final)
+        return self._summary(gathering, source, tier)
 
     async def summarize(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
         """The same while other tasks go on, as a summary of a thousand sources takes half a second.
@@ -399,11 +414,21 @@ class KVStream:
         for found in tiers:
             gathering.add(found)
             await checkpoint()
-        return gathering.summary(source, tier, self.accounts(source, tier), self._final)
+        return self._summary(gathering, source, tier)
 
     def _gathering(self, source: str | None, tier: str | None) -> tuple[Gathering, list[TierMonitor]]:
         tiers = self.tiers(source, tier)
-        return Gathering(self.config.metrics, tiers), tiers
+        gathering = Gathering(self.config.metrics, tiers)
+        for monitor in self._monitors if source is None and tier is None else ():
+            gathering.add_forgotten(monitor.forgotten)
+        return gathering, tiers
+
+    def _summary(self, gathering: Gathering, source: str | None, tier: str | None) -> CacheMetricsSummary:
+        summary = gathering.summary(source, tier, self.accounts(source, tier), self._final)
+        if tier is None:
+            alerts = (alert for alert in self.drop_alerts() if source in (None, alert.source))
+            summary.alerts.extend(alert.to_dict() for alert in alerts)
+        return summary
 
     def accounts(self, source: str | None = None, tier: str | None = None) -> Accounts:
         """Where every event and block went; of one source and tier, as far as that is known."""
@@ -426,6 +451,10 @@ class KVStream:
     def sources(self) -> list[SourceMonitor]:
         """What is known of each source, to be read and not changed, on the event loop."""
         return [of for monitor in self._monitors for of in monitor.sources.values()]
+
+    def drop_alerts(self) -> list[CacheAlert]:
+        """The alerts that fire on what never reaches a cache: what is refused, or has come before."""
+        return self._drops.firing()
 
     def places(self) -> list[tuple[str, str]]:
         """Every source and tier seen so far."""
@@ -491,6 +520,8 @@ class KVStream:
         losses = sum(producer.take_losses() for producer in {p for _, p in batch if p is not None})
         if losses:
             monitor.note_lost(source, losses)
+        if not monitor.has_room_for(frame for frame, _ in batch):
+            self._make_room()
         listening = self._evictions.listening
         for outcome in monitor.process_batch([frame for frame, _ in batch], records=listening):
             self._publish_alerts(outcome.alerts)
@@ -498,6 +529,7 @@ class KVStream:
                 for event in outcome.eviction_events():
                     self._evictions.publish(event)
         if source in monitor.sources:
+            self._arrived.pop(source, None)  # so that it goes to the end
             self._arrived[source] = anyio.current_time()
 
     async def _pass_time(self) -> None:
@@ -506,15 +538,52 @@ class KVStream:
         Only the time since a source's last frame is taken from the clock: a replay has times of its own.
         """
         window = self.config.metrics.window_seconds
+        tick = max(_LEAST_TICK_SECONDS, window)
         while True:
-            await anyio.sleep(max(_LEAST_TICK_SECONDS, window))
+            began = anyio.current_time()
+            await anyio.sleep(tick)
+            late = anyio.current_time() - began - tick
+            if late > _STOPPED_SECONDS:  # the process was stopped: that no source was heard says nothing
+                self._arrived = {source: arrived + late for source, arrived in self._arrived.items()}
+            self._publish_alerts(self._look_at_drops())
+            await self._forget_silent()
             for of in self.sources():
                 await checkpoint()  # a thousand silent sources take a fifth of a second
+                if self._monitors[self._owner(of.source)].sources.get(of.source) is not of:
+                    continue  # forgotten meanwhile
                 silent = anyio.current_time() - self._arrived[of.source]
                 if silent < _SILENT_WINDOWS * window or self._queues[self._owner(of.source)].fill > 0:
                     continue
                 for tier in of.tiers.values():
                     self._publish_alerts(tier.pass_time(tier.last_ts + round((silent - window) * 1e9)))
+
+    def _look_at_drops(self) -> list[CacheAlert]:
+        duplicates = ((of.source, of.duplicates) for of in self.sources() if of.duplicates)
+        return self._drops.look(self._limits.refused, duplicates, self._clock() / 1e9)
+
+    async def _forget_silent(self) -> None:
+        """Forgets sources that have been silent for ``forget_seconds``, as a rule dead ones."""
+        forget_after = self.config.metrics.forget_seconds
+        while forget_after and self._silent_longest(forget_after):
+            self._forget_longest_silent()
+            await checkpoint()  # each takes a part of a millisecond
+
+    def _make_room(self) -> None:
+        """Forgets the source that has been silent for the longest time, if that is long."""
+        if self._silent_longest(self.config.metrics.forget_seconds / _SOONER):
+            self._forget_longest_silent()
+
+    def _silent_longest(self, seconds: float) -> bool:
+        """Whether there is a source that has been silent for so many seconds."""
+        arrived = next(iter(self._arrived.values()), None)
+        return bool(seconds) and arrived is not None and anyio.current_time() - arrived >= seconds
+
+    def _forget_longest_silent(self) -> None:
+        source, arrived = next(iter(self._arrived.items()))
+        del self._arrived[source]
+        why = f"the source was forgotten after {anyio.current_time() - arrived:,.0f} s without events"
+        self._publish_alerts(self._monitors[self._owner(source)].forget(source, why))
+        self._publish_alerts(self._drops.forget(source, why, self._clock() / 1e9))
 
     async def _summarize_regularly(self) -> None:
         while True:
@@ -536,4 +605,4 @@ class KVStream:
 @lru_cache(maxsize=4096)
 def _hashed(source: str) -> int:
     """The same number for a source in every process."""
-    return zlib.crc32(source.encode())
+    return zlib.crc32(source.encode("utf-8", "surrogatepass"))

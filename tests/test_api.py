@@ -23,6 +23,7 @@ ORDER = [
     "metrics",
     "words",
     "alerts",
+    "limits",
     "tier",
     "monitor",
     "analysis",
