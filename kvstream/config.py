@@ -130,7 +130,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         metrics: Settings of what is measured.
         consumers: Consumer tasks, each with a queue of its own; a source belongs to exactly one.
-        queue_events: Events a queue holds before its producers' overflow policies apply.
+        queue_events: Events a queue holds before its producers' overflow policies apply, in at most 65,536
+            frames and label sets together.
         overflow: Policy of producers that name none. ``block`` waits; ``drop_newest`` drops the frame
             that does not fit; ``drop_oldest`` drops the producer's own oldest frames instead, and the
             new one if it has none there; ``sample`` keeps whole blocks, fewer each time the queue is full.

@@ -74,7 +74,7 @@ class SourceMonitor:
 
         for frame in frames:
             arrival = self._sequence.arrive(frame)
-            if arrival.value in _KINDS:
+            if arrival is not Arrival.NEXT and arrival.value in _KINDS:
                 self.duplicates[_KINDS[arrival.value]] += 1
             if arrival is Arrival.REPEAT:
                 self.duplicate_frames += 1

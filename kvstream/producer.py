@@ -4,8 +4,7 @@ import logging
 import struct
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -162,7 +161,6 @@ class Producer:
         self._keep = keep  # must be called before anything is counted that could be lost with this object
         self._wake_flusher = wake_flusher
         self._used = True
-        self._waiting = 0  # tasks and threads that wait for room
         self._flusher_knows = False  # that there is something to flush
         self._lock = threading.RLock()
         self._buffer = EventBuffer(source, tier)
@@ -290,24 +288,21 @@ class Producer:
             used, self._used = self._used or bool(self._recorder), False
             return used
 
-    def retire(self, take_over: Callable[[int, Counter[str]], None], at_once: bool) -> bool:
+    def retire(self, take_over: Callable[[int, Counter[str]], None]) -> bool:
         """Hand the counts over, so that the owner need not keep this producer; it goes on working.
 
-        What is buffered is put onto the queue as far as it fits.
+        What is buffered is put onto the queue.
 
         Args:
             take_over: Called with the events offered and those dropped by cause, which then count from 0.
-            at_once: Drop what does not fit (``would_block``), unless a task or thread waits for room.
 
         Returns:
-            False where anything is still buffered; nothing is handed over then.
+            False where that does not fit; nothing is handed over then.
         """
         with self._lock:
             self._take_recorded()
             self._frame()
             self._pump()
-            if at_once and not self._waiting:
-                self._shed(keep=0)
             if self._pending:
                 return False
             take_over(self._offered, self._dropped)
@@ -332,11 +327,10 @@ class Producer:
     ) -> None:
         if self._add(op, ids, ts, reason, labels):
             self._pump()
-            with self._wait():
-                await checkpoint()  # consumers get their turn also where there is room
-                while self._pending and not self._closed:
-                    await self._queue.room()
-                    self._pump()
+            await checkpoint()  # consumers get their turn also where there is room
+            while self._pending and not self._closed:
+                await self._queue.room()
+                self._pump()
 
     def _settle(self) -> None:
         """Puts pending frames onto the queue; a thread waits for room, the event loop's own cannot."""
@@ -344,25 +338,14 @@ class Producer:
         if self._queue.on_loop_thread:
             self._shed()
             return
-        with self._wait():
-            while self._pending and not self._closed:
-                self._queue.wait_for_room(self._next_pending())
-                self._pump()
+        while self._pending and not self._closed:
+            self._queue.wait_for_room(self._next_pending())
+            self._pump()
 
-    @contextmanager
-    def _wait(self) -> Iterator[None]:
-        with self._lock:
-            self._waiting += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._waiting -= 1
-
-    def _shed(self, keep: int = _PENDING_FRAMES) -> None:
+    def _shed(self) -> None:
         """Drops pending frames beyond a few."""
         with self._lock:
-            while len(self._pending) > keep:
+            while len(self._pending) > _PENDING_FRAMES:
                 frame = self._pending.pop()
                 self._pending_events -= len(frame)
                 self._drop("would_block", len(frame))
@@ -407,9 +390,9 @@ class Producer:
             self._take_recorded()
         self._settle()
 
-    def _next_pending(self) -> int:
+    def _next_pending(self) -> EventFrame | None:
         with self._lock:
-            return len(self._pending[0]) if self._pending else 0
+            return self._pending[0] if self._pending else None
 
     def _frame(self) -> None:
         self._enqueue(self._buffer.take())

@@ -64,7 +64,7 @@ class ProducerSet:
         """The producer of one source's events; asked again in the same words, the same one.
 
         Raises:
-            ConfigError: If an argument cannot be used.
+            ConfigError: If an argument cannot be used, or too many producers have events that wait for room.
         """
         policy = overflow or self._config.overflow
         if policy not in POLICIES:
@@ -127,7 +127,7 @@ class ProducerSet:
         with self._lock:
             for producer in list(self._kept):
                 if not producer.take_used():
-                    self._retire(producer, at_once=False)
+                    self._retire(producer)
 
     def close(self, cause: str) -> None:
         """Drops what is still buffered, for a cause."""
@@ -141,17 +141,27 @@ class ProducerSet:
             producer.close_after_fork()
 
     def _make_room(self) -> None:
-        """Retire the oldest producer that nobody waits for."""
-        oldest = list(islice(self._kept, _RETIRED_AT_ONCE))
-        any(self._retire(producer, at_once=True) for producer in oldest)
+        """Retire the oldest producer of which no event waits for room.
 
-    def _retire(self, producer: Producer, at_once: bool) -> bool:
+        Raises:
+            ConfigError: If there is none among the oldest; the next call looks at others.
+        """
+        for producer in list(islice(self._kept, _RETIRED_AT_ONCE)):
+            if self._retire(producer):
+                return
+            del self._kept[producer]
+            self._keep(producer)
+        raise ConfigError(
+            f"{self._config.max_producers} producers (max_producers) have events that wait for room"
+        )
+
+    def _retire(self, producer: Producer) -> bool:
         def take_over(offered: int, dropped: Counter[str]) -> None:
             self._retired_offered += offered
             self._retired_dropped += dropped
             self._kept.pop(producer, None)
 
-        return producer.retire(take_over, at_once)
+        return producer.retire(take_over)
 
     def _keep(self, producer: Producer) -> None:
         """Keep a producer until it is retired; from any thread, which holds that producer's lock."""

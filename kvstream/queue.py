@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Item = tuple[EventFrame, "Producer | None"]
 
+MOST_OBJECTS = 65_536
+"""Frames and labels that a queue holds: each takes up to a kilobyte, however few events there are."""
+
 
 class QueueStatistics(NamedTuple):
     """The inside of a queue at one moment.
@@ -34,9 +37,9 @@ class QueueStatistics(NamedTuple):
 
 
 class FrameQueue:
-    """Frames on their way to one consumer, bounded by the events in them.
+    """Frames on their way to one consumer, bounded by the events in them, and by frames and labels.
 
-    A frame larger than the bound is let in when the queue is empty. Made and drained on the event
+    A frame larger than a bound is let in when the queue is empty. Made and drained on the event
     loop; filled from anywhere.
 
     Attributes:
@@ -47,6 +50,7 @@ class FrameQueue:
         self._limit = limit_events
         self._items: deque[Item] = deque()
         self._events = 0
+        self._objects = 0
         self._processing = 0
         self.consumed = 0
         self._closed = False
@@ -62,11 +66,13 @@ class FrameQueue:
     def offer(self, frame: EventFrame, owner: "Producer | None") -> bool:
         """Appends a frame if it fits; False if the queue is full."""
         events = len(frame.ops)  # a third of what len(frame) takes, which shows where frames are small
+        objects = 1 + len(frame.labels)
         with self._lock:
-            if not self._fits(events):
+            if not self._fits(events, objects):
                 return False
             self._items.append((frame, owner))
             self._events += events
+            self._objects += objects
             wake, self._asleep = self._asleep, False
         if wake:
             self.call_on_loop(self._wake_consumer)
@@ -79,6 +85,7 @@ class FrameQueue:
                 if of is owner:
                     del self._items[i]
                     self._events -= len(frame)
+                    self._objects -= 1 + len(frame.labels)
                     return frame
         return None
 
@@ -99,14 +106,16 @@ class FrameQueue:
         else:
             await self._drained.wait()
 
-    def wait_for_room(self, events: int) -> None:
-        """Blocks a thread until a frame of ``events`` fits or the queue is closed."""
+    def wait_for_room(self, frame: EventFrame | None) -> None:
+        """Blocks a thread until a frame, if there is one, fits or the queue is closed."""
+        events, objects = (0, 0) if frame is None else (len(frame.ops), 1 + len(frame.labels))
         with self._room:
-            while not self._closed and not self._fits(events):
+            while not self._closed and not self._fits(events, objects):
                 self._room.wait()
 
-    def _fits(self, events: int) -> bool:
-        return self._events + events <= self._limit or not self._items
+    def _fits(self, events: int, objects: int) -> bool:
+        fits = self._events + events <= self._limit and self._objects + objects <= MOST_OBJECTS
+        return fits or not self._items
 
     async def take(self) -> list[Item]:
         """Takes everything that is waiting; empty once closed."""
@@ -115,7 +124,7 @@ class FrameQueue:
                 items = list(self._items)
                 self._items.clear()
                 self._processing += self._events
-                self._events = 0
+                self._events = self._objects = 0
                 if items:
                     self._room.notify_all()
                 elif not self._closed:
@@ -159,14 +168,14 @@ class FrameQueue:
         self._closed = True
         self._asleep = False
         self._items.clear()
-        self._events = self._processing = 0
+        self._events = self._objects = self._processing = 0
 
     def abandon(self) -> list[Item]:
         """Takes out everything without processing it."""
         with self._room:
             items = list(self._items)
             self._items.clear()
-            self._events = 0
+            self._events = self._objects = 0
             self._room.notify_all()
         return items
 

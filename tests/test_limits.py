@@ -5,6 +5,7 @@ import gc
 import threading
 
 import anyio
+import msgspec
 import numpy as np
 import pytest
 import trio
@@ -18,6 +19,7 @@ from kvstream import (
     ConfigError,
     EventFrame,
     KVStream,
+    Labels,
     MalformedInputError,
     MetricsConfig,
     Silence,
@@ -30,6 +32,8 @@ from kvstream.events.types import Op
 from kvstream.limits import StreamLimits
 from kvstream.monitor import Monitor
 from kvstream.producer import Producer
+from kvstream.queue import MOST_OBJECTS, FrameQueue
+from kvstream.sources.timing import FrameCutter
 from tests.blocks.test_table import apply_plain
 from tests.reference import ReferenceSource
 from tests.strategies import cuts, plain_events
@@ -417,6 +421,19 @@ async def test_producers_made_without_end_are_bounded_and_keep_every_count():
     assert accounts.balanced
 
 
+async def test_a_producer_too_many_is_refused_where_the_events_of_all_wait_for_room():
+    async with KVStream(StreamConfig(max_producers=3, queue_events=4, frame_events=2)) as stream:
+        with pytest.raises(ConfigError, match="max_producers"):
+            for n in range(20):
+                stream.producer(f"s{n}").record_allocated([1, 2])
+        await stream.flush()
+        stream.producer("late").record_allocated([1, 2])
+        await stream.flush()
+        accounts = stream.accounts()
+    assert accounts.offered == accounts.processed
+    assert accounts.balanced
+
+
 async def test_a_producer_that_is_still_held_goes_on_working_after_it_was_retired():
     async with KVStream(StreamConfig(max_producers=2, flush_interval=0.001)) as stream:
         held = stream.producer("held")
@@ -439,7 +456,7 @@ async def test_a_producer_that_is_still_held_goes_on_working_after_it_was_retire
 
 
 async def test_retiring_a_producer_loses_nothing_while_threads_record():
-    config = StreamConfig(max_producers=1, frame_events=10, queue_events=200, flush_interval=0.001)
+    config = StreamConfig(max_producers=8, frame_events=10, queue_events=200, flush_interval=0.001)
     stop = threading.Event()
     counts = [0] * 4
 
@@ -467,3 +484,28 @@ async def test_retiring_a_producer_loses_nothing_while_threads_record():
         await stream.flush()
         accounts = stream.accounts()
     assert accounts.offered == accounts.processed == sum(counts)
+
+
+# Queues
+
+
+@pytest.mark.parametrize("labels", [(), tuple(Labels(tenant=f"t{n}") for n in range(1_000))])
+async def test_a_queue_is_bounded_also_by_frames_without_events_and_by_labels(labels):
+    queue = FrameQueue(1_000_000)
+    one = msgspec.structs.replace(frame(Op.ALLOC, []), labels=labels, label_of=np.zeros(0, np.uint16))
+    count = 0
+    while queue.offer(one, None):
+        count += 1
+    assert count == MOST_OBJECTS // (1 + len(labels))
+    items = await queue.take()
+    assert len(items) == count
+    assert queue.offer(one, None)
+
+
+def test_a_cutter_remembers_a_bounded_number_of_sources(monkeypatch):
+    monkeypatch.setattr("kvstream.sources.timing._MOST_SOURCES", 100)
+    cutter = FrameCutter(10**9)
+    for n in range(1_000):
+        for _, part in cutter.cut(frame(Op.ALLOC, [1], f"s{n}", seq=0)):
+            assert part.seq == 0
+    assert len(cutter._sequences) <= 101
