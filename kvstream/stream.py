@@ -134,7 +134,6 @@ class KVStream:
         self._exits = AsyncExitStack()
         self._state = "new"
         self._final = False
-        close_in_children(self)
 
     @property
     def is_open(self) -> bool:
@@ -148,6 +147,7 @@ class KVStream:
             raise ClosedStreamError("a KVStream is opened once; make another")
         if self._compiles:
             await to_thread.run_sync(compile_loops)
+        close_in_children(self)
         self._queues = [FrameQueue(self.config.queue_events) for _ in self._monitors]
         self._consumer_ends = [anyio.Event() for _ in self._monitors]
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
@@ -223,8 +223,7 @@ class KVStream:
 
     def close_after_fork(self) -> None:
         """Close the copy in a forked child; what was on its way is the parent's to process."""
-        if self._state == "open":
-            self._state = "forked"
+        self._state = "forked"
         for queue in self._queues:
             queue.close_after_fork()
         self._producers.close_after_fork()

@@ -11,6 +11,7 @@ import pytest
 from anyio import to_thread
 
 from kvstream import ClosedStreamError, KVCacheMetricsCollector, KVStream, StreamConfig
+from kvstream.integrations.vllm import BackgroundConnection
 from kvstream.recorder import StepRecorder
 from kvstream.sinks.socket import connect
 
@@ -237,3 +238,22 @@ def test_a_child_that_leaves_the_stream_by_an_exit_ends_at_once():
             raise
 
     assert in_child(work) == 3
+
+
+def test_a_forked_engine_does_not_wait_for_the_thread_of_its_connection(tmp_path):
+    connection = BackgroundConnection(f"unix:{tmp_path / 'nobody.sock'}", None)
+    try:
+        assert in_child(lambda: connection.close() or "ended") == "ended"
+    finally:
+        connection.close()
+
+
+def test_a_stream_that_was_not_open_is_opened_in_a_child():
+    stream = KVStream()
+
+    async def main():
+        async with stream:
+            await stream.producer("child").allocated([1, 2, 3])
+        return stream.summary().blocks_live
+
+    assert in_child(lambda: anyio.run(main)) == 3

@@ -84,9 +84,9 @@ class Connection:
         self._last_error = ""
         self._exits = AsyncExitStack()
         self._open = self._forked = False
-        close_in_children(self)
 
     async def __aenter__(self) -> Self:
+        close_in_children(self)
         self._queue = FrameQueue(self.config.queue_events)
         self._sent_all = anyio.Event()
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
