@@ -55,6 +55,13 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         curve_half_life: Seconds after which what it saw counts half; 0 is for ever.
         max_caches: Sources and tiers that are followed, one to three megabytes each; events of any more
             are dropped (``too_many_caches``).
+        max_tiers: Tiers that are followed of one source, so that none takes the room of all; events of any
+            more are dropped (``too_many_tiers``).
+        max_live_blocks: Blocks live at once in all caches, some 100 bytes each; allocations of any more are
+            dropped (``too_many_blocks``).
+        forget_seconds: Seconds without events after which a stream forgets a source, so that it leaves its
+            place to others; its counts stay in those of all sources. 0 is never. They are seconds of the
+            clock, so that a file that is read faster forgets nothing.
         owners: Sets of labels that are told apart in each source and tier; any more are ``other``.
             0 passes over labels.
     """
@@ -76,6 +83,9 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     curve_lookups: int = 2048
     curve_half_life: float = 300.0
     max_caches: int = 4096
+    max_tiers: int = 64
+    max_live_blocks: int = 50_000_000
+    forget_seconds: float = 3600.0
     owners: int = 64
 
     def __post_init__(self) -> None:
@@ -97,6 +107,9 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _whole("curve_lookups", self.curve_lookups, 0, 2**40)
         _real("curve_half_life", self.curve_half_life, -1e-9, "0 (for ever) or more seconds")
         _whole("max_caches", self.max_caches, 1, 10_000_000)
+        _whole("max_tiers", self.max_tiers, 1, 10_000_000)
+        _whole("max_live_blocks", self.max_live_blocks, 1, 2**40)
+        _real("forget_seconds", self.forget_seconds, -1e-9, "0 (never) or at most 1e9 seconds", 1e9)
         _whole("owners", self.owners, 0, 4096)
         _require(self.trend_window <= self.windows, "trend_window", self.trend_window, "at most `windows`")
 
@@ -117,7 +130,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         metrics: Settings of what is measured.
         consumers: Consumer tasks, each with a queue of its own; a source belongs to exactly one.
-        queue_events: Events a queue holds before its producers' overflow policies apply.
+        queue_events: Events a queue holds before its producers' overflow policies apply, in at most 65,536
+            frames and label sets together.
         overflow: Policy of producers that name none. ``block`` waits; ``drop_newest`` drops the frame
             that does not fit; ``drop_oldest`` drops the producer's own oldest frames instead, and the
             new one if it has none there; ``sample`` keeps whole blocks, fewer each time the queue is full.
@@ -127,6 +141,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         delivery_timeout: Seconds without a success after which leaving the stream no longer waits for a
             handler.
         subscriber_buffer: Items a subscription holds before its own policy applies.
+        max_producers: Producers that are kept. Beyond, the oldest one's counts go into the totals; it goes on
+            working where somebody still uses it.
     """
 
     metrics: MetricsConfig = MetricsConfig()
@@ -138,6 +154,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     shutdown_timeout: float = 5.0
     delivery_timeout: float = 6.0
     subscriber_buffer: int = 1024
+    max_producers: int = 10_000
 
     def __post_init__(self) -> None:
         _whole("consumers", self.consumers, 1, 1024)
@@ -148,6 +165,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _real("shutdown_timeout", self.shutdown_timeout, 0.0, "above 0 seconds")
         _real("delivery_timeout", self.delivery_timeout, 0.0, "above 0 seconds")
         _whole("subscriber_buffer", self.subscriber_buffer, 1, 2**31)
+        _whole("max_producers", self.max_producers, 1, 10_000_000)
 
 
 C = TypeVar("C", MetricsConfig, StreamConfig)

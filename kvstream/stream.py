@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from kvstream.alerts.buffer import AlertBuffer
+from kvstream.alerts.drops import DropWatch
 from kvstream.alerts.groups import AlertGroup, alert_groups
 from kvstream.alerts.rules import Rule
 from kvstream.alerts.silences import Silence, Silences
@@ -23,14 +24,16 @@ from kvstream.blocks.state import HotBlock
 from kvstream.clock import Clock
 from kvstream.compiled import compiles
 from kvstream.config import OverflowPolicy, StreamConfig
-from kvstream.errors import ClosedStreamError
+from kvstream.errors import ClosedStreamError, MalformedInputError
 from kvstream.events.frame import EventFrame
-from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
+from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed, checked_name
 from kvstream.faults import FaultLog
+from kvstream.fork import close_in_children
+from kvstream.limits import StreamLimits
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
-from kvstream.monitor import CacheLimit, Gathering, Monitor, SourceMonitor, accounts_of, compile_loops
+from kvstream.monitor import Gathering, Monitor, SourceMonitor, accounts_of, compile_loops
 from kvstream.producer import Producer, ProducerStatistics
-from kvstream.producers import ProducerSet
+from kvstream.producers import ProducerSet, ProducersStatistics
 from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
 from kvstream.subscribers import (
     Batching,
@@ -53,6 +56,8 @@ EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEven
 _MALFORMED_KEPT = 100
 _SILENT_WINDOWS = 2  # after which a source's time goes on without events
 _LEAST_TICK_SECONDS = 0.1
+_STOPPED_SECONDS = 10.0  # by which the loop is late when its process was stopped
+_SOONER = 12  # parts of forget_seconds after which a source may be forgotten where others need its place
 
 
 class StreamStatistics(NamedTuple):
@@ -114,12 +119,16 @@ class KVStream:
         self._silences = Silences(silences)
         self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
         self.faults = FaultLog()
-        self._producers = ProducerSet(self.config, clock or Clock(), lambda s: self._queues[self._owner(s)])
-        limit = CacheLimit(self.config.metrics.max_caches)
+        self._clock = clock or Clock()
+        self._producers = ProducerSet(self.config, self._clock, lambda s: self._queues[self._owner(s)])
+        self._limits = StreamLimits(self.config.metrics)
         self._monitors = [
-            Monitor(self.config.metrics, rules, self._silences, limit) for _ in range(self.config.consumers)
+            Monitor(self.config.metrics, rules, self._silences, self._limits)
+            for _ in range(self.config.consumers)
         ]
-        self._arrived: dict[str, float] = {}  # source: time of its last frame, by the event loop's clock
+        self._drops = DropWatch(self._monitors[0].rules, self._silences, self._limits.descriptions())
+        # Source: time of its last frame, by the event loop's clock; the longest silent one first.
+        self._arrived: dict[str, float] = {}
         self._queues: list[FrameQueue] = []
         self._consumer_ends: list[anyio.Event] = []
         self._sent = 0  # events in frames given to send()
@@ -147,6 +156,7 @@ class KVStream:
             raise ClosedStreamError("a KVStream is opened once; make another")
         if self._compiles:
             await to_thread.run_sync(compile_loops)
+        close_in_children(self)
         self._queues = [FrameQueue(self.config.queue_events) for _ in self._monitors]
         self._consumer_ends = [anyio.Event() for _ in self._monitors]
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
@@ -168,6 +178,8 @@ class KVStream:
         traceback: TracebackType | None,
     ) -> None:
         assert self._tasks is not None  # noqa: S101
+        if self._state == "forked":
+            return  # its tasks and its loop are the parent's
         cause = "cancelled"
         try:
             if exc is None:
@@ -200,6 +212,7 @@ class KVStream:
         """Ends every window and publishes what there is left to say, once."""
         if not self._final:
             self._final = True
+            self._publish_alerts(self._look_at_drops())
             for monitor in self._monitors:
                 self._publish_alerts(monitor.finish())
             if self._summaries.listening:
@@ -217,6 +230,13 @@ class KVStream:
         for topic in self._topics:
             topic.abandon_handlers()
             topic.close()
+
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child; what was on its way is the parent's to process."""
+        self._state = "forked"
+        for queue in self._queues:
+            queue.close_after_fork()
+        self._producers.close_after_fork()
 
     # Getting events in
 
@@ -247,8 +267,11 @@ class KVStream:
 
         Raises:
             ClosedStreamError: If the stream is not open.
+            MalformedInputError: If the source or tier is no name; nothing is counted then.
         """
         self._require_open()
+        checked_name(frame.source)
+        checked_name(frame.tier)
         queue = self._queues[self._owner(frame.source)]
         self._sent += len(frame.ops)
         settled = False
@@ -264,10 +287,13 @@ class KVStream:
         """Sends every frame of an input on and counts what of it was malformed, until the input ends."""
         try:
             async for item in items:
-                if isinstance(item, EventFrame):
-                    await self.send(item)
-                else:
+                if not isinstance(item, EventFrame):
                     self.reject(item)
+                    continue
+                try:
+                    await self.send(item)
+                except MalformedInputError as error:
+                    self.reject(Malformed("input", "frame", 0, str(error)))
         finally:
             if isinstance(items, AsyncGenerator):  # which holds files or sockets
                 await items.aclose()
@@ -288,10 +314,15 @@ class KVStream:
         return _hashed(source) % len(self._monitors)
 
     def _require_open(self) -> None:
-        if self._state != "open":
-            raise ClosedStreamError(f"the stream is {'not open yet' if self._state == 'new' else 'closed'}")
+        if self._state == "new":
+            raise ClosedStreamError("the stream is not open yet")
+        self._require_unclosed()
 
     def _require_unclosed(self) -> None:
+        if self._state == "forked":
+            raise ClosedStreamError(
+                "the stream is open in the process that forked this one: open another here"
+            )
         if self._state == "closed":
             raise ClosedStreamError("the stream is closed")
 
@@ -402,7 +433,7 @@ class KVStream:
         gathering, tiers = self._gathering(source, tier)
         for found in tiers:
             gathering.add(found)
-        return gathering.summary(source, tier, self.accounts(source, tier), self._final)
+        return self._summary(gathering, source, tier)
 
     async def summarize(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
         """The same while other tasks go on, as a summary of a thousand sources takes half a second.
@@ -413,18 +444,27 @@ class KVStream:
         for found in tiers:
             gathering.add(found)
             await checkpoint()
-        return gathering.summary(source, tier, self.accounts(source, tier), self._final)
+        return self._summary(gathering, source, tier)
 
     def _gathering(self, source: str | None, tier: str | None) -> tuple[Gathering, list[TierMonitor]]:
         tiers = self.tiers(source, tier)
-        return Gathering(self.config.metrics, tiers), tiers
+        gathering = Gathering(self.config.metrics, tiers)
+        for monitor in self._monitors if source is None and tier is None else ():
+            gathering.add_forgotten(monitor.forgotten)
+        return gathering, tiers
+
+    def _summary(self, gathering: Gathering, source: str | None, tier: str | None) -> CacheMetricsSummary:
+        summary = gathering.summary(source, tier, self.accounts(source, tier), self._final)
+        if tier is None:
+            alerts = (alert for alert in self.drop_alerts() if source in (None, alert.source))
+            summary.alerts.extend(alert.to_dict() for alert in alerts)
+        return summary
 
     def accounts(self, source: str | None = None, tier: str | None = None) -> Accounts:
         """Where every event and block went; of one source and tier, as far as that is known."""
-        accounts = accounts_of(self._monitors, source, tier)
         if source is None and tier is None:
-            self._account(accounts)
-        return accounts
+            return self._accounts(self._producers.statistics())
+        return accounts_of(self._monitors, source, tier)
 
     def hottest(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
         """The live blocks of a source and tier that have been accessed most."""
@@ -436,10 +476,10 @@ class KVStream:
 
     def firing(self, min_level: AlertLevel = AlertLevel.INFO) -> list[CacheAlert]:
         """The alerts of at least a level that fire now, but for those that are inhibited or silenced."""
+        of_caches = (alert for found in self.tiers() for alert in found.rules.firing())
         return [
             alert
-            for found in self.tiers()
-            for alert in found.rules.firing()
+            for alert in (*of_caches, *self.drop_alerts())
             if not alert.muted_by and alert.level.at_least(min_level)
         ]
 
@@ -451,34 +491,48 @@ class KVStream:
         """What is known of each source, to be read and not changed, on the event loop."""
         return [of for monitor in self._monitors for of in monitor.sources.values()]
 
+    def drop_alerts(self) -> list[CacheAlert]:
+        """The alerts that fire on what never reaches a cache: what is refused, or has come before."""
+        return self._drops.firing()
+
     def places(self) -> list[tuple[str, str]]:
         """Every source and tier seen so far."""
         return sorted((found.source, found.tier) for found in self.tiers())
 
     def statistics(self) -> StreamStatistics:
         """The inside of the stream now."""
+        counted = self._producers.statistics()
         return StreamStatistics(
-            self.accounts(),
+            self._accounts(counted),
             tuple(queue.statistics() for queue in self._queues),
-            tuple(producer.statistics() for producer in self._producers),
+            counted.producers,
             tuple(entry for topic in self._topics for entry in topic.statistics()),
             dict(self.faults.counts),
         )
 
-    def _account(self, accounts: Accounts) -> None:
-        """Adds what only the stream knows: events that did not come as far as a monitor."""
+    def _accounts(self, counted: ProducersStatistics) -> Accounts:
+        """The accounts of the whole stream at the moment when its producers had counted this.
+
+        While threads record, events go from a producer to a queue between two looks. So what is in flight is
+        not looked for there: it is what was offered and has neither been dropped nor left a queue to be
+        applied. The last changes on the event loop only, each producer's counts under a lock of its own.
+        """
+        accounts = accounts_of(self._monitors, None, None)
         dropped = Counter(accounts.dropped) + self._dropped
-        accounts.offered = self._sent + self._malformed_count
+        offered = self._sent
+        in_flight = self._sent - self._dropped.total() - sum(queue.consumed for queue in self._queues)
+        for producer in (counted.retired, *counted.producers):
+            offered += producer.offered
+            in_flight += producer.offered - sum(producer.dropped.values())
+            dropped.update(producer.dropped)
+        if self._state == "forked":
+            dropped["forked"] += in_flight
+            in_flight = 0
+        accounts.offered = offered + self._malformed_count
         accounts.malformed = self._malformed_count
-        for producer in self._producers:
-            statistics = producer.statistics()
-            accounts.offered += statistics.offered
-            accounts.in_flight += statistics.buffered
-            dropped.update(statistics.dropped)
-        for queue in self._queues:
-            waiting = queue.statistics()
-            accounts.in_flight += waiting.events + waiting.processing_events
+        accounts.in_flight = in_flight
         accounts.dropped = dict(dropped)
+        return accounts
 
     # Tasks
 
@@ -496,7 +550,7 @@ class KVStream:
         finally:
             for frame, producer in (item for batch in batches for item in batch):
                 self._count_dropped(producer, "cancelled", len(frame))
-                queue.processed(len(frame))
+                queue.discarded(len(frame))
         self._consumer_ends[number].set()
 
     def _process(self, monitor: Monitor, batch: list[Item]) -> None:
@@ -505,6 +559,8 @@ class KVStream:
         losses = sum(producer.take_losses() for producer in {p for _, p in batch if p is not None})
         if losses:
             monitor.note_lost(source, losses)
+        if not monitor.has_room_for(frame for frame, _ in batch):
+            self._make_room()
         listening = self._evictions.listening
         for outcome in monitor.process_batch([frame for frame, _ in batch], records=listening):
             self._publish_alerts(outcome.alerts)
@@ -512,6 +568,7 @@ class KVStream:
                 for event in outcome.eviction_events():
                     self._evictions.publish(event)
         if source in monitor.sources:
+            self._arrived.pop(source, None)  # so that it goes to the end
             self._arrived[source] = anyio.current_time()
 
     async def _pass_time(self) -> None:
@@ -520,15 +577,52 @@ class KVStream:
         Only the time since a source's last frame is taken from the clock: a replay has times of its own.
         """
         window = self.config.metrics.window_seconds
+        tick = max(_LEAST_TICK_SECONDS, window)
         while True:
-            await anyio.sleep(max(_LEAST_TICK_SECONDS, window))
+            began = anyio.current_time()
+            await anyio.sleep(tick)
+            late = anyio.current_time() - began - tick
+            if late > _STOPPED_SECONDS:  # the process was stopped: that no source was heard says nothing
+                self._arrived = {source: arrived + late for source, arrived in self._arrived.items()}
+            self._publish_alerts(self._look_at_drops())
+            await self._forget_silent()
             for of in self.sources():
                 await checkpoint()  # a thousand silent sources take a fifth of a second
+                if self._monitors[self._owner(of.source)].sources.get(of.source) is not of:
+                    continue  # forgotten meanwhile
                 silent = anyio.current_time() - self._arrived[of.source]
                 if silent < _SILENT_WINDOWS * window or self._queues[self._owner(of.source)].fill > 0:
                     continue
                 for tier in of.tiers.values():
                     self._publish_alerts(tier.pass_time(tier.last_ts + round((silent - window) * 1e9)))
+
+    def _look_at_drops(self) -> list[CacheAlert]:
+        duplicates = ((of.source, of.duplicates) for of in self.sources() if of.duplicates)
+        return self._drops.look(self._limits.refused, duplicates, self._clock() / 1e9)
+
+    async def _forget_silent(self) -> None:
+        """Forgets sources that have been silent for ``forget_seconds``, as a rule dead ones."""
+        forget_after = self.config.metrics.forget_seconds
+        while forget_after and self._silent_longest(forget_after):
+            self._forget_longest_silent()
+            await checkpoint()  # each takes a part of a millisecond
+
+    def _make_room(self) -> None:
+        """Forgets the source that has been silent for the longest time, if that is long."""
+        if self._silent_longest(self.config.metrics.forget_seconds / _SOONER):
+            self._forget_longest_silent()
+
+    def _silent_longest(self, seconds: float) -> bool:
+        """Whether there is a source that has been silent for so many seconds."""
+        arrived = next(iter(self._arrived.values()), None)
+        return bool(seconds) and arrived is not None and anyio.current_time() - arrived >= seconds
+
+    def _forget_longest_silent(self) -> None:
+        source, arrived = next(iter(self._arrived.items()))
+        del self._arrived[source]
+        why = f"the source was forgotten after {anyio.current_time() - arrived:,.0f} s without events"
+        self._publish_alerts(self._monitors[self._owner(source)].forget(source, why))
+        self._publish_alerts(self._drops.forget(source, why, self._clock() / 1e9))
 
     async def _summarize_regularly(self) -> None:
         while True:
@@ -554,4 +648,4 @@ def _at_least(min_level: AlertLevel) -> Callable[[CacheAlert], bool]:
 @lru_cache(maxsize=4096)
 def _hashed(source: str) -> int:
     """The same number for a source in every process."""
-    return zlib.crc32(source.encode())
+    return zlib.crc32(source.encode("utf-8", "surrogatepass"))

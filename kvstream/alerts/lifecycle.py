@@ -102,6 +102,16 @@ class RuleEngine:
             changes += self._take(points_of(self._nothing, self._window_seconds, self._capacity))
         return changes
 
+    def end(self, message: str) -> list[CacheAlert]:
+        """Resolve every alert that subscribers know of, as no window will come; returns those."""
+        now = (self._index + 1) * self._window_seconds
+        told = [e.alert for e in self._episodes.values() if e.alert is not None and e.told is not None]
+        self._episodes = {name: _Episode() for name in self._episodes}
+        return [
+            replace(alert, state="resolved", message=message, timestamp=now, hint="", muted_by="")
+            for alert in told
+        ]
+
     def _take(self, points: dict[MetricType, Point]) -> list[CacheAlert]:
         lifetime = points[MetricType.LIFETIME]
         points[MetricType.LIFETIME_LOOKUPS] = Point(self._load.lookups_in(lifetime.value), lifetime.weight)

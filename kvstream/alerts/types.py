@@ -41,6 +41,21 @@ class MetricType(StrEnum):
     LOST = "lost"
     RESTARTS = "restarts"
     CLOCK_ERRORS = "clock_errors"
+    REFUSED_EVENTS = "refused_events"
+    REPEATED_FRAMES = "repeated_frames"
+    STALE_FRAMES = "stale_frames"
+    CONFLICTING_FRAMES = "conflicting_frames"
+
+
+DROP_METRICS = frozenset(
+    {
+        MetricType.REFUSED_EVENTS,
+        MetricType.REPEATED_FRAMES,
+        MetricType.STALE_FRAMES,
+        MetricType.CONFLICTING_FRAMES,
+    }
+)
+"""Metrics of what never reaches a cache: of a stream or a source, in windows of the clock."""
 
 
 class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):

@@ -138,6 +138,11 @@ class BlockTable:
         """Whether ids are content hashes, not slots."""
         return self._ids is not None
 
+    def holds(self, ids: I64) -> Mask:
+        """Return whether each block is live, bool (n,)."""
+        slots = self._slots(ids)
+        return (slots >= 0) & (self._count.take(slots, mode="wrap") >= 0)
+
     def block(self, block: int) -> BlockMetricsState | None:
         """What is known of one live block; None if it is not live."""
         slot = int(self._slots(as_int64([block]))[0])

@@ -23,6 +23,7 @@ from kvstream.events.codec import encode_frame
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER
 from kvstream.faults import FaultLog
+from kvstream.fork import close_in_children
 from kvstream.link import Endpoint, Hello, MessageReader, with_length
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet
@@ -109,9 +110,10 @@ class Connection:
         self._last_error = self._refusal = ""
         self._outcome: anyio.Event | None = None  # of the next attempt to connect; None if nobody waits
         self._exits = AsyncExitStack()
-        self._open = False
+        self._open = self._forked = False
 
     async def __aenter__(self) -> Self:
+        close_in_children(self)
         self._queue = FrameQueue(self.config.queue_events)
         self._sent_all = anyio.Event()
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
@@ -128,6 +130,8 @@ class Connection:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._forked:
+            return  # its tasks and its loop are the parent's
         cause = "cancelled"
         try:
             if exc is None:
@@ -218,14 +222,23 @@ class Connection:
             self._connects,
             self._acknowledged,
             self._queue.statistics(),
-            tuple(producer.statistics() for producer in self._producers),
+            self._producers.statistics().producers,
             self._last_error,
             self._offered,
             dict(self._dropped),
             self._acknowledged_events,
         )
 
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child; the connection itself is the parent's."""
+        self._forked, self._open = True, False
+        self._producers.close_after_fork()
+
     def _require_open(self) -> None:
+        if self._forked:
+            raise ClosedStreamError(
+                "the connection belongs to the process that forked this one: connect here"
+            )
         if not self._open:
             raise ClosedStreamError("the connection is not open")
 

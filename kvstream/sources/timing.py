@@ -15,6 +15,7 @@ from kvstream.events.types import Malformed
 Items = AsyncIterator[EventFrame | Malformed]
 
 _PACE_SECONDS = 0.05
+_MOST_SOURCES = 65_536  # of which a cutter remembers the sequence numbers
 
 
 async def merge_by_time(inputs: Sequence[Items]) -> Items:
@@ -99,6 +100,8 @@ class FrameCutter:
 
     def cut(self, frame: EventFrame) -> Iterator[tuple[int, EventFrame]]:
         """Yields (multiple of the step, part) for each part, in order."""
+        if len(self._sequences) > _MOST_SOURCES:
+            del self._sequences[next(iter(self._sequences))]
         if self._sequences[frame.source].arrive(frame).is_dropped or not len(frame):
             yield int(frame.ts[0]) // self._step_ns if len(frame) else 0, frame
             return
