@@ -26,16 +26,29 @@ class Engine:
         withhold: Whether the batch of a number is kept from the live socket.
         endpoints: (publish, replay) to bind to again; by default any free ports.
         replay: Answer replays.
+        topics: Answers carry the topic, as those of vLLM since 0.26 do.
+        ipv6: Listen on IPv6 only.
     """
 
-    def __init__(self, withhold=lambda seq: False, endpoints=None, replay=True, buffer_steps=10_000):
+    def __init__(
+        self,
+        withhold=lambda seq: False,
+        endpoints=None,
+        replay=True,
+        buffer_steps=10_000,
+        topics=True,
+        ipv6=False,
+    ):
         self._context = zmq.Context()
+        self._context.setsockopt(zmq.IPV6, int(ipv6))  # of all its sockets
+        self._topics = topics
         # As XPUB it also hears of subscribers; on the wire it is a PUB.
         self._live = self._context.socket(zmq.XPUB)
         self._live.set_hwm(100_000)
         self._live.setsockopt(zmq.XPUB_VERBOSE, 1)  # of every subscriber, not only of the first
         self._router = self._context.socket(zmq.ROUTER) if replay else None
-        publish, again = endpoints or ("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
+        loopback = "[::1]" if ipv6 else "127.0.0.1"
+        publish, again = endpoints or (f"tcp://{loopback}:*", f"tcp://{loopback}:*")
         self._live.bind(publish)
         self.endpoint = self._live.getsockopt_string(zmq.LAST_ENDPOINT)
         self.replay_endpoint = None
@@ -68,6 +81,9 @@ class Engine:
     def publish(self, payloads):
         self._wanted.extend(payloads)
 
+    def _topic(self, topic):
+        return (topic,) if self._topics else ()
+
     def _run(self):
         while not self._stop.is_set():
             while self._live.poll(0):
@@ -77,8 +93,11 @@ class Engine:
                 client, _, start = self._router.recv_multipart()
                 for seq, payload in self._kept:
                     if seq >= int.from_bytes(start, "big"):
-                        self._router.send_multipart((client, b"", seq.to_bytes(8, "big"), payload))
-                self._router.send_multipart((client, b"", END, b""))
+                        number = seq.to_bytes(8, "big")
+                        self._router.send_multipart(
+                            (client, b"", *self._topic(b"kv-events"), number, payload)
+                        )
+                self._router.send_multipart((client, b"", *self._topic(b""), END, b""))
             if not self._wanted:
                 self._stop.wait(0.001)
                 continue

@@ -42,7 +42,7 @@ def decoded(*batches, source="vllm"):
     for batch in batches:
         decoder.add(msgspec.msgpack.encode(batch))
     frames = decoder.frames()
-    return decoder, frames, [reason for _, reason in decoder.rejected]
+    return decoder, frames, [rejected.reason for rejected in decoder.rejected]
 
 
 def test_adapters_are_labels():
