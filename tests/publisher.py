@@ -10,13 +10,31 @@ import zmq
 from kvstream.sources.wire_capture import wire_message_parser
 
 DATA = Path(__file__).parent / "data"
+TOPIC = b"kv-events"
 END = (-1).to_bytes(8, "big", signed=True)
+
+
+def number(seq):
+    """A batch's number on the wire."""
+    return seq.to_bytes(8, "big")
 
 
 def captured(name):
     """Payloads of a capture, in order."""
     data = gzip.decompress((DATA / f"{name}.wire.gz").read_bytes())
     return [message.payload for message in wire_message_parser(name).feed(data)]
+
+
+def answers_with_topic(start, kept):
+    """As vLLM since 0.26, SGLang 0.5.23 and TensorRT-LLM."""
+    yield from ((TOPIC, number(seq), payload) for seq, payload in kept if seq >= start)
+    yield b"", END, b""
+
+
+def answers_without(start, kept):
+    """As vLLM before 0.26, and SGLang until 0.5.2x."""
+    yield from ((number(seq), payload) for seq, payload in kept if seq >= start)
+    yield END, b""
 
 
 class Engine:
@@ -26,7 +44,7 @@ class Engine:
         withhold: Whether the batch of a number is kept from the live socket.
         endpoints: (publish, replay) to bind to again; by default any free ports.
         replay: Answer replays.
-        topics: Answers carry the topic, as those of vLLM since 0.26 do.
+        answers: What a replay is answered with, ``answers_with_topic`` or ``answers_without``.
         ipv6: Listen on IPv6 only.
     """
 
@@ -36,12 +54,12 @@ class Engine:
         endpoints=None,
         replay=True,
         buffer_steps=10_000,
-        topics=True,
+        answers=answers_with_topic,
         ipv6=False,
     ):
         self._context = zmq.Context()
         self._context.setsockopt(zmq.IPV6, int(ipv6))  # of all its sockets
-        self._topics = topics
+        self._answers = answers
         # As XPUB it also hears of subscribers; on the wire it is a PUB.
         self._live = self._context.socket(zmq.XPUB)
         self._live.set_hwm(100_000)
@@ -81,9 +99,6 @@ class Engine:
     def publish(self, payloads):
         self._wanted.extend(payloads)
 
-    def _topic(self, topic):
-        return (topic,) if self._topics else ()
-
     def _run(self):
         while not self._stop.is_set():
             while self._live.poll(0):
@@ -91,18 +106,13 @@ class Engine:
                     self.subscribed.set()
             if self._router is not None and self._router.poll(0):
                 client, _, start = self._router.recv_multipart()
-                for seq, payload in self._kept:
-                    if seq >= int.from_bytes(start, "big"):
-                        number = seq.to_bytes(8, "big")
-                        self._router.send_multipart(
-                            (client, b"", *self._topic(b"kv-events"), number, payload)
-                        )
-                self._router.send_multipart((client, b"", *self._topic(b""), END, b""))
+                for answer in self._answers(int.from_bytes(start, "big"), self._kept):
+                    self._router.send_multipart((client, b"", *answer))
             if not self._wanted:
                 self._stop.wait(0.001)
                 continue
             payload = self._wanted.popleft()
             self._kept.append((self._seq, payload))
             if not self._withhold(self._seq):
-                self._live.send_multipart((b"kv-events", self._seq.to_bytes(8, "big"), payload))
+                self._live.send_multipart((TOPIC, number(self._seq), payload))
             self._seq += 1

@@ -101,6 +101,11 @@ class PublisherFeed:
 
     def live(self, seq: int, payload: bytes) -> None:
         """Take a batch that was published."""
+        if seq == self._next and seq > self._newest_live and not self._waiting:  # as nearly all are
+            self._jump, self._newest_live = None, seq
+            self._begun, self._next = True, seq + 1
+            self._take_in(seq, payload)
+            return
         if seq <= self._newest_live or seq + FARTHEST_OVERLAP < self._next:
             self._deliver_held()
             self._begin_again()
@@ -166,6 +171,10 @@ class PublisherFeed:
                 return
             self._take(seq, self._forget(seq))
         self._waiting, self._retries = False, 0
+
+    def catch_up(self) -> None:
+        """Ask for what may have been published while nobody listened."""
+        self._request_missing()
 
     def give_up(self) -> None:
         """Take what waits: no replay is to be had, so that what is missing is lost."""
@@ -245,9 +254,10 @@ class Publisher:
         self.lost_batches = self.restarts = 0
         self._origin = origin
         self._items: list[EventFrame | Malformed] = []
-        # Batches to decode; without a payload, how many are lost, or a restart.
-        self._pending: deque[tuple[int, bytes | None]] = deque()
         self._numbers: list[int] = []  # of the batches that the decoder has not decoded yet
+        self._size = 0  # of these, about, in bytes
+        # What comes after them; without a payload, how many batches are lost, or a restart.
+        self._pending: deque[tuple[int, bytes | None]] = deque()
         self.feed = PublisherFeed(self, ask)
 
     @property
@@ -257,22 +267,10 @@ class Publisher:
 
     def take(self) -> list[EventFrame | Malformed]:
         """Return what the next few megabytes of batches hold; call it again while ``is_pending``."""
-        size = 0
-        while self._pending and size < _TAKEN_BYTES:
-            number, payload = self._pending.popleft()
-            if payload is not None:
-                self.decoder.add(payload)
-                self._numbers.append(number)
-                size += len(payload) + _BATCH_BYTES
-                continue
-            self._frame()
-            if number == _RESTART:
-                self.restarts += 1
-                self.decoder.restart()
-            else:
-                self.lost_batches += number
-                self.decoder.lost(number)
+        while self._pending and self._size < _TAKEN_BYTES:
+            self._add(*self._pending.popleft())
         self._frame()
+        self._size = 0
         items, self._items = self._items, []
         return items
 
@@ -282,7 +280,10 @@ class Publisher:
 
     def deliver(self, seq: int, payload: bytes) -> None:
         """Take the next batch."""
-        self._pending.append((seq, payload))
+        if self._pending or self._size >= _TAKEN_BYTES:
+            self._pending.append((seq, payload))
+        else:
+            self._add(seq, payload)
 
     def lose(self, batches: int) -> None:
         """Count batches that are missing before the next one."""
@@ -291,6 +292,20 @@ class Publisher:
     def restart(self) -> None:
         """Begin again, as the publisher has."""
         self._pending.append((_RESTART, None))
+
+    def _add(self, number: int, payload: bytes | None) -> None:
+        if payload is not None:
+            self.decoder.add(payload)
+            self._numbers.append(number)
+            self._size += len(payload) + _BATCH_BYTES
+            return
+        self._frame()
+        if number == _RESTART:
+            self.restarts += 1
+            self.decoder.restart()
+        else:
+            self.lost_batches += number
+            self.decoder.lost(number)
 
     def _frame(self) -> None:
         self._items.extend(self.decoder.frames())

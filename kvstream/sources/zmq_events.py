@@ -266,8 +266,11 @@ class KVEventSubscriber:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SUBSCRIBE, address.topic.encode())
         attach_socket(socket, address.endpoint, bind=address.binds, origin=self.url, ipv6=ipv6)
-        if asks and not self._publishers:
-            self._publisher(b"")  # asks for everything there is
+        if asks:
+            if publisher := self._publishers.get(b""):
+                publisher.feed.catch_up()
+            else:
+                self._publisher(b"")  # asks for everything there is
         return MessageReader(socket)
 
     def _close(self) -> None:
