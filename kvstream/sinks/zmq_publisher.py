@@ -12,12 +12,12 @@ from anyio.lowlevel import checkpoint
 
 from kvstream.errors import MissingExtraError
 from kvstream.faults import FaultLog
-from kvstream.sources.publisher import HELD_BYTES
 from kvstream.sources.zmq_events import ZmqAddress
 from kvstream.sources.zmq_replay import END_OF_REPLAY
 from kvstream.sources.zmq_sockets import MessageReader, attach_socket, speaks_ipv6
 
 _KEPT = 10_000  # batches for replay, as in vLLM
+_KEPT_BYTES = 256 * 1024 * 1024
 _HIGH_WATER_MARK = 100_000
 _MAX_REQUEST_BYTES = 64 * 1024  # of what subscribers send: topics and numbers
 _PAUSE_SECONDS = 1.0  # after a socket failed
@@ -94,7 +94,7 @@ class KVEventPublisher:
         number = seq.to_bytes(8, "big")
         self._kept.append((number, payload))
         self._kept_bytes += len(payload)
-        while len(self._kept) > _KEPT or self._kept_bytes > HELD_BYTES:
+        while len(self._kept) > _KEPT or self._kept_bytes > _KEPT_BYTES:
             self._kept_bytes -= len(self._kept.popleft()[1])
         try:
             parts = [self._address.topic.encode(), number, payload]

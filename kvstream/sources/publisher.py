@@ -10,7 +10,7 @@ from kvstream.events.types import Malformed
 from kvstream.sources.kv_events import KVEventDecoder
 
 HELD_BATCHES = 10_000  # as many as vLLM keeps for replay
-HELD_BYTES = 256 * 1024 * 1024
+HELD_BYTES = 64 * 1024 * 1024
 LARGEST_NUMBER = 2**48 - 1
 """The highest number of a batch: at a million batches a second, nine years."""
 FARTHEST_JUMP = 1_000_000

@@ -231,10 +231,12 @@ class KVEventSubscriber:
         Raises:
             ConfigError: If the endpoint cannot be connected or bound to.
         """
+        is_usable = False
         try:
             while True:
                 try:
                     live = await self._open()
+                    is_usable = True
                     while True:
                         for item in self._receive(live):
                             yield item
@@ -243,7 +245,9 @@ class KVEventSubscriber:
                             await checkpoint()
                         else:
                             await self._wait(readers)
-                except self._zmq.ZMQError as error:
+                except (self._zmq.ZMQError, ConfigError) as error:
+                    if isinstance(error, ConfigError) and not is_usable:
+                        raise
                     self.faults.note("zmq", "socket", f"{self.url}: {error}; opening the socket again")
                     self._close()
                     await anyio.sleep(_PAUSE_SECONDS)

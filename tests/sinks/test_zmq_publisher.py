@@ -103,7 +103,7 @@ async def test_a_subscriber_has_everything_that_was_published_before_it_came():
 
 
 async def test_what_is_kept_for_replays_is_bounded_in_bytes(monkeypatch, asking):
-    monkeypatch.setattr("kvstream.sinks.zmq_publisher.HELD_BYTES", 10_000)
+    monkeypatch.setattr("kvstream.sinks.zmq_publisher._KEPT_BYTES", 10_000)
     async with publishing() as (publisher, _, again):
         for seq in range(50):
             publisher.publish(seq, bytes(1_000))
