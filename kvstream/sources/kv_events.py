@@ -217,13 +217,15 @@ class KVEventDecoder:
         for number, payload in enumerate(waiting, 1):
             size += len(payload)
             if size >= _READ_AT_ONCE or number == len(waiting):
-                self._take_in_read(start, waiting[start:number])
+                self._take_in_read(start, waiting[start:number], size)
                 start, size = number, 0
 
-    def _take_in_read(self, start: int, payloads: list[bytes]) -> None:
-        """Decodes batches from a number on, as far as possible at once."""
+    def _take_in_read(self, start: int, payloads: list[bytes], size: int) -> None:
+        """Decodes batches from a number on, ``size`` bytes in all, as far as possible at once."""
         assert self._read is not None  # noqa: S101
-        small = [payload if len(payload) <= _LARGE_PAYLOAD else b"" for payload in payloads]
+        small = payloads
+        if size > _LARGE_PAYLOAD:
+            small = [payload if len(payload) <= _LARGE_PAYLOAD else b"" for payload in payloads]
         read, first = self._read(small), 0
         for left in [*(~read.is_read).nonzero()[0].tolist(), len(payloads)]:
             for rank, tier, rows in read.frames(first, left):

@@ -268,7 +268,7 @@ class Publisher:
     def take(self) -> list[EventFrame | Malformed]:
         """Return what the next few megabytes of batches hold; call it again while ``is_pending``."""
         while self._pending and self._size < _TAKEN_BYTES:
-            self._add(*self._pending.popleft())
+            self._resume(*self._pending.popleft())
         self._frame()
         self._size = 0
         items, self._items = self._items, []
@@ -283,7 +283,9 @@ class Publisher:
         if self._pending or self._size >= _TAKEN_BYTES:
             self._pending.append((seq, payload))
         else:
-            self._add(seq, payload)
+            self.decoder.add(payload)
+            self._numbers.append(seq)
+            self._size += len(payload) + _BATCH_BYTES
 
     def lose(self, batches: int) -> None:
         """Count batches that are missing before the next one."""
@@ -293,7 +295,7 @@ class Publisher:
         """Begin again, as the publisher has."""
         self._pending.append((_RESTART, None))
 
-    def _add(self, number: int, payload: bytes | None) -> None:
+    def _resume(self, number: int, payload: bytes | None) -> None:
         if payload is not None:
             self.decoder.add(payload)
             self._numbers.append(number)

@@ -1,4 +1,4 @@
-"""What of a live input was malformed, reported at a bounded rate: no flood of lines, every piece counted."""
+"""What of a live input was malformed, in few reports: no flood of lines, every piece counted at once."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ _SECONDS = 1.0
 
 
 class ReportLimiter:
-    """Passes on the first reports of each unit in a second, and the others of that second as one.
+    """Passes on the first reports of each unit in a second, and of each later call's reports one.
 
     The counts add up: a report that stands for others has their number in its ``count``.
 
@@ -25,31 +25,30 @@ class ReportLimiter:
         self._clock = clock
         self._began = -_SECONDS
         self._passed: dict[str, int] = {}
-        self._later: dict[str, Malformed] = {}
 
     @property
-    def due_in(self) -> float | None:
-        """Seconds until ``limited`` has something to pass on; None if nothing waits."""
-        return self._began + _SECONDS - self._clock() if self._later else None
+    def is_limiting(self) -> bool:
+        """Whether reports are many now, so that the next ones had better be given together."""
+        recent = self._clock() - self._began < _SECONDS
+        return recent and any(passed > _SINGLE for passed in self._passed.values())
 
     def limited(self, items: Iterable[EventFrame | Malformed]) -> list[EventFrame | Malformed]:
-        """Return the frames, and those of the reports that are to be passed on now."""
+        """Return the frames, and the reports, of which later ones may stand for several."""
         passed: list[EventFrame | Malformed] = []
-        if self._clock() - self._began >= _SECONDS:
-            passed.extend(self._later.values())
-            self._began = self._clock()
-            self._passed.clear()
-            self._later.clear()
+        together: dict[str, Malformed] = {}
         for item in items:
-            if isinstance(item, EventFrame) or self._is_one_of_the_first(item):
+            if isinstance(item, EventFrame) or self._is_one_of_the_first(item.unit):
                 passed.append(item)
+            elif first := together.get(item.unit):
+                together[item.unit] = replace(first, count=first.count + item.count)
             else:
-                first = self._later.get(item.unit)
-                count = item.count + (first.count if first else 0)
-                self._later[item.unit] = replace(first or item, count=count)
-        return passed
+                together[item.unit] = item
+        return [*passed, *together.values()]
 
-    def _is_one_of_the_first(self, item: Malformed) -> bool:
-        passed = self._passed.get(item.unit, 0)
-        self._passed[item.unit] = passed + 1
-        return passed < _SINGLE
+    def _is_one_of_the_first(self, unit: str) -> bool:
+        now = self._clock()
+        if now - self._began >= _SECONDS:
+            self._began = now
+            self._passed.clear()
+        self._passed[unit] = self._passed.get(unit, 0) + 1
+        return self._passed[unit] <= _SINGLE

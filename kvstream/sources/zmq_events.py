@@ -32,6 +32,7 @@ _AT_ONCE_BYTES = 16 * 1024 * 1024
 _HIGH_WATER_MARK = 100_000  # messages, as vLLM's publisher
 _LONGEST_PAUSE_MS = 10_000  # between attempts to connect
 _HEARTBEAT_MS = 5_000
+_GATHER_SECONDS = 0.05
 _PAUSE_SECONDS = 1.0  # after a socket failed
 _FIND_SECONDS = 1.0  # for the address of the replay endpoint
 _SWEEP_SECONDS = 1.0  # between two looks for publishers to forget
@@ -245,6 +246,8 @@ class KVEventSubscriber:
                             await checkpoint()
                         else:
                             await self._wait(readers)
+                            if self._reports.is_limiting:  # let what is malformed gather, to be one report
+                                await anyio.sleep(_GATHER_SECONDS)
                 except (self._zmq.ZMQError, ConfigError) as error:
                     if isinstance(error, ConfigError) and not is_usable:
                         raise
@@ -284,16 +287,15 @@ class KVEventSubscriber:
             self._context = None
 
     async def _wait(self, readers: list[MessageReader]) -> None:
-        """Wait until a socket may have something, a replay is overdue or a report is due.
+        """Wait until a socket may have something or a replay is overdue.
 
         A ZMQ socket's descriptor becomes readable only once for a change: ``is_readable`` must have been
         looked at before.
         """
-        seconds = self._reports.due_in
+        seconds = None
         if self._replay is not None and self._publishers[b""].feed.holds:
-            overdue = self._replay.overdue_in
-            seconds = overdue if seconds is None else min(seconds, overdue)
-        with anyio.move_on_after(None if seconds is None else max(0.0, seconds)):
+            seconds = max(0.0, self._replay.overdue_in)
+        with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as tasks:
 
                 async def wait(reader: MessageReader) -> None:
