@@ -21,7 +21,7 @@ def bounded_name(raw: bytes | str, limit: int = MAX_NAME) -> str:
         >>> bounded_name(b"vllm-0")
         'vllm-0'
         >>> bounded_name(b"\xff")
-        '\\xff~d23c2f4f25e0cf26'
+        '\\xff~a72eeed9830cbf91'
     """
     data = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
     # A character has at most four bytes: what is behind these is cut in any case.
