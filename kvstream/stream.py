@@ -307,7 +307,7 @@ class KVStream:
 
     def reject(self, malformed: Malformed) -> None:
         """Counts a piece of input that could not be decoded; the last hundred are kept."""
-        self._malformed_count += 1
+        self._malformed_count += malformed.count
         self.malformed.append(malformed)
 
     def _owner(self, source: str) -> int:

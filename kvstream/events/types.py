@@ -147,12 +147,15 @@ class Malformed(msgspec.Struct, frozen=True, tag="malformed"):
         unit: What ``position`` counts: ``line`` (from 1) or ``byte`` (from 0).
         position: Where the piece starts.
         reason: What is wrong with it.
+        count: Pieces like it that are counted here: more than one where they would be too many to name.
     """
 
     origin: str
     unit: str
     position: int
     reason: str
+    count: int = 1
 
     def __str__(self) -> str:
-        return f"{self.origin}: {self.unit} {self.position}: {self.reason}"
+        more = f" ({self.count - 1:,} more like it)" if self.count > 1 else ""
+        return f"{self.origin}: {self.unit} {self.position}: {self.reason}{more}"
