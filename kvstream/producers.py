@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import anyio
 
 from kvstream.config import POLICIES, OverflowPolicy, StreamConfig
-from kvstream.errors import ConfigError
+from kvstream.errors import ConfigError, MalformedInputError
+from kvstream.events.types import checked_name
 from kvstream.producer import Producer
 from kvstream.queue import FrameQueue
 
@@ -40,8 +41,11 @@ class ProducerSet:
         policy = overflow or self._config.overflow
         if policy not in POLICIES:
             raise ConfigError(f"overflow must be one of {', '.join(POLICIES)}, not {overflow!r}")
-        if not (1 <= len(source) <= 256 and 1 <= len(tier) <= 256):
-            raise ConfigError("source and tier must have 1 to 256 characters")
+        try:
+            checked_name(source)
+            checked_name(tier)
+        except MalformedInputError as error:
+            raise ConfigError(f"source and tier: {error}") from None
         made = self._made.get((source, tier, policy))
         if made is None:
             queue = self._queue_of(source)
