@@ -1,7 +1,8 @@
 import msgspec
+import numpy as np
 import pytest
 
-from kvstream import KVStream, Labels
+from kvstream import EventFrame, KVStream, Labels
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.types import MAX_NAME, checked_labels, checked_name
 
@@ -38,3 +39,21 @@ def test_decoders_refuse_the_same():
 def test_names_of_any_script_are_names():
     for name in ("é", "日本", "x" * MAX_NAME, " ", "\x00"):
         assert checked_labels(Labels(tenant=name, group=name)).tenant == name
+
+
+def frame_of(source="engine-0", tier="gpu", labels=None):
+    """A frame made by hand, which nothing has checked."""
+    columns = np.zeros(2, np.uint8), np.arange(2), np.ones(2, np.int64)
+    return EventFrame(*columns, source, tier, labels=(labels or Labels(),), label_of=np.ones(2, np.uint16))
+
+
+async def test_frames_made_by_hand_with_odd_names_end_nothing():
+    async with KVStream() as stream:
+        for odd in ({"source": "a\udcff"}, {"tier": "a\udcff"}, {"source": ""}, {"tier": "x" * 1000}):
+            with pytest.raises(MalformedInputError):
+                await stream.send(frame_of(**odd))
+        await stream.send(frame_of(labels=Labels(tenant="")))
+        await stream.send(frame_of(labels=Labels(tenant="a\udcff")))
+        await stream.flush()
+        assert [owner.value for owner in stream.summary().labels.get("tenant", [])] in ([], ["other"])
+        assert stream.accounts().processed == 4
