@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 from kvstream.blocks.hashing import below_rate, mix
 from kvstream.config import OverflowPolicy
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, int64_packer, label_number
-from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op
+from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op, checked_labels
 from kvstream.queue import FrameQueue
 from kvstream.recorder import StepRecorder, checked_time, new_recorder, recorded_frame
 from kvstream.text.escape import for_terminal
@@ -73,8 +73,11 @@ class EventBuffer:
         """Appends one event for each id; returns how many.
 
         Raises:
-            MalformedInputError: If an id is no 64-bit integer; nothing is appended then.
+            MalformedInputError: If an id is no 64-bit integer or a label no name; nothing is appended then.
         """
+        label = 0
+        if labels is not None:
+            label = self._labels.get(labels) or label_number(self._labels, checked_labels(labels))
         if type(ids) is int and -(2**63) <= ids < 2**63:
             self._single.append(ids)
             n = 1
@@ -84,7 +87,7 @@ class EventBuffer:
                 self._pack_single()
             self._columns.append(column)
             n = len(column) // 8
-        self._runs.extend((op, n, ts, reason, 0 if labels is None else label_number(self._labels, labels)))
+        self._runs.extend((op, n, ts, reason, label))
         self.events += n
         return n
 

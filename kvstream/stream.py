@@ -328,24 +328,43 @@ class KVStream:
 
     # Getting results out
 
-    def asgi(self, *, token: str | None = None, max_clients: int = 64) -> "Starlette":
+    def asgi(
+        self,
+        *,
+        token: str | None = None,
+        allowed_hosts: Iterable[str] = (),
+        authenticated: bool = False,
+        max_clients: int = 256,
+    ) -> "Starlette":
         """The dashboard, the API, ``/metrics`` and live events, to mount or to run in an ASGI server.
 
-        Make it before the stream opens, so that no alert is missed.
+        Make it before the stream opens, so that no alert is missed. As it cannot know where its server
+        listens, it answers without a token only what is asked of this machine by a name of its own, such as
+        ``localhost``; else any page in a browser here could read it by DNS rebinding.
 
         Args:
             token: What a request must bring as bearer token, if anything.
-            max_clients: Browsers that may follow live at once.
+            allowed_hosts: Names in the ``Host`` header that are answered besides those of loopback, such as
+                ``kv.example.org``; with a token and no names, all are.
+            authenticated: The application around it has asked who comes: neither token nor name is asked for.
+            max_clients: Browsers that may follow live at once; one more displaces another.
 
         Raises:
             MissingExtraError: If ``kvstream[web]`` is not installed.
+            ConfigError: If the token is empty, a name is none, or ``authenticated`` comes with either.
 
         Example:
-            ``app.mount("/kvstream", stream.asgi())``
+            ``app.mount("/kvstream", stream.asgi(token="secret"))``
         """
         from kvstream.web.app import create_app  # here, as it is built on streams and needs an extra
 
-        return create_app(self, token=token, max_clients=max_clients)
+        return create_app(
+            self,
+            token=token,
+            allowed_hosts=allowed_hosts,
+            authenticated=authenticated,
+            max_clients=max_clients,
+        )
 
     def silence(self, silence: Silence) -> None:
         """Begins a silence; what it covers and still fires at its end is told then."""

@@ -4,8 +4,9 @@ import numpy as np
 
 from kvstream.blocks.grouping import Generations, Grouped, Mask, with_room
 from kvstream.blocks.observations import Owned
+from kvstream.errors import MalformedInputError
 from kvstream.events.frame import I64, U16, EventFrame
-from kvstream.events.types import Labels, Op
+from kvstream.events.types import Labels, Op, checked_labels
 
 NOBODY, OTHERS = 0, 1
 OTHER = Labels(*["other"] * len(Labels.__struct_fields__))
@@ -39,7 +40,7 @@ class Owners:
     def _number(self, labels: Labels) -> int:
         number = self._numbers.get(labels)
         if number is None:
-            if len(self._numbers) >= self._most:
+            if len(self._numbers) >= self._most or not _are_names(labels):
                 return OTHERS
             number = self._numbers[labels] = len(self.labels)
             self.labels.append(labels)
@@ -88,6 +89,15 @@ class Owners:
         """The owner of each of so many slots, or more; what is changed in it is changed here."""
         self._of_slot = with_room(self._of_slot, slots)
         return self._of_slot
+
+
+def _are_names(labels: Labels) -> bool:
+    """Whether each label is a name; in frames that were neither recorded nor decoded it can be anything."""
+    try:
+        checked_labels(labels)
+    except MalformedInputError:
+        return False
+    return True
 
 
 def owned_of_run(

@@ -79,6 +79,18 @@ class Labels(Struct, frozen=True, omit_defaults=True):
 LABEL_NAMES: tuple[str, ...] = Labels.__struct_fields__
 
 
+def checked_labels(labels: Labels) -> Labels:
+    """Return labels, checked as decoders check them; an empty one would be none to Prometheus.
+
+    Raises:
+        MalformedInputError: If one of them is no name.
+    """
+    for name in (labels.tenant, labels.lora, labels.model, labels.group):
+        if name is not None:
+            checked_name(name)
+    return labels
+
+
 class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True, gc=False):
     """A block was handed out: a new generation of it begins.
 

@@ -96,7 +96,6 @@ LOG = "examples/data/chat.kvlog.gz"
     ("module", "arguments", "extra"),
     [
         ("starlette", ["demo"], "web"),
-        ("sse_starlette", ["demo"], "web"),
         ("uvicorn", ["serve", "--listen", "unix:nowhere.sock", "--http", "127.0.0.1:0"], "web"),
         ("prometheus_client", ["demo"], "prometheus"),
         ("pyarrow", ["report", LOG, "--evictions", "nowhere.parquet"], "pyarrow"),
