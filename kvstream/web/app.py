@@ -10,7 +10,7 @@ import msgspec
 from kvstream.errors import MissingExtraError
 from kvstream.sinks.prometheus import exposition
 from kvstream.stream import KVStream
-from kvstream.text.json_text import json_text
+from kvstream.text.json import encode_json
 from kvstream.web.state import Place, States, blocks, history, recent_distributions
 
 try:
@@ -149,4 +149,4 @@ def _whole(request: Request, name: str, most: int) -> int | None:
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    return Response(json_text(value), status, media_type="application/json")
+    return Response(encode_json(value), status, media_type="application/json")

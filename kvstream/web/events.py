@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from kvstream.alerts.types import CacheAlert
 from kvstream.stream import KVStream
-from kvstream.text.json_text import json_text
+from kvstream.text.json import encode_json
 from kvstream.web.state import EVERY_SECONDS, Place, States
 
 _ALERTS_KEPT = 1000
@@ -42,7 +42,7 @@ class AlertLog:
 
     async def _add(self, alert: CacheAlert) -> None:
         self.newest += 1
-        self._alerts.append((self.newest, json_text(alert)))
+        self._alerts.append((self.newest, encode_json(alert)))
         self.wake()
 
     def after(self, number: int) -> list[tuple[int, bytes]]:

@@ -18,7 +18,7 @@ from kvstream.metrics.history import History, HistoryBuilder
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.stream import KVStream
-from kvstream.text.json_text import json_text
+from kvstream.text.json import encode_json
 from kvstream.tier import TierMonitor
 
 EVERY_SECONDS = 1.0
@@ -115,7 +115,7 @@ class States:
         async with made.lock:
             if anyio.current_time() >= made.stale_at:
                 begun = perf_counter()
-                made.text = json_text(await state_of(self._stream, place))
+                made.text = encode_json(await state_of(self._stream, place))
                 pause = max(EVERY_SECONDS, _SHARE_OF_TIME * (perf_counter() - begun))
                 made.stale_at = anyio.current_time() + pause * 0.9  # a little less than who waits that long
         return made.text
