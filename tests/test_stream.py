@@ -19,8 +19,7 @@ from kvstream import (
     MetricsConfig,
     StreamConfig,
 )
-
-DEADLINE = 20
+from tests.waiting import DEADLINE
 
 
 def config(**options):

@@ -72,7 +72,7 @@ async def test_the_dashboard_shows_what_producers_send_and_ends_with_the_rest(tm
     with running(*arguments, stderr=subprocess.PIPE) as process:
         endpoint = listening(process)
         url = process.stderr.readline().decode().removeprefix("dashboard at ").strip()
-        async with connect(endpoint) as remote, httpx2.AsyncClient(base_url=url) as client:
+        async with connect(endpoint) as remote, httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
             await remote.producer("engine-0").allocated(range(500))
             with anyio.fail_after(DEADLINE):
                 await remote.flush()

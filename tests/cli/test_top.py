@@ -94,7 +94,7 @@ async def test_what_is_wrong_stands_in_the_first_line(stream):
 async def test_a_running_server_is_watched_through_restarts():
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(timeout=DEADLINE) as client:
         app = TopApp(ServerWatch(url, client), url, every=3600)
         async with app.run_test(size=(130, 45)) as pilot:
             await until(pilot, app, lambda: "no connection" in text(app, "#status"))
@@ -112,12 +112,12 @@ async def test_a_running_server_is_watched_through_restarts():
 
 
 async def test_a_server_that_wants_a_token_or_is_none_of_ours_says_so():
-    async with served(token="s3cret") as (_, url), httpx2.AsyncClient() as client:
+    async with served(token="s3cret") as (_, url), httpx2.AsyncClient(timeout=DEADLINE) as client:
         with pytest.raises(OSError, match="KVSTREAM_TOKEN"):
             await ServerWatch(url, client).state(Place(None, None))
         with pytest.raises(OSError, match="token"):
             await ServerWatch(f"{url}elsewhere", client).alerts()
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(timeout=DEADLINE) as client:
         with pytest.raises(OSError, match="connect"):
             await ServerWatch(url, client).state(Place(None, None))
 

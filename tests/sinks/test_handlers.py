@@ -22,8 +22,7 @@ from kvstream.sinks.command import Command
 from kvstream.sinks.webhook import SIGNATURE_HEADER, Webhook, signature, slack_payload
 from kvstream.stream import KVStream
 from tests.ports import free_port, posted_to
-
-DEADLINE = 30
+from tests.waiting import DEADLINE
 
 
 def alert(state="firing", **changes):
@@ -127,7 +126,7 @@ async def test_a_real_alertmanager_shows_what_fires_and_no_more_what_is_over(tmp
     process = await anyio.open_process([program, *arguments], stdout=None, stderr=subprocess.DEVNULL)
     try:
         with anyio.fail_after(DEADLINE):
-            async with httpx2.AsyncClient(base_url=url) as client:
+            async with httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
 
                 async def shown():
                     try:

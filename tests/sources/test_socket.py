@@ -15,8 +15,7 @@ from kvstream.events.frame import EventFrame
 from kvstream.link import Endpoint, Hello, MessageReader, with_length
 from kvstream.sources.socket import FrameServer
 from kvstream.stream import KVStream
-
-DEADLINE = 30
+from tests.waiting import DEADLINE
 
 
 @pytest.fixture(params=["unix", "tcp"])

@@ -52,7 +52,7 @@ async def first(events, kind):
 
 
 async def test_every_route_tells_what_the_stream_knows():
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         await send_chat(stream)
         summary = (await client.get("api/summary")).json()
         assert summary == json.loads(json.dumps(stream.summary().to_dict()))
@@ -90,7 +90,7 @@ async def test_every_route_tells_what_the_stream_knows():
 
 
 async def test_a_wrong_question_is_answered_with_what_was_wrong():
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         await send_chat(stream, 1_000)
         await send_chat(stream, 1_000, source="vllm-1")
         refused = await client.get("api/history", params={"windows": "many"})
@@ -105,7 +105,10 @@ async def test_a_wrong_question_is_answered_with_what_was_wrong():
 
 
 async def test_without_the_token_nothing_is_told():
-    async with served(token="s3cret") as (_, url), httpx2.AsyncClient(base_url=url) as client:
+    async with (
+        served(token="s3cret") as (_, url),
+        httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client,
+    ):
         for path in ("", "metrics", "api/summary", "api/alerts", "events", "static/app.js", "?token=wrong"):
             refused = await client.get(path)
             assert refused.status_code == 401, path
@@ -124,7 +127,7 @@ async def test_without_the_token_nothing_is_told():
 
 
 async def test_pages_may_load_nothing_from_elsewhere():
-    async with served() as (_, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (_, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         for path in ("", "static/app.js", "api/summary"):
             answer = await client.get(path)
             policy = answer.headers["content-security-policy"]
@@ -154,7 +157,10 @@ async def test_it_mounts_in_another_application():
     stream = KVStream()
     app = Starlette(routes=[Mount("/kvstream", stream.asgi(token="s3cret"))])
     transport = httpx2.ASGITransport(app=app)
-    async with stream, httpx2.AsyncClient(transport=transport, base_url="http://x") as client:
+    async with (
+        stream,
+        httpx2.AsyncClient(transport=transport, base_url="http://x", timeout=DEADLINE) as client,
+    ):
         await stream.producer("engine-0").allocated([1, 2])
         await stream.flush()
         assert (await client.get("/kvstream/healthz")).status_code == 200
@@ -193,7 +199,7 @@ async def test_who_comes_again_gets_what_was_missed_and_no_more():
             assert [(await first(events, "alert"))[0] for _ in range(2)] == [f"{boot}-2", f"{boot}-3"]
         async with following(url, last_event_id="00000000-7") as events:  # of a run before this one
             assert (await first(events, "alert"))[0] == f"{boot}-1"
-        async with httpx2.AsyncClient(base_url=url) as client:
+        async with httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
             told = (await client.get("api/alerts")).json()
         assert [each["message"] for each in told["alerts"]] == ["message 3", "message 2", "message 1"]
         assert told["last_event_id"] == f"{boot}-3"
@@ -214,7 +220,10 @@ async def test_of_more_alerts_than_are_kept_the_number_is_told():
 
 
 async def test_one_client_too_many_is_turned_away_and_counted():
-    async with served(max_clients=1) as (_, url), httpx2.AsyncClient(base_url=url) as client:
+    async with (
+        served(max_clients=1) as (_, url),
+        httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client,
+    ):
         async with following(url) as events:
             await first(events, "hello")
             refused = await client.get("events")
@@ -231,7 +240,7 @@ async def test_one_client_too_many_is_turned_away_and_counted():
 
 async def test_a_client_that_takes_nothing_is_dropped_and_delays_nobody(monkeypatch):
     monkeypatch.setattr(events_module, "_SLOW_SECONDS", 0.3)
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         port = int(url.rstrip("/").rsplit(":", 1)[1])
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
