@@ -74,7 +74,7 @@ async def test_keys_choose_a_cache_pause_and_leave(stream):
         await pilot.press("a")
         await until(pilot, app, lambda: "all caches" in text(app, "#status"))
         await pilot.press("p")
-        assert "paused" in text(app, "#status")
+        await until(pilot, app, lambda: "paused" in text(app, "#status"))
         await pilot.press("q")
     assert app.return_code == 0
 

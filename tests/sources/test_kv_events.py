@@ -9,7 +9,7 @@ from kvstream.blocks.hashing import group_salt
 from kvstream.events.types import Op
 from kvstream.monitor import Monitor
 from kvstream.sources.kv_events import KVEventDecoder
-from tests.strategies import mutated
+from tests.strategies import fewer, mutated
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -204,6 +204,7 @@ def test_no_token_reaches_a_frame_or_a_reason():
     assert not any(str(token) in shown for token in [*SECRET, "salt"])
 
 
+@fewer
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
@@ -216,20 +217,20 @@ def test_no_message_upsets_the_decoder(value):
     decoder.frames()
 
 
-@pytest.mark.slow
-def test_a_million_mutated_payloads_upset_nothing():
+@pytest.mark.parametrize("turns", [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_mutated_payloads_upset_nothing(turns):
     rng = random.Random(4)
     payloads = [(msgspec.msgpack.encode(batch)) for batch in SHAPES.values()]
     decoder = KVEventDecoder("s")
     held, places = 0, set()
-    for turn in range(1_000_000):
+    for turn in range(turns):
         decoder.add(mutated(rng, payloads[turn % len(payloads)]))
         if turn % 1000 == 999:
             frames = decoder.frames()
             held = max(held, sum(len(frame) for frame in frames))
             places.update((frame.source, frame.tier) for frame in frames)
     assert 0 < held < 20_000
-    assert decoder.batches > 1_000
+    assert decoder.batches > turns // 1_000
     assert len({tier for _, tier in places}) <= 20
     assert len({source for source, _ in places}) <= 4097
 
@@ -264,7 +265,7 @@ def test_the_compiled_twin_decodes_as_the_plain_one_does(monkeypatch):
     rng = random.Random(11)
     payloads = [msgspec.msgpack.encode(batch) for batch in [*SHAPES.values(), *UNUSUAL]]
     rejected = 0
-    for _ in range(3_000):
+    for _ in range(1_500):
         for payload in rng.choices(payloads, k=3):
             payload = mutated(rng, payload) if rng.random() < 0.7 else payload
             for decoder in decoders:
@@ -272,7 +273,7 @@ def test_the_compiled_twin_decodes_as_the_plain_one_does(monkeypatch):
         plain, compiled = map(outcome, decoders)
         assert plain == compiled
         rejected += len(plain[1])
-    assert 1_000 < rejected < 8_000
+    assert 500 < rejected < 4_000
 
 
 def test_media_without_end_are_few_tiers():
