@@ -48,8 +48,7 @@ class Served:
         except OSError as error:
             tally.crash(seed, f"/healthz does not answer: {error!r}")
         if not server.alive:
-            last = server.stderr().strip().splitlines()[-1:]
-            tally.crash(seed, f"the server ended, status {server.process.returncode}: {last}")
+            tally.crash(seed, f"the server ended, status {server.process.returncode}: {server.last_words()}")
             self.close()
 
     def close(self) -> None:

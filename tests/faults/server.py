@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import socket
@@ -81,6 +82,12 @@ class RunningServer:
     def stderr(self) -> str:
         """Return what it has written to standard error."""
         return self._errors.read_text(errors="replace") if self._errors.exists() else ""
+
+    def last_words(self) -> str:
+        """Return the last line of standard error that names an error, or else the last line."""
+        lines = [line.strip("|+ ") for line in self.stderr().splitlines() if line.strip("|+- ")]
+        named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        return (named or lines or [""])[-1]
 
     @property
     def alive(self) -> bool:

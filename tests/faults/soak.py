@@ -172,8 +172,7 @@ def phase(
             if server.process.returncode != 143:
                 wrong.append(f"it ended with {server.process.returncode} on SIGTERM")
         else:
-            last = server.stderr().strip().splitlines()[-1:]
-            wrong.append(f"the server ended, status {server.process.returncode}: {last}")
+            wrong.append(f"the server ended, status {server.process.returncode}: {server.last_words()}")
     limit = max(_MOST_GROWTH_MB, _MOST_GROWTH * max(watch.rss_mb, default=0))
     if watch.growth_mb() > limit:
         wrong.append(f"memory grows: {watch.growth_mb()} MB more in the last third than in the second")
