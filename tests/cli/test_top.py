@@ -79,6 +79,32 @@ async def test_keys_choose_a_cache_pause_and_leave(stream):
     assert app.return_code == 0
 
 
+class SlowWatch(StreamWatch):
+    """Answers once the screen has gone."""
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.asked, self.answers = anyio.Event(), anyio.Event()
+
+    async def state(self, place):
+        self.asked.set()
+        with anyio.CancelScope(shield=True):
+            await self.answers.wait()
+        return await super().state(place)
+
+
+async def test_a_look_that_outlasts_the_screen_fails_nothing(stream):
+    watch = SlowWatch(stream)
+    app = TopApp(watch, "test", every=3600)
+    async with stream, anyio.create_task_group() as tasks:
+        async with app.run_test(size=(130, 45)):
+            await watch.asked.wait()
+            tasks.start_soon(app.look_now)
+            await app.screen.remove_children()
+            watch.answers.set()
+    assert app.return_code in (None, 0)
+
+
 async def test_what_is_wrong_stands_in_the_first_line(stream):
     app = TopApp(StreamWatch(stream), "test", every=3600)
     async with stream, app.run_test(size=(130, 45)) as pilot:
