@@ -85,7 +85,7 @@ def fuzz(
         progress: Say on standard error now and then how far it is.
     """
     tally = Tally()
-    rounds = Served(SERVED[kind], kind) if served else KINDS[kind]
+    rounds = Served(SERVED[kind]) if served else KINDS[kind]
     compiled = os.environ.get("KVSTREAM_COMPILED")
     begun = told = time.perf_counter()
     first_mb, number = 0, seed

@@ -264,10 +264,13 @@ async def requests(tally: Tally, seed: int, count: int) -> None:
             for frame in generate("chat", 600, blocks=64, rate=2_000, source=source):
                 await stream.send(frame)
         await stream.flush()
+        headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {mutants.TOKEN}".encode())]
+        _, body = await _asked(app, mutants.Request("GET", "/api/alerts", b"", headers))
+        boot = boot_of(body)
         for _ in range(count):
-            wanted = mutants.request(rng)
+            wanted = mutants.request(rng).of_run(boot)
             try:
-                status = await _asked(app, wanted)
+                status, _ = await _asked(app, wanted)
             except Exception as error:
                 tally.count("crashed", True)
                 tally.crash(seed, error, repr(wanted).encode())
@@ -278,7 +281,12 @@ async def requests(tally: Tally, seed: int, count: int) -> None:
     _check(tally, seed, stream)
 
 
-async def _asked(app: Any, wanted: mutants.Request) -> int:
+def boot_of(alerts: bytes) -> str:
+    """Return the part of event ids that is the server's run, from what ``/api/alerts`` answers."""
+    return str(msgspec.json.decode(alerts)["last_event_id"]).rpartition("-")[0]
+
+
+async def _asked(app: Any, wanted: mutants.Request) -> tuple[int, bytes]:
     """Call the application as an HTTP server would; the client leaves once a part of the body has come."""
     path = wanted.path
     scope = {
@@ -295,7 +303,7 @@ async def _asked(app: Any, wanted: mutants.Request) -> int:
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
-    started, status, brought = anyio.Event(), 0, False
+    started, status, brought, body = anyio.Event(), 0, False, bytearray()
 
     async def receive() -> dict[str, Any]:
         nonlocal brought
@@ -310,8 +318,9 @@ async def _asked(app: Any, wanted: mutants.Request) -> int:
         if message["type"] == "http.response.start":
             status = message["status"]
         else:
+            body.extend(message.get("body", b""))
             started.set()
 
     with anyio.fail_after(DEADLINE):
         await app(scope, receive, send)
-    return status
+    return status, bytes(body)

@@ -408,63 +408,60 @@ def file(rng: random.Random) -> tuple[str, bytes]:
 
 # HTTP requests
 
-PATHS = [
-    *("/", "/metrics", "/api/summary", "/api/state", "/api/alerts", "/api/history", "/api/distributions"),
-    *("/api/blocks", "/healthz", "/readyz", "/static/app.js", "/static/", "/events"),
+_PLACES = ["source", "tier"]
+PATHS = {
+    "/": ["token"],
+    "/metrics": [],
+    "/api/summary": _PLACES,
+    "/api/state": _PLACES,
+    "/api/alerts": ["limit"],
+    "/api/history": ["windows", *_PLACES],
+    "/api/distributions": _PLACES,
+    "/api/blocks": _PLACES,
+    "/healthz": [],
+    "/readyz": [],
+    "/static/app.js": [],
+    "/static/": [],
+    "/events": ["last_event_id", *_PLACES],
+}
+"""What there is to ask for, and what each question knows."""
+_NUMBERS = ["", "1", "0", "-1", "3", "1e9", "²", "٣", "9" * 30, "nan", "%C2%B2", "%D9%A3", "+1", "1_0", "0x1"]
+_TEXTS = ["%", "%00", "%ff%fe", "%ed%a0%80", "+", "vllm-0", "gpu", "nobody", "..%2f", "a" * 3_000, "[/red]"]
+_EVENT_IDS = [
+    *("00000000-1", "00000000-²", "00000000-%C2%B2", "00000000-%D9%A3", "00000000-" + "9" * 400),
+    *("00000000--1", "00000000-", "00000000", "-", "-²", "%E2%80%A8", "f" * 8 + "-1", "00000000-1-1"),
 ]
-_QUERIES = ["source", "tier", "windows", "limit", "last_event_id", "token", "odd"]
-_VALUES = [
-    *(
-        "",
-        "1",
-        "0",
-        "-1",
-        "3",
-        "1e9",
-        "²",
-        "٣",
-        "9" * 30,
-        "nan",
-        "%",
-        "%00",
-        "%ff%fe",
-        "%ed%a0%80",
-        "+",
-        "vllm-0",
-    ),
-    *("gpu", "nobody", "00000000-1", "-", "-²", "0-" + "9" * 400, "..%2f", "a" * 3000, "%E2%80%A8", "[/red]"),
-]
-_HEADERS = [
-    "accept",
-    "last-event-id",
-    "cookie",
-    "authorization",
-    "host",
-    "origin",
-    "x-forwarded-proto",
-    "range",
-]
-_HEADER_VALUES = [
-    *(b"", b"*/*", b"text/event-stream", b"application/openmetrics-text; version=1.0.0;q=0.9, */*;q=0.1"),
-    *(
-        b"application/openmetrics-text;q=x",
-        b";;;,,,=",
-        b"q=" + b"9" * 200,
-        b"\xff\xfe",
-        b"\xc2\xb2",
-        b"a" * 3000,
-    ),
-    *(
-        b"Bearer ",
-        b"Bearer \xff",
+_HEADERS: dict[bytes, list[bytes]] = {
+    b"accept": [
+        *(
+            b"",
+            b"*/*",
+            b"text/event-stream",
+            b"application/openmetrics-text;q=x",
+            b";;;,,,=",
+            b"q=" + b"9" * 200,
+        ),
+        *(b"application/openmetrics-text; version=1.0.0;q=0.9, */*;q=0.1", b"\xff\xfe", b"a/b;q=\xc2\xb2"),
+        *(
+            b"application/openmetrics-text; version=\xff; escaping=x",
+            b"text/plain;version=1.0.0;escaping=;q=nan",
+        ),
+    ],
+    b"last-event-id": [text.encode("latin-1", "replace") for text in _EVENT_IDS]
+    + [b"00000000-\xc2\xb2", b"\xff"],
+    b"cookie": [
         b"kvstream_token=\xe9; =;;",
-        b"localhost",
-        b"evil.example",
-        b"[::1]:1",
-        b"bytes=0-",
-    ),
-    *(b"bytes=9-1,-,x", b"https", b"00000000-\xb2", b"Basic Og=="),
-]
+        b"=",
+        b"kvstream_token=" + b"a" * 3_000,
+        b'kvstream_token="\\351"',
+    ],
+    b"authorization": [b"Bearer ", b"Bearer \xff", b"Basic Og==", b"bearer", b"", b"\xc3\xa9 \xc3\xa9"],
+    b"host": [b"localhost", b"evil.example", b"[::1]:1", b"[", b"a" * 3_000, b"", b"127.0.0.1:x", b"\xff"],
+    b"origin": [b"null", b"http://evil.example", b"\xff"],
+    b"x-forwarded-proto": [b"https", b"\xff", b""],
+    b"range": [b"bytes=0-", b"bytes=9-1,-,x", b"bytes=" + b"0-1," * 500, b"lines=1"],
+    b"if-range": [b"x", b"\xff"],
+}
 
 
 class Request(NamedTuple):
@@ -475,28 +472,37 @@ class Request(NamedTuple):
     query: bytes
     headers: list[tuple[bytes, bytes]]
 
+    def of_run(self, boot: str) -> "Request":
+        """Return it with event ids of this run of the server in the place of those of none."""
+        mark, own = b"00000000", boot.encode()
+        headers = [(name, value.replace(mark, own)) for name, value in self.headers]
+        return self._replace(query=self.query.replace(mark, own), headers=headers)
+
 
 def request(rng: random.Random) -> Request:
     """Return a request with something odd in it."""
-    path = rng.choice(PATHS)
-    if rng.randrange(8) == 0:
+    path = rng.choice([*PATHS, "/events", "/metrics", "/api/history"])
+    known = PATHS[path]
+    if rng.randrange(10) == 0:
         at = rng.randrange(len(path) + 1)
         odd = ["/", "//", "..", "%", "\x00", "é", "?", ";", "a" * 500, "\u2028"]
         path = f"{path[:at]}{rng.choice(odd)}{path[at:]}"
-    asked = [f"{rng.choice(_QUERIES)}={rng.choice(_VALUES)}" for _ in range(rng.choice([0, 0, 1, 1, 2, 5]))]
-    headers = [(b"host", b"localhost"), (b"authorization", f"Bearer {TOKEN}".encode())]
+    asked = []
+    for _ in range(rng.choice([0, 1, 1, 2, 5])):
+        name = rng.choice(known) if known and rng.random() < 0.8 else rng.choice(["odd", "token", "source"])
+        fitting = {"limit": _NUMBERS, "windows": _NUMBERS, "last_event_id": _EVENT_IDS}.get(name, _TEXTS)
+        asked.append(f"{name}={rng.choice(fitting if rng.random() < 0.8 else _NUMBERS + _TEXTS)}")
+    headers = {b"host": b"localhost", b"authorization": f"Bearer {TOKEN}".encode()}
     for _ in range(rng.choice([0, 0, 1, 1, 2])):
-        name = rng.choice(_HEADERS).encode()
-        if name in (b"host", b"authorization") and rng.randrange(3):
-            continue
-        headers = [header for header in headers if header[0] != name]
-        headers.append((name, rng.choice(_HEADER_VALUES)))
+        header = rng.choice(list(_HEADERS))
+        if header not in headers or rng.randrange(3) == 0:
+            headers[header] = rng.choice(_HEADERS[header])
     method = (
         "GET"
         if rng.random() < 0.9
         else rng.choice(["HEAD", "POST", "OPTIONS", "DELETE", "", "G\xc9T", "get"])
     )
-    return Request(method, path, _damaged(rng, "&".join(asked).encode(), 0.1), headers)
+    return Request(method, path, _damaged(rng, "&".join(asked).encode(), 0.1), list(headers.items()))
 
 
 def request_bytes(rng: random.Random, wanted: Request) -> bytes:

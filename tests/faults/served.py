@@ -1,7 +1,6 @@
 """Rounds of mutants against a real ``kvstream serve``, over its sockets."""
 
 import json
-import random
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,18 +11,18 @@ from kvstream.errors import MalformedInputError
 from kvstream.events.codec import decode_frame
 from kvstream.metrics.summary import Accounts
 from tests.faults import mutants
-from tests.faults.in_process import is_hello, said, seeded
+from tests.faults.in_process import boot_of, is_hello, said, seeded
 from tests.faults.server import RunningServer, peak_rss_mb, rss_mb
 from tests.faults.tally import Tally, kind_of
 
-Attempt = Callable[[Tally, RunningServer, random.Random, int], None]
+Attempt = Callable[[Tally, RunningServer, int, int], None]
 
 
 class Served:
     """Rounds against one ``kvstream serve``, which is begun again if a round ends it."""
 
-    def __init__(self, attempt: Attempt, kind: str) -> None:
-        self._attempt, self._kind = attempt, kind
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
         self._server: RunningServer | None = None
         self.first_mb = self.last_mb = self.peak_mb = 0
 
@@ -32,7 +31,7 @@ class Served:
             self._server = RunningServer(token=mutants.TOKEN).__enter__()
         server = self._server
         try:
-            self._attempt(tally, server, seeded(self._kind, seed), count)
+            self._attempt(tally, server, seed, count)
         except OSError as error:
             tally.crash(seed, f"the server answers no more: {error!r}")
         self._look(tally, seed, server)
@@ -58,19 +57,23 @@ class Served:
             self._server = None
 
 
-def served_frames(tally: Tally, server: RunningServer, rng: random.Random, count: int) -> None:
+def served_frames(tally: Tally, server: RunningServer, seed: int, count: int) -> None:
+    rng = seeded("served frames", seed)
     frames = [mutants.frame(rng) for _ in range(count)]
     taken = server.deliver(frames)
-    for number, data in enumerate(frames):
+    if taken != count:
+        tally.crash(seed, f"only {taken} of {count} frames were acknowledged")
+    for data in frames:
         try:
             decode_frame(data)
             past, outcome = True, "decoded"
         except MalformedInputError as error:
             past, outcome = not str(error).startswith(("not a frame", "frame version")), kind_of(str(error))
-        tally.count(outcome if number < taken else "not acknowledged", past)
+        tally.count(outcome, past)
 
 
-def served_hellos(tally: Tally, server: RunningServer, rng: random.Random, count: int) -> None:
+def served_hellos(tally: Tally, server: RunningServer, seed: int, count: int) -> None:
+    rng = seeded("served hellos", seed)
     for _ in range(count):
         data, leaves = mutants.hello(rng, mutants.TOKEN), rng.randrange(4) == 0
         answers = bytearray()
@@ -83,9 +86,10 @@ def served_hellos(tally: Tally, server: RunningServer, rng: random.Random, count
         tally.count(said(answers, leaves), is_hello(data))
 
 
-def served_requests(tally: Tally, server: RunningServer, rng: random.Random, count: int) -> None:
+def served_requests(tally: Tally, server: RunningServer, seed: int, count: int) -> None:
+    rng, boot = seeded("served requests", seed), boot_of(server.get("api/alerts"))
     for _ in range(count):
-        data = mutants.request_bytes(rng, mutants.request(rng))
+        data = mutants.request_bytes(rng, mutants.request(rng).of_run(boot))
         data = data.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1)
         answer = bytearray()
         with socket.create_connection(server.address, timeout=2.0) as connection, suppress(OSError):
@@ -97,4 +101,4 @@ def served_requests(tally: Tally, server: RunningServer, rng: random.Random, cou
         status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
         tally.count(f"status {status}", status not in (0, 400, 401, 403, 404, 405, 421))
         if status >= 500 and status != 503:
-            raise OSError(f"status {status} for {data[:300]!r}")
+            tally.crash(seed, f"status {status}", data)
