@@ -6,6 +6,7 @@ import random
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -17,6 +18,7 @@ from kvstream.events.codec import decode_frame, encode_frame
 from kvstream.events.frame import EventFrame
 from kvstream.link import Endpoint, Hello
 from kvstream.monitor import Monitor
+from kvstream.sources.inputs import Input, live_and_recorded
 from kvstream.sources.kv_events import KVEventDecoder
 from kvstream.sources.reader import EventReader
 from kvstream.sources.socket import FrameServer
@@ -26,6 +28,7 @@ from tests.faults.tally import Tally, kind_of
 from tests.waiting import DEADLINE
 
 _AT_ONCE = 200  # frames
+_REAL_FILES = 20  # a round
 _hello_decoder = msgspec.msgpack.Decoder(Hello)
 
 
@@ -154,6 +157,28 @@ def files(tally: Tally, seed: int, count: int) -> None:
         tally.count(f"{kind}: {outcome}", bool(frames or deeper))
         followed.take(frames, data)
     followed.check()
+    try:
+        anyio.run(_files_of_a_folder, rng, tally, seed)
+    except Exception as error:
+        tally.crash(seed, error)
+
+
+async def _files_of_a_folder(rng: random.Random, tally: Tally, seed: int) -> None:
+    """Some more as real files, read into a stream together as ``kvstream run`` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = []
+        for number in range(_REAL_FILES):
+            kind, data = mutants.file(rng)
+            path = Path(folder) / f"{number}.{kind}"
+            path.write_bytes(data)
+            inputs.append(Input(str(path)))
+        async with KVStream(_quiet_config()) as stream:
+            for at in range(0, len(inputs), 2):  # in pairs, as one that is refused ends them all
+                with suppress(KVStreamError):
+                    for items in live_and_recorded(inputs[at : at + 2], capacity=16)[1]:
+                        await stream.feed(items)
+            await stream.flush()
+    _check(tally, seed, stream)
 
 
 def _read(kind: str, data: bytes, rng: random.Random) -> tuple[list[Any], str | None]:

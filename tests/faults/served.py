@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -34,6 +35,8 @@ class Served:
             self._attempt(tally, server, seed, count)
         except OSError as error:
             tally.crash(seed, f"the server answers no more: {error!r}")
+            with suppress(subprocess.TimeoutExpired):  # it may be about to end
+                server.process.wait(10)
         self._look(tally, seed, server)
 
     def _look(self, tally: Tally, seed: int, server: RunningServer) -> None:
