@@ -21,6 +21,7 @@ from typing import Any
 import kvstream
 from tests.faults.in_process import files, frames, hellos, in_event_loop, payloads, requests
 from tests.faults.line_coverage import LineCoverage
+from tests.faults.publishing import messages
 from tests.faults.served import Served, served_frames, served_hellos, served_requests
 from tests.faults.server import peak_rss_mb, rss_mb
 from tests.faults.tally import Tally
@@ -43,6 +44,7 @@ KINDS: dict[str, Round] = {
     "files": files,
     "hellos": in_event_loop(hellos),
     "requests": in_event_loop(requests),
+    "messages": in_event_loop(messages),
 }
 SERVED = {"frames": served_frames, "hellos": served_hellos, "requests": served_requests}
 

@@ -172,13 +172,13 @@ async def _files_of_a_folder(rng: random.Random, tally: Tally, seed: int) -> Non
             path = Path(folder) / f"{number}.{kind}"
             path.write_bytes(data)
             inputs.append(Input(str(path)))
-        async with KVStream(_quiet_config()) as stream:
+        async with KVStream(quiet_config()) as stream:
             for at in range(0, len(inputs), 2):  # in pairs, as one that is refused ends them all
                 with suppress(KVStreamError):
                     for items in live_and_recorded(inputs[at : at + 2], capacity=16)[1]:
                         await stream.feed(items)
             await stream.flush()
-    _check(tally, seed, stream)
+    check_accounts(tally, seed, stream)
 
 
 def _read(kind: str, data: bytes, rng: random.Random) -> tuple[list[Any], str | None]:
@@ -213,7 +213,7 @@ async def hellos(tally: Tally, seed: int, count: int) -> None:
     rng = seeded("hellos", seed)
     with tempfile.TemporaryDirectory() as folder:
         endpoint = Endpoint(path=f"{folder}/kv.sock")
-        async with KVStream(_quiet_config()) as stream:
+        async with KVStream(quiet_config()) as stream:
             server = FrameServer(stream, endpoint, token=mutants.TOKEN)
             await server.bind()
             async with anyio.create_task_group() as tasks:
@@ -228,7 +228,7 @@ async def hellos(tally: Tally, seed: int, count: int) -> None:
                         await anyio.sleep(0.001)
                 await stream.flush()
                 tasks.cancel_scope.cancel()
-        _check(tally, seed, stream)
+        check_accounts(tally, seed, stream)
 
 
 async def _say_hello(tally: Tally, path: str, data: bytes, leaves: bool) -> None:
@@ -266,15 +266,20 @@ def said(answers: bytes | bytearray, leaves: bool) -> str:
         first = msgspec.msgpack.decode(answers[4 : 4 + length])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return "an answer of another form"
-    return "admitted" if isinstance(first, int) else kind_of(f"refused: {first}")
+    if isinstance(first, int):
+        return "admitted"
+    # The name of another protocol stands first in its answer.
+    return kind_of(f"refused: {str(first)[str(first).find(' is not kvstream') + 1 :]}")
 
 
-def _quiet_config() -> StreamConfig:
+def quiet_config() -> StreamConfig:
+    """Return settings of a stream that says nothing by itself and drains whatever there is."""
     metrics = MetricsConfig(export_interval=0.0, max_caches=64)
     return StreamConfig(metrics=metrics, shutdown_timeout=DEADLINE)
 
 
-def _check(tally: Tally, seed: int, stream: KVStream) -> None:
+def check_accounts(tally: Tally, seed: int, stream: KVStream) -> None:
+    """Note a stream in which events are missing or on their way for ever."""
     accounts = stream.summary().accounts
     if not accounts.balanced or accounts.in_flight:
         tally.crash(seed, f"accounts do not add up: {accounts}")
@@ -282,7 +287,7 @@ def _check(tally: Tally, seed: int, stream: KVStream) -> None:
 
 async def requests(tally: Tally, seed: int, count: int) -> None:
     rng = seeded("requests", seed)
-    stream = KVStream(_quiet_config())
+    stream = KVStream(quiet_config())
     app = stream.asgi(token=mutants.TOKEN)
     async with stream:
         for source in ("vllm-0", "[/red]\x1b[31m"):
@@ -303,7 +308,7 @@ async def requests(tally: Tally, seed: int, count: int) -> None:
             tally.count(f"status {status}", status not in (400, 401, 403, 404, 405, 421))
             if status >= 500 and status != 503:
                 tally.crash(seed, f"status {status}: {wanted.path}?{wanted.query!r}", repr(wanted).encode())
-    _check(tally, seed, stream)
+    check_accounts(tally, seed, stream)
 
 
 def boot_of(alerts: bytes) -> str:
