@@ -19,7 +19,7 @@ from kvstream.events.frame import EventFrame
 from kvstream.link import Endpoint, Hello
 from kvstream.monitor import Monitor
 from kvstream.sources.inputs import Input, live_and_recorded
-from kvstream.sources.kv_events import KVEventDecoder
+from kvstream.sources.publisher import Publisher
 from kvstream.sources.reader import EventReader
 from kvstream.sources.socket import FrameServer
 from kvstream.sources.synthetic import generate
@@ -118,24 +118,24 @@ def payloads(tally: Tally, seed: int, count: int) -> None:
     # Even seeds go through the plain loops, odd ones through the compiled ones.
     os.environ["KVSTREAM_COMPILED"] = str(seed % 2)
     rng, followed = seeded("payloads", seed), _Followed(tally, seed)
-    decoder = KVEventDecoder("publisher")
+    publisher = Publisher("mutants", "publisher")
     for start in range(0, count, 50):
         batch = [mutants.payload(rng) for _ in range(min(50, count - start))]
         try:
-            for data in batch:
-                decoder.add(data)
-            frames, rejected = decoder.frames(), decoder.rejected
+            for position, data in enumerate(batch, start):
+                publisher.deliver(position, data)
+            items = publisher.take()
         except Exception as error:
             tally.crash(seed, error, b"".join(batch))
             for _ in batch:
                 tally.count("crashed", True)
-            decoder = KVEventDecoder("publisher")
+            publisher = Publisher("mutants", "publisher")
             continue
-        reasons = dict(reversed(rejected))
-        for number in range(len(batch)):
-            reason = reasons.get(number, "decoded").removeprefix("event ")
+        reasons = {item.position: item.reason for item in items if not isinstance(item, EventFrame)}
+        for position in range(start, start + len(batch)):
+            reason = reasons.get(position, "decoded").removeprefix("event ")
             tally.count(kind_of(reason), not reason.startswith("not a batch"))
-        followed.take(frames)
+        followed.take([item for item in items if isinstance(item, EventFrame)])
     followed.check()
 
 
