@@ -347,6 +347,7 @@ async def test_shutdown_gives_up_on_a_handler_that_never_ends():
     async with KVStream(config(shutdown_timeout=0.05)) as stream:
         stream.on_summary(lambda_forever)
         await stream.producer().allocated([1])
+        await stream.flush()
     assert stream.summary().accounts.processed == 1
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from kvstream import StreamConfig, connect
 from tests.cli.conftest import COMMAND, DEADLINE, SCAN, running
+from tests.waiting import until
 
 
 def listening(process):
@@ -40,6 +41,7 @@ async def test_a_token_is_read_from_a_file_or_the_environment(tmp_path):
         endpoint = listening(process)
         async with connect(endpoint, config=StreamConfig(shutdown_timeout=0.2)) as remote:
             remote.producer().record_allocated(1)
+            await until(lambda: remote.statistics().last_error)
         assert "token" in remote.statistics().last_error
         async with connect(endpoint, token="secret") as remote:
             remote.producer().record_allocated(1)

@@ -15,7 +15,7 @@ from kvstream.events.frame import EventFrame
 from kvstream.link import Endpoint, Hello, MessageReader, with_length
 from kvstream.sources.socket import FrameServer
 from kvstream.stream import KVStream
-from tests.waiting import DEADLINE
+from tests.waiting import DEADLINE, until
 
 
 @pytest.fixture(params=["unix", "tcp"])
@@ -148,9 +148,11 @@ async def test_while_nobody_listens_memory_is_bounded_and_drops_are_counted(tmp_
 @pytest.mark.parametrize("given", [None, "wrong", "right"])
 async def test_a_token_is_asked_for(endpoint, given):
     async with serving(endpoint, token="right") as (stream, server):
-        config = StreamConfig(shutdown_timeout=0.2)
+        config = StreamConfig(shutdown_timeout=DEADLINE if given == "right" else 0.2)
         async with connect(str(server.endpoint), token=given, config=config) as remote:
             remote.producer("engine-0").record_allocated(1)
+            if given != "right":
+                await until(lambda: remote.statistics().last_error)
         await stream.flush()
         arrived = stream.summary().blocks_live == 1
         assert arrived == (given == "right")
