@@ -1,4 +1,4 @@
-"""One frame of 3,000 events, a minute apart each; /healthz is asked until it has been applied. Run with the Python that has kvstream."""
+"""One frame of 3,000 events, a minute apart each; /healthz and the summary are asked until it has been applied. Run with the Python that has kvstream."""
 
 import json, os, socket, subprocess, sys, tempfile, threading, time, urllib.request
 import anyio, numpy as np, kvstream
@@ -30,12 +30,12 @@ async def send():
 threading.Thread(target=anyio.run, args=(send,), daemon=True).start()
 slowest, applied = 0.0, False
 while not applied and slowest < 10:  # 25 s before it was mended, on an idle machine
-    began = time.monotonic()
-    urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=120).read()
-    slowest = max(slowest, time.monotonic() - began)
-    answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/api/summary", timeout=120).read()
+    for page in ("healthz", "api/summary"):
+        began = time.monotonic()
+        answer = urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=120).read()
+        slowest = max(slowest, time.monotonic() - began)
     applied = json.loads(answer)["accounts"]["processed"] == 3_000
     time.sleep(0.02)
-print(f"slowest answer of /healthz {slowest:.1f} s")
+print(f"slowest answer {slowest:.1f} s")
 server.kill()
 os._exit(slowest >= 10)
