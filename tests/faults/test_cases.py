@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not KVSTREAM.exists(), reason="needs the kvstrea
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NAMES]
 )
 def test_case_goes_right(name, tmp_path):
-    # In a session of its own, so that nothing it starts outlives a case that hangs.
+    # In a process group of its own, so that nothing it starts outlives a case that hangs.
     process = subprocess.Popen(
         [sys.executable, CASES / f"{name}.py", KVSTREAM],
         stdout=subprocess.PIPE,
