@@ -14,6 +14,7 @@ from kvstream import ClosedStreamError, KVCacheMetricsCollector, KVStream, Strea
 from kvstream.integrations.vllm import BackgroundConnection
 from kvstream.recorder import StepRecorder
 from kvstream.sinks.socket import connect
+from tests.waiting import DEADLINE
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork"),
@@ -21,7 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 
-DEADLINE = 60
 THREADS = 3
 
 

@@ -38,8 +38,7 @@ from tests.blocks.test_table import apply_plain
 from tests.reference import ReferenceSource
 from tests.strategies import cuts, plain_events
 from tests.strategies import frame as event_frame
-
-DEADLINE = 60
+from tests.waiting import DEADLINE
 
 
 def frame(op, blocks, source="s", tier="gpu", ts=0, seq=-1, epoch=0):

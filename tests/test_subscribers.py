@@ -15,18 +15,11 @@ from kvstream.errors import UndeliveredError
 from kvstream.subscribers import Delivery, MessageBuffer, Subscription
 from tests.alerting import alert
 from tests.test_containment import FOR_ALL, backends, errors, forms, raising
-
-DEADLINE = 60
+from tests.waiting import DEADLINE, until
 
 
 def config(**changes):
     return StreamConfig(metrics=MetricsConfig(export_interval=0.0), **changes)
-
-
-async def until(condition):
-    with anyio.fail_after(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - what is waited for may be in another process
-            await anyio.sleep(0.002)
 
 
 def balanced(entry):

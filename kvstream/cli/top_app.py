@@ -128,10 +128,17 @@ class TopApp(App[None]):
         try:
             state, alerts = await self._watched.state(place), await self._watched.alerts()
         except OSError as error:
-            self._say(Text(f"no connection to {self._called}: {error}; trying again. {self._heard}", "red"))
+            if self._is_shown:
+                failed = f"no connection to {self._called}: {error}; trying again. {self._heard}"
+                self._say(Text(failed, "red"))
             return
-        if place == self._place:
+        if place == self._place and self._is_shown:
             self._show(state, alerts)
+
+    @property
+    def _is_shown(self) -> bool:
+        """Whether the screen is still there, which is taken down while a look may be under way."""
+        return bool(self.query("#status"))
 
     def action_everything(self) -> None:
         """Shows all caches together."""

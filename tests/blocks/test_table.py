@@ -12,7 +12,7 @@ from kvstream.blocks.table import BlockTable
 from kvstream.events.frame import EventFrame, as_int64
 from kvstream.events.types import REASONS
 from tests.reference import ReferenceContents, ReferenceTable
-from tests.strategies import cuts, frame, plain_events
+from tests.strategies import cuts, fewer, frame, plain_events
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -79,6 +79,7 @@ def test_table_equals_the_plain_twin_however_the_stream_is_cut(data):
     assert_same(seen, table, plain)
 
 
+@fewer
 @given(st.integers(0, 2**32), st.booleans())
 def test_table_equals_the_plain_twin_on_long_busy_streams(seed, content):
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.cli.conftest import ROOT
+from tests.cli.conftest import DEADLINE, ROOT
 
 COMMANDS = [
     *("demo", "run", "analyze", "serve", "top", "report", "rules"),
@@ -73,7 +73,7 @@ def test_core_imports_without_the_command_lines_packages():
         "sys.argv = ['kvstream', 'run']\n"
         "kvstream.__main__.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE)
     assert done.returncode == 1
     assert "pip install 'kvstream[cli]'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -85,7 +85,7 @@ def test_reading_zstd_without_its_package_says_what_to_install(tmp_path):
         "from kvstream.sources.reader import EventReader\n"
         "list(EventReader('x').feed(b'\\x28\\xb5\\x2f\\xfd0000'))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE)
     assert "pip install 'kvstream[zstd]'" in done.stderr
 
 
@@ -109,7 +109,9 @@ def test_what_needs_an_extra_says_which(module, arguments, extra):
         f"import sys; sys.modules[{module!r}] = None; sys.argv = ['kvstream', *{arguments!r}]\n"
         "import kvstream.__main__; kvstream.__main__.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE
+    )
     assert done.returncode == 1
     assert f"pip install 'kvstream[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr

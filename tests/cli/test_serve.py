@@ -8,6 +8,7 @@ import pytest
 
 from kvstream import StreamConfig, connect
 from tests.cli.conftest import COMMAND, DEADLINE, SCAN, running
+from tests.waiting import until
 
 
 def listening(process):
@@ -40,6 +41,7 @@ async def test_a_token_is_read_from_a_file_or_the_environment(tmp_path):
         endpoint = listening(process)
         async with connect(endpoint, config=StreamConfig(shutdown_timeout=0.2)) as remote:
             remote.producer().record_allocated(1)
+            await until(lambda: remote.statistics().last_error)
         assert "token" in remote.statistics().last_error
         async with connect(endpoint, token="secret") as remote:
             remote.producer().record_allocated(1)
@@ -72,7 +74,7 @@ async def test_the_dashboard_shows_what_producers_send_and_ends_with_the_rest(tm
     with running(*arguments, stderr=subprocess.PIPE) as process:
         endpoint = listening(process)
         url = process.stderr.readline().decode().removeprefix("dashboard at ").strip()
-        async with connect(endpoint) as remote, httpx2.AsyncClient(base_url=url) as client:
+        async with connect(endpoint) as remote, httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
             await remote.producer("engine-0").allocated(range(500))
             with anyio.fail_after(DEADLINE):
                 await remote.flush()

@@ -14,8 +14,8 @@ from kvstream import connect
 from tests.alerting import endpoint
 from tests.cli.conftest import kvstream as kvstream
 from tests.cli.conftest import running
+from tests.waiting import DEADLINE
 
-DEADLINE = 60
 START = 1_767_225_600_000_000_000
 SECOND = 10**9
 SECRET = "T0PSECRET"

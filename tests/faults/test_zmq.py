@@ -16,8 +16,8 @@ import zmq
 from tests.ports import free_port
 from tests.publisher import Engine, answers_with_topic, answers_without, number
 from tests.sources.fuzz_wire import mutant, payloads
+from tests.waiting import DEADLINE
 
-DEADLINE = 60
 RUN = [sys.executable, "-m", "kvstream", "run", "--json", "--evictions"]
 LAST = 777
 

@@ -8,7 +8,7 @@ from kvstream.blocks.index import GOLDEN
 from kvstream.blocks.observations import ContentChanges
 from kvstream.metrics.ghosts import GhostIndex
 from tests.reference import ReferenceGhosts
-from tests.strategies import cuts
+from tests.strategies import cuts, fewer
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -52,6 +52,7 @@ def test_ghosts_equal_the_plain_twin_however_the_stream_is_cut(data, rows, most,
     assert sorted(found) == sorted(plain.returned)
 
 
+@fewer
 @given(st.integers(0, 2**32), st.integers(1, 5_000))
 def test_ghosts_equal_the_plain_twin_on_long_streams(seed, most):
     rng = np.random.default_rng(seed)

@@ -19,8 +19,8 @@ from kvstream.stream import KVStream
 from tests.alerting import alert, endpoint
 from tests.ports import free_port
 from tests.text.test_escape import HOSTILE_NAMES
+from tests.waiting import DEADLINE, until
 
-DEADLINE = 60
 MINUTE = timedelta(minutes=1)
 CONFIG = StreamConfig(metrics=MetricsConfig(export_interval=0.0), shutdown_timeout=DEADLINE)
 
@@ -42,12 +42,6 @@ def starts(posted):
 
 def ends(posted):
     return datetime.fromisoformat(posted["endsAt"])
-
-
-async def until(condition):
-    with anyio.fail_after(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - the server has its own thread
-            await anyio.sleep(0.005)
 
 
 async def fire(stream, source="engine-0"):
@@ -75,7 +69,7 @@ async def running_alertmanager(folder):
     url = f"http://127.0.0.1:{port}"
     process = await anyio.open_process([program, *arguments], stdout=None, stderr=subprocess.DEVNULL)
     try:
-        async with httpx2.AsyncClient(base_url=url) as client:
+        async with httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
 
             async def shown():
                 try:

@@ -12,12 +12,12 @@ from kvstream.errors import ConfigError, KVStreamError
 from kvstream.sinks.command import Command
 from tests.alerting import alert
 
-DEADLINE = 60
 NAMELESS = "a\udcffb"
 
 # Writes the ids of itself and of a child that ignores SIGTERM, and waits, deaf to SIGTERM itself.
 DEAF = """
 import os, signal, sys, time
+from tests.waiting import DEADLINE, until
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = os.fork()
 if child:
@@ -29,12 +29,6 @@ time.sleep(600)
 
 def python(script, *arguments):
     return " ".join([sys.executable, "-c", json.dumps(script).replace("\\n", "\n"), *arguments])
-
-
-async def until(condition):
-    with anyio.fail_after(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - the command is another process
-            await anyio.sleep(0.01)
 
 
 def is_running(pid):

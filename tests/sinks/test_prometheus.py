@@ -176,7 +176,7 @@ async def prometheus(folder, target):
         [tool("prometheus"), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client:
             yield client
     finally:
         process.terminate()

@@ -20,8 +20,8 @@ from kvstream.stream import KVStream
 from tests.alerting import alert, endpoint
 from tests.ports import free_port, posted_to
 from tests.text.test_escape import HOSTILE_NAMES
+from tests.waiting import DEADLINE, until
 
-DEADLINE = 60
 CONFIG = StreamConfig(
     metrics=MetricsConfig(export_interval=0.0), shutdown_timeout=DEADLINE, delivery_timeout=DEADLINE
 )
@@ -109,12 +109,6 @@ async def test_an_outage_ends_with_what_fires_and_what_has_ended_and_no_stale_me
     after = states(received)[failed:]
     assert after[-3:] == [("new", "firing"), ("flapping", "resolved"), ("known", "resolved")]
     assert set(after[:-3]) <= {("new", "firing")}
-
-
-async def until(condition):
-    with anyio.fail_after(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - the server has its own thread
-            await anyio.sleep(0.005)
 
 
 async def test_a_dead_endpoint_delays_nothing_and_what_is_not_delivered_is_counted():

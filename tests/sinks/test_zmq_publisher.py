@@ -11,8 +11,7 @@ from kvstream.sources.zmq_events import KVEventSubscriber, ZmqAddress
 from kvstream.stream import KVStream
 from tests.ports import free_port
 from tests.publisher import END, number
-
-DEADLINE = 30
+from tests.waiting import DEADLINE
 
 
 def stored(block):

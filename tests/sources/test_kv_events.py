@@ -12,7 +12,7 @@ from kvstream.events.types import Op
 from kvstream.monitor import Monitor
 from kvstream.sources.kv_events import KVEventDecoder
 from tests.sources.fuzz_wire import fuzz, payloads
-from tests.strategies import mutated
+from tests.strategies import fewer, mutated
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -211,6 +211,7 @@ def test_no_token_reaches_a_frame_or_a_reason():
     assert not any(str(token) in shown for token in [*SECRET, "salt"])
 
 
+@fewer
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
@@ -274,7 +275,7 @@ def test_the_compiled_twin_decodes_as_the_plain_one_does(monkeypatch):
     rng = random.Random(11)
     payloads = [msgspec.msgpack.encode(batch) for batch in [*SHAPES.values(), *UNUSUAL]]
     rejected = 0
-    for _ in range(3_000):
+    for _ in range(1_500):
         for payload in rng.choices(payloads, k=3):
             payload = mutated(rng, payload) if rng.random() < 0.7 else payload
             for decoder in decoders:
@@ -282,7 +283,7 @@ def test_the_compiled_twin_decodes_as_the_plain_one_does(monkeypatch):
         plain, compiled = map(outcome, decoders)
         assert plain == compiled
         rejected += len(plain[1])
-    assert 1_000 < rejected < 8_000
+    assert 500 < rejected < 4_000
 
 
 def test_media_without_end_are_few_tiers():

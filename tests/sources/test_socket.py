@@ -22,8 +22,7 @@ from kvstream.sources.receive_budget import ReceiveBudget
 from kvstream.sources.socket import FrameServer
 from kvstream.stream import KVStream
 from tests.ports import free_port
-
-DEADLINE = 30
+from tests.waiting import DEADLINE, until
 
 
 @pytest.fixture(params=["unix", "tcp"])
@@ -41,13 +40,6 @@ async def serving(endpoint, **options):
             tasks.start_soon(server.serve)
             yield stream, server
             tasks.cancel_scope.cancel()
-
-
-async def until(condition):
-    """Waits for what has no listeners."""
-    with anyio.fail_after(DEADLINE):
-        while not condition():  # noqa: ASYNC110
-            await anyio.sleep(0.005)
 
 
 async def raw_connection(server):
@@ -163,9 +155,11 @@ async def test_while_nobody_listens_memory_is_bounded_and_drops_are_counted(tmp_
 @pytest.mark.parametrize("given", [None, "wrong", "right"])
 async def test_a_token_is_asked_for(endpoint, given):
     async with serving(endpoint, token="right") as (stream, server):
-        config = StreamConfig(shutdown_timeout=0.2)
+        config = StreamConfig(shutdown_timeout=DEADLINE if given == "right" else 0.2)
         async with connect(str(server.endpoint), token=given, config=config) as remote:
             remote.producer("engine-0").record_allocated(1)
+            if given != "right":
+                await until(lambda: remote.statistics().last_error)
         await stream.flush()
         arrived = stream.summary().blocks_live == 1
         assert arrived == (given == "right")

@@ -14,8 +14,8 @@ from kvstream.sources.zmq_events import KVEventSubscriber, ZmqAddress
 from kvstream.stream import KVStream
 from tests.ports import free_port
 from tests.publisher import END, TOPIC, Engine, answers_with_topic, answers_without, captured, number
+from tests.waiting import DEADLINE, until
 
-DEADLINE = 30
 LAYOUTS = [answers_with_topic, answers_without]
 CHAT = {"allocations": 17_430, "evicted": 17_181, "cleared": 0, "live": 249}
 SCAN = {"allocations": 51_698, "evicted": 50_993, "cleared": 690, "live": 15}
@@ -33,12 +33,6 @@ async def subscribed(*engines, config=None):
                 assert await to_thread.run_sync(engine.subscribed.wait, DEADLINE)
             yield stream, subscribers
             tasks.cancel_scope.cancel()
-
-
-async def until(condition):
-    """Waits for what tells of itself no other way; the caller has a deadline."""
-    while not condition():  # noqa: ASYNC110
-        await anyio.sleep(0.005)
 
 
 def counts(stream):

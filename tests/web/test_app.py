@@ -54,7 +54,7 @@ async def first(events, kind):
 
 
 async def test_every_route_tells_what_the_stream_knows():
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         await send_chat(stream)
         summary = (await client.get("api/summary")).json()
         assert summary == json.loads(json.dumps(stream.summary().to_dict()))
@@ -92,7 +92,7 @@ async def test_every_route_tells_what_the_stream_knows():
 
 
 async def test_a_wrong_question_is_answered_with_what_was_wrong():
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         await send_chat(stream, 1_000)
         await send_chat(stream, 1_000, source="vllm-1")
         refused = await client.get("api/history", params={"windows": "many"})
@@ -107,7 +107,10 @@ async def test_a_wrong_question_is_answered_with_what_was_wrong():
 
 
 async def test_without_the_token_nothing_is_told():
-    async with served(token="s3cret") as (_, url), httpx2.AsyncClient(base_url=url) as client:
+    async with (
+        served(token="s3cret") as (_, url),
+        httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client,
+    ):
         for path in ("", "metrics", "api/summary", "api/alerts", "events", "static/app.js", "?token=wrong"):
             refused = await client.get(path)
             assert refused.status_code == 401, path
@@ -126,7 +129,7 @@ async def test_without_the_token_nothing_is_told():
 
 
 async def test_pages_may_load_nothing_from_elsewhere():
-    async with served() as (_, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (_, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         for path in ("", "static/app.js", "api/summary"):
             answer = await client.get(path)
             policy = answer.headers["content-security-policy"]
@@ -158,7 +161,10 @@ async def test_it_mounts_in_another_application():
     stream = KVStream()
     app = Starlette(routes=[Mount("/kvstream", stream.asgi(token="s3cret"))])
     transport = httpx2.ASGITransport(app=app)
-    async with stream, httpx2.AsyncClient(transport=transport, base_url="http://x") as client:
+    async with (
+        stream,
+        httpx2.AsyncClient(transport=transport, base_url="http://x", timeout=DEADLINE) as client,
+    ):
         await stream.producer("engine-0").allocated([1, 2])
         await stream.flush()
         assert (await client.get("/kvstream/healthz")).status_code == 200
@@ -197,7 +203,7 @@ async def test_who_comes_again_gets_what_was_missed_and_no_more():
             assert [(await first(events, "alert"))[0] for _ in range(2)] == [f"{boot}-2", f"{boot}-3"]
         async with following(url, last_event_id="00000000-7") as events:  # of a run before this one
             assert (await first(events, "alert"))[0] == f"{boot}-1"
-        async with httpx2.AsyncClient(base_url=url) as client:
+        async with httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
             told = (await client.get("api/alerts")).json()
         assert [each["message"] for each in told["alerts"]] == ["message 3", "message 2", "message 1"]
         assert told["last_event_id"] == f"{boot}-3"
@@ -218,7 +224,10 @@ async def test_of_more_alerts_than_are_kept_the_number_is_told():
 
 
 async def test_one_client_too_many_displaces_the_one_that_has_followed_for_the_longest_time():
-    async with served(max_clients=1) as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with (
+        served(max_clients=1) as (stream, url),
+        httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client,
+    ):
         async with following(url) as displaced:
             number, _ = await first(displaced, "hello")
             async with following(url) as events:
@@ -272,7 +281,7 @@ IDS = (
 
 
 async def test_an_event_id_of_any_form_is_answered():
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         boot = (await client.get("api/alerts")).json()["last_event_id"].partition("-")[0]
         for text in IDS:
             given = quote(text.format(boot=boot), errors="surrogateescape")
@@ -318,7 +327,7 @@ ACCEPTED = (
 
 
 async def test_an_accept_header_of_any_form_is_answered():
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         await send_chat(stream, 500)
         for text in ACCEPTED:
             if not text.isprintable():
@@ -346,7 +355,7 @@ async def test_a_question_of_any_form_is_no_error_of_the_server(name):
         "a=b&=&&",
         "[]",
     )
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         await send_chat(stream, 500)
         for path in (
             "api/summary",
@@ -364,7 +373,7 @@ async def test_a_question_of_any_form_is_no_error_of_the_server(name):
 
 
 async def test_an_error_ends_its_request_alone_and_is_counted(monkeypatch, caplog, capfd):
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
 
         async def summarize(*place):
             raise RuntimeError("\x1b[31mno\udcff")
@@ -385,7 +394,7 @@ async def test_an_error_ends_its_request_alone_and_is_counted(monkeypatch, caplo
 
 
 async def test_text_that_no_encoding_holds_is_shown_escaped():
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         await tell(stream, msgspec.structs.replace(alert(1), message="b\udcff"))
         async with following(url, last_event_id="x") as events:
             assert json.loads((await first(events, "alert"))[1])["message"] == "b\\udcff"
@@ -394,7 +403,7 @@ async def test_text_that_no_encoding_holds_is_shown_escaped():
 
 async def test_a_client_that_takes_nothing_is_dropped_and_delays_nobody(monkeypatch):
     monkeypatch.setattr(events_module, "_SLOW_SECONDS", 0.3)
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         port = int(url.rstrip("/").rsplit(":", 1)[1])
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -94,7 +94,7 @@ def quiet(caplog, capfd):
 
 
 async def test_whatever_a_connection_sends_it_ends_alone(quiet):
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         await send_chat(stream, 500)
         for data in HOSTILE.values():
             for length in (len(data), len(data) // 2):
@@ -121,7 +121,7 @@ async def test_a_request_that_does_not_come_whole_in_time_is_not_waited_for(monk
     monkeypatch.setattr(connections_module, "_REQUEST_SECONDS", 0.2)
     monkeypatch.setattr(connections_module, "_SWEEP_SECONDS", 0.05)
     starts = (b"", b"GET", GET, b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx")
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         with connected(url, len(starts)) as late:
             for connection, start in zip(late, starts, strict=True):
                 connection.sendall(start)
@@ -136,7 +136,7 @@ async def test_a_request_that_does_not_come_whole_in_time_is_not_waited_for(monk
 async def test_one_that_sends_a_byte_at_a_time_is_not_waited_for_either(monkeypatch):
     monkeypatch.setattr(connections_module, "_REQUEST_SECONDS", 0.2)
     monkeypatch.setattr(connections_module, "_SWEEP_SECONDS", 0.05)
-    async with served() as (_, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (_, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         async with await anyio.connect_tcp("127.0.0.1", port_of(url)) as connection:
             with anyio.fail_after(DEADLINE), contextlib.suppress(*GONE):
                 while True:
@@ -146,10 +146,10 @@ async def test_one_that_sends_a_byte_at_a_time_is_not_waited_for_either(monkeypa
 
 
 async def test_connections_without_a_request_keep_nobody_out():
-    async with served(max_connections=8) as (stream, url), httpx2.AsyncClient() as client:
+    async with served(max_connections=8) as (stream, url), httpx2.AsyncClient(timeout=DEADLINE) as client:
         with connected(url, 40):
             for _ in range(5):
-                async with httpx2.AsyncClient(base_url=url) as another:
+                async with httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as another:
                     assert (await another.get("healthz")).status_code == 200
                     assert (await another.get("")).status_code == 200
             health = (await client.get(f"{url}healthz")).json()["connections"]
@@ -159,7 +159,10 @@ async def test_connections_without_a_request_keep_nobody_out():
 
 
 async def test_a_connection_that_is_answered_outlives_those_that_ask_nothing():
-    async with served(max_connections=8) as (_, url), httpx2.AsyncClient(base_url=url) as client:
+    async with (
+        served(max_connections=8) as (_, url),
+        httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client,
+    ):
         async with client.stream("GET", "events") as followed:
             lines = followed.aiter_lines()
             with connected(url, 40), anyio.fail_after(DEADLINE):
@@ -171,7 +174,7 @@ async def test_a_connection_that_is_answered_outlives_those_that_ask_nothing():
 async def test_answers_that_nobody_takes_are_given_up(monkeypatch):
     monkeypatch.setattr(connections_module, "_STUCK_SECONDS", 0.3)
     monkeypatch.setattr(connections_module, "_SWEEP_SECONDS", 0.05)
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         await send_chat(stream, 1_000)
         with socket.socket() as greedy:
             greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -189,7 +192,7 @@ async def test_answers_that_nobody_takes_are_given_up(monkeypatch):
 async def test_what_waits_to_be_taken_is_bounded_in_all(monkeypatch):
     monkeypatch.setattr(connections_module, "_MOST_UNSENT_BYTES", 100_000)
     monkeypatch.setattr(connections_module, "_SWEEP_SECONDS", 0.05)
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         for number in range(200):
             await send_chat(stream, 50, source=f"vllm-{number}")
         with contextlib.ExitStack() as stack:
@@ -204,7 +207,7 @@ async def test_what_waits_to_be_taken_is_bounded_in_all(monkeypatch):
 
 
 async def test_without_descriptors_it_waits_and_goes_on(monkeypatch, caplog):
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         loop = asyncio.get_running_loop()
         accept, refused = loop.sock_accept, 5
 
@@ -247,7 +250,7 @@ async def test_it_serves_https(certificate, tls, quiet):
     trusted = ssl.create_default_context(cafile=certificate / "cert.pem")
     async with served(tls=tls, token="s3cret") as (stream, url):
         assert url.startswith("https://")
-        async with httpx2.AsyncClient(base_url=url, verify=trusted) as client:
+        async with httpx2.AsyncClient(base_url=url, verify=trusted, timeout=DEADLINE) as client:
             welcome = await client.get("", params={"token": "s3cret"})
             assert "Secure" in welcome.headers["set-cookie"]
             assert (await client.get("api/summary")).status_code == 200
@@ -260,7 +263,7 @@ async def test_it_serves_https(certificate, tls, quiet):
                 with anyio.move_on_after(0.02), contextlib.suppress(*GONE):
                     await plain.send(data)
                     await plain.receive()
-        async with httpx2.AsyncClient(base_url=url, verify=trusted) as client:
+        async with httpx2.AsyncClient(base_url=url, verify=trusted, timeout=DEADLINE) as client:
             assert (await client.get("healthz")).status_code == 200
         assert stream.faults.counts["http", "handshake_failed"] > 0
 
@@ -269,7 +272,7 @@ async def test_handshakes_that_are_not_finished_keep_nobody_out(certificate, tls
     trusted = ssl.create_default_context(cafile=certificate / "cert.pem")
     async with served(tls=tls, max_connections=8) as (_, url):
         with connected(url, 40):
-            async with httpx2.AsyncClient(base_url=url, verify=trusted) as client:
+            async with httpx2.AsyncClient(base_url=url, verify=trusted, timeout=DEADLINE) as client:
                 assert (await client.get("healthz")).json()["connections"]["displaced"] >= 32
 
 

@@ -11,6 +11,7 @@ from starlette.routing import Mount
 from kvstream import KVStream
 from kvstream.errors import ConfigError
 from kvstream.web.guard import COOKIE, host_of
+from tests.waiting import DEADLINE
 
 OWN_NAMES = (
     *(
@@ -41,7 +42,9 @@ OTHER_NAMES = (
 
 @asynccontextmanager
 async def client_of(app, base_url="http://localhost"):
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url=base_url) as client:
+    async with httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(app=app), base_url=base_url, timeout=DEADLINE
+    ) as client:
         yield client
 
 

@@ -4,7 +4,6 @@ import json
 import re
 from urllib.parse import quote
 
-import anyio
 import msgspec
 import pytest
 from axe_playwright_python.async_playwright import Axe
@@ -15,6 +14,7 @@ from kvstream.alerts.types import AlertLevel
 from kvstream.text.escape import for_terminal, for_unicode
 from tests.serving import DEADLINE, alert, send_chat, served, tell
 from tests.text.test_escape import HOSTILE_NAMES
+from tests.waiting import until
 
 expect.set_options(timeout=DEADLINE * 1000)
 
@@ -114,7 +114,7 @@ async def test_ten_thousand_alerts_do_it_no_harm(browser):
         await expect(page.locator("#connection")).to_have_text("live")
         for start in range(0, 10_000, 100):
             await tell(stream, *map(alert, range(start, start + 100)))
-            await anyio.sleep(0.01)
+            await until(lambda end=start + 100: stream.statistics().subscribers[0].delivered >= end)
         await expect(page.locator("#alert-count")).to_contain_text("200 shown of 10,000 told")
         await expect(page.locator("#alerts tbody tr")).to_have_count(200)
         await expect(page.locator("#alerts tbody tr").first).to_contain_text("message 9999")
