@@ -31,7 +31,7 @@ def test_python_snippet_runs(code):
 
 
 @pytest.mark.parametrize(
-    ("code", "prints"), list(zip(snippets("sh"), ["exit code 2", "evictions were premature"], strict=True))
+    ("code", "prints"), list(zip(snippets("sh"), ["exit code 3", "evictions were premature"], strict=True))
 )
 def test_shell_snippet_runs(code, prints):
     done = subprocess.run(["sh", "-c", code], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=60)

@@ -143,7 +143,7 @@ def serve_command(
             for server in servers:
                 tasks.start_soon(server.serve)
 
-    return run_session(Session(min_level, evictions, fail_on), stream, feed, as_json=json)
+    return run_session(Session(min_level, evictions, fail_on), stream, feed, as_json=json, is_service=True)
 
 
 def _page(stream: KVStream, http: str, token: str | None, insecure: bool) -> "HttpServer":
