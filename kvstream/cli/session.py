@@ -21,7 +21,7 @@ from kvstream.cli.exit_codes import EXIT_UNDELIVERED as EXIT_UNDELIVERED
 from kvstream.cli.messages import say
 from kvstream.cli.render import Terminal
 from kvstream.config import MetricsConfig
-from kvstream.errors import KVStreamError
+from kvstream.errors import KVStreamError, UnknownFormatError, UnreadableInputError
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sinks.jsonl import JsonLines
@@ -195,7 +195,8 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
             inputs.start_soon(refresh)
             inputs.start_soon(read_all, inputs.cancel_scope)
     last = stream.summary()
-    if not failure or last.accounts.processed:  # figures of nothing would hide that it is an error
+    unreadable = any(isinstance(error, UnknownFormatError | UnreadableInputError) for error in failure)
+    if last.accounts.processed or not unreadable:  # figures of nothing would look like an answer
         output.show(last)
     if failure:
         raise failure[0]

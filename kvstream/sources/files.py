@@ -23,7 +23,7 @@ Items = list[EventFrame | Malformed]
 
 _CHUNK = 4 * 1024 * 1024
 _POLL_SECONDS = 0.2
-_QUIET_POLLS = 2  # without growth, after which a renamed file is taken to be complete
+_QUIET_POLLS = 3  # without growth, after which a renamed file is taken to be complete
 _PATIENCE_SECONDS = 5.0
 _TAIL_BYTES = 64
 # What one hand-over from the reading thread holds at most, about.
