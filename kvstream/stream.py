@@ -510,4 +510,4 @@ class KVStream:
 @lru_cache(maxsize=4096)
 def _hashed(source: str) -> int:
     """The same number for a source in every process."""
-    return zlib.crc32(source.encode())
+    return zlib.crc32(source.encode("utf-8", "surrogatepass"))

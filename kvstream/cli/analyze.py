@@ -3,6 +3,7 @@
 import sys
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -53,13 +54,18 @@ def analyze_command(
         return
     screen = console()
     for result in results:
-        screen.print(Text(for_terminal(f"{result.source} / {result.tier}"), style="bold"))
-        for sentence in result.verdict:
-            screen.print(Text(f"  {for_terminal(sentence)}"))
-        if result.summary.sizes.points:
-            screen.print(_curve_table(result))
-        screen.print(_hot_table(result))
-        screen.print(summary_table(result.summary))
+        print_analysis(screen, result)
+
+
+def print_analysis(screen: Console, result: CacheAnalysis) -> None:
+    """Print the answer for one cache."""
+    screen.print(Text(for_terminal(f"{result.source} / {result.tier}"), style="bold"))
+    for sentence in result.verdict:
+        screen.print(Text(f"  {for_terminal(sentence)}"))
+    if result.summary.sizes.points:
+        screen.print(_curve_table(result))
+    screen.print(_hot_table(result))
+    screen.print(summary_table(result.summary))
 
 
 def _hot_table(result: CacheAnalysis) -> Table:

@@ -1,6 +1,7 @@
 """PatientFile: an output that a service writes to for weeks, while disks fill up and readers stall."""
 
 import errno
+import fcntl
 import os
 import select
 import stat
@@ -34,11 +35,8 @@ class PatientFile:
     """
 
     def __init__(self, descriptor: int, faults: FaultLog) -> None:
-        try:
-            os.write(descriptor, b"")
-        except OSError as error:
-            error.filename = "standard output"
-            raise
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
         self.lost = 0
         self._descriptor, self._faults = descriptor, faults
         mode = os.fstat(descriptor).st_mode

@@ -85,7 +85,7 @@ async def _followed(
 ) -> AsyncIterator[Items]:
     """Frames of a file and of those that take its place, without end."""
     rotation = Rotation(path)
-    file = _OpenFile(path, capacity)
+    file = _OpenFile(path, capacity, follow=True)
     try:
         while True:
             quiet_polls = 0
@@ -132,7 +132,7 @@ async def _opened_again(path: str, capacity: int | None) -> "_OpenFile":
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            return _OpenFile(path, capacity)
+            return _OpenFile(path, capacity, follow=True)
         except FileNotFoundError:
             pass
         except OSError:
@@ -155,16 +155,16 @@ class _OpenFile:
     Args:
         path: A file, or ``-``.
         capacity: Blocks of the simulated cache that a hash trace runs through.
-        keep_open: Of a named pipe: go on when the last of its writers has left.
+        follow: It may grow and be cut; a named pipe goes on when the last of its writers has left.
 
     Attributes:
         position: Bytes read since its start.
     """
 
-    def __init__(self, path: str, capacity: int | None, keep_open: bool = False) -> None:
+    def __init__(self, path: str, capacity: int | None, follow: bool = False) -> None:
         self.reader = EventReader(path, capacity)
         self.position = 0
-        self._path, self._capacity = path, capacity
+        self._path, self._capacity, self._follow = path, capacity, follow
         self._tail = b""  # last bytes read
         self._decoding: Iterator[EventFrame | Malformed | None] | None = None
         self._writer: int | None = None
@@ -177,7 +177,7 @@ class _OpenFile:
             self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         mode = os.fstat(self.descriptor).st_mode
         self._waits = _waits(mode) or (stat.S_ISCHR(mode) and os.isatty(self.descriptor))
-        if keep_open and path != STDIN:
+        if self._waits and follow and path != STDIN:
             self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # as long as there is one, no end
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class _OpenFile:
                 on_bytes(size)
             if items:
                 yield items
-            if self.reader.is_hopeless:
+            if self.reader.is_hopeless and not (self._waits or self._follow):
                 self.reader.verify()
 
     async def finish(self) -> Items:
@@ -258,7 +258,9 @@ class _OpenFile:
         return size, items
 
     def _read(self) -> bytes | None:
-        """Bytes that there are, ``b""`` at the end, None if a pipe has none now."""
+        """Bytes that there are, ``b""`` at the end or of a file that was cut, None if a pipe has none now."""
+        if self._follow and not self._waits and self.is_cut():
+            return b""
         try:
             data = os.read(self.descriptor, _CHUNK)
             if self._waits and data:  # a pipe gives little at once

@@ -173,7 +173,7 @@ class EventReader:
         if self.events and self.malformed < _MANY_MALFORMED:
             return
         kind = looks_like(self._head)
-        found = f"{self.events:,} events" if self.events else "no events"
+        found = f"{self.events:,} event{'s' * (self.events != 1)}" if self.events else "no events"
         like = f"; it looks like {kind}" if kind else ""
         raise UnreadableInputError(
             f"{self.origin}: {found} in {pieces:,} pieces{like}. The first: {self._first_malformed}"

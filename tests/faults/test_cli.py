@@ -97,7 +97,7 @@ PRINTING = {
     "version": ["--version"],
     "serve": ["serve", "--listen", "unix:{folder}/socket", "--json", "--summary-every", "0.1"],
 }
-SLOWLY = set(PRINTING) - {"run --evictions", "report", "convert", "generate", "rules list", "help"}
+SLOWLY = set(PRINTING) - {"run --evictions", "report", "convert", "help"}
 printing = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOWLY else name for name in PRINTING]
 )
@@ -158,7 +158,7 @@ UNREADABLE = {
     "directory": "Is a directory",
     "garbage": "",
     "picture.png": "a PNG image",
-    "readme": "no events",
+    "readme": "pieces",
     "table.csv": "CSV",
     "page.html": "an HTML page",
     "pointer": "git lfs pull",

@@ -193,7 +193,7 @@ async def test_an_input_of_no_events_is_an_error_that_says_what_it_looks_like(tm
 async def test_nearly_nothing_is_an_error_too_and_some_damage_is_none(tmp_path):
     path, event = tmp_path / "input", b'{"type":"alloc","block":1,"ts":1}\n'
     path.write_bytes(event + b"nonsense\n" * 200)
-    with pytest.raises(UnreadableInputError, match="1 events in 201 pieces"):
+    with pytest.raises(UnreadableInputError, match="1 event in 201 pieces"):
         await read(path)
     path.write_bytes(event * 3 + b"nonsense\n" * 200)
     assert len(await read(path)) > 200
