@@ -31,7 +31,7 @@ def check(folder: Folder = Path("schemas")) -> None:
     stale = [
         name
         for name, text in documents().items()
-        if not (folder / name).exists() or (folder / name).read_text(encoding="utf-8") != text
+        if not (folder / name).exists() or (folder / name).read_bytes() != text.encode()
     ]
     if stale:
         raise KVStreamError(f"out of date: {', '.join(stale)}; run 'kvstream schemas write {folder}'")

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -25,6 +26,7 @@ from kvstream.errors import KVStreamError, UnknownFormatError, UnreadableInputEr
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sinks.jsonl import JsonLines
+from kvstream.sinks.output_file import end_torn_line
 from kvstream.sinks.patient_file import PatientFile
 from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
@@ -131,6 +133,8 @@ def run_session(
         terminal.watch(stream, subscribers)
         with terminal:
             return anyio.run(_run, session, stream, feed, terminal)
+    with suppress(OSError):  # if it cannot be written, the first result will say so
+        end_torn_line(sys.stdout.fileno())
     if not is_service:
         return anyio.run(_run, session, stream, feed, JsonLines(sys.stdout.buffer))
     file = PatientFile(sys.stdout.fileno(), stream.faults)

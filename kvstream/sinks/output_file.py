@@ -1,5 +1,6 @@
 """Output files: none takes the place of another unless asked to, and each is there whole or not at all."""
 
+import fcntl
 import os
 import secrets
 import stat
@@ -116,6 +117,30 @@ def _place(temporary: str, target: str, force: bool) -> None:
         else:
             return
     os.replace(temporary, target)
+
+
+def end_torn_line(descriptor: int) -> None:
+    """End the last line of a file that is appended to, if it has no newline; else the next would join it.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or not found.st_size:
+        return
+    appends = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
+    if not appends and os.lseek(descriptor, 0, os.SEEK_CUR) != found.st_size:
+        return
+    try:
+        with open(f"/dev/fd/{descriptor}", "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)
+    except OSError:  # may be written and not read
+        return
+    if last == b"\n":
+        return
+    with naming("standard output"):
+        os.write(descriptor, b"\n")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import resource
 import select
 import signal
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.cli.conftest import COMMAND, DEADLINE, ROOT, running
+from tests.cli.conftest import COMMAND, DEADLINE, ROOT, SCAN, running
 
 EVENTS = "".join(
     f'{{"type":"alloc","block":{i},"ts":{1767225600 * 10**9 + 2 * i}}}\n'
@@ -67,7 +68,7 @@ def folder(tmp_path):
     (tmp_path / "directory").mkdir()
     (tmp_path / "garbage").write_bytes(bytes((i * 7919 + i // 251) % 256 for i in range(20_000)))
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(500))
-    (tmp_path / "readme").write_bytes((ROOT / "README.md").read_bytes())
+    (tmp_path / "readme").write_text("# Title\n\nWords.\n" * 200)
     (tmp_path / "table.csv").write_text("a,b,c\n" + "1,2,3\n" * 200)
     (tmp_path / "page.html").write_text("<!DOCTYPE html>\n<html>\n</html>\n")
     (tmp_path / "pointer").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:5e\nsize 3\n")
@@ -88,7 +89,7 @@ PRINTING = {
     "record": ["record", "{log}", "-o", "-"],
     "rules list": ["rules", "list"],
     "rules check": ["rules", "check", "{folder}/rules.toml"],
-    "rules test": ["rules", "test", "{folder}/rules.toml", "--on", "{folder}/scan.kvlog"],
+    "rules test": ["rules", "test", "{folder}/rules.toml", "--on", str(SCAN), "--capacity", "256"],
     "schemas write": ["schemas", "write", "{folder}/schemas"],
     "schemas check": ["schemas", "check", "schemas"],
     "bench": ["bench", "--events", "1000", "--repeats", "1", "--no-latency", "--json"],
@@ -104,10 +105,6 @@ printing = pytest.mark.parametrize(
 
 
 def filled(arguments, folder):
-    if any("scan.kvlog" in argument for argument in arguments):
-        scan = folder / "scan.kvlog"
-        done = ended(["generate", "scan", "--events", "30000", "--blocks", "256", "-o", scan])
-        assert done.code == 0, done.err
     return [argument.format(log=folder / "log.jsonl", folder=folder) for argument in arguments]
 
 
@@ -158,7 +155,7 @@ UNREADABLE = {
     "directory": "Is a directory",
     "garbage": "",
     "picture.png": "a PNG image",
-    "readme": "pieces",
+    "readme": "Markdown",
     "table.csv": "CSV",
     "page.html": "an HTML page",
     "pointer": "git lfs pull",
@@ -267,17 +264,44 @@ def test_a_disk_that_fills_up_leaves_the_file_of_before(folder, name):
     assert not list(folder.glob(".kvstream-*"))
 
 
-def test_a_terminal_that_is_not_utf8_gets_names_escaped(folder):
+NOT_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+
+def test_a_terminal_that_is_not_utf8_gets_names_escaped(tmp_path):
+    event = {"type": "alloc", "block": 1, "ts": 10**18, "source": "\x1b]0;title\x07é"}
     name = "größe-\udcff.jsonl"
-    (folder / name).write_bytes(EVENTS)
-    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
-    done = ended(["run", name, "nö"], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
-    assert done.code == 1
-    assert done.err.isascii()
-    assert "No such file" in done.err
-    done = ended(["analyze", name], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
-    assert done.code == 0, done.err
-    assert json.loads(done.out)["source"] == "default"
+    labelled = {**event, "source": "other", "labels": {"tenant": "[/red]"}}
+    (tmp_path / name).write_text(f"{json.dumps(event)}\nnonsense\n{json.dumps(labelled)}\n")
+    parent, child = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "200", **NOT_UTF8}
+    process = subprocess.Popen(
+        [*COMMAND, "run", name], cwd=tmp_path, stdin=child, stdout=child, stderr=child, env=environment
+    )
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(parent, 65536)
+        except OSError:  # the other side has closed
+            break
+    os.close(parent)
+    assert process.wait(DEADLINE) == 0, shown
+    assert shown.isascii()
+    assert b"[/red]: " in shown
+    assert rb"\x1b]0;title\x07\xe9 / gpu" in shown
+    assert b"\x1b]0;" not in shown
+    assert rb"e-\udcff.jsonl: line 2" in shown
+
+
+def test_a_torn_last_line_is_ended_before_more_is_written(folder):
+    out = folder / "out.jsonl"
+    out.write_text('{"type":"sum')
+    with out.open("ab") as file:
+        done = subprocess.run([*COMMAND, "run", folder / "log.jsonl"], stdout=file, timeout=DEADLINE)
+    assert done.returncode == 0
+    torn, *lines = out.read_text().splitlines()
+    assert torn == '{"type":"sum'
+    assert json.loads(lines[-1])["accounts"]["processed"] == 4000
 
 
 def test_an_unexpected_error_is_one_line_and_its_traceback_there_on_request():
