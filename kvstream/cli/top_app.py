@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import ClassVar, Protocol
 
 import anyio
@@ -20,6 +21,7 @@ try:
     from textual.app import App, ComposeResult
     from textual.binding import BindingType
     from textual.containers import Horizontal, Vertical, VerticalScroll
+    from textual.css.query import NoMatches
     from textual.events import Resize
     from textual.widgets import DataTable, Footer, RichLog, Sparkline, Static
 except ImportError:
@@ -125,7 +127,10 @@ class TopApp(App[None]):
 
     async def look_now(self) -> None:
         """Looks once."""
-        place = self._place
+        with suppress(NoMatches):  # the screen is being left
+            await self._look_at(self._place)
+
+    async def _look_at(self, place: Place) -> None:
         try:
             state, alerts = await self._watched.state(place), await self._watched.alerts()
         except OSError as error:
