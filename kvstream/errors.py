@@ -17,6 +17,10 @@ class UnknownFormatError(MalformedInputError):
     """Raised when the first bytes of an input belong to no format that kvstream reads."""
 
 
+class UnreadableInputError(MalformedInputError):
+    """Raised at the end of an input of which nothing, or nearly nothing, could be read."""
+
+
 class ClosedStreamError(KVStreamError):
     """Raised when a stream is used before it was opened or after it was closed."""
 

@@ -36,7 +36,7 @@ def test_python_snippet_runs(code):
 
 
 @pytest.mark.parametrize(
-    ("code", "prints"), list(zip(snippets("sh"), ["exit code 2", "evictions were premature"], strict=True))
+    ("code", "prints"), list(zip(snippets("sh"), ["exit code 3", "evictions were premature"], strict=True))
 )
 def test_shell_snippet_runs(code, prints):
     done = subprocess.run(

@@ -105,4 +105,5 @@ def fingerprint(rule: str, source: str, tier: str) -> str:
     """Sixteen hexadecimal digits that name an alert across episodes and processes."""
     import hashlib  # here, as loading OpenSSL is a good part of what importing kvstream would cost
 
-    return hashlib.blake2b(f"{rule}\0{source}\0{tier}".encode(), digest_size=8).hexdigest()
+    name = f"{rule}\0{source}\0{tier}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(name, digest_size=8).hexdigest()

@@ -170,7 +170,7 @@ def serve_command(
             for server in servers:
                 await server.aclose()
 
-    return run_session(Session(min_level, evictions, fail_on), stream, feed, as_json=json)
+    return run_session(Session(min_level, evictions, fail_on), stream, feed, as_json=json, is_service=True)
 
 
 async def _serve_all(stream: KVStream, servers: "Sequence[FrameServer | HttpServer]") -> None:

@@ -4,6 +4,7 @@ They are msgpack arrays ``[received ns, topic, number, payload]``, one after ano
 they came: they may hold token ids, which captures that kvstream writes do not.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -21,7 +22,6 @@ from kvstream.sources.publisher import Publisher, batch_number
 CAPTURE_START = re.compile(rb"\x94\xcf")
 """First bytes of each message: a msgpack array of four, then a 64-bit integer."""
 
-_READ = 1024 * 1024
 _AT_ONCE = 256  # messages whose events become a frame
 _AT_ONCE_BYTES = 16 * 1024 * 1024
 
@@ -111,7 +111,7 @@ class WireCaptureParser:
 
 
 def read_wire_messages(path: str) -> Iterator[WireMessage] | None:
-    """The messages of a capture, plain or compressed, as they were published; None if it is none.
+    """The messages of a capture, plain or compressed, as they were published; None if it is no file of these.
 
     Damaged places are passed over; ``EventReader`` reports them.
 
@@ -119,17 +119,16 @@ def read_wire_messages(path: str) -> Iterator[WireMessage] | None:
         OSError: If the file cannot be read.
         MissingExtraError: If it is zstd and ``kvstream[zstd]`` is not installed.
     """
+    if not os.path.isfile(path):  # a pipe can be read only once
+        return None
     pieces = _plain_pieces(path)
     first = next(pieces, b"")
     return _messages(chain([first], pieces), path) if CAPTURE_START.match(first) else None
 
 
 def _plain_pieces(path: str) -> Iterator[bytes]:
-    plain = Decompressor(path)
     with open(path, "rb") as file:
-        while data := file.read(_READ):
-            yield from (piece for piece in plain.feed(data) if isinstance(piece, bytes))
-    yield from (piece for piece in plain.finish() if isinstance(piece, bytes))
+        yield from (piece for piece in Decompressor(path).read(file) if isinstance(piece, bytes) and piece)
 
 
 def _messages(pieces: Iterable[bytes], path: str) -> Iterator[WireMessage]:

@@ -51,7 +51,7 @@ def test_bench_compares_with_an_earlier_run(kvstream, tmp_path):
         result["of_plain"] *= 0.001 if result["part"] == "encode frames" else 1000
     earlier.write_text(json.dumps(document))
     ran = kvstream(*BENCH, "--compare", earlier)
-    assert ran.code == 2
+    assert ran.code == 3
     assert re.findall("slower: (.*) costs", ran.err) == ["encode frames"]
     assert "M events/s" in ran.out
     assert "before" in ran.out

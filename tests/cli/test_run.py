@@ -76,8 +76,8 @@ def test_min_level_hides_lesser_alerts(kvstream):
     assert {a["level"] for a in ran.of_type("alert")} == {"critical"}
 
 
-def test_fail_on_exits_with_two_if_such_an_alert_fired(kvstream):
-    assert kvstream("run", SCAN, "--fail-on", "critical").code == 2
+def test_fail_on_exits_with_three_if_such_an_alert_fired(kvstream):
+    assert kvstream("run", SCAN, "--fail-on", "critical").code == 3
     assert kvstream("run", CHAT, "--fail-on", "critical").code == 0
 
 
@@ -111,10 +111,7 @@ def test_strict_stops_at_the_first_malformed_line(kvstream):
     [
         (["run", "no-such-file"], "no-such-file: No such file"),
         (["run", "."], "Is a directory"),
-        (["run", "--capacity", "0", "-"], "--capacity"),
-        (["run", "--nonsense"], "--nonsense"),
         (["run", "--rules", "no.toml", "-"], "no.toml"),
-        (["generate", "chess"], "chess"),
         (["generate", "chat", "-o", "x.bin"], "--format"),
         (["schemas", "check", "no-such-folder"], "out of date"),
     ],
@@ -123,6 +120,23 @@ def test_errors_are_one_message_and_exit_code_one(kvstream, args, says):
     ran = kvstream(*args)
     assert ran.code == 1
     assert says in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["run", "--capacity", "0", "-"], "--capacity"),
+        (["run", "--nonsense"], "--nonsense"),
+        (["generate", "chess"], "chess"),
+        (["fly"], "fly"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_two_and_says_how_to_get_help(kvstream, args, says):
+    ran = kvstream(*args)
+    assert ran.code == 2
+    assert says in ran.err
+    assert "--help" in ran.err
     assert "Traceback" not in ran.err
 
 

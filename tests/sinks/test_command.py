@@ -11,13 +11,13 @@ import pytest
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.sinks.command import Command
 from tests.alerting import alert
+from tests.waiting import DEADLINE, until
 
 NAMELESS = "a\udcffb"
 
 # Writes the ids of itself and of a child that ignores SIGTERM, and waits, deaf to SIGTERM itself.
 DEAF = """
 import os, signal, sys, time
-from tests.waiting import DEADLINE, until
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 child = os.fork()
 if child:
