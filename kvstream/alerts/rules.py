@@ -124,6 +124,19 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         except (KeyError, IndexError, ValueError) as error:
             raise ConfigError(f"rule {self.name}: message cannot be filled in: {error!r}") from error
 
+    @property
+    def longest(self) -> int:
+        """Windows that the rule looks back on in all."""
+        return self.window + self.baseline
+
+    @property
+    def least_weight(self) -> int:
+        """Observations that make a window part of the baseline.
+
+        A share of ``min_count``, as that is asked of all the windows looked at together.
+        """
+        return max(1, self.min_count // self.window)
+
 
 class Reading(msgspec.Struct, frozen=True):
     """What a rule reads off the windows.
@@ -185,10 +198,11 @@ def read(rule: Rule, points: Sequence[Point], frozen: Sequence[float] | None = N
         None if there is too little to conclude from.
     """
     latest = points[-rule.window :]
-    weight = sum(p.weight for p in latest)
+    weight = sum([p.weight for p in latest])
     if weight < max(1, rule.min_count):
         return None
-    value = sum(p.value * p.weight for p in latest) / weight
+    # Exactly rounded, so that the order of the points, which changes as time passes, changes nothing.
+    value = math.fsum([p.value * p.weight for p in latest]) / weight
     if rule.condition in ("above", "below"):
         return _judged(rule, value, rule.threshold, math.nan, value)
     if rule.condition == "falling":
@@ -204,16 +218,23 @@ def read(rule: Rule, points: Sequence[Point], frozen: Sequence[float] | None = N
         falls = rule.condition == "drop"
         measure = normal - value if falls else value / normal
         limit = normal - rule.threshold if falls else rule.threshold * normal
-        # Not a robust deviation: where rare windows differ much, the next of them is no news.
-        by_chance = abs(value - normal) < rule.sigmas * stdev(before) / math.sqrt(rule.window)
-        harmless = by_chance or (not falls and value < rule.least)
-        return _judged(rule, value, limit, normal, min(measure, rule.clear) if harmless else measure)
+        if measure > rule.clear and _is_harmless(rule, value, normal, before):
+            measure = rule.clear
+        return _judged(rule, value, limit, normal, measure)
     if rule.condition == "absent":
         if sum(v > 0 for v in before) < _STEADY * len(before):
             return None
         silent = sum(p.value == 0 for p in latest) / rule.window
         return _judged(rule, value, 0.0, normal, silent)
     return _judged(rule, value, normal, normal, -robust_z(value, before))
+
+
+def _is_harmless(rule: Rule, value: float, normal: float, before: Sequence[float]) -> bool:
+    """Whether a drop or surge is as likely chance, or leads to a value that is too low to matter."""
+    if rule.condition == "surge" and value < rule.least:
+        return True
+    # Not a robust deviation: where rare windows differ much, the next of them is no news.
+    return abs(value - normal) < rule.sigmas * stdev(before) / math.sqrt(rule.window)
 
 
 def _judged(rule: Rule, value: float, limit: float, baseline: float, measure: float) -> Reading:
@@ -235,8 +256,7 @@ def _judged(rule: Rule, value: float, limit: float, baseline: float, measure: fl
 def baseline_of(rule: Rule, points: Sequence[Point]) -> list[float]:
     """Values of the windows before those looked at, without windows that hardly hold anything."""
     before = points[-rule.window - rule.baseline : -rule.window]
-    # A share of min_count, since that is asked of all the windows looked at together.
-    least = max(1, rule.min_count // rule.window)
+    least = rule.least_weight
     return [p.value for p in before if p.weight >= least]
 
 
