@@ -5,7 +5,7 @@ and takes no locks: whoever owns it calls it from one place at a time.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -82,28 +82,25 @@ class SourceMonitor:
         self._limit = limit
         self._sequence = FrameSequence()
         self._lost_unseen = 0  # not yet in a window
+        self._dropped_unseen = 0  # repeats and refused events, not yet in an outcome
 
-    def process(self, frames: Iterable[EventFrame], records: bool) -> list[Outcome]:
-        """Applies frames, those of a tier joined as far as no loss or restart parts them."""
-        outcomes: list[Outcome] = []
+    def slices(self, frames: Iterable[EventFrame], records: bool) -> Iterator[Outcome]:
+        """Applies frames, those of a tier joined as far as no loss or restart parts them.
+
+        Yields as ``TierMonitor.slices`` does.
+        """
         waiting: dict[str, list[EventFrame]] = {}
-
-        def apply(tier: str) -> None:
-            if of_tier := waiting.pop(tier, None):
-                lost, self._lost_unseen = self._lost_unseen, 0
-                self.tiers[tier].table.records = records
-                outcomes.append(self.tiers[tier].process(of_tier, lost))
-
         for frame in frames:
             arrival = self._sequence.arrive(frame)
             if arrival is Arrival.REPEAT:
                 self.duplicate_frames += 1
                 self.duplicate_events += len(frame)
+                self._dropped_unseen += len(frame)
                 continue
             missing = self._sequence.missing
             if missing or arrival is Arrival.RESTART:
                 for tier in list(waiting):
-                    apply(tier)
+                    yield from self._apply(tier, waiting.pop(tier), records)
                 if arrival is Arrival.RESTART:
                     self.restarts += 1
                     for restarted in self.tiers.values():
@@ -114,14 +111,29 @@ class SourceMonitor:
                 continue
             if len(frame.ops):
                 waiting.setdefault(frame.tier, []).append(frame)
-        for tier in list(waiting):
-            apply(tier)
-        return outcomes
+        for tier, of_tier in waiting.items():
+            yield from self._apply(tier, of_tier, records)
+        if self._dropped_unseen:
+            yield Outcome(self.source, "", [], [], self._take_dropped())
+
+    def _apply(self, tier: str, frames: list[EventFrame], records: bool) -> Iterator[Outcome]:
+        """Applies frames of one tier."""
+        lost, self._lost_unseen = self._lost_unseen, 0
+        self.tiers[tier].table.records = records
+        for outcome in self.tiers[tier].slices(frames, lost):
+            if self._dropped_unseen:
+                outcome = msgspec.structs.replace(outcome, settled=outcome.settled + self._take_dropped())
+            yield outcome
+
+    def _take_dropped(self) -> int:
+        dropped, self._dropped_unseen = self._dropped_unseen, 0
+        return dropped
 
     def _admit(self, frame: EventFrame) -> bool:
         """Makes room for a tier; False if there is none."""
         if not self._limit.admit():
             self.refused_events += len(frame)
+            self._dropped_unseen += len(frame)
             return False
         self.tiers[frame.tier] = TierMonitor(
             self.source, frame.tier, self._config, self._rules, self._silences
@@ -185,18 +197,34 @@ class Monitor:
             The alerts that fired or resolved, and the records.
         """
         outcomes = self.process_batch([frame], records)
-        return outcomes[0] if outcomes else Outcome(frame.source, frame.tier, [], [])
+        return Outcome(
+            frame.source,
+            frame.tier,
+            [alert for outcome in outcomes for alert in outcome.alerts],
+            [batch for outcome in outcomes for batch in outcome.evicted],
+            sum(outcome.settled for outcome in outcomes),
+        )
 
     def process_batch(self, frames: Sequence[EventFrame], records: bool = False) -> list[Outcome]:
         """Applies frames of one source, at least one, to the same effect as one after the other.
 
         Frames of a tier are joined, so that many small ones cost little more than a large one.
         """
+        return list(self.slices(frames, records))
+
+    def slices(self, frames: Sequence[EventFrame], records: bool = False) -> Iterator[Outcome]:
+        """Does what ``process_batch`` does, some milliseconds of it at a time.
+
+        The state is whole at each yield, and accounts for exactly the events that were settled; how often
+        it comes changes nothing. What is not taken is not applied, and counted nowhere.
+        """
         name = frames[0].source
         if name not in self.sources and self._limit.reached:
-            self.refused_events += sum(map(len, frames))
-            return []
-        return self.source(name).process(frames, records)
+            refused = sum(map(len, frames))
+            self.refused_events += refused
+            yield Outcome(name, frames[0].tier, [], [], refused)
+            return
+        yield from self.source(name).slices(frames, records)
 
     def note_lost(self, source: str, count: int) -> None:
         """Tells of events of a source that were dropped unasked before they came here."""

@@ -112,6 +112,7 @@ class KVStream:
         ]
         self._arrived: dict[str, float] = {}  # source: time of its last frame, by the event loop's clock
         self._queues: list[FrameQueue] = []
+        self._taken: list[set[str]] = []  # by consumer, the sources of the frames that it is about to apply
         self._consumer_ends: list[anyio.Event] = []
         self._sent = 0  # events in frames given to send()
         self._malformed_count = 0
@@ -139,6 +140,7 @@ class KVStream:
         if self._compiles:
             await to_thread.run_sync(compile_loops)
         self._queues = [FrameQueue(self.config.queue_events) for _ in self._monitors]
+        self._taken = [set() for _ in self._monitors]
         self._consumer_ends = [anyio.Event() for _ in self._monitors]
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         self._state = "open"
@@ -180,6 +182,9 @@ class KVStream:
             queue.close()
         for end in self._consumer_ends:
             await end.wait()
+        for of in self.sources():
+            self._publish_alerts(of.finish())
+            await checkpoint()  # as each takes a part of a millisecond
         self._finish()
         for topic in self._topics:
             topic.close()
@@ -443,36 +448,58 @@ class KVStream:
     # Tasks
 
     async def _consume(self, number: int) -> None:
-        queue, monitor = self._queues[number], self._monitors[number]
+        queue, taken = self._queues[number], self._taken[number]
         batches: list[list[Item]] = []
         try:
             while items := await queue.take():
                 batches = batches_of(items)
+                taken.update(batch[0][0].source for batch in batches)
                 while batches:
-                    batch = batches.pop()
-                    self._process(monitor, batch)
-                    queue.processed(sum(len(frame.ops) for frame, _ in batch))
-                    await checkpoint()
+                    await self._process(number, batches.pop())
+                taken.clear()
         finally:
-            for frame, producer in (item for batch in batches for item in batch):
-                self._count_dropped(producer, "cancelled", len(frame))
-                queue.processed(len(frame))
+            for batch in batches:
+                self._cancel(queue, batch, _events_of(batch))
         self._consumer_ends[number].set()
 
-    def _process(self, monitor: Monitor, batch: list[Item]) -> None:
-        """Applies frames of one source."""
+    async def _process(self, number: int, batch: list[Item]) -> None:
+        """Applies frames of one source, a slice at a time, so that the event loop is not held for long.
+
+        If it is cancelled, what is not yet applied is counted as dropped (``cancelled``).
+        """
+        queue, monitor = self._queues[number], self._monitors[number]
         source = batch[0][0].source
         losses = sum(producer.take_losses() for producer in {p for _, p in batch if p is not None})
         if losses:
             monitor.note_lost(source, losses)
         listening = self._evictions.listening
-        for outcome in monitor.process_batch([frame for frame, _ in batch], records=listening):
-            self._publish_alerts(outcome.alerts)
-            if listening:
-                for event in outcome.eviction_events():
-                    self._evictions.publish(event)
+        left = _events_of(batch)
+        try:
+            for outcome in monitor.slices([frame for frame, _ in batch], records=listening):
+                self._publish_alerts(outcome.alerts)
+                if listening:
+                    for event in outcome.eviction_events():
+                        self._evictions.publish(event)
+                left -= outcome.settled
+                queue.processed(outcome.settled)
+                if left:
+                    await checkpoint()
+        finally:
+            self._cancel(queue, batch, left)
         if source in monitor.sources:
             self._arrived[source] = anyio.current_time()
+        await checkpoint()
+
+    def _cancel(self, queue: FrameQueue, batch: list[Item], left: int) -> None:
+        """Counts the last events of a batch, taken in the order of its frames, as dropped."""
+        queue.processed(left)
+        if not left:
+            return
+        for frame, producer in reversed(batch):
+            dropped = min(left, len(frame))
+            if dropped:
+                self._count_dropped(producer, "cancelled", dropped)
+            left -= dropped
 
     async def _pass_time(self) -> None:
         """Lets the time of silent sources go on as the clock does, so that silence is noticed and alerts end.
@@ -483,12 +510,18 @@ class KVStream:
         while True:
             await anyio.sleep(max(_LEAST_TICK_SECONDS, window))
             for of in self.sources():
-                await checkpoint()  # a thousand silent sources take a fifth of a second
-                silent = anyio.current_time() - self._arrived[of.source]
-                if silent < _SILENT_WINDOWS * window or self._queues[self._owner(of.source)].fill > 0:
-                    continue
-                for tier in of.tiers.values():
-                    self._publish_alerts(tier.pass_time(tier.last_ts + round((silent - window) * 1e9)))
+                for tier in list(of.tiers.values()):
+                    await checkpoint()  # a thousand silent sources take a fifth of a second
+                    silent = self._silent_seconds(of.source)
+                    if silent >= _SILENT_WINDOWS * window:
+                        self._publish_alerts(tier.pass_time(tier.last_ts + round((silent - window) * 1e9)))
+
+    def _silent_seconds(self, source: str) -> float:
+        """Seconds since the last frame of a source was applied; 0 if there may be others on their way."""
+        number = self._owner(source)
+        if source in self._taken[number] or self._queues[number].fill > 0:
+            return 0.0
+        return anyio.current_time() - self._arrived[source]
 
     async def _summarize_regularly(self) -> None:
         while True:
@@ -505,6 +538,10 @@ class KVStream:
             self._dropped[cause] += events
         else:
             producer.drop(cause, events)
+
+
+def _events_of(batch: list[Item]) -> int:
+    return sum(len(frame.ops) for frame, _ in batch)
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""How long a rule reads the same while nothing happens, so that empty windows need not be walked one by one."""
+"""How long a rule reads the same while nothing happens, so that empty windows need not be walked."""
 
 import math
 from collections.abc import Sequence

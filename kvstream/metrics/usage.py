@@ -14,6 +14,8 @@ from kvstream.metrics.measurements import Measurements
 
 _AT_ONCE = 131_072  # events that are taken in together, as each time costs what a thousand of them do
 
+_MOST_WAITING = 256  # pieces that wait, however few events are in them
+
 
 class LabelUsage(msgspec.Struct, frozen=True, kw_only=True):
     """What the blocks of one owner have done since the start.
@@ -97,7 +99,7 @@ class UsageByOwner:
         self._waiting += seen.owned
         self._access_counts += seen.access_counts
         self._events += seen.allocations + seen.accesses + sum(len(owned.ended) for owned in seen.owned)
-        if self._events >= _AT_ONCE:
+        if self._events >= _AT_ONCE or len(self._waiting) >= _MOST_WAITING:
             self._settle()
 
     def observe_returns(self, owners: U16) -> None:

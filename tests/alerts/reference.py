@@ -133,7 +133,7 @@ class ReferenceEngine:
         return None
 
     def _go_on(self, rule: Rule, episode: _Episode, reading: Reading, now: float) -> CacheAlert | None:
-        assert episode.alert is not None  # noqa: S101
+        assert episode.alert is not None
         episode.good_windows = episode.good_windows + 1 if reading.good else 0
         if episode.good_windows < rule.clear_windows:
             if not reading.good:
