@@ -10,12 +10,15 @@ import msgspec
 from kvstream.alerts.types import AlertLevel, MetricType
 from kvstream.errors import ConfigError
 from kvstream.metrics.anomaly import robust_z
-from kvstream.metrics.trend import detect_trend
+from kvstream.metrics.trend import MOST_POINTS, significant_change
 from kvstream.metrics.window import Window
 
 Condition = Literal["above", "below", "drop", "surge", "anomaly_low", "falling", "absent"]
 
 MIN_BASELINE = 8
+MOST_WINDOWS = 1000
+"""Windows that a rule may look at, or compare with, as it reads them all."""
+_MOST = 10**15  # of any other number, so that sums and products of them are exact enough, and finite
 _STEADY = 0.95  # share of the baseline windows that must hold something for its absence to mean anything
 
 
@@ -97,21 +100,26 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     hint: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("window", "for_windows", "clear_windows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"rule {self.name}: {name} must be at least 1, not {getattr(self, name)}")
-        if self.baseline < MIN_BASELINE:
-            raise ConfigError(f"rule {self.name}: baseline must be at least {MIN_BASELINE} windows")
-        if self.cooldown_windows < 0:
-            raise ConfigError(f"rule {self.name}: cooldown_windows must not be negative")
-        if not (math.isfinite(self.threshold) and math.isfinite(self.clear)):
-            raise ConfigError(f"rule {self.name}: threshold and clear must be finite numbers")
+        rises = self.escalate
+        severe, after = (None, None) if rises is None else (rises.threshold, rises.after_windows)
+        self._require_whole("window", self.window, 1, MOST_WINDOWS)
+        most = MOST_POINTS if self.condition == "falling" else MOST_WINDOWS
+        self._require_whole("baseline", self.baseline, MIN_BASELINE, most)
+        self._require_whole("for_windows", self.for_windows, 1, _MOST)
+        self._require_whole("clear_windows", self.clear_windows, 1, _MOST)
+        self._require_whole("cooldown_windows", self.cooldown_windows, 0, _MOST)
+        self._require_whole("min_count", self.min_count, 0, _MOST)
+        self._require_within("threshold", self.threshold, -_MOST, _MOST)
+        self._require_within("clear", self.clear, -_MOST, _MOST)
+        self._require_within("sigmas", self.sigmas, 0, _MOST)
+        self._require_within("least", self.least, 0, _MOST)
+        self._require_within("escalate.threshold", severe, -_MOST, _MOST)
+        self._require_whole("escalate.after_windows", after, 0, _MOST)
         wrong_side = self.clear < self.threshold if self.condition == "below" else self.clear > self.threshold
         if wrong_side:
             raise ConfigError(
                 f"rule {self.name}: clear ({self.clear}) lies beyond the threshold ({self.threshold})"
             )
-        rises = self.escalate
         if rises is not None and (
             not rises.level.severity > self.level.severity or rises == Escalation(level=rises.level)
         ):
@@ -123,6 +131,18 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             self.message.format(value=0.0, threshold=0.0, baseline=0.0, since="")
         except (KeyError, IndexError, ValueError) as error:
             raise ConfigError(f"rule {self.name}: message cannot be filled in: {error!r}") from error
+
+    def _require_whole(self, name: str, value: object, low: int, high: int) -> None:
+        """Refuses what is no whole number within some bounds."""
+        if value is not None and (not isinstance(value, int) or not low <= value <= high):
+            raise ConfigError(
+                f"rule {self.name}: {name} must be a whole number from {low:,} to {high:,}, not {value}"
+            )
+
+    def _require_within(self, name: str, value: float | None, low: float, high: float) -> None:
+        """Refuses a number that lies outside its bounds, or is none (NaN)."""
+        if value is not None and not low <= value <= high:
+            raise ConfigError(f"rule {self.name}: {name} must be from {low:,} to {high:,}, not {value}")
 
     @property
     def longest(self) -> int:
@@ -266,7 +286,7 @@ def _read_trend(rule: Rule, points: Sequence[Point], value: float) -> Reading | 
     ]
     if len(series) < rule.baseline // 2:
         return None
-    trend = detect_trend([float(i) for i, _ in series], [v for _, v in series])
-    fall = -trend.relative_change if trend.direction == "falling" else 0.0
+    change = significant_change([float(i) for i, _ in series], [v for _, v in series])
+    fall = max(0.0, -change)
     first = median([v for _, v in series[:MIN_BASELINE]])
     return _judged(rule, value, first * (1.0 - rule.threshold), first, fall)
