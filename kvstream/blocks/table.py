@@ -368,7 +368,8 @@ class BlockTable:
     def _apply_by_loop(
         self, frame: EventFrame, numbers: U16 | None, runs: "CompiledRuns", seen: Observations
     ) -> None:
-        allocated = frame.blocks.compress((frame.ops == Op.ALLOC) | (frame.ops == Op.STORE))
+        # As in the loop, whatever lies beyond is a store, too: of all that may begin there must be room.
+        allocated = frame.blocks.compress((frame.ops == Op.ALLOC) | (frame.ops >= Op.STORE))
         if self._ids is None and len(allocated) and not self._grow_directly(allocated):
             self._index_by_hash()
         if self._ids is not None:
