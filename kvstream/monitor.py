@@ -27,7 +27,7 @@ from kvstream.metrics.summary import (
     recent_metrics,
     summarize,
 )
-from kvstream.metrics.usage import OwnerUsage, usage_by_label
+from kvstream.metrics.usage import UsageByLabel
 from kvstream.metrics.working_set import WorkingSet, total_working_set
 from kvstream.tier import Outcome, TierMonitor
 
@@ -295,7 +295,7 @@ class Gathering:
         self._total = Measurements(config.histogram_scale)
         self._recent = Measurements(config.histogram_scale)
         self._working_sets: list[WorkingSet] = []
-        self._usage: list[tuple[Labels | None, OwnerUsage]] = []
+        self._usage = UsageByLabel(config.histogram_scale)
         self._newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
         self._span = 0
         if self._newest is not None:
@@ -308,7 +308,7 @@ class Gathering:
         if self._span:
             self._recent.merge(tier.recent(self._span, self._newest))
         self._working_sets.append(tier.working_set.recent(self._newest))
-        self._usage.extend(tier.usage())
+        self._usage.add(tier.usage())
 
     def summary(
         self, source: str | None, tier: str | None, accounts: Accounts, final: bool
@@ -329,7 +329,7 @@ class Gathering:
             alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
             sizes=alone.sizes() if alone else CacheSizes(),
             working_set=total_working_set(self._working_sets),
-            labels=usage_by_label(self._usage, config.histogram_scale),
+            labels=self._usage.labels(),
             pending=[alert.to_dict() for m in tiers for alert in m.rules.pending()],
             accounts=accounts,
             final=final,
@@ -341,7 +341,7 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
     tiers = [found for monitor in monitors for found in monitor.tiers(source, tier)]
     total = Measurements(monitors[0].config.histogram_scale)
     for found in tiers:
-        total.add_counts(found.counts())
+        found.add_counts_to(total)
     accounts = Accounts(
         processed=total.processed,
         allocations=total.allocations,

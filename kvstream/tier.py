@@ -249,10 +249,14 @@ class TierMonitor:
     def counts(self) -> Measurements:
         """Everything seen since the start but for the histograms, which are empty."""
         total = Measurements(self.config.histogram_scale)
+        self.add_counts_to(total)
+        return total
+
+    def add_counts_to(self, total: Measurements) -> None:
+        """Adds the same to a total, at a fraction of the cost."""
         total.add_counts(self._before)
         if self.ring.open is not None:
             total.add_counts(self.ring.open.measurements)
-        return total
 
     def measurements(self) -> Measurements:
         """Everything seen since the start."""
