@@ -13,6 +13,8 @@ OverflowPolicy = Literal["block", "drop_newest", "drop_oldest", "sample"]
 POLICIES: tuple[OverflowPolicy, ...] = ("block", "drop_newest", "drop_oldest", "sample")
 
 _RECENT_SECONDS = 60.0
+_MOST_RECENT = 600  # windows, as each of them is added up for every summary
+_LONGEST_SECONDS = 365 * 86_400.0
 
 
 def _require(ok: bool, name: str, value: object, rule: str) -> None:
@@ -25,9 +27,18 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
     _require(ok, name, value, f"a whole number from {low:,} to {high:,}")
 
 
-def _real(name: str, value: object, low: float, rule: str, high: float = float("inf")) -> None:
+def _real(name: str, value: object, low: float, high: float, rule: str) -> None:
+    """Requires a number above ``low`` and at most ``high``, which NaN is not."""
     ok = isinstance(value, (int, float)) and not isinstance(value, bool) and low < value <= high
-    _require(ok and value != float("inf"), name, value, rule)
+    _require(ok, name, value, rule)
+
+
+def _seconds(name: str, value: object, *, off: str = "") -> None:
+    """Requires seconds above 0 and of a year at most; 0, too, if that means something."""
+    if off and value == 0 and not isinstance(value, bool):
+        return
+    allowed = f"0 ({off}) or more seconds" if off else "above 0 seconds"
+    _real(name, value, 0.0, _LONGEST_SECONDS, f"{allowed}, at most {_LONGEST_SECONDS:,.0f} (a year)")
 
 
 class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,34 +100,34 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     owners: int = 64
 
     def __post_init__(self) -> None:
-        _real("sample_rate", self.sample_rate, 0.0, "above 0 and at most 1", 1.0)
+        _real("sample_rate", self.sample_rate, 0.0, 1.0, "above 0 and at most 1")
         _whole("history_size", self.history_size, 1, 10_000_000)
-        _whole("trend_window", self.trend_window, 4, 3600)
-        _real("anomaly_threshold", self.anomaly_threshold, 0.0, "above 0")
+        _whole("trend_window", self.trend_window, 4, 600)
+        _real("anomaly_threshold", self.anomaly_threshold, 0.0, 1e6, "above 0 and at most 1,000,000")
         _require(isinstance(self.enable_detailed, bool), "enable_detailed", self.enable_detailed, "a bool")
-        _real("export_interval", self.export_interval, -1e-9, "0 (off) or more seconds")
-        _real("window_seconds", self.window_seconds, 1e-3, "above 0.001 and at most 86400", 86400.0)
+        _seconds("export_interval", self.export_interval, off="off")
+        _real("window_seconds", self.window_seconds, 1e-3, 86400.0, "above 0.001 and at most 86400")
         _whole("windows", self.windows, 2, 100_000)
         _whole("access_history", self.access_history, 1, 64)
         _whole("histogram_scale", self.histogram_scale, 0, 8)
         if self.capacity is not None:
             _whole("capacity", self.capacity, 1, 2**40)
         _whole("ghost_blocks", self.ghost_blocks, 0, 2**27)
-        _real("ghost_seconds", self.ghost_seconds, 0.0, "above 0 seconds")
+        _seconds("ghost_seconds", self.ghost_seconds)
         _whole("curve_contents", self.curve_contents, 0, 2**20)
         _whole("curve_lookups", self.curve_lookups, 0, 2**40)
-        _real("curve_half_life", self.curve_half_life, -1e-9, "0 (for ever) or more seconds")
+        _seconds("curve_half_life", self.curve_half_life, off="for ever")
         _whole("max_caches", self.max_caches, 1, 10_000_000)
         _whole("max_tiers", self.max_tiers, 1, 10_000_000)
         _whole("max_live_blocks", self.max_live_blocks, 1, 2**40)
-        _real("forget_seconds", self.forget_seconds, -1e-9, "0 (never) or at most 1e9 seconds", 1e9)
+        _seconds("forget_seconds", self.forget_seconds, off="never")
         _whole("owners", self.owners, 0, 4096)
         _require(self.trend_window <= self.windows, "trend_window", self.trend_window, "at most `windows`")
 
     @property
     def recent_windows(self) -> int:
-        """Windows that the recent figures look back on: those of a minute."""
-        return max(1, min(self.windows, round(_RECENT_SECONDS / self.window_seconds)))
+        """Windows that the recent figures look back on: those of a minute, 600 at the most."""
+        return max(1, min(self.windows, _MOST_RECENT, round(_RECENT_SECONDS / self.window_seconds)))
 
     @property
     def window_ns(self) -> int:
@@ -161,9 +172,9 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _whole("queue_events", self.queue_events, 1, 2**31)
         _require(self.overflow in POLICIES, "overflow", self.overflow, f"one of {', '.join(POLICIES)}")
         _whole("frame_events", self.frame_events, 1, 2**20)
-        _real("flush_interval", self.flush_interval, 0.0, "above 0 seconds")
-        _real("shutdown_timeout", self.shutdown_timeout, 0.0, "above 0 seconds")
-        _real("delivery_timeout", self.delivery_timeout, 0.0, "above 0 seconds")
+        _seconds("flush_interval", self.flush_interval)
+        _seconds("shutdown_timeout", self.shutdown_timeout)
+        _seconds("delivery_timeout", self.delivery_timeout)
         _whole("subscriber_buffer", self.subscriber_buffer, 1, 2**31)
         _whole("max_producers", self.max_producers, 1, 10_000_000)
 

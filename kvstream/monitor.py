@@ -5,7 +5,7 @@ and takes no locks: whoever owns it calls it from one place at a time.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -28,7 +28,7 @@ from kvstream.metrics.summary import (
     recent_metrics,
     summarize,
 )
-from kvstream.metrics.usage import OwnerUsage, usage_by_label
+from kvstream.metrics.usage import UsageByLabel
 from kvstream.metrics.working_set import WorkingSet, total_working_set
 from kvstream.tier import Outcome, TierMonitor
 
@@ -59,19 +59,14 @@ class SourceMonitor:
         self._limits = limits
         self._sequence = FrameSequence()
         self._lost_unseen = 0  # not yet in a window
+        self._dropped_unseen = 0  # repeats and refused events, not yet in an outcome
 
-    def process(self, frames: Iterable[EventFrame], records: bool) -> list[Outcome]:
-        """Applies frames, those of a tier joined as far as no loss or restart parts them."""
-        outcomes: list[Outcome] = []
+    def slices(self, frames: Iterable[EventFrame], records: bool) -> Iterator[Outcome]:
+        """Applies frames, those of a tier joined as far as no loss or restart parts them.
+
+        Yields as ``TierMonitor.slices`` does.
+        """
         waiting: dict[str, list[EventFrame]] = {}
-
-        def apply(tier: str) -> None:
-            of_tier = self._fitting(tier, waiting.pop(tier, []))
-            if of_tier:
-                lost, self._lost_unseen = self._lost_unseen, 0
-                self.tiers[tier].table.records = records
-                outcomes.append(self.tiers[tier].process(of_tier, lost))
-
         for frame in frames:
             arrival = self._sequence.arrive(frame)
             if arrival is not Arrival.NEXT and arrival.value in _KINDS:
@@ -79,11 +74,12 @@ class SourceMonitor:
             if arrival.is_dropped:
                 self.duplicate_frames += 1
                 self.duplicate_events += len(frame)
+                self._dropped_unseen += len(frame)
                 continue
             missing = self._sequence.missing
             if missing or arrival is Arrival.RESTART:
                 for tier in list(waiting):
-                    apply(tier)
+                    yield from self._apply(tier, waiting.pop(tier), records)
                 if arrival is Arrival.RESTART:
                     self.restarts += 1
                     for restarted in self.tiers.values():
@@ -94,9 +90,26 @@ class SourceMonitor:
                 continue
             if len(frame.ops):
                 waiting.setdefault(frame.tier, []).append(frame)
-        for tier in list(waiting):
-            apply(tier)
-        return outcomes
+        for tier, of_tier in waiting.items():
+            yield from self._apply(tier, of_tier, records)
+        if self._dropped_unseen:
+            yield Outcome(self.source, "", [], [], self._take_dropped())
+
+    def _apply(self, tier: str, frames: Sequence[EventFrame], records: bool) -> Iterator[Outcome]:
+        """Applies frames of one tier."""
+        frames = self._fitting(tier, frames)
+        if not frames:
+            return
+        lost, self._lost_unseen = self._lost_unseen, 0
+        self.tiers[tier].table.records = records
+        for outcome in self.tiers[tier].slices(frames, lost):
+            if self._dropped_unseen:
+                outcome = msgspec.structs.replace(outcome, settled=outcome.settled + self._take_dropped())
+            yield outcome
+
+    def _take_dropped(self) -> int:
+        dropped, self._dropped_unseen = self._dropped_unseen, 0
+        return dropped
 
     def _admit(self, frame: EventFrame) -> bool:
         """Makes room for a tier; False if there is none."""
@@ -118,6 +131,7 @@ class SourceMonitor:
 
     def _refuse(self, reason: str, events: int) -> None:
         self.refused[reason] += events
+        self._dropped_unseen += events
         self._limits.refuse(reason, events)
 
     def note_lost(self, count: int) -> None:
@@ -215,20 +229,35 @@ class Monitor:
             The alerts that fired or resolved, and the records.
         """
         outcomes = self.process_batch([frame], records)
-        return outcomes[0] if outcomes else Outcome(frame.source, frame.tier, [], [])
+        return Outcome(
+            frame.source,
+            frame.tier,
+            [alert for outcome in outcomes for alert in outcome.alerts],
+            [batch for outcome in outcomes for batch in outcome.evicted],
+            sum(outcome.settled for outcome in outcomes),
+        )
 
     def process_batch(self, frames: Sequence[EventFrame], records: bool = False) -> list[Outcome]:
         """Applies frames of one source, at least one, to the same effect as one after the other.
 
         Frames of a tier are joined, so that many small ones cost little more than a large one.
         """
+        return list(self.slices(frames, records))
+
+    def slices(self, frames: Sequence[EventFrame], records: bool = False) -> Iterator[Outcome]:
+        """Does what ``process_batch`` does, some milliseconds of it at a time.
+
+        The state is whole at each yield, and accounts for exactly the events that were settled; how often
+        it comes changes nothing. What is not taken is not applied, and counted nowhere.
+        """
         name = frames[0].source
         if not self.admits(name):
             refused = sum(map(len, frames))
             self.refused[TOO_MANY_CACHES] += refused
             self._limits.refuse(TOO_MANY_CACHES, refused)
-            return []
-        return self.source(name).process(frames, records)
+            yield Outcome(name, frames[0].tier, [], [], refused)
+            return
+        yield from self.source(name).slices(frames, records)
 
     def note_lost(self, source: str, count: int) -> None:
         """Tells of events of a source that were dropped unasked before they came here."""
@@ -332,7 +361,7 @@ class Gathering:
         self._total = Measurements(config.histogram_scale)
         self._recent = Measurements(config.histogram_scale)
         self._working_sets: list[WorkingSet] = []
-        self._usage: list[tuple[Labels | None, OwnerUsage]] = []
+        self._usage = UsageByLabel(config.histogram_scale)
         self._newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
         self._span = 0
         if self._newest is not None:
@@ -345,7 +374,7 @@ class Gathering:
         if self._span:
             self._recent.merge(tier.recent(self._span, self._newest))
         self._working_sets.append(tier.working_set.recent(self._newest))
-        self._usage.extend(tier.usage())
+        self._usage.add(tier.usage())
 
     def add_forgotten(self, forgotten: ForgottenSources) -> None:
         """Takes in what forgotten sources had seen since the start."""
@@ -370,7 +399,7 @@ class Gathering:
             alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
             sizes=alone.sizes() if alone else CacheSizes(),
             working_set=total_working_set(self._working_sets),
-            labels=usage_by_label(self._usage, config.histogram_scale),
+            labels=self._usage.labels(),
             pending=[alert.to_dict() for m in tiers for alert in m.rules.pending()],
             accounts=accounts,
             final=final,
@@ -386,7 +415,7 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
     tiers = [found for monitor in monitors for found in monitor.tiers(source, tier)]
     total = Measurements(monitors[0].config.histogram_scale)
     for found in tiers:
-        total.add_counts(found.counts())
+        found.add_counts_to(total)
     for before in forgotten:
         total.add_counts(before.measurements)
     accounts = Accounts(

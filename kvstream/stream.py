@@ -130,6 +130,7 @@ class KVStream:
         # Source: time of its last frame, by the event loop's clock; the longest silent one first.
         self._arrived: dict[str, float] = {}
         self._queues: list[FrameQueue] = []
+        self._taken: list[set[str]] = []  # by consumer, the sources of the frames that it is about to apply
         self._consumer_ends: list[anyio.Event] = []
         self._sent = 0  # events in frames given to send()
         self._malformed_count = 0
@@ -158,6 +159,7 @@ class KVStream:
             await to_thread.run_sync(compile_loops)
         close_in_children(self)
         self._queues = [FrameQueue(self.config.queue_events) for _ in self._monitors]
+        self._taken = [set() for _ in self._monitors]
         self._consumer_ends = [anyio.Event() for _ in self._monitors]
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         self._state = "open"
@@ -201,6 +203,9 @@ class KVStream:
             queue.close()
         for end in self._consumer_ends:
             await end.wait()
+        for of in self.sources():
+            self._publish_alerts(of.finish())
+            await checkpoint()  # as each takes a part of a millisecond
         self._finish()
         for topic in self._topics:
             topic.close()
@@ -556,24 +561,26 @@ class KVStream:
     # Tasks
 
     async def _consume(self, number: int) -> None:
-        queue, monitor = self._queues[number], self._monitors[number]
+        queue, taken = self._queues[number], self._taken[number]
         batches: list[list[Item]] = []
         try:
             while items := await queue.take():
                 batches = batches_of(items)
+                taken.update(batch[0][0].source for batch in batches)
                 while batches:
-                    batch = batches.pop()
-                    self._process(monitor, batch)
-                    queue.processed(sum(len(frame.ops) for frame, _ in batch))
-                    await checkpoint()
+                    await self._process(number, batches.pop())
+                taken.clear()
         finally:
-            for frame, producer in (item for batch in batches for item in batch):
-                self._count_dropped(producer, "cancelled", len(frame))
-                queue.discarded(len(frame))
+            for batch in batches:
+                self._cancel(queue, batch, _events_of(batch))
         self._consumer_ends[number].set()
 
-    def _process(self, monitor: Monitor, batch: list[Item]) -> None:
-        """Applies frames of one source."""
+    async def _process(self, number: int, batch: list[Item]) -> None:
+        """Applies frames of one source, a slice at a time, so that the event loop is not held for long.
+
+        If it is cancelled, what is not yet applied is counted as dropped (``cancelled``).
+        """
+        queue, monitor = self._queues[number], self._monitors[number]
         source = batch[0][0].source
         losses = sum(producer.take_losses() for producer in {p for _, p in batch if p is not None})
         if losses:
@@ -581,14 +588,34 @@ class KVStream:
         if not monitor.has_room_for(frame for frame, _ in batch):
             self._make_room()
         listening = self._evictions.listening
-        for outcome in monitor.process_batch([frame for frame, _ in batch], records=listening):
-            self._publish_alerts(outcome.alerts)
-            if listening:
-                for event in outcome.eviction_events():
-                    self._evictions.publish(event)
+        left = _events_of(batch)
+        try:
+            for outcome in monitor.slices([frame for frame, _ in batch], records=listening):
+                self._publish_alerts(outcome.alerts)
+                if listening:
+                    for event in outcome.eviction_events():
+                        self._evictions.publish(event)
+                left -= outcome.settled
+                queue.processed(outcome.settled)
+                if left:
+                    await checkpoint()
+        finally:
+            self._cancel(queue, batch, left)
         if source in monitor.sources:
             self._arrived.pop(source, None)  # so that it goes to the end
             self._arrived[source] = anyio.current_time()
+        await checkpoint()
+
+    def _cancel(self, queue: FrameQueue, batch: list[Item], left: int) -> None:
+        """Counts the last events of a batch, taken in the order of its frames, as dropped."""
+        if not left:
+            return
+        queue.discarded(left)
+        for frame, producer in reversed(batch):
+            dropped = min(left, len(frame))
+            if dropped:
+                self._count_dropped(producer, "cancelled", dropped)
+            left -= dropped
 
     async def _pass_time(self) -> None:
         """Lets the time of silent sources go on as the clock does, so that silence is noticed and alerts end.
@@ -606,14 +633,20 @@ class KVStream:
             self._publish_alerts(self._look_at_drops())
             await self._forget_silent()
             for of in self.sources():
-                await checkpoint()  # a thousand silent sources take a fifth of a second
-                if self._monitors[self._owner(of.source)].sources.get(of.source) is not of:
-                    continue  # forgotten meanwhile
-                silent = anyio.current_time() - self._arrived[of.source]
-                if silent < _SILENT_WINDOWS * window or self._queues[self._owner(of.source)].fill > 0:
-                    continue
-                for tier in of.tiers.values():
-                    self._publish_alerts(tier.pass_time(tier.last_ts + round((silent - window) * 1e9)))
+                for tier in list(of.tiers.values()):
+                    await checkpoint()  # a thousand silent sources take a fifth of a second
+                    if self._monitors[self._owner(of.source)].sources.get(of.source) is not of:
+                        break  # forgotten meanwhile
+                    silent = self._silent_seconds(of.source)
+                    if silent >= _SILENT_WINDOWS * window:
+                        self._publish_alerts(tier.pass_time(tier.last_ts + round((silent - window) * 1e9)))
+
+    def _silent_seconds(self, source: str) -> float:
+        """Seconds since the last frame of a source was applied; 0 if there may be others on their way."""
+        number = self._owner(source)
+        if source in self._taken[number] or self._queues[number].fill > 0:
+            return 0.0
+        return anyio.current_time() - self._arrived[source]
 
     def _look_at_drops(self) -> list[CacheAlert]:
         duplicates = ((of.source, of.duplicates) for of in self.sources() if of.duplicates)
@@ -633,8 +666,10 @@ class KVStream:
 
     def _silent_longest(self, seconds: float) -> bool:
         """Whether there is a source that has been silent for so many seconds."""
-        arrived = next(iter(self._arrived.values()), None)
-        return bool(seconds) and arrived is not None and anyio.current_time() - arrived >= seconds
+        source, arrived = next(iter(self._arrived.items()), ("", None))
+        if not seconds or arrived is None or source in self._taken[self._owner(source)]:
+            return False
+        return anyio.current_time() - arrived >= seconds
 
     def _forget_longest_silent(self) -> None:
         source, arrived = next(iter(self._arrived.items()))
@@ -662,6 +697,10 @@ class KVStream:
 
 def _at_least(min_level: AlertLevel) -> Callable[[CacheAlert], bool]:
     return lambda alert: alert.level.at_least(min_level)
+
+
+def _events_of(batch: list[Item]) -> int:
+    return sum(len(frame.ops) for frame, _ in batch)
 
 
 @lru_cache(maxsize=4096)

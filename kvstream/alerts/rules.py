@@ -10,12 +10,15 @@ import msgspec
 from kvstream.alerts.types import AlertLevel, MetricType
 from kvstream.errors import ConfigError
 from kvstream.metrics.anomaly import robust_z
-from kvstream.metrics.trend import detect_trend
+from kvstream.metrics.trend import MOST_POINTS, significant_change
 from kvstream.metrics.window import Window
 
 Condition = Literal["above", "below", "drop", "surge", "anomaly_low", "falling", "absent"]
 
 MIN_BASELINE = 8
+MOST_WINDOWS = 1000
+"""Windows that a rule may look at, or compare with, as it reads them all."""
+_MOST = 10**15  # of any other number, so that sums and products of them are exact enough, and finite
 _STEADY = 0.95  # share of the baseline windows that must hold something for its absence to mean anything
 
 
@@ -97,21 +100,26 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     hint: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("window", "for_windows", "clear_windows"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"rule {self.name}: {name} must be at least 1, not {getattr(self, name)}")
-        if self.baseline < MIN_BASELINE:
-            raise ConfigError(f"rule {self.name}: baseline must be at least {MIN_BASELINE} windows")
-        if self.cooldown_windows < 0:
-            raise ConfigError(f"rule {self.name}: cooldown_windows must not be negative")
-        if not (math.isfinite(self.threshold) and math.isfinite(self.clear)):
-            raise ConfigError(f"rule {self.name}: threshold and clear must be finite numbers")
+        rises = self.escalate
+        severe, after = (None, None) if rises is None else (rises.threshold, rises.after_windows)
+        self._require_whole("window", self.window, 1, MOST_WINDOWS)
+        most = MOST_POINTS if self.condition == "falling" else MOST_WINDOWS
+        self._require_whole("baseline", self.baseline, MIN_BASELINE, most)
+        self._require_whole("for_windows", self.for_windows, 1, _MOST)
+        self._require_whole("clear_windows", self.clear_windows, 1, _MOST)
+        self._require_whole("cooldown_windows", self.cooldown_windows, 0, _MOST)
+        self._require_whole("min_count", self.min_count, 0, _MOST)
+        self._require_within("threshold", self.threshold, -_MOST, _MOST)
+        self._require_within("clear", self.clear, -_MOST, _MOST)
+        self._require_within("sigmas", self.sigmas, 0, _MOST)
+        self._require_within("least", self.least, 0, _MOST)
+        self._require_within("escalate.threshold", severe, -_MOST, _MOST)
+        self._require_whole("escalate.after_windows", after, 0, _MOST)
         wrong_side = self.clear < self.threshold if self.condition == "below" else self.clear > self.threshold
         if wrong_side:
             raise ConfigError(
                 f"rule {self.name}: clear ({self.clear}) lies beyond the threshold ({self.threshold})"
             )
-        rises = self.escalate
         if rises is not None and (
             not rises.level.severity > self.level.severity or rises == Escalation(level=rises.level)
         ):
@@ -123,6 +131,31 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             self.message.format(value=0.0, threshold=0.0, baseline=0.0, since="")
         except (KeyError, IndexError, ValueError) as error:
             raise ConfigError(f"rule {self.name}: message cannot be filled in: {error!r}") from error
+
+    def _require_whole(self, name: str, value: object, low: int, high: int) -> None:
+        """Refuses what is no whole number within some bounds."""
+        if value is not None and (not isinstance(value, int) or not low <= value <= high):
+            raise ConfigError(
+                f"rule {self.name}: {name} must be a whole number from {low:,} to {high:,}, not {value}"
+            )
+
+    def _require_within(self, name: str, value: float | None, low: float, high: float) -> None:
+        """Refuses a number that lies outside its bounds, or is none (NaN)."""
+        if value is not None and not low <= value <= high:
+            raise ConfigError(f"rule {self.name}: {name} must be from {low:,} to {high:,}, not {value}")
+
+    @property
+    def longest(self) -> int:
+        """Windows that the rule looks back on in all."""
+        return self.window + self.baseline
+
+    @property
+    def least_weight(self) -> int:
+        """Observations that make a window part of the baseline.
+
+        A share of ``min_count``, as that is asked of all the windows looked at together.
+        """
+        return max(1, self.min_count // self.window)
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -185,10 +218,11 @@ def read(rule: Rule, points: Sequence[Point], frozen: Sequence[float] | None = N
         None if there is too little to conclude from.
     """
     latest = points[-rule.window :]
-    weight = sum(p.weight for p in latest)
+    weight = sum([p.weight for p in latest])
     if weight < max(1, rule.min_count):
         return None
-    value = sum(p.value * p.weight for p in latest) / weight
+    # Exactly rounded, so that the order of the points, which changes as time passes, changes nothing.
+    value = math.fsum([p.value * p.weight for p in latest]) / weight
     if rule.condition in ("above", "below"):
         return _judged(rule, value, rule.threshold, math.nan, value)
     if rule.condition == "falling":
@@ -204,16 +238,23 @@ def read(rule: Rule, points: Sequence[Point], frozen: Sequence[float] | None = N
         falls = rule.condition == "drop"
         measure = normal - value if falls else value / normal
         limit = normal - rule.threshold if falls else rule.threshold * normal
-        # Not a robust deviation: where rare windows differ much, the next of them is no news.
-        by_chance = abs(value - normal) < rule.sigmas * stdev(before) / math.sqrt(rule.window)
-        harmless = by_chance or (not falls and value < rule.least)
-        return _judged(rule, value, limit, normal, min(measure, rule.clear) if harmless else measure)
+        if measure > rule.clear and _is_harmless(rule, value, normal, before):
+            measure = rule.clear
+        return _judged(rule, value, limit, normal, measure)
     if rule.condition == "absent":
         if sum(v > 0 for v in before) < _STEADY * len(before):
             return None
         silent = sum(p.value == 0 for p in latest) / rule.window
         return _judged(rule, value, 0.0, normal, silent)
     return _judged(rule, value, normal, normal, -robust_z(value, before))
+
+
+def _is_harmless(rule: Rule, value: float, normal: float, before: Sequence[float]) -> bool:
+    """Whether a drop or surge is as likely chance, or leads to a value that is too low to matter."""
+    if rule.condition == "surge" and value < rule.least:
+        return True
+    # Not a robust deviation: where rare windows differ much, the next of them is no news.
+    return abs(value - normal) < rule.sigmas * stdev(before) / math.sqrt(rule.window)
 
 
 def _judged(rule: Rule, value: float, limit: float, baseline: float, measure: float) -> Reading:
@@ -235,8 +276,7 @@ def _judged(rule: Rule, value: float, limit: float, baseline: float, measure: fl
 def baseline_of(rule: Rule, points: Sequence[Point]) -> list[float]:
     """Values of the windows before those looked at, without windows that hardly hold anything."""
     before = points[-rule.window - rule.baseline : -rule.window]
-    # A share of min_count, since that is asked of all the windows looked at together.
-    least = max(1, rule.min_count // rule.window)
+    least = rule.least_weight
     return [p.value for p in before if p.weight >= least]
 
 
@@ -246,7 +286,7 @@ def _read_trend(rule: Rule, points: Sequence[Point], value: float) -> Reading | 
     ]
     if len(series) < rule.baseline // 2:
         return None
-    trend = detect_trend([float(i) for i, _ in series], [v for _, v in series])
-    fall = -trend.relative_change if trend.direction == "falling" else 0.0
+    change = significant_change([float(i) for i, _ in series], [v for _, v in series])
+    fall = max(0.0, -change)
     first = median([v for _, v in series[:MIN_BASELINE]])
     return _judged(rule, value, first * (1.0 - rule.threshold), first, fall)

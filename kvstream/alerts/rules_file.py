@@ -12,6 +12,7 @@ import msgspec
 from kvstream.alerts.rules import MIN_BASELINE, Rule
 from kvstream.alerts.silences import Silence
 from kvstream.errors import ConfigError
+from kvstream.metrics.trend import MOST_POINTS
 
 _SILENCES = "silences"  # so that no rule can have that name
 
@@ -38,7 +39,7 @@ def default_rules(anomaly_threshold: float = 6.0, trend_window: int = 60) -> tup
     """
     changes: dict[str, dict[str, Any]] = {
         "lifetime_anomaly": {"threshold": anomaly_threshold, "clear": anomaly_threshold / 2},
-        "lifetime_falling": {"baseline": max(MIN_BASELINE, trend_window)},
+        "lifetime_falling": {"baseline": min(max(MIN_BASELINE, trend_window), MOST_POINTS)},
     }
     return tuple(msgspec.structs.replace(rule, **changes.get(rule.name, {})) for rule in _builtin())
 

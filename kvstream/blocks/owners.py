@@ -5,7 +5,7 @@ import numpy as np
 from kvstream.blocks.grouping import Generations, Grouped, Mask, with_room
 from kvstream.blocks.observations import Owned
 from kvstream.errors import MalformedInputError
-from kvstream.events.frame import I64, U16, EventFrame
+from kvstream.events.frame import I64, U16, EventFrame, counted_labels
 from kvstream.events.types import Labels, Op, checked_labels
 
 NOBODY, OTHERS = 0, 1
@@ -34,8 +34,14 @@ class Owners:
         return len(self.labels) > OTHERS + 1
 
     def numbers(self, frame: EventFrame) -> U16:
-        """The number of the owner that each place of a frame's ``label_of`` names, uint16."""
-        return np.array([NOBODY, *map(self._number, frame.labels)], dtype=np.uint16)
+        """The number of the owner that each place of a frame's ``label_of`` names, uint16.
+
+        Labels that count for nothing (``counted_labels``) are left at ``NOBODY``.
+        """
+        numbers = np.zeros(len(frame.labels) + 1, dtype=np.uint16)
+        for place in counted_labels(frame):
+            numbers[place] = self._number(frame.labels[place - 1])
+        return numbers
 
     def _number(self, labels: Labels) -> int:
         number = self._numbers.get(labels)

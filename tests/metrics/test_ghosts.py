@@ -99,3 +99,20 @@ def test_content_that_is_held_once_needs_no_look_at_what_is_evicted(data, rows, 
     for row in valid:
         plain.apply(*row)
     assert sorted(found) == sorted(plain.returned)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 5)), max_size=6))
+def test_after_clears_only_what_was_evicted_since_comes_back(rounds):
+    index, plain = GhostIndex(10_000, 10**9), ReferenceGhosts(10_000, 10**9)
+    for n, (evicted, back) in enumerate(rounds):
+        rows = [(content, n, False) for content in range(1, evicted + 1)]
+        rows += [(content, n, True) for content in range(1, 3 * back, 3)]
+        found = returns_of(index, rows)
+        for row in rows:
+            plain.apply(*row)
+        assert sorted(found) == sorted(plain.returned)
+        before = range(1, evicted + 1)
+        index.clear()
+        plain.gone.clear()
+        plain.returned.clear()
+        assert returns_of(index, [(content, n, True) for content in before]) == []
