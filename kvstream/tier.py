@@ -246,14 +246,8 @@ class TierMonitor:
             self._curve.furthest = round(SIZES[-1] * (self.config.capacity or self._peak)) or None
         return self.rules.close(window)
 
-    def counts(self) -> Measurements:
-        """Everything seen since the start but for the histograms, which are empty."""
-        total = Measurements(self.config.histogram_scale)
-        self.add_counts_to(total)
-        return total
-
     def add_counts_to(self, total: Measurements) -> None:
-        """Adds the same to a total, at a fraction of the cost."""
+        """Adds everything seen since the start but for the histograms, at a fraction of what they cost."""
         total.add_counts(self._before)
         if self.ring.open is not None:
             total.add_counts(self.ring.open.measurements)

@@ -395,6 +395,7 @@ class BlockTable:
             ids=self._ids,
             places=self._index.places,
             bits=self._index.bits,
+            factor=self._index.factor,
             free=self._free,
             key_of=self._contents.keys(slots, frame.keys is not None) if self._ids is None else None,
             owner_of=None if numbers is None or self.owners is None else self.owners.by_slot(slots),

@@ -112,6 +112,7 @@ class GhostIndex:
             self.longest_ns,
             self._index.places,
             self._index.bits,
+            self._index.factor,
             self._content,
             self._ts,
             times,

@@ -237,3 +237,13 @@ def test_what_was_used_before_in_a_window_need_not_be_told_again(data, hashed, e
             all_used.update(joined(telling.apply(frame(of_window[a:b])).used).tolist())
             used.update(joined(table.apply(frame(of_window[a:b])).used).tolist())
         assert all_used == used
+
+
+def test_ids_chosen_to_want_the_same_place_cost_no_more_than_others():
+    inverse = pow(0x9E3779B97F4A7C15, -1, 2**64)  # of the factor that anybody would guess
+    ids = as_int64([(n * inverse) % 2**64 for n in range(1, 50_001)])
+    table = BlockTable("s", "gpu")
+    table.apply(EventFrame(np.zeros(len(ids), np.uint8), ids, np.ones(len(ids), np.int64)))
+    alike = np.unique(table._index._home(ids), return_counts=True)[1]
+    assert table.live_count == len(ids)
+    assert alike.max() < 200
