@@ -26,6 +26,7 @@ _HANDSHAKE_SECONDS = 10.0
 _STUCK_SECONDS = 10.0  # in which nothing of what waits to be sent is taken
 _MOST_UNSENT_BYTES = 64 * 1024 * 1024
 _SWEEP_SECONDS = 1.0
+_ACCEPTED_PER_TURN = 32
 _ACCEPT_AGAIN_SECONDS = 0.2
 _FAREWELL_SECONDS = 1.0
 
@@ -119,7 +120,9 @@ class Connections:
             self._accepted += 1
             self._make_room()
             tasks.start_soon(self._begin, accepted, make)
-            await checkpoint()  # many that come at once must not hold the loop
+            # Many that come at once must not hold the loop, nor wait for a turn of it each.
+            if self._accepted % _ACCEPTED_PER_TURN == 0:
+                await checkpoint()
 
     async def _begin(self, accepted: socket, make: "Callable[[], _Connection]") -> None:
         """Gives a connection to a protocol, after the handshake if there is TLS."""

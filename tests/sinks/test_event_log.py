@@ -55,12 +55,13 @@ def test_a_torn_end_costs_no_more_than_itself(tmp_path, ending):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.jsonl.gz", gzip.compress(b'{"type":"alloc","block":1,"ts":5}\n' * 100)[:-9], "damaged"),
+        ("a.jsonl.gz", gzip.compress(b'{"type":"alloc","block":1,"ts":5}\n' * 100, mtime=0)[:-9], "damaged"),
         ("a.wire", b"\x94\xcf", "cannot be appended to"),
         ("a.kvlog", b"something else", "something else"),
         ("a.jsonl", b"\x89PNG\r\n", "something else"),
         ("a.jsonl.gz", b"not compressed", "something else"),
     ],
+    ids=["torn gzip", "a capture", "no kvlog", "a picture", "no gzip"],
 )
 def test_what_cannot_be_appended_to_is_refused_and_kept(tmp_path, name, content, says):
     path = tmp_path / name
