@@ -6,13 +6,20 @@ import sys
 def main() -> None:
     """Runs the command line."""
     try:
-        import rich  # noqa: F401
-        import typer  # noqa: F401
-    except ImportError:
-        sys.exit("kvstream: the command line needs optional packages: pip install 'kvstream[cli]'")
-    from kvstream.cli.app import run_app
+        from kvstream.cli.standard import open_standard_streams
 
-    sys.exit(run_app())
+        open_standard_streams()
+        try:
+            import rich  # noqa: F401
+            import typer  # noqa: F401
+        except ImportError:
+            sys.exit("kvstream: the command line needs optional packages: pip install 'kvstream[cli]'")
+        from kvstream.cli.app import run_app
+
+        code = run_app()
+    except KeyboardInterrupt:  # while it still imports
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

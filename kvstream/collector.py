@@ -1,5 +1,6 @@
 """The synchronous face: collectors to call from an engine's own code, without an event loop."""
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,9 +16,10 @@ from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.blocks.observations import EvictionBatch, KVCacheEvictionEvent
 from kvstream.clock import Clock
 from kvstream.config import MetricsConfig
-from kvstream.errors import ConfigError
+from kvstream.errors import ClosedStreamError, ConfigError
 from kvstream.events.frame import as_int64
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, REASON_CODE, UNKNOWN_REASON, Op
+from kvstream.fork import close_in_children
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.patterns import (
     AccessPatternAnalysis,
@@ -33,12 +35,17 @@ from kvstream.recorder import HasBlockId
 
 _FRAME_EVENTS = 4096
 
+logger = logging.getLogger("kvstream")
+
 
 class KVCacheMetricsCollector:
     """Follows the blocks of one cache as its owner calls ``on_block_*``; safe to call from any thread.
 
     Calls are stamped and buffered; state is brought up to date a few thousand events at a time and
     whenever something is asked.
+
+    In a forked child its copy is closed: what is recorded there is dropped, which the log says once, and what
+    is asked raises ``ClosedStreamError``, until ``reset`` begins anew there.
 
     Args:
         config: What is measured.
@@ -71,8 +78,15 @@ class KVCacheMetricsCollector:
         self._clock = clock or Clock()
         self._lock = threading.Lock()
         self._start()
+        close_in_children(self)
+
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child."""
+        self._lock = threading.Lock()  # another thread may have held it, in the middle of a change
+        self._forked = True
 
     def _start(self) -> None:
+        self._forked = self._said_forked = False
         self._monitor = Monitor(self.config, self._rules)
         self._buffer = EventBuffer(self._source, self._tier)
         self._evicted: deque[EvictionBatch] = deque()
@@ -115,6 +129,9 @@ class KVCacheMetricsCollector:
 
     def _record(self, op: int, ids: Ids, reason: int) -> None:
         with self._lock:
+            if self._forked:
+                self._say_forked()
+                return
             self._buffer.add(op, ids, self._clock(), reason)
             if self._buffer.events >= _FRAME_EVENTS:
                 self._flush()
@@ -124,7 +141,16 @@ class KVCacheMetricsCollector:
         with self._lock:
             self._flush()
 
+    def _say_forked(self) -> None:
+        if not self._said_forked:
+            self._said_forked = True
+            logger.warning(
+                "events recorded after a fork are dropped: call reset() on the collector, or make one"
+            )
+
     def _flush(self) -> None:
+        if self._forked:
+            raise ClosedStreamError("the collector was copied by a fork: call reset() on it, or make another")
         for frame in self._buffer.take():
             outcome = self._monitor.process(frame, records=self.config.enable_detailed)
             self._alerts.extend(outcome.alerts)
@@ -177,7 +203,10 @@ class KVCacheMetricsCollector:
     def reset(self) -> None:
         """Forgets everything."""
         with self._lock:
+            forked = self._forked
             self._start()
+        if forked:
+            close_in_children(self)  # of this process
 
     def export_to_dict(self) -> dict[str, Any]:
         """Config, summary, distributions and trends as a dictionary of plain values."""

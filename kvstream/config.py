@@ -13,6 +13,8 @@ OverflowPolicy = Literal["block", "drop_newest", "drop_oldest", "sample"]
 POLICIES: tuple[OverflowPolicy, ...] = ("block", "drop_newest", "drop_oldest", "sample")
 
 _RECENT_SECONDS = 60.0
+_MOST_RECENT = 600  # windows, as each of them is added up for every summary
+_LONGEST_SECONDS = 365 * 86_400.0
 
 
 def _require(ok: bool, name: str, value: object, rule: str) -> None:
@@ -25,9 +27,18 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
     _require(ok, name, value, f"a whole number from {low:,} to {high:,}")
 
 
-def _real(name: str, value: object, low: float, rule: str, high: float = float("inf")) -> None:
+def _real(name: str, value: object, low: float, high: float, rule: str) -> None:
+    """Requires a number above ``low`` and at most ``high``, which NaN is not."""
     ok = isinstance(value, (int, float)) and not isinstance(value, bool) and low < value <= high
-    _require(ok and value != float("inf"), name, value, rule)
+    _require(ok, name, value, rule)
+
+
+def _seconds(name: str, value: object, *, off: str = "") -> None:
+    """Requires seconds above 0 and of a year at most; 0, too, if that means something."""
+    if off and value == 0 and not isinstance(value, bool):
+        return
+    allowed = f"0 ({off}) or more seconds" if off else "above 0 seconds"
+    _real(name, value, 0.0, _LONGEST_SECONDS, f"{allowed}, at most {_LONGEST_SECONDS:,.0f} (a year)")
 
 
 class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,6 +66,13 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         curve_half_life: Seconds after which what it saw counts half; 0 is for ever.
         max_caches: Sources and tiers that are followed, one to three megabytes each; events of any more
             are dropped (``too_many_caches``).
+        max_tiers: Tiers that are followed of one source, so that none takes the room of all; events of any
+            more are dropped (``too_many_tiers``).
+        max_live_blocks: Blocks live at once in all caches, some 100 bytes each; allocations of any more are
+            dropped (``too_many_blocks``).
+        forget_seconds: Seconds without events after which a stream forgets a source, so that it leaves its
+            place to others; its counts stay in those of all sources. 0 is never. They are seconds of the
+            clock, so that a file that is read faster forgets nothing.
         owners: Sets of labels that are told apart in each source and tier; any more are ``other``.
             0 passes over labels.
     """
@@ -76,34 +94,40 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     curve_lookups: int = 2048
     curve_half_life: float = 300.0
     max_caches: int = 4096
+    max_tiers: int = 64
+    max_live_blocks: int = 50_000_000
+    forget_seconds: float = 3600.0
     owners: int = 64
 
     def __post_init__(self) -> None:
-        _real("sample_rate", self.sample_rate, 0.0, "above 0 and at most 1", 1.0)
+        _real("sample_rate", self.sample_rate, 0.0, 1.0, "above 0 and at most 1")
         _whole("history_size", self.history_size, 1, 10_000_000)
-        _whole("trend_window", self.trend_window, 4, 3600)
-        _real("anomaly_threshold", self.anomaly_threshold, 0.0, "above 0")
+        _whole("trend_window", self.trend_window, 4, 600)
+        _real("anomaly_threshold", self.anomaly_threshold, 0.0, 1e6, "above 0 and at most 1,000,000")
         _require(isinstance(self.enable_detailed, bool), "enable_detailed", self.enable_detailed, "a bool")
-        _real("export_interval", self.export_interval, -1e-9, "0 (off) or more seconds")
-        _real("window_seconds", self.window_seconds, 1e-3, "above 0.001 and at most 86400", 86400.0)
+        _seconds("export_interval", self.export_interval, off="off")
+        _real("window_seconds", self.window_seconds, 1e-3, 86400.0, "above 0.001 and at most 86400")
         _whole("windows", self.windows, 2, 100_000)
         _whole("access_history", self.access_history, 1, 64)
         _whole("histogram_scale", self.histogram_scale, 0, 8)
         if self.capacity is not None:
             _whole("capacity", self.capacity, 1, 2**40)
         _whole("ghost_blocks", self.ghost_blocks, 0, 2**27)
-        _real("ghost_seconds", self.ghost_seconds, 0.0, "above 0 seconds")
+        _seconds("ghost_seconds", self.ghost_seconds)
         _whole("curve_contents", self.curve_contents, 0, 2**20)
         _whole("curve_lookups", self.curve_lookups, 0, 2**40)
-        _real("curve_half_life", self.curve_half_life, -1e-9, "0 (for ever) or more seconds")
+        _seconds("curve_half_life", self.curve_half_life, off="for ever")
         _whole("max_caches", self.max_caches, 1, 10_000_000)
+        _whole("max_tiers", self.max_tiers, 1, 10_000_000)
+        _whole("max_live_blocks", self.max_live_blocks, 1, 2**40)
+        _seconds("forget_seconds", self.forget_seconds, off="never")
         _whole("owners", self.owners, 0, 4096)
         _require(self.trend_window <= self.windows, "trend_window", self.trend_window, "at most `windows`")
 
     @property
     def recent_windows(self) -> int:
-        """Windows that the recent figures look back on: those of a minute."""
-        return max(1, min(self.windows, round(_RECENT_SECONDS / self.window_seconds)))
+        """Windows that the recent figures look back on: those of a minute, 600 at the most."""
+        return max(1, min(self.windows, _MOST_RECENT, round(_RECENT_SECONDS / self.window_seconds)))
 
     @property
     def window_ns(self) -> int:
@@ -117,14 +141,19 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     Attributes:
         metrics: Settings of what is measured.
         consumers: Consumer tasks, each with a queue of its own; a source belongs to exactly one.
-        queue_events: Events a queue holds before its producers' overflow policies apply.
+        queue_events: Events a queue holds before its producers' overflow policies apply, in at most 65,536
+            frames and label sets together.
         overflow: Policy of producers that name none. ``block`` waits; ``drop_newest`` drops the frame
             that does not fit; ``drop_oldest`` drops the producer's own oldest frames instead, and the
             new one if it has none there; ``sample`` keeps whole blocks, fewer each time the queue is full.
         frame_events: Events after which a producer closes a frame.
         flush_interval: Seconds after which a producer's unfinished frame is sent on.
         shutdown_timeout: Seconds that leaving the stream may take to drain.
+        delivery_timeout: Seconds without a success after which leaving the stream no longer waits for a
+            handler.
         subscriber_buffer: Items a subscription holds before its own policy applies.
+        max_producers: Producers that are kept. Beyond, the oldest one's counts go into the totals; it goes on
+            working where somebody still uses it.
     """
 
     metrics: MetricsConfig = MetricsConfig()
@@ -134,16 +163,20 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     frame_events: int = 4096
     flush_interval: float = 0.05
     shutdown_timeout: float = 5.0
+    delivery_timeout: float = 6.0
     subscriber_buffer: int = 1024
+    max_producers: int = 10_000
 
     def __post_init__(self) -> None:
         _whole("consumers", self.consumers, 1, 1024)
         _whole("queue_events", self.queue_events, 1, 2**31)
         _require(self.overflow in POLICIES, "overflow", self.overflow, f"one of {', '.join(POLICIES)}")
         _whole("frame_events", self.frame_events, 1, 2**20)
-        _real("flush_interval", self.flush_interval, 0.0, "above 0 seconds")
-        _real("shutdown_timeout", self.shutdown_timeout, 0.0, "above 0 seconds")
+        _seconds("flush_interval", self.flush_interval)
+        _seconds("shutdown_timeout", self.shutdown_timeout)
+        _seconds("delivery_timeout", self.delivery_timeout)
         _whole("subscriber_buffer", self.subscriber_buffer, 1, 2**31)
+        _whole("max_producers", self.max_producers, 1, 10_000_000)
 
 
 C = TypeVar("C", MetricsConfig, StreamConfig)

@@ -17,6 +17,10 @@ class UnknownFormatError(MalformedInputError):
     """Raised when the first bytes of an input belong to no format that kvstream reads."""
 
 
+class UnreadableInputError(MalformedInputError):
+    """Raised at the end of an input of which nothing, or nearly nothing, could be read."""
+
+
 class ClosedStreamError(KVStreamError):
     """Raised when a stream is used before it was opened or after it was closed."""
 
@@ -31,3 +35,18 @@ class MissingExtraError(KVStreamError, ImportError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs an optional package: pip install 'kvstream[{extra}]'")
         self.extra = extra
+
+
+class UndeliveredError(KVStreamError):
+    """Raised by a handler that could not deliver what it was called with, and may succeed later.
+
+    The stream keeps the item, for alerts in its newest state, and calls the handler again after a pause
+    that grows with each failure.
+
+    Attributes:
+        retry_after: Seconds that the receiver asked for, if it did; an hour at most.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = None if retry_after is None else min(max(0.0, float(retry_after)), 3600.0)

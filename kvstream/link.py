@@ -1,9 +1,9 @@
 """The link between a producer's process and a stream's: endpoints and messages.
 
 The producer's side says ``["kvstream", 1, token | nil]`` and then sends encoded frames. The stream's side
-answers with the number of frames it has taken so far on this connection, now and then and whenever nothing
-more is waiting, or with a text that says why it closes. Every message is preceded by its length in
-four bytes, big-endian; hellos and answers are msgpack.
+answers with the number of frames it has taken so far on this connection, now and then, whenever nothing
+more is waiting and before it closes, and with a text that says why it closes. Every message is preceded by
+its length in four bytes, big-endian; hellos and answers are msgpack.
 """
 
 import ipaddress
@@ -19,21 +19,27 @@ from kvstream.errors import ConfigError, MalformedInputError
 LINK_VERSION = 1
 MAX_HELLO_BYTES = 4096
 
+LARGEST_READ = 256 * 1024
+"""Bytes that are read at once while a long message arrives."""
+
+_READ_BYTES = 64 * 1024
 _LENGTH_BYTES = 4
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where a stream listens: ``unix:PATH`` or ``tcp://HOST:PORT``.
+    """Where a stream listens: ``unix:PATH``, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``.
 
     Attributes:
         path: Path of a Unix socket; empty for TCP.
         host: Host name or address; empty for a Unix socket.
         port: TCP port.
+        tls: Whether connections are encrypted by TLS.
     """
 
     path: str = ""
     host: str = ""
     port: int = 0
+    tls: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -44,13 +50,14 @@ class Endpoint(msgspec.Struct, frozen=True):
         """
         if text.startswith("unix:") and len(text) > len("unix:"):
             return cls(path=text.removeprefix("unix:").removeprefix("//"))
-        parts = urlsplit(text)
         try:
-            if parts.scheme == "tcp" and parts.hostname and parts.port is not None and not parts.path:
-                return cls(host=parts.hostname, port=parts.port)
+            parts = urlsplit(text)
+            known = parts.scheme in ("tcp", "tls") and not parts.path and parts.username is None
+            if known and parts.hostname and parts.port is not None:
+                return cls(host=parts.hostname, port=parts.port, tls=parts.scheme == "tls")
         except ValueError:
             pass
-        raise ConfigError(f"{text!r} is no endpoint; write unix:PATH or tcp://HOST:PORT")
+        raise ConfigError(f"{text!r} is no endpoint; write unix:PATH, tcp://HOST:PORT or tls://HOST:PORT")
 
     @classmethod
     def parse_address(cls, text: str) -> Self:
@@ -84,7 +91,7 @@ class Endpoint(msgspec.Struct, frozen=True):
         if self.path:
             return f"unix:{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"tcp://{host}:{self.port}"
+        return f"{'tls' if self.tls else 'tcp'}://{host}:{self.port}"
 
     @property
     def is_local(self) -> bool:
@@ -95,6 +102,11 @@ class Endpoint(msgspec.Struct, frozen=True):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether what is sent here can be read on a network."""
+        return not self.is_local and not self.tls
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True):
@@ -123,33 +135,59 @@ class MessageReader:
         self._stream = stream
         self._data = bytearray()
 
+    @property
+    def held(self) -> int:
+        """Bytes received and not yet taken out."""
+        return len(self._data)
+
     def waiting(self) -> bytes | None:
-        """Takes a message that has arrived as a whole; None if there is none.
+        """Take a message that has arrived as a whole; None if there is none.
 
         Raises:
             MalformedInputError: If the next one is too long.
         """
         if len(self._data) < _LENGTH_BYTES:
             return None
-        length = int.from_bytes(self._data[:_LENGTH_BYTES], "big")
-        if length > self.longest:
-            raise MalformedInputError(f"a message of {length:,} bytes is longer than {self.longest:,}")
-        end = _LENGTH_BYTES + length
+        end = self._end()
         if len(self._data) < end:
             return None
-        message = bytes(self._data[_LENGTH_BYTES:end])
+        with memoryview(self._data) as view:
+            message = bytes(view[_LENGTH_BYTES:end])
         del self._data[:end]
         return message
 
-    async def next(self) -> bytes | None:
-        """Waits for a message; None at the end of the connection, where a part of one may be left behind.
+    async def receive(self) -> bool:
+        """Wait for some bytes; False at the end of the connection.
+
+        Memory grows with what arrives, never with the length that is announced.
 
         Raises:
             MalformedInputError: If the message is too long.
+            anyio.BrokenResourceError: If the connection has broken.
+        """
+        room = _READ_BYTES
+        if len(self._data) >= _LENGTH_BYTES:
+            room = min(max(room, self._end() - len(self._data)), LARGEST_READ)
+        try:
+            self._data += await self._stream.receive(min(room, _LENGTH_BYTES + self.longest))
+        except anyio.EndOfStream:
+            return False
+        return True
+
+    async def next(self) -> bytes | None:
+        """Wait for a message; None at the end of the connection, where a part of one may be left behind.
+
+        Raises:
+            MalformedInputError: If the message is too long.
+            anyio.BrokenResourceError: If the connection has broken.
         """
         while (message := self.waiting()) is None:
-            try:
-                self._data += await self._stream.receive(1 << 20)
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            if not await self.receive():
                 return None
         return message
+
+    def _end(self) -> int:
+        length = int.from_bytes(self._data[:_LENGTH_BYTES], "big")
+        if length > self.longest:
+            raise MalformedInputError(f"a message of {length:,} bytes is longer than {self.longest:,}")
+        return _LENGTH_BYTES + length

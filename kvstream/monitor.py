@@ -4,8 +4,8 @@ The one engine under ``KVStream``, the collectors and the command line. It is sy
 and takes no locks: whoever owns it calls it from one place at a time.
 """
 
-import logging
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -13,11 +13,12 @@ import numpy as np
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.rules_file import default_rules
 from kvstream.alerts.silences import Silences
-from kvstream.alerts.types import CacheAlert
+from kvstream.alerts.types import DROP_METRICS, CacheAlert
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import EventFrame
 from kvstream.events.sequence import Arrival, FrameSequence
 from kvstream.events.types import Labels, Op
+from kvstream.limits import TOO_MANY_BLOCKS, TOO_MANY_CACHES, StreamLimits
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import CacheSizes
 from kvstream.metrics.summary import (
@@ -27,37 +28,12 @@ from kvstream.metrics.summary import (
     recent_metrics,
     summarize,
 )
-from kvstream.metrics.usage import OwnerUsage, usage_by_label
+from kvstream.metrics.usage import UsageByLabel
 from kvstream.metrics.working_set import WorkingSet, total_working_set
 from kvstream.tier import Outcome, TierMonitor
 
-logger = logging.getLogger("kvstream")
-
-
-class CacheLimit:
-    """How many sources and tiers there may be, over the monitors of all consumers.
-
-    Args:
-        most: So many.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.held = 0
-
-    @property
-    def reached(self) -> bool:
-        """Whether there is no room for another."""
-        return self.held >= self.most
-
-    def admit(self) -> bool:
-        """Whether there was room for another, which is taken."""
-        if self.reached:
-            return False
-        self.held += 1
-        if self.reached:
-            logger.warning("%d caches are followed; events of any more are dropped (max_caches)", self.most)
-        return True
+_KINDS = {"repeat": "repeated", "stale": "stale", "conflict": "conflicting"}
+"""Kinds of frames that more than one producer, or a repeating one, sends; by how they arrive."""
 
 
 class SourceMonitor:
@@ -69,7 +45,7 @@ class SourceMonitor:
         config: MetricsConfig,
         rules: Sequence[Rule],
         silences: Silences,
-        limit: CacheLimit,
+        limits: StreamLimits,
     ) -> None:
         self.source = source
         self.tiers: dict[str, TierMonitor] = {}
@@ -77,33 +53,33 @@ class SourceMonitor:
         self.duplicate_frames = 0
         self.duplicate_events = 0
         self.restarts = 0
-        self.refused_events = 0  # of tiers that were one too many
+        self.duplicates: Counter[str] = Counter()  # frames by kind: repeated, stale, conflicting
+        self.refused: Counter[str] = Counter()  # events by drop reason
         self._config, self._rules, self._silences = config, rules, silences
-        self._limit = limit
+        self._limits = limits
         self._sequence = FrameSequence()
         self._lost_unseen = 0  # not yet in a window
+        self._dropped_unseen = 0  # repeats and refused events, not yet in an outcome
 
-    def process(self, frames: Iterable[EventFrame], records: bool) -> list[Outcome]:
-        """Applies frames, those of a tier joined as far as no loss or restart parts them."""
-        outcomes: list[Outcome] = []
+    def slices(self, frames: Iterable[EventFrame], records: bool) -> Iterator[Outcome]:
+        """Applies frames, those of a tier joined as far as no loss or restart parts them.
+
+        Yields as ``TierMonitor.slices`` does.
+        """
         waiting: dict[str, list[EventFrame]] = {}
-
-        def apply(tier: str) -> None:
-            if of_tier := waiting.pop(tier, None):
-                lost, self._lost_unseen = self._lost_unseen, 0
-                self.tiers[tier].table.records = records
-                outcomes.append(self.tiers[tier].process(of_tier, lost))
-
         for frame in frames:
             arrival = self._sequence.arrive(frame)
-            if arrival is Arrival.REPEAT:
+            if arrival is not Arrival.NEXT and arrival.value in _KINDS:
+                self.duplicates[_KINDS[arrival.value]] += 1
+            if arrival.is_dropped:
                 self.duplicate_frames += 1
                 self.duplicate_events += len(frame)
+                self._dropped_unseen += len(frame)
                 continue
             missing = self._sequence.missing
             if missing or arrival is Arrival.RESTART:
                 for tier in list(waiting):
-                    apply(tier)
+                    yield from self._apply(tier, waiting.pop(tier), records)
                 if arrival is Arrival.RESTART:
                     self.restarts += 1
                     for restarted in self.tiers.values():
@@ -114,19 +90,49 @@ class SourceMonitor:
                 continue
             if len(frame.ops):
                 waiting.setdefault(frame.tier, []).append(frame)
-        for tier in list(waiting):
-            apply(tier)
-        return outcomes
+        for tier, of_tier in waiting.items():
+            yield from self._apply(tier, of_tier, records)
+        if self._dropped_unseen:
+            yield Outcome(self.source, "", [], [], self._take_dropped())
+
+    def _apply(self, tier: str, frames: Sequence[EventFrame], records: bool) -> Iterator[Outcome]:
+        """Applies frames of one tier."""
+        frames = self._fitting(tier, frames)
+        if not frames:
+            return
+        lost, self._lost_unseen = self._lost_unseen, 0
+        self.tiers[tier].table.records = records
+        for outcome in self.tiers[tier].slices(frames, lost):
+            if self._dropped_unseen:
+                outcome = msgspec.structs.replace(outcome, settled=outcome.settled + self._take_dropped())
+            yield outcome
+
+    def _take_dropped(self) -> int:
+        dropped, self._dropped_unseen = self._dropped_unseen, 0
+        return dropped
 
     def _admit(self, frame: EventFrame) -> bool:
         """Makes room for a tier; False if there is none."""
-        if not self._limit.admit():
-            self.refused_events += len(frame)
+        reason = self._limits.reason_against(len(self.tiers))
+        if reason is not None:
+            self._refuse(reason, len(frame))
             return False
-        self.tiers[frame.tier] = TierMonitor(
-            self.source, frame.tier, self._config, self._rules, self._silences
-        )
+        tier = TierMonitor(self.source, frame.tier, self._config, self._rules, self._silences)
+        self.tiers[frame.tier] = tier
+        self._limits.hold(tier.table)
         return True
+
+    def _fitting(self, tier: str, frames: Sequence[EventFrame]) -> Sequence[EventFrame]:
+        """Return what there is room for."""
+        fitting, beyond = self._limits.fitting(self.tiers[tier].table, frames) if frames else (frames, 0)
+        if beyond:
+            self._refuse(TOO_MANY_BLOCKS, beyond)
+        return fitting
+
+    def _refuse(self, reason: str, events: int) -> None:
+        self.refused[reason] += events
+        self._dropped_unseen += events
+        self._limits.refuse(reason, events)
 
     def note_lost(self, count: int) -> None:
         """Tells of events that were dropped unasked before they came here."""
@@ -143,6 +149,37 @@ class SourceMonitor:
         return alerts
 
 
+class ForgottenSources:
+    """What the sources that were forgotten had counted, together.
+
+    Attributes:
+        sources: How many they were.
+        measurements: What was seen of all their tiers.
+        live: Generations that went on when they were forgotten.
+    """
+
+    def __init__(self, histogram_scale: int) -> None:
+        self.sources = 0
+        self.measurements = Measurements(histogram_scale)
+        self.live = 0
+        self.clock_steps = 0
+        self.lost_frames = self.duplicate_frames = self.duplicate_events = self.restarts = 0
+        self.refused: Counter[str] = Counter()
+
+    def add(self, source: SourceMonitor) -> None:
+        """Take over what a source had counted."""
+        self.sources += 1
+        for tier in source.tiers.values():
+            self.measurements.merge(tier.measurements())
+            self.live += tier.table.live_count
+            self.clock_steps += tier.ring.clock_steps
+        self.lost_frames += source.lost_frames
+        self.duplicate_frames += source.duplicate_frames
+        self.duplicate_events += source.duplicate_events
+        self.restarts += source.restarts
+        self.refused += source.refused
+
+
 class Monitor:
     """Every source of one stream, or of one consumer's share of it.
 
@@ -150,7 +187,12 @@ class Monitor:
         config: What is measured.
         rules: Alert rules; the built-in ones by default.
         silences: Alerts not to be told of.
-        limit: How many caches there may be, by default ``config.max_caches``.
+        limits: What all of it may hold, by default as ``config`` says.
+
+    Attributes:
+        sources: Each source, by name.
+        forgotten: What is left of sources that were forgotten.
+        refused: Events of sources that were one too many, by drop reason.
 
     Example:
         >>> monitor = Monitor()
@@ -163,7 +205,7 @@ class Monitor:
         config: MetricsConfig | None = None,
         rules: Sequence[Rule] | None = None,
         silences: Silences | None = None,
-        limit: CacheLimit | None = None,
+        limits: StreamLimits | None = None,
     ) -> None:
         self.config = config or MetricsConfig()
         self.silences = Silences() if silences is None else silences
@@ -171,8 +213,10 @@ class Monitor:
             rules = default_rules()
         self.rules = tuple(rules)
         self.sources: dict[str, SourceMonitor] = {}
-        self.refused_events = 0  # of sources that were one too many
-        self._limit = CacheLimit(self.config.max_caches) if limit is None else limit
+        self.forgotten = ForgottenSources(self.config.histogram_scale)
+        self.refused: Counter[str] = Counter()
+        self._cache_rules = tuple(rule for rule in self.rules if rule.metric not in DROP_METRICS)
+        self._limits = StreamLimits(self.config) if limits is None else limits
 
     def process(self, frame: EventFrame, records: bool = False) -> Outcome:
         """Applies a frame.
@@ -185,30 +229,78 @@ class Monitor:
             The alerts that fired or resolved, and the records.
         """
         outcomes = self.process_batch([frame], records)
-        return outcomes[0] if outcomes else Outcome(frame.source, frame.tier, [], [])
+        return Outcome(
+            frame.source,
+            frame.tier,
+            [alert for outcome in outcomes for alert in outcome.alerts],
+            [batch for outcome in outcomes for batch in outcome.evicted],
+            sum(outcome.settled for outcome in outcomes),
+        )
 
     def process_batch(self, frames: Sequence[EventFrame], records: bool = False) -> list[Outcome]:
         """Applies frames of one source, at least one, to the same effect as one after the other.
 
         Frames of a tier are joined, so that many small ones cost little more than a large one.
         """
+        return list(self.slices(frames, records))
+
+    def slices(self, frames: Sequence[EventFrame], records: bool = False) -> Iterator[Outcome]:
+        """Does what ``process_batch`` does, some milliseconds of it at a time.
+
+        The state is whole at each yield, and accounts for exactly the events that were settled; how often
+        it comes changes nothing. What is not taken is not applied, and counted nowhere.
+        """
         name = frames[0].source
-        if name not in self.sources and self._limit.reached:
-            self.refused_events += sum(map(len, frames))
-            return []
-        return self.source(name).process(frames, records)
+        if not self.admits(name):
+            refused = sum(map(len, frames))
+            self.refused[TOO_MANY_CACHES] += refused
+            self._limits.refuse(TOO_MANY_CACHES, refused)
+            yield Outcome(name, frames[0].tier, [], [], refused)
+            return
+        yield from self.source(name).slices(frames, records)
 
     def note_lost(self, source: str, count: int) -> None:
         """Tells of events of a source that were dropped unasked before they came here."""
-        if source in self.sources or not self._limit.reached:
+        if self.admits(source):
             self.source(source).note_lost(count)
+
+    def admits(self, source: str) -> bool:
+        """Return whether a source is known, or there is room for another."""
+        # Sources without a tier hold no place, but must not fill memory either.
+        return source in self.sources or not (
+            self._limits.reached or len(self.sources) >= self.config.max_caches
+        )
+
+    def has_room_for(self, frames: Iterable[EventFrame]) -> bool:
+        """Return whether no frame would be refused because there are too many caches."""
+        if not self._limits.reached and len(self.sources) < self.config.max_caches:
+            return True
+        return all(f.source in self.sources and f.tier in self.sources[f.source].tiers for f in frames)
+
+    def forget(self, name: str, why: str) -> list[CacheAlert]:
+        """Forget a source, so that it leaves its places to others; its counts stay in those of all.
+
+        If it comes back, it is a new one.
+
+        Args:
+            name: The source.
+            why: Message of its alerts, which end.
+
+        Returns:
+            The alerts that are resolved.
+        """
+        source = self.sources.pop(name)
+        self.forgotten.add(source)
+        for tier in source.tiers.values():
+            self._limits.release(tier.table)
+        return [alert for tier in source.tiers.values() for alert in tier.rules.end(why)]
 
     def source(self, name: str) -> SourceMonitor:
         """The monitor of one source, made if there is none."""
         found = self.sources.get(name)
         if found is None:
             found = self.sources[name] = SourceMonitor(
-                name, self.config, self.rules, self.silences, self._limit
+                name, self.config, self._cache_rules, self.silences, self._limits
             )
         return found
 
@@ -239,6 +331,8 @@ class Monitor:
     def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
         """The summary of a source and tier, or of all of them."""
         gathering = Gathering(self.config, tiers := self.tiers(source, tier))
+        if source is None and tier is None:
+            gathering.add_forgotten(self.forgotten)
         for found in tiers:
             gathering.add(found)
         return gathering.summary(source, tier, accounts_of([self], source, tier), final=False)
@@ -277,7 +371,7 @@ class Gathering:
         self._total = Measurements(config.histogram_scale)
         self._recent = Measurements(config.histogram_scale)
         self._working_sets: list[WorkingSet] = []
-        self._usage: list[tuple[Labels | None, OwnerUsage]] = []
+        self._usage = UsageByLabel(config.histogram_scale)
         self._newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
         self._span = 0
         if self._newest is not None:
@@ -290,7 +384,11 @@ class Gathering:
         if self._span:
             self._recent.merge(tier.recent(self._span, self._newest))
         self._working_sets.append(tier.working_set.recent(self._newest))
-        self._usage.extend(tier.usage())
+        self._usage.add(tier.usage())
+
+    def add_forgotten(self, forgotten: ForgottenSources) -> None:
+        """Takes in what forgotten sources had seen since the start."""
+        self._total.merge(forgotten.measurements)
 
     def summary(
         self, source: str | None, tier: str | None, accounts: Accounts, final: bool
@@ -311,7 +409,7 @@ class Gathering:
             alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
             sizes=alone.sizes() if alone else CacheSizes(),
             working_set=total_working_set(self._working_sets),
-            labels=usage_by_label(self._usage, config.histogram_scale),
+            labels=self._usage.labels(),
             pending=[alert.to_dict() for m in tiers for alert in m.rules.pending()],
             accounts=accounts,
             final=final,
@@ -319,32 +417,43 @@ class Gathering:
 
 
 def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | None) -> Accounts:
-    """Where the events and blocks of a source and tier went, or of all, at this moment."""
+    """Where the events and blocks of a source and tier went, or of all, at this moment.
+
+    What forgotten sources had counted is in those of all sources and tiers.
+    """
+    forgotten = [monitor.forgotten for monitor in monitors] if source is None and tier is None else []
     tiers = [found for monitor in monitors for found in monitor.tiers(source, tier)]
     total = Measurements(monitors[0].config.histogram_scale)
     for found in tiers:
-        total.add_counts(found.counts())
+        found.add_counts_to(total)
+    for before in forgotten:
+        total.add_counts(before.measurements)
     accounts = Accounts(
         processed=total.processed,
         allocations=total.allocations,
         live=sum(m.table.live_count for m in tiers),
         evicted=total.total_evictions,
         cleared=total.cleared,
+        forgotten=sum(before.live for before in forgotten),
         unknown_accesses=total.unknown_accesses,
         unknown_evictions=total.unknown_evictions,
         unknown_reasons=total.unknown_reasons,
         time_regressions=total.time_regressions,
-        clock_steps=sum(m.ring.clock_steps for m in tiers),
+        clock_steps=sum(m.ring.clock_steps for m in tiers) + sum(before.clock_steps for before in forgotten),
+        forgotten_sources=sum(before.sources for before in forgotten),
     )
-    duplicates = 0
-    refused = sum(monitor.refused_events for monitor in monitors) if source is None else 0
-    for numbered in (s for monitor in monitors for s in monitor.chosen(source)):
-        accounts.duplicate_frames += numbered.duplicate_frames
-        accounts.lost_frames += numbered.lost_frames
-        accounts.restarts += numbered.restarts
-        duplicates += numbered.duplicate_events
-        refused += numbered.refused_events
-    dropped = {"duplicate": duplicates, "too_many_caches": refused}
-    accounts.dropped = {cause: events for cause, events in dropped.items() if events}
-    accounts.offered = accounts.processed + duplicates + refused
+    dropped: Counter[str] = Counter()
+    for monitor in monitors if source is None else ():
+        dropped += monitor.refused
+    counts: list[SourceMonitor | ForgottenSources] = [*forgotten]
+    for monitor in monitors:
+        counts += monitor.chosen(source)
+    for counted in counts:
+        accounts.duplicate_frames += counted.duplicate_frames
+        accounts.lost_frames += counted.lost_frames
+        accounts.restarts += counted.restarts
+        dropped["duplicate"] += counted.duplicate_events
+        dropped += counted.refused
+    accounts.dropped = dict(+dropped)
+    accounts.offered = accounts.processed + dropped.total()
     return accounts

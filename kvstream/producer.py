@@ -1,5 +1,6 @@
 """Producer: events of one source and tier, from any task or thread, framed and put onto a queue."""
 
+import logging
 import struct
 import threading
 from collections import Counter, deque
@@ -13,14 +14,17 @@ from anyio.lowlevel import checkpoint
 from kvstream.blocks.hashing import below_rate, mix
 from kvstream.config import OverflowPolicy
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, int64_packer, label_number
-from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op
+from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op, checked_labels
 from kvstream.queue import FrameQueue
 from kvstream.recorder import StepRecorder, checked_time, new_recorder, recorded_frame
+from kvstream.text.escape import for_terminal
+
+logger = logging.getLogger("kvstream")
 
 Ids = int | Sequence[int] | npt.NDArray[Any]
 
 INTENDED_DROPS = frozenset({"queue_full", "displaced", "sampled", "duplicate"})
-"""Causes that a policy asked for; the others (``would_block``, ``closed``, ``cancelled``,
+"""Causes that a policy asked for; the others (``would_block``, ``closed``, ``cancelled``, ``forked``,
 ``shutdown_timeout``, ``malformed``) are losses."""
 
 _PENDING_FRAMES = 8
@@ -69,8 +73,11 @@ class EventBuffer:
         """Appends one event for each id; returns how many.
 
         Raises:
-            MalformedInputError: If an id is no 64-bit integer; nothing is appended then.
+            MalformedInputError: If an id is no 64-bit integer or a label no name; nothing is appended then.
         """
+        label = 0
+        if labels is not None:
+            label = self._labels.get(labels) or label_number(self._labels, checked_labels(labels))
         if type(ids) is int and -(2**63) <= ids < 2**63:
             self._single.append(ids)
             n = 1
@@ -80,7 +87,7 @@ class EventBuffer:
                 self._pack_single()
             self._columns.append(column)
             n = len(column) // 8
-        self._runs.extend((op, n, ts, reason, 0 if labels is None else label_number(self._labels, labels)))
+        self._runs.extend((op, n, ts, reason, label))
         self.events += n
         return n
 
@@ -135,6 +142,8 @@ class Producer:
     one call carry the time of the call, or ``ts`` (nanoseconds since the Unix epoch). What is no id or no
     time raises ``MalformedInputError`` and records nothing. If a coroutine method is cancelled while it
     waits, its events stay recorded and are sent with the next ones.
+
+    In a forked child its copy is closed: what is recorded there is dropped and counted (``forked``).
     """
 
     def __init__(
@@ -145,13 +154,16 @@ class Producer:
         overflow: OverflowPolicy,
         frame_events: int,
         clock: Callable[[], int],
-        wake_flusher: Callable[[], None],
+        keep: Callable[["Producer"], None],
+        wake_flusher: Callable[[FrameQueue], None],
     ) -> None:
         self.source, self.tier, self.overflow = source, tier, overflow
         self._queue = queue
         self._frame_events = frame_events
         self._clock = clock
+        self._keep = keep  # must be called before anything is counted that could be lost with this object
         self._wake_flusher = wake_flusher
+        self._used = True
         self._flusher_knows = False  # that there is something to flush
         self._lock = threading.RLock()
         self._buffer = EventBuffer(source, tier)
@@ -163,7 +175,8 @@ class Producer:
         self._losses = 0  # dropped unasked and not yet told to the source's monitor
         self._sample_rate = 1.0
         self._calm = 0
-        self._closed = False
+        self._closed = ""  # or the cause for which events are dropped since
+        self._said_forked = False
 
     async def allocated(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
         """Blocks were handed out, to someone; what happens to them from now on counts as theirs."""
@@ -215,6 +228,8 @@ class Producer:
                     on_step=self._note,
                     on_full=self._settle_recorded,
                 )
+                if self._closed:
+                    self._recorder.close()
             return self._recorder
 
     async def flush(self) -> None:
@@ -230,9 +245,9 @@ class Producer:
     def flush_nowait(self) -> None:
         """Puts onto the queue what fits without waiting; what does not is flushed again later."""
         with self._lock:
-            self._flusher_knows = False
             self._take_recorded()
             self._frame()
+            self._flusher_knows = False
         self._pump()
         if self._recorder is not None:
             self._shed()  # an engine that does not end its steps must not fill memory
@@ -252,11 +267,51 @@ class Producer:
         """Drops what is still buffered, for a cause; later events are dropped as ``closed``."""
         with self._lock:
             self._take_recorded()
-            self._closed = True
-            self._drop(cause, self._buffer.events + self._pending_events)
-            self._buffer.take()
-            self._pending.clear()
-            self._pending_events = 0
+            self._closed = self._closed or "closed"
+            self._discard(cause)
+
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child; what is buffered in it is the parent's to send."""
+        self._lock = threading.RLock()  # another thread may have held it
+        self._closed = "forked"
+        self._queue.close_after_fork()
+        self._discard("forked")
+
+    def _discard(self, cause: str) -> None:
+        self._drop(cause, self._buffer.events + self._pending_events)
+        self._buffer = EventBuffer(self.source, self.tier)
+        self._pending.clear()
+        self._pending_events = 0
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def take_used(self) -> bool:
+        """Return whether anything was recorded since the last call."""
+        with self._lock:
+            used, self._used = self._used or bool(self._recorder), False
+            return used
+
+    def retire(self, take_over: Callable[[int, Counter[str]], None]) -> bool:
+        """Hand the counts over, so that the owner need not keep this producer; it goes on working.
+
+        What is buffered is put onto the queue.
+
+        Args:
+            take_over: Called with the events offered and those dropped by cause, which then count from 0.
+
+        Returns:
+            False where that does not fit; nothing is handed over then.
+        """
+        with self._lock:
+            self._take_recorded()
+            self._frame()
+            self._pump()
+            if self._pending:
+                return False
+            take_over(self._offered, self._dropped)
+            self._offered, self._dropped = 0, Counter()
+            self._flusher_knows = False
+            return True
 
     def take_losses(self) -> int:
         """Events dropped unasked since the last call."""
@@ -267,6 +322,7 @@ class Producer:
     def drop(self, cause: str, events: int) -> None:
         """Counts events that were on the queue as dropped."""
         with self._lock:
+            self._keep(self)
             self._drop(cause, events)
 
     async def _put(
@@ -315,13 +371,16 @@ class Producer:
         """Sees to it that what has been recorded is flushed in time."""
         if not self._flusher_knows:
             with self._lock:
+                self._used = True
+                self._keep(self)
                 if not self._closed:  # the event loop may be gone
                     self._flusher_knows = True
-                    self._wake_flusher()
+                    self._wake_flusher(self._queue)
 
     def _take_recorded(self) -> None:
         """Frames what the recorder holds, after what was recorded before it."""
         if self._recorder is not None and self._recorder:
+            self._note()
             self._frame()
             recorded = self._recorder.take()
             frame, malformed = recorded_frame(recorded, self.source, self.tier), recorded[-1]
@@ -334,9 +393,9 @@ class Producer:
             self._take_recorded()
         self._settle()
 
-    def _next_pending(self) -> int:
+    def _next_pending(self) -> EventFrame | None:
         with self._lock:
-            return len(self._pending[0]) if self._pending else 0
+            return self._pending[0] if self._pending else None
 
     def _frame(self) -> None:
         self._enqueue(self._buffer.take())
@@ -345,7 +404,7 @@ class Producer:
         """Lines frames up for the queue."""
         for frame in frames:
             if self._closed:
-                self._drop("closed", len(frame))
+                self._drop_closed(len(frame))
             else:
                 self._pending.append(frame)
                 self._pending_events += len(frame)
@@ -393,6 +452,16 @@ class Producer:
                 self._drop("queue_full", len(frame))
                 return
             self._sample_rate /= 2
+
+    def _drop_closed(self, events: int) -> None:
+        if self._closed == "forked" and not self._said_forked:
+            self._said_forked = True
+            logger.warning(
+                "%s: events recorded after a fork are dropped (forked): "
+                "connect, or open a stream, in the process that records",
+                for_terminal(f"{self.source}/{self.tier}"),
+            )
+        self._drop(self._closed, events)
 
     def _drop(self, cause: str, events: int) -> None:
         if events:

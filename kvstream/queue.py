@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Item = tuple[EventFrame, "Producer | None"]
 
+MOST_OBJECTS = 65_536
+"""Frames and labels that a queue holds: each takes up to a kilobyte, however few events there are."""
+
 
 class QueueStatistics(NamedTuple):
     """The inside of a queue at one moment.
@@ -34,17 +37,22 @@ class QueueStatistics(NamedTuple):
 
 
 class FrameQueue:
-    """Frames on their way to one consumer, bounded by the events in them.
+    """Frames on their way to one consumer, bounded by the events in them, and by frames and labels.
 
-    A frame larger than the bound is let in when the queue is empty. Made and drained on the event
+    A frame larger than a bound is let in when the queue is empty. Made and drained on the event
     loop; filled from anywhere.
+
+    Attributes:
+        consumed: Events taken out and processed, so far.
     """
 
     def __init__(self, limit_events: int) -> None:
         self._limit = limit_events
         self._items: deque[Item] = deque()
         self._events = 0
+        self._objects = 0
         self._processing = 0
+        self.consumed = 0
         self._closed = False
         self._lock = threading.Lock()  # taken directly where nobody waits, as a Condition costs more
         self._room = threading.Condition(self._lock)
@@ -58,11 +66,13 @@ class FrameQueue:
     def offer(self, frame: EventFrame, owner: "Producer | None") -> bool:
         """Appends a frame if it fits; False if the queue is full."""
         events = len(frame.ops)  # a third of what len(frame) takes, which shows where frames are small
+        objects = 1 + len(frame.labels)
         with self._lock:
-            if not self._fits(events):
+            if not self._fits(events, objects):
                 return False
             self._items.append((frame, owner))
             self._events += events
+            self._objects += objects
             wake, self._asleep = self._asleep, False
         if wake:
             self.call_on_loop(self._wake_consumer)
@@ -75,6 +85,7 @@ class FrameQueue:
                 if of is owner:
                     del self._items[i]
                     self._events -= len(frame)
+                    self._objects -= 1 + len(frame.labels)
                     return frame
         return None
 
@@ -95,14 +106,16 @@ class FrameQueue:
         else:
             await self._drained.wait()
 
-    def wait_for_room(self, events: int) -> None:
-        """Blocks a thread until a frame of ``events`` fits or the queue is closed."""
+    def wait_for_room(self, frame: EventFrame | None) -> None:
+        """Blocks a thread until a frame, if there is one, fits or the queue is closed."""
+        events, objects = (0, 0) if frame is None else (len(frame.ops), 1 + len(frame.labels))
         with self._room:
-            while not self._closed and not self._fits(events):
+            while not self._closed and not self._fits(events, objects):
                 self._room.wait()
 
-    def _fits(self, events: int) -> bool:
-        return self._events + events <= self._limit or not self._items
+    def _fits(self, events: int, objects: int) -> bool:
+        fits = self._events + events <= self._limit and self._objects + objects <= MOST_OBJECTS
+        return fits or not self._items
 
     async def take(self) -> list[Item]:
         """Takes everything that is waiting; empty once closed."""
@@ -111,7 +124,7 @@ class FrameQueue:
                 items = list(self._items)
                 self._items.clear()
                 self._processing += self._events
-                self._events = 0
+                self._events = self._objects = 0
                 if items:
                     self._room.notify_all()
                 elif not self._closed:
@@ -124,7 +137,12 @@ class FrameQueue:
             await self._arrived.wait()
 
     def processed(self, events: int) -> None:
-        """Tells that the consumer is done with events it took."""
+        """Count events that the consumer took and processed, in the same step of the loop as it did."""
+        self.consumed += events
+        self.discarded(events)
+
+    def discarded(self, events: int) -> None:
+        """Let go of events that the consumer took and will not process."""
         self._processing -= events
         if not self._processing and not self._items:
             idle, self._idle = self._idle, anyio.Event()
@@ -143,12 +161,21 @@ class FrameQueue:
         self._drained.set()
         self._wake_consumer()
 
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child, where nobody waits any more and no loop may be called."""
+        self._lock = threading.Lock()  # another thread may have held it
+        self._room = threading.Condition(self._lock)
+        self._closed = True
+        self._asleep = False
+        self._items.clear()
+        self._events = self._objects = self._processing = 0
+
     def abandon(self) -> list[Item]:
         """Takes out everything without processing it."""
         with self._room:
             items = list(self._items)
             self._items.clear()
-            self._events = 0
+            self._events = self._objects = 0
             self._room.notify_all()
         return items
 

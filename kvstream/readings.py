@@ -90,11 +90,17 @@ _FAULTS = Family(
 )
 _FAILURES = Family("counter", "kvstream_subscriber_failures", "Times that a handler raised.", ("subscriber",))
 
+_FORGOTTEN = Family("counter", "kvstream_forgotten_sources", "Sources forgotten as they were silent.")
+_FORGOTTEN_BLOCKS = Family(
+    "counter", "kvstream_forgotten_blocks", "Blocks live when their source was forgotten."
+)
+
 FAMILIES = (
     *(_BLOCKS, _CAPACITY, _LAST_EVENT, _ALLOCATIONS, _ACCESSES, _EVICTIONS, _UNUSED, _PREMATURE),
     *(_LIFETIME, _IDLE, _REUSE_GAP, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS, _REGRESSIONS, _CLOCK_STEPS),
     *(_LOST, _DUPLICATES, _RESTARTS, _FIRING),
     *(_OWNED_BLOCKS, _OWNED_SHARE, _OWNED_ALLOCATIONS, _OWNED_ACCESSES, _OWNED_EVICTIONS, _OWNED_PREMATURE),
+    *(_FORGOTTEN, _FORGOTTEN_BLOCKS),
     *(_OFFERED, _PROCESSED, _DROPPED, _MALFORMED, _IN_FLIGHT, _UNDELIVERED, _FAILURES, _FAULTS),
 )
 """Every metric, in the order of the exposition."""
@@ -159,6 +165,10 @@ def stream_readings(stream: KVStream) -> Iterator[Reading]:
     yield _PROCESSED, (), accounts.processed
     yield _MALFORMED, (), accounts.malformed
     yield _IN_FLIGHT, (), accounts.in_flight
+    yield _FORGOTTEN, (), accounts.forgotten_sources
+    yield _FORGOTTEN_BLOCKS, (), accounts.forgotten
+    for alert in stream.drop_alerts():
+        yield _FIRING, (alert.source, alert.tier, alert.rule, alert.level.value), 1
     for cause, count in sorted(accounts.dropped.items()):
         yield _DROPPED, (cause,), count
     dropped: Counter[str] = Counter()

@@ -2,7 +2,7 @@
 
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
@@ -94,7 +94,7 @@ class StepRecorder:
         self._on_step, self._on_full = on_step, on_full
         # One list, changed by single calls of its own methods, which are atomic, needs no lock.
         self._recorded: list[Block] = []
-        self._extend = self._recorded.extend
+        self._extend: Callable[[Iterable[Block]], None] = self._recorded.extend
         self.accessed: Callable[[Block], None] = self._recorded.append
 
     def accessed_all(self, blocks: Blocks, /) -> None:
@@ -134,6 +134,16 @@ class StepRecorder:
             self._on_full()
         else:
             self._on_step()
+
+    def close(self) -> None:
+        """Call ``on_full`` also between steps from now on, as nobody else empties the recorder any more."""
+        self._extend = self._extend_closed
+        self.accessed = lambda block: self._extend_closed((block,))
+
+    def _extend_closed(self, items: Iterable[Block]) -> None:
+        self._recorded.extend(items)
+        if len(self._recorded) >= self._frame_events:
+            self._on_full()
 
     def __bool__(self) -> bool:
         """Whether there is anything to take."""

@@ -33,6 +33,7 @@ typedef struct {
     long long began_ns;
     bool with_reasons;                      /* whether any was given but the usual one */
     bool told;                              /* whether on_step has been called since all was taken */
+    bool closed;                            /* whether nobody empties it but on_full */
     PyTypeObject *block_type;               /* that the last block was of */
     Py_ssize_t slot;                        /* where in a block its block_id is; 0 if that is not known */
 } Recorder;
@@ -42,6 +43,14 @@ make_room(Recorder *self, Py_ssize_t more)
 {
     if (more <= self->room - self->n)
         return true;
+    if (self->closed && self->n) { /* it must not grow for ever; this takes everything out */
+        PyObject *done = PyObject_CallNoArgs(self->on_full);
+        if (!done)
+            return false;
+        Py_DECREF(done);
+        if (more <= self->room - self->n)
+            return true;
+    }
     size_t room = self->room ? (size_t)self->room : FIRST_ROOM;
     while (room < (size_t)(self->n + more))
         room *= 2;
@@ -389,6 +398,13 @@ take(Recorder *self, PyObject *Py_UNUSED(none))
     return Py_BuildValue("NNNNn", ops, blocks, ts, reasons, malformed);
 }
 
+static PyObject *
+close_recorder(Recorder *self, PyObject *Py_UNUSED(none))
+{
+    self->closed = true;
+    Py_RETURN_NONE;
+}
+
 static int
 holds_anything(Recorder *self)
 {
@@ -478,6 +494,8 @@ static PyMethodDef methods[] = {
     {"begin_step", (PyCFunction)begin_step, METH_NOARGS, "Notes that the events of a step come now."},
     {"end_step", (PyCFunction)(void (*)(void))end_step, WITH_OPTION,
      "Gives everything since the last step its time."},
+    {"close", (PyCFunction)close_recorder, METH_NOARGS,
+     "Calls on_full also between steps from now on, as nobody else empties the recorder any more."},
     {"take", (PyCFunction)take, METH_NOARGS, "Takes out everything recorded, in columns."},
     {NULL},
 };

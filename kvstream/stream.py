@@ -13,6 +13,8 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from kvstream.alerts.buffer import AlertBuffer
+from kvstream.alerts.drops import DropWatch
 from kvstream.alerts.groups import AlertGroup, alert_groups
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silence, Silences
@@ -22,29 +24,40 @@ from kvstream.blocks.state import HotBlock
 from kvstream.clock import Clock
 from kvstream.compiled import compiles
 from kvstream.config import OverflowPolicy, StreamConfig
-from kvstream.errors import ClosedStreamError
+from kvstream.errors import ClosedStreamError, MalformedInputError
 from kvstream.events.frame import EventFrame
-from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
+from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed, checked_name
 from kvstream.faults import FaultLog
+from kvstream.fork import close_in_children
+from kvstream.limits import StreamLimits
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
-from kvstream.monitor import CacheLimit, Gathering, Monitor, SourceMonitor, accounts_of, compile_loops
+from kvstream.monitor import Gathering, Monitor, SourceMonitor, accounts_of, compile_loops
 from kvstream.producer import Producer, ProducerStatistics
-from kvstream.producers import ProducerSet
+from kvstream.producers import ProducerSet, ProducersStatistics
 from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
-from kvstream.subscribers import SubscriberPolicy, Subscription, SubscriptionStatistics, Topic
+from kvstream.subscribers import (
+    Batching,
+    Delivery,
+    SubscriberPolicy,
+    Subscription,
+    SubscriptionStatistics,
+    Topic,
+)
 from kvstream.tier import TierMonitor
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any])
-GroupHandler = TypeVar("GroupHandler", bound=Callable[[AlertGroup], Any])
+AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any] | Delivery)
+GroupHandler = TypeVar("GroupHandler", bound=Callable[[AlertGroup], Any] | Delivery)
 SummaryHandler = TypeVar("SummaryHandler", bound=Callable[[CacheMetricsSummary], Any])
 EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEvent], Any])
 
 _MALFORMED_KEPT = 100
 _SILENT_WINDOWS = 2  # after which a source's time goes on without events
 _LEAST_TICK_SECONDS = 0.1
+_STOPPED_SECONDS = 10.0  # by which the loop is late when its process was stopped
+_SOONER = 12  # parts of forget_seconds after which a source may be forgotten where others need its place
 
 
 class StreamStatistics(NamedTuple):
@@ -69,8 +82,9 @@ class KVStream:
     """An event stream of KV-cache blocks, open inside ``async with``.
 
     Leaving the block drains producers and queues, delivers the last alerts and a final summary, and
-    ends the subscriptions, all within ``shutdown_timeout``. Leaving it by an exception or by
-    cancellation drains nothing; what was on its way is counted as ``cancelled``.
+    ends the subscriptions, all within ``shutdown_timeout``; a handler that has no success for
+    ``delivery_timeout`` is not waited for, and what it has not taken counts as undelivered. Leaving it by
+    an exception or by cancellation drains nothing; what was on its way is counted as ``cancelled``.
 
     Args:
         config: Settings; the defaults measure everything.
@@ -105,21 +119,26 @@ class KVStream:
         self._silences = Silences(silences)
         self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
         self.faults = FaultLog()
-        self._producers = ProducerSet(self.config, clock or Clock(), lambda s: self._queues[self._owner(s)])
-        limit = CacheLimit(self.config.metrics.max_caches)
+        self._clock = clock or Clock()
+        self._producers = ProducerSet(self.config, self._clock, lambda s: self._queues[self._owner(s)])
+        self._limits = StreamLimits(self.config.metrics)
         self._monitors = [
-            Monitor(self.config.metrics, rules, self._silences, limit) for _ in range(self.config.consumers)
+            Monitor(self.config.metrics, rules, self._silences, self._limits)
+            for _ in range(self.config.consumers)
         ]
-        self._arrived: dict[str, float] = {}  # source: time of its last frame, by the event loop's clock
+        self._drops = DropWatch(self._monitors[0].rules, self._silences, self._limits.descriptions())
+        # Source: time of its last frame, by the event loop's clock; the longest silent one first.
+        self._arrived: dict[str, float] = {}
         self._queues: list[FrameQueue] = []
+        self._taken: list[set[str]] = []  # by consumer, the sources of the frames that it is about to apply
         self._consumer_ends: list[anyio.Event] = []
         self._sent = 0  # events in frames given to send()
         self._malformed_count = 0
         self._dropped: Counter[str] = Counter()  # of frames given to send()
         buffer = self.config.subscriber_buffer
-        self._alerts: Topic[CacheAlert] = Topic("alerts", buffer)
-        self._summaries: Topic[CacheMetricsSummary] = Topic("summaries", buffer)
-        self._evictions: Topic[KVCacheEvictionEvent] = Topic("evictions", buffer)
+        self._alerts: Topic[CacheAlert] = Topic("alerts", buffer, AlertBuffer, faults=self.faults)
+        self._summaries: Topic[CacheMetricsSummary] = Topic("summaries", buffer, faults=self.faults)
+        self._evictions: Topic[KVCacheEvictionEvent] = Topic("evictions", buffer, faults=self.faults)
         self._topics: tuple[Topic[Any], ...] = (self._alerts, self._summaries, self._evictions)
         self._tasks: TaskGroup | None = None
         self._exits = AsyncExitStack()
@@ -138,7 +157,9 @@ class KVStream:
             raise ClosedStreamError("a KVStream is opened once; make another")
         if self._compiles:
             await to_thread.run_sync(compile_loops)
+        close_in_children(self)
         self._queues = [FrameQueue(self.config.queue_events) for _ in self._monitors]
+        self._taken = [set() for _ in self._monitors]
         self._consumer_ends = [anyio.Event() for _ in self._monitors]
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         self._state = "open"
@@ -159,6 +180,8 @@ class KVStream:
         traceback: TracebackType | None,
     ) -> None:
         assert self._tasks is not None  # noqa: S101
+        if self._state == "forked":
+            return  # its tasks and its loop are the parent's
         cause = "cancelled"
         try:
             if exc is None:
@@ -180,16 +203,21 @@ class KVStream:
             queue.close()
         for end in self._consumer_ends:
             await end.wait()
+        for of in self.sources():
+            self._publish_alerts(of.finish())
+            await checkpoint()  # as each takes a part of a millisecond
         self._finish()
         for topic in self._topics:
             topic.close()
-        for topic in self._topics:
-            await topic.handled()
+        async with anyio.create_task_group() as farewells:
+            for topic in self._topics:
+                farewells.start_soon(topic.handled, self.config.delivery_timeout)
 
     def _finish(self) -> None:
         """Ends every window and publishes what there is left to say, once."""
         if not self._final:
             self._final = True
+            self._publish_alerts(self._look_at_drops())
             for monitor in self._monitors:
                 self._publish_alerts(monitor.finish())
             if self._summaries.listening:
@@ -207,6 +235,13 @@ class KVStream:
         for topic in self._topics:
             topic.abandon_handlers()
             topic.close()
+
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child; what was on its way is the parent's to process."""
+        self._state = "forked"
+        for queue in self._queues:
+            queue.close_after_fork()
+        self._producers.close_after_fork()
 
     # Getting events in
 
@@ -237,8 +272,11 @@ class KVStream:
 
         Raises:
             ClosedStreamError: If the stream is not open.
+            MalformedInputError: If the source or tier is no name; nothing is counted then.
         """
         self._require_open()
+        checked_name(frame.source)
+        checked_name(frame.tier)
         queue = self._queues[self._owner(frame.source)]
         self._sent += len(frame.ops)
         settled = False
@@ -254,10 +292,13 @@ class KVStream:
         """Sends every frame of an input on and counts what of it was malformed, until the input ends."""
         try:
             async for item in items:
-                if isinstance(item, EventFrame):
-                    await self.send(item)
-                else:
+                if not isinstance(item, EventFrame):
                     self.reject(item)
+                    continue
+                try:
+                    await self.send(item)
+                except MalformedInputError as error:
+                    self.reject(Malformed("input", "frame", 0, str(error)))
         finally:
             if isinstance(items, AsyncGenerator):  # which holds files or sockets
                 await items.aclose()
@@ -271,40 +312,64 @@ class KVStream:
 
     def reject(self, malformed: Malformed) -> None:
         """Counts a piece of input that could not be decoded; the last hundred are kept."""
-        self._malformed_count += 1
+        self._malformed_count += malformed.count
         self.malformed.append(malformed)
 
     def _owner(self, source: str) -> int:
         return _hashed(source) % len(self._monitors)
 
     def _require_open(self) -> None:
-        if self._state != "open":
-            raise ClosedStreamError(f"the stream is {'not open yet' if self._state == 'new' else 'closed'}")
+        if self._state == "new":
+            raise ClosedStreamError("the stream is not open yet")
+        self._require_unclosed()
 
     def _require_unclosed(self) -> None:
+        if self._state == "forked":
+            raise ClosedStreamError(
+                "the stream is open in the process that forked this one: open another here"
+            )
         if self._state == "closed":
             raise ClosedStreamError("the stream is closed")
 
     # Getting results out
 
-    def asgi(self, *, token: str | None = None, max_clients: int = 64) -> "Starlette":
+    def asgi(
+        self,
+        *,
+        token: str | None = None,
+        allowed_hosts: Iterable[str] = (),
+        authenticated: bool = False,
+        max_clients: int = 256,
+    ) -> "Starlette":
         """The dashboard, the API, ``/metrics`` and live events, to mount or to run in an ASGI server.
 
-        Make it before the stream opens, so that no alert is missed.
+        Make it before the stream opens, so that no alert is missed. As it cannot know where its server
+        listens, it answers without a token only what is asked of this machine by a name of its own, such as
+        ``localhost``; else any page in a browser here could read it by DNS rebinding.
 
         Args:
             token: What a request must bring as bearer token, if anything.
-            max_clients: Browsers that may follow live at once.
+            allowed_hosts: Names in the ``Host`` header that are answered besides those of loopback, such as
+                ``kv.example.org``; with a token and no names, all are.
+            authenticated: The application around it has asked who comes: neither token nor name is asked for.
+            max_clients: Browsers that may follow live at once; one more displaces another.
 
         Raises:
             MissingExtraError: If ``kvstream[web]`` is not installed.
+            ConfigError: If the token is empty, a name is none, or ``authenticated`` comes with either.
 
         Example:
-            ``app.mount("/kvstream", stream.asgi())``
+            ``app.mount("/kvstream", stream.asgi(token="secret"))``
         """
         from kvstream.web.app import create_app  # here, as it is built on streams and needs an extra
 
-        return create_app(self, token=token, max_clients=max_clients)
+        return create_app(
+            self,
+            token=token,
+            allowed_hosts=allowed_hosts,
+            authenticated=authenticated,
+            max_clients=max_clients,
+        )
 
     def silence(self, silence: Silence) -> None:
         """Begins a silence; what it covers and still fires at its end is told then."""
@@ -317,9 +382,18 @@ class KVStream:
         buffer: int | None = None,
         policy: SubscriberPolicy = "drop_oldest",
     ) -> Subscription[CacheAlert]:
-        """Alerts of at least a level, as they fire and resolve."""
+        """Alerts of at least a level, as they fire and resolve, beginning with those that fire now.
+
+        Alerts are state: whoever is slow misses intermediate states, but not the newest of any alert.
+
+        Args:
+            min_level: The least severe level.
+            buffer: Alerts that wait with all their states; of any more only the newest states do.
+            policy: Beyond that, which of the alerts that began and ended unknown to the subscriber to drop.
+        """
         self._require_unclosed()
-        return self._alerts.subscribe(buffer, policy, lambda alert: alert.level.at_least(min_level))
+        wanted = _at_least(min_level)
+        return self._alerts.subscribe(buffer, policy, wanted, first=self.firing(min_level))
 
     def summaries(
         self, *, buffer: int | None = None, policy: SubscriberPolicy = "drop_oldest"
@@ -336,20 +410,32 @@ class KVStream:
         return self._evictions.subscribe(buffer, policy)
 
     def on_alert(self, handler: AlertHandler, min_level: AlertLevel = AlertLevel.INFO) -> AlertHandler:
-        """Calls ``handler(alert)``, async or plain, for each alert; also a decorator."""
+        """Calls ``handler(alert)``, async or plain, for each alert; also a decorator.
+
+        It begins with the alerts that fire now. A handler that raises ``UndeliveredError`` is called again
+        later, with the newest state of each alert; any other error counts the alert as undelivered.
+        """
         self._require_unclosed()
-        self._alerts.handle(handler, lambda alert: alert.level.at_least(min_level))
+        self._alerts.handle(handler, _at_least(min_level), first=self.firing(min_level))
         return handler
 
     def on_alert_group(
         self, handler: GroupHandler, min_level: AlertLevel = AlertLevel.INFO, wait: float = 1.0
     ) -> GroupHandler:
         """Calls ``handler(group)`` with the alerts of a source that change within ``wait`` seconds."""
-        self._require_unclosed()
-        self._alerts.handle(
-            handler, lambda alert: alert.level.at_least(min_level), lambda alerts: alert_groups(alerts, wait)
-        )
+        batching = Batching[CacheAlert](lambda alerts: alert_groups(alerts, wait), lambda group: group.alerts)
+        self.on_alert_batch(handler, batching, min_level)
         return handler
+
+    def on_alert_batch(
+        self,
+        handler: Callable[[Any], Any] | Delivery,
+        batching: Batching[CacheAlert],
+        min_level: AlertLevel = AlertLevel.INFO,
+    ) -> None:
+        """Calls ``handler(batch)`` with what ``batching`` makes of the alerts, as ``on_alert`` does."""
+        self._require_unclosed()
+        self._alerts.handle(handler, _at_least(min_level), batching, self.firing(min_level))
 
     def on_summary(self, handler: SummaryHandler) -> SummaryHandler:
         """Calls ``handler(summary)``, async or plain, for each periodic summary; also a decorator."""
@@ -371,7 +457,7 @@ class KVStream:
         gathering, tiers = self._gathering(source, tier)
         for found in tiers:
             gathering.add(found)
-        return gathering.summary(source, tier, self.accounts(source, tier), self._final)
+        return self._summary(gathering, source, tier)
 
     async def summarize(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
         """The same while other tasks go on, as a summary of a thousand sources takes half a second.
@@ -382,18 +468,27 @@ class KVStream:
         for found in tiers:
             gathering.add(found)
             await checkpoint()
-        return gathering.summary(source, tier, self.accounts(source, tier), self._final)
+        return self._summary(gathering, source, tier)
 
     def _gathering(self, source: str | None, tier: str | None) -> tuple[Gathering, list[TierMonitor]]:
         tiers = self.tiers(source, tier)
-        return Gathering(self.config.metrics, tiers), tiers
+        gathering = Gathering(self.config.metrics, tiers)
+        for monitor in self._monitors if source is None and tier is None else ():
+            gathering.add_forgotten(monitor.forgotten)
+        return gathering, tiers
+
+    def _summary(self, gathering: Gathering, source: str | None, tier: str | None) -> CacheMetricsSummary:
+        summary = gathering.summary(source, tier, self.accounts(source, tier), self._final)
+        if tier is None:
+            alerts = (alert for alert in self.drop_alerts() if source in (None, alert.source))
+            summary.alerts.extend(alert.to_dict() for alert in alerts)
+        return summary
 
     def accounts(self, source: str | None = None, tier: str | None = None) -> Accounts:
         """Where every event and block went; of one source and tier, as far as that is known."""
-        accounts = accounts_of(self._monitors, source, tier)
         if source is None and tier is None:
-            self._account(accounts)
-        return accounts
+            return self._accounts(self._producers.statistics())
+        return accounts_of(self._monitors, source, tier)
 
     def hottest(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
         """The live blocks of a source and tier that have been accessed most."""
@@ -403,6 +498,15 @@ class KVStream:
         """The live blocks of a source and tier that have been held for the longest time."""
         return [b for m in self.tiers(source, tier) for b in m.table.longest_held(most, m.last_ts)]
 
+    def firing(self, min_level: AlertLevel = AlertLevel.INFO) -> list[CacheAlert]:
+        """The alerts of at least a level that fire now, but for those that are inhibited or silenced."""
+        of_caches = (alert for found in self.tiers() for alert in found.rules.firing())
+        return [
+            alert
+            for alert in (*of_caches, *self.drop_alerts())
+            if not alert.muted_by and alert.level.at_least(min_level)
+        ]
+
     def tiers(self, source: str | None = None, tier: str | None = None) -> list[TierMonitor]:
         """What is known of each source and tier, or of those asked for; to be read as ``sources`` is."""
         return [found for monitor in self._monitors for found in monitor.tiers(source, tier)]
@@ -411,68 +515,107 @@ class KVStream:
         """What is known of each source, to be read and not changed, on the event loop."""
         return [of for monitor in self._monitors for of in monitor.sources.values()]
 
+    def drop_alerts(self) -> list[CacheAlert]:
+        """The alerts that fire on what never reaches a cache: what is refused, or has come before."""
+        return self._drops.firing()
+
     def places(self) -> list[tuple[str, str]]:
         """Every source and tier seen so far."""
         return sorted((found.source, found.tier) for found in self.tiers())
 
     def statistics(self) -> StreamStatistics:
         """The inside of the stream now."""
+        counted = self._producers.statistics()
         return StreamStatistics(
-            self.accounts(),
+            self._accounts(counted),
             tuple(queue.statistics() for queue in self._queues),
-            tuple(producer.statistics() for producer in self._producers),
+            counted.producers,
             tuple(entry for topic in self._topics for entry in topic.statistics()),
             dict(self.faults.counts),
         )
 
-    def _account(self, accounts: Accounts) -> None:
-        """Adds what only the stream knows: events that did not come as far as a monitor."""
+    def _accounts(self, counted: ProducersStatistics) -> Accounts:
+        """The accounts of the whole stream at the moment when its producers had counted this.
+
+        While threads record, events go from a producer to a queue between two looks. So what is in flight is
+        not looked for there: it is what was offered and has neither been dropped nor left a queue to be
+        applied. The last changes on the event loop only, each producer's counts under a lock of its own.
+        """
+        accounts = accounts_of(self._monitors, None, None)
         dropped = Counter(accounts.dropped) + self._dropped
-        accounts.offered = self._sent + self._malformed_count
+        offered = self._sent
+        in_flight = self._sent - self._dropped.total() - sum(queue.consumed for queue in self._queues)
+        for producer in (counted.retired, *counted.producers):
+            offered += producer.offered
+            in_flight += producer.offered - sum(producer.dropped.values())
+            dropped.update(producer.dropped)
+        if self._state == "forked":
+            dropped["forked"] += in_flight
+            in_flight = 0
+        accounts.offered = offered + self._malformed_count
         accounts.malformed = self._malformed_count
-        for producer in self._producers:
-            statistics = producer.statistics()
-            accounts.offered += statistics.offered
-            accounts.in_flight += statistics.buffered
-            dropped.update(statistics.dropped)
-        for queue in self._queues:
-            waiting = queue.statistics()
-            accounts.in_flight += waiting.events + waiting.processing_events
+        accounts.in_flight = in_flight
         accounts.dropped = dict(dropped)
+        return accounts
 
     # Tasks
 
     async def _consume(self, number: int) -> None:
-        queue, monitor = self._queues[number], self._monitors[number]
+        queue, taken = self._queues[number], self._taken[number]
         batches: list[list[Item]] = []
         try:
             while items := await queue.take():
                 batches = batches_of(items)
+                taken.update(batch[0][0].source for batch in batches)
                 while batches:
-                    batch = batches.pop()
-                    self._process(monitor, batch)
-                    queue.processed(sum(len(frame.ops) for frame, _ in batch))
-                    await checkpoint()
+                    await self._process(number, batches.pop())
+                taken.clear()
         finally:
-            for frame, producer in (item for batch in batches for item in batch):
-                self._count_dropped(producer, "cancelled", len(frame))
-                queue.processed(len(frame))
+            for batch in batches:
+                self._cancel(queue, batch, _events_of(batch))
         self._consumer_ends[number].set()
 
-    def _process(self, monitor: Monitor, batch: list[Item]) -> None:
-        """Applies frames of one source."""
+    async def _process(self, number: int, batch: list[Item]) -> None:
+        """Applies frames of one source, a slice at a time, so that the event loop is not held for long.
+
+        If it is cancelled, what is not yet applied is counted as dropped (``cancelled``).
+        """
+        queue, monitor = self._queues[number], self._monitors[number]
         source = batch[0][0].source
         losses = sum(producer.take_losses() for producer in {p for _, p in batch if p is not None})
         if losses:
             monitor.note_lost(source, losses)
+        if not monitor.has_room_for(frame for frame, _ in batch):
+            self._make_room()
         listening = self._evictions.listening
-        for outcome in monitor.process_batch([frame for frame, _ in batch], records=listening):
-            self._publish_alerts(outcome.alerts)
-            if listening:
-                for event in outcome.eviction_events():
-                    self._evictions.publish(event)
+        left = _events_of(batch)
+        try:
+            for outcome in monitor.slices([frame for frame, _ in batch], records=listening):
+                self._publish_alerts(outcome.alerts)
+                if listening:
+                    for event in outcome.eviction_events():
+                        self._evictions.publish(event)
+                left -= outcome.settled
+                queue.processed(outcome.settled)
+                if left:
+                    await checkpoint()
+        finally:
+            self._cancel(queue, batch, left)
         if source in monitor.sources:
+            self._arrived.pop(source, None)  # so that it goes to the end
             self._arrived[source] = anyio.current_time()
+        await checkpoint()
+
+    def _cancel(self, queue: FrameQueue, batch: list[Item], left: int) -> None:
+        """Counts the last events of a batch, taken in the order of its frames, as dropped."""
+        if not left:
+            return
+        queue.discarded(left)
+        for frame, producer in reversed(batch):
+            dropped = min(left, len(frame))
+            if dropped:
+                self._count_dropped(producer, "cancelled", dropped)
+            left -= dropped
 
     async def _pass_time(self) -> None:
         """Lets the time of silent sources go on as the clock does, so that silence is noticed and alerts end.
@@ -480,15 +623,60 @@ class KVStream:
         Only the time since a source's last frame is taken from the clock: a replay has times of its own.
         """
         window = self.config.metrics.window_seconds
+        tick = max(_LEAST_TICK_SECONDS, window)
         while True:
-            await anyio.sleep(max(_LEAST_TICK_SECONDS, window))
+            began = anyio.current_time()
+            await anyio.sleep(tick)
+            late = anyio.current_time() - began - tick
+            if late > _STOPPED_SECONDS:  # the process was stopped: that no source was heard says nothing
+                self._arrived = {source: arrived + late for source, arrived in self._arrived.items()}
+            self._publish_alerts(self._look_at_drops())
+            await self._forget_silent()
             for of in self.sources():
-                await checkpoint()  # a thousand silent sources take a fifth of a second
-                silent = anyio.current_time() - self._arrived[of.source]
-                if silent < _SILENT_WINDOWS * window or self._queues[self._owner(of.source)].fill > 0:
-                    continue
-                for tier in of.tiers.values():
-                    self._publish_alerts(tier.pass_time(tier.last_ts + round((silent - window) * 1e9)))
+                for tier in list(of.tiers.values()):
+                    await checkpoint()  # a thousand silent sources take a fifth of a second
+                    if self._monitors[self._owner(of.source)].sources.get(of.source) is not of:
+                        break  # forgotten meanwhile
+                    silent = self._silent_seconds(of.source)
+                    if silent >= _SILENT_WINDOWS * window:
+                        self._publish_alerts(tier.pass_time(tier.last_ts + round((silent - window) * 1e9)))
+
+    def _silent_seconds(self, source: str) -> float:
+        """Seconds since the last frame of a source was applied; 0 if there may be others on their way."""
+        number = self._owner(source)
+        if source in self._taken[number] or self._queues[number].fill > 0:
+            return 0.0
+        return anyio.current_time() - self._arrived[source]
+
+    def _look_at_drops(self) -> list[CacheAlert]:
+        duplicates = ((of.source, of.duplicates) for of in self.sources() if of.duplicates)
+        return self._drops.look(self._limits.refused, duplicates, self._clock() / 1e9)
+
+    async def _forget_silent(self) -> None:
+        """Forgets sources that have been silent for ``forget_seconds``, as a rule dead ones."""
+        forget_after = self.config.metrics.forget_seconds
+        while forget_after and self._silent_longest(forget_after):
+            self._forget_longest_silent()
+            await checkpoint()  # each takes a part of a millisecond
+
+    def _make_room(self) -> None:
+        """Forgets the source that has been silent for the longest time, if that is long."""
+        if self._silent_longest(self.config.metrics.forget_seconds / _SOONER):
+            self._forget_longest_silent()
+
+    def _silent_longest(self, seconds: float) -> bool:
+        """Whether there is a source that has been silent for so many seconds."""
+        source, arrived = next(iter(self._arrived.items()), ("", None))
+        if not seconds or arrived is None or source in self._taken[self._owner(source)]:
+            return False
+        return anyio.current_time() - arrived >= seconds
+
+    def _forget_longest_silent(self) -> None:
+        source, arrived = next(iter(self._arrived.items()))
+        del self._arrived[source]
+        why = f"the source was forgotten after {anyio.current_time() - arrived:,.0f} s without events"
+        self._publish_alerts(self._monitors[self._owner(source)].forget(source, why))
+        self._publish_alerts(self._drops.forget(source, why, self._clock() / 1e9))
 
     async def _summarize_regularly(self) -> None:
         while True:
@@ -507,7 +695,15 @@ class KVStream:
             producer.drop(cause, events)
 
 
+def _at_least(min_level: AlertLevel) -> Callable[[CacheAlert], bool]:
+    return lambda alert: alert.level.at_least(min_level)
+
+
+def _events_of(batch: list[Item]) -> int:
+    return sum(len(frame.ops) for frame, _ in batch)
+
+
 @lru_cache(maxsize=4096)
 def _hashed(source: str) -> int:
     """The same number for a source in every process."""
-    return zlib.crc32(source.encode())
+    return zlib.crc32(source.encode("utf-8", "surrogatepass"))

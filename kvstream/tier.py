@@ -1,6 +1,7 @@
 """TierMonitor: one source and tier, from its events to its windows, rules and alerts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -10,6 +11,7 @@ from kvstream.alerts.points import points_of
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert, MetricType
+from kvstream.blocks.grouping import RUN_EVENTS
 from kvstream.blocks.observations import (
     ContentChanges,
     EvictionBatch,
@@ -21,7 +23,7 @@ from kvstream.blocks.observations import (
 from kvstream.blocks.table import BlockTable
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import I64, EventFrame, joined_frames
-from kvstream.events.types import Labels
+from kvstream.events.types import Labels, Op
 from kvstream.metrics.ghosts import GhostIndex
 from kvstream.metrics.histogram import ClassicHistogram
 from kvstream.metrics.intervals import Intervals
@@ -32,6 +34,9 @@ from kvstream.metrics.usage import OwnerUsage, UsageByOwner
 from kvstream.metrics.window import Window, WindowRing
 from kvstream.metrics.working_set import WorkingSetHistory
 
+_RECORDS_AT_ONCE = 4096  # events between two yields where records are made of evictions
+_WORK_AT_ONCE = 16  # windows between two yields
+_CLEARS_A_WINDOW = 2  # that cost what a window does
 _CHANGES_AT_ONCE = 65_536  # of content: each time costs what a thousand of them do
 _LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
 _TREND_METRICS = (
@@ -44,12 +49,21 @@ _TREND_METRICS = (
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What processing a frame led to: alerts that fired or resolved, and evictions in columns."""
+    """What processing events led to: alerts that fired or resolved, and evictions in columns.
+
+    Attributes:
+        source: Source of the events.
+        tier: Their tier.
+        alerts: Alerts that fired or resolved.
+        evicted: Evictions, if records are made.
+        settled: Events that are done with now: applied, or counted as dropped.
+    """
 
     source: str
     tier: str
     alerts: list[CacheAlert]
     evicted: list[EvictionBatch]
+    settled: int = 0
 
     def eviction_events(self) -> list[KVCacheEvictionEvent]:
         """The evictions one by one."""
@@ -91,16 +105,28 @@ class TierMonitor:
         self._restarts_unseen = 0  # not yet in a window
         self._before = Measurements(config.histogram_scale)  # all closed windows
 
-    def process(self, frames: Sequence[EventFrame], lost: int) -> Outcome:
-        """Applies frames of at least one event each; ``lost`` counts what is missing before the first."""
-        outcome = Outcome(self.source, self.tier, [], [])
+    def slices(self, frames: Sequence[EventFrame], lost: int) -> Iterator[Outcome]:
+        """Applies frames of at least one event each, and yields after as much as takes some milliseconds.
+
+        The state is whole at each yield; how often it comes changes nothing. Until all is taken,
+        ``pass_time`` and ``restart`` must not be called.
+
+        Args:
+            frames: The frames.
+            lost: What is missing before the first.
+        """
         together = joined_frames(frames)
         # A step of the clock is one of a whole frame, so frames around it stay what they are.
         apart = len(frames) > 1 and self.ring.steps_back(_newest(frames, together))
-        for index, part in (
-            cut for frame in (frames if apart else [together]) for cut in self.ring.cut(frame)
-        ):
-            window = self._enter(index, outcome.alerts)
+        most = _RECORDS_AT_ONCE if self.table.records else RUN_EVENTS
+        alerts: list[CacheAlert] = []
+        evicted: list[EvictionBatch] = []
+        events = work = 0
+        for index, part in self._parts(frames if apart else [together], most):
+            if work >= _WORK_AT_ONCE or events + len(part.ops) > most:
+                yield Outcome(self.source, self.tier, alerts, evicted, events)
+                alerts, evicted, events, work = [], [], 0, 0
+            window = self._enter(index, alerts)
             self.table.lookups_below = self._curve.threshold if self.config.curve_contents else 0
             self.table.told_since = index * self.config.window_ns
             window.lost += lost
@@ -114,9 +140,18 @@ class TierMonitor:
             self._follow(seen.changes)
             self._keep_lookups(seen.lookups, joined(seen.looked_up))
             window.live = self.table.live_count
-            outcome.evicted.extend(seen.evicted)
-        self.last_ts = int(together.ts[-1])
-        return outcome
+            evicted.extend(seen.evicted)
+            self.last_ts = int(part.ts[-1])
+            events += len(part.ops)
+            work += 1 + seen.clears // _CLEARS_A_WINDOW
+        yield Outcome(self.source, self.tier, alerts, evicted, events)
+
+    def _parts(self, frames: Sequence[EventFrame], most: int) -> Iterator[tuple[int, EventFrame]]:
+        """Yields (index of a window, events in it) of frames, in parts of which none takes long to apply."""
+        for frame in frames:
+            for index, part in self.ring.cut(frame, most):
+                for piece in _pieces(part):
+                    yield index, piece
 
     def _follow(self, changes: Sequence[ContentChanges | None]) -> None:
         """Takes note of content that came and went; ghosts are looked up for many changes at once."""
@@ -212,13 +247,11 @@ class TierMonitor:
             self._curve.furthest = round(SIZES[-1] * (self.config.capacity or self._peak)) or None
         return self.rules.close(window)
 
-    def counts(self) -> Measurements:
-        """Everything seen since the start but for the histograms, which are empty."""
-        total = Measurements(self.config.histogram_scale)
+    def add_counts_to(self, total: Measurements) -> None:
+        """Adds everything seen since the start but for the histograms, at a fraction of what they cost."""
         total.add_counts(self._before)
         if self.ring.open is not None:
             total.add_counts(self.ring.open.measurements)
-        return total
 
     def measurements(self) -> Measurements:
         """Everything seen since the start."""
@@ -270,6 +303,17 @@ class TierMonitor:
             metric.value: detect_trend([t for t, _ in values], [v for _, v in values])
             for metric, values in series.items()
         }
+
+
+def _pieces(part: EventFrame) -> Iterator[EventFrame]:
+    """Cuts events where they hold many clears, each of which costs what a small frame does."""
+    clears = (part.ops == Op.CLEAR).nonzero()[0]
+    if len(clears) < _WORK_AT_ONCE * _CLEARS_A_WINDOW:
+        yield part
+        return
+    edges = [*clears[:: _WORK_AT_ONCE * _CLEARS_A_WINDOW].tolist(), len(part)]
+    for start, end in pairwise([0, *edges] if edges[0] else edges):
+        yield part.take(slice(start, end))
 
 
 def _newest(frames: Sequence[EventFrame], together: EventFrame) -> I64:

@@ -26,6 +26,8 @@ def accounts_lines(accounts: Accounts, whole: bool) -> list[str]:
     """The accounts, a line each; of events only where they are known as a ``whole``."""
     blocks = f"{accounts.allocations:,} allocated = {accounts.live:,} live + {accounts.evicted:,} evicted"
     blocks += f" + {accounts.cleared:,} cleared"
+    if accounts.forgotten:
+        blocks += f" + {accounts.forgotten:,} forgotten"
     lines = [blocks]
     if whole:
         dropped = sum(accounts.dropped.values())
@@ -43,6 +45,7 @@ def accounts_lines(accounts: Accounts, whole: bool) -> list[str]:
         "duplicate frames": accounts.duplicate_frames,
         "lost frames": accounts.lost_frames,
         "restarts": accounts.restarts,
+        "forgotten sources": accounts.forgotten_sources,
     }
     odd = ", ".join(f"{n:,} {name}" for name, n in counted.items() if n)
     return [*lines, odd] if odd else lines

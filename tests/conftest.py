@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "default", max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "default", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("ci", settings.get_profile("default"), max_examples=300)
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=10_000)
@@ -27,3 +27,13 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     return open_page
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """Certificates of a server and a client, and their root."""
+    from tests.certificates import OPENSSL, make_certificates  # here, as most tests need none
+
+    if OPENSSL is None:
+        pytest.skip("needs the openssl command")
+    return make_certificates(tmp_path_factory.mktemp("certificates"))

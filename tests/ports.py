@@ -14,12 +14,16 @@ def free_port():
 
 @contextmanager
 def posted_to(take):
-    """The URL of an HTTP server; ``take(path, headers, body)`` takes what is posted and says the status."""
+    """The URL of an HTTP server; ``take(path, headers, body)`` says the status, or that and headers."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(take(self.path, dict(self.headers), body))
+            answer = take(self.path, dict(self.headers), body)
+            status, headers = answer if isinstance(answer, tuple) else (answer, {})
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

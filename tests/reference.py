@@ -107,30 +107,111 @@ class ReferenceTable:
         self.live.clear()
 
 
+class ReferenceSequence:
+    """The rules of sequence numbers, one after the other; a life is a dictionary, its past a list."""
+
+    def __init__(self, ahead: int, signs: int, lives: int, silent: int) -> None:
+        self.ahead, self.signs, self.most_lives, self.silent = ahead, signs, lives, silent
+        self.lives: list[dict] = []
+        self.latest: dict | None = None
+        self.arrivals = 0
+
+    def arrive(self, epoch: int, seq: int) -> tuple[str, int]:
+        """What the frame is, and how many were lost before it."""
+        if seq < 0:
+            return "next", 0
+        self.arrivals += 1
+        known = [life for life in self.lives if life["epoch"] == epoch]
+        if not known:
+            return self.begin(epoch, seq)
+        (life,) = known
+        if life is not self.latest:
+            if self.arrivals - life["seen"] > self.silent:
+                life["left"] = True
+            if life["left"] and not self.shows_signs(life, seq):
+                return "stale", 0
+        lost = self.place(life, seq)
+        if lost is None:
+            return "repeat", 0
+        life["seen"] = self.arrivals
+        same, self.latest = life is self.latest, life
+        return ("next" if same else "conflict"), lost
+
+    def begin(self, epoch: int, seq: int) -> tuple[str, int]:
+        for life in self.lives:
+            life["left"], life["run"] = True, []
+        is_first = not self.lives
+        self.latest = {
+            "epoch": epoch,
+            "first": seq,
+            "last": seq,
+            "left": False,
+            "run": [],
+            "seen": self.arrivals,
+        }
+        self.lives = [*self.lives, self.latest][-self.most_lives :]
+        if is_first:
+            return "next", 0
+        return "restart", seq if seq <= self.ahead else 0
+
+    def shows_signs(self, life: dict, seq: int) -> bool:
+        if seq <= life["last"]:
+            return False
+        self.extend(life, seq)
+        if len(life["run"]) < self.signs:
+            return False
+        life["left"], life["run"], life["last"] = False, [], seq - 1
+        return True
+
+    @staticmethod
+    def extend(life: dict, seq: int) -> None:
+        """Adds a number to those that came in order out of place."""
+        in_order = life["run"] and life["run"][-1] + 1 == seq
+        life["run"] = [*life["run"], seq] if in_order else [seq]
+
+    def place(self, life: dict, seq: int) -> int | None:
+        """Frames lost before this one; None for a repeat."""
+        first, last, run = life["first"], life["last"], life["run"]
+        if last < seq <= last + 1 + self.ahead:
+            life["last"], life["run"] = seq, []
+            return seq - last - 1
+        if first <= seq <= last:
+            return None
+        if seq < first:
+            self.extend(life, seq)
+            if len(life["run"]) < self.signs:
+                return None
+            life["first"] = life["last"] = seq
+            life["run"] = []
+            return 0
+        if run and run[-1] == seq:
+            return None
+        if run and run[-1] > last and run[-1] < seq <= run[-1] + 1 + self.ahead:
+            life["first"], life["last"], life["run"] = run[-1], seq, []
+            return min(seq - last - 2, 2**32)
+        life["run"] = [seq]
+        return 0
+
+
 class ReferenceSource:
     """The tiers of one source, and its sequence numbers."""
 
     def __init__(self) -> None:
         self.tiers: dict[str, ReferenceTable] = {}
-        self.epoch: int | None = None
-        self.next_seq = 0
+        self.sequence = ReferenceSequence(ahead=1024, signs=3, lives=16, silent=1024)
         self.lost_frames = self.duplicate_frames = self.duplicate_events = self.restarts = 0
 
     def admit(self, epoch: int, seq: int, events: int) -> bool:
-        if seq < 0:
-            return True
-        if self.epoch is None or epoch > self.epoch:
-            if self.epoch is not None:
-                self.restarts += 1
-                for table in self.tiers.values():
-                    table.restart()
-            self.epoch, self.next_seq = epoch, 0
-        elif epoch < self.epoch or seq < self.next_seq:
+        arrival, lost = self.sequence.arrive(epoch, seq)
+        if arrival in ("repeat", "stale"):
             self.duplicate_frames += 1
             self.duplicate_events += events
             return False
-        self.lost_frames += seq - self.next_seq
-        self.next_seq = seq + 1
+        if arrival == "restart":
+            self.restarts += 1
+            for table in self.tiers.values():
+                table.restart()
+        self.lost_frames += lost
         return True
 
     def table(self, tier: str) -> ReferenceTable:

@@ -9,8 +9,7 @@ from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
 from kvstream.link import Endpoint
 from kvstream.sources.synthetic import generate
 from kvstream.web.server import HttpServer
-
-DEADLINE = 60
+from tests.waiting import DEADLINE as DEADLINE
 
 
 @asynccontextmanager

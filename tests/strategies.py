@@ -3,10 +3,14 @@
 import itertools
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON
+
+fewer = settings(max_examples=max(20, settings().max_examples // 4))
+"""For properties whose examples cost much; in proportion to the profile's number."""
 
 SLOTS = st.integers(0, 12)
 HASHES = st.sampled_from([3, 2**40, 2**40 + 1, -1, -(2**63), 2**63 - 1, 77_777_777, 5 << 33, 9])

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import DEADLINE
+
 ROOT = Path(__file__).parent.parent
 SCAN = "examples/data/scan.kvlog.gz"
 ENV = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-DEADLINE = 60
 
 
 def run(*command, **options):

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from kvstream.alerts.types import AlertLevel
 from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.config import MetricsConfig
+from kvstream.events.frame import EventFrame
 from kvstream.events.types import REASONS
 from kvstream.monitor import Monitor
 from tests.blocks.test_table import apply_plain
-from tests.reference import ReferenceSource
+from tests.reference import ReferenceSource, ReferenceTable
 from tests.strategies import cuts, frame, plain_events
 
 pytestmark = pytest.mark.usefixtures("loops")
@@ -175,3 +176,90 @@ def test_accounts_survive_steps_of_the_clock(days):
         assert (accounts.allocations, accounts.live, accounts.processed) == (n, n, 2 * n)
         assert accounts.balanced
     assert accounts.clock_steps == sum(b < a for a, b in itertools.pairwise(days))
+
+
+TIMES = st.sampled_from([0, 1, 10**9, 1_767_225_600 * 10**9, 2**62, 2**63 - 2, 2**63 - 1]) | st.integers(
+    0, 2**63 - 1
+)
+FAR_APART = st.sampled_from([-(2**63), -1, 0, 1, 2**16, 2**32 - 1, 2**32, 2**63 - 1]) | st.integers(
+    -(2**63), 2**63 - 1
+)
+
+
+def smallest_hashes():
+    """Blocks that the fixed hash places lowest, so that they alone are followed by the curve in the end."""
+    found = []
+    for hashed in range(4):
+        x = hashed
+        for shift, factor in ((31, 0x94D049BB133111EB), (27, 0xBF58476D1CE4E5B9), (30, None)):
+            y = x
+            for _ in range(64 // shift):
+                y = x ^ y >> shift
+            x = y if factor is None else y * pow(factor, -1, 2**64) % 2**64
+        found.append((x - 0x9E3779B97F4A7C15) % 2**64)
+    return np.array(found, np.uint64).view(np.int64).tolist()
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(
+                st.sampled_from([0, 0, 0, 1, 1, 2, 3, 4, 77, 255]),
+                FAR_APART | st.sampled_from(smallest_hashes()),
+                TIMES,
+                st.integers(0, 255),
+            ),
+            min_size=1,
+            max_size=30,
+        ),
+        max_size=5,
+    ),
+    st.booleans(),
+    st.sampled_from([0.0011, 1.0, 86400.0]),
+)
+def test_any_block_and_any_time_can_be_processed(frames, keyed, window_seconds):
+    monitor, plain = Monitor(MetricsConfig(window_seconds=window_seconds, curve_lookups=4)), ReferenceTable()
+    offered = 0
+    for rows in frames:
+        ops, blocks, ts, reasons = (list(column) for column in zip(*rows, strict=True))
+        keys = np.array(blocks, np.int64) if keyed else None
+        monitor.process(
+            EventFrame(
+                *(np.array(ops, np.uint8), np.array(blocks, np.int64), np.array(ts, np.int64), "s"),
+                keys=keys,
+                reasons=np.array(reasons, np.uint8),
+            )
+        )
+        offered += len(rows)
+        apply_plain(plain, [(op, b, t, "capacity") for op, b, t in zip(ops, blocks, ts, strict=True)])
+        accounts = monitor.summary().accounts
+        assert accounts.balanced
+        assert (accounts.processed, accounts.live, accounts.cleared) == (
+            offered,
+            len(plain.live),
+            plain.cleared,
+        )
+    for tier in monitor.tiers():
+        tier.pass_time(2**63 + 10**18)
+    assert monitor.summary("s", "gpu").to_dict()
+    monitor.finish()
+
+
+@given(streams(), st.data())
+def test_slices_of_frames_come_to_the_same_as_whole_frames(frames, data):
+    sliced, whole = Monitor(), Monitor()
+    step = data.draw(st.sampled_from([0, 10**8, 10**9, 90 * 10**9]))
+    for source, tier, epoch, seq, events in frames:
+        slow = [(op, block, ts * step // 50 + ts, reason) for op, block, ts, reason in events]
+        for monitor, slicing in ((sliced, True), (whole, False)):
+            made = frame(slow, source, tier, epoch, seq)
+            if not slicing:
+                outcome = monitor.process(made)
+                continue
+            settled = 0
+            for part in monitor.slices([made]):
+                settled += part.settled
+                assert monitor.summary().accounts.balanced
+            assert settled == len(events)
+        assert outcome.settled == len(events)
+    assert sliced.summary().to_dict() == whole.summary().to_dict()

@@ -12,6 +12,7 @@ import pytest
 from kvstream import default_rules, load_rules
 from kvstream.alerts.types import MetricType
 from kvstream.events.codec import decode_line
+from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,16 +26,22 @@ def snippets(language):
 @pytest.mark.parametrize("code", snippets("python"))
 def test_python_snippet_runs(code):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
     )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("code", "prints"), list(zip(snippets("sh"), ["exit code 2", "evictions were premature"], strict=True))
+    ("code", "prints"), list(zip(snippets("sh"), ["exit code 3", "evictions were premature"], strict=True))
 )
 def test_shell_snippet_runs(code, prints):
-    done = subprocess.run(["sh", "-c", code], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["sh", "-c", code], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=DEADLINE
+    )
     assert done.returncode == 0, done.stderr
     assert prints in done.stdout
 
@@ -54,7 +61,7 @@ def test_first_command_reads_the_real_events():
     (command,) = re.findall(r"^\$ .*(\.venv/bin/kvstream run .*)$", README, re.M)
     command = command.replace(".venv/bin/", "")
     done = subprocess.run(
-        ["sh", "-c", command], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=60
+        ["sh", "-c", command], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=DEADLINE
     )
     assert json.loads(done.stdout.splitlines()[-1])["accounts"]["processed"] == 190_000
     assert "190,000 events" in README

@@ -17,6 +17,7 @@ from kvstream import KVStream, StreamConfig
 from kvstream.errors import MalformedInputError
 from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Op
 from kvstream.recorder import StepRecorder, is_compiled, new_recorder, recorded_frame
+from tests.waiting import DEADLINE
 
 IDS = st.integers(0, 50) | st.integers(-(2**63), -33) | st.integers(0, 2**64 - 1)
 
@@ -262,7 +263,7 @@ async def test_an_engine_that_never_ends_a_step_is_flushed_by_time_and_never_fil
     async with KVStream(StreamConfig(flush_interval=0.001, queue_events=4_096)) as stream:
         recorder = stream.producer("engine").recorder()
         recorder.allocated(1)
-        with fail_after(10):
+        with fail_after(DEADLINE):
             while not stream.summary().accounts.processed:
                 await checkpoint()
 

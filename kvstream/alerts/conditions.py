@@ -98,7 +98,8 @@ class Drop:
 
     _LONG_SHARE = 0.63
     _NEW_SHARE = 2.2  # of the threshold, where the baseline rests on less than five minutes
-    _SIGMAS, _LONG_SIGMAS = 4.5, 3.0
+    _SIGMAS, _LONG_SIGMAS, _NEAR_SIGMAS = 5.5, 3.7, 1.0
+    _OF_WORST = 0.6
     _LEAST_RELATIVE = 0.12  # of a hit ratio: 0.99 to 0.98 is far in log odds and of no interest
 
     def __init__(self, rule: Rule) -> None:
@@ -162,13 +163,13 @@ class Drop:
     def _going_on(self, baseline: Baseline, now: float, recent: list[Evidence]) -> Finding:
         fall = baseline.level - now
         self._worst = max(self._worst, fall)
-        near = max(self._rule.clear, baseline.noise)
+        near = max(self._rule.clear, self._NEAR_SIGMAS * baseline.noise)
         return self._finding(
             baseline,
             now,
             recent,
             bad=fall >= self._LONG_SHARE * self._rule.threshold,
-            good=fall < min(near, 0.6 * self._worst),
+            good=fall < min(near, self._OF_WORST * self._worst),
             since=self._since,
         )
 
@@ -272,10 +273,13 @@ class Silent:
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
         if view.points is not None:
-            if self._last is not None and not self._is_silent(view.now):
-                self._pauses.append(view.now - self._last)
+            silence = 0.0 if self._last is None else view.now - self._last
+            if not self._is_silent(view.now):
+                if self._last is not None:
+                    self._pauses.append(silence)
+                silence = 0.0
             self._last, self._limit = view.now, None
-            return Finding(bad=False, good=True, value=0.0, limit=0.0, measure=0.0, since=view.now)
+            return Finding(bad=False, good=True, value=silence, limit=0.0, measure=silence, since=view.now)
         if self._last is None or not self._is_silent(view.now):
             return None
         silence = view.now - self._last
@@ -315,6 +319,8 @@ class Restarted:
     it is over after ``clear_seconds``.
     """
 
+    _NEAR_SIGMAS = 1.2
+
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
         self._at: float | None = None
@@ -341,7 +347,7 @@ class Restarted:
         if len(series) < SHORT - 1:
             return self._finding(self._at, bad=True, good=False)
         fall = self._baseline.level - median(series)
-        good = fall < max(self._rule.clear, 1.2 * self._baseline.noise)
+        good = fall < max(self._rule.clear, self._NEAR_SIGMAS * self._baseline.noise)
         return self._finding(self._at, bad=not good, good=good, value=_odds(median(series)), fall=fall)
 
     def _finding(

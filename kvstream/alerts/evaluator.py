@@ -98,6 +98,7 @@ class Evaluator:
         self._load = LookupHistory(window_seconds)
         self._log = EvidenceLog()
         self._index: int | None = None  # of the last window
+        self._judged_at = -math.inf  # seconds
         self._shift = 0.0  # seconds that a clock was set back so far
         self._cold_since: float | None = None
         self._live = 0  # blocks at the end of the last window
@@ -133,39 +134,60 @@ class Evaluator:
         piece = self._log.add(start, end, window.measurements, in_lookups)
         if piece is not None:
             piece.calm = piece.start >= self._cold_since + _WARM_UP_SECONDS and not self._unusual()
+        self._judged_at = end
         return changes + self._judge(
             View(end, self._log, piece, points, lost_cache and self._index is not None, self._cold_since)
         )
 
     def pass_time(self, until: int) -> list[CacheAlert]:
-        """Judge the silence before window ``until``, in which nothing happened; its length costs nothing."""
-        if self._index is None or until <= self._index + 1:
-            return []
-        now = until * self._window_seconds + self._shift
+        """Judge the silence before window ``until``, in which nothing happened; its length costs nothing.
+
+        Only the moments are looked at when something can change: silence becomes too long, an alert
+        critical, or has been good for long enough, or a person's silence ends.
+        """
         changes: list[CacheAlert] = []
-        due = min(
-            (s.condition.due() for s in self._silent if isinstance(s.condition, Silent)), default=math.inf
-        )
-        if due < now:  # at its own time, however late we hear of it
-            at = math.floor(due / self._window_seconds + 1) * self._window_seconds
-            for moment in (at, *self._page_times(at, now), now):
-                changes += self._judge(View(min(moment, now), self._log, cold_since=self._cold_since or 0.0))
+        if self._index is None:
+            return changes
+        now = until * self._window_seconds + self._shift
+        while (moment := self._next_moment()) <= now:
+            self._judged_at = moment
+            changes += self._judge(View(moment, self._log, cold_since=self._cold_since or 0.0))
         return changes
 
     def due(self) -> float:
-        """Return the event time in seconds at which silence will be too long, or longer than it was."""
-        if any(state.fires for state in self._silent):
-            return -math.inf
-        return self._silent_at() - self._shift
+        """Return the event time in seconds at which something can change though nothing comes."""
+        return self._next_moment() - self._shift
+
+    def end(self, message: str) -> list[CacheAlert]:
+        """Resolve every alert that was notified, as no window will come; return those."""
+        now = self._judged_at - self._shift
+        known = [s.alert for s in self._states.values() if s.alert is not None and s.notified is not None]
+        view = View(self._judged_at, self._log)
+        for state in self._states.values():
+            self._reset(state, view)
+        return [
+            replace(alert, state="resolved", message=message, timestamp=now, hint="", muted_by="")
+            for alert in known
+        ]
+
+    def _next_moment(self) -> float:
+        """Return the end of the next window in which something can change, infinite if there is none."""
+        moments = [self._silent_at()]
+        for state in self._states.values():
+            if state.fires and state.rule.page is not None and state.notified is not AlertLevel.CRITICAL:
+                moments.append(state.fired_at + state.rule.page.after_seconds)
+            if (state.fires or state.joined) and state.good_since is not None:
+                moments.append(state.good_since + self._clear_seconds(state))
+            if state.alert is not None and state.alert.muted_by:
+                moments.append(self._silences.next_end(self._judged_at - self._shift) + self._shift)
+        ends = (math.ceil(m / self._window_seconds) * self._window_seconds for m in moments if m < math.inf)
+        return min((end for end in ends if end > self._judged_at), default=math.inf)
 
     def _silent_at(self) -> float:
-        conditions = (state.condition for state in self._silent)
-        return min((each.due() for each in conditions if isinstance(each, Silent)), default=math.inf)
-
-    def _page_times(self, begins: float, now: float) -> list[float]:
-        """When silence that begins to fire becomes critical."""
-        times = [begins + s.rule.page.after_seconds for s in self._silent if s.rule.page is not None]
-        return sorted(time for time in times if time < now)
+        """Return when silence that is not yet known will be too long."""
+        conditions = (s.condition for s in self._silent if not s.fires and not s.joined)
+        due = min((each.due() for each in conditions if isinstance(each, Silent)), default=math.inf)
+        return math.nextafter(due, math.inf)
 
     def _was_cleared(self, window: Window) -> bool:
         gone = window.measurements.cleared
@@ -258,6 +280,8 @@ class Evaluator:
         alert, finding = state.alert, state.finding
         assert alert is not None  # noqa: S101 - it fires
         notified, worst = state.notified, state.worst
+        if finding is not None and worst is not None and finding.measure > worst.measure:
+            worst = finding
         for each in members:
             self._reset(each, view)
             each.ended_at = view.now
@@ -280,10 +304,12 @@ class Evaluator:
     def _is_over(self, state: _State, view: View) -> bool:
         if state.good_since is None:
             return False
+        return view.now - state.good_since >= self._clear_seconds(state)
+
+    @staticmethod
+    def _clear_seconds(state: _State) -> float:
         seconds = state.rule.clear_seconds
-        if state.recurred and seconds:
-            seconds = max(seconds, _RECURRING_CLEAR_SECONDS)
-        return view.now - state.good_since >= seconds
+        return max(seconds, _RECURRING_CLEAR_SECONDS) if state.recurred and seconds else seconds
 
     def _reset(self, state: _State, view: View) -> None:
         if state.alert is not None or state.joined:

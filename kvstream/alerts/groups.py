@@ -1,11 +1,12 @@
-"""Groups: alerts of one source that change at about the same time, for whoever wants to be told once."""
+"""Groups: alerts of one source that change at about the same time, for receivers of one message for them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import anyio
 import msgspec
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.subscribers import Subscription
 
 
 class AlertGroup(msgspec.Struct, frozen=True, kw_only=True, tag="alert_group"):
@@ -22,18 +23,25 @@ class AlertGroup(msgspec.Struct, frozen=True, kw_only=True, tag="alert_group"):
     alerts: list[CacheAlert]
 
 
-async def alert_groups(alerts: AsyncIterator[CacheAlert], wait: float) -> AsyncIterator[AlertGroup]:
-    """Yields a group a source of what comes within ``wait`` seconds of an alert, an alert in it once.
+async def alert_groups(alerts: Subscription[CacheAlert], wait: float) -> AsyncIterator[AlertGroup]:
+    """Yield a group a source of what comes within ``wait`` seconds of an alert, an alert in it once.
+
+    Alerts stay in their subscription until the group that they are in is yielded, so that it holds their
+    newest states however long the groups before it took to deliver.
 
     Args:
-        alerts: Such as ``stream.alerts()``; waiting for one must be safe to cancel.
+        alerts: A subscription, such as ``stream.alerts()``.
         wait: Seconds.
     """
-    async for first in alerts:
-        latest: dict[str, dict[str, CacheAlert]] = {first.source: {first.fingerprint: first}}
+    while await alerts.wait():
         with anyio.move_on_after(wait):
-            async for alert in alerts:
-                latest.setdefault(alert.source, {})[alert.fingerprint] = alert
-        for source, of in latest.items():
-            level = max((alert.level for alert in of.values()), key=lambda level: level.severity)
-            yield AlertGroup(source=source, level=level, alerts=list(of.values()))
+            await alerts.wait_closed()
+        for source in dict.fromkeys(alert.source for alert in alerts.buffered()):
+            latest = {alert.fingerprint: alert for alert in alerts.take_all(_of(source))}
+            if latest:
+                level = max((alert.level for alert in latest.values()), key=lambda level: level.severity)
+                yield AlertGroup(source=source, level=level, alerts=list(latest.values()))
+
+
+def _of(source: str) -> Callable[[CacheAlert], bool]:
+    return lambda alert: alert.source == source

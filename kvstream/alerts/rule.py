@@ -11,6 +11,7 @@ from kvstream.errors import ConfigError
 ConditionName = Literal["drop", "above", "below", "occurs", "silent", "restarted", "premature"]
 
 MAX_SECONDS = 7 * 86_400.0
+MAX_THRESHOLD = 1e15
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,16 +74,20 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         for name in ("for_seconds", "clear_seconds", "recovery_seconds"):
             if not 0.0 <= getattr(self, name) <= MAX_SECONDS:
                 raise ConfigError(f"rule {self.name}: {name} must be 0 to {MAX_SECONDS:,.0f} seconds")
-        if not (math.isfinite(self.threshold) and math.isfinite(self.clear)):
-            raise ConfigError(f"rule {self.name}: threshold and clear must be finite numbers")
+        for name in ("threshold", "clear"):
+            if not abs(getattr(self, name)) <= MAX_THRESHOLD:  # which NaN is not
+                raise ConfigError(f"rule {self.name}: {name} must be a number of at most {MAX_THRESHOLD:g}")
         wrong_side = self.clear < self.threshold if self.condition == "below" else self.clear > self.threshold
         if wrong_side:
             raise ConfigError(
                 f"rule {self.name}: clear ({self.clear}) lies beyond the threshold ({self.threshold})"
             )
         if self.page is not None:
-            if not 0.0 <= self.page.after_seconds <= MAX_SECONDS or math.isnan(self.page.threshold):
-                raise ConfigError(f"rule {self.name}: page.after_seconds must be 0 to {MAX_SECONDS:,.0f}")
+            if not 0.0 <= self.page.after_seconds <= MAX_SECONDS or not self.page.threshold <= MAX_THRESHOLD:
+                raise ConfigError(
+                    f"rule {self.name}: page.after_seconds must be 0 to {MAX_SECONDS:,.0f}, "
+                    f"page.threshold a number of at most {MAX_THRESHOLD:g}"
+                )
             if self.level is AlertLevel.CRITICAL:
                 raise ConfigError(f"rule {self.name}: page is of no use to a rule that is critical at once")
         try:

@@ -1,6 +1,7 @@
 """Silences: alerts that nobody wants to be told of until a time."""
 
 import datetime
+import math
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -52,6 +53,14 @@ class Silences:
     def add(self, silence: Silence) -> None:
         """Begins a silence."""
         self._silences.append(silence)
+
+    def __len__(self) -> int:
+        return len(self._silences)
+
+    def next_end(self, now: float) -> float:
+        """The time after ``now`` at which the first silence ends, in seconds; infinity if none does."""
+        ends = (silence.until.timestamp() for silence in self._silences)
+        return min((end for end in ends if end > now), default=math.inf)
 
     def reason(self, alert: CacheAlert, now: float) -> str:
         """Why nobody is to be told of an alert; empty if no silence covers it."""

@@ -41,6 +41,21 @@ class MetricType(StrEnum):
     LOST = "lost"
     RESTARTS = "restarts"
     CLOCK_ERRORS = "clock_errors"
+    REFUSED_EVENTS = "refused_events"
+    REPEATED_FRAMES = "repeated_frames"
+    STALE_FRAMES = "stale_frames"
+    CONFLICTING_FRAMES = "conflicting_frames"
+
+
+DROP_METRICS = frozenset(
+    {
+        MetricType.REFUSED_EVENTS,
+        MetricType.REPEATED_FRAMES,
+        MetricType.STALE_FRAMES,
+        MetricType.CONFLICTING_FRAMES,
+    }
+)
+"""Metrics of what never reaches a cache: of a stream or a source, in windows of the clock."""
 
 
 class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
@@ -96,4 +111,5 @@ def fingerprint(rule: str, source: str, tier: str) -> str:
     """Sixteen hexadecimal digits that name an alert across episodes and processes."""
     import hashlib  # here, as loading OpenSSL is a good part of what importing kvstream would cost
 
-    return hashlib.blake2b(f"{rule}\0{source}\0{tier}".encode(), digest_size=8).hexdigest()
+    name = f"{rule}\0{source}\0{tier}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(name, digest_size=8).hexdigest()

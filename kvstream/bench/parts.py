@@ -183,7 +183,10 @@ class Parts:
 
 def _producer() -> Producer:
     """A producer whose queue lets its oldest frames go, as nobody takes them."""
-    return Producer("bench", "gpu", FrameQueue(65_536), "drop_oldest", FRAME_EVENTS, Clock(), lambda: None)
+    queue = FrameQueue(65_536)
+    return Producer(
+        "bench", "gpu", queue, "drop_oldest", FRAME_EVENTS, Clock(), lambda _: None, lambda _: None
+    )
 
 
 def _interleaved(events: int) -> list[EventFrame]:

@@ -50,7 +50,7 @@ def are_below(contents: npt.NDArray[np.int64], threshold: int) -> npt.NDArray[np
 
 def source_seed(source: str, tier: str) -> int:
     """A 63-bit number for a source and tier that is the same in every process."""
-    name = f"{source}\0{tier}".encode()
+    name = f"{source}\0{tier}".encode("utf-8", "surrogatepass")
     return zlib.crc32(name) << 31 ^ zlib.crc32(name[::-1])
 
 

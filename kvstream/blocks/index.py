@@ -1,6 +1,7 @@
 """BlockIndex: where in the table each 64-bit content hash lives."""
 
 import math
+import os
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,12 @@ EMPTY, REMOVED = -1, -2
 _SMALLEST_BITS = 10
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """2**64 / golden ratio: Knuth's multiplicative hashing."""
+FACTOR = np.uint64(int.from_bytes(os.urandom(8), "little") | 1)
+"""A factor that nobody outside of this process knows.
+
+Source: M. Dietzfelbinger and others, "A reliable randomized algorithm for the closest-pair problem", 1997
+(multiply-shift hashing).
+"""
 
 
 class BlockIndex:
@@ -27,10 +34,13 @@ class BlockIndex:
     Attributes:
         places: Slot, or what else each place holds, int32 (2**bits,).
         bits: Of the numbers of places.
+        factor: What ids are multiplied by to scatter them; of the program's own choice, so that nobody can
+            choose ids that all want the same place.
     """
 
     def __init__(self, load: float = 0.75) -> None:
         self._load = load
+        self.factor = FACTOR
         self._insert_compiled = compiled_loop("kvstream.blocks.index_compiled", "insert_each")
         self._make(_SMALLEST_BITS)
 
@@ -58,7 +68,7 @@ class BlockIndex:
         self.note_inserted(len(ids))
         narrow = slots.astype(np.int32)
         if self._insert_compiled is not None:
-            self._insert_compiled(table, self.bits, ids, narrow)
+            self._insert_compiled(table, self.bits, self.factor, ids, narrow)
             return
         place, step = self._home(ids), 0
         while len(narrow):
@@ -92,7 +102,7 @@ class BlockIndex:
         self._used += inserted
 
     def _home(self, ids: I64) -> I64:
-        hashed = ids.view(np.uint64) * GOLDEN
+        hashed = ids.view(np.uint64) * self.factor
         hashed >>= np.uint64(64 - self.bits)
         return hashed.view(np.int64)
 

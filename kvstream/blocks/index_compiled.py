@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvstream.blocks.index import EMPTY, GOLDEN, REMOVED
+from kvstream.blocks.index import EMPTY, REMOVED
 from kvstream.blocks.prefetch_compiled import prefetch
 from kvstream.compiled import compiled
 from kvstream.events.frame import I64
@@ -16,16 +16,16 @@ Places = npt.NDArray[np.int32]
 
 
 @compiled
-def home(block: int, bits: int) -> Any:
+def home(block: int, bits: int, factor: np.uint64) -> Any:
     """The place where an id is, if no other is there."""
-    return np.int64(np.uint64(block) * GOLDEN >> np.uint64(64 - bits))
+    return np.int64(np.uint64(block) * factor >> np.uint64(64 - bits))
 
 
 @compiled
-def find_or_free(places: Places, bits: int, block: int, id_of: I64) -> Any:
+def find_or_free(places: Places, bits: int, factor: np.uint64, block: int, id_of: I64) -> Any:
     """The place of an id, or a place to insert it at if it is not there."""
     mask = len(places) - 1
-    place, step, free = home(block, bits), 0, -1
+    place, step, free = home(block, bits, factor), 0, -1
     while places[place] != EMPTY:
         slot = places[place]
         if slot >= 0 and id_of[slot] == block:
@@ -38,13 +38,13 @@ def find_or_free(places: Places, bits: int, block: int, id_of: I64) -> Any:
 
 
 @compiled
-def insert_each(places: Places, bits: int, blocks: I64, slots: Places) -> None:
+def insert_each(places: Places, bits: int, factor: np.uint64, blocks: I64, slots: Places) -> None:
     """Adds ids that are not there, each once, at places of which there must be as many."""
     mask = len(places) - 1
     for i in range(len(blocks)):
         if i + _AHEAD < len(blocks):
-            prefetch(places, (home(blocks[i + _AHEAD], bits),))
-        place, step = home(blocks[i], bits), 0
+            prefetch(places, (home(blocks[i + _AHEAD], bits, factor),))
+        place, step = home(blocks[i], bits, factor), 0
         while places[place] >= 0:
             step += 1
             place = (place + step) & mask
@@ -52,6 +52,6 @@ def insert_each(places: Places, bits: int, blocks: I64, slots: Places) -> None:
 
 
 @compiled
-def remove_one(places: Places, bits: int, block: int, id_of: I64) -> None:
+def remove_one(places: Places, bits: int, factor: np.uint64, block: int, id_of: I64) -> None:
     """Takes out an id that is there."""
-    places[find_or_free(places, bits, block, id_of)] = REMOVED
+    places[find_or_free(places, bits, factor, block, id_of)] = REMOVED

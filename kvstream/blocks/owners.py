@@ -4,8 +4,9 @@ import numpy as np
 
 from kvstream.blocks.grouping import Generations, Grouped, Mask, with_room
 from kvstream.blocks.observations import Owned
-from kvstream.events.frame import I64, U16, EventFrame
-from kvstream.events.types import Labels, Op
+from kvstream.errors import MalformedInputError
+from kvstream.events.frame import I64, U16, EventFrame, counted_labels
+from kvstream.events.types import Labels, Op, checked_labels
 
 NOBODY, OTHERS = 0, 1
 OTHER = Labels(*["other"] * len(Labels.__struct_fields__))
@@ -33,13 +34,19 @@ class Owners:
         return len(self.labels) > OTHERS + 1
 
     def numbers(self, frame: EventFrame) -> U16:
-        """The number of the owner that each place of a frame's ``label_of`` names, uint16."""
-        return np.array([NOBODY, *map(self._number, frame.labels)], dtype=np.uint16)
+        """The number of the owner that each place of a frame's ``label_of`` names, uint16.
+
+        Labels that count for nothing (``counted_labels``) are left at ``NOBODY``.
+        """
+        numbers = np.zeros(len(frame.labels) + 1, dtype=np.uint16)
+        for place in counted_labels(frame):
+            numbers[place] = self._number(frame.labels[place - 1])
+        return numbers
 
     def _number(self, labels: Labels) -> int:
         number = self._numbers.get(labels)
         if number is None:
-            if len(self._numbers) >= self._most:
+            if len(self._numbers) >= self._most or not _are_names(labels):
                 return OTHERS
             number = self._numbers[labels] = len(self.labels)
             self.labels.append(labels)
@@ -88,6 +95,15 @@ class Owners:
         """The owner of each of so many slots, or more; what is changed in it is changed here."""
         self._of_slot = with_room(self._of_slot, slots)
         return self._of_slot
+
+
+def _are_names(labels: Labels) -> bool:
+    """Whether each label is a name; in frames that were neither recorded nor decoded it can be anything."""
+    try:
+        checked_labels(labels)
+    except MalformedInputError:
+        return False
+    return True
 
 
 def owned_of_run(

@@ -81,6 +81,7 @@ class CompiledRuns:
         ids: I64 | None,
         places: Places,
         bits: int,
+        factor: np.uint64,
         free: I64,
         key_of: I64 | None,
         owner_of: U16 | None,
@@ -105,6 +106,7 @@ class CompiledRuns:
             ids: Id of each slot in content streams, changed; otherwise None, and a slot is its own id.
             places: Places of the index of ids, with room for all that begin; changed.
             bits: Of the numbers of these places.
+            factor: Of the index, which scatters ids over its places.
             free: Slots given back; a stack, changed.
             key_of: Key of each slot, changed; None where none was ever given.
             owner_of: Owner of each slot, changed; None where there are no labels.
@@ -133,6 +135,7 @@ class CompiledRuns:
             self._nothing if ids is None else ids,
             places,
             bits,
+            factor,
             free,
             self._nothing if key_of is None else key_of,
             self._no_owners if owner_of is None else owner_of,
@@ -222,14 +225,22 @@ def _threshold(below: int) -> U64:
 
 @compiled
 def _load_ahead(
-    event: int, blocks: I64, rows: I64, ids: I64, places: Places, bits: int, key_of: I64, owner_of: U16
+    event: int,
+    blocks: I64,
+    rows: I64,
+    ids: I64,
+    places: Places,
+    bits: int,
+    factor: np.uint64,
+    key_of: I64,
+    owner_of: U16,
 ) -> None:
     """Begins to load what later events need, so that memory answers while others are applied."""
     by_hash, later = len(ids) > 0, event + _AHEAD
     if by_hash and later + _AHEAD < len(blocks):
-        prefetch(places, (home(blocks[later + _AHEAD], bits),))
+        prefetch(places, (home(blocks[later + _AHEAD], bits, factor),))
     if later < len(blocks):
-        slot = np.int64(places[home(blocks[later], bits)]) if by_hash else blocks[later]
+        slot = np.int64(places[home(blocks[later], bits, factor)]) if by_hash else blocks[later]
         if 0 <= slot < len(rows):
             if by_hash:
                 prefetch(ids, (slot,))
@@ -262,6 +273,7 @@ def _apply(
     ids: I64,
     places: Places,
     bits: int,
+    factor: np.uint64,
     free: I64,
     key_of: I64,
     owner_of: U16,
@@ -289,11 +301,11 @@ def _apply(
     # Counted here, as what is in registers costs nothing.
     gaps = firsts = accesses = uses = asks = came_or_went = 0
     for event in range(len(ops)):
-        _load_ahead(event, blocks, rows, ids, places, bits, key_of, owner_of)
+        _load_ahead(event, blocks, rows, ids, places, bits, factor, key_of, owner_of)
         block, time, op = blocks[event], ts[event], ops[event]
         place = -1
         if by_hash:
-            place = find_or_free(places, bits, block, ids)
+            place = find_or_free(places, bits, factor, block, ids)
             slot = np.int64(places[place])
         else:
             slot = block if 0 <= block < len(rows) else np.int64(-1)

@@ -14,7 +14,7 @@ from kvstream.blocks.contents import Contents
 from kvstream.blocks.grouping import PACKED_STORE, RUN_EVENTS, Generations, Grouped, Mask, generations, group
 from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.blocks.index import BlockIndex
-from kvstream.blocks.observations import EvictionBatch, Observations
+from kvstream.blocks.observations import EvictionBatch, Observations, joined
 from kvstream.blocks.owners import Owners, owned_by_cleared, owned_from_now_on, owned_of_run
 from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.compiled import compiles
@@ -26,15 +26,19 @@ if TYPE_CHECKING:
 
 _SMALLEST = 1024
 _NOT_LIVE = -1  # as an access count
+_ANY_SLOTS = 2**46
 _DIRECT_ALWAYS = 65_536
-_DIRECT_SPREAD = 16
+_DIRECT_SPREAD = 4
+_BEGUN_SHARE = 4
+_MOST_RUNS = 1024
 
 
 class BlockTable:
     """Live blocks of one source and tier.
 
     Ids that are small and dense (slot streams) index the columns directly. Once an id comes that is
-    far beyond the number of blocks (content streams), ids are kept in a hash index instead.
+    far beyond the number of blocks (content streams), ids are kept in a hash index instead, so that
+    memory is bounded by the number of blocks: 65,536 rows, or four for each block.
 
     Args:
         source: Cache instance, part of the sampling hash.
@@ -75,6 +79,8 @@ class BlockTable:
         self._free = np.empty(0, dtype=np.int64)  # slots given back, a stack, in content streams
         self._free_count = 0
         self._next = 0  # first slot never used, in content streams
+        self._begun: list[I64] | None = []  # slots used since the last clear, unless many, in slot streams
+        self._begun_count = 0
         self._ids: I64 | None = None  # by slot, in content streams; otherwise a slot is its own id
         self._contents = Contents()
         self._depth = access_history
@@ -122,13 +128,14 @@ class BlockTable:
         if self.changes:
             seen.changes.append(None)
         if not self.live_count:
-            return  # many clears in a row must not cost a sweep each
+            return
+        held = self._live_slots()
         if self.owners is not None and self.owners.known:
-            held = (self._count >= 0).nonzero()[0]
             seen.owned.append(owned_by_cleared(self.owners.of_slots(held), ts))
         seen.cleared += self.live_count
         self.live_count = 0
-        self._count[:] = _NOT_LIVE
+        self._count[held] = _NOT_LIVE
+        self._begun, self._begun_count = [], 0
         if self._ids is not None:
             self._index = BlockIndex()
             self._free_count = self._next = 0
@@ -138,6 +145,11 @@ class BlockTable:
         """Whether ids are content hashes, not slots."""
         return self._ids is not None
 
+    def holds(self, ids: I64) -> Mask:
+        """Return whether each block is live, bool (n,)."""
+        slots = self._slots(ids)
+        return (slots >= 0) & (self._count.take(slots, mode="wrap") >= 0)
+
     def block(self, block: int) -> BlockMetricsState | None:
         """What is known of one live block; None if it is not live."""
         slot = int(self._slots(as_int64([block]))[0])
@@ -145,7 +157,7 @@ class BlockTable:
 
     def live_blocks(self) -> list[BlockMetricsState]:
         """Every live block, in order of slot."""
-        return [self._state(slot) for slot in (self._count >= 0).nonzero()[0].tolist()]
+        return [self._state(slot) for slot in self._live_slots().tolist()]
 
     def hottest(self, most: int, now_ns: int) -> list[HotBlock]:
         """The live blocks that have been accessed most."""
@@ -186,6 +198,24 @@ class BlockTable:
         block = slot if self._ids is None else int(self._ids[slot])
         return BlockMetricsState(block, int(self._birth[slot]), count, times, depth)
 
+    def _live_slots(self) -> I64:
+        """The slots that hold a block, ascending, found among those used since the last clear."""
+        if self._ids is not None:
+            return (self._count[: self._next] >= 0).nonzero()[0]
+        if self._begun is None:  # so many that looking at each slot costs no more
+            return (self._count >= 0).nonzero()[0]
+        begun = np.unique(joined(self._begun))
+        return begun.compress(self._count[begun] >= 0)
+
+    def _note_begun(self, slots: I64) -> None:
+        """Takes note of slots that are about to be used, in slot streams."""
+        if self._begun is None:
+            return
+        self._begun.append(slots)
+        self._begun_count += len(slots)
+        if self._begun_count > len(self._rows) // _BEGUN_SHARE or len(self._begun) > _MOST_RUNS:
+            self._begun = None
+
     # From ids to slots
 
     def _slots(self, ids: I64) -> I64:
@@ -218,14 +248,15 @@ class BlockTable:
     def _grow_directly(self, allocated: I64) -> bool:
         """Whether these ids are dense enough to be slots; then there is room for them."""
         low, high = int(allocated.min()), int(allocated.max())
-        spread = _DIRECT_SPREAD * (self.live_count + len(allocated))
-        if low < 0 or high >= max(_DIRECT_ALWAYS, spread, len(self._rows)):
+        most = max(_DIRECT_ALWAYS, _DIRECT_SPREAD * (self.live_count + len(allocated)))
+        if low < 0 or high >= max(most, len(self._rows)):
             return False
-        self._grow(high + 1)
+        self._grow(high + 1, most)
+        self._note_begun(allocated)
         return True
 
     def _index_by_hash(self) -> None:
-        held = (self._count >= 0).nonzero()[0]
+        held = self._live_slots()
         self._ids = np.arange(len(self._rows))
         self._index.insert(held, held, self._ids)
         self._free = np.empty(len(self._rows), dtype=np.int64)
@@ -258,13 +289,12 @@ class BlockTable:
         self._free[self._free_count : self._free_count + len(slots)] = slots
         self._free_count += len(slots)
 
-    def _grow(self, needed: int) -> None:
-        size = len(self._rows)
-        if needed <= size:
-            return
-        while size < needed:
-            size *= 2
+    def _grow(self, needed: int, most: int = _ANY_SLOTS) -> None:
+        """Makes room for as many slots as needed, and for some more up to ``most``."""
         held = len(self._rows)
+        if needed <= held:
+            return
+        size = max(needed, min(2 * held, most))
         rows = np.zeros((size, self._rows.shape[1]), dtype=np.int64)
         rows[:held] = self._rows
         self._hold(rows, live_below=held)
@@ -337,14 +367,14 @@ class BlockTable:
         if self.owners is None or not (frame.labels or self.owners.known):
             return None
         if not self.owners.known:  # until now nobody's blocks were not followed
-            held = (self._count >= 0).nonzero()[0]
-            seen.owned.append(owned_from_now_on(self._birth[held]))
+            seen.owned.append(owned_from_now_on(self._birth[self._live_slots()]))
         return self.owners.numbers(frame)
 
     def _apply_by_loop(
         self, frame: EventFrame, numbers: U16 | None, runs: "CompiledRuns", seen: Observations
     ) -> None:
-        allocated = frame.blocks.compress((frame.ops == Op.ALLOC) | (frame.ops == Op.STORE))
+        # As in the loop, whatever lies beyond is a store, too: of all that may begin there must be room.
+        allocated = frame.blocks.compress((frame.ops == Op.ALLOC) | (frame.ops >= Op.STORE))
         if self._ids is None and len(allocated) and not self._grow_directly(allocated):
             self._index_by_hash()
         if self._ids is not None:
@@ -365,6 +395,7 @@ class BlockTable:
             ids=self._ids,
             places=self._index.places,
             bits=self._index.bits,
+            factor=self._index.factor,
             free=self._free,
             key_of=self._contents.keys(slots, frame.keys is not None) if self._ids is None else None,
             owner_of=None if numbers is None or self.owners is None else self.owners.by_slot(slots),

@@ -10,10 +10,12 @@ from rich.text import Text
 from kvstream.analysis import Analysis, CacheAnalysis
 from kvstream.blocks.sizes import block_bytes_of_file
 from kvstream.cli.recordings import BlockTokens, ModelConfig, Recordings, read_recordings, recordings
-from kvstream.cli.render import summary_table
+from kvstream.cli.render import console, summary_table
 from kvstream.cli.session import Capacity, ConfigFile, Json, wants_lines
 from kvstream.config import MetricsConfig, load_config
 from kvstream.sinks.jsonl import JsonLines
+from kvstream.sinks.output_file import refuse_inputs
+from kvstream.text.escape import for_terminal
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -39,6 +41,7 @@ def analyze_command(
 ) -> None:
     """Says why a cache does what it does and what would help, then the figures."""
     inputs = recordings(files, "what is analyzed is read from files")
+    refuse_inputs(sys.stdout.fileno(), files)
     size = None if model_config is None else block_bytes_of_file(model_config, block_tokens)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     analysis = Analysis(metrics, size)
@@ -49,15 +52,20 @@ def analyze_command(
         for result in results:
             lines.show(result)
         return
-    console = Console()
+    screen = console()
     for result in results:
-        console.print(Text(f"{result.source} / {result.tier}", style="bold"))
-        for sentence in result.verdict:
-            console.print(f"  {sentence}", highlight=False)
-        if result.summary.sizes.points:
-            console.print(_curve_table(result))
-        console.print(_hot_table(result))
-        console.print(summary_table(result.summary))
+        print_analysis(screen, result)
+
+
+def print_analysis(screen: Console, result: CacheAnalysis) -> None:
+    """Print the answer for one cache."""
+    screen.print(Text(for_terminal(f"{result.source} / {result.tier}"), style="bold"))
+    for sentence in result.verdict:
+        screen.print(Text(f"  {for_terminal(sentence)}"))
+    if result.summary.sizes.points:
+        screen.print(_curve_table(result))
+    screen.print(_hot_table(result))
+    screen.print(summary_table(result.summary))
 
 
 def _hot_table(result: CacheAnalysis) -> Table:

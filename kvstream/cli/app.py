@@ -2,7 +2,11 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
+import traceback
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -23,9 +27,12 @@ from kvstream.cli import (
     serve,
     top,
 )
+from kvstream.cli.exit_codes import EXIT_ERROR, EXIT_SIGNAL, EXIT_USAGE
+from kvstream.cli.messages import say
+from kvstream.cli.standard import drop_standard_output
 from kvstream.errors import KVStreamError
+from kvstream.text.escape import for_terminal
 
-EXIT_ERROR = 1
 # Typer shows its base of usage errors by no name of its own.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
@@ -68,42 +75,102 @@ def _root(
 
 
 class _OneLine(logging.Formatter):
-    """What went wrong in the background, without a traceback."""
+    """What went wrong in the background, in one line and without a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         error = record.exc_info[1] if record.exc_info else None
-        return f"kvstream: {record.getMessage()}" + (f": {error}" if error is not None else "")
+        text = f"kvstream: {record.getMessage()}" + (f": {error}" if error is not None else "")
+        return for_terminal(text)
 
 
-def _log_to_stderr() -> None:
+def _contain_background_errors() -> None:
+    """Give errors that reach no command one line each on standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.raiseExceptions = False
     logging.getLogger("stamina").setLevel(logging.ERROR)  # that it tries again is no news
+    if not _wants_traceback():
+        threading.excepthook = lambda ended: say(f"kvstream: a thread has ended: {_name(ended.exc_value)}")
+        sys.unraisablehook = lambda _: None  # a second report of what a command has failed of
+
+
+def _wants_traceback() -> bool:
+    return bool(os.environ.get("KVSTREAM_TRACEBACK"))
 
 
 def run_app() -> int:
-    """Runs the command line; returns the exit code."""
-    _log_to_stderr()
+    """Run the command line; return the exit code.
+
+    Whatever is raised becomes one line on standard error. With ``KVSTREAM_TRACEBACK=1`` the traceback is
+    printed, too.
+    """
+    _contain_background_errors()
+    # So that SIGTERM, too, leaves nothing half-written behind where a command does not drain by itself.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(EXIT_SIGNAL + number))
     try:
-        code = app(standalone_mode=False)
-    except _UsageError as error:
-        error.show()
-        return EXIT_ERROR
-    except typer.Abort:
-        return 130
-    except KVStreamError as error:
-        return _fail(str(error))
-    except BrokenPipeError:
-        # The reader has left; pointing stdout elsewhere keeps the last flush at exit quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}")
-    return int(code or 0)
+        code = int(app(standalone_mode=False) or 0)
+        sys.stdout.flush()
+    except BaseException as error:
+        code = _report(error)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        drop_standard_output()
+    return code
 
 
-def _fail(message: str) -> int:
-    typer.echo(f"kvstream: {message}", err=True)
+def _report(error: BaseException) -> int:
+    """Say what has ended the command; return the exit code."""
+    if _wants_traceback():
+        traceback.print_exception(error)
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):
+        error = error.__context__  # typer makes it an exit with 1
+    causes = list(_leaves(error))
+    stops = [cause for cause in causes if isinstance(cause, SystemExit)]
+    if any(isinstance(cause, KeyboardInterrupt | typer.Abort) for cause in causes):
+        return EXIT_SIGNAL + signal.SIGINT
+    if stops:
+        return stops[0].code if isinstance(stops[0].code, int) else EXIT_ERROR
+    if all(isinstance(cause, BrokenPipeError) for cause in causes):
+        return 0  # whoever read our output has left
+    if isinstance(error, _UsageError):
+        return _report_usage(error)
+    # Of several, the one that was raised with a person in mind.
+    cause = min(causes, key=lambda cause: not isinstance(cause, KVStreamError))
+    say(f"kvstream: {_message(cause)}")
     return EXIT_ERROR
+
+
+def _report_usage(error: Any) -> int:
+    if type(error).__name__ != "NoArgsIsHelpError":  # its help is on the screen
+        if error.ctx is not None:
+            say(error.ctx.get_usage())
+            say(f"Try '{error.ctx.command_path} --help' for help.")
+        say(f"kvstream: {error.format_message()}")
+    return EXIT_USAGE
+
+
+def _message(error: BaseException) -> str:
+    match error:
+        case KVStreamError():
+            return str(error)
+        case MemoryError():
+            return "out of memory"
+        case OSError():
+            where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+            return f"{where}{error.strerror or error}"
+    return f"unexpected error: {_name(error)}; KVSTREAM_TRACEBACK=1 shows where"
+
+
+def _name(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors that a group is of, however deep."""
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error

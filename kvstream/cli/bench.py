@@ -6,11 +6,14 @@ from typing import Annotated
 import anyio
 import msgspec
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from kvstream.bench.latency import Latency, measure_latency
 from kvstream.bench.measure import Report, measure
+from kvstream.cli.exit_codes import EXIT_ALERT
+from kvstream.cli.messages import say
+from kvstream.cli.render import console
+from kvstream.cli.standard import write_document
 from kvstream.errors import ConfigError
 
 EXAMPLES = """
@@ -20,12 +23,11 @@ EXAMPLES = """
 
   kvstream bench --events 1000000 --json > now.json
 
-  kvstream bench --compare before.json           exit code 2 if a part has become slower
+  kvstream bench --compare before.json           exit code 3 if a part has become slower
 
 [bold]Columns[/bold]: ns/event is the median of the repeats, spread (slowest - fastest) / median; of 1 % and
 of 100 % compare with a plain collector that follows so many of the blocks, within the same repeat.
 """
-EXIT_SLOWER = 2
 
 
 class BenchReport(msgspec.Struct, frozen=True):
@@ -59,19 +61,19 @@ def bench_command(
 ) -> int:
     """Measures recording, decoding, block state and whole streams on synthetic events."""
     before = _read(compare) if compare else None
-    with Console(stderr=True).status("measuring", spinner="line") as status:
+    with console(stderr=True).status("measuring", spinner="line") as status:
         report = anyio.run(measure, events, repeats, lambda part: status.update(f"measuring {part}"))
         status.update("measuring alert latency")
         delays = anyio.run(measure_latency) if latency else None
     document = BenchReport(report, delays)
     slower = _slower(before.throughput, report, tolerance) if before else {}
     if json:
-        typer.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+        write_document(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
     else:
         _print(document, before)
     for part, growth in slower.items():
-        typer.echo(f"slower: {part} costs {growth:.2f} times what it did", err=True)
-    return EXIT_SLOWER if slower else 0
+        say(f"slower: {part} costs {growth:.2f} times what it did")
+    return EXIT_ALERT if slower else 0
 
 
 def _read(path: Path) -> BenchReport:
@@ -112,11 +114,11 @@ def _print(document: BenchReport, before: BenchReport | None) -> None:
             f"{r.of_plain:.3f}",
         ]
         table.add_row(*cells, *([f"{growth[r.part]:.2f}" if r.part in growth else "new"] if before else []))
-    console = Console()
-    console.print(table)
+    screen = console()
+    screen.print(table)
     if (delays := document.alert_latency_ms) is not None:
-        console.print(
+        screen.print(
             f"alert latency at {delays.offered_per_second / 1e6:.2f} M events/s: p50 {delays.p50:.1f} ms, "
             f"p99 {delays.p99:.1f} ms, worst {delays.worst:.1f} ms of {delays.alerts} alerts"
         )
-    console.print(", ".join(f"{key} {value}" for key, value in report.machine.items()), style="dim")
+    screen.print(", ".join(f"{key} {value}" for key, value in report.machine.items()), style="dim")

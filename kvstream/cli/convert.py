@@ -1,16 +1,20 @@
 """``kvstream convert``: any input that holds events to any format that can hold them."""
 
 import sys
+from contextlib import nullcontext
 from typing import Annotated
 
 import anyio
 import typer
 
+from kvstream.cli.messages import MalformedReport
+from kvstream.cli.recordings import Force
 from kvstream.cli.render import progress_on_stderr
-from kvstream.cli.session import Capacity, tell_malformed
+from kvstream.cli.session import Capacity
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.frame import EventFrame
-from kvstream.sinks.event_log import EventLogWriter, Format
+from kvstream.sinks.event_log import EventLogWriter, Format, chosen_format
+from kvstream.sinks.output_file import refuse_inputs, whole_file
 from kvstream.sources.inputs import Input
 
 EXAMPLES = """
@@ -37,6 +41,7 @@ def convert_command(
     ] = None,
     capacity: Capacity = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed input.")] = False,
+    force: Force = False,
 ) -> None:
     """Converts recorded events between formats. What is malformed is told on standard error and left out."""
     given = Input(recording)
@@ -44,11 +49,17 @@ def convert_command(
         raise ConfigError(f"{recording} has no end; record it with kvstream record")
     if output == "-" and format not in (None, "jsonl") and sys.stdout.isatty():
         raise ConfigError(f"{format} is binary; name a file, or pipe it")
-    with EventLogWriter(output, format) as writer, progress_on_stderr() as progress:
+    form = chosen_format(output, format)
+    refuse_inputs(sys.stdout.fileno() if output == "-" else output, [recording])
+    report = MalformedReport()
+    with (
+        nullcontext("-") if output == "-" else whole_file(output, force) as path,
+        EventLogWriter(path, form) as writer,
+        progress_on_stderr() as progress,
+    ):
         task = progress.add_task(f"converting {recording}", total=None)
 
-        async def convert() -> int:
-            bad = 0
+        async def convert() -> None:
             async for item in given.read(capacity):
                 if isinstance(item, EventFrame):
                     if source in (None, item.source):
@@ -57,10 +68,7 @@ def convert_command(
                 elif strict:
                     raise MalformedInputError(f"{item} (stopped by --strict)")
                 else:
-                    bad += 1
-                    tell_malformed(item)
-            return bad
+                    report.add(item)
 
-        bad = anyio.run(convert)
-    if bad:
-        typer.echo(f"kvstream: {bad:,} malformed pieces of {recording} were left out", err=True)
+        anyio.run(convert)
+    report.finish(recording)

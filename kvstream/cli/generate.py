@@ -1,13 +1,16 @@
 """``kvstream generate``: synthetic streams of any size."""
 
 import sys
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
+from kvstream.cli.recordings import Force
 from kvstream.cli.render import progress_on_stderr
 from kvstream.errors import ConfigError
-from kvstream.sinks.event_log import EventLogWriter, Format
+from kvstream.sinks.event_log import EventLogWriter, Format, chosen_format
+from kvstream.sinks.output_file import whole_file
 from kvstream.sources.synthetic import WORKLOADS, Workload, generate
 
 EXAMPLES = """
@@ -37,12 +40,18 @@ def generate_command(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same stream.")] = 0,
     source: Annotated[str, typer.Option(help="Source of the events.")] = "synthetic",
     tier: Annotated[str, typer.Option(help="Tier of the events.")] = "gpu",
+    force: Force = False,
 ) -> None:
     """Writes the block events of a simulated engine: requests on an LRU prefix cache."""
     if output == "-" and format in ("kvlog", "frames") and sys.stdout.isatty():
         raise ConfigError(f"{format} is binary; write it to a file with -o, or pipe it")
     frames = generate(workload, events, blocks=blocks, rate=rate, seed=seed, source=source, tier=tier)
-    with EventLogWriter(output, format) as writer, progress_on_stderr() as progress:
+    form = chosen_format(output, format)
+    with (
+        nullcontext("-") if output == "-" else whole_file(output, force) as path,
+        EventLogWriter(path, form) as writer,
+        progress_on_stderr() as progress,
+    ):
         task = progress.add_task(f"generating {workload}", total=events)
         for frame in frames:
             writer.write(frame)

@@ -8,11 +8,13 @@ from typing import Annotated
 import msgspec
 import typer
 
-from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.alerts.types import AlertLevel
+from kvstream.sinks.alert_file import AlertFile
 from kvstream.sinks.alertmanager import Alertmanager
 from kvstream.sinks.command import Command
 from kvstream.sinks.webhook import Webhook, slack_payload
 from kvstream.stream import KVStream
+from kvstream.text.escape import for_terminal
 
 OnAlert = Annotated[
     list[str] | None,
@@ -82,22 +84,20 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
         for url in self.slack or ():
             stream.on_alert_group(Webhook(url, slack_payload), min_level)
         for url in self.alertmanager or ():
-            Alertmanager(url).attach(stream)
+            Alertmanager(url).attach(stream, min_level)
         if self.otlp is not None:
             from kvstream.sinks.otel import OpenTelemetry  # here, as it needs an extra
 
             OpenTelemetry(self.otlp).attach(stream)
         if self.alert_log is not None:
-            stream.on_alert(_Append(self.alert_log), min_level)
+            stream.on_alert(AlertFile(self.alert_log), min_level)
 
 
-class _Append:
-    """Appends each alert to a file."""
-
-    def __init__(self, path: Path) -> None:
-        path.open("ab").close()  # told at once if it cannot be written
-        self._path = path
-
-    def __call__(self, alert: CacheAlert) -> None:
-        with self._path.open("ab") as file:
-            file.write(msgspec.json.encode(alert) + b"\n")
+def undelivered_lines(stream: KVStream) -> list[str]:
+    """Return a line for each destination that alerts of a closed stream were not delivered to."""
+    return [
+        f"not delivered: {entry.undelivered:,} {'alert' if entry.undelivered == 1 else 'alerts'} "
+        f"to {for_terminal(entry.destination)}"
+        for entry in stream.statistics().subscribers
+        if entry.topic == "alerts" and entry.undelivered
+    ]

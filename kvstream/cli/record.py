@@ -1,5 +1,7 @@
 """``kvstream record``: live events to files."""
 
+import os
+import sys
 from typing import Annotated
 
 import anyio
@@ -7,10 +9,12 @@ import typer
 from anyio import CancelScope
 from rich.progress import TextColumn
 
+from kvstream.cli.messages import MalformedReport, say
 from kvstream.cli.render import progress_on_stderr
-from kvstream.cli.session import stop_on_signal, tell_malformed
+from kvstream.cli.session import stop_on_signal
 from kvstream.events.frame import EventFrame
 from kvstream.sinks.event_log import Format, RotatingWriter
+from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.inputs import Input
 
 EXAMPLES = """
@@ -22,7 +26,9 @@ EXAMPLES = """
 
   tail -f events.jsonl | kvstream record - -o events.kvlog
 
-A recording that is killed can be read up to its last second. It holds no token ids.
+A recording that is killed can be read up to its last second. It holds no token ids. Nothing is overwritten:
+parts take the next free number, and a single file that exists is appended to (JSON lines, .kvlog and frames,
+compressed or not; captures are refused) unless --force replaces it.
 """
 _FLUSH_SECONDS = 1.0
 
@@ -41,29 +47,35 @@ def record_command(
         float | None,
         typer.Option(min=0.001, help="Begin another file after so many minutes.", show_default=False),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> int:
     """Writes events to a file, or to a row of files, until the input ends or it is stopped."""
     given = [Input(name) for name in inputs]
+    refuse_inputs(sys.stdout.fileno() if output == "-" else output, inputs)
+    appends = not force and os.path.isfile(output) and rotate_mb is rotate_minutes is None
     writer = RotatingWriter(
         output,
         format,
         None if rotate_mb is None else round(rotate_mb * 1e6),
         None if rotate_minutes is None else rotate_minutes * 60,
+        force,
     )
+    if appends:
+        say(f"kvstream: {output} exists and is appended to")
+    report = MalformedReport()
     progress = progress_on_stderr(TextColumn("{task.description}"))
     task = progress.add_task("waiting for events", total=None)
-    events = malformed = 0
+    events = 0
     stopped: list[int] = []
 
     async def write_all(of: Input) -> None:
-        nonlocal events, malformed
+        nonlocal events
         async for item in of.read():
             if isinstance(item, EventFrame):
                 writer.write(item)
                 events += len(item)
             else:
-                malformed += 1
-                tell_malformed(item)
+                report.add(item)
 
     async def write_inputs(scope: CancelScope) -> None:
         async with anyio.create_task_group() as tasks:
@@ -88,14 +100,12 @@ def record_command(
     for of in given:
         if of.subscriber is not None:
             told = of.subscriber.statistics()
-            typer.echo(
+            say(
                 f"{told.input}: {told.batches:,} batches, {told.lost_batches:,} lost, "
-                f"{told.replayed:,} replayed",
-                err=True,
+                f"{told.replayed:,} replayed"
             )
-    typer.echo(
-        f"{events:,} events, {malformed:,} malformed pieces left out, {writer.size / 1e6:.1f} MB in "
-        f"{', '.join(writer.paths)}",
-        err=True,
+    say(
+        f"{events:,} events, {report.count:,} malformed pieces left out, {writer.size / 1e6:.1f} MB in "
+        f"{', '.join(writer.paths)}"
     )
     return 128 + stopped[0] if stopped else 0

@@ -7,16 +7,15 @@ from typing import Annotated, Any
 import anyio
 import typer
 
+from kvstream.cli.messages import MalformedReport
 from kvstream.cli.render import progress_on_stderr
-from kvstream.cli.session import tell_malformed
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.sources.inputs import Input
 from kvstream.sources.timing import merge_by_time
 
-_MALFORMED_SHOWN = 20
-
 # Options of more than one command.
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 Recordings = Annotated[
     list[str], typer.Argument(metavar="FILE...", help="Recordings: any files that kvstream run reads.")
 ]
@@ -36,7 +35,7 @@ def recordings(names: Sequence[str], why: str) -> list[Input]:
         ConfigError: If one of them is live; ``why`` says why that cannot be.
     """
     inputs = [Input(name) for name in names]
-    if any(of.is_live for of in inputs):
+    if any(of.is_live and not of.is_pipe for of in inputs):
         raise ConfigError(f"{why}; record what is live first")
     return inputs
 
@@ -51,25 +50,26 @@ def read_recordings(inputs: Sequence[Input], capacity: int | None, take: Callabl
 
     Returns:
         How many pieces were malformed.
+
+    Raises:
+        UnreadableInputError: If nothing or nearly nothing of one could be read.
     """
     with progress_on_stderr() as progress:
-        task = progress.add_task("reading", total=sum(Path(of.name).stat().st_size for of in inputs))
+        endless = any(of.is_pipe for of in inputs)
+        total = None if endless else sum(Path(of.name).stat().st_size for of in inputs)
+        task = progress.add_task("reading", total=total)
+        report = MalformedReport()
 
         def on_bytes(count: int) -> None:
             progress.advance(task, count)
 
-        async def read() -> int:
-            malformed = 0
+        async def read() -> None:
             async for item in merge_by_time([of.read(capacity, on_bytes) for of in inputs]):
                 if isinstance(item, EventFrame):
                     take(item)
-                    continue
-                malformed += 1
-                if malformed <= _MALFORMED_SHOWN:
-                    tell_malformed(item)
-            return malformed
+                else:
+                    report.add(item)
 
-        malformed = anyio.run(read)
-    if malformed:
-        typer.echo(f"kvstream: {malformed:,} malformed pieces were left out", err=True)
-    return malformed
+        anyio.run(read)
+    report.finish()
+    return report.count

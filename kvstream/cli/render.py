@@ -19,6 +19,7 @@ from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.usage import LabelUsage
 from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
+from kvstream.text.escape import for_terminal
 from kvstream.words import accounts_lines, interval, seconds, time_of_day
 
 LEVEL_STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
@@ -27,16 +28,21 @@ _LABELS_SHOWN = 5
 _SIZES_SHOWN = (0.5, 1.0, 1.5, 2.0, 4.0)
 
 
+def console(stderr: bool = False) -> Console:
+    """Return a terminal on which text is shown as it is, and nothing in it is markup."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
 class Terminal:
     """Shows a run on a terminal; use as a context manager.
 
     Args:
         total_bytes: Size of the input, None if it has no end.
-        console: Where to draw.
+        screen: Where to draw.
     """
 
-    def __init__(self, total_bytes: int | None, console: Console | None = None) -> None:
-        self._console = console or Console()
+    def __init__(self, total_bytes: int | None, screen: Console | None = None) -> None:
+        self._console = screen or console()
         self._stream: KVStream | None = None
         self._subscribers: Sequence[KVEventSubscriber] = ()
         self._malformed = 0
@@ -81,7 +87,7 @@ class Terminal:
         elif isinstance(result, Malformed):
             self._malformed += 1
             if self._malformed <= _MALFORMED_SHOWN:
-                self._live.console.print(Text(f"malformed  {result}", style="magenta"))
+                self._live.console.print(Text(for_terminal(f"malformed  {result}"), style="magenta"))
             if self._malformed == _MALFORMED_SHOWN:
                 self._live.console.print("malformed  further ones are counted; --json lists them all")
         elif isinstance(result, CacheMetricsSummary):
@@ -116,8 +122,8 @@ class Terminal:
 
 def progress_on_stderr(*columns: ProgressColumn) -> Progress:
     """Progress on standard error, shown only where that is a terminal."""
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    screen = console(stderr=True)
+    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
 
 
 def alert_line(alert: CacheAlert) -> Text:
@@ -126,7 +132,7 @@ def alert_line(alert: CacheAlert) -> Text:
     return Text.assemble(
         f"{time_of_day(alert.timestamp)}  ",
         (f"{alert.state} {alert.level.value}", style),
-        f"  {alert.rule}  {alert.source}/{alert.tier}  {alert.message}",
+        for_terminal(f"  {alert.rule}  {alert.source}/{alert.tier}  {alert.message}"),
     )
 
 
@@ -140,13 +146,16 @@ def _input_line(told: SubscriberStatistics) -> Text:
         "malformed": told.malformed,
     }
     odd = "".join(f", {n:,} {name}" for name, n in counted.items() if n)
-    return Text(f"{told.input}: {told.batches:,} batches{odd}; {told.lag_seconds:.1f} s behind the engine")
+    name = for_terminal(told.input)
+    return Text(f"{name}: {told.batches:,} batches{odd}; {told.lag_seconds:.1f} s behind the engine")
 
 
 def summary_table(summary: CacheMetricsSummary) -> Table:
     """A summary as a table."""
-    title = "all sources" if summary.source == "*" else f"{summary.source} / {summary.tier}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=False, title_style="bold")
+    title = "all sources" if summary.source == "*" else for_terminal(f"{summary.source} / {summary.tier}")
+    table = Table(
+        title=Text(title), title_justify="left", box=box.SIMPLE, show_header=False, title_style="bold"
+    )
     table.add_column(style="dim")
     table.add_column()
     recent, accounts = summary.recent, summary.accounts
@@ -185,7 +194,7 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
             "hit ratio if LRU, with", "  ".join(f"{factor:g}× {at[factor]:.2f}" for factor in _SIZES_SHOWN)
         )
     for name, values in summary.labels.items():
-        table.add_row(f"by {name}", "\n".join(map(_usage, values[:_LABELS_SHOWN])))
+        table.add_row(f"by {name}", Text("\n".join(map(_usage, values[:_LABELS_SHOWN]))))
     reasons = ", ".join(f"{n:,} {name}" for name, n in summary.evictions_by_reason.items() if n)
     table.add_row("generations ended", reasons or "none")
     going = [
@@ -197,12 +206,13 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
         table.add_row("trends", ", ".join(going))
     table.add_row("accounts", "\n".join(accounts_lines(accounts, whole=summary.source == "*")))
     firing = ", ".join(sorted({str(alert["rule"]) for alert in summary.alerts}))
-    table.add_row("alerts firing", Text(firing or "none", style="red" if firing else "green"))
+    table.add_row("alerts firing", Text(for_terminal(firing) or "none", style="red" if firing else "green"))
     return table
 
 
 def _usage(usage: LabelUsage) -> str:
     return (
-        f"{usage.value or 'none'}: {usage.residency_share:.0%} of block time, {usage.hit_share:.0%} of hits; "
+        f"{for_terminal(usage.value or 'none')}: "
+        f"{usage.residency_share:.0%} of block time, {usage.hit_share:.0%} of hits; "
         f"{usage.blocks_live:,} blocks, hit ratio {usage.hit_ratio:.2f}"
     )

@@ -1,19 +1,21 @@
 """``kvstream replay``: recorded events to a stream or to subscribers, at their own pace or faster."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated
 
 import anyio
 import typer
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from kvstream.cli.render import progress_on_stderr
 from kvstream.cli.session import stop_on_signal, tell_malformed
-from kvstream.config import StreamConfig
-from kvstream.errors import ConfigError
+from kvstream.cli.tokens import TokenFile, token_from
+from kvstream.errors import ConfigError, KVStreamError
 from kvstream.events.frame import EventFrame
 from kvstream.sinks.kv_events import KVEventEncoder
-from kvstream.sinks.socket import connect
+from kvstream.sinks.socket import Connection, connect
 from kvstream.sinks.zmq_publisher import KVEventPublisher
 from kvstream.sources.inputs import Input
 from kvstream.sources.timing import Pace, paced
@@ -29,6 +31,9 @@ EXAMPLES = """
 
   kvstream replay run.kvlog --to zmq://*:5557 --speed 0                     as fast as possible
 """
+_SERVER_SECONDS = 10.0
+_SUBSCRIBER_SECONDS = 60.0
+_LOOK_SECONDS = 0.05
 
 
 def replay_command(
@@ -39,7 +44,8 @@ def replay_command(
         str,
         typer.Option(
             metavar="ENDPOINT",
-            help="unix:PATH or tcp://HOST:PORT of a kvstream serve, or zmq://*:PORT to publish as vLLM does.",
+            help="unix:PATH, tcp://HOST:PORT or tls://HOST:PORT of a kvstream serve, "
+            "or zmq://*:PORT to publish as vLLM does.",
         ),
     ],
     speed: Annotated[
@@ -48,13 +54,32 @@ def replay_command(
     source: Annotated[
         str | None, typer.Option(help="Only the events of this source.", show_default=False)
     ] = None,
-    token: Annotated[
-        str | None,
-        typer.Option(envvar="KVSTREAM_TOKEN", help="What the server asks for.", show_default=False),
+    token_file: TokenFile = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.pem", help="Roots to trust at tls://, if not the system's.", show_default=False
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.pem", help="Client certificate, if the server asks for one.", show_default=False
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE.pem", help="Its private key.", show_default=False)
     ] = None,
     wait: Annotated[
-        float, typer.Option(min=0.0, metavar="SECONDS", help="How long to wait for a first subscriber.")
-    ] = 60.0,
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help=f"How long to wait for a server ({_SERVER_SECONDS:.0f} by default) "
+            f"or a first subscriber ({_SUBSCRIBER_SECONDS:.0f}).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> int:
     """Sends recorded events again, spaced as they were."""
     given = Input(recording)
@@ -64,6 +89,8 @@ def replay_command(
     task = progress.add_task(f"replaying {recording}", total=None)
     sent = 0
     stopped: list[int] = []
+    failure: list[KVStreamError | OSError] = []
+    tasks: TaskGroup
 
     def count(number: int) -> None:
         nonlocal sent
@@ -78,19 +105,29 @@ def replay_command(
                 yield item
 
     async def to_stream() -> None:
-        async with connect(to, token=token, config=StreamConfig(shutdown_timeout=wait)) as remote:
+        token = token_from(token_file)
+        async with connect(to, token=token, ca=tls_ca, certificate=tls_cert, key=tls_key) as remote:
+            tasks.start_soon(watch, remote)
             async for frame in frames():
                 await remote.send(frame)
+                await remote.accepted()
                 count(len(frame))
-            with anyio.fail_after(wait):
-                await remote.flush()
+            await remote.flush()
+
+    async def watch(remote: Connection) -> None:
+        try:
+            await _until_stuck(remote, _SERVER_SECONDS if wait is None else wait)
+        except KVStreamError as error:
+            failure.append(error)
+            tasks.cancel_scope.cancel()
 
     async def to_subscribers() -> None:
         async with KVEventPublisher(ZmqAddress.parse(to)) as publisher:
-            with anyio.move_on_after(wait) as waiting:
+            patience = _SUBSCRIBER_SECONDS if wait is None else wait
+            with anyio.move_on_after(patience) as waiting:
                 await publisher.subscribed()
             if waiting.cancelled_caught:
-                raise ConfigError(f"nobody has subscribed at {to} within {wait:g} s")
+                raise ConfigError(f"nobody has subscribed at {to} within {patience:g} s")
             messages = None if source else read_wire_messages(recording)
             if messages is not None:
                 pace = Pace(speed)
@@ -108,12 +145,34 @@ def replay_command(
                 count(len(frame))
 
     async def replay() -> None:
+        nonlocal tasks
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop_on_signal, tasks.cancel_scope, stopped)
-            await (to_subscribers() if to.startswith("zmq") else to_stream())
+            try:
+                await (to_subscribers() if to.startswith("zmq") else to_stream())
+            except (KVStreamError, OSError) as error:  # out of the group it would come wrapped
+                failure.append(error)
             tasks.cancel_scope.cancel()
 
     with progress:
         anyio.run(replay)
+    if failure:
+        raise failure[0]
     typer.echo(f"{sent:,} sent", err=True)
     return 128 + stopped[0] if stopped else 0
+
+
+async def _until_stuck(remote: Connection, seconds: float) -> None:
+    """Wait until frames have been waiting for a time in which the server took none.
+
+    Raises:
+        KVStreamError: Then; says what is known of why.
+    """
+    frames, since = -1, anyio.current_time()
+    while anyio.current_time() - since < seconds:
+        await anyio.sleep(max(_LOOK_SECONDS, seconds / 20))
+        now = remote.statistics()
+        if now.frames != frames or not now.queue.events + now.queue.processing_events:
+            frames, since = now.frames, anyio.current_time()
+    why = remote.statistics().last_error or "the server takes no frames"
+    raise KVStreamError(f"nothing could be sent to {remote.endpoint} for {seconds:g} s: {why}")

@@ -1,24 +1,37 @@
 """``kvstream report``: recorded events to one document, and to a table of evictions."""
 
+import os
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 import typer
 
 from kvstream.blocks.sizes import block_bytes_of_file
-from kvstream.cli.recordings import BlockTokens, ModelConfig, Recordings, read_recordings, recordings
+from kvstream.cli.messages import say
+from kvstream.cli.recordings import (
+    BlockTokens,
+    Force,
+    ModelConfig,
+    Recordings,
+    read_recordings,
+    recordings,
+)
 from kvstream.cli.session import Capacity, ConfigFile
+from kvstream.cli.standard import write_document
 from kvstream.config import MetricsConfig, load_config
+from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.report.html import to_html
 from kvstream.report.markdown import to_markdown
 from kvstream.report.report import Report, ReportBuilder
-from kvstream.sinks.eviction_table import EvictionTable
+from kvstream.sinks.eviction_table import EvictionTable, check_ending
+from kvstream.sinks.output_file import naming, refuse_inputs, whole_file
 from kvstream.sources.timing import FrameCutter
+from kvstream.text.escape import for_unicode
+from kvstream.text.json import encode_json
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -33,7 +46,7 @@ Format = Literal["html", "md", "json"]
 _WRITERS: dict[str, Callable[[Report], str]] = {
     "html": to_html,
     "md": to_markdown,
-    "json": lambda report: msgspec.json.encode(report).decode() + "\n",
+    "json": lambda report: encode_json(report).decode() + "\n",
 }
 
 
@@ -59,17 +72,25 @@ def report_command(
     model_config: ModelConfig = None,
     block_tokens: BlockTokens = 16,
     config: ConfigFile = None,
+    force: Force = False,
 ) -> None:
     """Writes what was found as one self-contained file: verdict, charts, tables and alerts."""
     inputs = recordings(files, "a report is of files")
     size = None if model_config is None else block_bytes_of_file(model_config, block_tokens)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
-    if output is not None:
-        output.open("ab").close()  # told at once if it cannot be written
+    refuse_inputs(sys.stdout.fileno() if output is None else output, files)
+    if evictions is not None:
+        refuse_inputs(evictions, files)
+        if output is not None and os.path.realpath(output) == os.path.realpath(evictions):
+            raise ConfigError(f"{output}: the report and the table of evictions need a file each")
     builder = ReportBuilder(metrics, size)
     # So that no part of a frame spans more windows than are kept.
     cutter = FrameCutter(metrics.window_ns * max(1, metrics.windows // 2))
-    with EvictionTable(evictions) if evictions is not None else nullcontext() as table:
+    with (
+        # Opened first, so that what cannot be written is known at once.
+        nullcontext() if output is None else whole_file(output, force) as path,
+        _eviction_table(evictions, force) as table,
+    ):
 
         def take(frame: EventFrame) -> None:
             for _, part in cutter.cut(frame):
@@ -79,15 +100,27 @@ def report_command(
                         table.write(outcome.source, outcome.tier, batch)
 
         malformed = read_recordings(inputs, metrics.capacity, take)
-    report = builder.finish([Path(of.name).name for of in inputs], malformed)
-    text = _WRITERS[format or _format_of(output)](report)
-    if output is None:
-        sys.stdout.write(text)
+        report = builder.finish([for_unicode(Path(of.name).name) for of in inputs], malformed)
+        text = _WRITERS[format or _format_of(output)](report)
+        if path is not None:
+            with naming(path), open(path, "wb") as file:
+                file.write(text.encode("utf-8", "backslashreplace"))
+    if path is None:
+        write_document(text)
     else:
-        output.write_text(text, encoding="utf-8")
-        typer.echo(f"{output}: {len(text):,} characters about {report.events:,} events", err=True)
+        say(f"{output}: {len(text):,} characters about {report.events:,} events")
     if table is not None:
-        typer.echo(f"{evictions}: {table.rows:,} evictions", err=True)
+        say(f"{evictions}: {table.rows:,} evictions")
+
+
+@contextmanager
+def _eviction_table(path: Path | None, force: bool) -> Iterator[EvictionTable | None]:
+    if path is None:
+        yield None
+        return
+    check_ending(path)
+    with whole_file(path, force) as written, naming(path), EvictionTable(Path(written)) as table:
+        yield table
 
 
 def _format_of(output: Path | None) -> Format:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
 from kvstream.alerts.rules_file import builtin_text, default_rules, load_rules
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert
 from kvstream.cli.recordings import read_recordings, recordings
-from kvstream.cli.render import alert_line
+from kvstream.cli.render import alert_line, console
 from kvstream.cli.session import (
     Capacity,
     ConfigFile,
@@ -20,9 +20,12 @@ from kvstream.cli.session import (
     chosen_rules,
     wants_lines,
 )
+from kvstream.cli.standard import write_document
 from kvstream.config import MetricsConfig, load_config
 from kvstream.monitor import Monitor
 from kvstream.sinks.jsonl import JsonLines
+from kvstream.sinks.output_file import refuse_inputs
+from kvstream.text.escape import for_terminal
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -42,7 +45,7 @@ RulesArgument = Annotated[Path, typer.Argument(metavar="FILE.toml", help="Change
 @app.command("list")
 def list_rules() -> None:
     """Prints the built-in rules as TOML, each with why it is there and what to do."""
-    typer.echo(builtin_text(), nl=False)
+    write_document(builtin_text())
 
 
 @app.command("check")
@@ -57,7 +60,7 @@ def check_rules(file: RulesArgument) -> None:
     parts = [f"{len(names)} {what} ({', '.join(names)})" for what, names in told.items() if names]
     if silences:
         parts.append(f"{len(silences)} silence{'s' * (len(silences) > 1)}")
-    typer.echo(f"{file}: {len(rules)} rules" + "".join(f", {part}" for part in parts))
+    print(for_terminal(f"{file}: {len(rules)} rules" + "".join(f", {part}" for part in parts)))
 
 
 @app.command("test")
@@ -70,6 +73,7 @@ def try_rules(
 ) -> None:
     """Replays recordings and prints when each rule would have fired and resolved."""
     inputs = recordings(on, "rules are tried on files")
+    refuse_inputs(sys.stdout.fileno(), on)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     rules, silences = chosen_rules(metrics, file)
     monitor = Monitor(metrics, rules, Silences(silences))
@@ -81,10 +85,10 @@ def try_rules(
         for alert in alerts:
             lines.show(alert)
         return
-    console = Console()
+    screen = console()
     for alert in alerts:
-        console.print(alert_line(alert))
+        screen.print(alert_line(alert))
     fired = Counter(alert.rule for alert in alerts if alert.state == "firing")
     for rule in monitor.rules:
         state = f"fired {fired[rule.name]} times" if rule.enabled else "off"
-        console.print(f"  {rule.name:20} {state}", highlight=False)
+        screen.print(Text(f"  {for_terminal(rule.name):20} {state}"))

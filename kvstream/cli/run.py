@@ -35,6 +35,7 @@ from kvstream.cli.session import (
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.frame import EventFrame
+from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.files import STDIN
 from kvstream.sources.inputs import Input, live_and_recorded
 from kvstream.sources.timing import FrameCutter, Items, paced
@@ -53,7 +54,7 @@ EXAMPLES = f"""
 
   kvstream run day.kvlog --speed 60 --capacity 16384  an hour a minute
 
-  kvstream run nightly.kvlog --fail-on critical       exit code 2 if it fired
+  kvstream run nightly.kvlog --fail-on critical       exit code 3 if it fired
 
   kvstream run zmq://vllm-0:5557 --min-level warning --on-alert ./page.sh --alertmanager http://am:9093
 {EXIT_CODES}"""
@@ -113,6 +114,8 @@ def run_command(
             raise ConfigError("nothing to read; name a file, or pipe events in")
         given = [STDIN]
     inputs = [Input(name, follow) for name in given]
+    for output in (sys.stdout.fileno(), *([alert_log] if alert_log is not None else [])):
+        refuse_inputs(output, given)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     chosen, silences = chosen_rules(metrics, rules)
     options = RunOptions(summary_every=summary_every, strict=strict, speed=speed, capacity=metrics.capacity)
@@ -144,6 +147,7 @@ def run_command(
         as_json=json,
         total_bytes=None if endless else sum(Path(of.name).stat().st_size for of in inputs),
         subscribers=[of.subscriber for of in inputs if of.subscriber is not None],
+        is_service=follow or any(of.subscriber is not None for of in inputs),
     )
 
 

@@ -7,6 +7,8 @@ import typer
 
 from kvstream.errors import KVStreamError
 from kvstream.schemas import documents
+from kvstream.sinks.output_file import whole_file
+from kvstream.text.escape import for_terminal
 
 app = typer.Typer(help="Write or check the schemas of every message.", no_args_is_help=True)
 
@@ -18,8 +20,9 @@ def write(folder: Folder = Path("schemas")) -> None:
     """Writes every schema document, replacing what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in documents().items():
-        (folder / name).write_text(text, encoding="utf-8")
-        typer.echo(folder / name)
+        with whole_file(folder / name, force=True) as path, open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        print(for_terminal(str(folder / name)))
 
 
 @app.command()
@@ -28,8 +31,8 @@ def check(folder: Folder = Path("schemas")) -> None:
     stale = [
         name
         for name, text in documents().items()
-        if not (folder / name).exists() or (folder / name).read_text(encoding="utf-8") != text
+        if not (folder / name).exists() or (folder / name).read_bytes() != text.encode()
     ]
     if stale:
         raise KVStreamError(f"out of date: {', '.join(stale)}; run 'kvstream schemas write {folder}'")
-    typer.echo("schemas are up to date")
+    print("schemas are up to date")

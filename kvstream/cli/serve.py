@@ -1,8 +1,9 @@
 """``kvstream serve``: a stream for producers in other processes."""
 
-import os
+import ssl
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import anyio
 import msgspec
@@ -33,12 +34,15 @@ from kvstream.cli.session import (
     run_session,
     wants_lines,
 )
+from kvstream.cli.tokens import TokenFile, token_from
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError
 from kvstream.events.codec import MAX_FRAME_BYTES
 from kvstream.link import Endpoint
+from kvstream.sources.receive_budget import DEFAULT_RECEIVE_BYTES, ReceiveBudget
 from kvstream.sources.socket import FrameServer
 from kvstream.stream import KVStream
+from kvstream.tls import server_context
 
 if TYPE_CHECKING:
     from kvstream.web.server import HttpServer
@@ -50,7 +54,9 @@ EXAMPLES = f"""
 
   kvstream serve --listen unix:/run/kvstream.sock --http 127.0.0.1:9109       dashboard and /metrics
 
-  KVSTREAM_TOKEN=secret kvstream serve --listen tcp://0.0.0.0:5560 --json >> alerts.jsonl
+  kvstream serve --listen tls://0.0.0.0:5560 --tls-cert cert.pem --tls-key key.pem --token-file token
+
+  KVSTREAM_TOKEN=secret kvstream serve --listen tcp://127.0.0.1:5560 --json >> alerts.jsonl
 
 In the engine: async with kvstream.connect("unix:/run/kvstream.sock") as remote: …
 {EXIT_CODES}"""
@@ -59,7 +65,10 @@ In the engine: async with kvstream.connect("unix:/run/kvstream.sock") as remote:
 def serve_command(
     listen: Annotated[
         list[str],
-        typer.Option(metavar="unix:PATH|tcp://HOST:PORT", help="Where to take frames; can be given again."),
+        typer.Option(
+            metavar="unix:PATH|tcp://HOST:PORT|tls://HOST:PORT",
+            help="Where to take frames; can be given again.",
+        ),
     ],
     http: Annotated[
         str | None,
@@ -67,11 +76,21 @@ def serve_command(
             metavar="HOST:PORT", help="Serve the dashboard, the API and /metrics there.", show_default=False
         ),
     ] = None,
-    token_file: Annotated[
+    token_file: TokenFile = None,
+    tls_cert: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE",
-            help="Holds the token that producers and browsers must know; also $KVSTREAM_TOKEN.",
+            metavar="FILE.pem", help="Certificate of tls:// endpoints and of --http.", show_default=False
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE.pem", help="Its private key.", show_default=False)
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.pem",
+            help="Let in only clients with a certificate of one of these roots.",
             show_default=False,
         ),
     ] = None,
@@ -82,6 +101,9 @@ def serve_command(
     max_frame_bytes: Annotated[
         int, typer.Option(min=1024, max=MAX_FRAME_BYTES, help="Bytes a frame may have.")
     ] = MAX_FRAME_BYTES,
+    max_receive_bytes: Annotated[
+        int, typer.Option(min=1, help="Bytes received and not yet queued, of all connections together.")
+    ] = DEFAULT_RECEIVE_BYTES,
     summary_every: Annotated[
         float, typer.Option(min=0.0, metavar="SECONDS", help="A summary every so often; 0: only the last.")
     ] = 10.0,
@@ -100,7 +122,8 @@ def serve_command(
     otlp: OtlpUrl = None,
 ) -> int:
     """Takes block events from other processes and shows what the caches do, until it is stopped."""
-    token = _token(token_file)
+    token = token_from(token_file)
+    tls = _tls(tls_cert, tls_key, tls_client_ca)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     chosen, silences = chosen_rules(metrics, rules)
     metrics = msgspec.structs.replace(metrics, export_interval=summary_every)
@@ -114,48 +137,78 @@ def serve_command(
         otlp=otlp,
     )
     handlers.attach(stream, min_level)
+    budget = ReceiveBudget(max_receive_bytes)
     servers = [
         FrameServer(
             stream,
-            Endpoint.parse(text),
+            endpoint,
             token=token,
             insecure=insecure,
             longest_frame=max_frame_bytes,
             most_connections=max_connections,
+            budget=budget,
+            tls=tls if endpoint.tls else None,
         )
-        for text in listen
+        for endpoint in map(Endpoint.parse, listen)
     ]
-
-    page = _page(stream, http, token, insecure) if http else None
+    if tls is not None and http is None and not any(server.endpoint.tls for server in servers):
+        raise ConfigError("--tls-cert is for --listen tls://HOST:PORT and for --http")
+    page = _page(stream, http, token, insecure, tls) if http else None
 
     async def feed(stream: KVStream, output: Output) -> None:
         if wants_lines(json):  # a terminal shows the figures all the time
             stream.on_summary(lambda summary: None if summary.final else output.show(summary))
-        for server in servers:
-            await server.bind()
-            typer.echo(f"listening at {server.endpoint}", err=True)
-        if page is not None:
-            page.bind()
-            typer.echo(f"dashboard at {page.url}", err=True)
-        async with anyio.create_task_group() as tasks:
-            if page is not None:
-                tasks.start_soon(page.serve)
+        try:
             for server in servers:
-                tasks.start_soon(server.serve)
+                await server.bind()
+                typer.echo(f"listening at {server.endpoint}", err=True)
+            if page is not None:
+                page.bind()
+                typer.echo(f"dashboard at {page.url}", err=True)
+            await _serve_all(stream, [*servers, page] if page is not None else servers)
+        finally:
+            for server in servers:
+                await server.aclose()
 
-    return run_session(Session(min_level, evictions, fail_on), stream, feed, as_json=json)
+    return run_session(Session(min_level, evictions, fail_on), stream, feed, as_json=json, is_service=True)
 
 
-def _page(stream: KVStream, http: str, token: str | None, insecure: bool) -> "HttpServer":
+async def _serve_all(stream: KVStream, servers: "Sequence[FrameServer | HttpServer]") -> None:
+    """Serve until cancelled; a server that fails leaves the others alone.
+
+    Raises:
+        Exception: Of the last server, if all have failed.
+    """
+    failed = 0
+
+    async def serve(server: "FrameServer | HttpServer") -> None:
+        nonlocal failed
+        try:
+            await server.serve()
+        except Exception as error:
+            failed += 1
+            if failed == len(servers):
+                raise
+            stream.faults.note("serve", "listener", f"{server.endpoint}: no longer served: {error}")
+
+    async with anyio.create_task_group() as tasks:
+        for server in servers:
+            tasks.start_soon(serve, server)
+
+
+def _page(
+    stream: KVStream, http: str, token: str | None, insecure: bool, tls: ssl.SSLContext | None
+) -> "HttpServer":
     from kvstream.web.server import HttpServer  # here, as it needs an extra
 
-    return HttpServer(stream, Endpoint.parse_address(http), token=token, insecure=insecure)
+    options: dict[str, Any] = {} if tls is None else {"tls": tls}
+    return HttpServer(stream, Endpoint.parse_address(http), token=token, insecure=insecure, **options)
 
 
-def _token(file: Path | None) -> str | None:
-    if file is None:
-        return os.environ.get("KVSTREAM_TOKEN")
-    token = file.read_text(encoding="utf-8").strip()
-    if not token:
-        raise ConfigError(f"{file} holds no token")
-    return token
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
+    """Return the context that the options ask for; None without a certificate."""
+    if certificate is not None and key is not None:
+        return server_context(certificate, key, client_ca)
+    if (certificate, key, client_ca) != (None, None, None):
+        raise ConfigError("--tls-cert and --tls-key are given together, --tls-client-ca with both")
+    return None

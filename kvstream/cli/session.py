@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Protocol
 
@@ -16,19 +16,21 @@ from kvstream.alerts.rules_file import default_rules, load_rules
 from kvstream.alerts.silences import Silence
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.cli.exit_codes import EXIT_ALERT, EXIT_ERROR, EXIT_SIGNAL, EXIT_UNDELIVERED
+from kvstream.cli.exit_codes import EXIT_CODES as EXIT_CODES
+from kvstream.cli.handlers import undelivered_lines
+from kvstream.cli.messages import say
 from kvstream.cli.render import Terminal
 from kvstream.config import MetricsConfig
-from kvstream.errors import KVStreamError
+from kvstream.errors import KVStreamError, UnknownFormatError, UnreadableInputError
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sinks.jsonl import JsonLines
+from kvstream.sinks.output_file import end_torn_line
+from kvstream.sinks.patient_file import PatientFile
 from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
 
-EXIT_CODES = """
-[bold]Exit codes[/bold]: 0 done, 1 error, 2 an alert of --fail-on fired, 130 or 143 stopped by a signal.
-"""
-EXIT_ALERT = 2
 _BUFFER = 1_000_000
 _REFRESH_SECONDS = 0.25
 
@@ -50,7 +52,7 @@ ConfigFile = Annotated[
 MinLevel = Annotated[AlertLevel, typer.Option(help="Least level of the alerts shown.")]
 FailOn = Annotated[
     AlertLevel | None,
-    typer.Option(help="Exit with 2 if an alert of this level fired.", show_default=False),
+    typer.Option(help="Exit with 3 if an alert of this level fired.", show_default=False),
 ]
 
 
@@ -88,8 +90,8 @@ def wants_lines(as_json: bool) -> bool:
 
 
 def tell_malformed(malformed: Malformed) -> None:
-    """Says on standard error what of an input could not be decoded."""
-    typer.echo(f"malformed  {malformed}", err=True)
+    """Say on standard error what of an input could not be decoded."""
+    say(f"malformed  {malformed}")
 
 
 def chosen_rules(metrics: MetricsConfig, file: Path | None) -> tuple[Sequence[Rule], Sequence[Silence]]:
@@ -110,19 +112,50 @@ def run_session(
     as_json: bool,
     total_bytes: int | None = None,
     subscribers: Sequence[KVEventSubscriber] = (),
+    is_service: bool = False,
 ) -> int:
-    """Runs a stream on what ``feed`` puts into it; returns the exit code."""
-    lines = wants_lines(as_json)
-    output: Output = JsonLines(sys.stdout.buffer) if lines else Terminal(total_bytes)
-    output.watch(stream, subscribers)
-    with output if isinstance(output, Terminal) else nullcontext():
-        try:
-            return anyio.run(_run, session, stream, feed, output)
-        except BaseExceptionGroup as group:
-            # Whoever read our output has left: not an error of ours, and the only one in the group.
-            if group.split(BrokenPipeError)[1] is None:
-                raise BrokenPipeError from None
-            raise
+    """Run a stream on what ``feed`` puts into it; return the exit code.
+
+    Args:
+        session: What is shown of the stream.
+        stream: A stream that is not open yet.
+        feed: Puts events into it.
+        as_json: Show JSON lines on a terminal, too.
+        total_bytes: Size of the input, None if it has no end.
+        subscribers: Subscribers among the inputs.
+        is_service: Go on where JSON lines cannot be written, and try again.
+
+    Raises:
+        OSError: If results could not be written; of a service, once it has ended.
+    """
+    if not wants_lines(as_json):
+        terminal = Terminal(total_bytes)
+        terminal.watch(stream, subscribers)
+        with terminal:
+            return anyio.run(_run, session, stream, feed, terminal)
+    with suppress(OSError):  # if it cannot be written, the first result will say so
+        end_torn_line(sys.stdout.fileno())
+    if not is_service:
+        return anyio.run(_run, session, stream, feed, JsonLines(sys.stdout.buffer))
+    file = PatientFile(sys.stdout.fileno(), stream.faults)
+    code = EXIT_ERROR
+    try:
+        code = anyio.run(_run, session, stream, feed, JsonLines(file))
+    finally:
+        code = max(code, _close(file))
+    return code
+
+
+def _close(file: PatientFile) -> int:
+    """Write what still waits; return the exit code that stands for what could not be written."""
+    try:
+        file.close()
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        say(f"kvstream: {error.filename}: {error.strerror}")
+        return EXIT_ERROR
+    return 0
 
 
 async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -> int:
@@ -165,12 +198,20 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
             inputs.start_soon(stop_on_signal, inputs.cancel_scope, stopped)
             inputs.start_soon(refresh)
             inputs.start_soon(read_all, inputs.cancel_scope)
-    output.show(stream.summary())
+    last = stream.summary()
+    unreadable = any(isinstance(error, UnknownFormatError | UnreadableInputError) for error in failure)
+    if last.accounts.processed or not unreadable:  # figures of nothing would look like an answer
+        output.show(last)
+    undelivered = undelivered_lines(stream)
+    for line in undelivered:
+        say(line)
     if failure:
         raise failure[0]
     if stopped:
-        return 128 + stopped[0]
-    return EXIT_ALERT if failed_on else 0
+        return EXIT_UNDELIVERED if undelivered else EXIT_SIGNAL + stopped[0]
+    if failed_on:
+        return EXIT_ALERT
+    return EXIT_UNDELIVERED if undelivered else 0
 
 
 async def stop_on_signal(scope: anyio.CancelScope, stopped: list[int]) -> None:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import anyio
 import msgspec
 import typer
-from rich.console import Console
 
 from kvstream.alerts.types import CacheAlert
-from kvstream.cli.render import summary_table
+from kvstream.cli.render import console, summary_table
 from kvstream.cli.session import Capacity, ConfigFile, RulesFile, chosen_rules
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError, MissingExtraError
@@ -82,7 +81,7 @@ def top_command(
     stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences)
     feeds = _feeds(stream, inputs, follow, speed, metrics.capacity)
     anyio.run(_watch_stream, stream, feeds, " ".join(inputs))
-    Console().print(summary_table(stream.summary()))
+    console().print(summary_table(stream.summary()))
 
 
 Feed = Callable[[], Coroutine[Any, Any, None]]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import ClassVar, Protocol
 
 import anyio
@@ -12,6 +13,7 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.cli.render import LEVEL_STYLE, alert_line, summary_table
 from kvstream.errors import MissingExtraError
 from kvstream.metrics.summary import ALL, CacheMetricsSummary
+from kvstream.text.escape import for_terminal
 from kvstream.web.state import CacheNow, Place, State
 from kvstream.words import time_of_day
 
@@ -19,6 +21,7 @@ try:
     from textual.app import App, ComposeResult
     from textual.binding import BindingType
     from textual.containers import Horizontal, Vertical, VerticalScroll
+    from textual.css.query import NoMatches
     from textual.events import Resize
     from textual.widgets import DataTable, Footer, RichLog, Sparkline, Static
 except ImportError:
@@ -124,14 +127,24 @@ class TopApp(App[None]):
 
     async def look_now(self) -> None:
         """Looks once."""
-        place = self._place
+        with suppress(NoMatches):  # the screen is being left
+            await self._look_at(self._place)
+
+    async def _look_at(self, place: Place) -> None:
         try:
             state, alerts = await self._watched.state(place), await self._watched.alerts()
         except OSError as error:
-            self._say(Text(f"no connection to {self._called}: {error}; trying again. {self._heard}", "red"))
+            if self._is_shown:
+                failed = f"no connection to {self._called}: {error}; trying again. {self._heard}"
+                self._say(Text(for_terminal(failed), "red"))
             return
-        if place == self._place:
+        if place == self._place and self._is_shown:
             self._show(state, alerts)
+
+    @property
+    def _is_shown(self) -> bool:
+        """Whether the screen is still there, which is taken down while a look may be under way."""
+        return bool(self.query("#status"))
 
     def action_everything(self) -> None:
         """Shows all caches together."""
@@ -161,7 +174,7 @@ class TopApp(App[None]):
         self._say(_status(self._called, state.summary))
         self._show_caches(state.caches)
         self._show_history(state)
-        verdict = Text("\n".join(f"• {sentence}" for sentence in state.verdict))
+        verdict = Text("\n".join(f"• {for_terminal(sentence)}" for sentence in state.verdict))
         self.query_one("#summary", Static).update(Group(verdict, summary_table(state.summary)))
         if alerts != self._told:
             self._told = list(alerts)
@@ -199,8 +212,8 @@ def _cells(cache: CacheNow) -> list[Text]:
     ratio = "–" if cache.hit_ratio is None else f"{cache.hit_ratio:.2f}"
     level = cache.level
     return [
-        Text(cache.source),
-        Text(cache.tier),
+        Text(for_terminal(cache.source)),
+        Text(for_terminal(cache.tier)),
         Text(level.value, LEVEL_STYLE[level]) if level else Text("ok", "green"),
         Text(f"{cache.blocks:,}", justify="right"),
         Text(ratio, justify="right"),
@@ -211,7 +224,7 @@ def _cells(cache: CacheNow) -> list[Text]:
 def _status(name: str, summary: CacheMetricsSummary) -> Text:
     """What matters most, in a line."""
     place = "all caches" if summary.source == ALL else f"{summary.source} / {summary.tier}"
-    head = f"kvstream {name}  {place}  "
+    head = for_terminal(f"kvstream {name}  {place}  ")
     if not summary.accounts.processed:
         return Text.assemble(head, ("waiting for the first events", "dim"))
     bad = [a for a in summary.alerts if a["level"] != AlertLevel.INFO and not a["muted_by"]]
@@ -219,5 +232,5 @@ def _status(name: str, summary: CacheMetricsSummary) -> Text:
         return Text.assemble(head, ("healthy", "bold green"))
     since = time_of_day(min(a["started_at"] for a in bad))
     worst = max((AlertLevel(a["level"]) for a in bad), key=lambda level: level.severity)
-    said = "; ".join(str(a["message"]) for a in bad)
+    said = for_terminal("; ".join(str(a["message"]) for a in bad))
     return Text.assemble(head, (f"{worst.value} since {since} UTC", LEVEL_STYLE[worst]), f"  {said}")

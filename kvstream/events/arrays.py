@@ -8,6 +8,7 @@ from kvstream.errors import MalformedInputError
 from kvstream.events.types import Malformed
 
 MAX_ARRAY_BYTES = 64 * 1024 * 1024
+_LONG_ARRAY = 4096  # bytes; if one cannot be decoded, nothing is searched for within it
 _ARRAY, _ARRAY_MASK = 0x90, 0xF0  # first byte of an array, without the number of its items
 
 T = TypeVar("T")
@@ -16,7 +17,9 @@ T = TypeVar("T")
 class ArrayParser(Generic[T]):
     """Reads short msgpack arrays of a known beginning, in pieces of any size.
 
-    There are no checksums here: after damage it searches for the next beginning.
+    There are no checksums here: after damage it searches for the next beginning. A long array that ends
+    where it says but cannot be decoded is skipped whole: to search it would cost its length again at every
+    beginning in it.
 
     Args:
         origin: The input's name, for reports.
@@ -41,6 +44,7 @@ class ArrayParser(Generic[T]):
     def _parse(self, at_end: bool) -> Iterator[T | Malformed]:
         at, data = 0, self._data
         while at < len(data):
+            end = None
             try:
                 end = self._end(at)
                 if end is None and not at_end and len(data) - at <= MAX_ARRAY_BYTES:
@@ -49,6 +53,12 @@ class ArrayParser(Generic[T]):
                     raise MalformedInputError("the last array is not complete")
                 result = self._decode(bytes(data[at:end]))
             except MalformedInputError as error:
+                if end is not None and end - at > _LONG_ARRAY:
+                    yield Malformed(
+                        self._origin, "byte", self._base + at, f"{error}: {end - at} bytes skipped"
+                    )
+                    at = end
+                    continue
                 found = self._start.search(data, at + 1)
                 # A start may be cut in two by the end of this piece.
                 last = len(data) if at_end or data[-1] & _ARRAY_MASK != _ARRAY else len(data) - 1

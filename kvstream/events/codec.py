@@ -19,6 +19,7 @@ from kvstream.events.frame import (
     frames_from_events,
 )
 from kvstream.events.types import BlockAllocated, CacheCleared, Event, Labels, Name, Op
+from kvstream.text.escape import for_unicode
 
 FRAME_VERSION = 1
 MAX_FRAME_BYTES = 64 * 1024 * 1024
@@ -78,6 +79,22 @@ def encode_frame(frame: EventFrame) -> bytes:
     """
     if len(frame) > MAX_FRAME_EVENTS:
         raise MalformedInputError(f"a frame holds at most {MAX_FRAME_EVENTS:,} events, not {len(frame):,}")
+    try:
+        return _encoded(frame)
+    except UnicodeEncodeError:  # a program gave a name with a lone surrogate
+        return _encoded(_in_unicode(frame))
+
+
+def _in_unicode(frame: EventFrame) -> EventFrame:
+    labels = [
+        Labels(**{name: for_unicode(value) for name, value in msgspec.structs.asdict(each).items() if value})
+        for each in frame.labels
+    ]
+    source, tier = for_unicode(frame.source), for_unicode(frame.tier)
+    return msgspec.structs.replace(frame, source=source, tier=tier, labels=tuple(labels))
+
+
+def _encoded(frame: EventFrame) -> bytes:
     labels: tuple[Any, ...] = ()
     if frame.label_of is not None:
         labels = (_frame_encoder.encode(frame.labels), _column(frame.label_of, "<u2"))

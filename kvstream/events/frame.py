@@ -1,7 +1,7 @@
 """EventFrame: many events of one source and tier in columns, the form everything inside works on."""
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -159,11 +159,24 @@ def label_number(known: dict[Labels, int], labels: Labels | None) -> int:
     return known.get(labels) or known.setdefault(labels, min(len(known) + 1, 2**16 - 1))
 
 
+def counted_labels(frame: EventFrame) -> Iterable[int]:
+    """The places, from 1, of the labels that a frame brings, ascending.
+
+    Where there are more labels than events, those that no event has are passed over, so that a few events
+    cost little. The first is not: labels are known from the first frame on that brings some.
+    """
+    if len(frame.labels) <= len(frame.ops) or frame.label_of is None:
+        return range(1, len(frame.labels) + 1)
+    return sorted({1, *frame.label_of.tolist()} - {0})
+
+
 def _renumbered(frame: EventFrame, known: dict[Labels, int]) -> U16:
     """Its ``label_of`` by the numbers of ``known``, to which it adds."""
     if frame.label_of is None:
         return np.zeros(len(frame), dtype=np.uint16)
-    numbers = [0, *(label_number(known, labels) for labels in frame.labels)]
+    numbers = [0] * (len(frame.labels) + 1)
+    for place in counted_labels(frame):
+        numbers[place] = label_number(known, frame.labels[place - 1])
     if numbers == list(range(len(numbers))):  # as where all frames have the same labels
         return frame.label_of
     return np.array(numbers, dtype=np.uint16).take(frame.label_of)

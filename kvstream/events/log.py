@@ -23,15 +23,20 @@ _SMALLEST_FRAME = 12
 class LogWriter:
     """Appends frames to a ``.kvlog`` file opened for binary writing.
 
+    Args:
+        file: Where to.
+        begin: Write the beginning of a file; not where records are appended to one that has it.
+
     Example:
         >>> import io
         >>> out = io.BytesIO()
         >>> writer = LogWriter(out)
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, begin: bool = True) -> None:
         self._file = file
-        file.write(MAGIC)
+        if begin:
+            file.write(MAGIC)
 
     def write(self, frame: EventFrame) -> int:
         """Writes one frame as one record; returns how many bytes that were."""
@@ -51,6 +56,7 @@ class LogParser:
         self._data = bytearray()
         self._base = 0  # offset of _data[0] in the input
         self._started = False
+        self._skipped: tuple[int, str] | None = None  # offset of damage that is passed over, and what it is
 
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
         """Yields what is complete once ``data`` has been added."""
@@ -68,18 +74,23 @@ class LogParser:
                 return
             at, self._started = len(MAGIC), True
         while at < len(data):
+            if self._skipped is not None:
+                found = self._next_record(at)
+                if found is None and not at_end:
+                    # A record may begin in the last bytes.
+                    at = max(at, len(data) - _HEADER.size - 1)
+                    break
+                at = len(data) if found is None else found
+                yield self._end_of_damage(at)
+                continue
             end = self._record_end(at)
             if end is not None and end > len(data) and not at_end:
                 break
+            if end is None and len(data) - at < _HEADER.size + 2 and not at_end:
+                break
             if end is None or end > len(data):
-                if end is None and len(data) - at < _HEADER.size + 2 and not at_end:
-                    break
-                skip = self._next_record(at + 1)
-                if skip is None and not at_end:
-                    break
                 what = "not a record" if end is None else "torn tail: the last frame is not complete"
-                yield self._bad(at, f"{what}: {(skip or len(data)) - at} bytes skipped")
-                at = len(data) if skip is None else skip
+                at = self._damage(at, what)
                 continue
             payload = bytes(data[at + _HEADER.size : end])
             if zlib.crc32(payload) != _HEADER.unpack_from(data, at)[1]:
@@ -88,11 +99,11 @@ class LogParser:
                     break
                 # The length may be the damaged part: trust it only if a record (or the end) follows.
                 follows = end == len(data) or (whole_header and self._record_end(end) is not None)
-                skip = end if follows else self._next_record(at + 1)
-                if skip is None and not at_end:
-                    break
-                yield self._bad(at, f"checksum differs: {(skip or len(data)) - at} bytes skipped")
-                at = len(data) if skip is None else skip
+                if follows:
+                    yield self._bad(at, f"checksum differs: {end - at} bytes skipped")
+                    at = end
+                else:
+                    at = self._damage(at, "checksum differs")
                 continue
             try:
                 yield decode_frame(payload)
@@ -101,6 +112,18 @@ class LogParser:
             at = end
         del data[:at]
         self._base += at
+        if at_end and self._skipped is not None:
+            yield self._end_of_damage(0)
+
+    def _damage(self, at: int, what: str) -> int:
+        """Begin to pass over damage; return where to search for the next record."""
+        self._skipped = (self._base + at, what)
+        return at + 1
+
+    def _end_of_damage(self, at: int) -> Malformed:
+        start, what = self._skipped or (0, "")
+        self._skipped = None
+        return Malformed(self._origin, "byte", start, f"{what}: {self._base + at - start} bytes skipped")
 
     def _record_end(self, at: int) -> int | None:
         """Where the record at ``at`` ends by its header; None if this cannot be one."""

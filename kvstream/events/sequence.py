@@ -1,44 +1,163 @@
-"""The numbers that frames carry: what is missing, what is a repeat, what is a restart."""
+"""Sequence numbers of frames: what is lost, what is a repeat, what is a restart, who else uses the name."""
 
 from enum import Enum
 
 from kvstream.events.frame import UNNUMBERED, EventFrame
 
+AHEAD = 1024  # frames that a number may be ahead of its place without confirmation
+SIGNS = 3  # frames in order that show a producer to be alive in a place where it was not expected
+LIVES = 16  # epochs remembered
+SILENT = 1024  # frames of others after which an epoch is left
+
+_MOST_MISSING = 2**32  # counted for one gap, so that sums cannot overflow
+
 
 class Arrival(Enum):
-    """How a frame stands to those before it."""
+    """What a frame is to those before it.
+
+    ``NEXT``, ``RESTART`` and ``CONFLICT`` are to be processed, ``REPEAT`` and ``STALE`` to be dropped.
+    """
 
     NEXT = "next"
     RESTART = "restart"
+    CONFLICT = "conflict"
     REPEAT = "repeat"
+    STALE = "stale"
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the frame is to be dropped."""
+        return self is Arrival.REPEAT or self is Arrival.STALE
+
+
+class _Life:
+    """The numbers of one epoch: those from ``first`` to ``next`` have passed."""
+
+    __slots__ = ("first", "live", "mark", "next", "seen", "signs")
+
+    def __init__(self, seq: int) -> None:
+        self.first, self.next = seq, seq + 1
+        self.live = True
+        self.seen = 0  # arrivals at its last frame
+        self.mark = self.signs = 0  # frames in order elsewhere: the number after them, and how many
+
+    def sign(self, seq: int) -> int:
+        """Count a frame elsewhere; return how many have now come in order."""
+        self.signs = self.signs + 1 if self.signs and seq == self.mark else 1
+        self.mark = seq + 1
+        return self.signs
 
 
 class FrameSequence:
-    """Follows the numbers of one source's frames.
+    """Follows the sequence numbers of one source's frames.
 
-    A higher epoch is a restart of the producer. A frame of a lower epoch, or one that comes again or
-    later than its place, is a repeat. Frames without a number are always next.
+    An epoch names one life of a producer. Epochs are compared for equality only, as a clock can be set
+    back between two lives. The rules:
+
+    1. The first frame of a source sets epoch and number; what was before it is unknown, not lost.
+    2. An unknown epoch is a new life of the producer, a restart. All lives before it are left.
+    3. The next number, or one up to 1,024 ahead, is next; the numbers between are missing.
+    4. A number that has passed is a repeat.
+    5. A number further ahead is processed, but the place is kept: only if the frame after it goes on from
+       there, the numbers between are missing. So one absurd number changes nothing.
+    6. A number before the first one is a repeat as well, until three have come in order; then the numbers
+       go on from there.
+    7. A frame of a life that was left is stale, until three new numbers of it have come in order: then two
+       producers are live under one name. Frames of both are processed from then on, and each change from
+       one to the other is a conflict.
+    8. A life without a frame among 1,024 of others is left. Sixteen lives are remembered.
+
+    Frames without a number are always next.
+
+    Attributes:
+        missing: Frames lost just before the last one that arrived.
+        repeats: Frames dropped as repeats within an epoch.
+        stale: Frames dropped as belonging to an epoch that was left.
+        conflicts: Changes between two producers that are live under this name.
     """
 
-    __slots__ = ("_epoch", "_next", "missing")
+    __slots__ = ("_arrivals", "_epoch", "_life", "_lives", "conflicts", "missing", "repeats", "stale")
 
     def __init__(self) -> None:
-        self.missing = 0
-        self._epoch: int | None = None
-        self._next = 0
+        self.missing = self.repeats = self.stale = self.conflicts = 0
+        self._lives: dict[int, _Life] = {}  # by epoch, the one that began last at the end
+        self._life: _Life | None = None  # of the last frame that was processed
+        self._epoch = 0
+        self._arrivals = 0
 
     def arrive(self, frame: EventFrame) -> Arrival:
-        """Takes in a frame's number; ``missing`` then counts the frames lost just before it."""
+        """Take in a frame's number; ``missing`` then counts the frames lost just before it."""
         self.missing = 0
-        if frame.seq == UNNUMBERED:
+        epoch, seq = frame.epoch, frame.seq
+        if seq == UNNUMBERED:
             return Arrival.NEXT
-        arrival = Arrival.NEXT
-        if self._epoch is None or frame.epoch > self._epoch:
-            if self._epoch is not None:
-                arrival = Arrival.RESTART
-            self._epoch, self._next = frame.epoch, 0
-        elif frame.epoch < self._epoch or frame.seq < self._next:
+        self._arrivals += 1
+        life = self._life
+        if life is None or epoch != self._epoch:
+            life = self._lives.get(epoch)
+            if life is None:
+                return self._begin(epoch, seq)
+            if self._arrivals - life.seen > SILENT:
+                life.live = False
+            if not life.live and not self._revives(life, seq):
+                self.stale += 1
+                return Arrival.STALE
+        if not self._place(life, seq):
+            self.repeats += 1
             return Arrival.REPEAT
-        self.missing = frame.seq - self._next
-        self._next = frame.seq + 1
+        life.seen = self._arrivals
+        if life is self._life:
+            return Arrival.NEXT
+        self._life, self._epoch = life, epoch
+        self.conflicts += 1
+        return Arrival.CONFLICT
+
+    def _begin(self, epoch: int, seq: int) -> Arrival:
+        """Begin a life; those before it are left."""
+        arrival = Arrival.RESTART if self._lives else Arrival.NEXT
+        for left in self._lives.values():
+            left.live, left.signs = False, 0
+        if len(self._lives) == LIVES:
+            del self._lives[next(iter(self._lives))]
+        self._life = self._lives[epoch] = _Life(seq)
+        self._life.seen = self._arrivals
+        self._epoch = epoch
+        if arrival is Arrival.RESTART and seq <= AHEAD:
+            self.missing = seq
         return arrival
+
+    @staticmethod
+    def _revives(life: _Life, seq: int) -> bool:
+        """Whether a frame of a life that was left shows it to be live."""
+        if seq < life.next or life.sign(seq) < SIGNS:
+            return False
+        life.live, life.signs = True, 0
+        life.next = seq
+        return True
+
+    def _place(self, life: _Life, seq: int) -> bool:
+        """Move a live life's place on to a number; False if the frame is a repeat."""
+        ahead = seq - life.next
+        if 0 <= ahead <= AHEAD:
+            self.missing = ahead
+            life.next, life.signs = seq + 1, 0
+            return True
+        if ahead > 0:
+            return self._place_ahead(life, seq)
+        if seq >= life.first:
+            return False
+        if life.sign(seq) < SIGNS:
+            return False
+        life.first, life.next, life.signs = seq, seq + 1, 0
+        return True
+
+    def _place_ahead(self, life: _Life, seq: int) -> bool:
+        """Take in a number far ahead; one that goes on from another confirms it."""
+        if life.signs and seq == life.mark - 1:
+            return False
+        if life.signs and life.mark > life.next and 0 <= seq - life.mark <= AHEAD:
+            self.missing = min(seq - life.next - 1, _MOST_MISSING)
+            life.first, life.next, life.signs = life.mark - 1, seq + 1, 0
+        else:
+            life.sign(seq)
+        return True

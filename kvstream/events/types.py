@@ -5,6 +5,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from kvstream.errors import MalformedInputError
+
 DEFAULT_SOURCE = "default"
 DEFAULT_TIER = "gpu"
 
@@ -14,7 +16,8 @@ BlockId = Annotated[
 ]
 MAX_RANK = 4095
 Rank = Annotated[int, Meta(ge=0, le=MAX_RANK, description="Data-parallel rank of an engine")]
-Name = Annotated[str, Meta(min_length=1, max_length=256)]
+MAX_NAME = 256
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 
 
 class Op:
@@ -41,6 +44,22 @@ UNKNOWN_REASON = 255
 """Code of a reason that the producer spelled in a way nobody knows: kept as ``other`` and counted."""
 
 
+def checked_name(name: str) -> str:
+    """Return the name of a source, a tier or a label, checked.
+
+    Raises:
+        MalformedInputError: If it has not 1 to 256 characters, or a lone surrogate, which no encoding holds.
+    """
+    if type(name) is not str or not 1 <= len(name) <= MAX_NAME:
+        raise MalformedInputError(f"a name must have 1 to {MAX_NAME} characters")
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise MalformedInputError(f"a name must be Unicode text: {error}") from None
+    return name
+
+
 class Labels(Struct, frozen=True, omit_defaults=True):
     """Whose blocks they are: who is charged for their room, and who has the use of them.
 
@@ -58,6 +77,18 @@ class Labels(Struct, frozen=True, omit_defaults=True):
 
 
 LABEL_NAMES: tuple[str, ...] = Labels.__struct_fields__
+
+
+def checked_labels(labels: Labels) -> Labels:
+    """Return labels, checked as decoders check them; an empty one would be none to Prometheus.
+
+    Raises:
+        MalformedInputError: If one of them is no name.
+    """
+    for name in (labels.tenant, labels.lora, labels.model, labels.group):
+        if name is not None:
+            checked_name(name)
+    return labels
 
 
 class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True, gc=False):
@@ -128,12 +159,15 @@ class Malformed(msgspec.Struct, frozen=True, tag="malformed"):
         unit: What ``position`` counts: ``line`` (from 1) or ``byte`` (from 0).
         position: Where the piece starts.
         reason: What is wrong with it.
+        count: Pieces like it that are counted here: more than one where they would be too many to name.
     """
 
     origin: str
     unit: str
     position: int
     reason: str
+    count: int = 1
 
     def __str__(self) -> str:
-        return f"{self.origin}: {self.unit} {self.position}: {self.reason}"
+        more = f" ({self.count - 1:,} more like it)" if self.count > 1 else ""
+        return f"{self.origin}: {self.unit} {self.position}: {self.reason}{more}"

@@ -152,7 +152,8 @@ class BackgroundConnection:
     """A connection to ``kvstream serve`` on a thread of its own, for as long as the process lives.
 
     Args:
-        endpoint: ``unix:PATH`` or ``tcp://HOST:PORT``.
+        endpoint: ``unix:PATH``, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``, which trusts the system's roots
+            or those of ``SSL_CERT_FILE``.
         token: What the server asks for.
 
     Raises:
@@ -163,6 +164,7 @@ class BackgroundConnection:
     def __init__(self, endpoint: str, token: str | None) -> None:
         Endpoint.parse(endpoint)
         self._endpoint, self._token = endpoint, token
+        self._process = os.getpid()
         self._ready = threading.Event()
         self._connection: Connection | None = None
         self._stop: Callable[[], None] | None = None
@@ -180,6 +182,8 @@ class BackgroundConnection:
     def close(self) -> None:
         """Sends what is left, for a little while, and ends the thread."""
         atexit.unregister(self.close)
+        if os.getpid() != self._process:
+            return  # a forked child has no such thread, and must not wait for it
         with suppress(RuntimeError):  # it may have ended by itself
             if self._stop is not None:
                 self._stop()

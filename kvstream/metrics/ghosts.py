@@ -44,6 +44,7 @@ class GhostIndex:
     def __init__(self, most: int, longest_ns: int) -> None:
         self.most, self.longest_ns = most, longest_ns
         self._evictions = 0  # so far; an eviction's number is how many came before it
+        self._forgotten = 0  # the first of them, before the last clear
         self._index = BlockIndex(_LOAD)
         self._apply_compiled = compiled_loop("kvstream.metrics.ghosts_compiled", "apply_changes")
         self._hold(_SMALLEST)
@@ -63,6 +64,8 @@ class GhostIndex:
             return Returns(changes.ts, changes.content, changes.content)
         evictions = ~changes.begins
         count = int(np.count_nonzero(evictions))
+        if not count and self._evictions == self._forgotten:  # nothing is remembered
+            return Returns(changes.ts[:0], changes.content[:0], changes.content[:0])
         if self._apply_compiled is not None:
             self._make_room(min(self._evictions + count, self.most))
             return self._applied_by_loop(changes, count)
@@ -109,6 +112,7 @@ class GhostIndex:
             self.longest_ns,
             self._index.places,
             self._index.bits,
+            self._index.factor,
             self._content,
             self._ts,
             times,
@@ -121,8 +125,14 @@ class GhostIndex:
 
     def clear(self) -> None:
         """Forgets everything: the cache was emptied, which no memory would have prevented."""
-        if (self._ts != NO_GHOST).any():
-            self._index = BlockIndex(_LOAD)
+        since, self._forgotten = self._evictions - self._forgotten, self._evictions
+        if not since:
+            return
+        self._index = BlockIndex(_LOAD)
+        if since < len(self._ts):  # what was evicted since the last time, and not the whole ring
+            places = np.arange(self._evictions - since, self._evictions) & len(self._ts) - 1
+            self._ts[places] = NO_GHOST
+        else:
             self._ts[:] = NO_GHOST
 
     def _insert(self, content: I64, number: I64, ts: I64, rows: I64, taken: I64) -> None:

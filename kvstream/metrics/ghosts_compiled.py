@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from kvstream.blocks.grouping import Mask
 from kvstream.blocks.index import REMOVED
 from kvstream.blocks.index_compiled import Places, find_or_free, home, remove_one
@@ -23,6 +25,7 @@ def apply_changes(
     longest_ns: int,
     places: Places,
     bits: int,
+    factor: np.uint64,
     of_ghost: I64,
     ts_of: I64,
     times: I64,
@@ -40,6 +43,7 @@ def apply_changes(
         longest_ns: Time after which it is.
         places: The index of ghosts, with room for every eviction here.
         bits: Of the numbers of its places.
+        factor: Of the index, which scatters content over its places.
         of_ghost: Content of each ghost, by place in a ring of at least ``most``, or of all there will be.
         ts_of: Time of its eviction.
         times: From eviction to return.
@@ -53,9 +57,9 @@ def apply_changes(
     returned = 0
     for row in range(len(content)):
         if row + _AHEAD < len(content):
-            prefetch(places, (home(content[row + _AHEAD], bits),))
+            prefetch(places, (home(content[row + _AHEAD], bits, factor),))
         block = content[row]
-        place = find_or_free(places, bits, block, of_ghost)
+        place = find_or_free(places, bits, factor, block, of_ghost)
         before = places[place]  # its ghost, if it has one
         if begins[row]:
             if before >= 0:
@@ -67,10 +71,10 @@ def apply_changes(
             continue
         ghost = evictions & mask
         if ts_of[ghost] != NO_GHOST:
-            remove_one(places, bits, of_ghost[ghost], of_ghost)
+            remove_one(places, bits, factor, of_ghost[ghost], of_ghost)
         if before >= 0:
             ts_of[before] = NO_GHOST
         of_ghost[ghost], ts_of[ghost], places[place] = block, ts[row], ghost
-        prefetch(places, (home(of_ghost[ghost + _AHEAD & mask], bits),))
+        prefetch(places, (home(of_ghost[ghost + _AHEAD & mask], bits, factor),))
         evictions += 1
     return returned

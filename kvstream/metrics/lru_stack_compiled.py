@@ -70,6 +70,7 @@ class CompiledLruStack:
             self._tree,
             self._index.places,
             self._index.bits,
+            self._index.factor,
             room,
             furthest,
             self._state,
@@ -120,6 +121,7 @@ def _access_each(
     tree: Places,
     places: Places,
     bits: int,
+    factor: np.uint64,
     room: int,
     furthest: int,
     state: I64,
@@ -135,6 +137,7 @@ def _access_each(
         tree: Counts of last accesses.
         places: Index of the contents: place of their last access.
         bits: Of the numbers of its places.
+        factor: Of the index, which scatters content over its places.
         room: Contents that there is room for.
         furthest: Contents after which what comes anew takes the place of the oldest.
         state: Next place, a place that no last access is before, contents held and accessed more than
@@ -147,7 +150,7 @@ def _access_each(
     state[_INSERTED] = state[_FOUND] = 0
     for taken in range(len(contents)):
         content = contents[taken]
-        place, at = find_or_free(places, bits, content, content_at), state[_NEXT]
+        place, at = find_or_free(places, bits, factor, content, content_at), state[_NEXT]
         before = places[place]  # where it was last, if it is held
         state[_NEXT] += 1
         content_at[at], is_last[at], is_again[at], places[place] = content, True, before >= 0, at
@@ -167,7 +170,7 @@ def _access_each(
             while not is_last[oldest]:
                 oldest += 1
             state[_FIRST] = oldest
-            remove_one(places, bits, content_at[oldest], content_at)
+            remove_one(places, bits, factor, content_at[oldest], content_at)
             is_last[oldest] = False
             _count_in(tree, oldest, -1)
             state[_AGAIN] -= is_again[oldest]

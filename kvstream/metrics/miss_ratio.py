@@ -128,7 +128,7 @@ class MissRatioCurve:
                 self._rescale(int(hashes[-math.ceil(self.samples * _LEFT_OUT_AT_ONCE)]))
             if self._followed_now == self._lookups:
                 self._followed_now = 0
-                self._rescale(self.threshold // 4)
+                self._rescale(max(1, self.threshold // 4))
             if self.threshold < threshold:
                 contents = contents.compress(are_below(contents, self.threshold))
         if self._stack.waiting >= _WEIGHED_AT_ONCE:

@@ -21,7 +21,7 @@ class Accounts(msgspec.Struct, kw_only=True):
     """Where every event and every block went.
 
     ``offered = processed + sum(dropped) + malformed + in_flight`` and
-    ``allocations = live + evicted + cleared`` hold at all times.
+    ``allocations = live + evicted + cleared + forgotten`` hold at all times.
 
     Attributes:
         offered: Events that producers and inputs brought. A frame that cannot be decoded counts as one.
@@ -33,6 +33,7 @@ class Accounts(msgspec.Struct, kw_only=True):
         live: Generations that go on.
         evicted: Generations ended by eviction or replacement.
         cleared: Generations ended by a clear or a restart.
+        forgotten: Generations that went on when their source was forgotten.
         unknown_accesses: Accesses of blocks that were not live.
         unknown_evictions: Evictions of blocks that were not live.
         unknown_reasons: Evictions for a reason nobody knows, kept as ``other``.
@@ -41,6 +42,7 @@ class Accounts(msgspec.Struct, kw_only=True):
         duplicate_frames: Frames seen before, or later than their place, and dropped.
         lost_frames: Frames missing by their numbers.
         restarts: Times that a source began a new epoch.
+        forgotten_sources: Sources forgotten after a time without events.
     """
 
     offered: int = 0
@@ -52,6 +54,7 @@ class Accounts(msgspec.Struct, kw_only=True):
     live: int = 0
     evicted: int = 0
     cleared: int = 0
+    forgotten: int = 0
     unknown_accesses: int = 0
     unknown_evictions: int = 0
     unknown_reasons: int = 0
@@ -60,12 +63,14 @@ class Accounts(msgspec.Struct, kw_only=True):
     duplicate_frames: int = 0
     lost_frames: int = 0
     restarts: int = 0
+    forgotten_sources: int = 0
 
     @property
     def balanced(self) -> bool:
         """Whether both accounts add up."""
         events = self.processed + sum(self.dropped.values()) + self.malformed + self.in_flight
-        return self.offered == events and self.allocations == self.live + self.evicted + self.cleared
+        blocks = self.live + self.evicted + self.cleared + self.forgotten
+        return self.offered == events and self.allocations == blocks
 
 
 class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,8 @@ from kvstream.metrics.measurements import Measurements
 
 _AT_ONCE = 131_072  # events that are taken in together, as each time costs what a thousand of them do
 
+_MOST_WAITING = 256  # pieces that wait, however few events are in them
+
 
 class LabelUsage(msgspec.Struct, frozen=True, kw_only=True):
     """What the blocks of one owner have done since the start.
@@ -97,7 +99,7 @@ class UsageByOwner:
         self._waiting += seen.owned
         self._access_counts += seen.access_counts
         self._events += seen.allocations + seen.accesses + sum(len(owned.ended) for owned in seen.owned)
-        if self._events >= _AT_ONCE:
+        if self._events >= _AT_ONCE or len(self._waiting) >= _MOST_WAITING:
             self._settle()
 
     def observe_returns(self, owners: U16) -> None:
@@ -168,29 +170,51 @@ class UsageByOwner:
             owner.block_ns += block_ns
 
 
+class UsageByLabel:
+    """What each value of each label has done, added up cache by cache, as many of them take their time.
+
+    Args:
+        scale: Scale of the histograms.
+    """
+
+    def __init__(self, scale: int) -> None:
+        self._scale = scale
+        self._values: dict[str, dict[str | None, OwnerUsage]] = {name: {} for name in LABEL_NAMES}
+        self._residency = 0.0
+        self._hits = 0
+
+    def add(self, owners: Iterable[tuple[Labels | None, OwnerUsage]]) -> None:
+        """Adds the owners of a cache, each with its labels."""
+        for labels, usage in owners:
+            if not usage.measurements.allocations:
+                continue
+            self._residency += usage.block_ns
+            self._hits += usage.measurements.accesses
+            for name, values in self._values.items():
+                value = None if labels is None else getattr(labels, name)
+                if value not in values:
+                    values[value] = OwnerUsage(self._scale)
+                values[value].merge(usage)
+
+    def labels(self) -> dict[str, list[LabelUsage]]:
+        """The values of each label, most room first; labels that nobody has are left out."""
+        return {
+            name: [
+                _usage(value, usage, self._residency, self._hits)
+                for value, usage in sorted(values.items(), key=lambda item: -item[1].block_ns)
+            ]
+            for name, values in self._values.items()
+            if values.keys() - {None, "other"}
+        }
+
+
 def usage_by_label(
     owners: Iterable[tuple[Labels | None, OwnerUsage]], scale: int
 ) -> dict[str, list[LabelUsage]]:
-    """What each value of each label has done, most room first; labels that nobody has are left out.
-
-    Args:
-        owners: Owners of one tier or several, each with its labels.
-        scale: Scale of their histograms.
-    """
-    every = [(labels, usage) for labels, usage in owners if usage.measurements.allocations]
-    residency = sum(usage.block_ns for _, usage in every)
-    hits = sum(usage.measurements.accesses for _, usage in every)
-    found: dict[str, list[LabelUsage]] = {}
-    for name in LABEL_NAMES:
-        values: dict[str | None, OwnerUsage] = {}
-        for labels, usage in every:
-            value = None if labels is None else getattr(labels, name)
-            values.setdefault(value, OwnerUsage(scale)).merge(usage)
-        if not values.keys() - {None, "other"}:
-            continue
-        ordered = sorted(values.items(), key=lambda item: -item[1].block_ns)
-        found[name] = [_usage(value, usage, residency, hits) for value, usage in ordered]
-    return found
+    """What each value of each label has done, of the owners of one cache (``UsageByLabel``)."""
+    total = UsageByLabel(scale)
+    total.add(owners)
+    return total.labels()
 
 
 def _usage(value: str | None, usage: OwnerUsage, residency: float, hits: int) -> LabelUsage:

@@ -7,7 +7,7 @@ from itertools import chain, islice
 import msgspec
 import numpy as np
 
-from kvstream.events.frame import I64, EventFrame
+from kvstream.events.frame import I64, MAX_FRAME_EVENTS, EventFrame
 from kvstream.metrics.measurements import Measurements
 
 
@@ -105,17 +105,24 @@ class WindowRing:
         self._closed: deque[Window] = deque()
         self._older: deque[WindowCounts] = deque(maxlen=keep - self._detailed)
 
-    def cut(self, frame: EventFrame) -> Iterator[tuple[int, EventFrame]]:
-        """Yields (index, part) for each window that the frame's events fall into, in order."""
-        index = frame.ts // self.window_ns
-        last = int(index.max())
-        at = self.open.index if self.open is not None else int(index[0])
+    def cut(self, frame: EventFrame, most: int = MAX_FRAME_EVENTS) -> Iterator[tuple[int, EventFrame]]:
+        """Yields (index, part) for each window that the frame's events fall into, in order.
+
+        A part holds at most ``most`` events; where they are taken one by one, no step takes longer than
+        those of ``most`` events take.
+        """
+        last = int(frame.ts.max()) // self.window_ns
+        first = int(frame.ts[0]) // self.window_ns
+        at = self.open.index if self.open is not None else first
         if last < at - LATE_WINDOWS:
-            at = int(index[0])
-        if last <= at:
-            yield at, frame
-            return
-        yield from frame.split(np.maximum.accumulate(np.maximum(index, at)))
+            at = first
+        for piece in frame.cut(most):
+            if last <= at:
+                yield at, piece
+                continue
+            reached = np.maximum.accumulate(np.maximum(piece.ts // self.window_ns, at))
+            yield from piece.split(reached)
+            at = int(reached[-1])
 
     def steps_back(self, newest: I64) -> bool:
         """Whether one of some frames, with these newest times in ns, is a step of the clock."""

@@ -1,12 +1,12 @@
 """A report as one HTML file that needs nothing else: no server, no network."""
 
-from html import escape
 from importlib.resources import files
 
 import msgspec
 
 from kvstream.report.report import CacheReport, Report
 from kvstream.report.tables import Table, opening, overview, tables
+from kvstream.text.escape import for_html
 
 _CHARTS = (
     ("ratio-chart", "Hit ratio and occupancy"),
@@ -43,7 +43,7 @@ def to_html(report: Report) -> str:
 <style>{style}</style>
 </head>
 <body>
-<header><h1>kvstream report</h1><span>{escape(opening(report))}</span></header>
+<header><h1>kvstream report</h1><span>{for_html(opening(report))}</span></header>
 <main id="main">
 {_table(overview(report))}
 {caches}
@@ -57,7 +57,7 @@ def to_html(report: Report) -> str:
 
 def _cache(cache: CacheReport, number: int) -> str:
     analysis = cache.analysis
-    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in analysis.verdict)
+    sentences = "".join(f"<li>{for_html(sentence)}</li>" for sentence in analysis.verdict)
     charts = "\n".join(
         f'<figure data-chart="{name}" data-cache="{number}"><figcaption>{title}</figcaption>'
         '<div class="plot" role="img"></div>'
@@ -65,7 +65,7 @@ def _cache(cache: CacheReport, number: int) -> str:
         for name, title in _CHARTS
     )
     return f"""<section>
-<h2>{escape(analysis.source)} / {escape(analysis.tier)}</h2>
+<h2>{for_html(analysis.source)} / {for_html(analysis.tier)}</h2>
 <ul>{sentences}</ul>
 </section>
 <div class="grid">
@@ -77,12 +77,12 @@ def _cache(cache: CacheReport, number: int) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in table.columns)
+    head = "".join(f'<th scope="col">{for_html(title)}</th>' for title in table.columns)
     rows = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
+        "<tr>" + "".join(f"<td>{for_html(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
     )
     return (
-        f'<section><h2>{escape(table.title)}</h2><div class="scroll" tabindex="0"><table>'
+        f'<section><h2>{for_html(table.title)}</h2><div class="scroll" tabindex="0"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>\n"
     )
 

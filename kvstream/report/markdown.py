@@ -2,34 +2,28 @@
 
 from kvstream.report.report import Report
 from kvstream.report.tables import Table, opening, overview, tables
+from kvstream.text.escape import for_markdown
 
 
 def to_markdown(report: Report) -> str:
     """The report as one document."""
     parts = [
         "# kvstream report",
-        _plain(opening(report)),
+        for_markdown(opening(report)),
         _table(overview(report), level=2),
     ]
     for cache in report.caches:
         analysis = cache.analysis
-        parts.append(f"## {_plain(analysis.source)} / {_plain(analysis.tier)}")
-        parts.append("\n".join(f"- {_plain(sentence)}" for sentence in analysis.verdict))
+        parts.append(f"## {for_markdown(analysis.source)} / {for_markdown(analysis.tier)}")
+        parts.append("\n".join(f"- {for_markdown(sentence)}" for sentence in analysis.verdict))
         parts += [_table(table, level=3) for table in tables(cache)]
     return "\n\n".join(parts) + "\n"
 
 
 def _table(table: Table, level: int) -> str:
     lines = [f"{'#' * level} {table.title}", "", _row(table.columns), _row(("---",) * len(table.columns))]
-    return "\n".join([*lines, *(_row(tuple(map(_plain, row))) for row in table.rows)])
+    return "\n".join([*lines, *(_row(tuple(map(for_markdown, row))) for row in table.rows)])
 
 
 def _row(cells: tuple[str, ...]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Text in which nothing is markup and no line ends."""
-    for special in ("\\", "|", "<", "`", "*", "_", "["):
-        text = text.replace(special, f"\\{special}")
-    return " ".join(text.split())

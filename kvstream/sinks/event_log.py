@@ -3,18 +3,22 @@
 import gzip
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Self, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, Self, cast
 
 from kvstream.errors import ConfigError, MissingExtraError
-from kvstream.events.codec import encode_frame, encode_lines
+from kvstream.events.codec import FRAME_START, encode_frame, encode_lines
 from kvstream.events.frame import EventFrame
-from kvstream.events.log import LogWriter
+from kvstream.events.log import MAGIC, LogWriter
+from kvstream.events.types import Malformed
 from kvstream.sinks.kv_events import KVEventEncoder
+from kvstream.sinks.output_file import is_special, naming
+from kvstream.sources.compression import Decompressor
 from kvstream.sources.wire_capture import WireMessage, encode_wire_message
 
 Format = Literal["jsonl", "kvlog", "frames", "wire"]
@@ -35,22 +39,49 @@ def format_of(path: str) -> Format | None:
     return _FORMATS.get(suffixes[-1]) if suffixes else None
 
 
-class EventLogWriter:
-    """Writes frames to ``path`` (``-`` is standard output); compressed if it ends in .gz or .zst.
+def chosen_format(path: str, format: Format | None) -> Format:  # noqa: A002
+    """Return the format to write ``path`` in: the given one, else as it is named, else jsonl for ``-``.
 
     Raises:
         ConfigError: If no format is given and the name does not tell one.
+    """
+    chosen = format or format_of(path) or ("jsonl" if path == "-" else None)
+    if chosen is None:
+        raise ConfigError(f"{path}: cannot tell the format from the name; give --format")
+    return chosen
+
+
+Existing = Literal["replace", "append", "refuse"]
+"""What is done with a file that exists."""
+
+
+class EventLogWriter:
+    """Writes frames to ``path`` (``-`` is standard output); compressed if it ends in .gz or .zst.
+
+    Args:
+        path: Where to.
+        format: Format; by default as the file is named.
+        existing: What is done with a file that exists. JSON lines, .kvlog and frames can be appended to,
+            compressed or not, a torn last line being ended before.
+
+    Raises:
+        ConfigError: If no format is given and the name does not tell one, or the file cannot be appended to.
+        FileExistsError: If the file exists and is to be refused.
         MissingExtraError: If writing zstd needs a package that is not installed.
         OSError: If the file cannot be written.
     """
 
-    def __init__(self, path: str, format: Format | None = None) -> None:  # noqa: A002
-        chosen = format or format_of(path) or ("jsonl" if path == "-" else None)
-        if chosen is None:
-            raise ConfigError(f"{path}: cannot tell the format from the name; give --format")
-        self._format = chosen
-        self._file = _open(path)
-        self._log = LogWriter(self._file) if chosen == "kvlog" else None
+    def __init__(self, path: str, format: Format | None = None, existing: Existing = "replace") -> None:  # noqa: A002
+        self._format = chosen = chosen_format(path, format)
+        self._path = "standard output" if path == "-" else path
+        held = None
+        if existing == "append" and path != "-" and not is_special(path) and os.path.isfile(path):
+            held = inspected(path, chosen)
+        with naming(self._path):
+            self._file = _open(path, "ab" if held else "xb" if existing == "refuse" else "wb")
+            if held is not None and chosen == "jsonl" and not held.ends_line:
+                self._file.write(b"\n")
+            self._log = LogWriter(self._file, begin=held is None) if chosen == "kvlog" else None
         self._batches = KVEventEncoder()
         self._messages = 0
 
@@ -59,14 +90,16 @@ class EventLogWriter:
 
         Raises:
             ConfigError: If the format cannot hold it.
+            OSError: If it cannot be written.
         """
-        if self._log is not None:
-            return self._log.write(frame)
-        if self._format == "frames":
-            return self._file.write(encode_frame(frame))
-        if self._format == "wire":
-            return sum(self._file.write(message) for message in self._wire_messages(frame))
-        return self._file.write(encode_lines(frame.to_events()))
+        with naming(self._path):
+            if self._log is not None:
+                return self._log.write(frame)
+            if self._format == "frames":
+                return self._file.write(encode_frame(frame))
+            if self._format == "wire":
+                return sum(self._file.write(message) for message in self._wire_messages(frame))
+            return self._file.write(encode_lines(frame.to_events()))
 
     def _wire_messages(self, frame: EventFrame) -> Iterator[bytes]:
         for ts, payload in self._batches.batches(frame):
@@ -75,14 +108,16 @@ class EventLogWriter:
 
     def flush(self) -> None:
         """Hands what has been written to the system, where a killed process cannot lose it."""
-        self._file.flush()
+        with naming(self._path):
+            self._file.flush()
 
     def close(self) -> None:
         """Writes what is buffered and closes the file."""
-        if self._file is not sys.stdout.buffer:
-            self._file.close()
-        else:
-            self._file.flush()
+        with naming(self._path):
+            if self._file is not sys.stdout.buffer:
+                self._file.close()
+            else:
+                self._file.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -99,11 +134,19 @@ class EventLogWriter:
 class RotatingWriter:
     """Writes parts ``NAME-0001.EXT``, ``NAME-0002.EXT`` and so on, or the one file if there are no bounds.
 
+    No part takes the place of one that exists: the first is numbered after all that are there. A single file
+    that exists is appended to.
+
     Args:
         path: Name of the whole.
         format: Format; by default as the file is named.
         most_bytes: Bytes in a part, about, before compression; None for no bound.
         most_seconds: Seconds between the first frame of a part and that of the next; None for no bound.
+        force: Replace a single file that exists.
+
+    Raises:
+        ConfigError: If no format is given and the name does not tell one, or the file cannot be appended to.
+        OSError: If the file cannot be written.
     """
 
     def __init__(
@@ -112,11 +155,13 @@ class RotatingWriter:
         format: Format | None = None,  # noqa: A002
         most_bytes: int | None = None,
         most_seconds: float | None = None,
+        force: bool = False,
     ) -> None:
         self.paths: list[str] = []
         self.size = 0
         self._path, self._format = path, format
         self._most_bytes, self._most_seconds = most_bytes, most_seconds
+        self._force = force
         self._begin()
 
     def write(self, frame: EventFrame) -> None:
@@ -141,29 +186,93 @@ class RotatingWriter:
 
     def _begin(self) -> None:
         self._begun, self._part_size = time.monotonic(), 0
-        path = self._path
-        if self._most_bytes is not None or self._most_seconds is not None:
-            folder, name = os.path.split(path)
-            stem, dot, endings = name.partition(".")
-            path = os.path.join(folder, f"{stem}-{len(self.paths) + 1:04}{dot}{endings}")
-        self._writer = EventLogWriter(path, self._format)
+        if self._most_bytes is None and self._most_seconds is None:
+            path = self._path
+            self._writer = EventLogWriter(path, self._format, "replace" if self._force else "append")
+        else:
+            path = self._open_part()
         self.paths.append(path)
 
+    def _open_part(self) -> str:
+        """Open the part with the first number after all that there are; return its path."""
+        folder, name = os.path.split(self._path)
+        stem, dot, endings = name.partition(".")
+        number = 1 + _last_number(folder or ".", stem, dot + endings)
+        while True:
+            path = os.path.join(folder, f"{stem}-{number:04}{dot}{endings}")
+            try:
+                self._writer = EventLogWriter(path, self._format, "refuse")
+            except FileExistsError:  # of another recording that began just now
+                number += 1
+            else:
+                return path
 
-def _open(path: str) -> BinaryIO:
+
+def _last_number(folder: str, stem: str, endings: str) -> int:
+    part = re.compile(rf"{re.escape(stem)}-(\d{{4,9}}){re.escape(endings)}")
+    found = [part.fullmatch(name) for name in os.listdir(folder)]
+    return max((int(match[1]) for match in found if match), default=0)
+
+
+class _Held(NamedTuple):
+    """What stands in a file that is appended to."""
+
+    ends_line: bool
+
+
+_BEGINNINGS: dict[Format, re.Pattern[bytes]] = {
+    "jsonl": re.compile(rb"(\xef\xbb\xbf)?\s*(\{|\Z)"),
+    "kvlog": re.compile(re.escape(MAGIC)),
+    "frames": FRAME_START,
+}
+
+
+def inspected(path: str, format: Format) -> _Held | None:  # noqa: A002
+    """Look at a file that is to be appended to; None if it is empty.
+
+    A compressed file is read whole: after one that ends too early nothing could be read.
+
+    Raises:
+        ConfigError: If it cannot be appended to.
+        OSError: If it cannot be read.
+    """
+    if not os.path.getsize(path):
+        return None
+    if format not in _BEGINNINGS:
+        raise ConfigError(f"{path} exists, and a .{format} file cannot be appended to; --force replaces it")
+    plain = Decompressor(path)
+    head = last = b""
+    with open(path, "rb") as file:
+        for piece in plain.read(file):
+            if isinstance(piece, Malformed):
+                raise ConfigError(
+                    f"{path} exists and is damaged, so that it cannot be appended to: {piece.reason}"
+                )
+            head = (head + piece)[:1024] if len(head) < 1024 else head
+            last = piece[-1:] or last
+            if not plain.is_compressed:
+                file.seek(-1, os.SEEK_END)
+                last = file.read(1)
+                break
+    if plain.is_compressed != path.endswith((".gz", ".zst")) or not _BEGINNINGS[format].match(head):
+        raise ConfigError(f"{path} exists and holds something else than {format}; --force replaces it")
+    return _Held(last in (b"\n", b""))
+
+
+def _open(path: str, mode: str) -> BinaryIO:
     if path == "-":
         return sys.stdout.buffer
     if path.endswith(".gz"):
         # No name and no time in the header: the same events give the same bytes.
-        raw = Path(path).open("wb")  # noqa: SIM115
-        return cast("BinaryIO", _Gzip(raw))
+        raw = open(path, mode)  # noqa: SIM115
+        return cast("BinaryIO", _Gzip(cast("io.BufferedWriter", raw)))
     if path.endswith(".zst"):
         try:
             import zstandard
         except ImportError:
             raise MissingExtraError("writing zstd", "zstd") from None
-        return cast("BinaryIO", zstandard.open(path, "wb"))
-    return Path(path).open("wb")
+        return cast("BinaryIO", zstandard.open(path, mode))
+    return cast("BinaryIO", open(path, mode))
 
 
 class _Gzip(gzip.GzipFile):
@@ -174,5 +283,7 @@ class _Gzip(gzip.GzipFile):
         super().__init__(filename="", mode="wb", fileobj=raw, mtime=0)
 
     def close(self) -> None:
-        super().close()
-        self._raw.close()
+        try:
+            super().close()
+        finally:
+            self._raw.close()

@@ -9,8 +9,19 @@ import numpy as np
 from kvstream.blocks.observations import EvictionBatch
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.events.types import REASONS
+from kvstream.text.escape import for_csv, for_unicode
 
 SUFFIXES = (".parquet", ".arrow", ".csv")
+
+
+def check_ending(path: Path) -> None:
+    """Check that a path is named as a table that can be written.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path}: a table of evictions is {', '.join(SUFFIXES)}, by its name")
 
 
 class EvictionTable:
@@ -18,7 +29,7 @@ class EvictionTable:
 
     Columns: ``source``, ``tier``, ``block`` (int64), ``evicted_at`` (UTC, ns), ``lifetime_seconds``,
     ``idle_seconds``, ``accesses``, ``reason`` and ``reuse_gaps_seconds`` (a list; in CSV text with
-    spaces).
+    spaces). In CSV, names that a spreadsheet would take for a formula begin with an apostrophe.
 
     Args:
         path: A file named ``.parquet``, ``.arrow`` or ``.csv``.
@@ -36,14 +47,14 @@ class EvictionTable:
             import pyarrow.parquet
         except ImportError:
             raise MissingExtraError("a table of evictions", "pyarrow") from None
-        if path.suffix not in SUFFIXES:
-            raise ConfigError(f"{path}: a table of evictions is {', '.join(SUFFIXES)}, by its name")
+        check_ending(path)
         self.rows = 0
         self._arrow: Any = pyarrow
         gaps = pyarrow.string() if path.suffix == ".csv" else pyarrow.list_(pyarrow.float64())
         name = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+        self._escape = for_unicode
         if path.suffix == ".csv":
-            name = pyarrow.string()
+            name, self._escape = pyarrow.string(), for_csv
         self._schema = pyarrow.schema(
             [
                 ("source", name),
@@ -76,9 +87,11 @@ class EvictionTable:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._writer.close()
-        if self._sink is not self._writer:
-            self._sink.close()
+        try:
+            self._writer.close()
+        finally:
+            if self._sink is not self._writer:
+                self._sink.close()
 
     def write(self, source: str, tier: str, batch: EvictionBatch) -> None:
         """Writes the evictions of one source and tier."""
@@ -88,8 +101,8 @@ class EvictionTable:
             gaps = [" ".join(f"{gap:.9g}" for gap in row) for row in gaps]
         reasons = np.array(REASONS, dtype=object)[batch.reasons]
         columns = [
-            [source] * n,
-            [tier] * n,
+            [self._escape(source)] * n,
+            [self._escape(tier)] * n,
             batch.blocks,
             batch.ts,
             batch.lifetimes / 1e9,

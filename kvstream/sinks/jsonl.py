@@ -1,31 +1,50 @@
 """Results as JSON lines: alerts, summaries, evictions and malformed input, each with its ``type``."""
 
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import Protocol
 
 import msgspec
 
 from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.stream import KVStream
+from kvstream.text.json import encode_json
+
+
+class LineFile(Protocol):
+    """What lines are written to: a binary file, or a ``PatientFile``."""
+
+    def write(self, data: bytes, /) -> int:
+        """Take a line."""
+
+    def flush(self) -> None:
+        """Hand over what was taken."""
 
 
 class JsonLines:
-    """Writes each result as one line at once."""
+    """Writes each result as one line at once.
 
-    def __init__(self, file: BinaryIO) -> None:
+    Args:
+        file: Where to.
+    """
+
+    def __init__(self, file: LineFile) -> None:
         self._file = file
-        self._encoder = msgspec.json.Encoder()
 
     def show(self, result: msgspec.Struct) -> None:
-        """Writes one result."""
-        self._file.write(self._encoder.encode(result) + b"\n")
+        """Write one result.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        self._file.write(encode_json(result) + b"\n")
         self._file.flush()
 
     def read(self, count: int) -> None:
         """Progress is not written."""
 
     def refresh(self) -> None:
-        """Lines stay as they are."""
+        """Write what has waited for room."""
+        self._file.flush()
 
     def watch(self, stream: KVStream, subscribers: Sequence[KVEventSubscriber]) -> None:
         """What is shown is all it needs."""

@@ -20,6 +20,7 @@ from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.readings import FAMILIES, Family, Interval, LabelValues, readings_in_steps
 from kvstream.stream import KVStream
+from kvstream.text.escape import for_unicode
 
 try:
     from opentelemetry._logs import SeverityNumber
@@ -90,18 +91,18 @@ class OpenTelemetry:
             severity_number=SeverityNumber.INFO if resolved else _SEVERITY[alert.level],
             severity_text=alert.level.value,
             event_name=f"kvstream.alert.{alert.state}",
-            body=alert.message,
+            body=for_unicode(alert.message),
             attributes={
-                "rule": alert.rule,
+                "rule": for_unicode(alert.rule),
                 "state": alert.state,
-                "source": alert.source,
-                "tier": alert.tier,
+                "source": for_unicode(alert.source),
+                "tier": for_unicode(alert.tier),
                 "value": alert.value,
                 "threshold": alert.threshold,
                 "started_at": alert.started_at,
                 "fingerprint": alert.fingerprint,
-                "hint": alert.hint,
-                **{f"label.{name}": value for name, value in alert.labels.items()},
+                "hint": for_unicode(alert.hint),
+                **{for_unicode(f"label.{name}"): for_unicode(value) for name, value in alert.labels.items()},
             },
         )
 
@@ -172,4 +173,4 @@ class OpenTelemetry:
 
 
 def _attributes(family: Family, values: LabelValues) -> dict[str, str]:
-    return dict(zip(family.labels, values, strict=True))
+    return dict(zip(family.labels, map(for_unicode, values), strict=True))

@@ -4,7 +4,8 @@ Counts, gauges and vLLM's classic buckets of every source and tier; native histo
 OpenMetrics 2.0, the only format in which the client library writes them.
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +24,7 @@ from kvstream.readings import (
     stream_readings,
 )
 from kvstream.stream import KVStream
+from kvstream.text.escape import for_prometheus, for_unicode
 
 try:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -32,6 +34,12 @@ try:
     from prometheus_client.utils import floatToGoString
 except ImportError:
     raise MissingExtraError("metrics for Prometheus", "prometheus") from None
+
+# What the client library understands; the rest of a header can make it raise, or come back in ours.
+_ACCEPTED = re.compile(
+    r"(application/openmetrics-text|text/plain)"
+    r"(;(version=[0-9]{1,3}(\.[0-9]{1,3}){1,2}|escaping=[a-z-]{1,20}|charset=utf-8|q=[0-9.]{1,5}))*"
+)
 
 
 class PrometheusCollector(Collector):
@@ -68,12 +76,12 @@ async def exposition(stream: KVStream, accept: str = "") -> tuple[bytes, str]:
 
     Args:
         stream: The stream.
-        accept: The ``Accept`` header of the request.
+        accept: The ``Accept`` header of the request, whatever it says.
 
     Returns:
         The body, and its content type.
     """
-    encoder, content_type = choose_encoder(accept)
+    encoder, content_type = _chosen_encoder(accept)
     native = "version=2." in content_type
     answer = _Metrics(native=True) if native else _Text("openmetrics" in content_type)
     async for readings in readings_in_steps(stream):
@@ -83,8 +91,14 @@ async def exposition(stream: KVStream, accept: str = "") -> tuple[bytes, str]:
     return answer.encode(), content_type
 
 
+def _chosen_encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """The format that a header asks for, plain text if it asks for nothing known."""
+    ranges = "".join(accept.split()).split(",")
+    return choose_encoder(",".join(filter(_ACCEPTED.fullmatch, ranges)))
+
+
 class _Metrics(Collector):
-    """Readings as the client library has them."""
+    """Readings as the client library has them, each series once."""
 
     def __init__(self, native: bool) -> None:
         self._native = native
@@ -93,11 +107,16 @@ class _Metrics(Collector):
             "gauge": GaugeMetricFamily,
             "histogram": HistogramMetricFamily,
         }
+        self._seen: set[tuple[Family, LabelValues]] = set()
         self._metrics = {f: kinds[f.kind](f.name, f.help, labels=f.labels, unit=f.unit) for f in FAMILIES}
 
     def add(self, readings: Iterable[Reading]) -> None:
         for family, values, reading in readings:
             metric = self._metrics[family]
+            values = tuple(map(for_unicode, values))
+            if (family, values) in self._seen:
+                continue
+            self._seen.add((family, values))
             if not isinstance(reading, Interval):
                 metric.add_metric(values, reading)
                 continue
@@ -113,23 +132,25 @@ class _Metrics(Collector):
 
 
 class _Text:
-    """Readings as text, byte for byte as the client library writes it.
+    """Readings as text, byte for byte as the client library writes it, each series once.
 
     That takes half a second for a thousand sources; this, a tenth of it.
     """
 
     def __init__(self, openmetrics: bool) -> None:
         self._openmetrics = openmetrics
-        self._lines: dict[Family, list[str]] = {family: [] for family in FAMILIES}
+        self._lines: dict[Family, dict[str, str]] = {family: {} for family in FAMILIES}  # by labels
 
     def add(self, readings: Iterable[Reading]) -> None:
         for family, values, reading in readings:
             lines, labels = self._lines[family], _labels(family.labels, values)
+            if labels in lines:
+                continue  # names that only lone surrogates tell apart
             if isinstance(reading, Interval):
-                lines.append(_buckets(family.name, labels, reading))
+                lines[labels] = _buckets(family.name, labels, reading)
             else:
                 name = family.sample_name
-                lines.append(
+                lines[labels] = (
                     f"{name}{{{labels}}} {_number(reading)}\n" if labels else f"{name} {_number(reading)}\n"
                 )
 
@@ -139,18 +160,16 @@ class _Text:
             name = family.name if self._openmetrics else family.sample_name
             unit = f"# UNIT {name} {family.unit}\n" if family.unit and self._openmetrics else ""
             parts.append(f"# HELP {name} {family.help}\n# TYPE {name} {family.kind}\n{unit}")
-            parts += lines
+            parts += lines.values()
         return "".join([*parts, "# EOF\n"] if self._openmetrics else parts).encode()
 
 
 @lru_cache(maxsize=64)
 def _labels(names: LabelValues, values: LabelValues) -> str:
     """Labels in order of name, as the client library writes them."""
-    return ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(zip(names, values, strict=True)))
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return ",".join(
+        f'{name}="{for_prometheus(value)}"' for name, value in sorted(zip(names, values, strict=True))
+    )
 
 
 def _number(value: float) -> str:

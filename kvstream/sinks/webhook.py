@@ -1,39 +1,48 @@
-"""Alerts to an HTTP endpoint, as JSON or as Slack takes them, signed and retried."""
+"""Alerts to an HTTP endpoint, as JSON or as Slack takes them, signed and tried again."""
 
-import hashlib
-import hmac
-import time
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import msgspec
 
 from kvstream.alerts.groups import AlertGroup
 from kvstream.alerts.types import AlertLevel, CacheAlert
-from kvstream.errors import ConfigError, MissingExtraError
+from kvstream.errors import UndeliveredError
+from kvstream.retries import pause_seconds
+from kvstream.sinks.json_post import SIGNATURE_HEADER, JsonPost, signature
+from kvstream.subscribers import Delivery
+from kvstream.text.escape import for_slack, shortened
 
-SIGNATURE_HEADER = "X-Kvstream-Signature"
+__all__ = ["SIGNATURE_HEADER", "Webhook", "signature", "slack_payload"]
 
-_SLACK_BLOCKS = 50  # as many as Slack takes in a message
+_SLACK_BLOCKS = 50  # that Slack takes in a message
+_SLACK_SECTION = 3000  # characters that it takes in a section
+_SLACK_TEXT = 30_000
+_LONGEST_PAUSE = 5.0
 _MARK = {AlertLevel.INFO: "🔵", AlertLevel.WARNING: "🟠", AlertLevel.CRITICAL: "🔴"}
 
 
-class Webhook:
+class Webhook(Delivery):
     """A handler that posts to a URL: ``stream.on_alert(Webhook("https://…"))``.
 
-    What the endpoint cannot take (no connection, 429, 5xx) is tried again with growing pauses; what it
-    refuses, or does not take in time, raises, so that the stream counts it as a failure of the handler.
-    Alerts wait meanwhile in the handler's own bounded buffer; the stream does not.
+    What the endpoint cannot take (no connection, no answer in time, 408, 425, 429, 5xx) waits in the
+    stream in its newest state and is tried again, with pauses that grow to half a minute or are as long as
+    ``Retry-After`` says, until it is taken or the stream ends. What it refuses (any other status) counts as
+    undelivered. The stream waits for neither.
 
     Args:
         url: ``http://`` or ``https://``.
         payload: Makes the body of an alert, or of a group of them; by default its fields.
         secret: Signs each body, as ``signature`` says.
         timeout: Seconds for one attempt.
-        give_up_after: Seconds for all attempts together.
+        give_up_after: Seconds for all attempts together when it is called outside of a stream.
+
+    Attributes:
+        destination: ``webhook`` and the host.
 
     Raises:
-        ConfigError: If the URL is none.
+        ConfigError: If the URL cannot be posted to.
         MissingExtraError: If ``kvstream[webhook]`` is not installed.
     """
 
@@ -46,74 +55,57 @@ class Webhook:
         timeout: float = 5.0,
         give_up_after: float = 60.0,
     ) -> None:
-        try:
-            import httpx2
-            import stamina
-        except ImportError:
-            raise MissingExtraError("posting alerts", "webhook") from None
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{url!r} is no URL to post to; write https://HOST/PATH")
-        self.url, self._payload, self._secret = url, payload, secret
-        self._timeout = timeout
-        # Made once, as loading certificates takes longer than a frame of events.
-        self._certificates = httpx2.create_ssl_context()
-        self._http: Any = httpx2
+        self._post = JsonPost(url, secret=secret, timeout=timeout)
+        self._payload, self._give_up_after = payload, give_up_after
+        self.destination = f"webhook {self._post.place}"
 
-        def can_be_tried_again(error: Exception) -> bool:
-            if isinstance(error, httpx2.HTTPStatusError):
-                return error.response.status_code == 429 or error.response.status_code >= 500
-            return isinstance(error, httpx2.TransportError)
+    async def deliver(self, item: CacheAlert | AlertGroup) -> None:
+        """Post an alert or a group, once.
 
-        self._send = stamina.retry(on=can_be_tried_again, attempts=None, timeout=give_up_after)(self._try)
+        Raises:
+            UndeliveredError: If it may be taken later.
+            httpx2.HTTPStatusError: If it is refused.
+        """
+        await self._post.send(self._payload(item))
 
-    async def __call__(self, alert: CacheAlert | AlertGroup) -> None:
-        """Posts an alert or a group.
+    async def __call__(self, item: CacheAlert | AlertGroup) -> None:
+        """Post an alert or a group, again and again for ``give_up_after`` seconds.
 
         Raises:
             httpx2.HTTPError: If it was not taken.
+            TimeoutError: If there was no answer in time.
         """
-        await self.post(self._payload(alert))
-
-    async def post(self, payload: Any) -> None:
-        """Posts a body as JSON."""
-        await self._send(msgspec.json.encode(payload))
-
-    async def _try(self, body: bytes) -> None:
-        headers = {"Content-Type": "application/json"}
-        if self._secret is not None:
-            headers[SIGNATURE_HEADER] = signature(self._secret, body, int(time.time()))
-        async with self._http.AsyncClient(verify=self._certificates, timeout=self._timeout) as client:
-            (await client.post(self.url, content=body, headers=headers)).raise_for_status()
-
-
-def signature(secret: str, body: bytes, at: int) -> str:
-    """``t={at},v1={hex}``: HMAC-SHA256 of ``{at}.{body}``, so that neither can be changed later.
-
-    Args:
-        secret: Known to both sides.
-        body: The body as sent.
-        at: Seconds since the Unix epoch.
-    """
-    digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
-    return f"t={at},v1={digest}"
+        end = anyio.current_time() + self._give_up_after
+        failures = 0
+        while True:
+            try:
+                return await self.deliver(item)
+            except UndeliveredError as error:
+                failures += 1
+                pause = error.retry_after
+                if pause is None:
+                    pause = pause_seconds(failures, _LONGEST_PAUSE)
+                if anyio.current_time() + pause >= end:
+                    raise error.__cause__ or error  # noqa: B904 - the cause has its own
+            await anyio.sleep(pause)
 
 
 def slack_payload(group: AlertGroup) -> dict[str, Any]:
-    """Alerts of one source as one message for a Slack incoming webhook, and for what takes the same."""
+    """Return alerts of one source as one message for a Slack incoming webhook or one that takes the same."""
     titles, sections = [], []
     for alert in group.alerts:
         mark = "🟢" if alert.state == "resolved" else _MARK[alert.level]
-        title = f"{mark} {alert.state} {alert.level}: {alert.rule} on {alert.source}/{alert.tier}"
-        said = alert.message + (f"\nTry: {alert.hint}" if alert.hint else "")
-        titles.append(f"{title}: {alert.message}")
-        text = {"type": "mrkdwn", "text": f"*{_plain(title)}*\n{_plain(said)}"}
-        sections.append({"type": "section", "text": text})
-    return {"text": "\n".join(titles), "blocks": sections[:_SLACK_BLOCKS]}
+        cache = for_slack(f"{alert.source}/{alert.tier}")
+        title = f"{mark} {alert.state} {alert.level}: {for_slack(alert.rule)} on {cache}"
+        message = for_slack(alert.message)
+        body = message + (f"\nTry: {for_slack(alert.hint)}" if alert.hint else "")
+        titles.append(f"{title}: {message}")
+        sections.append(_section(f"*{title}*\n{body}"))
+    if len(sections) > _SLACK_BLOCKS:
+        more = len(sections) - _SLACK_BLOCKS + 1
+        sections[_SLACK_BLOCKS - 1 :] = [_section(f"and {more} more alerts of {for_slack(group.source)}")]
+    return {"text": shortened("\n".join(titles), _SLACK_TEXT), "blocks": sections}
 
 
-def _plain(text: str) -> str:
-    """Text in which Slack's control characters are themselves.
-
-    Source: https://docs.slack.dev/messaging/formatting-message-text
-    """
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _section(text: str) -> dict[str, Any]:
+    return {"type": "section", "text": {"type": "mrkdwn", "text": shortened(text, _SLACK_SECTION)}}

@@ -1,16 +1,26 @@
-"""A publisher of KV events over ZMQ, framed as vLLM's: batches by PUB, what was missed by ROUTER."""
+"""A publisher of KV events over ZMQ, framed as vLLM's: batches by PUB, what was missed by ROUTER.
+
+Answers to replays carry the topic, as those of vLLM since 0.26, SGLang since 0.5.23 and TensorRT-LLM do.
+"""
 
 from collections import deque
 from types import TracebackType
 from typing import Any, Self
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from kvstream.errors import MissingExtraError
-from kvstream.sources.zmq_events import END_OF_REPLAY, ZmqAddress, attach_socket
+from kvstream.faults import FaultLog
+from kvstream.sources.zmq_events import ZmqAddress
+from kvstream.sources.zmq_replay import END_OF_REPLAY
+from kvstream.sources.zmq_sockets import MessageReader, attach_socket, speaks_ipv6
 
 _KEPT = 10_000  # batches for replay, as in vLLM
+_KEPT_BYTES = 256 * 1024 * 1024
 _HIGH_WATER_MARK = 100_000
+_MAX_REQUEST_BYTES = 64 * 1024  # of what subscribers send: topics and numbers
+_PAUSE_SECONDS = 1.0  # after a socket failed
 _SUBSCRIBED = 1  # first byte of a subscription, as XPUB hears of it
 
 
@@ -19,6 +29,11 @@ class KVEventPublisher:
 
     Args:
         address: Where to bind (``zmq://*:5557``) or connect to, and where to answer for what was missed.
+
+    Whatever a subscriber sends, it ends neither the publisher nor what others get.
+
+    Attributes:
+        faults: What went wrong with sockets and requests, by part ``zmq_publisher`` and reason.
 
     Raises:
         MissingExtraError: If ``kvstream[zmq]`` is not installed.
@@ -31,7 +46,9 @@ class KVEventPublisher:
             raise MissingExtraError("publishing to zmq://", "zmq") from None
         self._zmq: Any = zmq
         self._address = address
-        self._kept: deque[tuple[bytes, bytes]] = deque(maxlen=_KEPT)
+        self.faults = FaultLog()
+        self._kept: deque[tuple[bytes, bytes]] = deque()
+        self._kept_bytes = 0
         self._subscribed = anyio.Event()
 
     async def __aenter__(self) -> Self:
@@ -39,9 +56,9 @@ class KVEventPublisher:
         self._context = zmq.Context()
         try:
             # XPUB hears of its subscribers; on the wire it is a PUB.
-            self._live = self._open(zmq.XPUB, self._address.endpoint, bind=self._binds)
+            self._live = await self._open(zmq.XPUB, self._address.endpoint, bind=self._binds)
             replay = self._address.replay
-            self._router: Any = None if replay is None else self._open(zmq.ROUTER, replay, bind=True)
+            self._router = None if replay is None else await self._open(zmq.ROUTER, replay, bind=True)
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -49,7 +66,7 @@ class KVEventPublisher:
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._hear_subscribers)
         if self._router is not None:
-            self._tasks.start_soon(self._answer_replays)
+            self._tasks.start_soon(self._answer_replays, self._router)
         return self
 
     async def __aexit__(
@@ -76,13 +93,22 @@ class KVEventPublisher:
         """Publishes a batch; what a slow subscriber cannot take is dropped, as engines do."""
         number = seq.to_bytes(8, "big")
         self._kept.append((number, payload))
-        self._live.send_multipart([self._address.topic.encode(), number, payload], self._zmq.NOBLOCK)
+        self._kept_bytes += len(payload)
+        while len(self._kept) > _KEPT or self._kept_bytes > _KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popleft()[1])
+        try:
+            parts = [self._address.topic.encode(), number, payload]
+            self._live.socket.send_multipart(parts, self._zmq.NOBLOCK)
+        except self._zmq.ZMQError as error:
+            self.faults.note("zmq_publisher", "socket", f"a batch was not published: {error}")
 
-    def _open(self, kind: int, endpoint: str, *, bind: bool) -> Any:
+    async def _open(self, kind: int, endpoint: str, *, bind: bool) -> MessageReader:
         socket = self._context.socket(kind)
         socket.set_hwm(_HIGH_WATER_MARK)
-        attach_socket(socket, endpoint, bind=bind, origin=endpoint)
-        return socket
+        socket.setsockopt(self._zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)
+        ipv6 = await speaks_ipv6(endpoint)
+        attach_socket(socket, endpoint, bind=bind, origin=endpoint, ipv6=ipv6)
+        return MessageReader(socket)
 
     async def _hear_subscribers(self) -> None:
         while True:
@@ -90,19 +116,32 @@ class KVEventPublisher:
             if parts[0][:1] == bytes([_SUBSCRIBED]):
                 self._subscribed.set()
 
-    async def _answer_replays(self) -> None:
+    async def _answer_replays(self, router: MessageReader) -> None:
         while True:
-            parts = await self._receive(self._router)
-            if len(parts) != 3 or len(parts[2]) != 8:
+            parts = await self._receive(router)
+            if len(parts) != 3 or parts[1] or len(parts[2]) != 8:
+                message = f"refused a request of {len(parts)} parts, which does not ask for a replay"
+                self.faults.note("zmq_publisher", "request", message)
                 continue
             client, delimiter, start = parts
-            for number, payload in self._kept:
-                if number >= start:
-                    self._router.send_multipart([client, delimiter, number, payload])
-            self._router.send_multipart([client, delimiter, END_OF_REPLAY, b""])
+            topic, send = self._address.topic.encode(), router.socket.send_multipart
+            try:
+                for number, payload in self._kept:
+                    if number >= start:
+                        send([client, delimiter, topic, number, payload], self._zmq.NOBLOCK)
+                send([client, delimiter, b"", END_OF_REPLAY, b""], self._zmq.NOBLOCK)
+            except self._zmq.ZMQError as error:
+                self.faults.note("zmq_publisher", "replay", f"a replay was not answered: {error}")
 
-    async def _receive(self, socket: Any) -> list[bytes]:
-        while not socket.getsockopt(self._zmq.EVENTS) & self._zmq.POLLIN:
-            await anyio.wait_readable(socket.FD)
-        parts: list[bytes] = socket.recv_multipart(self._zmq.NOBLOCK)
-        return parts
+    async def _receive(self, reader: MessageReader) -> list[bytes]:
+        """The next message of a socket; other tasks get their turn between two."""
+        while True:
+            try:
+                await checkpoint()
+                while not reader.is_readable:
+                    await anyio.wait_readable(reader.socket.FD)
+                if (parts := reader.read()) is not None:
+                    return parts
+            except self._zmq.ZMQError as error:
+                self.faults.note("zmq_publisher", "socket", f"cannot receive: {error}")
+                await anyio.sleep(_PAUSE_SECONDS)

@@ -2,17 +2,26 @@
 
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from kvstream.errors import MissingExtraError
 from kvstream.events.types import Malformed
 
 _PIECE = 4 * 1024 * 1024
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+# Each 4 bytes of zstd can hold 128 KiB, and all that a call takes in comes out of it at once.
+_ZSTD_SLICE = 256
+_GZIP_SLICE = 64 * 1024
+_ZSTD_WINDOW = 32 * 1024 * 1024
+_READ = 1024 * 1024
+_PARTS_AT_ONCE = 256
 
 
 class Decompressor:
     """Tells from the first bytes whether and how an input is compressed, and undoes it.
+
+    However much some bytes hold, it takes at most 64 MiB: pieces have at most 8 MiB, and zstd that needs a
+    window of more than 32 MiB is damaged input.
 
     Args:
         origin: The input's name, for reports.
@@ -27,11 +36,26 @@ class Decompressor:
         self._origin = origin
         self._head = b""  # bytes that are too few to tell the compression
         self._inflate: Any = None
+        self._zstd: Any = None
+        self._errors: tuple[type[Exception], ...] = (zlib.error,)
         self._compressed_bytes = 0
         self._broken = self._opened = self._is_gzip = False
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the input is compressed, as far as is known."""
+        return self._inflate is not None
+
+    def read(self, file: BinaryIO) -> Iterator[bytes | Malformed]:
+        """Yield a whole file, as ``feed`` and ``finish`` do."""
+        while data := file.read(_READ):
+            yield from self.feed(data)
+        yield from self.finish()
+
     def feed(self, data: bytes) -> Iterator[bytes | Malformed]:
-        """Yields the plain bytes in pieces, and where the compression is damaged.
+        """Yield the plain bytes in pieces, and where the compression is damaged.
+
+        Pieces may be empty, so that whoever drives it gets its turn while there is much to pass over.
 
         Raises:
             MissingExtraError: If it is zstd and ``kvstream[zstd]`` is not installed.
@@ -44,7 +68,7 @@ class Decompressor:
         yield from self._decompress(data)
 
     def finish(self) -> Iterator[bytes | Malformed]:
-        """Yields what is left at the end of the input."""
+        """Yield what is left at the end of the input."""
         if not self._opened:
             yield from self._decompress(self._open())
         if self._inflate is not None and not self._broken:
@@ -64,11 +88,14 @@ class Decompressor:
         if self._is_gzip:
             return zlib.decompressobj(wbits=31)
         if head.startswith(_ZSTD):
-            try:
-                import zstandard
-            except ImportError:
-                raise MissingExtraError("reading zstd", "zstd") from None
-            return zstandard.ZstdDecompressor(max_window_size=2**27).decompressobj()
+            if self._zstd is None:
+                try:
+                    import zstandard
+                except ImportError:
+                    raise MissingExtraError("reading zstd", "zstd") from None
+                self._zstd = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+                self._errors = (zlib.error, zstandard.ZstdError)
+            return self._zstd.decompressobj()
         return None
 
     def _decompress(self, data: bytes) -> Iterator[bytes | Malformed]:
@@ -77,29 +104,44 @@ class Decompressor:
                 yield data
             return
         self._compressed_bytes += len(data)
-        while data and not self._broken:
+        if self._head:
+            data, self._head = self._head + data, b""
+        at = parts = 0
+        while at < len(data) and not self._broken:
             if self._inflate.eof:  # several compressed parts may follow each other
-                self._head += data
-                if len(self._head) < len(_ZSTD):
+                if len(data) - at < len(_ZSTD):
+                    self._head = data[at:]
                     return
-                data, self._head = self._head, b""
-                self._inflate = self._inflater(data)
+                self._inflate = self._inflater(data[at : at + len(_ZSTD)])
                 if self._inflate is None:
                     yield self._bad("trailing bytes that are not compressed")
                     return
+                parts += 1
+                if parts % _PARTS_AT_ONCE == 0:
+                    yield b""
+            given = data[at : at + (_GZIP_SLICE if self._is_gzip else _ZSTD_SLICE)]
             try:
-                if self._is_gzip:  # zlib can be told how much to give at once
-                    piece = self._inflate.decompress(data, _PIECE)
-                    data = self._inflate.unconsumed_tail or self._inflate.unused_data
+                if self._is_gzip:  # zlib can be told how much to give at once, zstd cannot
+                    piece = self._inflate.decompress(given, _PIECE)
+                    left = self._inflate.unconsumed_tail or self._inflate.unused_data
                 else:
-                    piece = self._inflate.decompress(data)
-                    data = self._inflate.unused_data
-            except Exception as error:  # zlib and zstandard each have their own
-                yield self._bad(f"compressed data is damaged: {error}")
+                    piece = self._inflate.decompress(given)
+                    left = self._inflate.unused_data
+            except self._errors as error:
+                yield self._bad(_explained(error))
                 return
+            at += len(given) - len(left)
             if piece:
                 yield piece
 
     def _bad(self, reason: str) -> Malformed:
         self._broken = True
         return Malformed(self._origin, "byte", self._compressed_bytes, reason)
+
+
+def _explained(error: Exception) -> str:
+    if "too much memory" in str(error):
+        return (
+            f"zstd with a window of more than {_ZSTD_WINDOW >> 20} MiB; compress it without --long or --ultra"
+        )
+    return f"compressed data is damaged: {error}"

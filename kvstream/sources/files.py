@@ -1,11 +1,13 @@
 """Event logs and standard input as frames: any format, whole or as they grow."""
 
+import errno
+import logging
 import os
 import select
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
 from anyio import to_thread
@@ -13,12 +15,23 @@ from anyio import to_thread
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
 from kvstream.sources.reader import EventReader
+from kvstream.sources.rotation import Rotation
+from kvstream.text.escape import for_terminal
 
 STDIN = "-"
 Items = list[EventFrame | Malformed]
 
 _CHUNK = 4 * 1024 * 1024
 _POLL_SECONDS = 0.2
+_QUIET_POLLS = 3  # without growth, after which a renamed file is taken to be complete
+_PATIENCE_SECONDS = 5.0
+_TAIL_BYTES = 64
+# What one hand-over from the reading thread holds at most, about.
+_MOST_ITEMS = 1024
+_MOST_EVENTS = 262_144
+_MOST_SECONDS = 0.05
+
+logger = logging.getLogger("kvstream")
 
 
 async def read_events(
@@ -28,11 +41,16 @@ async def read_events(
     capacity: int | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> AsyncIterator[EventFrame | Malformed]:
-    """Yields the frames of a file, or of standard input for ``-``, and what was malformed.
+    """Yield the frames of a file, or of standard input for ``-``, and what was malformed.
+
+    A named pipe is read to the end of its last writer, with ``follow`` for ever. A file that is followed is
+    read to its end when it is renamed, then those that took its place meanwhile, as far as their names tell
+    (``NAME.1``), then the new one. One that is cut is read from its start again, and a malformed piece says
+    so: what was written before the cut and not read yet is lost.
 
     Args:
         path: A file, or ``-``.
-        follow: Go on at the end of a file as it grows; starts over when it is replaced or cut.
+        follow: Go on at the end of a file as it grows, and when it is replaced or cut.
         capacity: Blocks of the simulated cache that a hash trace runs through.
         on_bytes: Told how many bytes each read brought.
 
@@ -40,64 +58,233 @@ async def read_events(
         OSError: If the file cannot be read.
         ConfigError: If it is a hash trace and there is no ``capacity``.
         UnknownFormatError: If it is in no known format.
+        UnreadableInputError: At its end, if nothing or nearly nothing of it could be read.
         MissingExtraError: If reading it needs a package that is not installed.
     """
-    while True:
-        reader = EventReader(path, capacity)
-        async for size, items in _pieces(path, follow, reader):
-            if on_bytes is not None:
-                on_bytes(size)
+    if path != STDIN and follow and not _waits(os.stat(path).st_mode):
+        async for items in _followed(path, capacity, on_bytes):
             for item in items:
                 yield item
-        for item in reader.finish():
+        return
+    file = _OpenFile(path, capacity, follow)
+    try:
+        async for items in file.read(on_bytes):
+            for item in items:
+                yield item
+        for item in await file.finish():
             yield item
-        if not follow or path == STDIN:
-            return
+    finally:
+        file.close()
+    file.reader.verify()
+    if not file.reader.events and not file.reader.malformed:
+        logger.warning("%s: no events%s", for_terminal(path), "" if file.position else ", as it is empty")
 
 
-async def _pieces(path: str, follow: bool, reader: EventReader) -> AsyncIterator[tuple[int, Items]]:
-    """Bytes read and what they held, to the end of input; with ``follow``, until the file is replaced or cut.
+async def _followed(
+    path: str, capacity: int | None, on_bytes: Callable[[int], None] | None
+) -> AsyncIterator[Items]:
+    """Frames of a file and of those that take its place, without end."""
+    rotation = Rotation(path)
+    file = _OpenFile(path, capacity, follow=True)
+    try:
+        while True:
+            quiet_polls = 0
+            while quiet_polls < _QUIET_POLLS:
+                async for items in file.read(on_bytes):
+                    quiet_polls = 0
+                    yield items
+                await anyio.sleep(_POLL_SECONDS)
+                if file.is_cut():
+                    yield await file.begin_again()
+                elif rotation.has_replaced(file.descriptor):
+                    quiet_polls += 1  # whoever writes it may not know yet that it was renamed
+            yield await file.finish()
+            last = rotation.finish(file.descriptor)
+            file.close()
+            # Opened before its siblings are looked for, so that it cannot become one of them unseen.
+            file = await _opened_again(path, capacity)
+            for name in rotation.between(last, os.fstat(file.descriptor)):
+                async for items in _whole(name, capacity, rotation, on_bytes):
+                    yield items
+    finally:
+        file.close()
 
-    Reading and decoding in one call of a worker thread keeps the event loop free for consumers and
-    signals, at one hand-over a piece.
+
+async def _whole(
+    path: str, capacity: int | None, rotation: Rotation, on_bytes: Callable[[int], None] | None
+) -> AsyncIterator[Items]:
+    """Frames of a file that was rotated while nobody looked; nothing if it is gone by now."""
+    try:
+        file = _OpenFile(path, capacity)
+    except FileNotFoundError:
+        return
+    try:
+        async for items in file.read(on_bytes):
+            yield items
+        yield await file.finish()
+        rotation.finish(file.descriptor)
+    finally:
+        file.close()
+
+
+async def _opened_again(path: str, capacity: int | None) -> "_OpenFile":
+    """The file that took the place of another, once it can be opened."""
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return _OpenFile(path, capacity, follow=True)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            if time.monotonic() > end:
+                raise
+        await anyio.sleep(_POLL_SECONDS)
+
+
+def _waits(mode: int) -> bool:
+    """Whether reading can wait for somebody who writes."""
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+class _OpenFile:
+    """An open input: reads and decodes it in a worker thread, a bounded part at a time.
+
+    Reading and decoding in one call keeps the event loop free for consumers and signals. However much some
+    compressed bytes hold, a call ends after 50 ms, 1,024 items or some 262,144 events.
+
+    Args:
+        path: A file, or ``-``.
+        capacity: Blocks of the simulated cache that a hash trace runs through.
+        follow: It may grow and be cut; a named pipe goes on when the last of its writers has left.
+
+    Attributes:
+        position: Bytes read since its start.
     """
 
-    def read() -> tuple[int, Items]:
-        data = os.read(fd, _CHUNK)
-        if waits and data:  # a pipe gives little at once
-            more = bytearray(data)
-            while len(more) < _CHUNK and select.select([fd], [], [], 0)[0] and (data := os.read(fd, _CHUNK)):
-                more += data
-            data = bytes(more)
-        return len(data), list(reader.feed(data)) if data else []
+    def __init__(self, path: str, capacity: int | None, follow: bool = False) -> None:
+        self.reader = EventReader(path, capacity)
+        self.position = 0
+        self._path, self._capacity, self._follow = path, capacity, follow
+        self._tail = b""  # last bytes read
+        self._decoding: Iterator[EventFrame | Malformed | None] | None = None
+        self._writer: int | None = None
+        if path == STDIN:
+            if sys.stdin is None:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
+            self.descriptor = sys.stdin.fileno()
+        else:
+            # Opening a pipe must not wait for its writer, where no signal could interrupt it.
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        mode = os.fstat(self.descriptor).st_mode
+        self._waits = _waits(mode) or (stat.S_ISCHR(mode) and os.isatty(self.descriptor))
+        if self._waits and follow and path != STDIN:
+            self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # as long as there is one, no end
 
-    fd = sys.stdin.fileno() if path == STDIN else os.open(path, os.O_RDONLY)
-    try:
-        mode = os.fstat(fd).st_mode
-        waits = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and os.isatty(fd))
-        position = 0
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._path != STDIN:
+            os.close(self.descriptor)
+        if self._writer is not None:
+            os.close(self._writer)
+
+    async def read(self, on_bytes: Callable[[int], None] | None) -> AsyncIterator[Items]:
+        """Yield what it holds, to its end as it is now.
+
+        Raises:
+            UnreadableInputError: If so much of it is malformed that reading on is of no use.
+        """
         while True:
-            if waits:
+            if self._waits and self._decoding is None:
                 # Waiting for readiness, unlike a read in a thread, can be cancelled.
-                await anyio.wait_readable(fd)
-            size, items = await to_thread.run_sync(read)
-            position += size
-            if size:
-                yield size, items
-            elif follow and not waits:
-                await anyio.sleep(_POLL_SECONDS)
-                if _replaced(fd, path, position):
-                    return
-            else:
+                await anyio.wait_readable(self.descriptor)
+            size, items = await to_thread.run_sync(self._step)
+            if size == 0:
                 return
-    finally:
-        if path != STDIN:
-            os.close(fd)
+            if size and on_bytes is not None:
+                on_bytes(size)
+            if items:
+                yield items
+            if self.reader.is_hopeless and not (self._waits or self._follow):
+                self.reader.verify()
+
+    async def finish(self) -> Items:
+        """Return what is left at the end."""
+        return await to_thread.run_sync(lambda: list(self.reader.finish()))
+
+    def is_cut(self) -> bool:
+        """Return whether it became shorter than what was read of it, or was written anew from its start."""
+        size = os.fstat(self.descriptor).st_size
+        if size == self.position:
+            return False
+        return size < self.position or self._tail != os.pread(
+            self.descriptor, len(self._tail), self.position - len(self._tail)
+        )
+
+    async def begin_again(self) -> Items:
+        """Go back to the start of a file that was cut; return what was left, and a piece that says so."""
+        left = await self.finish()
+        lost = "the file was cut: what was written before and not read yet is lost"
+        cut = Malformed(self.reader.origin, "byte", self.position, lost)
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        self.reader = EventReader(self._path, self._capacity)
+        self.position, self._tail = 0, b""
+        return [*left, cut]
+
+    def _step(self) -> tuple[int | None, Items]:
+        """Decode a part of what was read, or of what is read now.
+
+        Returns:
+            Bytes read, 0 at the end, None if nothing needed to be or could be; and what was decoded.
+        """
+        size = None
+        if self._decoding is None:
+            data = self._read()
+            if not data:
+                return None if data is None else 0, []
+            size = len(data)
+            self.position += size
+            self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+            self._decoding = _flat(self.reader.pieces(data))
+        items: Items = []
+        events = 0
+        end = time.monotonic() + _MOST_SECONDS
+        for item in self._decoding:
+            if item is not None:
+                items.append(item)
+                events += len(item) if isinstance(item, EventFrame) else 1
+            if len(items) >= _MOST_ITEMS or events >= _MOST_EVENTS or time.monotonic() > end:
+                return size, items
+        self._decoding = None
+        return size, items
+
+    def _read(self) -> bytes | None:
+        """Bytes that there are, ``b""`` at the end or of a file that was cut, None if a pipe has none now."""
+        if self._follow and not self._waits and self.is_cut():
+            return b""
+        try:
+            data = os.read(self.descriptor, _CHUNK)
+            if self._waits and data:  # a pipe gives little at once
+                more = bytearray(data)
+                ready = select.poll()
+                ready.register(self.descriptor, select.POLLIN)
+                while len(more) < _CHUNK and ready.poll(0):
+                    data = os.read(self.descriptor, _CHUNK - len(more))
+                    if not data:
+                        break
+                    more += data
+                data = bytes(more)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            error.filename = "standard input" if self._path == STDIN else self._path
+            raise
+        return data
 
 
-def _replaced(fd: int, path: str, position: int) -> bool:
-    try:
-        now = Path(path).stat()
-    except FileNotFoundError:
-        return False  # between the removal and the new file
-    return now.st_size < position or now.st_ino != os.fstat(fd).st_ino
+def _flat(
+    pieces: Iterator[Iterator[EventFrame | Malformed]],
+) -> Iterator[EventFrame | Malformed | None]:
+    """The items of all pieces, and None after each piece."""
+    for items in pieces:
+        yield from items
+        yield None

@@ -1,5 +1,7 @@
 """Any input by its name: a file, standard input, or publishers over ZMQ."""
 
+import os
+import stat
 from collections.abc import Callable, Sequence
 
 from kvstream.sources.files import STDIN, read_events
@@ -16,6 +18,11 @@ class Input:
         name: A path, ``-``, or a URL as ``ZmqAddress`` has it.
         follow: Go on at the end of a file as it grows.
 
+    Attributes:
+        subscriber: What subscribes, if the input is a URL.
+        is_live: Whether it is read as it comes; otherwise by recorded time, beside other recordings.
+        is_pipe: Whether it is a named pipe or a device.
+
     Raises:
         ConfigError: If it is a URL that cannot be used.
         MissingExtraError: If it needs a package that is not installed.
@@ -25,9 +32,11 @@ class Input:
     def __init__(self, name: str, follow: bool = False) -> None:
         self.name = name
         self.subscriber = KVEventSubscriber(name) if name.startswith(_ZMQ) else None
-        self.is_live = follow or name == STDIN or self.subscriber is not None
+        is_path = self.subscriber is None and name != STDIN
+        self.is_pipe = is_path and not (stat.S_ISREG(mode := os.stat(name).st_mode) or stat.S_ISDIR(mode))
+        self.is_live = follow or not is_path or self.is_pipe
         self._follow = follow
-        if self.subscriber is None and name != STDIN:
+        if is_path and not self.is_pipe:  # who closed a pipe would end its writer
             with open(name, "rb"):
                 pass
 

@@ -5,18 +5,20 @@ Token ids and extra keys may hold what users wrote. They are passed over undecod
 
 import struct
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
-from msgspec import Raw
+from msgspec import Meta, Raw
 from msgspec.structs import replace
 
 from kvstream.blocks.hashing import folded, group_salt
 from kvstream.compiled import compiled_loop
 from kvstream.errors import MalformedInputError
-from kvstream.events.frame import I64, EventFrame, joined_frames, label_number
+from kvstream.events.frame import I64, MAX_FRAME_EVENTS, EventFrame, joined_frames, label_number
 from kvstream.events.types import Labels, Op, Rank
+from kvstream.text.escape import shortened
+from kvstream.text.names import bounded_name
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 TIER_OF_MEDIUM = {None: "gpu", "GPU": "gpu", "CPU": "cpu", "STORAGE": "disk", "DISK": "disk"}
@@ -24,10 +26,17 @@ TIER_OF_MEDIUM = {None: "gpu", "GPU": "gpu", "CPU": "cpu", "STORAGE": "disk", "D
 NO_RANK = -1
 """In place of the rank of batches that have none."""
 
+MAX_BATCH_EVENTS = 262_144
+"""Events in a batch, each of which may be about many blocks."""
+
 _MAX_NAME = 64
 _OTHER_TIERS = 16  # of media that are not known here; any further ones are the tier "other"
 _READ_AT_ONCE = 1024 * 1024  # bytes of batches, about: as much as a core's cache holds
-_Hashes = list[int | bytes]
+_LARGE_PAYLOAD = 4 * 1024 * 1024  # bytes; decoded event by event, as its hashes may take ten times the room
+_MAX_REJECTED = 1000  # malformed events in a batch, after which the rest of it counts as malformed, too
+_LONGEST_REASON = 300  # characters
+_MAX_REASONS = 10  # of a batch's malformed events; the others are counted together
+_Hashes = Annotated[list[int | bytes], Meta(max_length=MAX_FRAME_EVENTS)]
 _LoraId = int | str | None
 
 
@@ -94,7 +103,8 @@ _Row = _StoredRow | _RemovedRow | _ClearedRow
 
 
 def _batch_decoder(event: Any, *, array: bool) -> Callable[[bytes], Any]:
-    fields: list[Any] = [("ts", float), ("events", list[event]), ("data_parallel_rank", Rank | None, None)]
+    events = Annotated[list[event], Meta(max_length=MAX_BATCH_EVENTS)]
+    fields: list[Any] = [("ts", float), ("events", events), ("data_parallel_rank", Rank | None, None)]
     kind = msgspec.defstruct("Batch", fields, array_like=array, gc=False)
     return msgspec.msgpack.Decoder(kind).decode
 
@@ -130,6 +140,22 @@ _OP: dict[Any, int] = {
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
+class Rejected(msgspec.Struct, frozen=True):
+    """What of a batch could not be decoded.
+
+    Attributes:
+        batch: Number of the batch among those that ``frames`` decoded, from 0.
+        unit: ``batch`` if none of it was decoded, or ``event``.
+        reason: What is wrong.
+        count: Batches or events that this is about.
+    """
+
+    batch: int
+    unit: str
+    reason: str
+    count: int = 1
+
+
 def _is_array(data: Any) -> bool:
     head = bytes(memoryview(data)[:1])
     return b"\x90" <= head <= b"\x9f" or head in (b"\xdc", b"\xdd")
@@ -151,8 +177,8 @@ class KVEventDecoder:
         unknown_events: Events of a type that is not known here, which were skipped.
         batches: Batches decoded.
         last_ts: Time of the last batch, ns since the Unix epoch; 0 before the first.
-        rejected: What the last ``frames`` could not decode: the number of the batch among those that it
-            decoded, from 0, and why. Other parts of the batch are in the frames.
+        rejected: What the last ``frames`` could not decode. Other parts of a batch are in the frames.
+        undecoded: Batches that the last ``frames`` had no memory to decode; they count as lost.
 
     Example:
         >>> decoder = KVEventDecoder("vllm-0")
@@ -166,12 +192,14 @@ class KVEventDecoder:
         self.unknown_events = 0
         self.batches = 0
         self.last_ts = 0
-        self.rejected: list[tuple[int, str]] = []
+        self.rejected: list[Rejected] = []
+        self.undecoded = 0
         self._waiting: list[bytes] = []
         self._columns: dict[tuple[int, str], _Columns] = {}
         self._numbers: dict[str, int] = {}
         self._other_tiers: set[str] = set()
         self._lost = 0
+        self._bad_events = 0  # of the batch that is being decoded
         self._decode = _BATCH[True][0]  # the shape that batches had last
         self._read = compiled_loop("kvstream.sources.kv_events_compiled", "read_batches")
 
@@ -180,7 +208,7 @@ class KVEventDecoder:
         self._waiting.append(payload)
 
     def _take_in_waiting(self) -> None:
-        waiting, self._waiting, self.rejected = self._waiting, [], []
+        waiting, self._waiting, self.rejected, self.undecoded = self._waiting, [], [], 0
         if self._read is None:
             for number, payload in enumerate(waiting):
                 self._take_in(number, payload)
@@ -189,13 +217,16 @@ class KVEventDecoder:
         for number, payload in enumerate(waiting, 1):
             size += len(payload)
             if size >= _READ_AT_ONCE or number == len(waiting):
-                self._take_in_read(start, waiting[start:number])
+                self._take_in_read(start, waiting[start:number], size)
                 start, size = number, 0
 
-    def _take_in_read(self, start: int, payloads: list[bytes]) -> None:
-        """Decodes batches from a number on, as far as possible at once."""
+    def _take_in_read(self, start: int, payloads: list[bytes], size: int) -> None:
+        """Decodes batches from a number on, ``size`` bytes in all, as far as possible at once."""
         assert self._read is not None  # noqa: S101
-        read, first = self._read(payloads), 0
+        small = payloads
+        if size > _LARGE_PAYLOAD:
+            small = [payload if len(payload) <= _LARGE_PAYLOAD else b"" for payload in payloads]
+        read, first = self._read(small), 0
         for left in [*(~read.is_read).nonzero()[0].tolist(), len(payloads)]:
             for rank, tier, rows in read.frames(first, left):
                 self._of(rank, tier).append(rows)
@@ -208,18 +239,24 @@ class KVEventDecoder:
 
     def _take_in(self, number: int, payload: bytes) -> None:
         """Decodes one batch."""
-        reasons: list[str] = []
+        rejected = len(self.rejected)
+        self._bad_events = 0
         try:
             try:
-                batch = self._decode(payload)
+                batch = self._decode(payload) if len(payload) <= _LARGE_PAYLOAD else None
             except _UNDECODABLE:
-                batch = self._decoded_otherwise(payload, reasons)
+                batch = None
+            if batch is None:
+                batch = self._decoded_otherwise(number, payload)
             ts = _nanoseconds(batch.ts)
-        except _UNDECODABLE as error:
-            self.rejected.append((number, f"not a batch of KV events: {error}"))
+        except (*_UNDECODABLE, MalformedInputError) as error:
+            what = "" if isinstance(error, MalformedInputError) else "not a batch of KV events: "
+            reason = shortened(f"{what}{error}", _LONGEST_REASON)
+            self.rejected[rejected:] = [Rejected(number, "batch", reason)]
             return
-        except MalformedInputError as error:
-            self.rejected.append((number, str(error)))
+        except MemoryError:
+            self._lost += 1
+            self.undecoded += 1
             return
         self.batches += 1
         self.last_ts = ts
@@ -234,7 +271,8 @@ class KVEventDecoder:
             if event.medium != medium:
                 name = event.medium
                 if name is not None and not 0 < len(name) <= _MAX_NAME:
-                    reasons.append(f"a medium has 1 to {_MAX_NAME} characters, not {len(name)}")
+                    reason = f"a medium has 1 to {_MAX_NAME} characters, not {len(name):,}"
+                    self._reject_event(number, reason)
                     continue
                 medium = name
                 columns = self._of(rank, self._tier(medium))
@@ -246,13 +284,22 @@ class KVEventDecoder:
                 salt = group_salt(event.group_idx)
                 hashes = [folded(block_hash) ^ salt for block_hash in hashes]
             if event.lora_id is not None or event.lora_name is not None:
-                columns.label(event.lora_name or str(event.lora_id), len(hashes))
+                adapter = event.lora_name or ("" if event.lora_id is None else str(event.lora_id))
+                if adapter:
+                    columns.label(adapter, len(hashes))
             ids += hashes
             if len(hashes) == 1:
                 ops.append(_OP[type(event)])
             else:
                 ops += [_OP[type(event)]] * len(hashes)
-        self.rejected += [(number, reason) for reason in reasons]
+
+    def _reject_event(self, batch: int, reason: str, count: int = 1) -> None:
+        """Counts malformed events of a batch; from the tenth on they are counted together."""
+        self._bad_events += count
+        if self._bad_events > _MAX_REASONS and self.rejected and self.rejected[-1].batch == batch:
+            last = self.rejected.pop()
+            reason, count = last.reason, last.count + count
+        self.rejected.append(Rejected(batch, "event", shortened(reason, _LONGEST_REASON), count))
 
     def _of(self, rank: int, tier: str) -> "_Columns":
         found = self._columns.get((rank, tier))
@@ -271,29 +318,39 @@ class KVEventDecoder:
             self._other_tiers.add(name)
         return name
 
-    def _decoded_otherwise(self, payload: bytes, reasons: list[str]) -> Any:
-        """The batch in whatever shape it has; adds why events of it are left out."""
+    def _decoded_otherwise(self, number: int, payload: bytes) -> Any:
+        """The batch in whatever shape it has; counts the events of it that are left out."""
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise MalformedInputError(f"batch of {len(payload):,} bytes is longer than {MAX_PAYLOAD_BYTES:,}")
         array = _is_array(payload)
-        for decode in _BATCH[array]:
-            try:
-                batch = decode(payload)
-            except _UNDECODABLE:
-                continue
-            self._decode = decode
-            return batch
+        if len(payload) <= _LARGE_PAYLOAD:
+            for decode in _BATCH[array]:
+                try:
+                    batch = decode(payload)
+                except _UNDECODABLE:
+                    continue
+                self._decode = decode
+                return batch
         batch = _LENIENT_BATCH[array](payload)
-        events = []
-        for number, raw in enumerate(batch.events):
+        events: list[Any] = []
+        blocks = 0
+        for place, raw in enumerate(batch.events):
             is_row = _is_array(raw)
             try:
-                events.append(_EVENT[is_row](raw))
+                event = _EVENT[is_row](raw)
             except _UNDECODABLE as error:
                 if _is_of_unknown_type(raw, is_row):
                     self.unknown_events += 1
                 else:
-                    reasons.append(f"event {number} of the batch: {error}")
+                    self._reject_event(number, f"event {place} of the batch: {error}")
+            else:
+                blocks += len(event.block_hashes)
+                events.append(event)
+            if blocks > MAX_FRAME_EVENTS or self._bad_events >= _MAX_REJECTED:
+                if left := len(batch.events) - place - 1:
+                    why = "it comes after too many blocks or malformed events"
+                    self._reject_event(number, f"event {place + 1} of the batch: {why}", left)
+                break
         batch.events = events
         return batch
 
@@ -307,10 +364,20 @@ class KVEventDecoder:
         self._numbers.clear()
 
     def frames(self) -> list[EventFrame]:
-        """Decodes what was added since the last call, to one frame for each rank and tier.
+        """Decodes what was added since the last call, to a frame or more for each rank and tier.
 
         Frames are numbered one by one, with holes as large as the batches that were lost.
         """
+        batches = len(self._waiting)
+        try:
+            return self._frames()
+        except MemoryError:
+            self._columns.clear()
+            self._lost += batches - self.undecoded
+            self.undecoded = batches
+            return []
+
+    def _frames(self) -> list[EventFrame]:
         self._take_in_waiting()
         columns, self._columns = self._columns, {}
         made: list[EventFrame] = []
@@ -319,10 +386,11 @@ class KVEventDecoder:
             if rows is None:
                 continue
             source = self.source if rank == NO_RANK else f"{self.source}/dp{rank}"
-            number = self._numbers.get(source, 0) + self._lost
-            self._lost = 0
-            self._numbers[source] = number + 1
-            made.append(replace(rows, source=source, tier=tier, epoch=self.epoch, seq=number))
+            for part in rows.cut(MAX_FRAME_EVENTS):
+                number = self._numbers.get(source, 0) + self._lost
+                self._lost = 0
+                self._numbers[source] = number + 1
+                made.append(replace(part, source=source, tier=tier, epoch=self.epoch, seq=number))
         return made
 
 
@@ -346,7 +414,7 @@ class _Columns:
     def label(self, adapter: str, events: int) -> None:
         """Says whose the next events are."""
         self.label_of += [0] * (len(self.ops) - len(self.label_of))
-        self.label_of += [label_number(self.labels, Labels(lora=adapter[:_MAX_NAME]))] * events
+        self.label_of += [label_number(self.labels, Labels(lora=bounded_name(adapter)))] * events
 
     def append(self, rows: EventFrame) -> None:
         """Adds events that are rows already."""

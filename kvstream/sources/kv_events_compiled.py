@@ -24,6 +24,7 @@ TIERS = ("gpu", "cpu", "disk")
 """Tiers by their number in ``ReadBatches.tiers``."""
 
 _STORE, _EVICT, _CLEAR = int(Op.STORE), int(Op.EVICT), int(Op.CLEAR)
+_MOST_CONTAINERS = 200  # in a value that is skipped: more may lie deeper within each other than msgspec goes
 _BYTES_AN_EVENT = 8  # at least, for a batch to be read here: room for rows is made beforehand
 
 # Places of the fields of an event in an array of offsets; fields that are not used share the first.
@@ -161,6 +162,7 @@ def _big_endian(words: U64, at: int, size: int) -> Any:
 def _skipped(words: U64, at: int, end: int) -> Any:
     """Where the value at a place ends."""
     left = np.int64(1)  # values to come, those within containers among them
+    containers = 0
     while left > 0:
         if at >= end:
             return -1
@@ -172,7 +174,8 @@ def _skipped(words: U64, at: int, end: int) -> Any:
             at += _SIZES[head]
         else:
             size, inner = _sized(words, at, end)
-            if size < 0:
+            containers += inner > 0
+            if size < 0 or containers > _MOST_CONTAINERS:
                 return -1
             left += inner
             at += size

@@ -1,40 +1,74 @@
 """One publisher's batches in order: what is missing is asked for, what cannot be had is counted."""
 
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Protocol
 
+from kvstream.errors import MalformedInputError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
 from kvstream.sources.kv_events import KVEventDecoder
 
 HELD_BATCHES = 10_000  # as many as vLLM keeps for replay
-HELD_BYTES = 256 * 1024 * 1024
+HELD_BYTES = 64 * 1024 * 1024
+LARGEST_NUMBER = 2**48 - 1
+"""The highest number of a batch: at a million batches a second, nine years."""
+FARTHEST_JUMP = 1_000_000
+"""Batches that may be missing before one; a batch farther ahead counts once the next confirms it."""
+FARTHEST_OVERLAP = 100_000
+"""Batches that a replay may be ahead of the live ones: as many as ZMQ queues hold."""
+
+_RETRIES = 8  # requests for answers that were dropped, before they count as lost
+_TAKEN_BYTES = 4 * 1024 * 1024  # of batches decoded at once, about: a few ten milliseconds
+_BATCH_BYTES = 64  # what a batch costs beside its payload
+_RESTART = -1
+
+
+def batch_number(number: bytes) -> int:
+    """Return the number of a batch from its 8 bytes, big-endian.
+
+    Raises:
+        MalformedInputError: If it has another length, or no publisher comes that far.
+    """
+    if len(number) != 8:
+        raise MalformedInputError(f"a batch's number has 8 bytes, not {len(number):,}")
+    value = int.from_bytes(number, "big", signed=True)
+    if not 0 <= value <= LARGEST_NUMBER:
+        raise MalformedInputError(f"a batch cannot have the number {value}")
+    return value
 
 
 class Taker(Protocol):
-    """What is told of the batches, in order."""
+    """Takes what a feed has put in order."""
 
     def deliver(self, seq: int, payload: bytes) -> None:
-        """Takes the next batch."""
+        """Take the next batch."""
 
     def lose(self, batches: int) -> None:
-        """So many are missing before the next one."""
+        """Count batches that are missing before the next one."""
 
     def restart(self) -> None:
-        """The publisher has begun again."""
+        """Begin again, as the publisher has."""
+
+    def refuse(self, reason: str, seq: int, text: str) -> None:
+        """Count a batch that is not taken."""
 
 
 class PublisherFeed:
-    """Orders live batches and replayed ones by their numbers, which begin at 0 with each life.
+    """Orders live batches and replayed ones by their numbers, which begin at 0 when a publisher starts.
 
-    Live batches come in ascending order, as they are published; one that does not ascend therefore tells
-    of a new life. A gap is asked for from the batch before it on: if that comes back different, the
-    publisher has had a new life unnoticed. Live batches wait meanwhile, within bounds.
+    Live batches come in ascending order, as they are published; one that does not ascend therefore shows
+    that the publisher has restarted. A gap is asked for from the batch before it on: if that comes back
+    different, the publisher has restarted unnoticed. Live batches wait meanwhile, within bounds. The first
+    batch sets where the numbers begin: what was published before is not missing.
+
+    A number that jumps by more than ``FARTHEST_JUMP`` is refused unless the batch after it goes on from
+    there, so that one forged number neither counts as a loss nor makes true ones look old.
 
     Args:
-        taker: Told of what comes, in order.
+        taker: Takes what comes, in order.
         ask: Asks for a replay from a number on, dropping any replay under way; None if there is none
-            to be had. It is asked for everything at once, as the start is a gap, too.
+            to be had. It is asked for everything at once, as batches may come before we listen.
     """
 
     def __init__(self, taker: Taker, ask: Callable[[int], None] | None) -> None:
@@ -42,12 +76,16 @@ class PublisherFeed:
         self.replayed = 0
         self._taker, self._ask = taker, ask
         self._next = 0
+        self._begun = False  # whether ``_next`` is known to be the next one
         self._newest_live = -1
-        self._last = b""  # the batch before the next
+        self._jump: int | None = None  # a number that the next one may confirm
+        self._last: bytes | None = None  # the batch before the next, if a replay may show it again
         self._held: dict[int, bytes] = {}
         self._held_bytes = 0
         self._waiting = False
         self._answers = 0  # batches had by the replay under way
+        self._retries = 0
+        self._snapshot: int | None = None  # the number of a snapshot's parts
         self._asked_until = -1  # the newest batch when it was asked for
         self._request(0)
 
@@ -56,11 +94,26 @@ class PublisherFeed:
         """Whether batches wait for a replay."""
         return bool(self._held)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a replay has been asked for that has not ended."""
+        return self._waiting
+
     def live(self, seq: int, payload: bytes) -> None:
-        """A batch has been published."""
-        if seq <= self._newest_live:
+        """Take a batch that was published."""
+        if seq == self._next and seq > self._newest_live and not self._waiting:  # as nearly all are
+            self._jump, self._newest_live = None, seq
+            self._begun, self._next = True, seq + 1
+            self._take_in(seq, payload)
+            return
+        if seq <= self._newest_live or seq + FARTHEST_OVERLAP < self._next:
             self._deliver_held()
             self._begin_again()
+        elif self._is_jump(seq) and (self._jump is None or not self._jump < seq <= self._jump + HELD_BATCHES):
+            self._jump = seq
+            self._taker.refuse("jump", seq, f"number {seq} after {max(self._newest_live, self._next - 1)}")
+            return
+        self._jump = None
         self._newest_live = seq
         if not self._waiting:
             if seq <= self._next or self._ask is None:
@@ -72,50 +125,80 @@ class PublisherFeed:
         if len(self._held) > HELD_BATCHES or self._held_bytes > HELD_BYTES:
             self.give_up()
 
-    def replay(self, seq: int, payload: bytes) -> None:
-        """A batch has come again."""
+    def replay(self, seq: int, payload: bytes) -> bool:
+        """Take a batch that has come again; returns whether anything was learnt from it."""
         if not self._waiting:
-            return
-        if seq == self._next - 1 and payload != self._last:
+            return False
+        if seq == self._snapshot:
+            self._take_in(seq, payload)
+            return True
+        if seq == self._next - 1 and self._last is not None and payload != self._last:
             self._begin_again()
+            return True
+        if seq < self._next:
+            return False
+        if self._is_jump(seq):
+            self._taker.refuse("jump", seq, f"number {seq} in the answer, after {self._next - 1}")
+            return False
+        self._deliver_held(before=seq)
+        if seq > self._next and self._answers and self._retries < _RETRIES:
+            # Most publishers keep batches without holes: this one was dropped on its way here.
+            self._retries += 1
+            self._request_missing()
+            return True
+        self._forget(seq)
+        self._answers += 1
+        self.replayed += 1
+        self._take(seq, payload)
+        return True
+
+    def replay_snapshot(self, seq: int) -> None:
+        """Take the batches of this number that follow as all that is cached after batch ``seq``."""
+        if not self._waiting or seq < self._next:
             return
-        if seq >= self._next:
-            self._deliver_held(before=seq)
-            if seq > self._next and self._answers:
-                # Kept batches have no holes: this one was dropped on its way here.
-                self._request_missing()
-                return
-            self._forget(seq)
-            self._answers += 1
-            self.replayed += 1
-            self._take(seq, payload)
+        for held in sorted(self._held):
+            if held <= seq:
+                self._forget(held)
+        self._skip_to(seq + 1)
+        self._snapshot, self._last = seq, None
 
     def replay_ended(self) -> None:
-        """The replay is complete: what it does not have is lost, unless it was published later."""
+        """Take what waits: what the replay does not have is lost, unless it was published later."""
+        self._snapshot = None
         for seq in sorted(self._held):
             if seq > self._next > self._asked_until:
                 self._request_missing()
                 return
             self._take(seq, self._forget(seq))
-        self._waiting = False
+        self._waiting, self._retries = False, 0
+
+    def catch_up(self) -> None:
+        """Ask for what may have been published while nobody listened."""
+        self._request_missing()
 
     def give_up(self) -> None:
-        """No replay is to be had: what is missing is lost."""
-        self._waiting = False
+        """Take what waits: no replay is to be had, so that what is missing is lost."""
+        self._waiting, self._retries = False, 0
+        self._snapshot = None
         self._deliver_held()
+
+    def _is_jump(self, seq: int) -> bool:
+        known = self._begun or self._newest_live >= 0
+        return known and seq - max(self._next, self._newest_live + 1) > FARTHEST_JUMP
 
     def _request_missing(self) -> None:
         self._request(max(0, self._next - 1))
 
     def _request(self, start: int) -> None:
         if self._ask is not None:
-            self._waiting, self._answers = True, 0
+            self._waiting, self._answers, self._snapshot = True, 0, None
             self._asked_until = self._newest_live
             self._ask(start)
 
     def _begin_again(self) -> None:
         self._taker.restart()
-        self._next, self._newest_live, self._last = 0, max(self._held, default=-1), b""
+        self._next, self._begun = 0, True
+        self._newest_live, self._last = max(self._held, default=-1), None
         self._request(0)
 
     def _deliver_held(self, before: int | None = None) -> None:
@@ -133,9 +216,18 @@ class PublisherFeed:
         if seq < self._next:
             self.duplicates += 1
             return
-        if seq > self._next:
+        self._skip_to(seq)
+        self._next = seq + 1
+        self._take_in(seq, payload)
+
+    def _skip_to(self, seq: int) -> None:
+        if seq > self._next and self._begun:
             self._taker.lose(seq - self._next)
-        self._next, self._last = seq + 1, payload
+        self._next, self._begun = seq, True
+
+    def _take_in(self, seq: int, payload: bytes) -> None:
+        if self._ask is not None:
+            self._last = payload
         self._taker.deliver(seq, payload)
 
 
@@ -145,50 +237,88 @@ class Publisher:
     Args:
         origin: The input's name, for reports.
         source: Name of the publisher's events.
-        epoch: Number of its first life.
+        epoch: Number of its first epoch; each restart adds one.
         ask: Asks for a replay from a number on; None if there is none to be had.
+
+    Attributes:
+        refused: Batches, events and numbers that were not taken, by reason.
+        lost_batches: Batches that could not be had or decoded for want of memory.
+        restarts: Restarts of the publisher.
     """
 
     def __init__(
         self, origin: str, source: str, epoch: int = 0, ask: Callable[[int], None] | None = None
     ) -> None:
         self.decoder = KVEventDecoder(source, epoch)
-        self.lost_batches = self.restarts = self.malformed = 0
+        self.refused: Counter[str] = Counter()
+        self.lost_batches = self.restarts = 0
         self._origin = origin
         self._items: list[EventFrame | Malformed] = []
         self._numbers: list[int] = []  # of the batches that the decoder has not decoded yet
+        self._size = 0  # of these, about, in bytes
+        # What comes after them; without a payload, how many batches are lost, or a restart.
+        self._pending: deque[tuple[int, bytes | None]] = deque()
         self.feed = PublisherFeed(self, ask)
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether there are batches that ``take`` has not decoded yet."""
+        return bool(self._pending)
+
     def take(self) -> list[EventFrame | Malformed]:
-        """What there is since the last call."""
+        """Return what the next few megabytes of batches hold; call it again while ``is_pending``."""
+        while self._pending and self._size < _TAKEN_BYTES:
+            self._resume(*self._pending.popleft())
         self._frame()
+        self._size = 0
         items, self._items = self._items, []
         return items
 
-    def reject(self, unit: str, position: int, reason: str) -> None:
-        """Counts something that could not be decoded."""
-        self.malformed += 1
-        self._items.append(Malformed(self._origin, unit, position, reason))
+    def refuse(self, reason: str, seq: int, text: str) -> None:
+        """Count a batch that is not taken."""
+        self._reject(reason, "message", seq, text, 1)
 
     def deliver(self, seq: int, payload: bytes) -> None:
-        """Takes the next batch."""
-        self.decoder.add(payload)
-        self._numbers.append(seq)
+        """Take the next batch."""
+        if self._pending or self._size >= _TAKEN_BYTES:
+            self._pending.append((seq, payload))
+        else:
+            self.decoder.add(payload)
+            self._numbers.append(seq)
+            self._size += len(payload) + _BATCH_BYTES
 
     def lose(self, batches: int) -> None:
-        """So many batches are missing before the next one."""
-        self._frame()
-        self.lost_batches += batches
-        self.decoder.lost(batches)
+        """Count batches that are missing before the next one."""
+        self._pending.append((batches, None))
 
     def restart(self) -> None:
-        """The publisher has begun again."""
+        """Begin again, as the publisher has."""
+        self._pending.append((_RESTART, None))
+
+    def _resume(self, number: int, payload: bytes | None) -> None:
+        if payload is not None:
+            self.decoder.add(payload)
+            self._numbers.append(number)
+            self._size += len(payload) + _BATCH_BYTES
+            return
         self._frame()
-        self.restarts += 1
-        self.decoder.restart()
+        if number == _RESTART:
+            self.restarts += 1
+            self.decoder.restart()
+        else:
+            self.lost_batches += number
+            self.decoder.lost(number)
 
     def _frame(self) -> None:
         self._items.extend(self.decoder.frames())
-        for batch, reason in self.decoder.rejected:
-            self.reject("message", self._numbers[batch], reason)
+        for rejected in self.decoder.rejected:
+            number = self._numbers[rejected.batch]
+            self._reject(rejected.unit, "message", number, rejected.reason, rejected.count)
+        if self.decoder.undecoded:
+            self.refused["no_memory"] += self.decoder.undecoded
+            self.lost_batches += self.decoder.undecoded
         self._numbers.clear()
+
+    def _reject(self, reason: str, unit: str, position: int, text: str, count: int) -> None:
+        self.refused[reason] += count
+        self._items.append(Malformed(self._origin, unit, position, text, count))

@@ -9,18 +9,25 @@ from typing import Protocol
 
 import msgspec
 
-from kvstream.errors import ConfigError, UnknownFormatError
+from kvstream.errors import ConfigError, UnknownFormatError, UnreadableInputError
 from kvstream.events.codec import FRAME_HEADS, decode_lines
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import MAGIC, LogParser, raw_frame_parser
 from kvstream.events.types import DEFAULT_SOURCE, Malformed
 from kvstream.sources.compression import Decompressor
+from kvstream.sources.lookalikes import looks_like
 from kvstream.sources.traces import PrefixCacheTrace
 from kvstream.sources.trtllm import TensorRTDecoder
 from kvstream.sources.wire_capture import CAPTURE_START, WireCaptureParser
+from kvstream.text.escape import for_unicode
 
 MAX_LINE_BYTES = 1024 * 1024
 _DECODED_BYTES = 256 * 1024  # of lines at once: the events of more of them no longer fit into a cache
+_PARSED_BYTES = 1024 * 1024  # at once: what a piece holds is bounded, whatever it is
+_HEAD_BYTES = 1024
+_MANY_MALFORMED = 100
+_NEARLY_NOTHING = 0.01
+_HOPELESS = 10_000  # malformed pieces before the first event
 _SPACE = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"  # which some editors put before JSON lines
 
@@ -105,6 +112,10 @@ class EventReader:
         origin: The input's name, for reports.
         capacity: Blocks of the simulated cache that a hash trace runs through.
 
+    Attributes:
+        events: Events read so far.
+        malformed: Malformed pieces so far.
+
     Example:
         >>> reader = EventReader("events.jsonl")
         >>> [len(frame) for frame in reader.feed(b'{"type":"alloc","block":1,"ts":5}' + b"\n")]
@@ -112,33 +123,83 @@ class EventReader:
     """
 
     def __init__(self, origin: str, capacity: int | None = None) -> None:
-        self.origin = origin
+        self.origin = for_unicode(origin)
+        self.events = 0
+        self.malformed = 0
         self._capacity = capacity
-        self._plain = Decompressor(origin)
+        self._plain = Decompressor(self.origin)
         self._text = b""  # first bytes without compression, until there are enough to tell the format
         self._parser: Parser | None = None
+        self._head = b""
+        self._first_malformed: Malformed | None = None
 
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
-        """Yields the frames, and what was wrong, once ``data`` has been added.
+        """Yield the frames, and what was wrong, once ``data`` has been added.
 
         Raises:
             ConfigError: If it is a hash trace and there is no ``capacity``.
             UnknownFormatError: If the input is in no known format.
             MissingExtraError: If it is zstd and ``kvstream[zstd]`` is not installed.
         """
+        for items in self.pieces(data):
+            yield from items
+
+    def pieces(self, data: bytes) -> Iterator[Iterator[EventFrame | Malformed]]:
+        """Yield what ``feed`` does in bounded pieces, each to be exhausted before the next; some are empty.
+
+        A few compressed bytes can hold gigabytes of nothing: between pieces the caller can turn to others.
+        """
         for piece in self._plain.feed(data):
-            if isinstance(piece, Malformed):
-                yield piece
-            else:
-                yield from self._parse(piece)
+            yield self._counted(self._items(piece))
 
     def finish(self) -> Iterator[EventFrame | Malformed]:
-        """Yields what is left at the end of the input."""
-        for piece in self._plain.finish():
-            if isinstance(piece, Malformed):
-                yield piece
+        """Yield what is left at the end of the input."""
+        yield from self._counted(self._finish())
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether so much was malformed before the first event that reading on is of no use."""
+        return not self.events and self.malformed >= _HOPELESS
+
+    def verify(self) -> None:
+        """Check that at least a hundredth of what was read were events; nothing read is no error.
+
+        Raises:
+            UnreadableInputError: If that is not so; it names what the input looks like.
+        """
+        pieces = self.events + self.malformed
+        if not self.malformed or self.events >= _NEARLY_NOTHING * pieces:
+            return
+        if self.events and self.malformed < _MANY_MALFORMED:
+            return
+        kind = looks_like(self._head)
+        found = f"{self.events:,} event{'s' * (self.events != 1)}" if self.events else "no events"
+        like = f"; it looks like {kind}" if kind else ""
+        raise UnreadableInputError(
+            f"{self.origin}: {found} in {pieces:,} pieces{like}. The first: {self._first_malformed}"
+        )
+
+    def _counted(self, items: Iterator[EventFrame | Malformed]) -> Iterator[EventFrame | Malformed]:
+        for item in items:
+            if isinstance(item, Malformed):
+                self.malformed += 1
+                self._first_malformed = self._first_malformed or item
             else:
-                yield from self._parse(piece)
+                self.events += len(item)
+            yield item
+
+    def _items(self, piece: bytes | Malformed) -> Iterator[EventFrame | Malformed]:
+        if isinstance(piece, Malformed):
+            yield piece
+            return
+        if len(self._head) < _HEAD_BYTES:
+            self._head += piece[: _HEAD_BYTES - len(self._head)]
+        for at in range(0, len(piece), _PARSED_BYTES):
+            yield from self._parse(piece[at : at + _PARSED_BYTES])
+
+    def _finish(self) -> Iterator[EventFrame | Malformed]:
+        for piece in self._plain.finish():
+            yield from self._items(piece)
         if self._parser is None:
             text = self._text.removeprefix(_BOM)
             self._parser = self._sniff(text)
@@ -167,9 +228,10 @@ class EventReader:
         is_text = b"\x00" not in data[:1024] and b"\n" in data
         if is_text or data.lstrip(_SPACE)[:1] in (b"{", b""):
             return LineParser(self.origin, self._line_decoder(data.lstrip(_SPACE).split(b"\n", 1)[0]))
+        kind = looks_like(data)
         raise UnknownFormatError(
             f"{self.origin}: not JSON lines, .kvlog, msgpack frames or a capture, nor gzip or zstd of these; "
-            f"it starts with {data[:8]!r}"
+            + (f"it looks like {kind}" if kind else f"it starts with {data[:8]!r}")
         )
 
     def _tells_its_kind(self) -> bool:

@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 
 from kvstream.events.frame import UNNUMBERED, EventFrame
-from kvstream.events.sequence import Arrival, FrameSequence
+from kvstream.events.sequence import FrameSequence
 from kvstream.events.types import Malformed
 
 Items = AsyncIterator[EventFrame | Malformed]
 
 _PACE_SECONDS = 0.05
+_MOST_SOURCES = 65_536  # of which a cutter remembers the sequence numbers
 
 
 async def merge_by_time(inputs: Sequence[Items]) -> Items:
@@ -99,8 +100,9 @@ class FrameCutter:
 
     def cut(self, frame: EventFrame) -> Iterator[tuple[int, EventFrame]]:
         """Yields (multiple of the step, part) for each part, in order."""
-        arrival = self._sequences[frame.source].arrive(frame)
-        if arrival is Arrival.REPEAT or not len(frame):
+        if len(self._sequences) > _MOST_SOURCES:
+            del self._sequences[next(iter(self._sequences))]
+        if self._sequences[frame.source].arrive(frame).is_dropped or not len(frame):
             yield int(frame.ts[0]) // self._step_ns if len(frame) else 0, frame
             return
         parts = frame.split(np.maximum.accumulate(frame.ts // self._step_ns))

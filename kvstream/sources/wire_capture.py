@@ -4,6 +4,7 @@ They are msgpack arrays ``[received ns, topic, number, payload]``, one after ano
 they came: they may hold token ids, which captures that kvstream writes do not.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -16,13 +17,13 @@ from kvstream.events.arrays import ArrayParser
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
 from kvstream.sources.compression import Decompressor
-from kvstream.sources.publisher import Publisher
+from kvstream.sources.publisher import Publisher, batch_number
 
 CAPTURE_START = re.compile(rb"\x94\xcf")
 """First bytes of each message: a msgpack array of four, then a 64-bit integer."""
 
-_READ = 1024 * 1024
 _AT_ONCE = 256  # messages whose events become a frame
+_AT_ONCE_BYTES = 16 * 1024 * 1024
 
 
 class WireMessage(msgspec.Struct, array_like=True, frozen=True):
@@ -35,14 +36,14 @@ class WireMessage(msgspec.Struct, array_like=True, frozen=True):
         payload: The batch of events.
     """
 
-    received_ns: int
+    received_ns: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     topic: bytes
     seq: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
     payload: bytes
 
     @property
     def number(self) -> int:
-        """Its number as an integer."""
+        """Its number as an unsigned integer."""
         return int.from_bytes(self.seq, "big")
 
 
@@ -57,7 +58,7 @@ def decode_wire_message(data: bytes) -> WireMessage:
     """
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedInputError(f"not a captured message: {error}") from error
 
 
@@ -86,18 +87,31 @@ class WireCaptureParser:
         yield from self._decoded(self._messages.finish())
 
     def _decoded(self, messages: Iterator[WireMessage | Malformed]) -> Iterator[EventFrame | Malformed]:
-        for number, message in enumerate(messages, 1):
+        count = size = 0
+        for message in messages:
             if isinstance(message, Malformed):
                 yield message
+                continue
+            try:
+                number = batch_number(message.seq)
+            except MalformedInputError as error:
+                self._publisher.refuse("number", 0, str(error))
             else:
-                self._publisher.feed.live(message.number, message.payload)
-            if number % _AT_ONCE == 0:
-                yield from self._publisher.take()
+                self._publisher.feed.live(number, message.payload)
+            count, size = count + 1, size + len(message.payload)
+            if count == _AT_ONCE or size >= _AT_ONCE_BYTES:
+                count = size = 0
+                yield from self._taken()
+        yield from self._taken()
+
+    def _taken(self) -> Iterator[EventFrame | Malformed]:
         yield from self._publisher.take()
+        while self._publisher.is_pending:
+            yield from self._publisher.take()
 
 
 def read_wire_messages(path: str) -> Iterator[WireMessage] | None:
-    """The messages of a capture, plain or compressed, as they were published; None if it is none.
+    """The messages of a capture, plain or compressed, as they were published; None if it is no file of these.
 
     Damaged places are passed over; ``EventReader`` reports them.
 
@@ -105,17 +119,16 @@ def read_wire_messages(path: str) -> Iterator[WireMessage] | None:
         OSError: If the file cannot be read.
         MissingExtraError: If it is zstd and ``kvstream[zstd]`` is not installed.
     """
+    if not os.path.isfile(path):  # a pipe can be read only once
+        return None
     pieces = _plain_pieces(path)
     first = next(pieces, b"")
     return _messages(chain([first], pieces), path) if CAPTURE_START.match(first) else None
 
 
 def _plain_pieces(path: str) -> Iterator[bytes]:
-    plain = Decompressor(path)
     with open(path, "rb") as file:
-        while data := file.read(_READ):
-            yield from (piece for piece in plain.feed(data) if isinstance(piece, bytes))
-    yield from (piece for piece in plain.finish() if isinstance(piece, bytes))
+        yield from (piece for piece in Decompressor(path).read(file) if isinstance(piece, bytes) and piece)
 
 
 def _messages(pieces: Iterable[bytes], path: str) -> Iterator[WireMessage]:

@@ -1,27 +1,41 @@
 """KV events over ZMQ, as vLLM and SGLang publish them: subscribing, replaying what was missed."""
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint
 
-from kvstream.errors import ConfigError, MissingExtraError
+from kvstream.errors import ConfigError, MalformedInputError, MissingExtraError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
+from kvstream.faults import FaultLog
 from kvstream.sources.kv_events import MAX_PAYLOAD_BYTES
-from kvstream.sources.publisher import Publisher
+from kvstream.sources.publisher import Publisher, batch_number
+from kvstream.sources.reports import ReportLimiter
+from kvstream.sources.zmq_replay import Replay, ReplayAnswer
+from kvstream.sources.zmq_sockets import MOST_PARTS, MessageReader, attach_socket, speaks_ipv6
+from kvstream.text.names import MAX_NAME, bounded_name
 
-END_OF_REPLAY = (-1).to_bytes(8, "big", signed=True)
+MOST_PUBLISHERS = 1024
+FORGET_SECONDS = 3600.0
 
 _PARTS = {"topic", "replay", "source"}
-_REPLAY_SECONDS = 5.0  # without an answer, while batches wait for one
+_MAX_SOURCE = MAX_NAME - len("/dp4095")  # characters, as a rank may follow
+_MAX_TOPIC_BYTES = 4096
 _AT_ONCE = 1024  # messages between two looks at the other tasks
+_AT_ONCE_BYTES = 16 * 1024 * 1024
 _HIGH_WATER_MARK = 100_000  # messages, as vLLM's publisher
 _LONGEST_PAUSE_MS = 10_000  # between attempts to connect
 _HEARTBEAT_MS = 5_000
+_GATHER_SECONDS = 0.05
+_PAUSE_SECONDS = 1.0  # after a socket failed
+_FIND_SECONDS = 1.0  # for the address of the replay endpoint
+_SWEEP_SECONDS = 1.0  # between two looks for publishers to forget
 
 
 class ZmqAddress(msgspec.Struct, frozen=True):
@@ -46,7 +60,10 @@ class ZmqAddress(msgspec.Struct, frozen=True):
         Raises:
             ConfigError: If it is none.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise ConfigError(f"{url}: {error}") from error
         given = parse_qs(parts.query, keep_blank_values=True)
         if unknown := given.keys() - _PARTS:
             raise ConfigError(f"{url}: unknown {', '.join(sorted(unknown))}; known are topic, replay, source")
@@ -59,7 +76,10 @@ class ZmqAddress(msgspec.Struct, frozen=True):
         replay = given.get("replay", [None])[-1]
         if replay is not None and "://" not in replay:
             raise ConfigError(f"{url}: write the replay endpoint as tcp://HOST:PORT")
-        return cls(endpoint, given.get("topic", [""])[-1], replay, given.get("source", [None])[-1])
+        source = given.get("source", [None])[-1]
+        if source is not None and len(source) > _MAX_SOURCE:
+            raise ConfigError(f"{url}: source has {len(source):,} characters, more than {_MAX_SOURCE}")
+        return cls(endpoint, given.get("topic", [""])[-1], replay, source)
 
     @property
     def binds(self) -> bool:
@@ -77,10 +97,17 @@ class SubscriberStatistics(msgspec.Struct, frozen=True, tag="input"):
         replayed: Batches had by replay.
         lost_batches: Batches that could not be had.
         duplicates: Batches that came twice.
-        restarts: New lives of publishers.
+        restarts: Restarts of publishers.
         unknown_events: Events of unknown types, skipped.
         malformed: Messages and events that could not be decoded.
         lag_seconds: From the time of the last batch until it was decoded, by the two machines' clocks.
+        refused: What was not taken, by reason: ``parts`` (a message of other parts than topic, number and
+            payload), ``topic`` (too long), ``number`` (none of 8 bytes that a publisher could reach),
+            ``jump`` (a number far ahead that the next did not confirm), ``batch`` and ``event`` (not
+            decodable), ``replay`` (an answer in no known layout), all of these ``malformed``;
+            ``no_memory`` (to decode a batch), ``too_many_publishers``.
+        publishers: Publishers that are followed.
+        forgotten_publishers: Publishers that sent nothing for so long that they are followed no more.
     """
 
     input: str
@@ -93,20 +120,33 @@ class SubscriberStatistics(msgspec.Struct, frozen=True, tag="input"):
     unknown_events: int = 0
     malformed: int = 0
     lag_seconds: float = 0.0
+    refused: dict[str, int] = {}
+    publishers: int = 0
+    forgotten_publishers: int = 0
 
 
-def attach_socket(socket: Any, endpoint: str, *, bind: bool, origin: str) -> None:
-    """Binds or connects a ZMQ socket.
+_NOT_MALFORMED = {"no_memory", "too_many_publishers"}
 
-    Raises:
-        ConfigError: If that fails; it names ``origin``.
-    """
-    from zmq import ZMQError  # there is a socket, so it is there
 
-    try:
-        (socket.bind if bind else socket.connect)(endpoint)
-    except ZMQError as error:
-        raise ConfigError(f"{origin}: cannot {'bind' if bind else 'connect'}: {error}") from error
+class _Totals(msgspec.Struct):
+    """Accounts of publishers, added up."""
+
+    batches: int = 0
+    replayed: int = 0
+    lost_batches: int = 0
+    duplicates: int = 0
+    restarts: int = 0
+    unknown_events: int = 0
+    refused: Counter[str] = msgspec.field(default_factory=Counter)
+
+    def add(self, publisher: Publisher) -> None:
+        self.batches += publisher.decoder.batches
+        self.replayed += publisher.feed.replayed
+        self.lost_batches += publisher.lost_batches
+        self.duplicates += publisher.feed.duplicates
+        self.restarts += publisher.restarts
+        self.unknown_events += publisher.decoder.unknown_events
+        self.refused.update(publisher.refused)
 
 
 class KVEventSubscriber:
@@ -115,8 +155,17 @@ class KVEventSubscriber:
     What is missing is asked for at the replay endpoint, if there is one, from the first batch on; what
     cannot be had is a hole in the numbers of the frames, so that a stream counts it and alerts.
 
+    Nothing that comes over a socket ends it: what is wrong with a message concerns that message alone and
+    is counted, and a socket that fails is opened again.
+
     Args:
         url: ``zmq://HOST:PORT``, as ``ZmqAddress`` says.
+        most_publishers: Publishers that are followed where they connect to us, each by its topic; messages
+            of any more are refused.
+        forget_seconds: Seconds without a message after which such a publisher makes room for another.
+
+    Attributes:
+        faults: What went wrong with sockets and publishers, by part ``zmq`` and reason.
 
     Raises:
         ConfigError: If the URL cannot be used.
@@ -126,172 +175,281 @@ class KVEventSubscriber:
         ``await stream.feed(KVEventSubscriber("zmq://localhost:5557").read())``
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self, url: str, *, most_publishers: int = MOST_PUBLISHERS, forget_seconds: float = FORGET_SECONDS
+    ) -> None:
         try:
             import zmq
         except ImportError:
             raise MissingExtraError("reading zmq://", "zmq") from None
+        if most_publishers < 1 or not 0 < forget_seconds < float("inf"):
+            raise ConfigError("most_publishers must be 1 or more, and forget_seconds above 0")
         self.url, self.address = url, ZmqAddress.parse(url)
+        self.faults = FaultLog()
         self._zmq: Any = zmq
-        self._publishers: dict[str, Publisher] = {}
-        self._messages = self._malformed = 0
+        self._most_publishers, self._forget_seconds = most_publishers, forget_seconds
+        self._publishers: dict[bytes, Publisher] = {}
+        self._heard: dict[bytes, float] = {}  # when, by topic
+        self._forgotten = 0
+        self._past = _Totals()  # of publishers that are forgotten
+        self._epoch = 0  # lowest epoch of new publishers
+        self._swept = -_SWEEP_SECONDS
+        self._active: dict[bytes, Publisher] = {}  # those with something to take
+        self._messages = 0
+        self._refused: Counter[str] = Counter()
+        self._items: list[EventFrame | Malformed] = []
+        self._reports = ReportLimiter()
         self._lag_ns = 0
         self._context: Any = None
-        self._replay: Any = None  # the socket of the replay under way
-        self._answered = 0.0  # when the replay last gave something, or batches began to wait for it
+        self._replay: Replay | None = None  # the one under way
+        self._replay_ipv6 = False
 
     def statistics(self) -> SubscriberStatistics:
         """The accounts now."""
-        of = list(self._publishers.values())
+        totals = msgspec.structs.replace(self._past, refused=self._past.refused + self._refused)
+        for publisher in self._publishers.values():
+            totals.add(publisher)
+        refused = dict(totals.refused)
         return SubscriberStatistics(
             self.url,
             self._messages,
-            sum(p.decoder.batches for p in of),
-            sum(p.feed.replayed for p in of),
-            sum(p.lost_batches for p in of),
-            sum(p.feed.duplicates for p in of),
-            sum(p.restarts for p in of),
-            sum(p.decoder.unknown_events for p in of),
-            self._malformed + sum(p.malformed for p in of),
+            totals.batches,
+            totals.replayed,
+            totals.lost_batches,
+            totals.duplicates,
+            totals.restarts,
+            totals.unknown_events,
+            sum(count for reason, count in refused.items() if reason not in _NOT_MALFORMED),
             self._lag_ns / 1e9,
+            refused,
+            len(self._publishers),
+            self._forgotten,
         )
 
     async def read(self) -> AsyncIterator[EventFrame | Malformed]:
-        """Yields frames and what was malformed, until the caller stops.
+        """Yield frames and what was malformed, until the caller stops or is cancelled, which closes all.
 
         Raises:
             ConfigError: If the endpoint cannot be connected or bound to.
         """
-        zmq = self._zmq
-        self._context = zmq.Context()
+        is_usable = False
         try:
-            live = self._open()
-            if self.address.replay and not self.address.binds:
-                self._publisher("")  # asks for everything there is
             while True:
-                for item in self._receive(live):
-                    yield item
-                sockets = [s for s in (live, self._replay) if s is not None]
-                if not any(s.getsockopt(zmq.EVENTS) & zmq.POLLIN for s in sockets):
-                    await self._readable(sockets)
+                try:
+                    live = await self._open()
+                    is_usable = True
+                    while True:
+                        for item in self._receive(live):
+                            yield item
+                        readers = [live] if self._replay is None else [live, self._replay.messages]
+                        if self._active or any(reader.is_readable for reader in readers):
+                            await checkpoint()
+                        else:
+                            await self._wait(readers)
+                            if self._reports.is_limiting:  # let what is malformed gather, to be one report
+                                await anyio.sleep(_GATHER_SECONDS)
+                except (self._zmq.ZMQError, ConfigError) as error:
+                    if isinstance(error, ConfigError) and not is_usable:
+                        raise
+                    self.faults.note("zmq", "socket", f"{self.url}: {error}; opening the socket again")
+                    self._close()
+                    await anyio.sleep(_PAUSE_SECONDS)
         finally:
-            self._context.destroy(linger=0)
+            self._close()
 
-    def _open(self) -> Any:
-        zmq = self._zmq
+    async def _open(self) -> MessageReader:
+        zmq, address = self._zmq, self.address
+        asks = address.replay is not None and not address.binds
+        ipv6 = await speaks_ipv6(address.endpoint)
+        if asks:
+            self._replay_ipv6 = await speaks_ipv6(str(address.replay), _FIND_SECONDS)
+        self._context = zmq.Context()
         socket = self._context.socket(zmq.SUB)
         socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
-        self._configure(socket)
-        socket.setsockopt(zmq.SUBSCRIBE, self.address.topic.encode())
-        attach_socket(socket, self.address.endpoint, bind=self.address.binds, origin=self.url)
-        return socket
-
-    def _configure(self, socket: Any) -> None:
-        zmq = self._zmq
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_PAYLOAD_BYTES)
         socket.setsockopt(zmq.RECONNECT_IVL, 100)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, _LONGEST_PAUSE_MS)
         socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SUBSCRIBE, address.topic.encode())
+        attach_socket(socket, address.endpoint, bind=address.binds, origin=self.url, ipv6=ipv6)
+        if asks:
+            if publisher := self._publishers.get(b""):
+                publisher.feed.catch_up()
+            else:
+                self._publisher(b"")  # asks for everything there is
+        return MessageReader(socket)
 
-    async def _readable(self, sockets: list[Any]) -> None:
-        """Waits until one of the sockets may have something, or a replay is overdue.
+    def _close(self) -> None:
+        self._close_replay()
+        if self._context is not None:
+            self._context.destroy(linger=0)
+            self._context = None
 
-        A ZMQ socket's descriptor tells of a change only once: ``EVENTS`` must have been looked at before.
+    async def _wait(self, readers: list[MessageReader]) -> None:
+        """Wait until a socket may have something or a replay is overdue.
+
+        A ZMQ socket's descriptor becomes readable only once for a change: ``is_readable`` must have been
+        looked at before.
         """
-        holds = self._replay is not None and self._publisher("").feed.holds
-        overdue = _REPLAY_SECONDS if holds else None
-        with anyio.move_on_after(overdue):
+        seconds = None
+        if self._replay is not None and self._publishers[b""].feed.holds:
+            seconds = max(0.0, self._replay.overdue_in)
+        with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as tasks:
 
-                async def wait(socket: Any) -> None:
-                    await anyio.wait_readable(socket.FD)
+                async def wait(reader: MessageReader) -> None:
+                    await anyio.wait_readable(reader.socket.FD)
                     tasks.cancel_scope.cancel()
 
-                for socket in sockets:
-                    tasks.start_soon(wait, socket)
+                for reader in readers:
+                    tasks.start_soon(wait, reader)
 
-    def _receive(self, live: Any) -> list[EventFrame | Malformed]:
-        """Takes what has arrived, a bounded number of messages."""
-        items: list[EventFrame | Malformed] = []
-        for _ in range(_AT_ONCE):
-            parts = self._message(live)
-            if parts is None:
-                break
-            self._messages += 1
-            if len(parts) != 3 or len(parts[1]) != 8:
-                self._malformed += 1
-                reason = f"{len(parts)} parts, not topic, number and payload"
-                items.append(Malformed(self.url, "message", self._messages, reason))
-                continue
-            publisher = self._publisher(parts[0].decode(errors="replace"))
-            waited = publisher.feed.holds
-            publisher.feed.live(int.from_bytes(parts[1], "big"), parts[2])
-            if publisher.feed.holds and not waited:
-                self._answered = time.monotonic()
-        self._receive_replay()
-        for publisher in self._publishers.values():
-            items.extend(publisher.take())
+    def _receive(self, live: MessageReader) -> list[EventFrame | Malformed]:
+        """Take what has arrived, in bounded portions; nothing while batches wait to be decoded."""
+        if not self._active:
+            size = 0
+            for _ in range(_AT_ONCE):
+                parts = live.read()
+                if parts is None:
+                    break
+                self._take(parts)
+                size += sum(map(len, parts))
+                if size >= _AT_ONCE_BYTES:
+                    break
+            self._receive_replay()
+        for topic, publisher in list(self._active.items()):
+            self._items.extend(publisher.take())
+            if not publisher.is_pending:
+                del self._active[topic]
             if publisher.decoder.last_ts:
                 self._lag_ns = max(0, time.time_ns() - publisher.decoder.last_ts)
-        return items
+        items, self._items = self._items, []
+        return self._reports.limited(items)
+
+    def _take(self, parts: list[bytes]) -> None:
+        self._messages += 1
+        if len(parts) != 3:
+            self._refuse("parts", f"{_at_most(parts)} parts, not topic, number and payload")
+            return
+        topic, number, payload = parts
+        if len(topic) > _MAX_TOPIC_BYTES:
+            self._refuse("topic", f"a topic of {len(topic):,} bytes is longer than {_MAX_TOPIC_BYTES:,}")
+            return
+        try:
+            seq = batch_number(number)
+        except MalformedInputError as error:
+            self._refuse("number", str(error))
+            return
+        publisher = self._publisher(topic)
+        if publisher is None:
+            self._refused["too_many_publishers"] += 1
+            message = f"{self.url}: refused a batch of one more than {self._most_publishers:,} publishers"
+            self.faults.note("zmq", "too_many_publishers", message)
+            return
+        waited = publisher.feed.holds
+        publisher.feed.live(seq, payload)
+        if self._replay is not None and publisher.feed.holds and not waited:
+            self._replay.await_progress()
+
+    def _refuse(self, reason: str, text: str) -> None:
+        self._refused[reason] += 1
+        self._items.append(Malformed(self.url, "message", self._messages, text))
 
     def _receive_replay(self) -> None:
-        if self._replay is None:
+        replay, publisher = self._replay, self._publishers.get(b"")
+        if publisher is None or not publisher.feed.is_waiting:
             return
-        publisher = self._publisher("")
+        self._active[b""] = publisher
+        bad = bytes_read = 0
+        reason = ""
         for _ in range(_AT_ONCE):
-            parts = self._message(self._replay)
-            if parts is None:
+            parts = None if replay is None else replay.messages.read()
+            if replay is None or parts is None or bytes_read >= _AT_ONCE_BYTES:
                 break
-            self._answered = time.monotonic()
-            if len(parts) == 3 and not parts[0]:
-                parts = parts[1:]  # the delimiter of REQ
-            if len(parts) != 2 or len(parts[0]) != 8:
-                publisher.reject(
-                    "replay", publisher.feed.replayed, f"answer of {len(parts)} parts, not number and payload"
-                )
-            elif parts[0] == END_OF_REPLAY:
+            bytes_read += sum(map(len, parts))
+            try:
+                answer = ReplayAnswer.parse(parts)
+            except MalformedInputError as error:
+                bad, reason = bad + 1, str(error)
+                continue
+            if answer.kind == "end":
                 self._close_replay()
                 publisher.feed.replay_ended()
-                return
-            else:
-                publisher.feed.replay(int.from_bytes(parts[0], "big"), parts[1])
-        if publisher.feed.holds and time.monotonic() - self._answered > _REPLAY_SECONDS:
+            elif answer.kind == "snapshot":
+                publisher.feed.replay_snapshot(answer.number)
+                replay.progress()
+            elif publisher.feed.replay(answer.number, answer.payload):
+                replay.progress()
+            if self._replay is not replay:  # it has ended, or another one was asked for
+                break
+        if bad:
+            self._refused["replay"] += bad
+            self._items.append(Malformed(self.url, "replay", publisher.feed.replayed, reason, bad))
+        if publisher.feed.holds and (self._replay is None or self._replay.overdue_in <= 0):
             self._close_replay()
             publisher.feed.give_up()
+            self.faults.note("zmq", "replay", f"{self.url}: {self.address.replay} does not answer a replay")
 
     def _close_replay(self) -> None:
         if self._replay is not None:
-            self._replay.close(linger=0)
+            self._replay.close()
             self._replay = None
 
-    def _message(self, socket: Any) -> list[bytes] | None:
-        try:
-            parts: list[bytes] = socket.recv_multipart(self._zmq.NOBLOCK)
-        except self._zmq.Again:
-            return None
-        return parts
+    def _publisher(self, topic: bytes) -> Publisher | None:
+        """The publisher of a topic, where several connect to us; otherwise there is one.
 
-    def _publisher(self, topic: str) -> Publisher:
-        """The publisher of a topic, where several connect to us; otherwise there is one."""
-        key = topic if self.address.binds else ""
-        found = self._publishers.get(key)
-        if found is None:
-            name = self.address.source or (key if self.address.binds else "") or self._place()
+        None if there are too many.
+        """
+        key = topic if self.address.binds else b""
+        publisher = self._publishers.get(key)
+        if publisher is None:
+            if len(self._publishers) >= self._most_publishers:
+                self._forget()
+                if len(self._publishers) >= self._most_publishers:
+                    return None
             ask = self._ask if self.address.replay and not self.address.binds else None
-            found = self._publishers[key] = Publisher(self.url, name, time.time_ns(), ask)
-        return found
+            self._epoch = max(time.time_ns(), self._epoch)
+            publisher = Publisher(self.url, self._name(key), self._epoch, ask)
+            self._publishers[key] = publisher
+        self._active[key] = publisher
+        self._heard[key] = time.monotonic()
+        return publisher
 
-    def _place(self) -> str:
-        return self.address.endpoint.partition("://")[2]
+    def _name(self, topic: bytes) -> str:
+        name = self.address.source
+        if not name:
+            name = bounded_name(topic, _MAX_SOURCE) or self.address.endpoint.partition("://")[2]
+        elif self._publishers:  # batches of two publishers cannot be one source's: their numbers differ
+            name = f"{name}/{bounded_name(topic)}"
+        return bounded_name(name, _MAX_SOURCE)
+
+    def _forget(self) -> None:
+        """Forget publishers that have sent nothing for long; their accounts stay in the totals."""
+        now = time.monotonic()
+        if now - self._swept < _SWEEP_SECONDS:
+            return
+        self._swept = now
+        for topic, heard in list(self._heard.items()):
+            if now - heard > self._forget_seconds and topic not in self._active:
+                publisher = self._publishers.pop(topic)
+                del self._heard[topic]
+                self._past.add(publisher)
+                self._forgotten += 1
+                # Whoever comes back is a new publisher, whatever the clock says meanwhile.
+                self._epoch = max(self._epoch, publisher.decoder.epoch + 1)
 
     def _ask(self, start: int) -> None:
-        """Asks for the batches from a number on, over a socket of its own: no late answer can be mistaken."""
+        """Ask for the batches from a number on; if that fails, what waits for them is given up soon."""
         self._close_replay()
-        self._replay = self._context.socket(self._zmq.DEALER)
-        self._replay.setsockopt(self._zmq.RCVHWM, _HIGH_WATER_MARK)
-        self._configure(self._replay)
-        attach_socket(self._replay, str(self.address.replay), bind=False, origin=self.url)
-        self._replay.send_multipart([b"", start.to_bytes(8, "big")], self._zmq.NOBLOCK)
-        self._answered = time.monotonic()
+        endpoint = str(self.address.replay)
+        try:
+            self._replay = Replay(self._context, endpoint, start, origin=self.url, ipv6=self._replay_ipv6)
+        except (self._zmq.ZMQError, ConfigError) as error:
+            if isinstance(error, ConfigError) and not self._publishers:
+                raise  # at the first time, it is the endpoint that is wrong
+            self.faults.note("zmq", "replay", f"{self.url}: cannot ask for missed batches: {error}")
+
+
+def _at_most(parts: list[bytes]) -> str:
+    return str(len(parts)) if len(parts) < MOST_PARTS else f"{MOST_PARTS} or more"

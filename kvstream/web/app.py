@@ -1,46 +1,50 @@
 """The ASGI application: dashboard, API, metrics and live events of one stream."""
 
-import hmac
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from kvstream.errors import MissingExtraError
 from kvstream.sinks.prometheus import exposition
 from kvstream.stream import KVStream
+from kvstream.text.json import encode_json
 from kvstream.web.state import Place, States, blocks, history, recent_distributions
 
 try:
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.requests import Request
-    from starlette.responses import FileResponse, RedirectResponse, Response
+    from starlette.responses import FileResponse, Response
     from starlette.routing import Mount, Route
     from starlette.staticfiles import StaticFiles
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from kvstream.web.events import AlertLog, LiveEvents
+    from kvstream.web.guard import Access, Guard
 except ImportError:
     raise MissingExtraError("the dashboard", "web") from None
 
 STATIC = Path(__file__).parent / "static"
-COOKIE = "kvstream_token"
-_OPEN_TO_ALL = ("/healthz", "/readyz")
-_HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
-}
 _MOST_WINDOWS = 100_000
 _MOST_ALERTS = 1000
+MAX_CLIENTS = 256
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-def create_app(stream: KVStream, *, token: str | None = None, max_clients: int = 64) -> Starlette:
-    """The application of a stream (see ``KVStream.asgi``)."""
-    routes = _Routes(stream, max_clients)
+def create_app(
+    stream: KVStream,
+    *,
+    token: str | None = None,
+    allowed_hosts: Iterable[str] = (),
+    authenticated: bool = False,
+    max_clients: int = MAX_CLIENTS,
+    connections: Callable[[], NamedTuple] | None = None,
+) -> Starlette:
+    """The application of a stream (see ``KVStream.asgi``); ``connections`` counts those of its server."""
+    access = Access(token, allowed_hosts, authenticated)
+    routes = _Routes(stream, max_clients, connections)
     app = Starlette(
         routes=[
             Route("/", routes.page),
@@ -56,8 +60,9 @@ def create_app(stream: KVStream, *, token: str | None = None, max_clients: int =
             Route("/healthz", routes.health),
             Route("/readyz", routes.ready),
         ],
-        middleware=[Middleware(_Guard, token=token)],
+        middleware=[Middleware(Guard, access=access, faults=stream.faults)],
     )
+    app.router.redirect_slashes = False  # it would send to whatever host the request names
     app.state.live = routes.live
     return app
 
@@ -65,8 +70,10 @@ def create_app(stream: KVStream, *, token: str | None = None, max_clients: int =
 class _Routes:
     """What each path answers; ``?source=…&tier=…`` choose, by default everything."""
 
-    def __init__(self, stream: KVStream, max_clients: int) -> None:
-        self._stream = stream
+    def __init__(
+        self, stream: KVStream, max_clients: int, connections: Callable[[], NamedTuple] | None
+    ) -> None:
+        self._stream, self._connections = stream, connections
         self._states = States(stream)
         self._log = AlertLog(stream)
         self.live = LiveEvents(stream, self._log, self._states, max_clients)
@@ -94,7 +101,7 @@ class _Routes:
             {
                 "last_event_id": f"{self._log.boot}-{self._log.newest}",
                 "told": self._log.newest,
-                "alerts": [alert for _, alert in reversed(kept)],
+                "alerts": [msgspec.Raw(alert) for _, alert in reversed(kept)],
             }
         )
 
@@ -114,13 +121,16 @@ class _Routes:
         return _json(found)
 
     async def events(self, request: Request) -> Any:
-        if not self.live.admits():
-            return _json({"error": "too many clients follow already"}, 503, {"retry-after": "10"})
+        if request.method == "HEAD":  # which has no body to follow
+            return Response(media_type="text/event-stream")
         last = request.headers.get("last-event-id") or request.query_params.get("last_event_id", "")
         return self.live.follow(_place(request), last)
 
     async def health(self, request: Request) -> Response:
-        return _json({"status": "ok", "clients": self.live.statistics()._asdict()})
+        known = {"status": "ok", "clients": self.live.statistics()._asdict()}
+        if self._connections is not None:
+            known["connections"] = self._connections()._asdict()
+        return _json(known)
 
     async def ready(self, request: Request) -> Response:
         if self._stream.is_open:
@@ -135,52 +145,8 @@ def _place(request: Request) -> Place:
 def _whole(request: Request, name: str, most: int) -> int | None:
     """A number that a question brings, ``most`` if it does not; None if it is none that can be used."""
     text = request.query_params.get(name, str(most))
-    return int(text) if text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most else None
+    return int(text) if _NUMBER.fullmatch(text) and 1 <= int(text) <= most else None
 
 
-def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(msgspec.json.encode(value), status, headers, "application/json")
-
-
-class _Guard:
-    """Asks for the token, if there is one, and adds what keeps browsers from doing anything else.
-
-    A browser brings it once as ``/?token=…`` and has it as a cookie from then on; scripts cannot read it.
-    """
-
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
-        self._app, self._token = app, token
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                own = {name for name, _ in message["headers"]}
-                message["headers"] = [
-                    *message["headers"],
-                    *((k.encode(), v.encode()) for k, v in _HEADERS.items() if k.encode() not in own),
-                ]
-            await send(message)
-
-        answer = self._app if self._token is None else self._checked(Request(scope), self._token)
-        await answer(scope, receive, send_with_headers)
-
-    def _checked(self, request: Request, token: str) -> ASGIApp:
-        """What answers a request, given the token that it should bring."""
-        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-        if path in _OPEN_TO_ALL:
-            return self._app
-        kind, _, bearer = request.headers.get("authorization", "").partition(" ")
-        given = bearer if kind.lower() == "bearer" else request.cookies.get(COOKIE, "")
-        if hmac.compare_digest(given.encode(), token.encode()):
-            return self._app
-        asked = request.query_params.get("token")
-        if asked is not None and hmac.compare_digest(asked.encode(), token.encode()):
-            welcome = RedirectResponse(request.url.path, 303)
-            welcome.set_cookie(COOKIE, token, httponly=True, samesite="strict", path=request.url.path)
-            return welcome
-        said = "this needs a token: a bearer token, or /?token=… in a browser\n"
-        return Response(said, 401, {"www-authenticate": "Bearer"}, "text/plain")
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(encode_json(value), status, media_type="application/json")

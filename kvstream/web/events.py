@@ -1,41 +1,51 @@
 """Live events: alerts and states to every browser that follows, as server-sent events."""
 
 import itertools
+import re
 import secrets
-from collections import deque
-from collections.abc import AsyncIterator
+from collections import Counter, deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import NamedTuple
 
 import anyio
-import msgspec
-from sse_starlette import EventSourceResponse, ServerSentEvent
-from sse_starlette.sse import SendTimeoutError
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from kvstream.alerts.types import CacheAlert
 from kvstream.stream import KVStream
+from kvstream.text.json import encode_json
 from kvstream.web.state import EVERY_SECONDS, Place, States
 
 _ALERTS_KEPT = 1000
 _SLOW_SECONDS = 5.0
+_START: Message = {
+    "type": "http.response.start",
+    "status": 200,
+    # The last keeps nginx from holding events back.
+    "headers": [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")],
+}
+_EVENT_ID = re.compile(r"([0-9a-f]{8})-([0-9]{1,18})")
 
 
 class AlertLog:
-    """The alerts of a stream since the application was made, numbered from 1; the last thousand are kept."""
+    """The alerts of a stream since the application was made, numbered from 1; the last thousand are kept.
+
+    Each is kept as JSON, encoded once for everybody who follows.
+    """
 
     def __init__(self, stream: KVStream) -> None:
         self.boot = secrets.token_hex(4)  # tells the numbers of one run from those of another
         self.newest = 0
-        self._alerts: deque[tuple[int, CacheAlert]] = deque(maxlen=_ALERTS_KEPT)
+        self._alerts: deque[tuple[int, bytes]] = deque(maxlen=_ALERTS_KEPT)
         self._changed = anyio.Event()
         stream.on_alert(self._add)
 
     async def _add(self, alert: CacheAlert) -> None:
         self.newest += 1
-        self._alerts.append((self.newest, alert))
+        self._alerts.append((self.newest, encode_json(alert)))
         self.wake()
 
-    def after(self, number: int) -> list[tuple[int, CacheAlert]]:
+    def after(self, number: int) -> list[tuple[int, bytes]]:
         """The alerts kept that came after one of them, oldest first."""
         newer = itertools.takewhile(lambda entry: entry[0] > number, reversed(self._alerts))
         return list(newer)[::-1]
@@ -52,11 +62,16 @@ class AlertLog:
             await self._changed.wait()
 
     def resume_after(self, last_event_id: str) -> int:
-        """The number after which a client wants alerts; all that are kept if it knew another run."""
-        boot, _, number = last_event_id.partition("-")
-        if boot == self.boot and number.isdigit():
-            return int(number)
-        return 0 if last_event_id else self.newest
+        """Return the number after which a client wants alerts, whatever it sends.
+
+        All that are kept, if it knew another run or says what is no id; none, if it says nothing.
+        """
+        if not last_event_id:
+            return self.newest
+        known = _EVENT_ID.fullmatch(last_event_id)
+        if known is None or known[1] != self.boot:
+            return 0
+        return min(int(known[2]), self.newest)  # beyond the newest, no alert would ever come
 
 
 class ClientStatistics(NamedTuple):
@@ -64,13 +79,47 @@ class ClientStatistics(NamedTuple):
 
     Attributes:
         connected: Clients now.
-        refused: Clients that were one too many.
+        displaced: Clients that left their place to another, as all were taken.
         dropped: Clients that did not keep up.
     """
 
     connected: int
-    refused: int
+    displaced: int
     dropped: int
+
+
+class _Follower:
+    """A client that follows.
+
+    Attributes:
+        address: Where it is.
+        scope: Ends the response to it.
+        sending: Whether it is being sent something that it has not taken yet.
+        is_slow: Whether it did not take something in time.
+        is_gone: Whether it has ended the connection.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.scope = anyio.CancelScope()
+        self.sending = self.is_slow = self.is_gone = False
+
+    async def send(self, message: Message, send: Send) -> None:
+        """Sends something; ends the response if it is not taken in time."""
+        self.sending = True
+        with anyio.move_on_after(_SLOW_SECONDS) as limit:
+            await send(message)
+            self.sending = False
+        if limit.cancelled_caught:
+            self.is_slow = True
+            self.scope.cancel()
+
+    async def wait_until_gone(self, receive: Receive) -> None:
+        """Ends the response when the client ends the connection."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.is_gone = True
+        self.scope.cancel()
 
 
 class LiveEvents:
@@ -78,7 +127,10 @@ class LiveEvents:
 
     Each client is sent the alerts it has not had and then the newest state, once a second; nothing is
     buffered for it but what the network holds, so that a slow one misses states and no alert that is
-    still kept. One that takes nothing for five seconds is dropped.
+    still kept. One that takes nothing for five seconds is dropped. Where all places are taken, a new client
+    displaces another: of the address that has the most, one that does not take what it is sent, else the
+    one that has followed for the longest time. A browser that is displaced comes again by itself and misses
+    nothing; one that is kept out would see nothing, and clients that stay for ever could keep all out.
 
     Args:
         stream: The stream.
@@ -90,63 +142,95 @@ class LiveEvents:
     def __init__(self, stream: KVStream, log: AlertLog, states: States, max_clients: int) -> None:
         self._stream, self._log, self._states = stream, log, states
         self._max_clients = max_clients
-        self._connected = self._refused = self._dropped = 0
+        self._followers: dict[_Follower, None] = {}  # the first has followed for the longest time
+        self._displaced = self._dropped = 0
         self._ending = False
 
     def statistics(self) -> ClientStatistics:
         """Who follows now."""
-        return ClientStatistics(self._connected, self._refused, self._dropped)
+        return ClientStatistics(len(self._followers), self._displaced, self._dropped)
 
     def end(self) -> None:
         """Takes leave of every client."""
         self._ending = True
         self._log.wake()
 
-    def admits(self) -> bool:
-        """Whether there is room for one more client; one that is turned away is counted."""
-        if self._connected < self._max_clients:
-            return True
-        self._refused += 1
-        return False
-
     def follow(self, place: Place, last_event_id: str) -> "_Following":
         """The response to a client that follows."""
         return _Following(self, self._events(place, self._log.resume_after(last_event_id)))
 
-    async def serve(self, response: EventSourceResponse, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends to a client until it goes, or is too slow."""
-        self._connected += 1
+    async def serve(
+        self, events: AsyncGenerator[bytes, None], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Sends to a client until it goes, is too slow, or leaves its place to another."""
+        follower = _Follower((scope.get("client") or ("",))[0])
+        self._make_room()
+        self._followers[follower] = None
         try:
-            await response(scope, receive, send)
-        except SendTimeoutError:
-            self._dropped += 1
+            with follower.scope:
+                async with anyio.create_task_group() as tasks, aclosing(events):
+                    tasks.start_soon(follower.wait_until_gone, receive)
+                    await follower.send(dict(_START), send)
+                    async for event in events:
+                        await follower.send(_body(event, more=True), send)
+                    tasks.cancel_scope.cancel()
         finally:
-            self._connected -= 1
+            self._followers.pop(follower, None)
+            if follower.is_slow:
+                self._dropped += 1
+                self._stream.faults.note(
+                    "http", "slow_client", "dropped a client of /events: it took nothing"
+                )
+        if not (follower.is_gone or follower.sending):
+            await follower.send(_body(b"", more=False), send)
 
-    async def _events(self, place: Place, sent: int) -> AsyncIterator[ServerSentEvent]:
+    def _make_room(self) -> None:
+        """Sees to it that there is a place for one more."""
+        while len(self._followers) >= self._max_clients:
+            at_address = Counter(follower.address for follower in self._followers)
+            address, _ = at_address.most_common(1)[0]
+            longest_first = [follower for follower in self._followers if follower.address == address]
+            displaced = next((f for f in longest_first if f.sending), longest_first[0])
+            del self._followers[displaced]
+            displaced.scope.cancel()
+            self._displaced += 1
+            self._stream.faults.note(
+                "http", "too_many_clients", f"{self._max_clients} clients of /events are connected already"
+            )
+
+    async def _events(self, place: Place, sent: int) -> AsyncGenerator[bytes, None]:
         log = self._log
-        yield ServerSentEvent(log.boot, event="hello", id=f"{log.boot}-{sent}", retry=1000)
+        yield _event("hello", log.boot.encode(), f"{log.boot}-{sent}", retry_ms=1000)
         due = anyio.current_time()
         while self._stream.is_open and not self._ending:
             newer = log.after(sent)
             if newer and newer[0][0] > sent + 1:
-                yield ServerSentEvent(str(newer[0][0] - sent - 1), event="missed")
+                yield _event("missed", str(newer[0][0] - sent - 1).encode())
             for sent, alert in newer:
-                text = msgspec.json.encode(alert).decode()
-                yield ServerSentEvent(text, event="alert", id=f"{log.boot}-{sent}")
+                yield _event("alert", alert, f"{log.boot}-{sent}")
             if anyio.current_time() >= due:
-                yield ServerSentEvent(await self._states.get(place), event="state")
+                yield _event("state", await self._states.get(place))
                 due = anyio.current_time() + EVERY_SECONDS
             await log.wait(max(0.0, due - anyio.current_time()))
-        yield ServerSentEvent("the stream has ended", event="end")
+        yield _event("end", b"the stream has ended")
+
+
+def _event(name: str, data: bytes, number: str | None = None, retry_ms: int | None = None) -> bytes:
+    """An event as it is sent; ``data`` is one line, as JSON is."""
+    head = f"id: {number}\r\n" if number is not None else ""
+    tail = f"retry: {retry_ms}\r\n" if retry_ms is not None else ""
+    return b"%bevent: %b\r\ndata: %b\r\n%b\r\n" % (head.encode(), name.encode(), data, tail.encode())
+
+
+def _body(data: bytes, more: bool) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
 
 
 class _Following:
     """The response to one client, as an ASGI application."""
 
-    def __init__(self, live: LiveEvents, events: AsyncIterator[ServerSentEvent]) -> None:
-        self._live = live
-        self._response = EventSourceResponse(events, send_timeout=_SLOW_SECONDS)
+    def __init__(self, live: LiveEvents, events: AsyncGenerator[bytes, None]) -> None:
+        self._live, self._events = live, events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._live.serve(self._response, scope, receive, send)
+        await self._live.serve(self._events, scope, receive, send)

@@ -1,33 +1,41 @@
 """HttpServer: the application of a stream on a port, beside the other tasks of a process."""
 
+import logging
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import anyio
+import ssl
+from collections.abc import Iterable
 
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.link import Endpoint
 from kvstream.stream import KVStream
-from kvstream.web.app import create_app
+from kvstream.web.app import MAX_CLIENTS, create_app
 
 try:
-    import uvicorn
+    from kvstream.web.connections import Connections, ConnectionStatistics
 except ImportError:
     raise MissingExtraError("serving HTTP", "web") from None
 
-_FAREWELL_SECONDS = 1
+_BACKLOG = 2048
+
+_logger = logging.getLogger("kvstream")
 
 
 class HttpServer:
     """Serves the application of a stream until cancelled.
 
+    Without a token it listens on loopback only and answers only requests that name this machine, so that no
+    page in a browser can read it by DNS rebinding.
+
     Args:
         stream: The stream.
         endpoint: Host and port to listen at; port 0 is any.
         token: What requests must bring, if anything.
-        insecure: Listen beyond this machine without a token.
-        max_clients: Browsers that may follow live at once.
+        allowed_hosts: Host names that may be asked for besides those of loopback; with a token and no names,
+            all may.
+        insecure: Listen beyond this machine without a token, and answer whatever host is asked for.
+        max_clients: Browsers that may follow live at once; one more displaces another.
+        max_connections: Connections at once; one more closes the one silent for the longest time.
+        tls: Serve HTTPS with this.
 
     Raises:
         ConfigError: If others than this machine could come without a token.
@@ -39,18 +47,35 @@ class HttpServer:
         endpoint: Endpoint,
         *,
         token: str | None = None,
+        allowed_hosts: Iterable[str] = (),
         insecure: bool = False,
-        max_clients: int = 64,
+        max_clients: int = MAX_CLIENTS,
+        max_connections: int = 512,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        endpoint.require_guard(_url(endpoint), token, insecure)
+        self._scheme = "http" if tls is None else "https"
         self.endpoint = endpoint
-        self._app = create_app(stream, token=token, max_clients=max_clients)
+        endpoint.require_guard(self.url, token, insecure)
+        self._unprotected = token is not None and tls is None and not endpoint.is_local
+        self._connections = Connections(stream.faults, max_connections, tls)
+        self._app = create_app(
+            stream,
+            token=token,
+            allowed_hosts=allowed_hosts,
+            authenticated=insecure and token is None,
+            max_clients=max_clients,
+            connections=self._connections.statistics,
+        )
         self._socket: socket.socket | None = None
 
     @property
     def url(self) -> str:
         """Where a browser finds it."""
-        return _url(self.endpoint)
+        return f"{self._scheme}://{str(self.endpoint).removeprefix('tcp://')}/"
+
+    def statistics(self) -> ConnectionStatistics:
+        """The connections now."""
+        return self._connections.statistics()
 
     def bind(self) -> None:
         """Begins to listen; ``url`` then has the port, if any was asked for.
@@ -61,42 +86,18 @@ class HttpServer:
         host, port = self.endpoint.host, self.endpoint.port
         try:
             family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            self._socket = socket.create_server(address[:2], family=family)
+            self._socket = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
         except OSError as error:
             raise ConfigError(f"cannot listen at {self.url}: {error.strerror or error}") from error
+        self._socket.setblocking(False)
         self.endpoint = Endpoint(host=host, port=self._socket.getsockname()[1])
+        if self._unprotected:
+            _logger.warning("%s takes its token unencrypted: use TLS, or a proxy that does", self.url)
 
     async def serve(self) -> None:
         """Serves until cancelled; ``bind`` comes first. Connections have a second to end."""
         assert self._socket is not None  # noqa: S101
-        config = uvicorn.Config(
-            self._app,
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=_FAREWELL_SECONDS,
-        )
-        server = _Server(config)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._run, server)
-            try:
-                await anyio.sleep_forever()
-            finally:
-                self._app.state.live.end()
-                server.should_exit = True
-
-    async def _run(self, server: "_Server") -> None:
-        with anyio.CancelScope(shield=True):
-            await server.serve([self._socket] if self._socket is not None else None)
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the process that it is a part of."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _url(endpoint: Endpoint) -> str:
-    return f"http://{str(endpoint).removeprefix('tcp://')}/"
+        try:
+            await self._connections.serve(self._socket, self._app, self._app.state.live.end)
+        finally:
+            self._socket.close()

@@ -18,6 +18,7 @@ from kvstream.metrics.history import History, HistoryBuilder
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.stream import KVStream
+from kvstream.text.json import encode_json
 from kvstream.tier import TierMonitor
 
 EVERY_SECONDS = 1.0
@@ -105,7 +106,7 @@ class States:
         self._stream = stream
         self._made: OrderedDict[Place, _Made] = OrderedDict()
 
-    async def get(self, place: Place) -> str:
+    async def get(self, place: Place) -> bytes:
         """The state of a place as JSON."""
         made = self._made.setdefault(place, _Made())
         self._made.move_to_end(place)
@@ -114,7 +115,7 @@ class States:
         async with made.lock:
             if anyio.current_time() >= made.stale_at:
                 begun = perf_counter()
-                made.text = msgspec.json.encode(await state_of(self._stream, place)).decode()
+                made.text = encode_json(await state_of(self._stream, place))
                 pause = max(EVERY_SECONDS, _SHARE_OF_TIME * (perf_counter() - begun))
                 made.stale_at = anyio.current_time() + pause * 0.9  # a little less than who waits that long
         return made.text
@@ -126,7 +127,7 @@ class _Made:
     def __init__(self) -> None:
         self.lock = anyio.Lock()
         self.stale_at = -1.0
-        self.text = ""
+        self.text = b""
 
 
 async def state_of(stream: KVStream, place: Place) -> State:

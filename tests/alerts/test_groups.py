@@ -3,7 +3,8 @@ import anyio
 from kvstream import KVStream
 from kvstream.alerts.groups import alert_groups
 from kvstream.subscribers import Subscription
-from tests.sinks.test_handlers import alert
+from tests.alerting import alert
+from tests.waiting import DEADLINE
 
 
 async def test_alerts_of_a_source_come_together_each_once_in_its_last_state():
@@ -16,7 +17,7 @@ async def test_alerts_of_a_source_come_together_each_once_in_its_last_state():
     ]:
         alerts.publish(alert(state, source=source, fingerprint=name))
     groups = alert_groups(alerts, wait=0.01)
-    with anyio.fail_after(5):
+    with anyio.fail_after(DEADLINE):
         first, second = await anext(groups), await anext(groups)
         assert [(a.fingerprint, a.state) for a in first.alerts] == [("1", "resolved"), ("3", "firing")]
         assert (first.source, second.source, len(second.alerts)) == ("a", "b", 1)
@@ -28,7 +29,7 @@ async def test_alerts_of_a_source_come_together_each_once_in_its_last_state():
 
 async def test_a_closing_stream_does_not_wait_for_more_alerts():
     groups = []
-    with anyio.fail_after(5):
+    with anyio.fail_after(DEADLINE):
         async with KVStream() as stream:
             stream.on_alert_group(groups.append, wait=3600)
             producer = stream.producer("engine-0")

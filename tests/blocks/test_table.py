@@ -10,9 +10,9 @@ from kvstream.blocks.hashing import are_below
 from kvstream.blocks.observations import Observations, joined
 from kvstream.blocks.table import BlockTable
 from kvstream.events.frame import EventFrame, as_int64
-from kvstream.events.types import REASONS
+from kvstream.events.types import REASONS, Labels
 from tests.reference import ReferenceContents, ReferenceTable
-from tests.strategies import cuts, frame, plain_events
+from tests.strategies import cuts, fewer, frame, plain_events
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -79,6 +79,7 @@ def test_table_equals_the_plain_twin_however_the_stream_is_cut(data):
     assert_same(seen, table, plain)
 
 
+@fewer
 @given(st.integers(0, 2**32), st.booleans())
 def test_table_equals_the_plain_twin_on_long_busy_streams(seed, content):
     rng = np.random.default_rng(seed)
@@ -107,6 +108,51 @@ def test_a_frame_of_a_million_clears_does_not_sweep_the_table_each_time():
     clears = EventFrame(np.full(n, 3, np.uint8), np.zeros(n, np.int64), np.arange(n))
     seen = table.apply(clears)
     assert (seen.clears, seen.cleared, table.live_count) == (n, 100_000, 0)
+
+
+@pytest.mark.parametrize("factor", [1, 2**40 + 1])
+@pytest.mark.parametrize("owners", [0, 8])
+def test_a_clear_looks_at_no_more_slots_than_were_used_since_the_last(factor, owners):
+    table = BlockTable("s", "gpu", changes=True, owners=owners)
+    labelled = {"labels": (Labels(tenant="a"),), "label_of": np.ones(100_000, np.uint16)} if owners else {}
+    ids = np.arange(100_000) * factor
+    table.apply(EventFrame(np.zeros(100_000, np.uint8), ids, np.ones(100_000, np.int64), **labelled))
+    cleared = table.apply(frame([(3, 0, 2, "")])).cleared
+    looked_at = []
+    table._live_slots, live_slots = lambda: looked_at.append(live_slots()) or looked_at[-1], table._live_slots
+    for i in range(50):
+        events = [(0, (99_000 - block) * factor, 3 + i, "") for block in range(i % 5 + 1)]
+        cleared += table.apply(frame([*events, (2, 99_000 * factor, 3 + i, ""), (3, 0, 4 + i, "")])).cleared
+    assert cleared == 100_000 + sum(i % 5 for i in range(50))
+    assert sum(map(len, looked_at)) == cleared - 100_000
+    assert table.live_blocks() == []
+    assert table._begun == [] or factor > 1
+
+
+def test_slots_far_apart_take_memory_in_proportion_to_the_blocks():
+    table = BlockTable("s", "gpu")
+    rng = np.random.default_rng(1)
+    for part in np.array_split(rng.permutation(200_000) * 15, 20):
+        table.apply(EventFrame(np.zeros(len(part), np.uint8), part, np.ones(len(part), np.int64)))
+        assert len(table._rows) <= max(65_536, 4 * table.live_count)
+    assert (table.live_count, table.by_hash) == (200_000, True)
+    assert table.block(15) is not None
+
+
+def test_slots_that_come_one_after_another_are_their_own_places():
+    table = BlockTable("s", "gpu")
+    for part in np.array_split(np.arange(300_000), 60):
+        table.apply(EventFrame(np.zeros(len(part), np.uint8), part, np.ones(len(part), np.int64)))
+    assert not table.by_hash
+    assert len(table._rows) < 2 * 300_000
+
+
+@pytest.mark.parametrize("op", [5, 77, 255])
+def test_an_unknown_operation_is_a_store(op):
+    table = BlockTable("s", "gpu", changes=True)
+    for blocks in (np.arange(5_000) * 3, np.arange(5_000) * 2**33):
+        table.apply(EventFrame(np.full(5_000, op, np.uint8), blocks, np.ones(5_000, np.int64)))
+    assert table.live_count == 9_999
 
 
 @pytest.mark.parametrize("block", [5, 2**64 - 1])
@@ -191,3 +237,13 @@ def test_what_was_used_before_in_a_window_need_not_be_told_again(data, hashed, e
             all_used.update(joined(telling.apply(frame(of_window[a:b])).used).tolist())
             used.update(joined(table.apply(frame(of_window[a:b])).used).tolist())
         assert all_used == used
+
+
+def test_ids_chosen_to_want_the_same_place_cost_no_more_than_others():
+    inverse = pow(0x9E3779B97F4A7C15, -1, 2**64)  # of the factor that anybody would guess
+    ids = as_int64([(n * inverse) % 2**64 for n in range(1, 50_001)])
+    table = BlockTable("s", "gpu")
+    table.apply(EventFrame(np.zeros(len(ids), np.uint8), ids, np.ones(len(ids), np.int64)))
+    alike = np.unique(table._index._home(ids), return_counts=True)[1]
+    assert table.live_count == len(ids)
+    assert alike.max() < 200

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import DEADLINE
+
 ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT / "examples" / "data"
 COMMAND = [sys.executable, "-m", "kvstream"]
-DEADLINE = 60
 CHAT, SCAN = DATA / "chat.kvlog.gz", DATA / "scan.kvlog.gz"
 
 

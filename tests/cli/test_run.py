@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -12,8 +13,8 @@ import pytest
 
 from kvstream.events.codec import encode_frame, encode_lines
 from kvstream.events.frame import EventFrame
+from tests.alerting import endpoint
 from tests.cli.conftest import CHAT, COMMAND, DEADLINE, SCAN, running
-from tests.sinks.test_handlers import endpoint
 
 
 def lines(count, first_ns=0, step_ns=1000):
@@ -75,8 +76,8 @@ def test_min_level_hides_lesser_alerts(kvstream):
     assert {a["level"] for a in ran.of_type("alert")} == {"critical"}
 
 
-def test_fail_on_exits_with_two_if_such_an_alert_fired(kvstream):
-    assert kvstream("run", SCAN, "--fail-on", "critical").code == 2
+def test_fail_on_exits_with_three_if_such_an_alert_fired(kvstream):
+    assert kvstream("run", SCAN, "--fail-on", "critical").code == 3
     assert kvstream("run", CHAT, "--fail-on", "critical").code == 0
 
 
@@ -110,10 +111,7 @@ def test_strict_stops_at_the_first_malformed_line(kvstream):
     [
         (["run", "no-such-file"], "no-such-file: No such file"),
         (["run", "."], "Is a directory"),
-        (["run", "--capacity", "0", "-"], "--capacity"),
-        (["run", "--nonsense"], "--nonsense"),
         (["run", "--rules", "no.toml", "-"], "no.toml"),
-        (["generate", "chess"], "chess"),
         (["generate", "chat", "-o", "x.bin"], "--format"),
         (["schemas", "check", "no-such-folder"], "out of date"),
     ],
@@ -122,6 +120,23 @@ def test_errors_are_one_message_and_exit_code_one(kvstream, args, says):
     ran = kvstream(*args)
     assert ran.code == 1
     assert says in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["run", "--capacity", "0", "-"], "--capacity"),
+        (["run", "--nonsense"], "--nonsense"),
+        (["generate", "chess"], "chess"),
+        (["fly"], "fly"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_two_and_says_how_to_get_help(kvstream, args, says):
+    ran = kvstream(*args)
+    assert ran.code == 2
+    assert says in ran.err
+    assert "--help" in ran.err
     assert "Traceback" not in ran.err
 
 
@@ -236,6 +251,7 @@ def test_alerts_go_to_a_command_a_webhook_and_a_file(kvstream, tmp_path):
 
 def test_a_handler_that_fails_is_one_line_and_does_not_stop_the_run(kvstream):
     ran = kvstream("run", SCAN, "--capacity", 256, "--on-alert", "false", "--json")
-    assert ran.code == 0
+    assert ran.code == 4
     assert "kvstream: handler Command failed: false ended with 1" in ran.err
+    assert re.search(r"^not delivered: \d+ alerts to command false$", ran.err, re.MULTILINE)
     assert "Traceback" not in ran.err

@@ -8,6 +8,7 @@ import pytest
 
 from kvstream import StreamConfig, connect
 from tests.cli.conftest import COMMAND, DEADLINE, SCAN, running
+from tests.waiting import until
 
 
 def listening(process):
@@ -40,6 +41,7 @@ async def test_a_token_is_read_from_a_file_or_the_environment(tmp_path):
         endpoint = listening(process)
         async with connect(endpoint, config=StreamConfig(shutdown_timeout=0.2)) as remote:
             remote.producer().record_allocated(1)
+            await until(lambda: remote.statistics().last_error)
         assert "token" in remote.statistics().last_error
         async with connect(endpoint, token="secret") as remote:
             remote.producer().record_allocated(1)
@@ -72,7 +74,7 @@ async def test_the_dashboard_shows_what_producers_send_and_ends_with_the_rest(tm
     with running(*arguments, stderr=subprocess.PIPE) as process:
         endpoint = listening(process)
         url = process.stderr.readline().decode().removeprefix("dashboard at ").strip()
-        async with connect(endpoint) as remote, httpx2.AsyncClient(base_url=url) as client:
+        async with connect(endpoint) as remote, httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
             await remote.producer("engine-0").allocated(range(500))
             with anyio.fail_after(DEADLINE):
                 await remote.flush()
@@ -108,3 +110,31 @@ def test_a_recording_is_replayed_to_a_server(tmp_path):
         summary = json.loads(out.splitlines()[-1])
         assert summary["accounts"]["processed"] == 150_000
         assert summary["accounts"]["unknown_evictions"] == 255
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--tls-cert", "missing.pem", "--tls-key", "missing.pem"], "missing.pem"),
+        (["--tls-cert", "missing.pem"], "--tls-key"),
+        (["--tls-client-ca", "missing.pem"], "--tls-cert"),
+        ([], "needs a certificate"),
+        (["--token-file", "missing"], "missing"),
+    ],
+)
+def test_serve_without_what_tls_and_tokens_need_says_so_in_one_line(kvstream, options, why):
+    ran = kvstream("serve", "--listen", "tls://127.0.0.1:0", *options)
+    assert ran.code == 1
+    assert why in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["serve", "--listen"], ["replay", SCAN, "--to"]])
+def test_an_empty_token_is_refused(kvstream, tmp_path, command):
+    ran = kvstream(*command, f"unix:{tmp_path}/kv.sock", env={"KVSTREAM_TOKEN": ""})
+    assert ran.code == 1
+    assert "KVSTREAM_TOKEN is empty" in ran.err
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    ran = kvstream(*command, f"unix:{tmp_path}/kv.sock", "--token-file", tmp_path / "token")
+    assert ran.code == 1
+    assert "UTF-8" in ran.err

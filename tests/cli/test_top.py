@@ -74,9 +74,35 @@ async def test_keys_choose_a_cache_pause_and_leave(stream):
         await pilot.press("a")
         await until(pilot, app, lambda: "all caches" in text(app, "#status"))
         await pilot.press("p")
-        assert "paused" in text(app, "#status")
+        await until(pilot, app, lambda: "paused" in text(app, "#status"))
         await pilot.press("q")
     assert app.return_code == 0
+
+
+class SlowWatch(StreamWatch):
+    """Answers once the screen has gone."""
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.asked, self.answers = anyio.Event(), anyio.Event()
+
+    async def state(self, place):
+        self.asked.set()
+        with anyio.CancelScope(shield=True):
+            await self.answers.wait()
+        return await super().state(place)
+
+
+async def test_a_look_that_outlasts_the_screen_fails_nothing(stream):
+    watch = SlowWatch(stream)
+    app = TopApp(watch, "test", every=3600)
+    async with stream, anyio.create_task_group() as tasks:
+        async with app.run_test(size=(130, 45)):
+            await watch.asked.wait()
+            tasks.start_soon(app.look_now)
+            await app.screen.remove_children()
+            watch.answers.set()
+    assert app.return_code in (None, 0)
 
 
 async def test_what_is_wrong_stands_in_the_first_line(stream):
@@ -94,7 +120,7 @@ async def test_what_is_wrong_stands_in_the_first_line(stream):
 async def test_a_running_server_is_watched_through_restarts():
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(timeout=DEADLINE) as client:
         app = TopApp(ServerWatch(url, client), url, every=3600)
         async with app.run_test(size=(130, 45)) as pilot:
             await until(pilot, app, lambda: "no connection" in text(app, "#status"))
@@ -112,12 +138,12 @@ async def test_a_running_server_is_watched_through_restarts():
 
 
 async def test_a_server_that_wants_a_token_or_is_none_of_ours_says_so():
-    async with served(token="s3cret") as (_, url), httpx2.AsyncClient() as client:
+    async with served(token="s3cret") as (_, url), httpx2.AsyncClient(timeout=DEADLINE) as client:
         with pytest.raises(OSError, match="KVSTREAM_TOKEN"):
             await ServerWatch(url, client).state(Place(None, None))
         with pytest.raises(OSError, match="token"):
             await ServerWatch(f"{url}elsewhere", client).alerts()
-    async with httpx2.AsyncClient() as client:
+    async with httpx2.AsyncClient(timeout=DEADLINE) as client:
         with pytest.raises(OSError, match="connect"):
             await ServerWatch(url, client).state(Place(None, None))
 

@@ -1,4 +1,4 @@
-"""``python -m tests.detection [SEED] [KIND]``: every incident and quiet stream, judged beside two simple baselines.
+"""``python -m tests.detection [SEED] [KIND]``: every stream, judged beside two simple baselines.
 
 Rules were chosen on seeds 1 to 6; report others. ``KVSTREAM_MOONCAKE_TRACE=FILE`` adds real requests.
 """

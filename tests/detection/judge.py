@@ -142,8 +142,11 @@ class _Sums:
 
 
 def promql(source: str, seconds: list[Second], length: float) -> Iterator[Raised]:
-    """Two rules looked at every 15 s: hit ratio of 1 min below 0.7 of that of 10 min for 2 min; no lookups in 1 min
-    after some in 10, for 1 min."""
+    """Two rules looked at every 15 s.
+
+    The hit ratio of 1 min is below 0.7 of that of 10 min for 2 min; or there are no lookups in 1 min after
+    some in 10, for 1 min.
+    """
     minute, ten = _Sums(60), _Sums(600)
     waiting = deque(seconds)
     since: dict[str, int | None] = {"drop": None, "stalled": None}
@@ -174,7 +177,7 @@ def promql(source: str, seconds: list[Second], length: float) -> Iterator[Raised
 
 
 def cusum(source: str, seconds: list[Second], length: float) -> Iterator[Raised]:
-    """A CUSUM of ten-second hit ratios against a slow average, in units of the engine's own noise, held 40 s."""
+    """A CUSUM of ten-second hit ratios against a slow average, in units of its own noise, held 40 s."""
     waiting = deque(seconds)
     average: float | None = None
     spread: list[float] = []
@@ -329,7 +332,8 @@ class Table:
         early = sum(s.early for _, s in self.incidents)
         return (
             f"{name:14} found {self.found:.2f} ({self.found_to_page:.2f} of those to page)  "
-            f"delay {self.delay_to_page:.0f} s  covered {self.covered:.0%}  false resolves {self.false_resolves}  "
+            f"delay {self.delay_to_page:.0f} s  covered {self.covered:.0%}  "
+            f"false resolves {self.false_resolves}  "
             f"notifications {self.notifications:.0f}, at most {most}  not closed {self.not_closed}  "
             f"before the onset {early}  quiet: {self.false_alerts} in {self.quiet_hours:.1f} h, "
             f"{self.false_pages} critical"

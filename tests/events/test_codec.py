@@ -189,3 +189,14 @@ def test_bad_lines_are_told_by_number_and_good_neighbours_kept():
 def test_a_line_that_is_no_event_says_why(text):
     with pytest.raises(MalformedInputError, match=r"\w+"):
         decode_line(text)
+
+
+def test_names_with_lone_surrogates_are_encoded_escaped():
+    labels = (Labels(tenant="t\udcff"),)
+    frame = EventFrame(
+        *(np.zeros(1, np.uint8), np.zeros(1, np.int64), np.ones(1, np.int64), "a\udcff", "\ud800"),
+        labels=labels,
+        label_of=np.ones(1, np.uint16),
+    )
+    found = decode_frame(encode_frame(frame))
+    assert (found.source, found.tier, found.labels[0].tenant) == (r"a\udcff", r"\ud800", r"t\udcff")

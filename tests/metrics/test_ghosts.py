@@ -8,7 +8,7 @@ from kvstream.blocks.index import GOLDEN
 from kvstream.blocks.observations import ContentChanges
 from kvstream.metrics.ghosts import GhostIndex
 from tests.reference import ReferenceGhosts
-from tests.strategies import cuts
+from tests.strategies import cuts, fewer
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -52,6 +52,7 @@ def test_ghosts_equal_the_plain_twin_however_the_stream_is_cut(data, rows, most,
     assert sorted(found) == sorted(plain.returned)
 
 
+@fewer
 @given(st.integers(0, 2**32), st.integers(1, 5_000))
 def test_ghosts_equal_the_plain_twin_on_long_streams(seed, most):
     rng = np.random.default_rng(seed)
@@ -98,3 +99,20 @@ def test_content_that_is_held_once_needs_no_look_at_what_is_evicted(data, rows, 
     for row in valid:
         plain.apply(*row)
     assert sorted(found) == sorted(plain.returned)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 5)), max_size=6))
+def test_after_clears_only_what_was_evicted_since_comes_back(rounds):
+    index, plain = GhostIndex(10_000, 10**9), ReferenceGhosts(10_000, 10**9)
+    for n, (evicted, back) in enumerate(rounds):
+        rows = [(content, n, False) for content in range(1, evicted + 1)]
+        rows += [(content, n, True) for content in range(1, 3 * back, 3)]
+        found = returns_of(index, rows)
+        for row in rows:
+            plain.apply(*row)
+        assert sorted(found) == sorted(plain.returned)
+        before = range(1, evicted + 1)
+        index.clear()
+        plain.gone.clear()
+        plain.returned.clear()
+        assert returns_of(index, [(content, n, True) for content in before]) == []

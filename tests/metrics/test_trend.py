@@ -55,3 +55,10 @@ def test_a_step_is_a_shift():
     values = [*rng.normal(10, 0.5, 40), *rng.normal(5, 0.5, 12)]
     assert detect_trend(list(range(52)), values).shift == "down"
     assert detect_trend(list(range(40)), values[:40]).shift is None
+
+
+def test_a_long_series_has_the_trend_of_its_means_at_a_bounded_cost():
+    values = [100.0 - 0.02 * i + (i % 7) for i in range(1003)]
+    trend = detect_trend([float(i) for i in range(1003)], values)
+    assert (trend.direction, trend.points) == ("falling", 1003)
+    assert trend.slope == pytest.approx(-0.02, rel=0.05)

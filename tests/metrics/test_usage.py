@@ -15,7 +15,7 @@ from kvstream.events.types import Labels
 from kvstream.metrics.usage import UsageByOwner
 from kvstream.monitor import Monitor
 from tests.reference import ReferenceContents, ReferenceGhosts, ReferenceTable
-from tests.strategies import cuts, frame, plain_events
+from tests.strategies import cuts, fewer, frame, plain_events
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -132,6 +132,7 @@ def test_what_comes_back_counts_for_whose_blocks_it_is_in(data):
     assert {owner: n for owner, n in found.items() if n} == {owner: n for owner, n in expected.items() if n}
 
 
+@fewer
 @given(st.integers(0, 2**32))
 def test_owners_add_up_to_the_whole_on_long_streams(seed):
     rng = np.random.default_rng(seed)

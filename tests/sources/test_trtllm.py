@@ -106,8 +106,8 @@ def test_bad_lines_are_reported_and_hold_no_tokens():
     assert monitor.summary().blocks_live == 1
 
 
-@pytest.mark.slow
-def test_mutated_lines_upset_nothing():
+@pytest.mark.parametrize("turns", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_mutated_lines_upset_nothing(turns):
     rng = random.Random(6)
     lines = [
         created(),
@@ -117,8 +117,8 @@ def test_mutated_lines_upset_nothing():
         removed(4, [8]),
     ]
     decoder, bad, events = TensorRTDecoder("trt", clock=lambda: 5_000), [], 0
-    for turn in range(100_000):
+    for turn in range(turns):
         line = mutated(rng, lines[turn % len(lines)])
         events += sum(map(len, decoder.decode_lines(line, lambda number, reason: bad.append(reason))))
-    assert events > 1_000
-    assert len(bad) > 10_000
+    assert events > turns // 100
+    assert len(bad) > turns // 10

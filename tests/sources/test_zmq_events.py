@@ -1,3 +1,5 @@
+import os
+import socket
 from contextlib import asynccontextmanager
 
 import anyio
@@ -11,9 +13,10 @@ from kvstream.errors import ConfigError
 from kvstream.sources.zmq_events import KVEventSubscriber, ZmqAddress
 from kvstream.stream import KVStream
 from tests.ports import free_port
-from tests.publisher import Engine, captured
+from tests.publisher import END, TOPIC, Engine, answers_with_topic, answers_without, captured, number
+from tests.waiting import DEADLINE, until
 
-DEADLINE = 30
+LAYOUTS = [answers_with_topic, answers_without]
 CHAT = {"allocations": 17_430, "evicted": 17_181, "cleared": 0, "live": 249}
 SCAN = {"allocations": 51_698, "evicted": 50_993, "cleared": 690, "live": 15}
 
@@ -30,12 +33,6 @@ async def subscribed(*engines, config=None):
                 assert await to_thread.run_sync(engine.subscribed.wait, DEADLINE)
             yield stream, subscribers
             tasks.cancel_scope.cancel()
-
-
-async def until(condition):
-    """Waits for what tells of itself no other way; the caller has a deadline."""
-    while not condition():  # noqa: ASYNC110
-        await anyio.sleep(0.005)
 
 
 def counts(stream):
@@ -65,10 +62,10 @@ async def test_a_capture_arrives_with_exact_counts(name, expected):
 
 
 @pytest.mark.parametrize(("name", "expected"), [("chat", CHAT), ("scan", SCAN)])
-@pytest.mark.parametrize("first", [0, 9])
-async def test_every_tenth_batch_withheld_is_had_by_replay(name, expected, first):
+@pytest.mark.parametrize(("first", "answers"), [(0, answers_with_topic), (9, answers_without)])
+async def test_every_tenth_batch_withheld_is_had_by_replay(name, expected, first, answers):
     payloads = captured(name)
-    with Engine(withhold=lambda seq: seq % 10 == first) as engine:
+    with Engine(withhold=lambda seq: seq % 10 == first, answers=answers) as engine:
         async with subscribed(engine) as (stream, (subscriber,)):
             engine.publish([*payloads, msgspec.msgpack.encode([2e9, [], 0])])
             # The empty batch at the end shows that the one before it is missing, if it is.
@@ -82,27 +79,29 @@ async def test_every_tenth_batch_withheld_is_had_by_replay(name, expected, first
 @pytest.mark.parametrize("first", [0, 9])
 async def test_without_a_replay_the_loss_is_exact_and_alerts(first):
     payloads = captured("chat")
-    withheld = len([seq for seq in range(len(payloads)) if seq % 10 == first])
+    # What comes first sets the number: nobody can know that there was a batch before it.
+    withheld = len([seq for seq in range(1, len(payloads)) if seq % 10 == first])
     with Engine(withhold=lambda seq: seq % 10 == first, replay=False) as engine:
         async with subscribed(engine) as (stream, (subscriber,)):
             alerts = []
             stream.on_alert(alerts.append)
             engine.publish([*payloads, msgspec.msgpack.encode([2e9, [["BlockRemoved", [1]]], 0])])
-            await settled(stream, subscriber, len(payloads) + 1)
+            await settled(stream, subscriber, len(payloads) + 1 if first else len(payloads))
             assert subscriber.statistics().lost_batches == withheld
             assert stream.summary().accounts.lost_frames == withheld
             await until(lambda: any(a.rule == "lost_frames" and a.state == "firing" for a in alerts))
 
 
 @pytest.mark.parametrize("unnoticed", [0, 3000], ids=["from its first batch on", "after many batches"])
-async def test_a_publisher_killed_and_restarted_mid_stream_starts_over(unnoticed):
+@pytest.mark.parametrize("answers", LAYOUTS)
+async def test_a_publisher_killed_and_restarted_mid_stream_starts_over(unnoticed, answers):
     first, second = captured("chat")[:1000], captured("scan")
-    with Engine() as engine:
+    with Engine(answers=answers) as engine:
         async with subscribed(engine) as (stream, (subscriber,)):
             engine.publish(first)
             await settled(stream, subscriber, len(first))
             engine.__exit__()
-            with Engine(endpoints=(engine.endpoint, engine.replay_endpoint)) as again:
+            with Engine(endpoints=(engine.endpoint, engine.replay_endpoint), answers=answers) as again:
                 again.publish(second[:unnoticed])
                 assert await to_thread.run_sync(again.subscribed.wait, DEADLINE)
                 again.publish(second[unnoticed:])
@@ -113,9 +112,10 @@ async def test_a_publisher_killed_and_restarted_mid_stream_starts_over(unnoticed
                 assert accounts.allocations == accounts.live + accounts.evicted + accounts.cleared
 
 
-async def test_a_consumer_killed_and_started_again_mid_stream_catches_up():
+@pytest.mark.parametrize("answers", LAYOUTS)
+async def test_a_consumer_killed_and_started_again_mid_stream_catches_up(answers):
     payloads = captured("scan")
-    with Engine() as engine:
+    with Engine(answers=answers) as engine:
         async with subscribed(engine) as (stream, (subscriber,)):
             engine.publish(payloads[:2000])
             await until(lambda: subscriber.statistics().batches > 500)
@@ -145,20 +145,20 @@ async def test_several_engines_at_once_are_sources_of_their_own():
 
 async def test_what_is_no_message_is_reported_between_good_ones():
     context = zmq.Context()
-    socket = context.socket(zmq.XPUB)
+    live = context.socket(zmq.XPUB)
     try:
-        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        port = live.bind_to_random_port("tcp://127.0.0.1")
         subscriber = KVEventSubscriber(f"zmq://127.0.0.1:{port}")
         with anyio.fail_after(DEADLINE):
             async with KVStream() as stream, anyio.create_task_group() as tasks:
                 tasks.start_soon(stream.feed, subscriber.read())
-                await to_thread.run_sync(socket.recv)
+                await to_thread.run_sync(live.recv)
                 good = msgspec.msgpack.encode([1.7e9, [["BlockStored", [1], None, [], 32, None]]])
-                socket.send_multipart([b"", (0).to_bytes(8, "big"), good])
-                socket.send_multipart([b"", b"short", good])
-                socket.send_multipart([b"only one"])
-                socket.send_multipart([b"", (1).to_bytes(8, "big"), b"\xc1"])
-                socket.send_multipart([b"", (2).to_bytes(8, "big"), good])
+                live.send_multipart([b"", (0).to_bytes(8, "big"), good])
+                live.send_multipart([b"", b"short", good])
+                live.send_multipart([b"only one"])
+                live.send_multipart([b"", (1).to_bytes(8, "big"), b"\xc1"])
+                live.send_multipart([b"", (2).to_bytes(8, "big"), good])
                 await until(lambda: subscriber.statistics().messages == 5)
                 await stream.flush()
                 accounts = stream.summary().accounts
@@ -180,11 +180,11 @@ async def test_publishers_that_connect_to_us_are_told_apart_by_their_topics():
             async with KVStream() as stream, anyio.create_task_group() as tasks:
                 tasks.start_soon(stream.feed, subscriber.read())
                 sockets = [context.socket(zmq.XPUB) for _ in range(2)]
-                for topic, socket in zip((b"pod-a", b"pod-b"), sockets, strict=True):
-                    socket.connect(f"tcp://127.0.0.1:{port}")
-                    await to_thread.run_sync(socket.recv)
+                for topic, publisher in zip((b"pod-a", b"pod-b"), sockets, strict=True):
+                    publisher.connect(f"tcp://127.0.0.1:{port}")
+                    await to_thread.run_sync(publisher.recv)
                     batch = msgspec.msgpack.encode([1.7e9, [["BlockStored", [1, 2], None, [], 32, None]]])
-                    socket.send_multipart([topic, (0).to_bytes(8, "big"), batch])
+                    publisher.send_multipart([topic, (0).to_bytes(8, "big"), batch])
                 await until(lambda: subscriber.statistics().batches == 2)
                 await stream.flush()
                 assert [source for source, _ in stream.places()] == ["pod-a", "pod-b"]
@@ -199,7 +199,16 @@ def test_addresses():
     )
     assert ZmqAddress.parse("zmq+ipc:///run/kv").endpoint == "ipc:///run/kv"
     assert ZmqAddress.parse("zmq://*:5557").binds
-    for wrong in ("zmq://host", "zmq:", "http://h:1", "zmq://h:1?topics=x", "zmq://h:1?replay=h:2"):
+    assert ZmqAddress.parse("zmq://[::1]:5557").endpoint == "tcp://[::1]:5557"
+    for wrong in (
+        "zmq://host",
+        "zmq:",
+        "http://h:1",
+        "zmq://h:1?topics=x",
+        "zmq://h:1?replay=h:2",
+        "zmq://[::1:5557",
+        "zmq://h:1?source=" + "x" * 250,
+    ):
         with pytest.raises(ConfigError):
             ZmqAddress.parse(wrong)
 
@@ -214,3 +223,266 @@ def test_it_works_on_trio():
                 return counts(stream)
 
     assert anyio.run(main, backend="trio") == CHAT
+
+
+def stored(*blocks, rank=None):
+    """A batch that stores some blocks."""
+    return msgspec.msgpack.encode([1.7e9, [["BlockStored", [*blocks], None, [], 32, None]], rank])
+
+
+@asynccontextmanager
+async def listening(url, **settings):
+    """A stream fed by a subscriber; yields both."""
+    subscriber = KVEventSubscriber(url, **settings)
+    with anyio.fail_after(DEADLINE):
+        async with KVStream() as stream, anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.feed, subscriber.read())
+            yield stream, subscriber
+            tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def connected(*, sockets=1, **settings):
+    """A subscriber at a port of its own, and publishers' sockets that are connected to it."""
+    port = free_port()
+    context = zmq.Context()
+    try:
+        async with listening(f"zmq://*:{port}", **settings) as (stream, subscriber):
+            publishers = [context.socket(zmq.XPUB) for _ in range(sockets)]
+            for publisher in publishers:
+                publisher.connect(f"tcp://127.0.0.1:{port}")
+                await to_thread.run_sync(publisher.recv)
+            yield stream, subscriber, publishers
+    finally:
+        context.destroy(linger=0)
+
+
+def answers_in_no_layout(start, kept):
+    yield from ((b"five", b"parts", b"or", b"six"),) * 5_000
+    yield from ((b"short", b""),) * 5_000
+
+
+def answers_with_bounds_at_the_end(start, kept):
+    """As ATOM."""
+    *batches, _ = answers_without(start, kept)
+    yield from batches
+    yield END, msgspec.msgpack.encode([kept[0][0], kept[-1][0]] if kept else None)
+
+
+async def test_answers_in_no_layout_are_counted_in_few_reports_and_hold_nothing_up():
+    with Engine(withhold=lambda seq: seq == 1, answers=answers_in_no_layout) as engine:
+        async with subscribed(engine) as (stream, (subscriber,)):
+            engine.publish([stored(block) for block in range(4)])
+            await settled(stream, subscriber, 4)
+            await until(lambda: subscriber.statistics().refused.get("replay", 0) >= 10_000)
+            statistics = subscriber.statistics()
+            assert (statistics.batches, statistics.lost_batches) == (3, 1)
+            assert statistics.malformed == statistics.refused["replay"]
+            await until(lambda: stream.summary().accounts.malformed == subscriber.statistics().malformed)
+            assert stream.summary().blocks_live == 3
+            assert len(stream.malformed) <= 40
+
+
+async def test_a_replay_endpoint_that_never_answers_delays_live_batches_by_a_second():
+    with Engine(withhold=lambda seq: seq == 1, answers=lambda start, kept: ()) as engine:
+        async with subscribed(engine) as (stream, (subscriber,)):
+            engine.publish([stored(block) for block in range(4)])
+            await settled(stream, subscriber, 4)
+            assert subscriber.statistics().lost_batches == 1
+            assert subscriber.faults.counts["zmq", "replay"] >= 1
+
+
+async def test_a_replay_endpoint_that_refuses_connections_delays_live_batches_by_a_second():
+    with Engine(withhold=lambda seq: seq == 1, replay=False) as engine:
+        async with listening(f"{engine.url}&replay=tcp://127.0.0.1:{free_port()}") as (stream, subscriber):
+            assert await to_thread.run_sync(engine.subscribed.wait, DEADLINE)
+            engine.publish([stored(block) for block in range(4)])
+            await settled(stream, subscriber, 4)
+            assert stream.summary().blocks_live == 3
+
+
+async def test_an_end_of_a_replay_may_have_a_payload():
+    with Engine(withhold=lambda seq: seq == 1, answers=answers_with_bounds_at_the_end) as engine:
+        async with subscribed(engine) as (stream, (subscriber,)):
+            engine.publish([stored(block) for block in range(4)])
+            await settled(stream, subscriber, 4)
+            assert (subscriber.statistics().lost_batches, subscriber.statistics().malformed) == (0, 0)
+
+
+async def test_a_snapshot_stands_for_batches_that_are_no_longer_kept():
+    def answers(start, kept):
+        newest = number(kept[-1][0])
+        yield b"", (-2).to_bytes(8, "big", signed=True), newest
+        yield b"", newest, msgspec.msgpack.encode([1.7e9, [{"type": "AllBlocksCleared"}], 0])
+        yield b"", newest, stored(*range(100, 107))
+        yield b"", END, b""
+
+    with Engine(withhold=lambda seq: seq < 5, answers=answers) as engine:
+        engine.publish([stored(block) for block in range(5)])
+        await until(lambda: not engine._wanted)
+        async with subscribed(engine) as (stream, (subscriber,)):
+            await until(lambda: subscriber.statistics().batches == 2)
+            engine.publish([stored(5)])
+            await until(lambda: subscriber.statistics().batches == 3)
+            await stream.flush()
+            assert stream.summary().blocks_live == 8
+            assert (subscriber.statistics().lost_batches, subscriber.statistics().malformed) == (0, 0)
+
+
+def test_an_endpoint_for_replays_that_is_none_is_an_error_at_the_start():
+    async def main():
+        async for _ in KVEventSubscriber("zmq://127.0.0.1:1?replay=tcp://nowhere").read():
+            pass
+
+    with pytest.raises(ConfigError):
+        anyio.run(main)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+async def test_engines_that_listen_on_ipv6_only_are_heard():
+    try:
+        engine = Engine(withhold=lambda seq: seq == 1, ipv6=True)
+    except zmq.ZMQError:
+        pytest.skip("needs IPv6")
+    with engine:
+        assert engine.url.startswith("zmq://[::1]:")
+        async with subscribed(engine) as (stream, (subscriber,)):
+            engine.publish([stored(block) for block in range(4)])
+            await settled(stream, subscriber, 4)
+            assert stream.summary().blocks_live == 4
+            assert subscriber.statistics().replayed >= 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+async def test_publishers_connect_to_us_over_ipv4_and_ipv6(host):
+    port = free_port()
+    with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
+        publisher.setsockopt(zmq.LINGER, 0)
+        publisher.setsockopt(zmq.IPV6, 1)
+        async with listening(f"zmq://*:{port}") as (stream, subscriber):
+            publisher.connect(f"tcp://{host}:{port}")
+            if not await to_thread.run_sync(publisher.poll, 5_000) and host == "[::1]":
+                pytest.skip("needs IPv6")
+            publisher.send_multipart([b"pod", number(0), stored(1)])
+            await settled(stream, subscriber, 1)
+
+
+async def test_numbers_that_no_publisher_reaches_are_refused_and_harm_none_after_them():
+    async with connected() as (stream, subscriber, (publisher,)):
+        wrong = [b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\x80" + bytes(7), b"", bytes(9)]
+        for seq, block in enumerate((1, 2, 3, 4, 5)):
+            publisher.send_multipart([TOPIC, wrong[seq], stored(99)])
+            publisher.send_multipart([TOPIC, number(2**40 + seq * 2**30), stored(98)])
+            publisher.send_multipart([TOPIC, number(seq), stored(block)])
+        # The very first one sets the number, so that the true one after it is a restart.
+        await until(lambda: subscriber.statistics().messages == 15)
+        await settled(stream, subscriber, 6)
+        statistics = subscriber.statistics()
+        assert statistics.refused == {"number": 5, "jump": 4}
+        assert (statistics.lost_batches, statistics.restarts) == (0, 1)
+        assert stream.summary().blocks_live == 5
+
+
+async def test_messages_of_too_many_parts_are_refused():
+    async with connected() as (stream, subscriber, (publisher,)):
+        for parts in (1, 2, 4, 5, 6, 5_000):
+            publisher.send_multipart([b""] * parts)
+        publisher.send_multipart([TOPIC, number(0), stored(1)])
+        await settled(stream, subscriber, 1)
+        assert subscriber.statistics().refused == {"parts": 6}
+
+
+async def test_more_publishers_than_are_allowed_are_refused_and_those_before_go_on():
+    async with connected(most_publishers=3) as (stream, subscriber, (publisher,)):
+        for turn in range(2):
+            for topic in range(10):
+                publisher.send_multipart([b"pod-%d" % topic, number(turn), stored(topic)])
+        await until(lambda: subscriber.statistics().messages == 20)
+        await settled(stream, subscriber, 6)
+        statistics = subscriber.statistics()
+        assert (statistics.publishers, statistics.refused) == (3, {"too_many_publishers": 14})
+        assert statistics.malformed == 0
+        assert subscriber.faults.counts["zmq", "too_many_publishers"] == 14
+        assert sorted(source for source, _ in stream.places()) == ["pod-0", "pod-1", "pod-2"]
+
+
+async def test_publishers_that_are_silent_make_room_and_their_accounts_stay():
+    async with connected(most_publishers=2, forget_seconds=0.05) as (stream, subscriber, (publisher,)):
+        for topic in (b"gone-1", b"gone-2"):
+            publisher.send_multipart([topic, b"short", b""])
+            publisher.send_multipart([topic, number(0), stored(1)])
+            publisher.send_multipart([topic, number(3), b"\xc1"])
+        await settled(stream, subscriber, 6)
+        before = subscriber.statistics()
+        sent = 0
+        while not subscriber.statistics().forgotten_publishers:
+            publisher.send_multipart([b"new", number(sent), stored(2)])
+            sent += 1
+            await anyio.sleep(0.05)
+        await until(lambda: subscriber.statistics().messages == 6 + sent)
+        await stream.flush()
+        statistics = subscriber.statistics()
+        assert statistics.forgotten_publishers == 2
+        assert statistics.batches > before.batches
+        assert statistics.lost_batches == before.lost_batches == 4
+        assert statistics.refused["batch"] == 2
+        assert "new" in {source for source, _ in stream.places()}
+
+
+async def test_topics_become_valid_names_that_stay_apart():
+    topics = [b"x" * 1000, b"x" * 999, b"\xff\xfe", b"\xff\xfd", "\u00e9\u00e9".encode(), b"", b"y" * 5000]
+    async with connected() as (stream, subscriber, (publisher,)):
+        for topic in topics:
+            publisher.send_multipart([topic, number(0), stored(1, rank=4095)])
+        await until(lambda: subscriber.statistics().messages == len(topics))
+        await settled(stream, subscriber, len(topics) - 1)
+        sources = {source for source, _ in stream.places()}
+        assert len(sources) == len(topics) - 1
+        assert "\u00e9\u00e9/dp4095" in sources
+        assert all(len(source) <= 256 and source.encode() for source in sources)
+        assert subscriber.statistics().refused == {"topic": 1}
+
+
+async def test_publishers_of_one_given_source_are_sources_of_their_own():
+    port = free_port()
+    with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
+        publisher.setsockopt(zmq.LINGER, 0)
+        async with listening(f"zmq://*:{port}?source=fleet") as (stream, subscriber):
+            publisher.connect(f"tcp://127.0.0.1:{port}")
+            await to_thread.run_sync(publisher.recv)
+            for topic in (b"a", b"b"):
+                for seq in range(3):
+                    publisher.send_multipart([topic, number(seq), stored(seq)])
+            await settled(stream, subscriber, 6)
+            assert {source for source, _ in stream.places()} == {"fleet", "fleet/b"}
+            assert stream.summary().accounts.duplicate_frames == 0
+
+
+async def test_a_socket_that_fails_is_opened_again():
+    with Engine() as engine:
+        subscriber = KVEventSubscriber(engine.url)
+        items = subscriber.read()
+        with anyio.fail_after(DEADLINE):
+            engine.publish([stored(1)])
+            first = await anext(items)
+            # Now the generator waits for us, and will find its socket closed.
+            subscriber._context.destroy(linger=0)
+            engine.publish([stored(2)])
+            second = await anext(items)
+            assert [first.blocks.tolist(), second.blocks.tolist()] == [[1], [2]]
+            assert subscriber.faults.counts["zmq", "socket"] == 1
+            await items.aclose()
+
+
+async def test_nothing_stays_open_after_reading_was_cancelled():
+    def open_files():
+        return len(os.listdir("/proc/self/fd"))
+
+    with Engine() as engine:
+        for _ in range(2):
+            async with subscribed(engine) as (_, (subscriber,)):
+                engine.publish([stored(1)])
+                await until(lambda: subscriber.statistics().batches)
+                during = open_files()
+            assert open_files() < during
+        assert subscriber._context is None

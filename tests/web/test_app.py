@@ -3,9 +3,11 @@
 import json
 import socket
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 import anyio
 import httpx2
+import msgspec
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -52,7 +54,7 @@ async def first(events, kind):
 
 
 async def test_every_route_tells_what_the_stream_knows():
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         await send_chat(stream)
         summary = (await client.get("api/summary")).json()
         assert summary == json.loads(json.dumps(stream.summary().to_dict()))
@@ -90,7 +92,7 @@ async def test_every_route_tells_what_the_stream_knows():
 
 
 async def test_a_wrong_question_is_answered_with_what_was_wrong():
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         await send_chat(stream, 1_000)
         await send_chat(stream, 1_000, source="vllm-1")
         refused = await client.get("api/history", params={"windows": "many"})
@@ -105,7 +107,10 @@ async def test_a_wrong_question_is_answered_with_what_was_wrong():
 
 
 async def test_without_the_token_nothing_is_told():
-    async with served(token="s3cret") as (_, url), httpx2.AsyncClient(base_url=url) as client:
+    async with (
+        served(token="s3cret") as (_, url),
+        httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client,
+    ):
         for path in ("", "metrics", "api/summary", "api/alerts", "events", "static/app.js", "?token=wrong"):
             refused = await client.get(path)
             assert refused.status_code == 401, path
@@ -117,14 +122,14 @@ async def test_without_the_token_nothing_is_told():
             await client.get("api/summary", headers={"authorization": "Bearer s3cret"})
         ).status_code == 200
         welcome = await client.get("", params={"token": "s3cret"})
-        assert (welcome.status_code, welcome.headers["location"]) == (303, "/")
+        assert (welcome.status_code, welcome.headers["location"]) == (303, "./")
         assert "HttpOnly" in welcome.headers["set-cookie"]
-        assert "s3cret" not in welcome.headers["location"]
+        assert "s3cret" not in str(welcome.headers)
         assert (await client.get("api/summary")).status_code == 200, "by the cookie"
 
 
 async def test_pages_may_load_nothing_from_elsewhere():
-    async with served() as (_, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (_, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         for path in ("", "static/app.js", "api/summary"):
             answer = await client.get(path)
             policy = answer.headers["content-security-policy"]
@@ -141,6 +146,8 @@ def test_others_than_this_machine_need_a_token():
         HttpServer(KVStream(), Endpoint(host="0.0.0.0", port=0))
     HttpServer(KVStream(), Endpoint(host="0.0.0.0", port=0), token="s3cret")
     HttpServer(KVStream(), Endpoint(host="0.0.0.0", port=0), insecure=True)
+    with pytest.raises(ConfigError, match="empty"):
+        HttpServer(KVStream(), Endpoint(host="127.0.0.1", port=0), token="")
 
 
 def test_a_port_that_is_taken_is_told():
@@ -154,13 +161,16 @@ async def test_it_mounts_in_another_application():
     stream = KVStream()
     app = Starlette(routes=[Mount("/kvstream", stream.asgi(token="s3cret"))])
     transport = httpx2.ASGITransport(app=app)
-    async with stream, httpx2.AsyncClient(transport=transport, base_url="http://x") as client:
+    async with (
+        stream,
+        httpx2.AsyncClient(transport=transport, base_url="http://x", timeout=DEADLINE) as client,
+    ):
         await stream.producer("engine-0").allocated([1, 2])
         await stream.flush()
         assert (await client.get("/kvstream/healthz")).status_code == 200
         assert (await client.get("/kvstream/api/summary")).status_code == 401
         welcome = await client.get("/kvstream/", params={"token": "s3cret"})
-        assert welcome.headers["location"] == "/kvstream/"
+        assert welcome.headers["location"] == "./"
         assert (await client.get("/kvstream/api/summary")).json()["blocks_live"] == 2
         assert 'src="static/app.js"' in (await client.get("/kvstream/")).text
 
@@ -193,7 +203,7 @@ async def test_who_comes_again_gets_what_was_missed_and_no_more():
             assert [(await first(events, "alert"))[0] for _ in range(2)] == [f"{boot}-2", f"{boot}-3"]
         async with following(url, last_event_id="00000000-7") as events:  # of a run before this one
             assert (await first(events, "alert"))[0] == f"{boot}-1"
-        async with httpx2.AsyncClient(base_url=url) as client:
+        async with httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
             told = (await client.get("api/alerts")).json()
         assert [each["message"] for each in told["alerts"]] == ["message 3", "message 2", "message 1"]
         assert told["last_event_id"] == f"{boot}-3"
@@ -213,30 +223,192 @@ async def test_of_more_alerts_than_are_kept_the_number_is_told():
             assert (await first(events, "alert"))[0] == f"{boot}-501"
 
 
-async def test_one_client_too_many_is_turned_away_and_counted():
-    async with served(max_clients=1) as (_, url), httpx2.AsyncClient(base_url=url) as client:
-        async with following(url) as events:
-            await first(events, "hello")
-            refused = await client.get("events")
-            assert refused.status_code == 503
-            assert refused.headers["retry-after"]
-            told = (await client.get("healthz")).json()["clients"]
-            assert told == {"connected": 1, "refused": 1, "dropped": 0}
+async def test_one_client_too_many_displaces_the_one_that_has_followed_for_the_longest_time():
+    async with (
+        served(max_clients=1) as (stream, url),
+        httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client,
+    ):
+        async with following(url) as displaced:
+            number, _ = await first(displaced, "hello")
+            async with following(url) as events:
+                await first(events, "hello")
+                with anyio.fail_after(DEADLINE):
+                    assert "end" not in [kind async for kind, *_ in displaced], "it comes again by itself"
+                told = (await client.get("healthz")).json()["clients"]
+                assert told == {"connected": 1, "displaced": 1, "dropped": 0}
+                assert stream.faults.counts["http", "too_many_clients"] == 1
+                await tell(stream, alert(1))
+                await first(events, "alert")
         with anyio.fail_after(DEADLINE):
             while (await client.get("healthz")).json()["clients"]["connected"]:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
+        async with following(url, last_event_id=number) as events:
+            assert (await first(events, "alert"))[0].endswith("-1"), "what it missed while it was away"
+
+
+async def test_clients_that_stay_silent_keep_no_browser_out():
+    async with served(max_clients=8) as (stream, url):
+        port = int(url.rstrip("/").rsplit(":", 1)[1])
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(16)]
+        for each in silent:
+            each.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for _ in range(3):
+            async with following(url) as events:
+                await first(events, "hello")
+                await tell(stream, alert(1))
+                await first(events, "alert")
+        for each in silent:
+            each.close()
+
+
+IDS = (
+    *(
+        "",
+        "-",
+        "²",
+        "{boot}-²",
+        "{boot}-٣",
+        "{boot}-",
+        "{boot}--1",
+        "{boot}-1e9",
+        "{boot}-0x1",
+        "é",
+        "%",
+        "\x00",
+    ),
+    *("{boot}-" + "9" * 18, "{boot}-" + "9" * 5000, "x" * 9000, "{boot}-1,{boot}-2", " {boot}-1 ", "\udcff"),
+)
+
+
+async def test_an_event_id_of_any_form_is_answered():
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
+        boot = (await client.get("api/alerts")).json()["last_event_id"].partition("-")[0]
+        for text in IDS:
+            given = quote(text.format(boot=boot), errors="surrogateescape")
+            async with client.stream("GET", f"events?last_event_id={given}") as answer:
+                assert answer.status_code == 200, text
+            header = text.format(boot=boot).encode("utf-8", "surrogateescape")
+            if b"\x00" not in header and header == header.strip():  # else it is no header of HTTP
+                async with client.stream("GET", "events", headers={b"last-event-id": header}) as answer:
+                    assert answer.status_code == 200, text
+        assert not stream.faults.counts
+
+
+async def test_an_event_id_of_the_future_misses_no_alert():
+    async with served() as (stream, url):
         async with following(url) as events:
+            boot = (await first(events, "hello"))[1]
+        async with following(url, last_event_id=f"{boot}-{'9' * 18}") as events:
             await first(events, "hello")
+            await tell(stream, alert(1))
+            assert (await first(events, "alert"))[0] == f"{boot}-1"
+
+
+ACCEPTED = (
+    *(
+        "*/*",
+        "text/html;q=NaN",
+        "text/plain;version=²",
+        "text/plain;version=",
+        "text/plain;version=1.x.0;q=-1",
+    ),
+    *("application/openmetrics-text;version=", "application/openmetrics-text;version=9" * 200, ",,;;==", "é"),
+    *(
+        "application/openmetrics-text;version=1.0.0é;q=1e999",
+        "application/openmetrics-text;version=" + "9" * 5000,
+    ),
+    *("application/openmetrics-text;version=-1", "application/openmetrics-text; escaping=\x01;version=2.0.0"),
+    *(
+        "application/openmetrics-text;version=2.0.0;escaping=é",
+        "a" * 9000,
+        'text/plain;version=1.0.0;escaping="',
+    ),
+)
+
+
+async def test_an_accept_header_of_any_form_is_answered():
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
+        await send_chat(stream, 500)
+        for text in ACCEPTED:
+            if not text.isprintable():
+                continue
+            for path in ("metrics", "", "events", "api/summary"):
+                async with client.stream("GET", path, headers={b"accept": text.encode()}) as answer:
+                    assert answer.status_code == 200, (path, text)
+        assert not stream.faults.counts
+
+
+@pytest.mark.parametrize("name", ["limit", "windows", "source", "tier", "last_event_id"])
+async def test_a_question_of_any_form_is_no_error_of_the_server(name):
+    odd = (
+        "",
+        "%C2%B2",
+        "%D9%A3",
+        "-1",
+        "1e9",
+        "%FF",
+        "%00",
+        "%ED%A0%80",
+        "9" * 5000,
+        "%",
+        "%zz",
+        "a=b&=&&",
+        "[]",
+    )
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
+        await send_chat(stream, 500)
+        for path in (
+            "api/summary",
+            "api/state",
+            "api/history",
+            "api/blocks",
+            "api/alerts",
+            "api/distributions",
+        ):
+            for text in odd:
+                answer = await client.get(f"{path}?{name}={text}")
+                assert answer.status_code in (200, 400, 404), (path, text)
+                answer.json()
+        assert not stream.faults.counts
+
+
+async def test_an_error_ends_its_request_alone_and_is_counted(monkeypatch, caplog, capfd):
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
+
+        async def summarize(*place):
+            raise RuntimeError("\x1b[31mno\udcff")
+
+        monkeypatch.setattr(stream, "summarize", summarize)
+        for _ in range(20):
+            assert (await client.get("api/summary", params={"source": "x"})).status_code == 500
+        assert (await client.get("healthz")).status_code == 200
+        assert stream.faults.counts["http", "request_failed"] == 20
+        assert (
+            b'kvstream_faults_total{part="http",reason="request_failed"} 20.0'
+            in (await client.get("metrics")).content
+        )
+    assert 1 <= len(caplog.messages) <= 10, "one a second"
+    assert all(record.exc_info is None for record in caplog.records)
+    assert "\x1b" not in caplog.text
+    assert "Traceback" not in capfd.readouterr().err
+
+
+async def test_text_that_no_encoding_holds_is_shown_escaped():
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
+        await tell(stream, msgspec.structs.replace(alert(1), message="b\udcff"))
+        async with following(url, last_event_id="x") as events:
+            assert json.loads((await first(events, "alert"))[1])["message"] == "b\\udcff"
+        assert (await client.get("api/alerts")).json()["alerts"][0]["message"] == "b\\udcff"
 
 
 async def test_a_client_that_takes_nothing_is_dropped_and_delays_nobody(monkeypatch):
     monkeypatch.setattr(events_module, "_SLOW_SECONDS", 0.3)
-    async with served() as (stream, url), httpx2.AsyncClient(base_url=url) as client:
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         port = int(url.rstrip("/").rsplit(":", 1)[1])
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             slow.connect(("127.0.0.1", port))
-            slow.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+            slow.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             with anyio.fail_after(DEADLINE):
                 while (await client.get("healthz")).json()["clients"]["dropped"] == 0:
                     await tell(stream, *map(alert, range(500)))
@@ -244,3 +416,4 @@ async def test_a_client_that_takes_nothing_is_dropped_and_delays_nobody(monkeypa
                     await anyio.sleep(0.01)
         assert stream.summary().accounts.balanced
         assert (await client.get("healthz")).json()["clients"]["connected"] == 0
+        assert stream.faults.counts["http", "slow_client"] == 1

@@ -1,15 +1,20 @@
 """The dashboard in a real browser."""
 
+import json
 import re
+from urllib.parse import quote
 
-import anyio
+import msgspec
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import expect
 
 from kvstream import Labels
 from kvstream.alerts.types import AlertLevel
+from kvstream.text.escape import for_terminal, for_unicode
 from tests.serving import DEADLINE, alert, send_chat, served, tell
+from tests.text.test_escape import HOSTILE_NAMES
+from tests.waiting import until
 
 expect.set_options(timeout=DEADLINE * 1000)
 
@@ -109,7 +114,7 @@ async def test_ten_thousand_alerts_do_it_no_harm(browser):
         await expect(page.locator("#connection")).to_have_text("live")
         for start in range(0, 10_000, 100):
             await tell(stream, *map(alert, range(start, start + 100)))
-            await anyio.sleep(0.01)
+            await until(lambda end=start + 100: stream.statistics().subscribers[0].delivered >= end)
         await expect(page.locator("#alert-count")).to_contain_text("200 shown of 10,000 told")
         await expect(page.locator("#alerts tbody tr")).to_have_count(200)
         await expect(page.locator("#alerts tbody tr").first).to_contain_text("message 9999")
@@ -167,3 +172,38 @@ async def test_with_a_token_it_opens_by_the_link_alone(browser):
         await page.goto(f"{url}?token=s3cret")
         await expect(page.locator("#accounts")).to_contain_text("1,000")
         assert "s3cret" not in page.url
+
+
+async def test_hostile_names_are_shown_as_text(browser):
+    names = [name for name in HOSTILE_NAMES.values() if len(name) <= 256 and "\\ud" not in for_unicode(name)]
+    async with served() as (stream, url), browser() as (page, complaints):
+        dialogs = []
+        page.on("dialog", lambda dialog: dialogs.append(dialog))
+        for name in names:
+            await stream.producer(name, name).allocated(range(10), labels=Labels(tenant=name))
+        await stream.flush()
+        told = [
+            msgspec.structs.replace(alert(n), source=name, tier=name, rule=name, message=name, hint=name)
+            for n, name in enumerate(names)
+        ]
+        await tell(stream, *told)
+        await page.goto(url)
+        await expect(page.locator("#alerts tbody tr").first).to_be_visible()
+        for name in names:
+            shown = for_terminal(name)
+            for selector in ("#caches button", "#place option", "#owners td", "#alerts td"):
+                found = await page.locator(selector).all_text_contents()
+                assert any(shown in text for text in found), (selector, shown)
+        assert await page.locator("main script, main b, [onmouseover]").count() == 0
+        hostile = json.dumps([names[0], names[0]])
+        for query in (
+            f"?place={quote(hostile)}",
+            "?place=%5B",
+            "?place=[1,2]",
+            "?place={}",
+            "?place=%FF%00<script>",
+        ):
+            await page.goto(url + query)
+            await expect(page.locator("#connection")).to_have_text("live")
+        assert dialogs == []
+        assert complaints == []

@@ -2,13 +2,13 @@
 
 /* The dashboard: follows a stream's events and shows what they say. */
 (() => {
-  const { count, ratio, percent, seconds, clock, dated, element, fill } = kvFormat;
+  const { count, ratio, percent, seconds, clock, dated, shown, element, fill } = kvFormat;
   const get = (id) => document.getElementById(id);
   const LEVELS = ["info", "warning", "critical"];
   const ALERTS_KEPT = 1000, ALERTS_SHOWN = 200, WINDOWS_SHOWN = 600, CACHES_SHOWN = 50;
   const STALE_MS = 5000, SILENT_MS = 10000, SLOWLY_MS = 5000;
 
-  let place = new URLSearchParams(location.search).get("place") ?? "";
+  let place = given(new URLSearchParams(location.search).get("place"));
   let events = null; // the EventSource
   let boot = "", state = null, processed = -1;
   let heardAt = 0, movedAt = 0; // when a state came, and when it last had new events
@@ -17,6 +17,16 @@
   let distributions = null, blocks = null;
 
   // What was chosen
+
+  /* The place that an address names; any, if it is none. */
+  function given(text) {
+    try {
+      const pair = JSON.parse(text ?? "");
+      return Array.isArray(pair) && pair.length === 2 && pair.every((name) => typeof name === "string") ? text : "";
+    } catch {
+      return "";
+    }
+  }
 
   const query = (more = {}) => {
     const [source, tier] = place ? JSON.parse(place) : ["", ""];
@@ -216,7 +226,7 @@
     }
     health.className = kind;
     const said = [["health-word", word], ["health-why", why], ["health-try", hint]];
-    for (const [id, text] of said) if (get(id).textContent !== text) get(id).textContent = text;
+    for (const [id, text] of said) if (get(id).textContent !== shown(text)) get(id).textContent = shown(text);
     const verdict = state.verdict.join("\n");
     if (get("verdict").dataset.said !== verdict) {
       get("verdict").dataset.said = verdict;

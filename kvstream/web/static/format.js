@@ -20,9 +20,17 @@ const kvFormat = (() => {
 
   const dated = (ts) => `${new Date(ts * 1000).toLocaleDateString("en-CA")} ${clock(ts)}`;
 
+  // Names come from outside: what would break a line or turn its direction is shown by its number.
+  const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+  const shown = (text) => String(text).replace(UNPRINTABLE, (character) => {
+    const point = character.charCodeAt(0);
+    return point < 0x100 ? `\\x${point.toString(16).padStart(2, "0")}` : `\\u${point.toString(16).padStart(4, "0")}`;
+  });
+
   function element(name, text, attributes = {}) {
     const made = document.createElement(name);
-    if (text !== undefined && text !== null) made.textContent = text;
+    if (text !== undefined && text !== null) made.textContent = shown(text);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     return made;
   }
@@ -44,5 +52,5 @@ const kvFormat = (() => {
     table.replaceChildren(thead, tbody);
   }
 
-  return { count, ratio, percent, seconds, clock, dated, element, fill };
+  return { count, ratio, percent, seconds, clock, dated, shown, element, fill };
 })();

@@ -1,0 +1,172 @@
+"""DropWatch: alerts on events that never reach a cache, as a limit refuses them or they have come before.
+
+No window of event time holds them, so they are looked at in windows of the clock.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from kvstream.alerts.rule import Rule
+from kvstream.alerts.silences import Silences
+from kvstream.alerts.types import DROP_METRICS, CacheAlert, MetricType, fingerprint
+from kvstream.metrics.summary import ALL
+from kvstream.words import time_of_day
+
+_KIND_METRICS = {
+    "repeated": MetricType.REPEATED_FRAMES,
+    "stale": MetricType.STALE_FRAMES,
+    "conflicting": MetricType.CONFLICTING_FRAMES,
+}
+
+
+_SHARE_WINDOWS = 30
+
+
+class DropWatch:
+    """Follows what a stream refuses and which sources send frames that have come before.
+
+    Args:
+        rules: The stream's rules; those on other metrics are passed over.
+        silences: Alerts not to be published.
+        describe_limit: Says which limit a drop reason stands for, with its setting and value.
+    """
+
+    def __init__(self, rules: Sequence[Rule], silences: Silences, describe_limit: Mapping[str, str]) -> None:
+        self._rules = {
+            metric: [rule for rule in rules if rule.enabled and rule.metric is metric]
+            for metric in DROP_METRICS
+        }
+        self._silences, self._describe_limit = silences, describe_limit
+        self._seen: dict[tuple[str, str], int] = {}  # by source and drop reason or kind of duplicate
+        self._episodes: dict[tuple[str, str], list[_Episode]] = {}
+
+    def look(
+        self, refused: Mapping[str, int], duplicates: Iterable[tuple[str, Mapping[str, int]]], now: float
+    ) -> list[CacheAlert]:
+        """Close a window of the clock.
+
+        Args:
+            refused: Events refused so far, by drop reason.
+            duplicates: For each source, its frames that had come before so far, by kind.
+            now: Seconds since the Unix epoch.
+
+        Returns:
+            The alerts that fired or resolved.
+        """
+        for (source, kind), count in self._counts(refused, duplicates):
+            if (source, kind) not in self._seen:
+                self._begin(source, kind)
+            new = count - self._seen.get((source, kind), 0)
+            self._seen[source, kind] = count
+            for episode in self._episodes[source, kind]:
+                episode.new = new
+        return [
+            alert
+            for episodes in self._episodes.values()
+            for episode in episodes
+            if (alert := episode.close_window(now)) is not None
+        ]
+
+    def firing(self) -> list[CacheAlert]:
+        """Return the alerts that fire."""
+        return [e.alert for episodes in self._episodes.values() for e in episodes if e.alert is not None]
+
+    def forget(self, source: str, why: str, now: float) -> list[CacheAlert]:
+        """Forget a source; return its alerts, resolved with a message."""
+        gone = [key for key in self._seen if key[0] == source]
+        ended = [episode.end(why, now) for key in gone for episode in self._episodes.pop(key)]
+        for key in gone:
+            del self._seen[key]
+        return [alert for alert in ended if alert is not None]
+
+    @staticmethod
+    def _counts(
+        refused: Mapping[str, int], duplicates: Iterable[tuple[str, Mapping[str, int]]]
+    ) -> Iterator[tuple[tuple[str, str], int]]:
+        yield from (((ALL, reason), events) for reason, events in refused.items())
+        for source, frames_by_kind in duplicates:
+            yield from (((source, kind), frames) for kind, frames in frames_by_kind.items())
+
+    def _begin(self, source: str, kind: str) -> None:
+        limit = self._describe_limit.get(kind, "") if source == ALL else ""
+        metric = _KIND_METRICS.get(kind, MetricType.REFUSED_EVENTS)
+        self._episodes[source, kind] = [
+            _Episode(rule, source, limit, kind, self._silences) for rule in self._rules[metric]
+        ]
+
+
+class _Episode:
+    """One rule on one kind of drops, from window to window."""
+
+    def __init__(self, rule: Rule, source: str, limit: str, kind: str, silences: Silences) -> None:
+        self.new = 0  # dropped in the open window
+        self.alert: CacheAlert | None = None
+        self._rule, self._source, self._limit, self._kind = rule, source, limit, kind
+        self._silences = silences
+        self._recent: deque[bool] = deque(maxlen=_SHARE_WINDOWS)  # whether there were any in a window
+        self._good_since: float | None = None
+        self._published = False
+
+    def close_window(self, now: float) -> CacheAlert | None:
+        """Return the alert if it is to be published."""
+        self._recent.append(self.new > 0)
+        # Of duplicates it counts in how many windows there were any: a thousand at once, after a reconnect,
+        # are normal.
+        value = float(self.new) if self._limit else sum(self._recent) / _SHARE_WINDOWS
+        self.new = 0
+        if self.alert is None:
+            if value >= self._rule.threshold and (self._limit or len(self._recent) == _SHARE_WINDOWS):
+                self.alert = self._alert(value, now)
+        elif value > self._rule.clear:
+            self._good_since = None
+        else:
+            self._good_since = now if self._good_since is None else self._good_since
+            if now - self._good_since >= self._rule.clear_seconds:
+                return self.end(f"over after {now - self.alert.started_at:,.0f} s", now)
+        return self._to_publish(now)
+
+    def end(self, message: str, now: float) -> CacheAlert | None:
+        """Resolve the alert; return it if it had been published."""
+        ended, published = self.alert, self._published
+        self.alert, self._published, self._good_since = None, False, None
+        if ended is None or not published:
+            return None
+        return replace(ended, state="resolved", message=message, timestamp=now, hint="", muted_by="")
+
+    def _to_publish(self, now: float) -> CacheAlert | None:
+        if self.alert is None:
+            return None
+        muted_by = self._silences.reason(self.alert, now)
+        if muted_by != self.alert.muted_by:
+            self.alert = replace(self.alert, muted_by=muted_by)
+        if muted_by or self._published:
+            return None
+        self._published = True
+        return self.alert
+
+    def _alert(self, value: float, now: float) -> CacheAlert:
+        rule = self._rule
+        message = rule.message.format(
+            value=value, threshold=rule.threshold, baseline=0.0, since=time_of_day(now)
+        )
+        name = fingerprint(rule.name, self._source, self._kind if self._limit else ALL)
+        return CacheAlert(
+            level=rule.level,
+            state="firing",
+            rule=rule.name,
+            metric=rule.metric,
+            message=f"{message}: {self._limit}" if self._limit else message,
+            value=value,
+            threshold=rule.threshold,
+            source=self._source,
+            tier=ALL,
+            timestamp=now,
+            started_at=now,
+            fingerprint=name,
+            incident=f"{name}-{round(now)}",
+            runbook=rule.name,
+            hint=rule.hint,
+            labels={**rule.labels, "limit": self._kind} if self._limit else rule.labels,
+        )

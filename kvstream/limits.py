@@ -1,0 +1,101 @@
+"""StreamLimits: how much a stream holds at most, over the monitors of all consumers, and what it refuses."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from kvstream.blocks.table import BlockTable
+from kvstream.config import MetricsConfig
+from kvstream.events.frame import EventFrame
+from kvstream.events.types import Op
+
+logger = logging.getLogger("kvstream")
+
+TOO_MANY_CACHES, TOO_MANY_TIERS, TOO_MANY_BLOCKS = "too_many_caches", "too_many_tiers", "too_many_blocks"
+
+
+class StreamLimits:
+    """Counts the caches and live blocks of a stream, and refuses those beyond its settings.
+
+    Args:
+        config: The settings.
+
+    Attributes:
+        refused: Events refused so far, by drop reason.
+    """
+
+    def __init__(self, config: MetricsConfig) -> None:
+        self.refused: Counter[str] = Counter()
+        self._config = config
+        self._tables: set[BlockTable] = set()
+        self._live_at_most = 0  # blocks live when they were last counted, and all events begun since
+
+    @property
+    def reached(self) -> bool:
+        """Whether there is no room for another cache."""
+        return len(self._tables) >= self._config.max_caches
+
+    def reason_against(self, tiers: int) -> str | None:
+        """Return why a source of so many tiers can have no other one; None if it can."""
+        if tiers >= self._config.max_tiers:
+            return TOO_MANY_TIERS
+        return TOO_MANY_CACHES if self.reached else None
+
+    def hold(self, table: BlockTable) -> None:
+        """Take in a cache."""
+        self._tables.add(table)
+
+    def release(self, table: BlockTable) -> None:
+        """Give the place of a cache back."""
+        self._tables.discard(table)
+
+    def refuse(self, reason: str, events: int) -> None:
+        """Count refused events."""
+        if reason not in self.refused:
+            logger.warning("events are dropped (%s): %s", reason, self.describe(reason))
+        self.refused[reason] += events
+
+    def describe(self, reason: str) -> str:
+        """Return which limit is reached, with its setting and its value."""
+        what, setting, most = {
+            TOO_MANY_CACHES: ("caches", "max_caches", self._config.max_caches),
+            TOO_MANY_TIERS: ("tiers of one source", "max_tiers", self._config.max_tiers),
+            TOO_MANY_BLOCKS: ("live blocks", "max_live_blocks", self._config.max_live_blocks),
+        }[reason]
+        return f"more than {most:,} {what} ({setting} = {most})"
+
+    def descriptions(self) -> dict[str, str]:
+        """Return what ``describe`` says of each drop reason."""
+        return {
+            reason: self.describe(reason) for reason in (TOO_MANY_CACHES, TOO_MANY_TIERS, TOO_MANY_BLOCKS)
+        }
+
+    def fitting(self, table: BlockTable, frames: Sequence[EventFrame]) -> tuple[Sequence[EventFrame], int]:
+        """Return frames of one cache without the allocations that would make too many blocks live.
+
+        Where there is room for all events of the frames, as nearly always, no block is looked at. Otherwise
+        each block that was not live before the frames needs room for each time that it is allocated.
+
+        Returns:
+            The frames, and how many events were left out; those are not yet counted as refused.
+        """
+        events = sum(len(frame.ops) for frame in frames)
+        if self._live_at_most + events > self._config.max_live_blocks:
+            self._live_at_most = sum(held.live_count for held in self._tables)
+        room = self._config.max_live_blocks - self._live_at_most
+        if events <= room:
+            self._live_at_most += events
+            return frames, 0
+        fitting: list[EventFrame] = []
+        for frame in frames:
+            begins = (frame.ops == Op.ALLOC) | (frame.ops == Op.STORE)
+            needs_room = begins & ~table.holds(frame.blocks)
+            beyond = needs_room & (np.cumsum(needs_room) > room)
+            taken = int(np.count_nonzero(needs_room & ~beyond))
+            room -= taken
+            self._live_at_most += taken
+            fitting.append(frame.take(~beyond) if beyond.any() else frame)
+        kept = [frame for frame in fitting if len(frame.ops)]
+        return kept, events - sum(len(frame.ops) for frame in kept)

@@ -1,0 +1,147 @@
+"""JsonPost: one attempt to post JSON to a URL, with every size and time bounded."""
+
+import datetime
+import hashlib
+import hmac
+import re
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import anyio
+
+from kvstream.errors import ConfigError, MissingExtraError, UndeliveredError
+from kvstream.text.json import encode_json
+
+SIGNATURE_HEADER = "X-Kvstream-Signature"
+
+_MAY_PASS = (408, 425, 429)  # and all from 500 on
+_SAY_WHEN = (429, 503)
+_LONGEST_RETRY_AFTER = 600.0
+_HOST = re.compile(rb"[\w.-]+|[0-9a-fA-F:.]*:[0-9a-fA-F:.%\w]*")
+_ANSWER_BYTES = 300  # of a refusal's body are shown
+
+
+class JsonPost:
+    """Posts JSON to a URL.
+
+    Args:
+        url: ``http://`` or ``https://``.
+        secret: Signs each body, as ``signature`` says.
+        timeout: Seconds for one attempt.
+
+    Attributes:
+        place: Scheme, host and port of the URL, which is all of it that may be shown: its path, its query
+            and what stands before ``@`` can be secrets.
+
+    Raises:
+        ConfigError: If the URL cannot be posted to.
+        MissingExtraError: If ``kvstream[webhook]`` is not installed.
+    """
+
+    def __init__(self, url: str, *, secret: str | None = None, timeout: float = 5.0) -> None:
+        try:
+            import httpx2
+        except ImportError:
+            raise MissingExtraError("posting alerts", "webhook") from None
+        self._http: Any = httpx2
+        self._url, self.place = self._checked(url)
+        self._secret, self._timeout = secret, timeout
+        # Made once, as loading certificates takes longer than a frame of events.
+        self._certificates = httpx2.create_ssl_context()
+
+    def _checked(self, url: str) -> tuple[Any, str]:
+        try:
+            parsed = self._http.URL(url)
+            host, port = parsed.host, parsed.port
+        except (self._http.InvalidURL, ValueError) as error:
+            raise ConfigError(f"cannot post to {_shown(url)!r}: {error}; write https://HOST/PATH") from None
+        if parsed.scheme not in ("http", "https"):
+            raise ConfigError(
+                f"cannot post to {_shown(url)!r}: its scheme is neither http nor https; write https://HOST/PATH"
+            )
+        if not _HOST.fullmatch(parsed.raw_host):
+            raise ConfigError(f"cannot post to {_shown(url)!r}: it names no host; write https://HOST/PATH")
+        if port is not None and not 0 < port < 65_536:
+            raise ConfigError(f"cannot post to {_shown(url)!r}: it names no port; write https://HOST/PATH")
+        named = f"[{host}]" if ":" in host else host
+        return parsed, f"{parsed.scheme}://{named}{'' if port is None else f':{port}'}"
+
+    async def send(self, payload: Any) -> None:
+        """Post a payload as JSON, once.
+
+        Raises:
+            UndeliveredError: If there was no answer in time, or one that may change (408, 425, 429, 5xx),
+                with the ``Retry-After`` of 429 and 503, at most ten minutes. The httpx2 error is its cause.
+            httpx2.HTTPStatusError: If the endpoint refuses the payload.
+        """
+        body = encode_json(payload)
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if self._secret is not None:
+            headers[SIGNATURE_HEADER] = signature(self._secret, body, int(time.time()))
+        try:
+            with anyio.fail_after(self._timeout):
+                async with (
+                    self._http.AsyncClient(verify=self._certificates, timeout=self._timeout) as client,
+                    client.stream("POST", self._url, content=body, headers=headers) as response,
+                ):
+                    await self._check(response)
+        except self._http.TransportError as error:
+            raise UndeliveredError(f"{type(error).__name__} {error}".strip()) from error
+        except TimeoutError as error:
+            raise UndeliveredError(f"no answer within {self._timeout:g} s") from error
+
+    async def _check(self, response: Any) -> None:
+        if response.is_success:
+            return
+        answer = f"answered {response.status_code} {response.reason_phrase}".strip()
+        if response.status_code in _MAY_PASS or response.status_code >= 500:
+            error = self._http.HTTPStatusError(answer, request=response.request, response=response)
+            after = None
+            if response.status_code in _SAY_WHEN:
+                after = retry_after(response.headers.get("Retry-After", ""), time.time())
+            raise UndeliveredError(answer, after) from error
+        async for some in response.aiter_raw():
+            answer += f": {some[:_ANSWER_BYTES].decode(errors='replace')}"
+            break
+        raise self._http.HTTPStatusError(
+            f"{self.place} {answer}", request=response.request, response=response
+        )
+
+
+def retry_after(header: str, now: float) -> float | None:
+    """Return the seconds that a ``Retry-After`` header asks for, at most 600; None if it says nothing.
+
+    Args:
+        header: Seconds or an HTTP date.
+        now: Seconds since the Unix epoch.
+    """
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), _LONGEST_RETRY_AFTER)
+    try:
+        date = parsedate_to_datetime(text)
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=datetime.UTC)
+        return min(max(0.0, date.timestamp() - now), _LONGEST_RETRY_AFTER)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def signature(secret: str, body: bytes, at: int) -> str:
+    """``t={at},v1={hex}``: HMAC-SHA256 of ``{at}.{body}``, so that neither can be changed later.
+
+    Args:
+        secret: Known to both sides.
+        body: The body as sent.
+        at: Seconds since the Unix epoch.
+    """
+    digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={at},v1={digest}"
+
+
+def _shown(url: str) -> str:
+    """Return what of a mistaken URL can hold no secret: its scheme, and its host if that ends somewhere."""
+    scheme, separator, rest = url.rpartition("://")
+    host = rest.partition("/")[0].partition("?")[0].partition("#")[0].rpartition("@")[2]
+    return f"{scheme}{separator}{host}"

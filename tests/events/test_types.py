@@ -1,0 +1,59 @@
+import msgspec
+import numpy as np
+import pytest
+
+from kvstream import EventFrame, KVStream, Labels
+from kvstream.errors import ConfigError, MalformedInputError
+from kvstream.events.types import MAX_NAME, checked_labels, checked_name
+
+NO_NAMES = ("", "x" * (MAX_NAME + 1), "a\udcff", "\ud800", 5, b"acme")
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+async def test_what_is_no_name_is_refused_at_the_entry(name):
+    async with KVStream() as stream:
+        engine = stream.producer("engine-0")
+        with pytest.raises(MalformedInputError):
+            checked_name(name)
+        for label in Labels.__struct_fields__:
+            with pytest.raises(MalformedInputError):
+                await engine.allocated([1, 2], labels=Labels(**{label: name}))
+            with pytest.raises(MalformedInputError):
+                engine.record_allocated([1, 2], labels=Labels(**{label: name}))
+        with pytest.raises(ConfigError):
+            stream.producer(name)
+        with pytest.raises(ConfigError):
+            stream.producer("engine-0", name)
+        await engine.allocated([3], labels=Labels(tenant="acme"))
+        await stream.flush()
+        accounts = stream.accounts()
+        assert (accounts.offered, accounts.processed, accounts.balanced) == (1, 1, True)
+
+
+def test_decoders_refuse_the_same():
+    for name in filter(lambda name: isinstance(name, str), NO_NAMES):
+        with pytest.raises((msgspec.ValidationError, UnicodeError)):
+            msgspec.json.decode(msgspec.json.encode({"tenant": name}), type=Labels)
+
+
+def test_names_of_any_script_are_names():
+    for name in ("é", "日本", "x" * MAX_NAME, " ", "\x00"):
+        assert checked_labels(Labels(tenant=name, group=name)).tenant == name
+
+
+def frame_of(source="engine-0", tier="gpu", labels=None):
+    """A frame made by hand, which nothing has checked."""
+    columns = np.zeros(2, np.uint8), np.arange(2), np.ones(2, np.int64)
+    return EventFrame(*columns, source, tier, labels=(labels or Labels(),), label_of=np.ones(2, np.uint16))
+
+
+async def test_frames_made_by_hand_with_odd_names_end_nothing():
+    async with KVStream() as stream:
+        for odd in ({"source": "a\udcff"}, {"tier": "a\udcff"}, {"source": ""}, {"tier": "x" * 1000}):
+            with pytest.raises(MalformedInputError):
+                await stream.send(frame_of(**odd))
+        await stream.send(frame_of(labels=Labels(tenant="")))
+        await stream.send(frame_of(labels=Labels(tenant="a\udcff")))
+        await stream.flush()
+        assert [owner.value for owner in stream.summary().labels.get("tenant", [])] in ([], ["other"])
+        assert stream.accounts().processed == 4

@@ -1,0 +1,103 @@
+"""Recordings on disk: appended to or numbered on, never overwritten unasked."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from kvstream.errors import ConfigError
+from kvstream.events.frame import EventFrame
+from kvstream.events.types import Malformed
+from kvstream.sinks.event_log import EventLogWriter, RotatingWriter
+from kvstream.sources.reader import EventReader
+
+
+def frame(first, n=10):
+    return EventFrame(np.zeros(n, np.uint8), np.arange(first, first + n), np.arange(n) + 1, "s")
+
+
+def write(path, first, existing="append"):
+    with EventLogWriter(str(path), existing=existing) as writer:
+        writer.write(frame(first))
+
+
+def read(path):
+    reader = EventReader(str(path))
+    items = [*reader.feed(path.read_bytes()), *reader.finish()]
+    blocks = [block for item in items if isinstance(item, EventFrame) for block in item.blocks.tolist()]
+    return blocks, [item for item in items if isinstance(item, Malformed)]
+
+
+APPENDABLE = ["jsonl", "kvlog", "frames", "jsonl.gz", "kvlog.gz", "kvlog.zst", "frames.zst"]
+
+
+@pytest.mark.parametrize("ending", APPENDABLE)
+def test_a_recording_that_exists_is_appended_to(tmp_path, ending):
+    path = tmp_path / f"day.{ending}"
+    for first in (0, 10, 20):
+        write(path, first)
+    assert read(path) == (list(range(30)), [])
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "kvlog"])
+def test_a_torn_end_costs_no_more_than_itself(tmp_path, ending):
+    path = tmp_path / f"day.{ending}"
+    write(path, 0)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[len(whole) // 2 : -3] if ending == "jsonl" else whole + whole[8:-3])
+    write(path, 50)
+    blocks, bad = read(path)
+    assert [block for block in blocks if block >= 50] == list(range(50, 60))
+    assert blocks[:10] == list(range(10))
+    assert len(bad) in (1, 2)  # a torn line can be two pieces here: its start is missing, too
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl.gz", gzip.compress(b'{"type":"alloc","block":1,"ts":5}\n' * 100, mtime=0)[:-9], "damaged"),
+        ("a.wire", b"\x94\xcf", "cannot be appended to"),
+        ("a.kvlog", b"something else", "something else"),
+        ("a.jsonl", b"\x89PNG\r\n", "something else"),
+        ("a.jsonl.gz", b"not compressed", "something else"),
+    ],
+    ids=["torn gzip", "a capture", "no kvlog", "a picture", "no gzip"],
+)
+def test_what_cannot_be_appended_to_is_refused_and_kept(tmp_path, name, content, says):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=says):
+        write(path, 0)
+    assert path.read_bytes() == content
+
+
+def test_parts_are_numbered_after_those_that_are_there(tmp_path):
+    for name in ("day-0001.kvlog", "day-0007.kvlog", "day-0009.jsonl", "today-0020.kvlog"):
+        (tmp_path / name).write_bytes(b"kept")
+    writer = RotatingWriter(str(tmp_path / "day.kvlog"), most_bytes=1)
+    for first in (0, 10):
+        writer.write(frame(first))
+    writer.close()
+    assert [path.rpartition("/")[2] for path in writer.paths] == ["day-0008.kvlog", "day-0009.kvlog"]
+    assert read(tmp_path / "day-0009.kvlog")[0] == list(range(10, 20))
+    assert (tmp_path / "day-0007.kvlog").read_bytes() == b"kept"
+
+
+def test_two_recordings_at_once_share_no_part(tmp_path):
+    first, second = (RotatingWriter(str(tmp_path / "day.jsonl"), most_bytes=1) for _ in range(2))
+    for n in range(3):
+        first.write(frame(10 * n))
+        second.write(frame(100 + 10 * n))
+    first.close()
+    second.close()
+    assert not set(first.paths) & set(second.paths)
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_force_replaces_a_recording(tmp_path):
+    path = tmp_path / "day.jsonl"
+    write(path, 0)
+    writer = RotatingWriter(str(path), force=True)
+    writer.write(frame(70))
+    writer.close()
+    assert read(path) == (list(range(70, 80)), [])

@@ -1,0 +1,159 @@
+"""Mutated payloads of real captures for the decoders of KV events.
+
+    python -m tests.sources.fuzz_wire COUNT [SEED] [CAPTURE...]
+
+Each mutant goes through the plain and the compiled decoder, which must agree; nothing may be raised. Prints
+how many mutants there were, and how many got past the outermost header of a batch.
+"""
+
+import gzip
+import os
+import random
+import resource
+import struct
+import sys
+from collections import Counter
+from copy import deepcopy
+
+import msgspec
+
+from kvstream.sources.kv_events import KVEventDecoder
+from kvstream.sources.wire_capture import wire_message_parser
+from tests.publisher import captured
+from tests.strategies import mutated
+
+HEADER_BYTES = 11  # of a batch: the head of the array, the time, the head of the events
+LONGEST = 1500  # bytes of a payload that is mutated
+ODD = [
+    None,
+    True,
+    0,
+    -1,
+    2**63,
+    2**64 - 1,
+    -(2**63),
+    1e300,
+    float("nan"),
+    float("inf"),
+    "",
+    "GPU",
+    "x" * 300,
+    b"",
+    b"\xff" * 32,
+    [],
+    msgspec.Raw(b"\x91" * 5_000 + b"\xc0"),
+    {},
+    {"type": "BlockStored"},
+    ["BlockRemoved", [1]],
+    [1, b"\x01", -1, 2**64 - 1],
+    [1, None],
+    ["1"],
+]
+
+
+def payloads(paths=()):
+    """Short payloads of captures: of those given, or of those in the tests."""
+    found = []
+    for path in paths:
+        with gzip.open(path) as file:
+            found += [message.payload for message in wire_message_parser(path).feed(file.read())]
+    for name in () if paths else ("chat", "scan"):
+        found += captured(name)
+    return [payload for payload in found if len(payload) <= LONGEST][:2_000]
+
+
+def with_an_odd_value(rng, payload):
+    """The batch with a value anywhere in it replaced by another kind of value."""
+    batch = msgspec.msgpack.decode(payload)
+    for _ in range(rng.randrange(1, 3)):
+        holder, depth = batch, rng.randrange(1, 5)
+        while True:
+            keys = range(len(holder)) if isinstance(holder, list) else [*holder]
+            if not keys:
+                break
+            key = rng.choice(keys)
+            if depth > 1 and isinstance(holder[key], (list, dict)) and holder[key]:
+                holder, depth = holder[key], depth - 1
+                continue
+            holder[key] = deepcopy(rng.choice(ODD))
+            break
+    return msgspec.msgpack.encode(batch)
+
+
+def mutant(rng, seeds):
+    """A payload with changed bytes anywhere, with changed bytes behind its header, or with odd values."""
+    payload = rng.choice(seeds)
+    kind = rng.randrange(8)
+    if kind == 0:
+        return mutated(rng, payload)
+    if kind == 1:
+        return payload[:HEADER_BYTES] + mutated(rng, payload[HEADER_BYTES:])
+    if kind < 4:
+        data = bytearray(payload)
+        for _ in range(rng.randrange(1, 4)):
+            data[rng.randrange(HEADER_BYTES, len(data))] = rng.randrange(256)
+        return bytes(data)
+    return with_an_odd_value(rng, payload)
+
+
+def has_header(payload):
+    """Whether this begins as a batch does: an array of a time that is one, and an array of events."""
+    head = payload[:HEADER_BYTES]
+    if len(head) < HEADER_BYTES or head[0] & 0xF0 != 0x90 or head[0] < 0x92 or head[1] != 0xCB:
+        return False
+    is_array = head[10] & 0xF0 == 0x90 or head[10] in (0xDC, 0xDD)
+    return is_array and 0 <= struct.unpack(">d", head[2:10])[0] < 2**63 / 1e9
+
+
+def decoder(compiled):
+    """A decoder with compiled loops or without."""
+    before = os.environ.get("KVSTREAM_COMPILED")
+    os.environ["KVSTREAM_COMPILED"] = str(int(compiled))
+    try:
+        return KVEventDecoder("s")
+    finally:
+        os.environ.pop("KVSTREAM_COMPILED")
+        if before is not None:
+            os.environ["KVSTREAM_COMPILED"] = before
+
+
+def outcome(of):
+    """What a decoder makes of what it was given."""
+    frames = [
+        (f.source, f.tier, f.seq, f.ops.tobytes(), f.blocks.tobytes(), f.ts.tobytes(), f.labels)
+        for f in of.frames()
+    ]
+    return frames, of.rejected, of.unknown_events, of.batches, of.last_ts, of.undecoded
+
+
+def fuzz(count, seed, seeds, at_once=5):
+    """Decode mutants with both decoders; returns how many there were of each kind.
+
+    Raises:
+        AssertionError: If the decoders disagree, or an account does not add up.
+    """
+    rng = random.Random(seed)
+    both = [decoder(False), decoder(True)]
+    counts = Counter()
+    while counts["mutants"] < count:
+        for _ in range(at_once):
+            data = mutant(rng, seeds)
+            counts["past the header"] += has_header(data)
+            for each in both:
+                each.add(data)
+        plain, compiled = map(outcome, both)
+        assert plain == compiled
+        counts["mutants"] += at_once
+        counts["refused whole"] += sum(rejected.unit == "batch" for rejected in plain[1])
+        counts["with events refused"] += len({r.batch for r in plain[1] if r.unit == "event"})
+        counts["rows"] += sum(len(frame[3]) for frame in plain[0])
+        assert both[0].batches + counts["refused whole"] == counts["mutants"]
+    counts["decoded"] = both[0].batches
+    counts["unknown events"] = both[0].unknown_events
+    return counts
+
+
+if __name__ == "__main__":
+    result = fuzz(int(sys.argv[1]), int(sys.argv[2] if len(sys.argv) > 2 else 1), payloads(sys.argv[3:]))
+    print(", ".join(f"{name} {number:,}" for name, number in result.items()))
+    print(f"memory at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
