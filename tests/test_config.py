@@ -110,16 +110,16 @@ def numeric(kind):
 
 
 def rule(condition="drop", **fields):
-    given_fields = {"threshold": 1.0, "clear": 1.0, **fields}
-    if "threshold" in fields or "clear" in fields:
-        given_fields |= dict.fromkeys(("threshold", "clear"), *fields.values())
+    bounds = {"threshold": 1.0, "clear": fields.get("threshold", 1.0)}
+    if "clear" in fields and "threshold" not in fields:
+        bounds["threshold"] = fields["clear"]
     return Rule(
         name="r",
         metric=MetricType.HIT_RATIO,
         condition=condition,
         cause="c",
         message="{value:.0f} {threshold}",
-        **given_fields,
+        **{**bounds, **fields},
     )
 
 

@@ -6,7 +6,8 @@ lasts. It is asked whenever a window has closed and when time passes without one
 
 import math
 from collections import deque
-from statistics import median
+from itertools import pairwise
+from statistics import mean, median, stdev
 from typing import Protocol
 
 import msgspec
@@ -26,6 +27,7 @@ from kvstream.alerts.rule import Rule
 from kvstream.alerts.types import MetricType
 
 SHORT = 6  # pieces of evidence: a minute, or some thirty requests
+MIDDLE = 12
 LONG = 30
 NOISE_FLOOR = 0.1  # of log odds, and of logarithms of lifetimes
 _LEAST_PIECES = 4
@@ -88,18 +90,22 @@ class Condition(Protocol):
 class Drop:
     """Find a hit ratio, or a lifetime, below what is normal for this engine.
 
-    Two windows look at the same time. The median of the last six pieces of evidence must be below the
+    Three windows look at the same time. The median of the last six pieces of evidence must be below the
     baseline by the rule's threshold; or, for what is slow or mild, the medians of the last thirty *and* of
-    the last six by 0.63 of it. Both must also be several times the engine's own noise. Hit ratios are
+    the last six by 0.63 of it; or the mean of twelve hit ratios by 30 % of what it was. All must also be
+    several times the engine's own noise. Hit ratios are
     compared as log odds (0.6 is from 0.80 to 0.69, or 0.20 to 0.12), lifetimes as logarithms (0.7 is half).
     The baseline is the median of up to an hour before; it stands still from the beginning of an incident to
-    its end.
+    its end. The drop is over when the value is within ``clear`` or the noise of it, or has come back by
+    four fifths of the worst fall.
     """
 
     _LONG_SHARE = 0.63
     _NEW_SHARE = 2.2  # of the threshold, where the baseline rests on less than five minutes
     _SIGMAS, _LONG_SIGMAS, _NEAR_SIGMAS = 5.5, 3.7, 1.0
     _OF_WORST = 0.6
+    _RECOVERED = 0.2
+    _MEAN_SHARE, _MEAN_SIGMAS = 0.3, 6.0
     _LEAST_RELATIVE = 0.12  # of a hit ratio: 0.99 to 0.98 is far in log odds and of no interest
 
     def __init__(self, rule: Rule) -> None:
@@ -153,7 +159,27 @@ class Drop:
         both = self._is_far(before, median(series), max(needed, self._LONG_SIGMAS * before.noise))
         if both and self._is_far(before, now, needed):
             return before, recent[0].start
+        if self._is_ratio and self._is_lower_on_average(view):
+            return baseline, log.last(MIDDLE, view.cold_since)[0].start
         return baseline, math.nan
+
+    def _is_lower_on_average(self, view: View) -> bool:
+        """Whether the mean hit ratio of the last pieces is far below that of those before.
+
+        Where few requests come, single pieces find nothing or everything, and no median of log odds says
+        much; their mean does. Its standard error allows for pieces that resemble their neighbours.
+        """
+        after = [piece.hits / piece.lookups for piece in view.log.last(MIDDLE, view.cold_since)]
+        before = [piece.hits / piece.lookups for piece in view.log.before(MIDDLE) if piece.calm]
+        if len(after) < MIDDLE or len(before) < MIDDLE + LONG // 2:
+            return False
+        level, spread = mean(before), max(stdev(before), 0.02)
+        neighbours = sum((a - level) * (b - level) for a, b in pairwise(before)) / (len(before) - 1)
+        alike = min(0.9, max(0.0, neighbours / spread**2))
+        of_after = max(stdev(after), spread / math.sqrt(2))
+        error = math.sqrt((1 + alike) / (1 - alike) * (spread**2 / len(before) + of_after**2 / len(after)))
+        fall = level - mean(after)
+        return fall >= self._MEAN_SHARE * level and fall >= self._MEAN_SIGMAS * error
 
     def _is_far(self, baseline: Baseline, now: float, needed: float) -> bool:
         if baseline.level - now < needed:
@@ -169,7 +195,7 @@ class Drop:
             now,
             recent,
             bad=fall >= self._LONG_SHARE * self._rule.threshold,
-            good=fall < min(near, self._OF_WORST * self._worst),
+            good=fall < min(max(near, self._RECOVERED * self._worst), self._OF_WORST * self._worst),
             since=self._since,
         )
 

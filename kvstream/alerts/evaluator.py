@@ -24,7 +24,7 @@ from kvstream.words import time_of_day
 
 _WARM_UP_SECONDS = 90.0
 _RECURS_SECONDS = 600.0  # after which an incident of the same cause is another one
-_RECURRING_CLEAR_SECONDS = 180.0
+_RECURRING_CLEAR_SECONDS = 270.0
 _FOLLOWS_SECONDS = 420.0  # after an incident in which its evidence may still show
 _CLEARED_SHARE = 0.5  # of the live blocks: a clear of so many is a restart
 
@@ -42,8 +42,10 @@ class _State(msgspec.Struct):
         fired_at: When it fired.
         worst: The worst finding.
         finding: The last finding.
+        is_new: Whether it was found just now.
         notified: Level that was notified; None if nobody was.
         ended_at: When its last incident ended.
+        recurred: Whether the one before ended only minutes before this one began.
     """
 
     rule: Rule
@@ -58,6 +60,7 @@ class _State(msgspec.Struct):
     notified: AlertLevel | None = None
     ended_at: float = -math.inf
     recurred: bool = False
+    is_new: bool = False
 
     @property
     def fires(self) -> bool:
@@ -102,6 +105,7 @@ class Evaluator:
         self._shift = 0.0  # seconds that a clock was set back so far
         self._cold_since: float | None = None
         self._live = 0  # blocks at the end of the last window
+        self._hits_known = False
 
     def firing(self) -> list[CacheAlert]:
         """Return the alerts that fire, also those that nobody is notified of."""
@@ -131,6 +135,9 @@ class Evaluator:
         lifetime = points[MetricType.LIFETIME]
         in_lookups = self._load.lookups_in(lifetime.value)
         points[MetricType.LIFETIME_LOOKUPS] = Point(in_lookups, lifetime.weight)
+        self._hits_known |= window.measurements.accesses > 0
+        if not self._hits_known:  # an engine that reports none: the ratio is not 0 but unknown
+            points[MetricType.HIT_RATIO] = Point(0.0, 0)
         piece = self._log.add(start, end, window.measurements, in_lookups)
         if piece is not None:
             piece.calm = piece.start >= self._cold_since + _WARM_UP_SECONDS and not self._unusual()
@@ -198,53 +205,58 @@ class Evaluator:
         return any(state.fires and state.rule.level is not AlertLevel.INFO for state in self._states.values())
 
     def _judge(self, view: View) -> list[CacheAlert]:
+        for state in self._states.values():
+            self._take_in(state, state.condition.look(view), view.now)
+        # What begins joins an incident before that could end.
+        for state in self._states.values():
+            if not state.fires and not state.joined:
+                self._begin(state, view)
         changes = []
         for state in self._states.values():
-            finding = state.condition.look(view)
-            if finding is not None:
-                state.finding = finding
-            if state.alert is not None or state.joined or (finding is not None and finding.bad):
-                change = self._move(state, finding, view)
-                if change is not None:
-                    changes.append(change)
+            if state.fires:
+                self._rise(state, view)
+                over = self._end(state, view)
+                if over is not None:
+                    changes.append(over)
         return changes + self._to_notify(view)
 
-    def _move(self, state: _State, finding: Finding | None, view: View) -> CacheAlert | None:
-        """Move a rule's state on; return its alert if it is over and was notified."""
-        if finding is not None and finding.bad:
-            state.good_since = None
-            if state.worst is None or finding.measure > state.worst.measure:
-                state.worst = finding
-            if state.bad_since is None:
-                state.bad_since = view.now
-        elif finding is not None and not finding.good:
-            state.good_since = None
-        if not state.fires and not state.joined:
-            return self._begin(state, finding, view)
-        if finding is not None and finding.good and state.good_since is None:
-            state.good_since = view.now
-        self._rise(state, view)
-        return self._end(state, view)
-
-    def _begin(self, state: _State, finding: Finding | None, view: View) -> CacheAlert | None:
+    def _take_in(self, state: _State, finding: Finding | None, now: float) -> None:
+        """Take note of what a condition found; where it found nothing new, what was found before holds."""
+        state.is_new = finding is not None
         if finding is None:
-            return None
-        follows = state.rule.yields_to and view.now - self._last_end(state.rule.cause) < _FOLLOWS_SECONDS
+            return
+        state.finding = finding
+        if not finding.good:
+            state.good_since = None
+        elif state.good_since is None:
+            state.good_since = now
+        if not finding.bad:
+            return
+        if state.bad_since is None:
+            state.bad_since = now
+        if state.worst is None or finding.measure > state.worst.measure:
+            state.worst = finding
+
+    def _begin(self, state: _State, view: View) -> None:
+        """Let an idle or pending rule fire, or join the incident of its cause."""
+        finding, rule = state.finding, state.rule
+        if finding is None or not state.is_new:
+            return
+        follows = rule.yields_to and view.now - self._last_end(rule.cause) < _FOLLOWS_SECONDS
         if not finding.bad or follows or self._is_inhibited(state, view.now):
             self._reset(state, view)
-            return None
-        assert state.bad_since is not None  # noqa: S101 - it is bad
-        if view.now - state.bad_since < state.rule.for_seconds:
+            return
+        if state.bad_since is not None and view.now - state.bad_since < rule.for_seconds:
             state.alert = self._alert(state, finding, view, "pending")
-            return None
+            return
         self._log.mark_incident(finding.since)
-        if self._open_incident(state.rule.cause) is not None:
+        state.good_since = None
+        if self._open_incident(rule.cause) is not None:
             state.joined, state.alert = True, None
-            return None
-        state.recurred = view.now - self._last_end(state.rule.cause) < _RECURS_SECONDS
+            return
+        state.recurred = view.now - self._last_end(rule.cause) < _RECURS_SECONDS
         state.fired_at = view.now
         state.alert = self._alert(state, finding, view, "firing")
-        return None
 
     def _rise(self, state: _State, view: View) -> None:
         page, alert = state.rule.page, state.alert
@@ -265,11 +277,7 @@ class Evaluator:
         state.alert = replace(self._alert(state, finding, view, "firing"), level=AlertLevel.CRITICAL)
 
     def _end(self, state: _State, view: View) -> CacheAlert | None:
-        """End an incident once all of its rules are good again for long enough."""
-        if not state.fires:
-            if self._is_over(state, view):
-                self._reset(state, view)
-            return None
+        """End the incident of a firing rule once all that decide it are good again for long enough."""
         members = [
             state,
             *(s for s in self._states.values() if s.joined and s.rule.cause == state.rule.cause),

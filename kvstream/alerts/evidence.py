@@ -8,8 +8,8 @@ lookups and fifty lookups. At 40 requests a second that is every ten seconds, at
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import islice
-from statistics import median
+from itertools import islice, pairwise
+from statistics import mean, median
 
 import msgspec
 
@@ -73,17 +73,20 @@ class Evidence(msgspec.Struct):
         self.lifetime_logs += seen.lifetime.count * math.log(max(1.0, lifetime_lookups))
 
 
+_PRIOR_SHARE = 0.03
+
 Measure = Callable[[Evidence], float | None]
 """Reads a number off a piece of evidence; None where it says nothing of it."""
 
 
 def hit_logit(evidence: Evidence) -> float:
-    """Return the logit of the hit ratio: 0.8 to 0.45 is as far as 0.17 to 0.04.
+    """Return the logit of the hit ratio: 0.8 to 0.45 is about as far as 0.17 to 0.03.
 
-    Half a hit and half a miss are added, so that none and all are numbers, too.
+    A small share of hits and of misses is added: where few requests come, a piece in which nothing was found
+    is nothing out of the ordinary.
     """
-    hits, misses = evidence.hits + 0.5, evidence.lookups - evidence.hits + 0.5
-    return math.log(hits / misses)
+    prior = _PRIOR_SHARE * evidence.lookups + 0.5
+    return math.log((evidence.hits + prior) / (evidence.lookups - evidence.hits + prior))
 
 
 def log_lifetime(evidence: Evidence) -> float | None:
@@ -155,7 +158,10 @@ class Baseline(msgspec.Struct, frozen=True):
 _ESTABLISHED = 30
 _PROVISIONAL = 10
 _NOISE_UNKNOWN = 0.35
-_MAD_TO_SIGMA = 1.4826
+_MAD_TO_SIGMA, _MEAN_TO_SIGMA = 1.4826, 1.2533  # from absolute values of a normal distribution
+_MEAN_SHARE = 0.9
+_MEDIAN_ERROR = 1.2533  # standard error of a median, in that of a mean
+_INDEPENDENT_SHARE = 0.8
 _DRIFT = 1.15  # neighbouring pieces are not independent
 
 
@@ -181,7 +187,12 @@ def baseline_of(pieces: list[Evidence], measure: Measure, span: int, floor: floa
         series = series[min(reached, len(series) // 3) :]
     medians = [median(series[i : i + span]) for i in range(len(series) - span + 1)]
     steps = [abs(after - before) for before, after in zip(medians, medians[span:], strict=False)]
-    noise = _NOISE_UNKNOWN
+    # Even where medians hardly moved so far, they vary as much as pieces that are independent make them.
+    turns = [(after - before) ** 2 for before, after in pairwise(series)]
+    independent = math.sqrt(mean(turns) / 2) * _MEDIAN_ERROR / math.sqrt(span)
+    noise = max(_NOISE_UNKNOWN, independent)
     if len(steps) >= span:
-        noise = max(floor, _DRIFT * _MAD_TO_SIGMA * median(steps) / math.sqrt(2))
+        # The median alone is 0 where a measure takes few values, as that of few requests does.
+        step = max(_MAD_TO_SIGMA * median(steps), _MEAN_SHARE * _MEAN_TO_SIGMA * mean(steps))
+        noise = max(floor, _DRIFT * step / math.sqrt(2), _INDEPENDENT_SHARE * independent)
     return Baseline(median(series), noise, len(series) >= _ESTABLISHED, sum(piece.lookups for piece in calm))
