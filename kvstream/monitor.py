@@ -229,6 +229,8 @@ class Monitor:
             The alerts that fired or resolved, and the records.
         """
         outcomes = self.process_batch([frame], records)
+        if len(outcomes) == 1:
+            return outcomes[0]
         return Outcome(
             frame.source,
             frame.tier,
@@ -255,9 +257,8 @@ class Monitor:
             refused = sum(map(len, frames))
             self.refused[TOO_MANY_CACHES] += refused
             self._limits.refuse(TOO_MANY_CACHES, refused)
-            yield Outcome(name, frames[0].tier, [], [], refused)
-            return
-        yield from self.source(name).slices(frames, records)
+            return iter([Outcome(name, frames[0].tier, [], [], refused)])
+        return self.source(name).slices(frames, records)
 
     def note_lost(self, source: str, count: int) -> None:
         """Tells of events of a source that were dropped unasked before they came here."""

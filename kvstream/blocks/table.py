@@ -207,13 +207,11 @@ class BlockTable:
         begun = np.unique(joined(self._begun))
         return begun.compress(self._count[begun] >= 0)
 
-    def _note_begun(self, slots: I64) -> None:
-        """Takes note of slots that are about to be used, in slot streams."""
-        if self._begun is None:
-            return
-        self._begun.append(slots)
+    def _note_begun(self, begun: list[I64], slots: I64) -> None:
+        """Adds slots that are about to be used, in slot streams, until they are many."""
+        begun.append(slots)
         self._begun_count += len(slots)
-        if self._begun_count > len(self._rows) // _BEGUN_SHARE or len(self._begun) > _MOST_RUNS:
+        if self._begun_count > len(self._rows) // _BEGUN_SHARE or len(begun) > _MOST_RUNS:
             self._begun = None
 
     # From ids to slots
@@ -252,7 +250,8 @@ class BlockTable:
         if low < 0 or high >= max(most, len(self._rows)):
             return False
         self._grow(high + 1, most)
-        self._note_begun(allocated)
+        if self._begun is not None:
+            self._note_begun(self._begun, allocated)
         return True
 
     def _index_by_hash(self) -> None:
@@ -294,7 +293,10 @@ class BlockTable:
         held = len(self._rows)
         if needed <= held:
             return
-        size = max(needed, min(2 * held, most))
+        size = held
+        while size < needed:
+            size *= 2
+        size = max(needed, min(size, most))
         rows = np.zeros((size, self._rows.shape[1]), dtype=np.int64)
         rows[:held] = self._rows
         self._hold(rows, live_below=held)

@@ -119,17 +119,20 @@ class Connections:
                 continue
             self._accepted += 1
             self._make_room()
-            tasks.start_soon(self._begin, accepted, make)
+            scope = anyio.CancelScope()
+            self._handshakes[scope] = None  # here, as many are accepted before the first task runs
+            tasks.start_soon(self._begin, accepted, make, scope)
             # Many that come at once must not hold the loop, nor wait for a turn of it each.
             if self._accepted % _ACCEPTED_PER_TURN == 0:
                 await checkpoint()
 
-    async def _begin(self, accepted: socket, make: "Callable[[], _Connection]") -> None:
+    async def _begin(
+        self, accepted: socket, make: "Callable[[], _Connection]", scope: anyio.CancelScope
+    ) -> None:
         """Gives a connection to a protocol, after the handshake if there is TLS."""
         loop = _loop()
         timeout = None if self._tls is None else _HANDSHAKE_SECONDS
-        with anyio.CancelScope() as scope:
-            self._handshakes[scope] = None
+        with scope:
             try:
                 await loop.connect_accepted_socket(
                     make, accepted, ssl=self._tls, ssl_handshake_timeout=timeout
@@ -140,6 +143,8 @@ class Connections:
                 accepted.close()
             finally:
                 self._handshakes.pop(scope, None)
+        if scope.cancelled_caught:
+            accepted.close()
 
     def _make_room(self) -> None:
         while len(self._open) + len(self._handshakes) >= self._most:
