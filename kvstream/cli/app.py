@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kvstream.alerts.rules_file import RulesFileError
 from kvstream.cli import (
     analyze,
     bench,
@@ -138,7 +139,11 @@ def _report(error: BaseException) -> int:
         return _report_usage(error)
     # Of several, the one that was raised with a person in mind.
     cause = min(causes, key=lambda cause: not isinstance(cause, KVStreamError))
-    say(f"kvstream: {_message(cause)}")
+    if isinstance(cause, RulesFileError):
+        for line in cause.lines:
+            say(f"kvstream: {line}")
+    else:
+        say(f"kvstream: {_message(cause)}")
     return EXIT_ERROR
 
 

@@ -55,7 +55,7 @@ def check_rules(file: RulesArgument) -> None:
     rules, silences = load_rules(file, tuple(base.values()))
     new = [rule.name for rule in rules if rule.name not in base]
     changed = [rule.name for rule in rules if rule.enabled and base.get(rule.name, rule) != rule]
-    off = [rule.name for rule in rules if not rule.enabled]
+    off = [rule.name for rule in rules if not rule.enabled and base.get(rule.name, rule) != rule]
     told = {"changed": changed, "new": new, "off": off}
     parts = [f"{len(names)} {what} ({', '.join(names)})" for what, names in told.items() if names]
     if silences:
