@@ -11,13 +11,13 @@ from rich.text import Text
 from kvstream.alerts.rules_file import builtin_text, default_rules, load_rules
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert
+from kvstream.cli.chosen_rules import chosen_rules
 from kvstream.cli.recordings import read_recordings, recordings
 from kvstream.cli.render import alert_line, console
 from kvstream.cli.session import (
     Capacity,
     ConfigFile,
     Json,
-    chosen_rules,
     wants_lines,
 )
 from kvstream.cli.standard import write_document
@@ -75,7 +75,7 @@ def try_rules(
     inputs = recordings(on, "rules are tried on files")
     refuse_inputs(sys.stdout.fileno(), on)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
-    rules, silences = chosen_rules(metrics, file)
+    rules, silences = chosen_rules(file)
     monitor = Monitor(metrics, rules, Silences(silences))
     alerts: list[CacheAlert] = []
     read_recordings(inputs, metrics.capacity, lambda frame: alerts.extend(monitor.process(frame).alerts))
