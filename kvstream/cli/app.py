@@ -26,6 +26,7 @@ from kvstream.cli import (
     run,
     schemas,
     serve,
+    silence,
     top,
 )
 from kvstream.cli.exit_codes import EXIT_ERROR, EXIT_SIGNAL, EXIT_USAGE
@@ -57,6 +58,7 @@ app.command("convert", epilog=convert.EXAMPLES)(convert.convert_command)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate_command)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench_command)
 app.add_typer(rules.app, name="rules")
+app.add_typer(silence.app, name="silence")
 app.add_typer(schemas.app, name="schemas")
 
 

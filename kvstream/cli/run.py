@@ -132,7 +132,6 @@ def run_command(
     )
     handlers.attach(stream, min_level)
     endless = any(of.is_live for of in inputs)
-    is_service = follow or any(of.subscriber is not None for of in inputs)
 
     async def feed(stream: KVStream, output: Output) -> None:
         try:
@@ -149,7 +148,7 @@ def run_command(
         as_json=json,
         total_bytes=None if endless else sum(Path(of.name).stat().st_size for of in inputs),
         subscribers=[of.subscriber for of in inputs if of.subscriber is not None],
-        is_service=is_service,
+        is_service=follow or any(of.subscriber is not None for of in inputs),
     )
 
 
