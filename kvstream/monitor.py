@@ -13,7 +13,7 @@ import numpy as np
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.rules_file import default_rules
 from kvstream.alerts.silences import Silences
-from kvstream.alerts.types import DROP_METRICS, CacheAlert
+from kvstream.alerts.types import STREAM_METRICS, CacheAlert
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import EventFrame
 from kvstream.events.sequence import Arrival, FrameSequence
@@ -134,6 +134,11 @@ class SourceMonitor:
         self._dropped_unseen += events
         self._limits.refuse(reason, events)
 
+    def replace_rules(self, rules: Sequence[Rule]) -> list[CacheAlert]:
+        """Judge every tier by other rules from now on; return the alerts that end with their rule."""
+        self._rules = rules
+        return [alert for tier in self.tiers.values() for alert in tier.rules.replace_rules(rules)]
+
     def note_lost(self, count: int) -> None:
         """Tells of events that were dropped unasked before they came here."""
         self._lost_unseen += count
@@ -215,7 +220,7 @@ class Monitor:
         self.sources: dict[str, SourceMonitor] = {}
         self.forgotten = ForgottenSources(self.config.histogram_scale)
         self.refused: Counter[str] = Counter()
-        self._cache_rules = tuple(rule for rule in self.rules if rule.metric not in DROP_METRICS)
+        self._cache_rules = _rules_of_caches(self.rules)
         self._limits = StreamLimits(self.config) if limits is None else limits
 
     def process(self, frame: EventFrame, records: bool = False) -> Outcome:
@@ -315,6 +320,16 @@ class Monitor:
         caches = (tier for source in self.sources.values() for tier in source.tiers.values())
         return [alert for tier in caches if tier.rules.due() < now for alert in tier.pass_time(now_ns)]
 
+    def replace_rules(self, rules: Sequence[Rule]) -> list[CacheAlert]:
+        """Judge every cache by other rules from now on; return the alerts that end with their rule."""
+        self.rules = tuple(rules)
+        self._cache_rules = _rules_of_caches(self.rules)
+        return [alert for each in self.sources.values() for alert in each.replace_rules(self._cache_rules)]
+
+    def look_at_silences(self) -> list[CacheAlert]:
+        """Take note of silences that have begun or ended; return what is to be notified now."""
+        return [alert for tier in self.tiers() for alert in tier.rules.look_at_silences()]
+
     def finish(self) -> list[CacheAlert]:
         """Closes every open window at the end of the stream; returns the alerts that changed."""
         return [alert for source in self.sources.values() for alert in source.finish()]
@@ -337,6 +352,10 @@ class Monitor:
         for found in tiers:
             gathering.add(found)
         return gathering.summary(source, tier, accounts_of([self], source, tier), final=False)
+
+
+def _rules_of_caches(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    return tuple(rule for rule in rules if rule.metric not in STREAM_METRICS)
 
 
 def compile_loops() -> None:

@@ -9,6 +9,7 @@ from anyio.lowlevel import checkpoint
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.usage import usage_by_label
 from kvstream.monitor import SourceMonitor
+from kvstream.process import cpu_seconds, resident_bytes
 from kvstream.stream import KVStream
 from kvstream.tier import TierMonitor
 
@@ -95,12 +96,28 @@ _FORGOTTEN_BLOCKS = Family(
     "counter", "kvstream_forgotten_blocks", "Blocks live when their source was forgotten."
 )
 
+_INPUT_AGE = Family(
+    "gauge", "kvstream_input_age_seconds", "Since the last frame of a source.", ("source",), "seconds"
+)
+_EVENT_LAG = Family(
+    "gauge",
+    "kvstream_event_lag_seconds",
+    "From the newest event of a source to when it was applied, by our clock.",
+    ("source",),
+    "seconds",
+)
+_QUEUE_FILL = Family(
+    "gauge", "kvstream_queue_fill_ratio", "Share of a queue's room that is taken.", ("consumer",), "ratio"
+)
+_CPU = Family("counter", "kvstream_process_cpu_seconds", "CPU time of the whole process.", unit="seconds")
+_MEMORY = Family("gauge", "kvstream_process_resident_bytes", "Memory of the whole process.", unit="bytes")
+
 FAMILIES = (
     *(_BLOCKS, _CAPACITY, _LAST_EVENT, _ALLOCATIONS, _ACCESSES, _EVICTIONS, _UNUSED, _PREMATURE),
     *(_LIFETIME, _IDLE, _REUSE_GAP, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS, _REGRESSIONS, _CLOCK_STEPS),
     *(_LOST, _DUPLICATES, _RESTARTS, _FIRING),
     *(_OWNED_BLOCKS, _OWNED_SHARE, _OWNED_ALLOCATIONS, _OWNED_ACCESSES, _OWNED_EVICTIONS, _OWNED_PREMATURE),
-    *(_FORGOTTEN, _FORGOTTEN_BLOCKS),
+    *(_FORGOTTEN, _FORGOTTEN_BLOCKS, _INPUT_AGE, _EVENT_LAG, _QUEUE_FILL, _CPU, _MEMORY),
     *(_OFFERED, _PROCESSED, _DROPPED, _MALFORMED, _IN_FLIGHT, _UNDELIVERED, _FAILURES, _FAULTS),
 )
 """Every metric, in the order of the exposition."""
@@ -109,14 +126,18 @@ FAMILIES = (
 async def readings_in_steps(stream: KVStream) -> AsyncIterator[Iterator[Reading]]:
     """Every value of a stream, source by source, between which other tasks go on."""
     for source in stream.sources():
-        yield source_readings(source)
+        yield source_readings(stream, source)
         await checkpoint()
     yield stream_readings(stream)
 
 
-def source_readings(source: SourceMonitor) -> Iterator[Reading]:
+def source_readings(stream: KVStream, source: SourceMonitor) -> Iterator[Reading]:
     """Every value of a source and of its tiers."""
     of_source = (source.source,)
+    lag = stream.event_lag(source.source)
+    if lag is not None:
+        yield _INPUT_AGE, of_source, stream.input_age(source.source)
+        yield _EVENT_LAG, of_source, lag
     yield _LOST, of_source, source.lost_frames
     yield _DUPLICATES, of_source, source.duplicate_frames
     yield _RESTARTS, of_source, source.restarts
@@ -167,6 +188,12 @@ def stream_readings(stream: KVStream) -> Iterator[Reading]:
     yield _IN_FLIGHT, (), accounts.in_flight
     yield _FORGOTTEN, (), accounts.forgotten_sources
     yield _FORGOTTEN_BLOCKS, (), accounts.forgotten
+    yield _CPU, (), cpu_seconds()
+    yield _MEMORY, (), resident_bytes()
+    for number, queue in enumerate(inside.queues):
+        yield _QUEUE_FILL, (str(number),), queue.events / queue.limit_events
+    if (heartbeat := stream.heartbeat()) is not None:
+        yield _FIRING, (heartbeat.source, heartbeat.tier, heartbeat.rule, heartbeat.level.value), 1
     for alert in stream.drop_alerts():
         yield _FIRING, (alert.source, alert.tier, alert.rule, alert.level.value), 1
     for cause, count in sorted(accounts.dropped.items()):

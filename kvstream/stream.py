@@ -4,6 +4,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -16,8 +17,9 @@ from anyio.lowlevel import checkpoint
 from kvstream.alerts.buffer import AlertBuffer
 from kvstream.alerts.drops import DropWatch
 from kvstream.alerts.groups import AlertGroup, alert_groups
+from kvstream.alerts.heartbeat import heartbeat_alert, heartbeat_rule
 from kvstream.alerts.rule import Rule
-from kvstream.alerts.silences import Silence, Silences
+from kvstream.alerts.silences import Silence, Silences, exactly
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.blocks.state import HotBlock
@@ -129,6 +131,9 @@ class KVStream:
         self._drops = DropWatch(self._monitors[0].rules, self._silences, self._limits.descriptions())
         # Source: time of its last frame, by the event loop's clock; the longest silent one first.
         self._arrived: dict[str, float] = {}
+        self._lags: dict[str, float] = {}  # seconds that the last frame of a source was behind the clock
+        self._heartbeat = heartbeat_rule(self._monitors[0].rules)
+        self._opened_at = 0.0
         self._queues: list[FrameQueue] = []
         self._taken: list[set[str]] = []  # by consumer, the sources of the frames that it is about to apply
         self._consumer_ends: list[anyio.Event] = []
@@ -163,6 +168,7 @@ class KVStream:
         self._consumer_ends = [anyio.Event() for _ in self._monitors]
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         self._state = "open"
+        self._opened_at = self._clock() / 1e9
         for i in range(self.config.consumers):
             self._tasks.start_soon(self._consume, i, name=f"kvstream consumer {i}")
         self._tasks.start_soon(self._producers.flush_regularly, name="kvstream flusher")
@@ -371,9 +377,109 @@ class KVStream:
             max_clients=max_clients,
         )
 
-    def silence(self, silence: Silence) -> None:
-        """Begins a silence; what it covers and still fires at its end is told then."""
-        self._silences.add(silence)
+    def silence(self, silence: Silence) -> Silence:
+        """Begin a silence; what it covers and still fires at its end is notified then.
+
+        Its end is event time: about the clock's for live sources, the recording's for a replay
+        (``event_time`` says which it is now).
+
+        Returns:
+            The silence with its id.
+
+        Raises:
+            ConfigError: If there are 1,000 already.
+        """
+        self._drop_ended_silences()
+        silence = self._silences.add(silence)
+        self._look_at_silences()
+        return silence
+
+    def acknowledge(self, fingerprint: str, reason: str = "acknowledged") -> Silence | None:
+        """Silence exactly the incident of an alert that fires, until it is over; None if none does.
+
+        A rise of its severity is covered, too. The next incident of the same rule is notified again.
+
+        Args:
+            fingerprint: The alert's.
+            reason: Why nobody is to be notified of it any more.
+
+        Raises:
+            ConfigError: If there are 1,000 silences already.
+        """
+        alert = next((each for each in self._all_firing() if each.fingerprint == fingerprint), None)
+        if alert is None:
+            return None
+        return self.silence(
+            Silence(
+                rule=exactly(alert.rule),
+                source=exactly(alert.source),
+                tier=exactly(alert.tier),
+                incident=alert.incident,
+                reason=reason,
+                id=f"ack-{alert.incident}",  # so that it is acknowledged once
+            )
+        )
+
+    def unsilence(self, silence_id: str) -> bool:
+        """End a silence, and notify of what it covered and still fires; False if there is none with that id.
+
+        One of the rules file comes back when the file is read again.
+        """
+        found = self._silences.remove(silence_id)
+        self._look_at_silences()
+        return found
+
+    def silences(self) -> list[Silence]:
+        """The silences that are not over, the first to end first."""
+        self._drop_ended_silences()
+        return self._silences.all()
+
+    def event_time(self, source: str = "*") -> float:
+        """Event time now, in seconds: that of the newest source of a pattern, or of all if none fits.
+
+        It goes on with the clock while a source is silent. Without any source it is the clock's.
+        """
+        times = self._event_times()
+        chosen = [time for name, time in times.items() if fnmatchcase(name, source)]
+        return max(chosen or times.values(), default=self._clock() / 1e9)
+
+    def _event_times(self) -> dict[str, float]:
+        """Event time now of each source, in seconds."""
+        newest = {
+            each.source: max((t.last_ts for t in each.tiers.values()), default=0) for each in self.sources()
+        }
+        return {source: ts / 1e9 + self.input_age(source) for source, ts in newest.items() if ts}
+
+    def _drop_ended_silences(self) -> None:
+        times = self._event_times()
+        if times:
+            self._silences.drop_ended(min(times.values()), {each.incident for each in self._all_firing()})
+
+    def _look_at_silences(self) -> None:
+        for monitor in self._monitors:
+            self._publish_alerts(monitor.look_at_silences())
+        self._publish_alerts(self._drops.look_at_silences(self._clock() / 1e9))
+
+    def replace_rules(self, rules: Sequence[Rule], silences: Iterable[Silence] = ()) -> None:
+        """Judge by other rules from now on.
+
+        What fires by a rule that is the same as before goes on. Alerts of rules that are gone or changed are
+        resolved; new and changed rules begin without any past, but for the evidence of each cache.
+
+        Args:
+            rules: The rules in the place of those of before.
+            silences: Silences in the place of those that the stream was made with or that were last given
+                here; those that ``silence`` began stay.
+
+        Raises:
+            ConfigError: If there are too many silences; nothing is changed then.
+        """
+        self._silences.replace_configured(silences)
+        self._heartbeat = heartbeat_rule(rules)
+        for monitor in self._monitors:
+            self._publish_alerts(monitor.replace_rules(rules))
+        self._publish_alerts(self._drops.replace_rules(rules, self._clock() / 1e9))
+        self._look_at_silences()
 
     def alerts(
         self,
@@ -500,12 +606,36 @@ class KVStream:
 
     def firing(self, min_level: AlertLevel = AlertLevel.INFO) -> list[CacheAlert]:
         """The alerts of at least a level that fire now, but for those that are inhibited or silenced."""
-        of_caches = (alert for found in self.tiers() for alert in found.rules.firing())
         return [
-            alert
-            for alert in (*of_caches, *self.drop_alerts())
-            if not alert.muted_by and alert.level.at_least(min_level)
+            alert for alert in self._all_firing() if not alert.muted_by and alert.level.at_least(min_level)
         ]
+
+    def _all_firing(self) -> list[CacheAlert]:
+        of_caches = (alert for found in self.tiers() for alert in found.rules.firing())
+        return [*of_caches, *self.drop_alerts()]
+
+    def heartbeat(self) -> CacheAlert | None:
+        """The alert that always fires while the stream is open, a dead man's switch; None if its rule is off.
+
+        It is no news, so that no subscriber hears of it. ``Alertmanager`` posts it again and again: where it
+        is missed there, kvstream is gone.
+        """
+        if self._heartbeat is None or not self.is_open:
+            return None
+        return heartbeat_alert(self._heartbeat, self._opened_at, self._clock() / 1e9)
+
+    def input_age(self, source: str) -> float:
+        """Seconds since the last frame of a source was applied; 0 for a source that is not known."""
+        arrived = self._arrived.get(source)
+        return 0.0 if arrived is None or self._state != "open" else anyio.current_time() - arrived
+
+    def event_lag(self, source: str) -> float | None:
+        """Seconds from the newest event of a source to the moment in which it was applied; None if not known.
+
+        Of a live source, it is how far what is shown lies behind; less than 0 if its clock is ahead of ours.
+        Of a recording, it is how old that is.
+        """
+        return self._lags.get(source)
 
     def tiers(self, source: str | None = None, tier: str | None = None) -> list[TierMonitor]:
         """What is known of each source and tier, or of those asked for; to be read as ``sources`` is."""
@@ -604,6 +734,9 @@ class KVStream:
         if source in monitor.sources:
             self._arrived.pop(source, None)  # so that it goes to the end
             self._arrived[source] = anyio.current_time()
+            newest = batch[-1][0].ts
+            if len(newest):
+                self._lags[source] = (self._clock() - int(newest[-1])) / 1e9
         await checkpoint()
 
     def _cancel(self, queue: FrameQueue, batch: list[Item], left: int) -> None:
@@ -646,7 +779,7 @@ class KVStream:
         number = self._owner(source)
         if source in self._taken[number] or self._queues[number].fill > 0:
             return 0.0
-        return anyio.current_time() - self._arrived[source]
+        return self.input_age(source)
 
     def _look_at_drops(self) -> list[CacheAlert]:
         duplicates = ((of.source, of.duplicates) for of in self.sources() if of.duplicates)
@@ -674,6 +807,7 @@ class KVStream:
     def _forget_longest_silent(self) -> None:
         source, arrived = next(iter(self._arrived.items()))
         del self._arrived[source]
+        self._lags.pop(source, None)
         why = f"the source was forgotten after {anyio.current_time() - arrived:,.0f} s without events"
         self._publish_alerts(self._monitors[self._owner(source)].forget(source, why))
         self._publish_alerts(self._drops.forget(source, why, self._clock() / 1e9))

@@ -24,6 +24,7 @@ ORDER = [
     "events",
     "blocks",
     "metrics",
+    "process",
     "words",
     "alerts",
     "limits",

@@ -34,10 +34,7 @@ class DropWatch:
     """
 
     def __init__(self, rules: Sequence[Rule], silences: Silences, describe_limit: Mapping[str, str]) -> None:
-        self._rules = {
-            metric: [rule for rule in rules if rule.enabled and rule.metric is metric]
-            for metric in DROP_METRICS
-        }
+        self._rules = _by_metric(rules)
         self._silences, self._describe_limit = silences, describe_limit
         self._seen: dict[tuple[str, str], int] = {}  # by source and drop reason or kind of duplicate
         self._episodes: dict[tuple[str, str], list[_Episode]] = {}
@@ -69,6 +66,24 @@ class DropWatch:
             if (alert := episode.close_window(now)) is not None
         ]
 
+    def replace_rules(self, rules: Sequence[Rule], now: float) -> list[CacheAlert]:
+        """Watch by other rules from now on, as ``Evaluator.replace_rules`` does."""
+        ended = []
+        self._rules = _by_metric(rules)
+        for (source, kind), episodes in self._episodes.items():
+            kept = {each.rule.name: each for each in episodes if each.rule in self._rules[each.rule.metric]}
+            gone = [each for each in episodes if each.rule.name not in kept]
+            ended += [each.end("its rule was changed or taken away", now) for each in gone]
+            self._begin(source, kind)
+            fresh = self._episodes[source, kind]
+            self._episodes[source, kind] = [kept.get(each.rule.name, each) for each in fresh]
+        return [alert for alert in ended if alert is not None]
+
+    def look_at_silences(self, now: float) -> list[CacheAlert]:
+        """Take note of silences that have begun or ended; return what is to be published now."""
+        changes = [each.to_publish(now) for episodes in self._episodes.values() for each in episodes]
+        return [alert for alert in changes if alert is not None]
+
     def firing(self) -> list[CacheAlert]:
         """Return the alerts that fire."""
         return [e.alert for episodes in self._episodes.values() for e in episodes if e.alert is not None]
@@ -97,13 +112,19 @@ class DropWatch:
         ]
 
 
+def _by_metric(rules: Sequence[Rule]) -> dict[MetricType, list[Rule]]:
+    return {
+        metric: [rule for rule in rules if rule.enabled and rule.metric is metric] for metric in DROP_METRICS
+    }
+
+
 class _Episode:
     """One rule on one kind of drops, from window to window."""
 
     def __init__(self, rule: Rule, source: str, limit: str, kind: str, silences: Silences) -> None:
         self.new = 0  # dropped in the open window
         self.alert: CacheAlert | None = None
-        self._rule, self._source, self._limit, self._kind = rule, source, limit, kind
+        self.rule, self._source, self._limit, self._kind = rule, source, limit, kind
         self._silences = silences
         self._recent: deque[bool] = deque(maxlen=_SHARE_WINDOWS)  # whether there were any in a window
         self._good_since: float | None = None
@@ -117,15 +138,15 @@ class _Episode:
         value = float(self.new) if self._limit else sum(self._recent) / _SHARE_WINDOWS
         self.new = 0
         if self.alert is None:
-            if value >= self._rule.threshold and (self._limit or len(self._recent) == _SHARE_WINDOWS):
+            if value >= self.rule.threshold and (self._limit or len(self._recent) == _SHARE_WINDOWS):
                 self.alert = self._alert(value, now)
-        elif value > self._rule.clear:
+        elif value > self.rule.clear:
             self._good_since = None
         else:
             self._good_since = now if self._good_since is None else self._good_since
-            if now - self._good_since >= self._rule.clear_seconds:
+            if now - self._good_since >= self.rule.clear_seconds:
                 return self.end(f"over after {now - self.alert.started_at:,.0f} s", now)
-        return self._to_publish(now)
+        return self.to_publish(now)
 
     def end(self, message: str, now: float) -> CacheAlert | None:
         """Resolve the alert; return it if it had been published."""
@@ -135,7 +156,8 @@ class _Episode:
             return None
         return replace(ended, state="resolved", message=message, timestamp=now, hint="", muted_by="")
 
-    def _to_publish(self, now: float) -> CacheAlert | None:
+    def to_publish(self, now: float) -> CacheAlert | None:
+        """Return the alert if it fires, is not silenced, and has not been published yet."""
         if self.alert is None:
             return None
         muted_by = self._silences.reason(self.alert, now)
@@ -147,7 +169,7 @@ class _Episode:
         return self.alert
 
     def _alert(self, value: float, now: float) -> CacheAlert:
-        rule = self._rule
+        rule = self.rule
         message = rule.message.format(
             value=value, threshold=rule.threshold, baseline=0.0, since=time_of_day(now)
         )

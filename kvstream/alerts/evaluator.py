@@ -93,11 +93,7 @@ class Evaluator:
         self._source, self._tier = source, tier
         self._window_seconds, self._capacity = window_seconds, capacity
         self._silences = Silences() if silences is None else silences
-        self._states = {rule.name: _State(rule, condition_of(rule)) for rule in rules if rule.enabled}
-        self._inhibitors: dict[str, list[_State]] = {
-            name: [by for by in self._states.values() if name in by.rule.inhibits] for name in self._states
-        }
-        self._silent = [state for state in self._states.values() if isinstance(state.condition, Silent)]
+        self._arrange({rule.name: _State(rule, condition_of(rule)) for rule in rules if rule.enabled})
         self._load = LookupHistory(window_seconds)
         self._log = EvidenceLog()
         self._index: int | None = None  # of the last window
@@ -106,6 +102,50 @@ class Evaluator:
         self._cold_since: float | None = None
         self._live = 0  # blocks at the end of the last window
         self._hits_known = False
+
+    def _arrange(self, states: dict[str, _State]) -> None:
+        self._states = states
+        self._inhibitors: dict[str, list[_State]] = {
+            name: [by for by in states.values() if name in by.rule.inhibits] for name in states
+        }
+        self._silent = [state for state in states.values() if isinstance(state.condition, Silent)]
+
+    def replace_rules(self, rules: Sequence[Rule]) -> list[CacheAlert]:
+        """Judge by other rules from now on; return the alerts that end with their rule.
+
+        A rule that is the same as before goes on with all that it remembers, so that what fires by it goes
+        on. One that is gone or changed ends, with what belonged to its incident; a changed one begins anew.
+        """
+        kept = {
+            rule.name: state
+            for rule in rules
+            if rule.enabled and (state := self._states.get(rule.name)) is not None and state.rule == rule
+        }
+        gone = [state for name, state in self._states.items() if name not in kept]
+        names = {rule.name for rule in rules if rule.enabled}
+        view, ended = View(self._judged_at, self._log), []
+        for state in gone:
+            if state.fires:
+                for member in kept.values():
+                    if member.joined and member.rule.cause == state.rule.cause:
+                        self._reset(member, view)
+            if state.alert is not None and state.notified is not None:
+                what = "changed" if state.rule.name in names else "taken away"
+                ended.append(self._ended(state.alert, f"its rule was {what}"))
+        self._arrange(
+            {
+                rule.name: kept.get(rule.name) or _State(rule, condition_of(rule))
+                for rule in rules
+                if rule.enabled
+            }
+        )
+        return ended
+
+    def look_at_silences(self) -> list[CacheAlert]:
+        """Take note of silences that have begun or ended; return what is to be notified now."""
+        if self._index is None:
+            return []
+        return self._to_notify(View(self._judged_at, self._log))
 
     def firing(self) -> list[CacheAlert]:
         """Return the alerts that fire, also those that nobody is notified of."""
@@ -167,15 +207,15 @@ class Evaluator:
 
     def end(self, message: str) -> list[CacheAlert]:
         """Resolve every alert that was notified, as no window will come; return those."""
-        now = self._judged_at - self._shift
         known = [s.alert for s in self._states.values() if s.alert is not None and s.notified is not None]
         view = View(self._judged_at, self._log)
         for state in self._states.values():
             self._reset(state, view)
-        return [
-            replace(alert, state="resolved", message=message, timestamp=now, hint="", muted_by="")
-            for alert in known
-        ]
+        return [self._ended(alert, message) for alert in known]
+
+    def _ended(self, alert: CacheAlert, message: str) -> CacheAlert:
+        now = self._judged_at - self._shift
+        return replace(alert, state="resolved", message=message, timestamp=now, hint="", muted_by="")
 
     def _next_moment(self) -> float:
         """Return the end of the next window in which something can change, infinite if there is none."""

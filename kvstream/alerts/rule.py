@@ -1,6 +1,7 @@
 """Rule: what must be so for an alert to begin, to become a page and to end."""
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -8,10 +9,22 @@ import msgspec
 from kvstream.alerts.types import AlertLevel, MetricType
 from kvstream.errors import ConfigError
 
-ConditionName = Literal["drop", "above", "below", "occurs", "silent", "restarted", "premature"]
+ConditionName = Literal["drop", "above", "below", "occurs", "silent", "restarted", "premature", "always"]
 
 MAX_SECONDS = 7 * 86_400.0
 MAX_THRESHOLD = 1e15
+
+
+class RuleError(ConfigError):
+    """Raised when a rule cannot be used.
+
+    Attributes:
+        problems: (field, what is wrong with it), all of them.
+    """
+
+    def __init__(self, name: str, problems: Sequence[tuple[str, str]]) -> None:
+        super().__init__(f"rule {name}: " + "; ".join(what for _, what in problems))
+        self.problems = problems
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,7 +47,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         condition: ``drop``: below what is normal for this engine; ``above`` and ``below`` a threshold;
             ``occurs``: more than the threshold in a window; ``silent``: no event for far longer than
             usual; ``restarted``: an empty cache that is not yet what it was; ``premature``: evicted
-            blocks are needed again, whatever was normal.
+            blocks are needed again, whatever was normal; ``always``: fires as long as the stream is open.
         metric: The value looked at.
         threshold: See the class of the condition in ``kvstream.alerts.conditions``.
         clear: The alert ends once the measure is back at this, in the threshold's unit.
@@ -71,26 +84,33 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     hint: str = ""
 
     def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise RuleError(self.name, problems)
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (field, what is wrong with it)."""
         for name in ("for_seconds", "clear_seconds", "recovery_seconds"):
             if not 0.0 <= getattr(self, name) <= MAX_SECONDS:
-                raise ConfigError(f"rule {self.name}: {name} must be 0 to {MAX_SECONDS:,.0f} seconds")
+                yield name, f"{name} must be 0 to {MAX_SECONDS:,.0f} seconds"
         for name in ("threshold", "clear"):
             if not abs(getattr(self, name)) <= MAX_THRESHOLD:  # which NaN is not
-                raise ConfigError(f"rule {self.name}: {name} must be a number of at most {MAX_THRESHOLD:g}")
+                yield name, f"{name} must be a number of at most {MAX_THRESHOLD:g}"
         wrong_side = self.clear < self.threshold if self.condition == "below" else self.clear > self.threshold
         if wrong_side:
-            raise ConfigError(
-                f"rule {self.name}: clear ({self.clear}) lies beyond the threshold ({self.threshold})"
-            )
+            yield "clear", f"clear ({self.clear}) lies beyond the threshold ({self.threshold})"
+        if (self.condition == "always") != (self.metric is MetricType.HEARTBEAT):
+            yield "condition", "condition always is for the metric heartbeat, and nothing else is"
         if self.page is not None:
             if not 0.0 <= self.page.after_seconds <= MAX_SECONDS or not self.page.threshold <= MAX_THRESHOLD:
-                raise ConfigError(
-                    f"rule {self.name}: page.after_seconds must be 0 to {MAX_SECONDS:,.0f}, "
-                    f"page.threshold a number of at most {MAX_THRESHOLD:g}"
+                yield (
+                    "page",
+                    f"page.after_seconds must be 0 to {MAX_SECONDS:,.0f}, "
+                    f"page.threshold a number of at most {MAX_THRESHOLD:g}",
                 )
             if self.level is AlertLevel.CRITICAL:
-                raise ConfigError(f"rule {self.name}: page is of no use to a rule that is critical at once")
+                yield "page", "page is of no use to a rule that is critical at once"
         try:
             self.message.format(value=0.0, threshold=0.0, baseline=0.0, since="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ConfigError(f"rule {self.name}: message cannot be filled in: {error!r}") from error
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+            yield "message", f"message cannot be filled in: {error!r}"

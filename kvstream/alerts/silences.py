@@ -1,67 +1,168 @@
-"""Silences: alerts that nobody wants to be told of until a time."""
+"""Silences: alerts that nobody wants to be notified of, until a time or until an incident is over."""
 
 import datetime
 import math
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 
 import msgspec
+from msgspec.structs import replace
 
 from kvstream.alerts.types import CacheAlert
 from kvstream.errors import ConfigError
 
+MAX_SILENCES = 1000
+"""Silences that are kept at once, as each alert is compared with all of them."""
+
+_LONGEST_PATTERN = 1024  # characters; a name has 256, and each may need three to stand for itself
+_LONGEST_REASON = 1000
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
 
 class Silence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which alerts to say nothing of. What still fires when the silence ends is told then.
+    """Which alerts to notify nobody of. What still fires when the silence ends is notified then.
+
+    Times are event time, as all that alerts are judged by: about that of the clock for live sources, that of
+    the recording for a replay.
 
     Attributes:
-        until: Its end, in event time, with a time zone.
+        until: Its end, in event time, with a time zone; None, for a silence of one incident, is the end of
+            that incident.
         rule: Pattern of the rule's name, as shells have it: ``lifetime_*``.
         source: Pattern of the source.
         tier: Pattern of the tier.
         reason: Why, for those who wonder.
+        incident: Id of the only incident that it covers; empty covers any. A silence of one incident also
+            covers a rise of its severity, but not the next incident of the same rule.
+        id: Names it, to remove it by; given by the stream where it is empty.
     """
 
-    until: datetime.datetime
+    until: datetime.datetime | None = None
     rule: str = "*"
     source: str = "*"
     tier: str = "*"
     reason: str = "silenced"
+    incident: str = ""
+    id: str = ""
 
     def __post_init__(self) -> None:
-        if self.until.tzinfo is None:
+        if self.until is None:
+            if not self.incident:
+                raise ConfigError("silence: until is missing; only a silence of one incident can do without")
+        elif self.until.tzinfo is None:
             raise ConfigError(f"silence: until ({self.until}) needs a time zone, such as Z at its end")
         if not self.reason:
             raise ConfigError("silence: reason must say something, or be left out")
+        for name in ("rule", "source", "tier", "incident"):
+            if len(getattr(self, name)) > _LONGEST_PATTERN:
+                raise ConfigError(f"silence: {name} must have at most {_LONGEST_PATTERN:,} characters")
+        if len(self.reason) > _LONGEST_REASON:
+            raise ConfigError(f"silence: reason must have at most {_LONGEST_REASON:,} characters")
+        if self.id and not _ID.fullmatch(self.id):
+            raise ConfigError("silence: id must be 1 to 64 letters, digits, - and _, or be left out")
+
+    @property
+    def ends_at(self) -> float:
+        """Its end in seconds since the Unix epoch; infinite if that is the end of an incident."""
+        return math.inf if self.until is None else self.until.timestamp()
 
     def covers(self, alert: CacheAlert, now: float) -> bool:
         """Whether it covers an alert at a time, in seconds since the Unix epoch."""
         return (
-            now < self.until.timestamp()
+            (not self.incident or self.incident == alert.incident)
+            and now < self.ends_at
             and fnmatchcase(alert.rule, self.rule)
             and fnmatchcase(alert.source, self.source)
             and fnmatchcase(alert.tier, self.tier)
         )
 
 
+def exactly(name: str) -> str:
+    """Return the pattern that fits a name and nothing else."""
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
 class Silences:
-    """The silences of a stream; more can be added while it runs."""
+    """The silences of a stream; others come and go while it runs.
+
+    Args:
+        silences: Those of the rules file, which ``replace_configured`` replaces.
+
+    Raises:
+        ConfigError: If there are more than ``MAX_SILENCES``.
+    """
 
     def __init__(self, silences: Iterable[Silence] = ()) -> None:
-        self._silences = list(silences)
+        self._silences: dict[str, Silence] = {}
+        self._configured: set[str] = set()
+        self.replace_configured(silences)
 
-    def add(self, silence: Silence) -> None:
-        """Begins a silence."""
-        self._silences.append(silence)
+    def add(self, silence: Silence) -> Silence:
+        """Begin a silence; return it with its id. One with the same id is replaced.
+
+        Raises:
+            ConfigError: If there are ``MAX_SILENCES`` already.
+        """
+        if silence.id not in self._silences and len(self._silences) >= MAX_SILENCES:
+            raise ConfigError(f"silence: there are {MAX_SILENCES:,} already; remove some first")
+        if not silence.id:
+            silence = replace(silence, id=os.urandom(8).hex())
+        self._silences[silence.id] = silence
+        return silence
+
+    def remove(self, silence_id: str) -> bool:
+        """End a silence; False if there is none with that id."""
+        self._configured.discard(silence_id)
+        return self._silences.pop(silence_id, None) is not None
+
+    def replace_configured(self, silences: Iterable[Silence]) -> None:
+        """Take the silences of a rules file in the place of those of before; others stay.
+
+        Raises:
+            ConfigError: If that would be more than ``MAX_SILENCES``; nothing is changed then.
+        """
+        configured = list(silences)
+        before = {name: each for name, each in self._silences.items() if name in self._configured}
+        others = {name: each for name, each in self._silences.items() if name not in before}
+        if len(configured) + len(others) > MAX_SILENCES:
+            raise ConfigError(f"silences: at most {MAX_SILENCES:,} are kept at once")
+        ids = {replace(each, id=""): name for name, each in before.items()}
+        self._silences = others
+        # What has not changed keeps its id.
+        self._configured = {
+            self.add(replace(each, id=each.id or ids.get(each, ""))).id for each in configured
+        }
+
+    def drop_ended(self, now: float, incidents: Collection[str]) -> None:
+        """Drop what is over.
+
+        Args:
+            now: Event time in seconds, of the source that is the furthest behind.
+            incidents: Ids of the incidents that are open.
+        """
+        ended = [
+            name
+            for name, each in self._silences.items()
+            if each.ends_at <= now or (each.until is None and each.incident not in incidents)
+        ]
+        for name in ended:
+            self.remove(name)
+
+    def all(self) -> list[Silence]:
+        """Return the silences, the first to end first."""
+        return sorted(self._silences.values(), key=lambda silence: silence.ends_at)
 
     def __len__(self) -> int:
         return len(self._silences)
 
     def next_end(self, now: float) -> float:
         """The time after ``now`` at which the first silence ends, in seconds; infinity if none does."""
-        ends = (silence.until.timestamp() for silence in self._silences)
+        ends = (silence.ends_at for silence in self._silences.values())
         return min((end for end in ends if end > now), default=math.inf)
 
     def reason(self, alert: CacheAlert, now: float) -> str:
-        """Why nobody is to be told of an alert; empty if no silence covers it."""
-        return next((silence.reason for silence in self._silences if silence.covers(alert, now)), "")
+        """Why nobody is to be notified of an alert; empty if no silence covers it."""
+        covering = (each.reason for each in self._silences.values() if each.covers(alert, now))
+        return next(covering, "")

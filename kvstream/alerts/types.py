@@ -45,6 +45,7 @@ class MetricType(StrEnum):
     REPEATED_FRAMES = "repeated_frames"
     STALE_FRAMES = "stale_frames"
     CONFLICTING_FRAMES = "conflicting_frames"
+    HEARTBEAT = "heartbeat"
 
 
 DROP_METRICS = frozenset(
@@ -56,6 +57,9 @@ DROP_METRICS = frozenset(
     }
 )
 """Metrics of what never reaches a cache: of a stream or a source, in windows of the clock."""
+
+STREAM_METRICS = DROP_METRICS | {MetricType.HEARTBEAT}
+"""Metrics that rules of caches do not look at."""
 
 
 class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):

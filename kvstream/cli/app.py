@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kvstream.alerts.rules_file import RulesFileError
 from kvstream.cli import (
     analyze,
     bench,
@@ -25,6 +26,7 @@ from kvstream.cli import (
     run,
     schemas,
     serve,
+    silence,
     top,
 )
 from kvstream.cli.exit_codes import EXIT_ERROR, EXIT_SIGNAL, EXIT_USAGE
@@ -56,6 +58,7 @@ app.command("convert", epilog=convert.EXAMPLES)(convert.convert_command)
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate_command)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench_command)
 app.add_typer(rules.app, name="rules")
+app.add_typer(silence.app, name="silence")
 app.add_typer(schemas.app, name="schemas")
 
 
@@ -138,7 +141,11 @@ def _report(error: BaseException) -> int:
         return _report_usage(error)
     # Of several, the one that was raised with a person in mind.
     cause = min(causes, key=lambda cause: not isinstance(cause, KVStreamError))
-    say(f"kvstream: {_message(cause)}")
+    if isinstance(cause, RulesFileError):
+        for line in cause.lines:
+            say(f"kvstream: {line}")
+    else:
+        say(f"kvstream: {_message(cause)}")
     return EXIT_ERROR
 
 

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from kvstream.alerts.types import AlertLevel
+from kvstream.errors import ConfigError
 from kvstream.sinks.alert_file import AlertFile
 from kvstream.sinks.alertmanager import Alertmanager
 from kvstream.sinks.command import Command
@@ -65,6 +66,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     webhook: Sequence[str] | None = None
     slack: Sequence[str] | None = None
     alertmanager: Sequence[str] | None = None
+    heartbeat: bool = False
     alert_log: Path | None = None
     otlp: str | None = None
 
@@ -76,6 +78,8 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
             MissingExtraError: If one needs a package that is not installed.
             OSError: If the file cannot be written.
         """
+        if self.heartbeat and not self.alertmanager:
+            raise ConfigError("--heartbeat goes to an Alertmanager: name one with --alertmanager URL")
         secret = os.environ.get("KVSTREAM_WEBHOOK_SECRET")
         for command in self.on_alert or ():
             stream.on_alert(Command(command), min_level)

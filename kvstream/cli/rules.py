@@ -1,27 +1,31 @@
 """``kvstream rules``: what the rules are, whether a file of them is right, when they would have fired."""
 
+import math
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.text import Text
 
+from kvstream.alerts.labelled import labelled_scores
 from kvstream.alerts.rules_file import builtin_text, default_rules, load_rules
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert
+from kvstream.cli.chosen_rules import chosen_rules
 from kvstream.cli.recordings import read_recordings, recordings
 from kvstream.cli.render import alert_line, console
 from kvstream.cli.session import (
     Capacity,
     ConfigFile,
     Json,
-    chosen_rules,
     wants_lines,
 )
 from kvstream.cli.standard import write_document
 from kvstream.config import MetricsConfig, load_config
+from kvstream.events.frame import EventFrame
 from kvstream.monitor import Monitor
 from kvstream.sinks.jsonl import JsonLines
 from kvstream.sinks.output_file import refuse_inputs
@@ -35,6 +39,8 @@ EXAMPLES = """
   kvstream rules check my-rules.toml
 
   kvstream rules test my-rules.toml --on day.kvlog --capacity 16384
+
+  kvstream rules test my-rules.toml --on day.kvlog --labels incidents.jsonl    found, missed, false alerts
 """
 
 app = typer.Typer(help="List, check and try alert rules.", no_args_is_help=True, epilog=EXAMPLES)
@@ -55,7 +61,7 @@ def check_rules(file: RulesArgument) -> None:
     rules, silences = load_rules(file, tuple(base.values()))
     new = [rule.name for rule in rules if rule.name not in base]
     changed = [rule.name for rule in rules if rule.enabled and base.get(rule.name, rule) != rule]
-    off = [rule.name for rule in rules if not rule.enabled]
+    off = [rule.name for rule in rules if not rule.enabled and base.get(rule.name, rule) != rule]
     told = {"changed": changed, "new": new, "off": off}
     parts = [f"{len(names)} {what} ({', '.join(names)})" for what, names in told.items() if names]
     if silences:
@@ -67,23 +73,41 @@ def check_rules(file: RulesArgument) -> None:
 def try_rules(
     file: RulesArgument,
     on: Annotated[list[str], typer.Option(metavar="LOG", help="A recording; can be given again.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LABELS.jsonl",
+            help='Incidents in it, a line each, to score the rules by: {"source", "from", "until"?, "tier"?, '
+            '"kind"?}; times are ISO or seconds since the first event.',
+            show_default=False,
+        ),
+    ] = None,
     capacity: Capacity = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Replays recordings and prints when each rule would have fired and resolved."""
+    """Replays recordings and prints when each rule would have fired and resolved, and what that is worth."""
     inputs = recordings(on, "rules are tried on files")
-    refuse_inputs(sys.stdout.fileno(), on)
+    refuse_inputs(sys.stdout.fileno(), [*on, *([str(labels)] if labels is not None else [])])
     metrics = load_config(MetricsConfig, config, capacity=capacity)
-    rules, silences = chosen_rules(metrics, file)
+    rules, silences = chosen_rules(file)
     monitor = Monitor(metrics, rules, Silences(silences))
     alerts: list[CacheAlert] = []
-    read_recordings(inputs, metrics.capacity, lambda frame: alerts.extend(monitor.process(frame).alerts))
+    span = _Span()
+
+    def take(frame: EventFrame) -> None:
+        span.add(frame)
+        alerts.extend(monitor.process(frame).alerts)
+
+    read_recordings(inputs, metrics.capacity, take)
     alerts += monitor.finish()
+    scores = None if labels is None else labelled_scores(alerts, labels, span.start, span.end, span.sources)
     if wants_lines(json):
         lines = JsonLines(sys.stdout.buffer)
         for alert in alerts:
             lines.show(alert)
+        if scores is not None:
+            write_document(msgspec.json.encode(scores).decode() + "\n")
         return
     screen = console()
     for alert in alerts:
@@ -92,3 +116,19 @@ def try_rules(
     for rule in monitor.rules:
         state = f"fired {fired[rule.name]} times" if rule.enabled else "off"
         screen.print(Text(f"  {for_terminal(rule.name):20} {state}"))
+    for line in scores.lines() if scores is not None else ():
+        screen.print(Text(for_terminal(line)))
+
+
+class _Span:
+    """When a recording begins and ends, and of which sources it is."""
+
+    def __init__(self) -> None:
+        self.start, self.end = math.inf, -math.inf
+        self.sources: set[str] = set()
+
+    def add(self, frame: EventFrame) -> None:
+        self.sources.add(frame.source)
+        if len(frame):
+            self.start = min(self.start, int(frame.ts.min()) / 1e9)
+            self.end = max(self.end, int(frame.ts.max()) / 1e9)

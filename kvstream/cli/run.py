@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from kvstream.alerts.types import AlertLevel
+from kvstream.cli.chosen_rules import Heartbeat, RulesFile, chosen_rules
 from kvstream.cli.handlers import (
     AlertLog,
     AlertmanagerUrl,
@@ -27,9 +28,7 @@ from kvstream.cli.session import (
     Json,
     MinLevel,
     Output,
-    RulesFile,
     Session,
-    chosen_rules,
     run_session,
 )
 from kvstream.config import MetricsConfig, StreamConfig, load_config
@@ -104,6 +103,7 @@ def run_command(
     webhook: WebhookUrl = None,
     slack: SlackUrl = None,
     alertmanager: AlertmanagerUrl = None,
+    heartbeat: Heartbeat = False,
     alert_log: AlertLog = None,
     otlp: OtlpUrl = None,
 ) -> int:
@@ -117,7 +117,7 @@ def run_command(
     for output in (sys.stdout.fileno(), *([alert_log] if alert_log is not None else [])):
         refuse_inputs(output, given)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
-    chosen, silences = chosen_rules(metrics, rules)
+    chosen, silences = chosen_rules(rules, heartbeat)
     options = RunOptions(summary_every=summary_every, strict=strict, speed=speed, capacity=metrics.capacity)
     metrics = msgspec.structs.replace(metrics, export_interval=0.0)  # by recorded time, not by the clock
     stream = KVStream(StreamConfig(metrics=metrics, shutdown_timeout=60.0), chosen, silences=silences)
@@ -126,6 +126,7 @@ def run_command(
         webhook=webhook,
         slack=slack,
         alertmanager=alertmanager,
+        heartbeat=heartbeat,
         alert_log=alert_log,
         otlp=otlp,
     )
@@ -141,7 +142,7 @@ def run_command(
                     output.show(of.subscriber.statistics())
 
     return run_session(
-        Session(min_level, evictions, fail_on),
+        Session(min_level, evictions, fail_on, rules if endless else None, heartbeat),
         stream,
         feed,
         as_json=json,

@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from kvstream.alerts.types import AlertLevel
+from kvstream.cli.chosen_rules import Heartbeat, RulesFile, chosen_rules
 from kvstream.cli.handlers import (
     AlertLog,
     AlertmanagerUrl,
@@ -28,9 +29,7 @@ from kvstream.cli.session import (
     Json,
     MinLevel,
     Output,
-    RulesFile,
     Session,
-    chosen_rules,
     run_session,
     wants_lines,
 )
@@ -118,6 +117,7 @@ def serve_command(
     webhook: WebhookUrl = None,
     slack: SlackUrl = None,
     alertmanager: AlertmanagerUrl = None,
+    heartbeat: Heartbeat = False,
     alert_log: AlertLog = None,
     otlp: OtlpUrl = None,
 ) -> int:
@@ -125,7 +125,7 @@ def serve_command(
     token = token_from(token_file)
     tls = _tls(tls_cert, tls_key, tls_client_ca)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
-    chosen, silences = chosen_rules(metrics, rules)
+    chosen, silences = chosen_rules(rules, heartbeat)
     metrics = msgspec.structs.replace(metrics, export_interval=summary_every)
     stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences)
     handlers = Handlers(
@@ -133,6 +133,7 @@ def serve_command(
         webhook=webhook,
         slack=slack,
         alertmanager=alertmanager,
+        heartbeat=heartbeat,
         alert_log=alert_log,
         otlp=otlp,
     )
@@ -170,7 +171,8 @@ def serve_command(
             for server in servers:
                 await server.aclose()
 
-    return run_session(Session(min_level, evictions, fail_on), stream, feed, as_json=json, is_service=True)
+    session = Session(min_level, evictions, fail_on, rules, heartbeat)
+    return run_session(session, stream, feed, as_json=json, is_service=True)
 
 
 async def _serve_all(stream: KVStream, servers: "Sequence[FrameServer | HttpServer]") -> None:

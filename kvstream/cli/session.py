@@ -11,17 +11,14 @@ import anyio
 import msgspec
 import typer
 
-from kvstream.alerts.rule import Rule
-from kvstream.alerts.rules_file import default_rules, load_rules
-from kvstream.alerts.silences import Silence
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.cli.chosen_rules import read_rules_on_hangup
 from kvstream.cli.exit_codes import EXIT_ALERT, EXIT_ERROR, EXIT_SIGNAL, EXIT_UNDELIVERED
 from kvstream.cli.exit_codes import EXIT_CODES as EXIT_CODES
 from kvstream.cli.handlers import undelivered_lines
 from kvstream.cli.messages import say
 from kvstream.cli.render import Terminal
-from kvstream.config import MetricsConfig
 from kvstream.errors import KVStreamError, UnknownFormatError, UnreadableInputError
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
@@ -42,9 +39,6 @@ Evictions = Annotated[bool, typer.Option("--evictions", help="Also a line for ea
 Capacity = Annotated[
     int | None,
     typer.Option(min=1, metavar="BLOCKS", help="Blocks each cache has room for.", show_default=False),
-]
-RulesFile = Annotated[
-    Path | None, typer.Option(metavar="FILE.toml", help="Changes to the alert rules.", show_default=False)
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="Settings of the metrics.", show_default=False)
@@ -73,11 +67,21 @@ class Output(Protocol):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """What is shown of a stream, and when that is a failure."""
+    """What is shown of a stream, when that is a failure, and what it is judged by.
+
+    Attributes:
+        min_level: Least level of the alerts shown.
+        evictions: Also show evictions.
+        fail_on: Level from which an alert is a failure.
+        rules: File of rules that SIGHUP has read again; without one, SIGHUP ends the process.
+        heartbeat: Whether the rules of the heartbeat are on.
+    """
 
     min_level: AlertLevel = AlertLevel.INFO
     evictions: bool = False
     fail_on: AlertLevel | None = None
+    rules: Path | None = None
+    heartbeat: bool = False
 
 
 Feed = Callable[[KVStream, Output], Awaitable[None]]
@@ -92,16 +96,6 @@ def wants_lines(as_json: bool) -> bool:
 def tell_malformed(malformed: Malformed) -> None:
     """Say on standard error what of an input could not be decoded."""
     say(f"malformed  {malformed}")
-
-
-def chosen_rules(metrics: MetricsConfig, file: Path | None) -> tuple[Sequence[Rule], Sequence[Silence]]:
-    """The rules and the silences that the options ask for.
-
-    Raises:
-        ConfigError: If the file cannot be used.
-    """
-    base = default_rules()
-    return load_rules(file, base) if file else (base, ())
 
 
 def run_session(
@@ -196,6 +190,15 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
         results.start_soon(show_evictions)
         async with stream, anyio.create_task_group() as inputs:
             inputs.start_soon(stop_on_signal, inputs.cancel_scope, stopped)
+            if session.rules is not None:
+                inputs.start_soon(
+                    read_rules_on_hangup,
+                    stream,
+                    session.rules,
+                    session.heartbeat,
+                    inputs.cancel_scope,
+                    stopped,
+                )
             inputs.start_soon(refresh)
             inputs.start_soon(read_all, inputs.cancel_scope)
     last = stream.summary()

@@ -11,8 +11,9 @@ import msgspec
 import typer
 
 from kvstream.alerts.types import CacheAlert
+from kvstream.cli.chosen_rules import RulesFile, chosen_rules
 from kvstream.cli.render import console, summary_table
-from kvstream.cli.session import Capacity, ConfigFile, RulesFile, chosen_rules
+from kvstream.cli.session import Capacity, ConfigFile
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.link import Endpoint
@@ -76,7 +77,7 @@ def top_command(
     if STDIN in inputs:
         raise ConfigError("kvstream top needs standard input for its keys; pipe events into kvstream run")
     metrics = load_config(MetricsConfig, config, capacity=capacity)
-    chosen, silences = chosen_rules(metrics, rules)
+    chosen, silences = chosen_rules(rules)
     metrics = msgspec.structs.replace(metrics, export_interval=0.0)
     stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences)
     feeds = _feeds(stream, inputs, follow, speed, metrics.capacity)

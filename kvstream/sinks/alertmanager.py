@@ -39,7 +39,9 @@ class Alertmanager(Delivery):
     Alertmanager takes an alert as over that it has not heard of for a while, so that what fires is posted
     every ``repeat`` seconds, and what still fires when the process ends is left to expire. Severity is a
     label: an alert whose level rises is a new one there, and the one of the lower level ends with it.
-    What cannot be posted waits in the stream in its newest state.
+    What cannot be posted waits in the stream in its newest state. The heartbeat, if its rule is on, is
+    posted as soon as the stream is open and with each repeat, whatever its level; a dead man's switch
+    behind Alertmanager notices when it expires.
 
     Args:
         url: Its address, such as ``http://alertmanager:9093``.
@@ -70,6 +72,8 @@ class Alertmanager(Delivery):
         async def posts(alerts: Subscription[CacheAlert]) -> AsyncIterator[Post]:
             repeat_at = anyio.current_time() + self._repeat
             more = True
+            if (heartbeat := stream.heartbeat()) is not None:
+                yield Post([heartbeat], changed=False)
             while more:
                 with anyio.move_on_after(repeat_at - anyio.current_time()):
                     more = await alerts.wait()
@@ -77,6 +81,8 @@ class Alertmanager(Delivery):
                     yield Post(batch, changed=True)
                 if anyio.current_time() >= repeat_at:
                     firing = stream.firing(min_level)
+                    if (heartbeat := stream.heartbeat()) is not None:
+                        firing.append(heartbeat)
                     for start in range(0, len(firing), _MOST_IN_A_POST):
                         yield Post(firing[start : start + _MOST_IN_A_POST], changed=False)
                     self._forget_all_but(firing)

@@ -40,7 +40,7 @@ _SEVERITY = {
     AlertLevel.WARNING: SeverityNumber.WARN,
     AlertLevel.CRITICAL: SeverityNumber.ERROR,
 }
-_UNITS = {"seconds": "s", "ratio": "1"}
+_UNITS = {"seconds": "s", "ratio": "1", "bytes": "By"}
 
 
 class OpenTelemetry:

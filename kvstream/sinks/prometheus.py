@@ -66,7 +66,7 @@ class PrometheusCollector(Collector):
         """The metrics as they are now."""
         metrics = _Metrics(self._native)
         for source in self._stream.sources():
-            metrics.add(source_readings(source))
+            metrics.add(source_readings(self._stream, source))
         metrics.add(stream_readings(self._stream))
         return metrics.collect()
 

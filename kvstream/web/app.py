@@ -23,6 +23,7 @@ try:
 
     from kvstream.web.events import AlertLog, LiveEvents
     from kvstream.web.guard import Access, Guard
+    from kvstream.web.silences import SilenceRoutes
 except ImportError:
     raise MissingExtraError("the dashboard", "web") from None
 
@@ -44,7 +45,7 @@ def create_app(
 ) -> Starlette:
     """The application of a stream (see ``KVStream.asgi``); ``connections`` counts those of its server."""
     access = Access(token, allowed_hosts, authenticated)
-    routes = _Routes(stream, max_clients, connections)
+    routes, silences = _Routes(stream, max_clients, connections), SilenceRoutes(stream)
     app = Starlette(
         routes=[
             Route("/", routes.page),
@@ -56,6 +57,9 @@ def create_app(
             Route("/api/history", routes.history),
             Route("/api/distributions", routes.distributions),
             Route("/api/blocks", routes.blocks),
+            Route("/api/silences", silences.collection, methods=["GET", "POST"]),
+            Route("/api/silences/{id}", silences.one, methods=["DELETE"]),
+            Route("/api/alerts/{fingerprint}/acknowledge", silences.acknowledge, methods=["POST"]),
             Route("/events", routes.events),
             Route("/healthz", routes.health),
             Route("/readyz", routes.ready),

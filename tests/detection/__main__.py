@@ -3,9 +3,10 @@
 Rules were chosen on seeds 1 to 6; report others. ``KVSTREAM_MOONCAKE_TRACE=FILE`` adds real requests.
 """
 
+import math
 import sys
 
-from tests.detection.judge import Table, run
+from tests.detection.judge import Table, early, run
 from tests.detection.streams import incidents, quiet_streams
 
 seed = int(sys.argv[1]) if len(sys.argv) > 1 else 101
@@ -20,6 +21,8 @@ for stream in [*incidents(seed, kinds), *quiet_streams(seed, kinds)]:
             print(f"false  {stream.name:44} {each.rule} of {each.source} at {each.start:.0f} s", flush=True)
         continue
     s = tables["kvstream"].incidents[-1][1]
+    before = early(stream, made.raised["kvstream"])
+    delay = math.inf if s.delay is None else s.delay
     covered = "" if s.covered is None else f"covered {s.covered:4.0%}"
     odd = [
         what
@@ -28,12 +31,12 @@ for stream in [*incidents(seed, kinds), *quiet_streams(seed, kinds)]:
             ("false resolve", s.false_resolves > 0),
             ("not closed", not s.closed),
             ("not paged", stream.page and not s.paged),
-            (f"{s.early} before the onset", s.early > 0),
+            (f"{before} before the onset", before > 0),
         )
         if is_so
     ]
     print(
-        f"{stream.name:44} {'P' if stream.page else 'T'} after {s.delay:4.0f} s  {covered:12} "
+        f"{stream.name:44} {'P' if stream.page else 'T'} after {delay:4.0f} s  {covered:12} "
         f"{s.notifications} notifications  {', '.join(odd)}",
         flush=True,
     )

@@ -2,42 +2,17 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from kvstream.alerts.rule import Rule
-from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.alerts.scoring import Gathered, Incident, Notification, Raised, Score, score
 from kvstream.config import MetricsConfig
 from kvstream.events.types import Op
 from kvstream.monitor import Monitor
 from tests.detection.streams import Stream
 from tests.detection.traffic import SECOND, START
-
-GRACE_SECONDS = 60.0
-CLOSED_SECONDS = 300.0
-
-
-@dataclass
-class Raised:
-    """An alert of somebody's rules, in seconds since the start of the stream.
-
-    Attributes:
-        source: Whose it is.
-        rule: What raised it.
-        start: When it began to fire.
-        page_at: When it became critical; None if it never was.
-        end: When it was over; None if it never was.
-    """
-
-    source: str
-    rule: str
-    start: float
-    page_at: float | None = None
-    end: float | None = None
-
-    def fires_at(self, t: float) -> bool:
-        return self.start <= t and (self.end is None or self.end > t)
 
 
 @dataclass
@@ -54,41 +29,13 @@ class Run:
     """A stream gone through once: what was raised, and the seconds for the baselines."""
 
     raised: dict[str, list[Raised]] = field(default_factory=dict)
-    notifications: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
-
-
-class Collected:
-    """Alerts as a subscriber hears of them, gathered to ``Raised``."""
-
-    def __init__(self) -> None:
-        self.raised: list[Raised] = []
-        self.sent: list[tuple[str, float]] = []
-        self._open: dict[str, Raised] = {}
-
-    def add(self, alerts: Iterable[CacheAlert], at: float | None = None) -> None:
-        """Takes in alerts; ``at`` is the time in the stream where event time has gone back."""
-        for alert in alerts:
-            if alert.level is AlertLevel.INFO:
-                continue
-            t = alert.timestamp - START if at is None else at
-            self.sent.append((alert.source, t))
-            known = self._open.get(alert.fingerprint)
-            if alert.state == "resolved":
-                if known is not None:
-                    known.end = t
-                    del self._open[alert.fingerprint]
-                continue
-            if known is None:
-                known = self._open[alert.fingerprint] = Raised(alert.source, alert.rule, t)
-                self.raised.append(known)
-            if alert.level is AlertLevel.CRITICAL and known.page_at is None:
-                known.page_at = t
+    notifications: dict[str, list[Notification]] = field(default_factory=dict)
 
 
 def run(stream: Stream, rules: Sequence[Rule] | None = None) -> Run:
     """Sends a stream through kvstream and both baselines."""
     monitor = Monitor(MetricsConfig(capacity=stream.capacity), rules)
-    ours = Collected()
+    ours = Gathered()
     seconds: dict[str, list[Second]] = {}
     newest = 0
     for frame in stream.frames():
@@ -97,19 +44,24 @@ def run(stream: Stream, rules: Sequence[Rule] | None = None) -> Run:
         stepped = start < newest - 10 * SECOND
         alerts = monitor.process(frame).alerts
         # Event time has gone back with the clock: the place in the stream says when it was.
-        ours.add(alerts, stream.onset if stepped else None)
+        ours.add(alerts, START + stream.onset if stepped else None)
         if not stepped:
             ours.add(monitor.pass_time(start))
         lookups = int(((frame.ops == Op.ALLOC) | (frame.ops == Op.ACCESS)).sum())
         second = Second(start // SECOND - START, lookups, int((frame.ops == Op.ACCESS).sum()))
         seconds.setdefault(frame.source, []).append(second)
-    ours.add(monitor.finish(), stream.seconds if stream.kind == "clock step" else None)
-    made = Run({"kvstream": ours.raised}, {"kvstream": ours.sent})
+    ours.add(monitor.finish(), START + stream.seconds if stream.kind == "clock step" else None)
+    for each in ours.raised:
+        each.start -= START
+        each.end = None if each.end is None else each.end - START
+        each.page_at = None if each.page_at is None else each.page_at - START
+    notifications = [Notification(each.source, each.time - START) for each in ours.notifications]
+    made = Run({"kvstream": ours.raised}, {"kvstream": notifications})
     for name, judge in (("PromQL rules", promql), ("CUSUM", cusum)):
         raised = [each for source, of in seconds.items() for each in judge(source, of, stream.seconds)]
         made.raised[name] = raised
         made.notifications[name] = [
-            (each.source, t) for each in raised for t in (each.start, each.end) if t is not None
+            Notification(each.source, t) for each in raised for t in (each.start, each.end) if t is not None
         ]
     return made
 
@@ -172,7 +124,7 @@ def promql(source: str, seconds: list[Second], length: float) -> Iterator[Raised
             if began is None:
                 since[name] = now
             elif now - began >= hold and name not in firing:
-                firing[name] = Raised(source, name, float(now))
+                firing[name] = Raised(source=source, rule=name, start=float(now))
                 yield firing[name]
 
 
@@ -201,7 +153,7 @@ def cusum(source: str, seconds: list[Second], length: float) -> Iterator[Raised]
         bad = seen > 30 and total > 8.0 and ratio < 0.85 * average
         held = held + 1 if bad else 0
         if firing is None and held >= 4:
-            firing = Raised(source, "cusum", float(now))
+            firing = Raised(source=source, rule="cusum", start=float(now))
             yield firing
         elif firing is not None and ratio >= 0.9 * average:
             firing.end, firing, total = float(now), None, 0.0
@@ -213,64 +165,22 @@ def cusum(source: str, seconds: list[Second], length: float) -> Iterator[Raised]
 # Scores.
 
 
-@dataclass
-class Score:
-    """How one incident was found.
-
-    Attributes:
-        found: Whether an alert of its source began between its onset and a minute after its end.
-        delay: Seconds from onset to it, infinite if none did.
-        covered: Share of the incident in which one fired; None for points in time.
-        notifications: From onset to five minutes after the end.
-        false_resolves: Alerts that ended more than a minute before the end while no other fired.
-        closed: Whether nothing of it fired five minutes after the end.
-        paged: Whether it became critical.
-        early: Alerts before the onset, or of other sources.
-    """
-
-    found: bool
-    delay: float
-    covered: float | None
-    notifications: int
-    false_resolves: int
-    closed: bool
-    paged: bool
-    early: int
-
-
-def score(stream: Stream, raised: list[Raised], sent: list[tuple[str, float]]) -> Score:
+def scored(stream: Stream, raised: list[Raised], sent: list[Notification]) -> Score:
     """Scores what was raised in a stream with an incident."""
     assert stream.onset is not None
-    onset, end, closing = stream.onset, stream.end, stream.end + CLOSED_SECONDS
-    ours = [each for each in raised if each.source == stream.source]
-    inside = [each for each in ours if onset - 1 <= each.start <= end + GRACE_SECONDS]
-    early = sum(each.start < onset - 1 for each in ours) + len(raised) - len(ours)
-    covered: float | None = None
-    false_resolves = 0
-    if not stream.point:
-        covered, reached = 0.0, onset
-        for each in sorted(ours, key=lambda one: one.start):
-            until = min(end, each.end if each.end is not None else end)
-            covered += max(0.0, until - max(reached, each.start))
-            reached = max(reached, until)
-        covered /= end - onset
-        if not stream.recurs:
-            false_resolves = sum(
-                each.end is not None
-                and onset < each.end < end - GRACE_SECONDS
-                and not any(other is not each and other.fires_at(each.end) for other in ours)
-                for each in ours
-            )
-    return Score(
-        bool(inside),
-        min((each.start for each in inside), default=math.inf) - onset,
-        covered,
-        sum(source == stream.source and onset - 1 <= t <= closing for source, t in sent),
-        false_resolves,
-        stream.seconds < closing or not any(each.fires_at(closing) for each in ours),
-        any(each.page_at is not None for each in inside),
-        early,
+    incident = Incident(
+        source=stream.source,
+        start=stream.onset,
+        end=stream.end,
+        recurs=stream.recurs,
+        point=stream.point,
     )
+    return score(incident, raised, sent, stream.seconds)
+
+
+def early(stream: Stream, raised: list[Raised]) -> int:
+    """Alerts before the onset, or of other sources."""
+    return sum(each.source != stream.source or each.start < stream.onset - 1 for each in raised)
 
 
 @dataclass
@@ -279,12 +189,15 @@ class Table:
 
     incidents: list[tuple[Stream, Score]] = field(default_factory=list)
     quiet: list[tuple[Stream, list[Raised]]] = field(default_factory=list)
+    early: int = 0  # alerts before an onset, or of other sources
 
     def add(self, stream: Stream, made: Run, name: str) -> None:
         if stream.onset is None:
             self.quiet.append((stream, made.raised[name]))
         else:
-            self.incidents.append((stream, score(stream, made.raised[name], made.notifications[name])))
+            raised = made.raised[name]
+            self.incidents.append((stream, scored(stream, raised, made.notifications[name])))
+            self.early += early(stream, raised)
 
     @property
     def found(self) -> float:
@@ -296,7 +209,8 @@ class Table:
 
     @property
     def delay_to_page(self) -> float:
-        return median([s.delay for stream, s in self.incidents if stream.page] or [math.nan])
+        delays = [s.delay for stream, s in self.incidents if stream.page]
+        return median([math.inf if delay is None else delay for delay in delays] or [math.nan])
 
     @property
     def covered(self) -> float:
@@ -329,13 +243,12 @@ class Table:
     def line(self, name: str) -> str:
         """The scores in one line."""
         most = max((s.notifications for _, s in self.incidents), default=0)
-        early = sum(s.early for _, s in self.incidents)
         return (
             f"{name:14} found {self.found:.2f} ({self.found_to_page:.2f} of those to page)  "
             f"delay {self.delay_to_page:.0f} s  covered {self.covered:.0%}  "
             f"false resolves {self.false_resolves}  "
             f"notifications {self.notifications:.0f}, at most {most}  not closed {self.not_closed}  "
-            f"before the onset {early}  quiet: {self.false_alerts} in {self.quiet_hours:.1f} h, "
+            f"before the onset {self.early}  quiet: {self.false_alerts} in {self.quiet_hours:.1f} h, "
             f"{self.false_pages} critical"
         )
 

@@ -13,6 +13,7 @@
   let boot = "", state = null, processed = -1;
   let heardAt = 0, movedAt = 0; // when a state came, and when it last had new events
   let alerts = [], alertsTold = 0, alertsMissed = 0; // newest first
+  let alertsDrawn = ""; // what the table of them was last drawn from
   let history = null, frame = 0;
   let distributions = null, blocks = null;
 
@@ -292,12 +293,78 @@
     get("alert-count").textContent = alertsTold
       ? `${count(Math.min(chosen.length, ALERTS_SHOWN))} shown of ${count(alertsTold)} told${missed}`
       : "No alert yet.";
-    get("alerts").tBodies[0].replaceChildren(...chosen.slice(0, ALERTS_SHOWN).map((alert) => {
+    // Only what has changed is drawn, so that no button goes away between two halves of a click.
+    const firing = new Map((state?.summary.alerts ?? []).map((alert) => [alert.fingerprint, alert]));
+    const rows = chosen.slice(0, ALERTS_SHOWN).map((alert) => {
+      const now = firing.get(alert.fingerprint);
+      firing.delete(alert.fingerprint); // so that only the newest row of an alert has buttons
+      return [alert, alert.state === "firing" && now?.incident === alert.incident ? now : null];
+    });
+    const drawn = JSON.stringify(rows);
+    if (drawn === alertsDrawn) return;
+    alertsDrawn = drawn;
+    const focused = document.activeElement?.dataset.act;
+    get("alerts").tBodies[0].replaceChildren(...rows.map(([alert, now]) => {
       const row = element("tr", null, { class: `${alert.state} ${alert.level}` });
       const cells = [dated(alert.timestamp), alert.state, alert.level, alert.rule, `${alert.source} / ${alert.tier}`];
       row.append(...cells.map((text) => element("td", text)), element("td", alert.message + (alert.hint ? `. Try: ${alert.hint}` : "")));
+      row.append(actions(now));
       return row;
     }));
+    if (focused) [...get("alerts").querySelectorAll("button")].find((b) => b.dataset.act === focused)?.focus();
+  }
+
+  /* What can be done about an alert that fires; nothing about one that is over. */
+  function actions(alert) {
+    const cell = element("td");
+    if (!alert) return cell;
+    if (alert.muted_by) {
+      cell.append(element("span", `silenced: ${alert.muted_by}`));
+      return cell;
+    }
+    const where = `${alert.rule} of ${alert.source} / ${alert.tier}`;
+    const button = (name, act, done) => {
+      const made = element("button", name, {
+        type: "button", "data-act": `${name} ${alert.fingerprint}`, "aria-label": shown(`${name}: ${where}`),
+      });
+      made.onclick = async () => {
+        made.disabled = true;
+        const wrong = await act();
+        get("alert-done").textContent = shown(wrong ? `${where}: ${wrong}` : `${where} ${done}`);
+        made.disabled = false;
+      };
+      return made;
+    };
+    cell.append(
+      button("Silence 1 h", () => posted("api/silences", {
+        rule: exactly(alert.rule), source: exactly(alert.source), tier: exactly(alert.tier),
+        duration_seconds: 3600, reason: "silenced on the page",
+      }), "is silenced for an hour"),
+      button("Acknowledge", () => posted(`api/alerts/${encodeURIComponent(alert.fingerprint)}/acknowledge`, {}),
+        "is acknowledged until it is over"),
+    );
+    return cell;
+  }
+
+  /* The pattern that fits a name and nothing else. */
+  const exactly = (name) => name.replace(/[*?[]/g, "[$&]");
+
+  /* Posts JSON; returns what is wrong, if anything is. */
+  async function posted(path, body) {
+    try {
+      const answer = await fetch(path, {
+        method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
+      });
+      if (answer.ok) return "";
+      const text = await answer.text();
+      try {
+        return JSON.parse(text).error;
+      } catch {
+        return text || `the server answers ${answer.status}`;
+      }
+    } catch {
+      return "no connection; try again";
+    }
   }
 
   // Choices
