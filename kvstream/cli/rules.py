@@ -22,7 +22,9 @@ from kvstream.cli.session import (
 )
 from kvstream.cli.standard import write_document
 from kvstream.config import MetricsConfig, load_config
+from kvstream.events.frame import EventFrame
 from kvstream.monitor import Monitor
+from kvstream.recorded import RecordedTime
 from kvstream.sinks.jsonl import JsonLines
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.text.escape import for_terminal
@@ -77,9 +79,15 @@ def try_rules(
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     rules, silences = chosen_rules(metrics, file)
     monitor = Monitor(metrics, rules, Silences(silences))
+    time = RecordedTime(monitor)
     alerts: list[CacheAlert] = []
-    read_recordings(inputs, metrics.capacity, lambda frame: alerts.extend(monitor.process(frame).alerts))
-    alerts += monitor.finish()
+
+    def take(frame: EventFrame) -> None:
+        alerts.extend(time.reach([frame]))
+        alerts.extend(monitor.process(frame).alerts)
+
+    read_recordings(inputs, metrics.capacity, take)
+    alerts += [*time.end(), *monitor.finish()]
     if wants_lines(json):
         lines = JsonLines(sys.stdout.buffer)
         for alert in alerts:
