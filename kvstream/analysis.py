@@ -2,11 +2,13 @@
 
 import msgspec
 
+from kvstream.alerts.types import CacheAlert
 from kvstream.blocks.state import HotBlock
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.summary import ALL, CacheMetricsSummary
 from kvstream.monitor import Monitor
+from kvstream.recorded import RecordedTime
 from kvstream.tier import Outcome, TierMonitor
 
 _HARDLY = 0.02  # of hit ratio: less is not worth speaking of
@@ -55,11 +57,18 @@ class Analysis:
             config or MetricsConfig(), curve_contents=_CONTENTS, curve_lookups=0, curve_half_life=0.0
         )
         self.monitor = Monitor(whole)
+        self._time = RecordedTime(self.monitor)
         self._block_bytes = block_bytes
 
     def process(self, frame: EventFrame, records: bool = False) -> Outcome:
         """Takes in a frame; ``records`` asks for what was evicted."""
-        return self.monitor.process(frame, records)
+        changed = self._time.reach([frame])
+        outcome = self.monitor.process(frame, records)
+        return msgspec.structs.replace(outcome, alerts=changed + outcome.alerts) if changed else outcome
+
+    def end(self) -> list[CacheAlert]:
+        """Judge the silence of every cache up to the newest event of all; return the alerts that changed."""
+        return self._time.end()
 
     def results(self) -> list[CacheAnalysis]:
         """One analysis for each source and tier, in order of name."""

@@ -140,6 +140,9 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         metrics: Settings of what is measured.
+        recorded: Events are a recording, given in order of time: silence is judged by event time, never by
+            the clock, and no source is forgotten, so that the same events give the same alerts. It takes
+            one consumer.
         consumers: Consumer tasks, each with a queue of its own; a source belongs to exactly one.
         queue_events: Events a queue holds before its producers' overflow policies apply, in at most 65,536
             frames and label sets together.
@@ -157,6 +160,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     metrics: MetricsConfig = MetricsConfig()
+    recorded: bool = False
     consumers: int = 1
     queue_events: int = 262_144
     overflow: OverflowPolicy = "block"
@@ -168,7 +172,10 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_producers: int = 10_000
 
     def __post_init__(self) -> None:
+        _require(isinstance(self.recorded, bool), "recorded", self.recorded, "a bool")
         _whole("consumers", self.consumers, 1, 1024)
+        if self.recorded:
+            _require(self.consumers == 1, "consumers", self.consumers, "1 where events are recorded")
         _whole("queue_events", self.queue_events, 1, 2**31)
         _require(self.overflow in POLICIES, "overflow", self.overflow, f"one of {', '.join(POLICIES)}")
         _whole("frame_events", self.frame_events, 1, 2**20)

@@ -215,3 +215,21 @@ def batches_of(items: list[Item]) -> list[list[Item]]:
         events[source] += n
     batches.reverse()
     return batches
+
+
+def batches_in_order(items: list[Item], step_ns: int) -> list[list[Item]]:
+    """The batches of frames that start within one step of event time together; last batch first.
+
+    Args:
+        items: Frames in order of time.
+        step_ns: Length of a step, ns.
+    """
+    steps: list[list[Item]] = []
+    reached = -1
+    for item in items:
+        at = int(item[0].ts[0]) // step_ns if len(item[0].ts) else reached
+        if at > reached or not steps:
+            reached = max(at, reached)
+            steps.append([])
+        steps[-1].append(item)
+    return [batch for step in reversed(steps) for batch in batches_of(step)]

@@ -36,7 +36,8 @@ from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.monitor import Gathering, Monitor, SourceMonitor, accounts_of, compile_loops
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet, ProducersStatistics
-from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_of
+from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_in_order, batches_of
+from kvstream.recorded import RecordedTime
 from kvstream.subscribers import (
     Batching,
     Delivery,
@@ -129,7 +130,8 @@ class KVStream:
             for _ in range(self.config.consumers)
         ]
         self._drops = DropWatch(self._monitors[0].rules, self._silences, self._limits.descriptions())
-        # Source: time of its last frame, by the event loop's clock; the longest silent one first.
+        self._recorded = RecordedTime(self._monitors[0]) if self.config.recorded else None
+        # Source of a live stream: time of its last frame, by the event loop's clock; oldest first.
         self._arrived: dict[str, float] = {}
         self._lags: dict[str, float] = {}  # seconds that the last frame of a source was behind the clock
         self._heartbeat = heartbeat_rule(self._monitors[0].rules)
@@ -172,7 +174,8 @@ class KVStream:
         for i in range(self.config.consumers):
             self._tasks.start_soon(self._consume, i, name=f"kvstream consumer {i}")
         self._tasks.start_soon(self._producers.flush_regularly, name="kvstream flusher")
-        self._tasks.start_soon(self._pass_time, name="kvstream clock")
+        if self._recorded is None:
+            self._tasks.start_soon(self._pass_time, name="kvstream clock")
         if self.config.metrics.export_interval:
             self._tasks.start_soon(self._summarize_regularly, name="kvstream summaries")
         for topic in self._topics:
@@ -209,6 +212,8 @@ class KVStream:
             queue.close()
         for end in self._consumer_ends:
             await end.wait()
+        if self._recorded is not None:
+            self._publish_alerts(self._recorded.end())
         for of in self.sources():
             self._publish_alerts(of.finish())
             await checkpoint()  # as each takes a part of a millisecond
@@ -695,7 +700,10 @@ class KVStream:
         batches: list[list[Item]] = []
         try:
             while items := await queue.take():
-                batches = batches_of(items)
+                if self._recorded is None:
+                    batches = batches_of(items)
+                else:
+                    batches = batches_in_order(items, self._recorded.step_ns)
                 taken.update(batch[0][0].source for batch in batches)
                 while batches:
                     await self._process(number, batches.pop())
@@ -719,6 +727,8 @@ class KVStream:
             self._make_room()
         listening = self._evictions.listening
         left = _events_of(batch)
+        if self._recorded is not None:
+            self._reach(self._recorded, [frame for frame, _ in batch])
         try:
             for outcome in monitor.slices([frame for frame, _ in batch], records=listening):
                 self._publish_alerts(outcome.alerts)
@@ -731,7 +741,7 @@ class KVStream:
                     await checkpoint()
         finally:
             self._cancel(queue, batch, left)
-        if source in monitor.sources:
+        if source in monitor.sources and self._recorded is None:
             self._arrived.pop(source, None)  # so that it goes to the end
             self._arrived[source] = anyio.current_time()
             newest = batch[-1][0].ts
@@ -750,10 +760,18 @@ class KVStream:
                 self._count_dropped(producer, "cancelled", dropped)
             left -= dropped
 
+    def _reach(self, recorded: RecordedTime, frames: list[EventFrame]) -> None:
+        """Lets the time of a recording go on to frames that are to be applied."""
+        before = recorded.now_ns
+        self._publish_alerts(recorded.reach(frames))
+        if recorded.now_ns > before:
+            self._publish_alerts(self._look_at_drops())
+
     async def _pass_time(self) -> None:
         """Lets the time of silent sources go on as the clock does, so that silence is noticed and alerts end.
 
         Only the time since a source's last frame is taken from the clock: a replay has times of its own.
+        Events that are on their way meanwhile are not late for that (``WindowRing.advance``).
         """
         window = self.config.metrics.window_seconds
         tick = max(_LEAST_TICK_SECONDS, window)
@@ -783,7 +801,8 @@ class KVStream:
 
     def _look_at_drops(self) -> list[CacheAlert]:
         duplicates = ((of.source, of.duplicates) for of in self.sources() if of.duplicates)
-        return self._drops.look(self._limits.refused, duplicates, self._clock() / 1e9)
+        now_ns = self._clock() if self._recorded is None else self._recorded.now_ns
+        return self._drops.look(self._limits.refused, duplicates, now_ns / 1e9)
 
     async def _forget_silent(self) -> None:
         """Forgets sources that have been silent for ``forget_seconds``, as a rule dead ones."""

@@ -181,9 +181,10 @@ class Evaluator:
         piece = self._log.add(start, end, window.measurements, in_lookups)
         if piece is not None:
             piece.calm = piece.start >= self._cold_since + _WARM_UP_SECONDS and not self._unusual()
-        self._judged_at = end
+        # Silence may have been judged up to a later time while the window's events were on their way.
+        now = self._judged_at = max(end, self._judged_at)
         return changes + self._judge(
-            View(end, self._log, piece, points, lost_cache and self._index is not None, self._cold_since)
+            View(now, self._log, piece, points, lost_cache and self._index is not None, self._cold_since)
         )
 
     def pass_time(self, until: int) -> list[CacheAlert]:

@@ -46,6 +46,7 @@ def analyze_command(
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     analysis = Analysis(metrics, size)
     read_recordings(inputs, metrics.capacity, analysis.process)
+    analysis.end()
     results = analysis.results()
     if wants_lines(json):
         lines = JsonLines(sys.stdout.buffer)

@@ -56,7 +56,7 @@ def read_recordings(inputs: Sequence[Input], capacity: int | None, take: Callabl
     """
     with progress_on_stderr() as progress:
         endless = any(of.is_pipe for of in inputs)
-        total = None if endless else sum(Path(of.name).stat().st_size for of in inputs)
+        total = None if endless else sum(of.size for of in inputs)
         task = progress.add_task("reading", total=total)
         report = MalformedReport()
 

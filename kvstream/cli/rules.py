@@ -27,6 +27,7 @@ from kvstream.cli.standard import write_document
 from kvstream.config import MetricsConfig, load_config
 from kvstream.events.frame import EventFrame
 from kvstream.monitor import Monitor
+from kvstream.recorded import RecordedTime
 from kvstream.sinks.jsonl import JsonLines
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.text.escape import for_terminal
@@ -92,15 +93,17 @@ def try_rules(
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     rules, silences = chosen_rules(file)
     monitor = Monitor(metrics, rules, Silences(silences))
+    time = RecordedTime(monitor)
     alerts: list[CacheAlert] = []
     span = _Span()
 
     def take(frame: EventFrame) -> None:
         span.add(frame)
+        alerts.extend(time.reach([frame]))
         alerts.extend(monitor.process(frame).alerts)
 
     read_recordings(inputs, metrics.capacity, take)
-    alerts += monitor.finish()
+    alerts += [*time.end(), *monitor.finish()]
     scores = None if labels is None else labelled_scores(alerts, labels, span.start, span.end, span.sources)
     if wants_lines(json):
         lines = JsonLines(sys.stdout.buffer)

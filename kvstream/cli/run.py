@@ -1,7 +1,6 @@
 """``kvstream run``: event logs, standard input and publishers to summaries and alerts."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import anyio
@@ -120,7 +119,9 @@ def run_command(
     chosen, silences = chosen_rules(rules, heartbeat)
     options = RunOptions(summary_every=summary_every, strict=strict, speed=speed, capacity=metrics.capacity)
     metrics = msgspec.structs.replace(metrics, export_interval=0.0)  # by recorded time, not by the clock
-    stream = KVStream(StreamConfig(metrics=metrics, shutdown_timeout=60.0), chosen, silences=silences)
+    endless = any(of.is_live for of in inputs)
+    stream_config = StreamConfig(metrics=metrics, recorded=not endless, shutdown_timeout=60.0)
+    stream = KVStream(stream_config, chosen, silences=silences)
     handlers = Handlers(
         on_alert=on_alert,
         webhook=webhook,
@@ -131,7 +132,6 @@ def run_command(
         otlp=otlp,
     )
     handlers.attach(stream, min_level)
-    endless = any(of.is_live for of in inputs)
 
     async def feed(stream: KVStream, output: Output) -> None:
         try:
@@ -146,7 +146,7 @@ def run_command(
         stream,
         feed,
         as_json=json,
-        total_bytes=None if endless else sum(Path(of.name).stat().st_size for of in inputs),
+        total_bytes=None if endless else sum(of.size for of in inputs),
         subscribers=[of.subscriber for of in inputs if of.subscriber is not None],
         is_service=follow or any(of.subscriber is not None for of in inputs),
     )

@@ -202,7 +202,7 @@ def decode_lines(chunk: bytes | memoryview, on_bad: Callable[[int, str], None]) 
         on_bad: Called with the line's number in the chunk (from 1) and the reason for each bad line.
 
     Yields:
-        A frame for each source and tier in the chunk.
+        Frames in order of the lines, of one source and tier each.
     """
     try:
         yield from frames_from_events(_line_decoder.decode_lines(chunk))

@@ -93,8 +93,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
         Args:
             numbers: A number for each event, int64 of shape (n,), n ≥ 1.
         """
-        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(self)]
-        for start, end in pairwise(edges):
+        for start, end in pairwise(_edges(numbers)):
             yield int(numbers[start]), self.take(slice(start, end))
 
     def to_events(self) -> list[Event]:
@@ -236,8 +235,16 @@ _OP_OF: dict[Any, int] = {
 }
 
 
+_SIDE_BY_SIDE_NS = 5_000_000_000
+_STEP_BACK_NS = 5_000_000_000
+
+
 def frames_from_events(events: Sequence[Event]) -> list[EventFrame]:
-    """Frames of a list of events, one for each source and tier, order within each kept.
+    """Frames of events in their order, of one source and tier each.
+
+    Where there are several, they come side by side: a frame covers five seconds at most, so that none runs
+    ahead of the others. A step back in time of as much begins a frame, so that it is found wherever else
+    the events are cut.
 
     Raises:
         MalformedInputError: If a block id or key does not fit into 64 bits.
@@ -246,11 +253,26 @@ def frames_from_events(events: Sequence[Event]) -> list[EventFrame]:
         return []
     sources, tiers = {event.source for event in events}, {event.tier for event in events}
     if len(sources) == len(tiers) == 1:
-        return [_frame_of(events, sources.pop(), tiers.pop())]
-    groups: dict[tuple[str, str], list[Event]] = {}
-    for event in events:
-        groups.setdefault((event.source, event.tier), []).append(event)
-    return [_frame_of(group, source, tier) for (source, tier), group in groups.items()]
+        return _parted_at_steps_back(_frame_of(events, sources.pop(), tiers.pop()))
+    reached = np.maximum.accumulate(packed_int64([event.ts for event in events]))
+    frames = []
+    for start, end in pairwise(_edges(reached // _SIDE_BY_SIDE_NS)):
+        groups: dict[tuple[str, str], list[Event]] = {}
+        for event in events[start:end]:
+            groups.setdefault((event.source, event.tier), []).append(event)
+        for (source, tier), group in groups.items():
+            frames += _parted_at_steps_back(_frame_of(group, source, tier))
+    return frames
+
+
+def _parted_at_steps_back(frame: EventFrame) -> list[EventFrame]:
+    late = frame.ts < np.maximum.accumulate(frame.ts) - _STEP_BACK_NS
+    return [part for _, part in frame.split(late.astype(np.int64))] if late.any() else [frame]
+
+
+def _edges(numbers: I64) -> list[int]:
+    """Places where runs of equal numbers begin, and the end."""
+    return [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
 
 
 def _frame_of(events: Sequence[Any], source: str, tier: str) -> EventFrame:

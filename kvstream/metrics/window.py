@@ -85,7 +85,8 @@ class WindowRing:
 
     A window stays open until an event of a later one arrives, so that events a little out of order
     count where the stream stands. A step back of more than ten windows is one of the clock: windows
-    start afresh from there (``clock_steps``).
+    start afresh from there (``clock_steps``). Only events say where the stream stands: where ``advance``
+    has gone on without any, events that were on their way meanwhile are not late.
 
     Args:
         window_ns: Length of a window.
@@ -100,6 +101,7 @@ class WindowRing:
         self.clock_steps = 0
         self.open: Window | None = None
         self._scale = scale
+        self._entered: int | None = None  # newest window that events have opened
         self.closed_count = 0  # those no longer kept among them
         self._detailed = keep if detailed is None else min(keep, detailed)
         self._closed: deque[Window] = deque()
@@ -113,7 +115,8 @@ class WindowRing:
         """
         last = int(frame.ts.max()) // self.window_ns
         first = int(frame.ts[0]) // self.window_ns
-        at = self.open.index if self.open is not None else first
+        stands = self._stands()
+        at = first if stands is None else stands
         if last < at - LATE_WINDOWS:
             at = first
         for piece in frame.cut(most):
@@ -128,13 +131,16 @@ class WindowRing:
         """Whether one of some frames, with these newest times in ns, is a step of the clock."""
         index = newest // self.window_ns
         reached = np.maximum.accumulate(index)
-        if self.open is not None:
-            reached = np.maximum(reached, self.open.index)
+        if (stands := self._stands()) is not None:
+            reached = np.maximum(reached, stands)
         return bool((index < reached - LATE_WINDOWS).any())
 
     def enter(self, index: int) -> tuple[Window, Window | None]:
         """The window of ``index``, and the one that closes as it opens, if any."""
         closed = None
+        stands, self._entered = self._stands(), index
+        if self.open is not None and stands is not None and stands <= index < self.open.index:
+            self.open.index = index  # it is empty: nothing is late that comes before it
         if self.open is None or self.open.index != index:
             closed = self.close()
             step = closed is not None and index < closed.index
@@ -149,10 +155,18 @@ class WindowRing:
         """Goes on to a later window though nothing has come; returns the one that closes, if any."""
         if self.open is None or index <= self.open.index:
             return None
-        if not self.open.is_empty:
-            return self.enter(index)[1]
-        self.open.index = index  # a long silence is one window
-        return None
+        if self.open.is_empty:
+            self.open.index = index  # a long silence is one window
+            return None
+        closed = self.close()
+        self.open = Window(index, Measurements(self._scale))
+        return closed
+
+    def _stands(self) -> int | None:
+        """Return the index at which events say that the stream stands; None if any will do."""
+        if self.open is None or self._entered is None:
+            return None
+        return self._entered if self.open.index == self._entered else self._entered + 1
 
     def close(self) -> Window | None:
         """Closes the open window, if there is one."""

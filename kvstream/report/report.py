@@ -95,6 +95,7 @@ class ReportBuilder:
             inputs: What was read.
             malformed: Pieces that could not be decoded.
         """
+        self._note(self._analysis.end())
         self._note(self._analysis.monitor.finish())
         for tier in self._analysis.monitor.tiers():
             self._add_windows(tier)

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import sys
 from collections.abc import Callable, Sequence
 
 from kvstream.sources.files import STDIN, read_events
@@ -20,7 +21,8 @@ class Input:
 
     Attributes:
         subscriber: What subscribes, if the input is a URL.
-        is_live: Whether it is read as it comes; otherwise by recorded time, beside other recordings.
+        is_live: Whether it is read as it comes; otherwise by recorded time, beside other recordings. Standard
+            input is a recording if it comes from a file, as by ``< FILE``.
         is_pipe: Whether it is a named pipe or a device.
 
     Raises:
@@ -34,11 +36,17 @@ class Input:
         self.subscriber = KVEventSubscriber(name) if name.startswith(_ZMQ) else None
         is_path = self.subscriber is None and name != STDIN
         self.is_pipe = is_path and not (stat.S_ISREG(mode := os.stat(name).st_mode) or stat.S_ISDIR(mode))
-        self.is_live = follow or not is_path or self.is_pipe
+        is_file = not self.is_pipe if is_path else name == STDIN and _stdin_is_file()
+        self.is_live = follow or not is_file
         self._follow = follow
         if is_path and not self.is_pipe:  # who closed a pipe would end its writer
             with open(name, "rb"):
                 pass
+
+    @property
+    def size(self) -> int:
+        """Bytes in a recording."""
+        return os.stat(sys.stdin.fileno() if self.name == STDIN else self.name).st_size
 
     def read(self, capacity: int | None = None, on_bytes: Callable[[int], None] | None = None) -> Items:
         """Its frames and what was malformed.
@@ -50,6 +58,10 @@ class Input:
         if self.subscriber is not None:
             return self.subscriber.read()
         return read_events(self.name, follow=self._follow, capacity=capacity, on_bytes=on_bytes)
+
+
+def _stdin_is_file() -> bool:
+    return sys.stdin is not None and stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode)
 
 
 def live_and_recorded(

@@ -15,6 +15,8 @@ from kvstream.events.types import Malformed
 Items = AsyncIterator[EventFrame | Malformed]
 
 _PACE_SECONDS = 0.05
+_SIDE_BY_SIDE_NS = 5_000_000_000
+_STEP_BACK_NS = 10_000_000_000
 _MOST_SOURCES = 65_536  # of which a cutter remembers the sequence numbers
 
 
@@ -22,18 +24,38 @@ async def merge_by_time(inputs: Sequence[Items]) -> Items:
     """Yields the frames of several recordings, the one that starts first first.
 
     Each recording's own order is kept. So the parts of one source's log, in any order of naming, are
-    read one after the other, and those of several engines side by side.
+    read one after the other, and those of several engines side by side: there, frames are cut so that none
+    covers more than five seconds. After a step of its clock a recording stays beside the others, too.
     """
+    if len(inputs) == 1:
+        async for item in inputs[0]:
+            yield item
+        return
     heads: list[tuple[int, int, EventFrame]] = []  # start, place of the input, frame
+    left: list[Iterator[tuple[int, EventFrame]]] = [iter(()) for _ in inputs]  # parts of its last frame
+    reached = [0] * len(inputs)  # time of the last frame, ns, had the clock not been set back
+    steps = [0] * len(inputs)  # by which it was set back so far
+    cutter = FrameCutter(_SIDE_BY_SIDE_NS)
 
     async def advance(place: int) -> list[Malformed]:
-        bad = []
-        async for item in inputs[place]:
+        bad: list[Malformed] = []
+        part = next(left[place], None)
+        while part is None:
+            item = await anext(inputs[place], None)
+            if item is None:
+                return bad
             if isinstance(item, Malformed):
                 bad.append(item)
             else:
-                heads.append((int(item.ts[0]) if len(item) else 0, place, item))
-                break
+                left[place] = cutter.cut(item)
+                part = next(left[place], None)
+        frame = part[1]
+        start = int(frame.ts[0]) + steps[place] if len(frame) else reached[place]
+        if start < reached[place] - _STEP_BACK_NS:
+            steps[place] += reached[place] - start
+            start = reached[place]
+        reached[place] = max(reached[place], start)
+        heads.append((start, place, frame))
         return bad
 
     for place in range(len(inputs)):

@@ -65,3 +65,30 @@ def test_of_older_windows_the_counts_stay():
     assert [window.index for window in thin.closed()] == [46, 47, 48]
     assert thin.recent(4).allocations == whole.recent(4).allocations == 46 + 47 + 48 + 49
     assert thin.closed_count == whole.closed_count == 49
+
+
+def test_events_that_were_on_their_way_while_time_went_on_are_not_late():
+    ring = WindowRing(window_ns=10, keep=100, scale=4)
+
+    def take(times):
+        for index, part in ring.cut(frame(times)):
+            window, _ = ring.enter(index)
+            window.measurements.add_counts(Observations(allocations=len(part)))
+
+    take([1000])
+    assert ring.advance(140).index == 100
+    ring.advance(150)
+    assert ring.recent(40).allocations == 0, "a minute of silence is seen"
+    take([995, 1021, 1400])
+    assert ring.clock_steps == 0
+    ring.close()
+    assert {w.index: w.measurements.allocations for w in ring.closed()} == {100: 1, 101: 1, 102: 1, 140: 1}
+
+
+def test_a_step_back_is_seen_after_time_went_on_without_events():
+    ring = WindowRing(window_ns=10, keep=100, scale=4)
+    ring.enter(100)[0].measurements.add_counts(Observations(allocations=1))
+    ring.advance(150)
+    for index, _ in ring.cut(frame([800])):
+        ring.enter(index)
+    assert ring.clock_steps == 1

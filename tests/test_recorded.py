@@ -1,0 +1,159 @@
+"""The same recording gives the same alerts, however it is read and however busy the machine is."""
+
+import io
+import itertools
+import operator
+
+import anyio
+import pytest
+import trio
+from trio.testing import MockClock
+
+from kvstream import KVStream, MetricsConfig, StreamConfig
+from kvstream.errors import ConfigError
+from kvstream.events.codec import encode_lines
+from kvstream.events.frame import EventFrame, frames_from_events
+from kvstream.events.log import LogWriter
+from kvstream.events.types import BlockAccessed, BlockAllocated, BlockEvicted
+from kvstream.monitor import Monitor
+from kvstream.recorded import RecordedTime
+from kvstream.sources.files import read_events
+from kvstream.sources.reader import EventReader
+from kvstream.sources.timing import merge_by_time
+
+SECOND = 1_000_000_000
+START = 1_767_225_600 * SECOND
+METRICS = MetricsConfig(curve_contents=0, ghost_blocks=0, export_interval=0.0)
+END = 600
+
+
+def engine(source, shift=0.0, bad=(), silent=(), clock=lambda t: 0):
+    """Yields (time, events) of a request every other second: ten blocks found, two evicted and filled."""
+    number = itertools.count()
+    for t in range(0, END, 2):
+        if t in silent:
+            continue
+        ts = START + round((t + shift + clock(t)) * SECOND)
+        events = []
+        for i in range(12):
+            n = next(number)
+            if i < 10 and t > 60 and t not in bad:
+                events.append(BlockAccessed(n % 200, ts, source))
+            else:
+                events += [BlockEvicted(n % 200, ts, source), BlockAllocated(n % 200, ts, source)]
+        yield t + shift, events
+
+
+ENGINES = {
+    "steady": lambda: engine("steady"),
+    "bad": lambda: engine("bad", 0.3, bad=range(330, 450)),
+    "pauses": lambda: engine("pauses", 0.6, silent=range(300, 400)),
+    "gone": lambda: engine("gone", 0.9, silent=range(500, END)),
+    "stepped": lambda: engine("stepped", 1.2, clock=lambda t: -120 if t >= 400 else 0),
+}
+
+
+def events_of(*names):
+    requests = sorted((each for name in names for each in ENGINES[name]()), key=operator.itemgetter(0))
+    return [event for _, events in requests for event in events]
+
+
+ALL = events_of(*ENGINES)
+
+
+def told(alerts):
+    return sorted((a.source, a.rule, a.state, a.level, a.timestamp, a.started_at, a.message) for a in alerts)
+
+
+def by_monitor(frames):
+    monitor = Monitor(METRICS)
+    time = RecordedTime(monitor)
+    alerts = []
+    for frame in frames:
+        alerts += time.reach([frame])
+        alerts += monitor.process(frame).alerts
+    return told([*alerts, *time.end(), *monitor.finish()])
+
+
+async def by_stream(frames, pause=0.0):
+    config = StreamConfig(metrics=METRICS, recorded=True, queue_events=100_000, flush_interval=1e6)
+    async with KVStream(config) as stream:
+        alerts = stream.alerts(buffer=10_000)
+        for frame in frames:
+            await stream.send(frame)
+            if pause:
+                await anyio.sleep(pause)
+    return told([alert async for alert in alerts])
+
+
+def read_in_pieces(data, size):
+    reader = EventReader("log")
+    pieces = (data[i : i + size] for i in range(0, len(data), size))
+    items = [item for piece in pieces for item in reader.feed(piece)]
+    items += reader.finish()
+    assert all(isinstance(item, EventFrame) for item in items)
+    return items
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """What is found where each event is a frame of its own."""
+    found = by_monitor([frame for event in ALL for frame in frames_from_events([event])])
+    rules = {(source, rule) for source, rule, state, *_ in found if state == "firing"}
+    assert rules == {
+        ("bad", "hit_ratio_drop"),
+        ("pauses", "engine_stalled"),
+        ("gone", "engine_stalled"),
+        ("stepped", "clock_step"),
+    }
+    return found
+
+
+@pytest.mark.parametrize("size", [1024, 20_000, 300_000, 10**9])
+async def test_lines_in_pieces_of_any_size(size, expected):
+    frames = read_in_pieces(encode_lines(ALL), size)
+    assert by_monitor(frames) == expected
+    assert await by_stream(frames) == expected
+
+
+async def test_several_files(expected, tmp_path):
+    for name in ENGINES:
+        (tmp_path / f"{name}.jsonl").write_bytes(encode_lines(events_of(name)))
+    inputs = [read_events(str(path)) for path in sorted(tmp_path.iterdir())]
+    assert await by_stream([item async for item in merge_by_time(inputs)]) == expected
+
+
+async def test_a_binary_log(expected):
+    frames = read_in_pieces(encode_lines(ALL), 10**9)
+    log = io.BytesIO()
+    writer = LogWriter(log)
+    for frame in frames:
+        writer.write(frame)
+    assert await by_stream(read_in_pieces(log.getvalue(), 50_000)) == expected
+
+
+def test_hours_of_the_clock_between_two_frames(expected):
+    frames = read_in_pieces(encode_lines(ALL), 100_000)
+    found = trio.run(by_stream, frames, 5000.0, clock=MockClock(autojump_threshold=0))
+    assert found == expected
+
+
+def test_sources_in_one_chunk_come_side_by_side():
+    frames = frames_from_events(ALL)
+    starts = [int(frame.ts[0]) for frame in frames if frame.source != "stepped"]
+    assert all(after > before - 5 * SECOND for before, after in itertools.pairwise(starts))
+    for name in ENGINES:
+        of = [event for frame in frames if frame.source == name for event in frame.to_events()]
+        assert of == [event for event in ALL if event.source == name]
+
+
+def test_a_source_with_a_slow_clock_is_not_taken_for_silent():
+    events = [*ENGINES["steady"](), *engine("slow", 0.5, clock=lambda t: -300)]
+    events.sort(key=operator.itemgetter(0))
+    lines = encode_lines([event for _, some in events for event in some])
+    assert by_monitor(read_in_pieces(lines, 10**9)) == by_monitor(read_in_pieces(lines, 5000)) == []
+
+
+def test_a_recording_takes_one_consumer():
+    with pytest.raises(ConfigError, match="consumers must be 1"):
+        StreamConfig(recorded=True, consumers=2)
