@@ -145,8 +145,8 @@ def read_labels(path: Path, start: float, end: float) -> list[Incident]:
     """Return the incidents that a file of JSON lines names, by onset.
 
     A line is ``{"source": …, "from": …}``, with ``until``, ``tier``, ``kind`` and ``recurs`` if need be.
-    Times are seconds since the beginning of the recording, seconds since the Unix epoch, or ISO times with a time
-    zone. What has no ``until`` goes on to the end; a point in time has the same twice.
+    Times are seconds since the beginning of the recording, seconds since the Unix epoch, or ISO times with
+    a time zone. What has no ``until`` goes on to the end; a point in time has the same twice.
 
     Args:
         path: The file.
