@@ -230,7 +230,7 @@ async def test_the_heartbeat_is_posted_at_once_and_again_whatever_its_level():
             await until(lambda: len(received) >= 3)
             assert stream.firing() == []
         assert [alert async for alert in alerts] == [], "as it is no news"
-    assert {each for post in posts(received) for each in post} == {("all", "info", False)}
+    assert {each for post in posts(received) for each in post} == {("*", "info", False)}
     assert json.loads(received[0][2])[0]["labels"]["alertname"] == "heartbeat"
     assert stream.heartbeat() is None, "once the stream is closed"
 
