@@ -138,3 +138,44 @@ def test_an_empty_token_is_refused(kvstream, tmp_path, command):
     ran = kvstream(*command, f"unix:{tmp_path}/kv.sock", "--token-file", tmp_path / "token")
     assert ran.code == 1
     assert "UTF-8" in ran.err
+
+
+async def test_a_hangup_has_the_rules_read_again_and_wrong_ones_change_nothing(tmp_path):
+    rules = tmp_path / "rules.toml"
+    rules.write_text("[occupancy_high]\nthreshold = 0.9\nclear = 0.8\nfor_seconds = 0\n")
+    listen = ("--listen", f"unix:{tmp_path}/kv.sock", "--capacity", 100, "--rules", rules, "--json")
+
+    def said(process):
+        return process.stderr.readline().decode().strip()
+
+    async def half_fill(remote, source):
+        producer = remote.producer(source)
+        producer.record_allocated(range(50), ts=10**18)
+        producer.record_accessed([1], ts=10**18 + 10**9)
+        await remote.flush()
+
+    with running("serve", *listen, stderr=subprocess.PIPE) as process:
+        async with connect(listening(process)) as remote:
+            await half_fill(remote, "a")
+            rules.write_text("[occupancy_hihg]\nthreshold = 0.5\n[occupancy_high]\nclaer = 0.4\n")
+            process.send_signal(signal.SIGHUP)
+            lines = [said(process) for _ in range(3)]
+            assert "did you mean occupancy_high?" in lines[0]
+            assert "rules.toml:4: rule occupancy_high: unknown field claer; did you mean clear?" in lines[1]
+            assert lines[2].endswith("the rules stay as they were")
+            rules.write_text("[occupancy_high]\nthreshold = 0.5\nclear = 0.4\nfor_seconds = 0\n")
+            process.send_signal(signal.SIGHUP)
+            assert said(process) == f"kvstream: read {rules} again: 13 rules, 0 silences"
+            await half_fill(remote, "b")
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=DEADLINE)
+    fired = [
+        line["source"] for line in map(json.loads, out.splitlines()) if line.get("rule") == "occupancy_high"
+    ]
+    assert "b" in fired
+
+
+def test_a_heartbeat_needs_an_alertmanager(kvstream, tmp_path):
+    ran = kvstream("serve", "--listen", f"unix:{tmp_path}/kv.sock", "--heartbeat")
+    assert ran.code == 1
+    assert "--alertmanager" in ran.err

@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import httpx2
 import pytest
+from msgspec.structs import replace
 
+from kvstream.alerts.rules_file import default_rules
 from kvstream.alerts.types import AlertLevel
 from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError
@@ -217,3 +219,27 @@ def test_labels_of_rules_do_not_hide_what_an_alert_is():
 def test_an_address_that_cannot_be_posted_to_is_refused():
     with pytest.raises(ConfigError):
         Alertmanager("alertmanager:9093")
+
+
+async def test_the_heartbeat_is_posted_at_once_and_again_whatever_its_level():
+    rules = [replace(rule, enabled=rule.name == "heartbeat") for rule in default_rules()]
+    with endpoint(200) as (url, received):
+        async with KVStream(CONFIG, rules) as stream:
+            alerts = stream.alerts()
+            Alertmanager(url, repeat=0.05).attach(stream, AlertLevel.CRITICAL)
+            await until(lambda: len(received) >= 3)
+            assert stream.firing() == []
+        assert [alert async for alert in alerts] == [], "as it is no news"
+    assert {each for post in posts(received) for each in post} == {("*", "info", False)}
+    assert json.loads(received[0][2])[0]["labels"]["alertname"] == "heartbeat"
+    assert stream.heartbeat() is None, "once the stream is closed"
+
+
+async def test_nothing_beats_unless_it_is_asked_for():
+    with endpoint(200) as (url, received):
+        async with KVStream(CONFIG) as stream:
+            Alertmanager(url, repeat=0.02).attach(stream)
+            await fire(stream)
+            await until(lambda: len(received) >= 3)
+            assert stream.heartbeat() is None
+    assert {each for post in posts(received) for each in post} == {("engine-0", "warning", False)}

@@ -12,6 +12,7 @@ from playwright.async_api import expect
 from kvstream import Labels
 from kvstream.alerts.types import AlertLevel
 from kvstream.text.escape import for_terminal, for_unicode
+from tests.alerts.test_silences import config, fill
 from tests.serving import DEADLINE, alert, send_chat, served, tell
 from tests.text.test_escape import HOSTILE_NAMES
 from tests.waiting import until
@@ -206,3 +207,38 @@ async def test_hostile_names_are_shown_as_text(browser):
             await expect(page.locator("#connection")).to_have_text("live")
         assert dialogs == []
         assert complaints == []
+
+
+async def test_an_alert_that_fires_is_silenced_or_acknowledged_by_a_button(browser):
+    async with served(config=config()) as (stream, url), browser() as (page, complaints):
+        for source in ("a[1]", "b"):
+            await fill(stream, source)
+        await page.goto(url)
+        rows = page.locator("#alerts tbody tr")
+        await expect(rows).to_have_count(2)
+        await rows.filter(has_text="a[1]").get_by_role("button", name="Silence 1 h").click()
+        await expect(page.locator("#alert-done")).to_have_text(
+            "occupancy_high of a[1] / gpu is silenced for an hour"
+        )
+        await expect(rows.filter(has_text="a[1]")).to_contain_text("silenced: silenced on the page")
+        assert [alert.source for alert in stream.firing()] == ["b"]
+        await rows.filter(has_text="b / gpu").get_by_role("button", name="Acknowledge").focus()
+        await page.keyboard.press("Enter")
+        await expect(rows.filter(has_text="b / gpu")).to_contain_text("silenced: acknowledged")
+        assert stream.firing() == []
+        await expect(rows.get_by_role("button")).to_have_count(0)
+        assert complaints == []
+
+
+async def test_buttons_work_by_the_cookie_and_shut_nobody_out(browser):
+    async with served(config=config(), token="s3cret") as (stream, url), browser() as (page, _):
+        await fill(stream)
+        await page.goto(f"{url}?token=s3cret")
+        button = page.get_by_role("button", name="Acknowledge")
+        await expect(button).to_be_visible()
+        found = await Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        await button.click()
+        await expect(page.locator("#alert-done")).to_contain_text("is acknowledged until it is over")
+        (silence,) = stream.silences()
+        assert silence.incident
