@@ -110,9 +110,8 @@ def numeric(kind):
 
 
 def rule(condition="drop", **fields):
-    given_fields = {"threshold": 1.0, "clear": 1.0, **fields}
-    if "threshold" in fields or "clear" in fields:
-        given_fields |= dict.fromkeys(("threshold", "clear"), *fields.values())
+    threshold = fields.get("threshold", 1.0)
+    given_fields = {"threshold": threshold, "clear": threshold, **fields}
     return Rule(
         name="r",
         metric=MetricType.HIT_RATIO,
@@ -167,11 +166,10 @@ METRICS, STREAM, RULE = numeric(MetricsConfig), numeric(StreamConfig), rule_numb
     st.sampled_from(["above", "below", "drop", "occurs", "silent", "restarted", "premature"]),
 )
 def test_any_metrics_config_and_rule_that_is_accepted_can_be_used(fields, numbers, condition):
-    numbers = {**numbers, "clear": numbers.get("threshold", 1.0)}
     fields.pop("max_caches", None)
     try:
         config = MetricsConfig(**fields)
-        made = rule(condition, **{"threshold": 1.0, **numbers})
+        made = rule(condition, **numbers)
     except ConfigError:
         assume(False)
     monitor = Monitor(config, rules=[*Monitor(config).rules, made])
