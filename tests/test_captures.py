@@ -56,17 +56,11 @@ def alerts_of(name):
     return [(a.level.value, a.rule, a.state, a.timestamp - frames[0].ts[0] / 1e9) for a in alerts]
 
 
-def test_chat_raises_nothing_critical():
-    assert not [a for a in alerts_of("chat") if a[0] == "critical"]
-
-
-def test_scan_raises_alerts_within_a_few_windows_of_its_change_at_15_seconds():
-    alerts = {(rule, level): after for level, rule, state, after in alerts_of("scan") if state == "firing"}
-    assert 15 < alerts["dead_blocks", "warning"] < 18
-    assert 15 < alerts["hit_ratio_drop", "warning"] < 19
-    assert 19 < alerts["hit_ratio_drop", "critical"] < 23
-    assert 15 < alerts["lifetime_anomaly", "warning"] < 19
-    assert 15 < alerts["eviction_storm", "warning"] < 20
+@pytest.mark.parametrize("name", ["chat", "scan"])
+def test_half_a_minute_is_too_short_to_judge_by_but_tells_that_the_cache_is_full(name):
+    ((level, rule, state, after),) = alerts_of(name)
+    assert (level, rule, state) == ("info", "occupancy_high", "firing")
+    assert 5 < after < 20
 
 
 @pytest.mark.parametrize("name", ["chat", "scan"])

@@ -163,7 +163,7 @@ def test_occupancy_is_of_all_tiers_together():
 
 
 def test_rules_reach_every_level():
-    rises = {rule.escalate.level for rule in Monitor().rules if rule.escalate}
+    rises = {AlertLevel.CRITICAL for rule in Monitor().rules if rule.page}
     assert {rule.level for rule in Monitor().rules} | rises == set(AlertLevel)
 
 

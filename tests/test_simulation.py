@@ -57,15 +57,17 @@ def test_some_bad_minutes_wake_someone_once(seed, minutes, bad, monkeypatch):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(engine, stream, "good", random.Random(seed), minutes / 60)
                 tasks.start_soon(engine, stream, "bad", random.Random(seed + 1), minutes / 60, *bad)
-        found = [(a.source, a.rule, a.state, round((a.timestamp - START / 1e9) / 60)) async for a in alerts]
+        found = [(a.source, a.rule, a.state, (a.timestamp - START / 1e9) / 60) async for a in alerts]
         return found, [s.timestamp async for s in summaries], stream.summary().accounts
 
     alerts, summaries, accounts = simulate(seed, main, monkeypatch)
-    drops = [(source, state, minute) for source, rule, state, minute in alerts if rule == "hit_ratio_drop"]
+    drops = [(source, state) for source, rule, state, _ in alerts if rule == "hit_ratio_drop"]
     begin, end = bad
-    assert drops == [("bad", "firing", begin), ("bad", "firing", begin), ("bad", "resolved", end)], (
-        "one rises"
-    )
+    assert drops == [("bad", "firing"), ("bad", "firing"), ("bad", "resolved")], "one rises"
+    fired, rose, resolved = (minute for _, rule, _, minute in alerts if rule == "hit_ratio_drop")
+    assert begin < fired < begin + 1
+    assert rose == pytest.approx(fired + 2.5, abs=0.05)
+    assert end + 1 < resolved < end + 3
     assert not [a for a in alerts if a[0] == "good"]
     assert minutes <= len(summaries) <= minutes + 2
     assert accounts.balanced
@@ -85,8 +87,8 @@ def test_a_silent_engine_is_noticed_by_the_clock_and_in_time(monkeypatch):
 
     alert, stopped, noticed = simulate(3, main, monkeypatch)
     assert alert.state == "firing"
-    assert alert.timestamp - START / 1e9 == pytest.approx(stopped + 5, abs=1.5)
-    assert noticed - stopped < 8
+    assert alert.timestamp - START / 1e9 == pytest.approx(stopped + 31, abs=1.5)
+    assert noticed - stopped < 34
 
 
 def test_the_same_seed_gives_the_same_run(monkeypatch):

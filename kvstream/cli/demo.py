@@ -27,8 +27,8 @@ EXAMPLES = """
   kvstream demo & kvstream top http://127.0.0.1:9109
 """
 _BLOCKS = 2048
-_EVENTS_A_SECOND = 2000.0
-_HISTORY_SECONDS = 180
+_EVENTS_A_SECOND = 400.0  # at which a scan lasts for three minutes of fifteen
+_HISTORY_SECONDS = 1200
 _FRAME_EVENTS = 200
 _ENGINES: tuple[tuple[str, Workload], ...] = (("vllm-0", "chat"), ("vllm-1", "incidents"))
 _TENANTS = (Labels(tenant="chat"), Labels(tenant="nightly-batch"))
@@ -40,7 +40,7 @@ def demo_command(
     ] = "127.0.0.1:9109",
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other requests.")] = 0,
 ) -> int:
-    """Runs two simulated engines, one of them hit by a scan every three minutes, and shows the dashboard."""
+    """Runs two simulated engines, one of them hit by a scan every quarter of an hour, and shows the dashboard."""
     from kvstream.web.server import HttpServer  # here, as it needs an extra
 
     stream = KVStream(StreamConfig(metrics=MetricsConfig(capacity=_BLOCKS)))

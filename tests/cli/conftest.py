@@ -14,7 +14,7 @@ from tests.waiting import DEADLINE
 ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT / "examples" / "data"
 COMMAND = [sys.executable, "-m", "kvstream"]
-CHAT, SCAN = DATA / "chat.kvlog.gz", DATA / "scan.kvlog.gz"
+CHAT, SCAN, INCIDENT = (DATA / f"{name}.kvlog.gz" for name in ("chat", "scan", "incident"))
 
 
 @contextmanager

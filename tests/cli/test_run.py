@@ -14,7 +14,7 @@ import pytest
 from kvstream.events.codec import encode_frame, encode_lines
 from kvstream.events.frame import EventFrame
 from tests.alerting import endpoint
-from tests.cli.conftest import CHAT, COMMAND, DEADLINE, SCAN, running
+from tests.cli.conftest import CHAT, COMMAND, DEADLINE, INCIDENT, SCAN, running
 
 
 def lines(count, first_ns=0, step_ns=1000):
@@ -45,8 +45,43 @@ def test_two_logs_at_once_give_one_summary_and_the_alerts_of_each(kvstream):
     assert summary["capacity"] == 512
     assert summary["accounts"]["processed"] == 190_000
     fired = {(a["source"], a["rule"]) for a in ran.of_type("alert")}
-    assert ("vllm-scan", "hit_ratio_drop") in fired
-    assert ("vllm-chat", "hit_ratio_drop") not in fired
+    assert fired == {("vllm-scan", "occupancy_high"), ("vllm-chat", "occupancy_high")}
+
+
+def test_an_incident_of_one_engine_is_one_alert_that_rises_and_ends(kvstream):
+    ran = kvstream("run", INCIDENT, "--capacity", 2048, "--min-level", "warning")
+    told = [(a["source"], a["rule"], a["level"], a["state"]) for a in ran.of_type("alert")]
+    assert told == [
+        ("vllm-1", "hit_ratio_drop", "warning", "firing"),
+        ("vllm-1", "hit_ratio_drop", "critical", "firing"),
+        ("vllm-1", "hit_ratio_drop", "critical", "resolved"),
+    ]
+
+
+def test_a_source_that_falls_silent_for_good_is_reported_at_the_end_of_the_file(kvstream, tmp_path):
+    both = tmp_path / "both.jsonl"
+    silent, steady = (
+        [
+            {"type": "access", "block": 1, "ts": (10**6 + second) * 10**9, "source": source}
+            for second in range(seconds)
+        ]
+        for source, seconds in (("silent", 60), ("steady", 120))
+    )
+    events = sorted([*silent, *steady], key=lambda event: event["ts"])
+    both.write_text("".join(json.dumps(event) + "\n" for event in events))
+    (tmp_path / "steady.jsonl").write_text("".join(json.dumps(event) + "\n" for event in steady))
+    (tmp_path / "silent.jsonl").write_text("".join(json.dumps(event) + "\n" for event in silent))
+    with both.open("rb") as file:
+        done = subprocess.run([*COMMAND, "run", "-"], stdin=file, capture_output=True, timeout=DEADLINE)
+    ways = [
+        kvstream("run", both).out,
+        kvstream("run", tmp_path / "silent.jsonl", tmp_path / "steady.jsonl").out,
+        done.stdout.decode(),
+    ]
+    for out in ways:
+        results = [json.loads(line) for line in out.splitlines()]
+        told = [(r["source"], r["rule"], r["timestamp"]) for r in results if r["type"] == "alert"]
+        assert told == [("silent", "engine_stalled", 10**6 + 91.0)]
 
 
 def test_standard_input_is_read_when_nothing_is_named(kvstream):
@@ -72,21 +107,21 @@ def test_evictions_are_written_on_request(kvstream):
 
 
 def test_min_level_hides_lesser_alerts(kvstream):
-    ran = kvstream("run", SCAN, "--min-level", "critical")
+    ran = kvstream("run", INCIDENT, "--min-level", "critical")
     assert {a["level"] for a in ran.of_type("alert")} == {"critical"}
 
 
 def test_fail_on_exits_with_three_if_such_an_alert_fired(kvstream):
-    assert kvstream("run", SCAN, "--fail-on", "critical").code == 3
+    assert kvstream("run", INCIDENT, "--fail-on", "critical").code == 3
     assert kvstream("run", CHAT, "--fail-on", "critical").code == 0
 
 
 def test_rules_file_changes_the_alerts(kvstream, tmp_path):
     rules = tmp_path / "rules.toml"
     rules.write_text("[hit_ratio_drop]\nenabled = false\n")
-    ran = kvstream("run", SCAN, "--rules", rules, "--fail-on", "critical")
+    ran = kvstream("run", INCIDENT, "--rules", rules, "--fail-on", "critical")
     assert ran.code == 0
-    assert ran.of_type("alert")
+    assert {alert["rule"] for alert in ran.of_type("alert")} == {"lifetime_drop"}
 
 
 def test_malformed_lines_are_listed_by_position_and_the_rest_kept(kvstream):
@@ -199,7 +234,7 @@ def test_a_terminal_sees_tables_and_colours_unless_told_not_to(colour):
     if not colour:
         env["NO_COLOR"] = "1"
     process = subprocess.Popen(
-        [*COMMAND, "run", str(SCAN), "--capacity", "256"], stdout=child, stderr=child, env=env
+        [*COMMAND, "run", str(INCIDENT), "--capacity", "2048"], stdout=child, stderr=child, env=env
     )
     os.close(child)
     shown = b""
@@ -212,7 +247,7 @@ def test_a_terminal_sees_tables_and_colours_unless_told_not_to(colour):
     assert process.wait(DEADLINE) == 0
     text = shown.decode()
     assert "hit_ratio_drop" in text
-    assert "150,000 events = 150,000 processed" in text
+    assert "366,677 events = 366,677 processed" in text
     assert ("\x1b[1;31m" in text) is colour
 
 
@@ -234,12 +269,12 @@ def test_alerts_go_to_a_command_a_webhook_and_a_file(kvstream, tmp_path):
     script.chmod(0o755)
     with endpoint(200) as (url, received):
         ran = kvstream(
-            *("run", SCAN, "--capacity", 256, "--min-level", "warning", "--on-alert", script),
+            *("run", INCIDENT, "--min-level", "warning", "--on-alert", script),
             *("--webhook", url, "--slack", f"{url}/slack", "--alert-log", tmp_path / "log.jsonl"),
         )
     assert ran.code == 0, ran.err
     alerts = ran.of_type("alert")
-    assert len(alerts) >= 3
+    assert len(alerts) == 3
     assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == alerts
     assert [json.loads(line) for line in (tmp_path / "paged").read_text().splitlines()] == alerts
     posted = [json.loads(body) for path, _, body in received if path == "/"]
@@ -250,7 +285,7 @@ def test_alerts_go_to_a_command_a_webhook_and_a_file(kvstream, tmp_path):
 
 
 def test_a_handler_that_fails_is_one_line_and_does_not_stop_the_run(kvstream):
-    ran = kvstream("run", SCAN, "--capacity", 256, "--on-alert", "false", "--json")
+    ran = kvstream("run", INCIDENT, "--on-alert", "false", "--json")
     assert ran.code == 4
     assert "kvstream: handler Command failed: false ended with 1" in ran.err
     assert re.search(r"^not delivered: \d+ alerts to command false$", ran.err, re.MULTILINE)

@@ -27,7 +27,7 @@ def report_of(frames, **config):
 
 @pytest.fixture(scope="module")
 def report():
-    frames = [*generate("scan", 60_000, blocks=512, rate=3_000, source=ODD)]
+    frames = [*generate("scan", 60_000, blocks=64, rate=100, source=ODD)]
     return report_of([*frames, *generate("chat", 20_000, blocks=512, rate=3_000)], capacity=512)
 
 

@@ -140,7 +140,7 @@ async def test_what_fires_is_posted_again_whether_or_not_there_are_summaries():
         assert path == "/api/v2/alerts"
         (posted,) = json.loads(body)
         assert posted["labels"]["alertname"] == "lost_frames"
-        assert posted["startsAt"] == "2001-09-09T01:46:40+00:00"
+        assert posted["startsAt"] == "2001-09-09T01:46:41+00:00", "the end of the window"
 
 
 async def test_the_minimum_severity_holds_for_changes_and_for_repeats():

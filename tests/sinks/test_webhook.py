@@ -121,9 +121,9 @@ async def test_a_dead_endpoint_delays_nothing_and_what_is_not_delivered_is_count
         async with KVStream(config) as stream:
             stream.on_alert(Webhook(url))
             producer = stream.producer("engine-0")
-            for second in range(200):
-                await producer.accessed(1, ts=second * 1_000_000_000)
-                if second % 20 == 0:
+            for number in range(200):
+                await producer.accessed(1, ts=number * 5_000_000_000)
+                if number % 50 == 0:
                     producer.drop("closed", 1)  # a loss, so that an alert fires and resolves
                 await stream.flush()
             assert stream.summary().accounts.unknown_accesses == 200

@@ -2,7 +2,7 @@ import pytest
 
 from kvstream.events.types import Op
 from kvstream.monitor import Monitor
-from kvstream.sources.synthetic import WORKLOADS, generate
+from kvstream.sources.synthetic import START_NS, WORKLOADS, generate
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
@@ -29,5 +29,9 @@ def test_stream_is_exact_seeded_and_consistent(workload):
 
 def test_scan_raises_the_alert_it_is_made_for():
     monitor = Monitor()
-    alerts = [a for f in generate("scan", 800_000, blocks=1024, seed=1) for a in monitor.process(f).alerts]
-    assert "hit_ratio_drop" in {a.rule for a in alerts}
+    alerts = []
+    for frame in generate("scan", 600_000, blocks=512, rate=1000.0, seed=1):
+        alerts += monitor.process(frame).alerts
+    fired = [(a.level.value, a.timestamp * 1e9 - START_NS) for a in alerts if a.rule == "hit_ratio_drop"]
+    assert [level for level, _ in fired] == ["warning", "critical"]
+    assert 300 < fired[0][1] / 1e9 < 390
