@@ -1,13 +1,13 @@
 """Alerts as they fire: replays an event log and calls a handler for each alert.
 
-python examples/alert_handler.py examples/data/scan.kvlog.gz
+python examples/alert_handler.py examples/data/incident.kvlog.gz
 """
 
 import sys
 
 import anyio
 
-from kvstream import AlertLevel, CacheAlert, KVStream, Malformed
+from kvstream import AlertLevel, CacheAlert, KVStream, Malformed, StreamConfig
 from kvstream.sources.files import read_events
 
 
@@ -17,7 +17,7 @@ async def page_someone(alert: CacheAlert) -> None:
 
 
 async def main(path: str) -> None:
-    async with KVStream() as stream:
+    async with KVStream(StreamConfig(recorded=True)) as stream:
         stream.on_alert(page_someone, min_level=AlertLevel.CRITICAL)
         async for item in read_events(path):
             if isinstance(item, Malformed):

@@ -1,7 +1,7 @@
 #!/bin/sh
 # A pipe: events in on standard input, one JSON object a line out; here only what is critical.
 #
-#     sh examples/pipe.sh < examples/data/scan.kvlog.gz
+#     sh examples/pipe.sh < examples/data/incident.kvlog.gz
 kvstream run - --json --min-level critical | while read -r line; do
     case $line in
         '{"type":"alert"'*) echo "wake someone: $line" ;;

@@ -11,7 +11,7 @@ import pytest
 from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).parent.parent
-SCAN = "examples/data/scan.kvlog.gz"
+INCIDENT = "examples/data/incident.kvlog.gz"
 ENV = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
@@ -22,16 +22,20 @@ def run(*command, **options):
     return done.stdout
 
 
-def test_alert_handler_hears_of_the_scan():
-    out = run(sys.executable, "examples/alert_handler.py", SCAN)
-    assert "firing critical: vllm-scan: hit ratio fell" in out
+def test_alert_handler_hears_of_the_incident():
+    out = run(sys.executable, "examples/alert_handler.py", INCIDENT)
+    assert "firing critical: vllm-1: hit ratio fell" in out
     assert "balanced: True" in out
 
 
 def test_pipe_prints_what_is_critical():
-    with (ROOT / SCAN).open("rb") as log:
+    with (ROOT / INCIDENT).open("rb") as log:
         out = run("sh", "examples/pipe.sh", stdin=log)
-    assert re.findall(r"^(wake someone|at the end)", out, re.M) == ["wake someone", "at the end"]
+    assert re.findall(r"^(wake someone|at the end)", out, re.M) == [
+        "wake someone",
+        "wake someone",
+        "at the end",
+    ]
 
 
 def test_embedded_server_answers_with_the_figures_of_its_engine():

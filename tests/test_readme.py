@@ -54,17 +54,23 @@ def test_json_snippet_is_an_event():
 def test_toml_snippet_is_a_rules_file(tmp_path):
     (text,) = snippets("toml")
     (tmp_path / "rules.toml").write_text(text)
-    assert load_rules(tmp_path / "rules.toml", default_rules())[0][0].threshold == 0.1
+    assert load_rules(tmp_path / "rules.toml", default_rules())[0][0].threshold == 0.9
 
 
-def test_first_command_reads_the_real_events():
+def test_first_command_prints_what_is_shown():
     (command,) = re.findall(r"^\$ .*(\.venv/bin/kvstream run .*)$", README, re.M)
     command = command.replace(".venv/bin/", "")
     done = subprocess.run(
         ["sh", "-c", command], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=DEADLINE
     )
-    assert json.loads(done.stdout.splitlines()[-1])["accounts"]["processed"] == 190_000
-    assert "190,000 events" in README
+    *alerts, last = map(json.loads, done.stdout.splitlines())
+    assert last["accounts"]["processed"] == 366_677
+    assert "366,677 events" in README
+    for alert in alerts:
+        assert (
+            f"{alert['state']} {alert['level']}  {alert['rule']}  {alert['source']}/gpu  {alert['message']}"
+            in README
+        )
 
 
 def test_every_rule_has_a_row():

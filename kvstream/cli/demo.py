@@ -40,7 +40,7 @@ def demo_command(
     ] = "127.0.0.1:9109",
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other requests.")] = 0,
 ) -> int:
-    """Runs two simulated engines, one of them hit by a scan every quarter of an hour, and shows the dashboard."""
+    """Runs two simulated engines, one hit by a scan every quarter of an hour, and shows the dashboard."""
     from kvstream.web.server import HttpServer  # here, as it needs an extra
 
     stream = KVStream(StreamConfig(metrics=MetricsConfig(capacity=_BLOCKS)))
