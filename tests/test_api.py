@@ -29,6 +29,7 @@ ORDER = [
     "limits",
     "tier",
     "monitor",
+    "recorded",
     "analysis",
     "queue",
     "recorder",
