@@ -30,6 +30,7 @@ ORDER = [
     "limits",
     "tier",
     "monitor",
+    "recorded",
     "analysis",
     "queue",
     "recorder",
