@@ -6,7 +6,7 @@ def test_the_builtin_rules_are_a_rules_file(kvstream, tmp_path):
     assert listed.code == 0
     (tmp_path / "mine.toml").write_text(listed.out)
     ran = kvstream("rules", "check", tmp_path / "mine.toml")
-    assert (ran.code, ran.out) == (0, f"{tmp_path}/mine.toml: 12 rules\n")
+    assert (ran.code, ran.out) == (0, f"{tmp_path}/mine.toml: 14 rules\n")
 
 
 def test_check_says_what_a_file_changes_and_what_is_wrong(kvstream, tmp_path):
