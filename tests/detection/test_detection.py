@@ -1,0 +1,35 @@
+"""Incidents are found soon, covered to their end, and little else is; on a seed that no number was chosen on.
+
+The whole table, at all rates and beside two baselines, is ``python -m tests.detection``.
+"""
+
+import pytest
+
+from tests.detection.judge import Table, run
+from tests.detection.streams import incidents, quiet_streams
+
+SEED = 101
+
+
+@pytest.mark.parametrize("fastest", [0.5, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_incidents_are_found_and_quiet_streams_wake_nobody(fastest):
+    tables: dict[str, Table] = {}
+    for stream in [*incidents(SEED), *quiet_streams(SEED)]:
+        if stream.rate > fastest:
+            continue
+        made = run(stream)
+        for name in made.raised:
+            tables.setdefault(name, Table()).add(stream, made, name)
+    ours, lines = tables["kvstream"], "\n".join(table.line(name) for name, table in tables.items())
+    assert len(ours.incidents) >= 10
+    assert ours.quiet_hours > 2
+    assert ours.found >= 0.9, lines
+    assert ours.delay_to_page <= 90, lines
+    assert ours.covered >= 0.7, lines
+    assert ours.false_resolves == 0, lines
+    assert ours.notifications <= 3, lines
+    assert ours.false_pages == 0, lines
+    assert ours.false_alerts <= 1, lines
+    for name in ("PromQL rules", "CUSUM"):
+        assert ours.found >= tables[name].found, lines
+        assert ours.covered >= tables[name].covered, lines
