@@ -86,6 +86,6 @@ def test_every_wrong_label_is_said_with_its_line(tmp_path):
     )
     with pytest.raises(ConfigError) as caught:
         read_labels(path, 0.0, 10.0)
-    for number, what in ((1, "from"), (2, "ends before"), (3, "invalid"), (4, "time zone")):
+    for number, what in ((1, "from"), (2, "ends before"), (3, "truncated"), (4, "time zone")):
         assert f"{path}:{number}: " in str(caught.value)
         assert what in str(caught.value)
