@@ -31,7 +31,7 @@ class Trend(msgspec.Struct, frozen=True):
     points: int = 0
 
 
-def detect_trend(seconds: Sequence[float], values: Sequence[float], alpha: float = 0.0125) -> Trend:
+def detect_trend(seconds: Sequence[float], values: Sequence[float], alpha: float = 0.01) -> Trend:
     """Fit a line to a series of windowed values, and test its slope.
 
     Neighbouring windows resemble each other, so that a series wanders without going anywhere. The errors
