@@ -145,7 +145,8 @@ def _of_reuse(summary: CacheMetricsSummary) -> list[str]:
     sizes = summary.sizes
     if _nothing_came_twice(summary):
         if sizes.asked_once == 1.0:
-            return ["Nothing came twice: no cache size helps."]
+            reported = "" if summary.accesses else ", as far as is reported"
+            return [f"Nothing came twice{reported}: no cache size helps."]
         return [f"Hardly anything came twice ({percent(sizes.asked_once)} came once): no cache size helps."]
     said = []
     if sizes.points and sizes.asked_once is not None and sizes.asked_once > _MUCH_ASKED_ONCE:

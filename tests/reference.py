@@ -234,7 +234,7 @@ class ReferenceGhosts:
             return
         if content in self.gone:
             number, then = self.gone[content]
-            not_back = sum(later >= number for later, _ in self.gone.values())
+            not_back = max(1, sum(later > number for later, _ in self.gone.values()))
             del self.gone[content]
             if self.evictions - number <= self.most and ts - then <= self.longest_ns:
                 self.returned.append((max(0, ts - then), not_back))

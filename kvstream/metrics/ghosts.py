@@ -23,8 +23,9 @@ class Returns(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         times: From eviction to return, ns, int64 (m,).
-        distances: Contents evicted since that had not come back by then, its own among them, int64 (m,):
-            with so many blocks more, an LRU cache would still have held it.
+        distances: Contents evicted later that had not come back by then, at least 1, int64 (m,). With so
+            many blocks more, an LRU cache would still have held it: what makes room for its return is among
+            them, as a full cache evicts before it allocates.
         rows: The changes that brought it back, int64 (m,).
     """
 
@@ -92,7 +93,8 @@ class GhostIndex:
         evicted = np.concatenate([number.take(here - 1), self._number(place)])
         times = np.concatenate([ts.take(here) - ts.take(here - 1), ts.take(heads) - self._ts.take(place)])
         since = number.take(ends) - evicted
-        distances = since - self._ended_before(evicted) - _ended_meanwhile(evicted, order.take(ends))
+        gone = self._ended_before(evicted) + _ended_meanwhile(evicted, order.take(ends))
+        distances = np.maximum(since - 1 - gone, 1)
         self._remove(place)
         self._evictions += count
         self._insert(content, number, ts, (last & ~begins).nonzero()[0], taken)

@@ -71,7 +71,7 @@ def apply_changes(
         ts_of: Time of its eviction.
         tree: A Fenwick tree of the places at which there is a ghost.
         times: From eviction to return.
-        distances: Ghosts of its eviction and later ones.
+        distances: Ghosts of later evictions, at least 1.
         rows: The changes that brought it back.
 
     Returns:
@@ -93,7 +93,8 @@ def apply_changes(
                     distance = count_before(tree, end) - count_before(tree, before)
                     if before >= end:
                         distance += count_before(tree, mask + 1)
-                    times[returned], distances[returned], rows[returned] = max(0, time), distance, row
+                    times[returned], distances[returned] = max(0, time), max(1, distance - 1)
+                    rows[returned] = row
                     returned += 1
                 places[place], ts_of[before] = REMOVED, NO_GHOST
                 add(tree, before, -1)

@@ -113,7 +113,7 @@ class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
         share: The same by all evictions.
         return_time: Eviction to return.
         extra_blocks_p50: Blocks more than there are that would have kept half of them, in an LRU cache:
-            contents evicted later than one that had not come back by its return, and itself.
+            contents evicted later than one that had not come back by its return.
         extra_blocks_p90: Blocks more that would have kept 90 %.
         within_blocks: Evictions after which an eviction is forgotten: later returns are not counted.
         within_seconds: Seconds after which it is forgotten.

@@ -132,3 +132,41 @@ def test_what_came_back_meanwhile_takes_no_room():
         rows += [(2, turn, False), (2, turn, True)]
     rows += [(1, 30, True)]
     assert sorted(distance for _, distance in returns_of(index, rows)) == [1] * 21
+
+
+@fewer
+@given(st.integers(0, 2**32), st.integers(1, 12))
+def test_with_that_much_more_an_lru_cache_would_have_held_it(seed, blocks):
+    """Larger caches are run on the same requests: the smallest that finds one is larger by its distance."""
+    rng = np.random.default_rng(seed)
+    requests = (rng.zipf(1.2, 400) % 30).tolist()
+    found = {extra: lru_hits(requests, blocks + extra) for extra in range(31)}
+    rows, row_of = [], {}
+    held = []
+    for n, content in enumerate(requests):
+        if content in held:
+            held.remove(content)
+        else:
+            if len(held) == blocks:
+                rows.append((held.pop(0), n, False))
+            row_of[len(rows)] = n
+            rows.append((content, n, True))
+        held.append(content)
+    returned = GhostIndex(1_000, 10**9).apply(changes(rows))
+    for row, distance in zip(returned.rows.tolist(), returned.distances.tolist(), strict=True):
+        request = row_of[row]
+        assert request in found[distance]
+        assert request not in found[distance - 1]
+
+
+def lru_hits(requests, blocks):
+    """Which requests an LRU cache finds."""
+    held, hits = [], set()
+    for n, content in enumerate(requests):
+        if content in held:
+            held.remove(content)
+            hits.add(n)
+        elif len(held) == blocks:
+            held.pop(0)
+        held.append(content)
+    return hits
