@@ -75,7 +75,7 @@ def test_monitor_equals_the_plain_twin_over_sources_tiers_and_numbers(frames):
                 sum(e.lifetime for e in table.evicted) / 1e9
             )
             assert (summary.reuse_gap or IntervalStats()).count == len(table.reuse_gaps)
-            assert summary.reuse_gap.max == max(table.reuse_gaps, default=0) / 1e9
+            assert (summary.reuse_gap or IntervalStats()).max == max(table.reuse_gaps, default=0) / 1e9
             assert (summary.first_reuse or IntervalStats()).count == len(table.first_reuses)
             assert (summary.hit_rate_estimate is None) == (not table.first_reuses)
             assert [e.block_id for e in records.get((name, tier), [])] == [e.block for e in table.evicted]
