@@ -10,13 +10,23 @@ from kvstream.metrics.summary import ALL, CacheMetricsSummary
 from kvstream.monitor import Monitor
 from kvstream.recorded import RecordedTime
 from kvstream.tier import Outcome, TierMonitor
+from kvstream.words import gib, percent, seconds
 
 _HARDLY = 0.02  # of hit ratio: less is not worth speaking of
+_AGREE = 0.03  # of hit ratio: what is measured and what an LRU cache would have differ by no more
+_FULL = 0.9
+_NEARLY_ALL = 0.8  # of evictions
+_A_LITTLE = 0.3  # of the blocks that there are
 _CONTENTS = 8192
 _HOT_BLOCKS = 10
 _MUCH_ASKED_ONCE = 0.5
 _MANY_EVICTED = 0.2
-_OWNER = {"tenant": "Tenant", "lora": "Adapter", "model": "Model", "group": "Group"}
+_LABEL = {"tenant": "Tenant", "lora": "Adapter", "model": "Model", "group": "Group"}
+_WORSE = {
+    "hit_ratio": ("hit ratio", "falling"),
+    "lifetime": ("lifetimes", "falling"),
+    "eviction_rate": ("evictions", "rising"),
+}
 _MUCH_ROOM = 0.1  # of all block time
 _LITTLE_USE = 0.5  # of the hits that its share of room would have
 
@@ -44,7 +54,7 @@ class CacheAnalysis(msgspec.Struct, frozen=True, kw_only=True, tag="analysis"):
 
 
 class Analysis:
-    """Takes in frames and says what they tell.
+    """Take in frames and say what they mean.
 
     Args:
         config: What is measured; ``capacity`` is the size that there is. The miss-ratio curve is of all
@@ -89,49 +99,98 @@ class Analysis:
 
 
 def verdict(summary: CacheMetricsSummary, block_bytes: int | None = None) -> list[str]:
-    """What the figures say, a sentence each.
+    """Say what the figures mean, a sentence each; what is not known is not said.
 
     Args:
         summary: Of one source and tier; of all of them there is less to say.
         block_bytes: Bytes of a block, if known.
     """
+    is_one = ALL not in (summary.source, summary.tier)
     said = []
-    premature, accounts, sizes = summary.premature, summary.accounts, summary.sizes
-    if not summary.total_evictions:
-        said.append("Nothing was evicted: the cache holds all that is asked of it.")
-    elif premature.count:
+    if summary.capacity is not None and summary.blocks_live > summary.capacity:
         said.append(
-            f"{premature.share:.0%} of evictions were premature: their content was wanted again, half of it "
-            f"{_within(premature.return_time.p50)}. {premature.extra_blocks_p50:,} more blocks"
-            f"{_in_bytes(premature.extra_blocks_p50, block_bytes)} would have kept half of it, "
-            f"{premature.extra_blocks_p90:,} would have kept 90%."
+            f"WARNING: {summary.blocks_live:,} blocks are live, more than the capacity of "
+            f"{summary.capacity:,}: that is not what the cache holds, or evictions are missing."
         )
-    if summary.accesses and summary.zero_access_rate > 0.5:
-        said.append(
-            f"{summary.zero_access_rate:.0%} of evicted blocks were never used after they were filled."
-        )
-    if sizes.points and sizes.asked_once > _MUCH_ASKED_ONCE:
-        said.append(f"{sizes.asked_once:.0%} of the content was asked for only once.")
-    said += _of_idle(summary)
-    if ALL not in (summary.source, summary.tier):
+    if summary.accounts.lost_frames:
+        said.append(f"{summary.accounts.lost_frames:,} frames are missing, so that figures are too low.")
+    said += _of_evictions(summary, block_bytes)
+    if is_one:
+        said += _of_reuse(summary)
         said += _of_size(summary, block_bytes)
     said += _of_owners(summary)
-    falling = [name.replace("_", " ") for name, t in summary.trends.items() if t.direction == "falling"]
-    if falling:
-        said.append(f"Falling of late: {', '.join(falling)}.")
-    if accounts.lost_frames:
-        said.append(f"{accounts.lost_frames:,} frames are missing, so that figures are too low.")
+    return said + _of_trends(summary)
+
+
+def _of_evictions(summary: CacheMetricsSummary, block_bytes: int | None) -> list[str]:
+    """What evictions cost."""
+    premature = summary.premature
+    if not summary.total_evictions:
+        return ["Nothing was evicted: the cache holds all that is asked of it."]
+    said = []
+    if premature.count:
+        said.append(
+            f"{percent(premature.share)} of evictions were premature: their content was looked up again, "
+            f"half of it {_within(premature.return_time.p50)}. "
+            f"{_blocks(premature.extra_blocks_p50, block_bytes)} more would have kept half of it, "
+            f"{premature.extra_blocks_p90:,} would have kept 90 %."
+        )
+    blocks = summary.sizes.blocks
+    is_cycle = premature.share > _NEARLY_ALL and 0 < premature.extra_blocks_p90 <= _A_LITTLE * blocks
+    if is_cycle:
+        said.append(
+            "Nearly all content comes back just after it was evicted, as in a scan that goes round and "
+            f"round: a cache larger by {percent(premature.extra_blocks_p90 / blocks)} would hold it."
+        )
+    if summary.zero_access_rate is not None and summary.zero_access_rate > 0.5:
+        said.append(
+            f"{percent(summary.zero_access_rate)} of evictions were of blocks that were never reused."
+        )
     return said
+
+
+def _of_reuse(summary: CacheMetricsSummary) -> list[str]:
+    """Whether anything is looked up more than once, and for how long blocks are worth their room."""
+    sizes = summary.sizes
+    if _nothing_came_twice(summary):
+        if sizes.asked_once == 1.0:
+            reported = "" if summary.accesses else ", as far as is reported"
+            return [f"Nothing came twice{reported}: no cache size helps."]
+        return [f"Hardly anything came twice ({percent(sizes.asked_once)} came once): no cache size helps."]
+    said = []
+    if sizes.points and sizes.asked_once is not None and sizes.asked_once > _MUCH_ASKED_ONCE:
+        said.append(f"{percent(sizes.asked_once)} of the content was looked up only once.")
+    return said + _of_idle(summary)
+
+
+def _nothing_came_twice(summary: CacheMetricsSummary) -> bool:
+    sizes = summary.sizes
+    once = sizes.asked_once
+    if not summary.total_evictions or summary.premature.count > _HARDLY * summary.total_evictions:
+        return False
+    best = sizes.points[-1].hit_ratio if sizes.points else 0.0
+    return once is not None and once > 1.0 - _HARDLY and best < _HARDLY
 
 
 def _of_size(summary: CacheMetricsSummary, block_bytes: int | None) -> list[str]:
     """What other sizes of cache would do."""
-    curve, wanted = summary.sizes.points, summary.sizes.blocks_for_90
+    sizes = summary.sizes
+    curve = sizes.points
+    if summary.hit_rate_estimate is None:
+        return (
+            ["No hit was reported, so that hit ratios are not known."] if summary.accounts.allocations else []
+        )
     if not curve:
-        if not summary.accesses:
-            return ["No hit was reported, so that hit ratios are not known."]
-        return ["Content is not known, so that what more memory would give cannot be told."]
+        return ["Content is not known, so that what more memory would give is not known either."]
+    if _nothing_came_twice(summary) or summary.blocks_live > sizes.blocks:
+        return []
     now = next(point for point in curve if point.factor == 1.0)
+    if sizes.measured is not None and abs(now.hit_ratio - sizes.measured) > _AGREE:
+        return [
+            f"An LRU cache of {sizes.blocks:,} blocks would have a hit ratio of {now.hit_ratio:.2f}, but "
+            f"{sizes.measured:.2f} was measured: hits are partly reported, or the capacity is not what was "
+            "given. So there is no advice on sizes."
+        ]
     most = curve[-1].hit_ratio - now.hit_ratio
     if most < _HARDLY:
         said = [
@@ -144,43 +203,71 @@ def _of_size(summary: CacheMetricsSummary, block_bytes: int | None) -> list[str]
             f"{enough.factor:g}× the memory{_in_bytes(enough.blocks, block_bytes)} would lift the hit ratio "
             f"from {now.hit_ratio:.2f} to {enough.hit_ratio:.2f}."
         ]
-    smaller = next(point for point in curve if now.hit_ratio - point.hit_ratio < _HARDLY / 2)
-    if smaller.factor < 1.0:
-        said.append(f"{smaller.factor:g}× the memory would do as well as what there is.")
-    if wanted is not None:
-        said.append(f"A hit ratio of 0.9 takes {wanted:,} blocks{_in_bytes(wanted, block_bytes)}.")
+    said += _of_less(summary, now.hit_ratio)
+    if sizes.blocks_for_90 is not None:
+        said.append(f"A hit ratio of 0.9 takes {_blocks(sizes.blocks_for_90, block_bytes)}.")
     return said
+
+
+def _of_less(summary: CacheMetricsSummary, now: float) -> list[str]:
+    """What less memory would do, which only a cache that was full for long enough can say.
+
+    While it fills, all sizes do the same; and until as many blocks were evicted as it holds, some have lived
+    since the beginning, however little they are worth.
+    """
+    sizes = summary.sizes
+    if sizes.peak < _FULL * sizes.blocks:
+        return [f"The cache was never full ({sizes.peak:,} of {sizes.blocks:,} blocks at most)."]
+    if summary.evictions_by_reason.get("capacity", 0) < sizes.blocks:
+        return []
+    smaller = next(point for point in sizes.points if now - point.hit_ratio < _HARDLY / 2)
+    return [f"{smaller.factor:g}× the memory would do as well."] if smaller.factor < 1.0 else []
 
 
 def _of_idle(summary: CacheMetricsSummary) -> list[str]:
     """After what idle time blocks are hardly used again, where many are kept for longer."""
     many = _MANY_EVICTED * summary.total_evictions
-    for of in summary.reuse_by_idle:
-        if of.idle_seconds and of.reuse_share < _HARDLY and of.evicted > many:
-            kept = of.evicted / summary.total_evictions
+    for row in summary.reuse_by_idle:
+        if row.idle_seconds and row.reuse_share < _HARDLY and row.evicted > many:
+            kept = row.evicted / summary.total_evictions
             return [
-                f"Of blocks that were idle for more than {of.idle_seconds:.3g} s only {of.reuse_share:.1%} "
-                f"were used again; {kept:.0%} of the evicted ones were kept so long."
+                f"Of blocks that were idle for more than {seconds(row.idle_seconds)} "
+                f"{percent(row.reuse_share)} were reused; {percent(kept)} of evicted ones were kept so long."
             ]
     return []
 
 
 def _of_owners(summary: CacheMetricsSummary) -> list[str]:
-    """Whose blocks take far more room than they are of use."""
+    """Which labels take far more room than they are of use."""
     return [
-        f"{_OWNER[name]} {usage.value} holds {usage.residency_share:.0%} of block time for "
-        f"{usage.hit_share:.0%} of hits."
+        f"{_LABEL[name]} {usage.value} holds {percent(usage.residency_share)} of block time for "
+        f"{percent(usage.hit_share)} of hits."
         for name, values in summary.labels.items()
         for usage in values
         if usage.value is not None
+        and usage.hit_share is not None
         and usage.residency_share >= _MUCH_ROOM
         and usage.hit_share < _LITTLE_USE * usage.residency_share
     ]
 
 
-def _within(seconds: float) -> str:
-    return f"within {seconds:.2g} s" if seconds >= 0.001 else "at once"
+def _of_trends(summary: CacheMetricsSummary) -> list[str]:
+    """What gets worse: hit ratio and lifetimes that fall, evictions that rise."""
+    worse = [
+        f"{name} {direction}"
+        for metric, (name, direction) in _WORSE.items()
+        if metric in summary.trends and summary.trends[metric].direction == direction
+    ]
+    return [f"Recent trend: {', '.join(worse)}."] if worse else []
+
+
+def _within(value: float) -> str:
+    return f"within {seconds(value)}" if value >= 0.001 else "at once"
+
+
+def _blocks(blocks: int, block_bytes: int | None) -> str:
+    return f"{blocks:,} blocks{_in_bytes(blocks, block_bytes)}"
 
 
 def _in_bytes(blocks: int, block_bytes: int | None) -> str:
-    return f" ({blocks * block_bytes / 2**30:,.2f} GiB)" if block_bytes else ""
+    return f" ({gib(blocks * block_bytes)} GiB)" if block_bytes else ""

@@ -370,6 +370,10 @@ def compile_loops() -> None:
     monitor.summary()
 
 
+def _nothing(config: MetricsConfig) -> Measurements:
+    return Measurements(config.histogram_scale)
+
+
 def total_measurements(tiers: Iterable[TierMonitor], config: MetricsConfig) -> Measurements:
     """Everything that several tiers have seen since the start."""
     total = Measurements(config.histogram_scale)
@@ -388,8 +392,9 @@ class Gathering:
 
     def __init__(self, config: MetricsConfig, tiers: Sequence[TierMonitor]) -> None:
         self._config, self._tiers = config, tiers
-        self._total = Measurements(config.histogram_scale)
-        self._recent = Measurements(config.histogram_scale)
+        self._known, self._unknown = _nothing(config), _nothing(config)  # by whether hits are known
+        self._recent_known, self._recent_unknown = _nothing(config), _nothing(config)
+        self._hits_are_known = False
         self._working_sets: list[WorkingSet] = []
         self._usage = UsageByLabel(config.histogram_scale)
         self._newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
@@ -400,15 +405,20 @@ class Gathering:
 
     def add(self, tier: TierMonitor) -> None:
         """Takes in what one of the tiers has seen."""
-        self._total.merge(tier.measurements())
+        self._hits_are_known |= tier.hits_are_known
+        total = self._known if tier.hits_are_known else self._unknown
+        total.merge(tier.measurements())
         if self._span:
-            self._recent.merge(tier.recent(self._span, self._newest))
+            recent = self._recent_known if tier.hits_are_known else self._recent_unknown
+            recent.merge(tier.recent(self._span, self._newest))
         self._working_sets.append(tier.working_set.recent(self._newest))
         self._usage.add(tier.usage())
 
     def add_forgotten(self, forgotten: ForgottenSources) -> None:
         """Takes in what forgotten sources had seen since the start."""
-        self._total.merge(forgotten.measurements)
+        seen = forgotten.measurements
+        self._hits_are_known |= seen.accesses > 0
+        (self._known if seen.accesses else self._unknown).merge(seen)
 
     def summary(
         self, source: str | None, tier: str | None, accounts: Accounts, final: bool
@@ -416,9 +426,20 @@ class Gathering:
         """The summary, once every tier was taken in."""
         config, tiers = self._config, self._tiers
         alone = tiers[0] if len(tiers) == 1 else None
+        total, recent = _nothing(config), _nothing(config)
+        for part in (self._known, self._unknown):
+            total.merge(part)
+        for part in (self._recent_known, self._recent_unknown):
+            recent.merge(part)
+        known, recent_known = self._known, self._recent_known
         return summarize(
-            self._total,
-            recent_metrics(self._recent, self._span * config.window_seconds),
+            total,
+            known if self._hits_are_known else None,
+            recent_metrics(
+                recent,
+                recent_known if self._hits_are_known else None,
+                self._span * config.window_seconds,
+            ),
             source=source or ALL,
             tier=tier or ALL,
             timestamp=max((m.last_ts for m in tiers), default=0) / 1e9,

@@ -53,7 +53,9 @@ _ALLOCATIONS = Family("counter", "kvstream_allocations", "Blocks allocated.", TI
 _ACCESSES = Family("counter", "kvstream_accesses", "Hits on live blocks.", TIER)
 _EVICTIONS = Family("counter", "kvstream_evictions", "Blocks that went, by reason.", (*TIER, "reason"))
 _UNUSED = Family("counter", "kvstream_unused_evictions", "Evicted blocks that were never accessed.", TIER)
-_PREMATURE = Family("counter", "kvstream_premature_evictions", "Evicted content that was wanted again.", TIER)
+_PREMATURE = Family(
+    "counter", "kvstream_premature_evictions", "Evicted content that was looked up again.", TIER
+)
 _UNKNOWN_ACCESSES = Family("counter", "kvstream_unknown_accesses", "Accesses of blocks not live.", TIER)
 _UNKNOWN_EVICTIONS = Family("counter", "kvstream_unknown_evictions", "Evictions of blocks not live.", TIER)
 _REGRESSIONS = Family("counter", "kvstream_time_regressions", "Negative intervals, taken as 0.", TIER)
@@ -153,10 +155,13 @@ def _tier_readings(tier: TierMonitor) -> Iterator[Reading]:
         yield _CAPACITY, labels, tier.config.capacity
     yield _LAST_EVENT, labels, tier.last_ts / 1e9
     yield _ALLOCATIONS, labels, seen.allocations
-    yield _ACCESSES, labels, seen.accesses
+    hits_are_known = tier.hits_are_known  # else a 0 would say that there were none
+    if hits_are_known:
+        yield _ACCESSES, labels, seen.accesses
     for reason, count in seen.ended_by_reason.items():
         yield _EVICTIONS, (*labels, reason), count
-    yield _UNUSED, labels, seen.never_accessed
+    if hits_are_known:
+        yield _UNUSED, labels, seen.never_accessed
     yield _PREMATURE, labels, seen.return_time.count
     yield _UNKNOWN_ACCESSES, labels, seen.unknown_accesses
     yield _UNKNOWN_EVICTIONS, labels, seen.unknown_evictions
@@ -164,7 +169,8 @@ def _tier_readings(tier: TierMonitor) -> Iterator[Reading]:
     yield _CLOCK_STEPS, labels, tier.ring.clock_steps
     yield _LIFETIME, labels, Interval(tier.classic["lifetime"], seen.lifetime)
     yield _IDLE, labels, Interval(tier.classic["idle"], seen.idle)
-    yield _REUSE_GAP, labels, Interval(tier.classic["reuse_gap"], seen.reuse_gap)
+    if hits_are_known:
+        yield _REUSE_GAP, labels, Interval(tier.classic["reuse_gap"], seen.reuse_gap)
     for alert in tier.rules.firing():
         yield _FIRING, (*labels, alert.rule, alert.level.value), 1
     for name, owners in usage_by_label(tier.usage(), tier.config.histogram_scale).items():
@@ -173,7 +179,8 @@ def _tier_readings(tier: TierMonitor) -> Iterator[Reading]:
             yield _OWNED_BLOCKS, of_owner, owner.blocks_live
             yield _OWNED_SHARE, of_owner, owner.residency_share
             yield _OWNED_ALLOCATIONS, of_owner, owner.allocations
-            yield _OWNED_ACCESSES, of_owner, owner.accesses
+            if hits_are_known:
+                yield _OWNED_ACCESSES, of_owner, owner.accesses
             yield _OWNED_EVICTIONS, of_owner, owner.evictions
             yield _OWNED_PREMATURE, of_owner, owner.premature
 

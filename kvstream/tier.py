@@ -92,6 +92,7 @@ class TierMonitor:
             config.curve_half_life / config.window_seconds or None,
         )
         self._peak = 0  # most blocks that were live at the end of a window
+        self._stores_seen = False  # which may be all that an engine publishes, and no hits
         self.working_set = WorkingSetHistory()
         self._usage = UsageByOwner(config.histogram_scale)
         self.ghosts = GhostIndex(config.ghost_blocks, round(config.ghost_seconds * 1e9))
@@ -139,12 +140,14 @@ class TierMonitor:
             window.restarts += self._restarts_unseen
             lost = self._restarts_unseen = 0
             seen = self.table.apply(part)
+            self._stores_seen = self._stores_seen or bool((part.ops == Op.STORE).any())
             self.working_set.add(index, seen.used)
             window.measurements.add_counts(seen)
             self._intervals.observe(seen, window.measurements)
             self._usage.observe(seen)
             self._follow(seen.changes)
             self._keep_lookups(seen.lookups, joined(seen.looked_up))
+            self._curve.observe(seen.accesses, seen.accesses + seen.allocations)
             window.live = self.table.live_count
             evicted.extend(seen.evicted)
             self.last_ts = int(part.ts[-1])
@@ -273,12 +276,21 @@ class TierMonitor:
         return self._intervals.classic
 
     def sizes(self) -> CacheSizes:
-        """What caches of other sizes would do; nothing where no hit was reported or content is not known."""
+        """What caches of other sizes would do; nothing where hits or contents are unknown."""
         self._settle_lookups()
-        blocks = self.config.capacity or max(self._peak, self.table.live_count)
+        peak = max(self._peak, self.table.live_count)
+        blocks = self.config.capacity or peak
         # Where no hit was ever reported, lookups are misses only, of which no size makes hits.
-        hits = self._before.accesses or (self.ring.open is not None and self.ring.open.measurements.accesses)
-        return self._curve.sizes(blocks) if hits else CacheSizes(blocks=blocks)
+        if self.hits_are_known:
+            return self._curve.sizes(blocks, peak)
+        asked_once = None if self._stores_seen else self._curve.asked_once
+        return CacheSizes(blocks=blocks, peak=peak, asked_once=asked_once)
+
+    @property
+    def hits_are_known(self) -> bool:
+        """Whether a hit was ever reported: before, nobody can say whether there are none."""
+        window = self.ring.open
+        return self._before.accesses > 0 or (window is not None and window.measurements.accesses > 0)
 
     def usage(self) -> list[tuple[Labels | None, OwnerUsage]]:
         """What the blocks of each owner have done since the start; nothing where there are no labels."""
@@ -296,7 +308,7 @@ class TierMonitor:
         for window in windows:
             points = points_of(window, self.config.window_seconds, None)
             for metric, values in series.items():
-                if points[metric].weight:
+                if points[metric].weight and (self.hits_are_known or metric is not MetricType.HIT_RATIO):
                     values.append((window.index * self.config.window_seconds, points[metric].value))
         return {
             metric.value: detect_trend([t for t, _ in values], [v for _, v in values])

@@ -5,11 +5,13 @@ import datetime
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.summary import Accounts
 
+UNKNOWN = "–"
 
-def interval(stats: IntervalStats) -> str:
-    """A distribution in one line."""
-    if not stats.count:
-        return "–"
+
+def interval(stats: IntervalStats | None) -> str:
+    """A distribution in one line; a dash where it is unknown or empty."""
+    if stats is None or not stats.count:
+        return UNKNOWN
     p50, p95, p99, most = map(seconds, (stats.p50, stats.p95, stats.p99, stats.max))
     return f"p50 {p50}  p95 {p95}  p99 {p99}  max {most}  ({stats.count:,})"
 
@@ -18,8 +20,48 @@ def seconds(value: float) -> str:
     """A time with a unit that suits it."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if value >= size:
-            return f"{value / size:.3g} {unit}"
+            return f"{_plain(value / size)} {unit}"
     return f"{value * 1e9:.0f} ns"
+
+
+def _plain(value: float) -> str:
+    """A number in three digits, or all those before the point, and without an exponent."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
+def percent(share: float | None) -> str:
+    """A share as people write it; what is neither nothing nor all is never rounded to 0 or 100 %."""
+    if share is None:
+        return UNKNOWN
+    value = 100.0 * share
+    if value in (0.0, 100.0) or 1.0 <= value <= 99.0 or value > 100.0:
+        return f"{value:,.0f} %"
+    if value < 0.1:
+        return "< 0.1 %"
+    return f"{value:.1f} %" if value < 99.95 else "> 99.9 %"
+
+
+def ratio(value: float | None) -> str:
+    """A ratio in three places; what is neither 0 nor 1 is never rounded to it."""
+    if value is None:
+        return UNKNOWN
+    if 0.0 < value < 0.0005:
+        return "< 0.001"
+    return f"{value:.3f}" if not 0.9995 <= value < 1.0 else "> 0.999"
+
+
+def gib(size: float) -> str:
+    """Bytes in GiB."""
+    return f"{size / 2**30:,.2f}" if size >= 0.005 * 2**30 else "< 0.01"
+
+
+def live_blocks(live: int, capacity: int | None) -> str:
+    """Blocks live, by capacity if that is known; more than there is room for is a warning."""
+    if not capacity:
+        return f"{live:,}"
+    if live > capacity:
+        return f"{live:,}: MORE THAN THE CAPACITY of {capacity:,}"
+    return f"{live:,} of {capacity:,} ({percent(live / capacity)})"
 
 
 def accounts_lines(accounts: Accounts, whole: bool) -> list[str]:

@@ -233,9 +233,11 @@ class ReferenceGhosts:
             self.evictions += 1
             return
         if content in self.gone:
-            number, then = self.gone.pop(content)
+            number, then = self.gone[content]
+            not_back = max(1, sum(later > number for later, _ in self.gone.values()))
+            del self.gone[content]
             if self.evictions - number <= self.most and ts - then <= self.longest_ns:
-                self.returned.append((max(0, ts - then), self.evictions - number))
+                self.returned.append((max(0, ts - then), not_back))
 
 
 class ReferenceContents:

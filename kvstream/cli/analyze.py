@@ -16,6 +16,7 @@ from kvstream.config import MetricsConfig, load_config
 from kvstream.sinks.jsonl import JsonLines
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.text.escape import for_terminal
+from kvstream.words import gib, ratio, seconds
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -71,10 +72,10 @@ def print_analysis(screen: Console, result: CacheAnalysis) -> None:
 
 def _hot_table(result: CacheAnalysis) -> Table:
     table = Table(box=box.SIMPLE, title="blocks in the cache at the end", title_justify="left")
-    for name in ("most used", "accesses", "held, s", "longest held", "accesses", "held, s"):
+    for name in ("most used", "accesses", "held", "longest held", "accesses", "held"):
         table.add_column(name, justify="right")
     for hot, held in zip(result.hottest[:_HOT_SHOWN], result.longest_held[:_HOT_SHOWN], strict=True):
-        cells = [(str(b.block_id), f"{b.accesses:,}", f"{b.held_seconds:,.3g}") for b in (hot, held)]
+        cells = [(str(b.block_id), f"{b.accesses:,}", seconds(b.held_seconds)) for b in (hot, held)]
         table.add_row(*cells[0], *cells[1])
     return table
 
@@ -88,6 +89,6 @@ def _curve_table(result: CacheAnalysis) -> Table:
     for point in result.summary.sizes.points:
         row = [f"{point.factor:g}×", f"{point.blocks:,}"]
         if result.block_bytes:
-            row.append(f"{point.blocks * result.block_bytes / 2**30:,.2f}")
-        table.add_row(*row, f"{point.hit_ratio:.3f}", style="bold" if point.factor == 1.0 else None)
+            row.append(gib(point.blocks * result.block_bytes))
+        table.add_row(*row, ratio(point.hit_ratio), style="bold" if point.factor == 1.0 else None)
     return table

@@ -20,7 +20,7 @@ from kvstream.metrics.usage import LabelUsage
 from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
 from kvstream.text.escape import for_terminal
-from kvstream.words import accounts_lines, interval, seconds, time_of_day
+from kvstream.words import accounts_lines, interval, live_blocks, percent, ratio, seconds, time_of_day
 
 LEVEL_STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
 _MALFORMED_SHOWN = 20
@@ -113,7 +113,7 @@ class Terminal:
         recent = self._stream.summary()
         line = (
             f"{recent.accounts.processed:,} events · {recent.blocks_live:,} blocks · "
-            f"hit ratio {recent.recent.hit_ratio:.2f} · {recent.recent.eviction_rate:,.0f} evictions/s · "
+            f"hit ratio {ratio(recent.recent.hit_ratio)} · {recent.recent.eviction_rate:,.0f} evictions/s · "
             f"{len(recent.alerts)} alerts firing"
         )
         inputs = [_input_line(subscriber.statistics()) for subscriber in self._subscribers]
@@ -136,18 +136,18 @@ def alert_line(alert: CacheAlert) -> Text:
     )
 
 
-def _input_line(told: SubscriberStatistics) -> Text:
+def _input_line(seen: SubscriberStatistics) -> Text:
     counted = {
-        "replayed": told.replayed,
-        "lost": told.lost_batches,
-        "repeated": told.duplicates,
-        "restarts": told.restarts,
-        "events of unknown type": told.unknown_events,
-        "malformed": told.malformed,
+        "replayed": seen.replayed,
+        "lost": seen.lost_batches,
+        "repeated": seen.duplicates,
+        "restarts": seen.restarts,
+        "events of unknown type": seen.unknown_events,
+        "malformed": seen.malformed,
     }
     odd = "".join(f", {n:,} {name}" for name, n in counted.items() if n)
-    name = for_terminal(told.input)
-    return Text(f"{name}: {told.batches:,} batches{odd}; {told.lag_seconds:.1f} s behind the engine")
+    name = for_terminal(seen.input)
+    return Text(f"{name}: {seen.batches:,} batches{odd}; {seen.lag_seconds:.1f} s behind the engine")
 
 
 def summary_table(summary: CacheMetricsSummary) -> Table:
@@ -159,10 +159,14 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
     table.add_column(style="dim")
     table.add_column()
     recent, accounts = summary.recent, summary.accounts
-    of_capacity = f" of {summary.capacity:,} ({summary.occupancy:.0%})" if summary.capacity else ""
-    table.add_row("blocks live", f"{summary.blocks_live:,}{of_capacity}")
+    is_above = summary.capacity is not None and summary.blocks_live > summary.capacity
+    blocks = live_blocks(summary.blocks_live, summary.capacity)
+    table.add_row("blocks live", Text(blocks, style="bold red" if is_above else ""))
     table.add_row(
-        "hit ratio", f"{summary.hit_rate_estimate:.3f}   last {recent.seconds:.0f} s: {recent.hit_ratio:.3f}"
+        "hit ratio",
+        f"{ratio(summary.hit_rate_estimate)}   last {recent.seconds:.0f} s: {ratio(recent.hit_ratio)}"
+        if summary.hit_rate_estimate is not None
+        else "unknown: no hit was reported",
     )
     table.add_row(
         f"per second, last {recent.seconds:.0f} s",
@@ -176,16 +180,17 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
     table.add_row("idle before eviction", interval(summary.idle))
     table.add_row("time to first reuse", interval(summary.first_reuse))
     table.add_row("reuse gap", interval(summary.reuse_gap))
-    table.add_row(
-        "evicted blocks used",
-        f"never {summary.zero_access_rate:.1%}, once {summary.single_access_rate:.1%}, "
-        f"more {summary.multi_access_rate:.1%}",
-    )
+    if summary.zero_access_rate is not None:
+        table.add_row(
+            "evicted blocks used",
+            f"never {percent(summary.zero_access_rate)}, once {percent(summary.single_access_rate)}, "
+            f"more {percent(summary.multi_access_rate)}",
+        )
     premature = summary.premature
     if premature.count:
         table.add_row(
-            "wanted again",
-            f"{premature.share:.1%} of evictions, {seconds(premature.return_time.p50)} later; "
+            "premature evictions",
+            f"{percent(premature.share)}, looked up again {seconds(premature.return_time.p50)} later; "
             f"{premature.extra_blocks_p50:,} more blocks would have kept half",
         )
     if summary.sizes.points:
@@ -213,6 +218,6 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
 def _usage(usage: LabelUsage) -> str:
     return (
         f"{for_terminal(usage.value or 'none')}: "
-        f"{usage.residency_share:.0%} of block time, {usage.hit_share:.0%} of hits; "
-        f"{usage.blocks_live:,} blocks, hit ratio {usage.hit_ratio:.2f}"
+        f"{percent(usage.residency_share)} of block time, {percent(usage.hit_share)} of hits; "
+        f"{usage.blocks_live:,} blocks, hit ratio {ratio(usage.hit_ratio)}"
     )

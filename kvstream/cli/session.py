@@ -43,7 +43,7 @@ Capacity = Annotated[
 ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="Settings of the metrics.", show_default=False)
 ]
-MinLevel = Annotated[AlertLevel, typer.Option(help="Least level of the alerts shown.")]
+MinLevel = Annotated[AlertLevel, typer.Option(help="Minimum severity of the alerts shown.")]
 FailOn = Annotated[
     AlertLevel | None,
     typer.Option(help="Exit with 3 if an alert of this level fired.", show_default=False),

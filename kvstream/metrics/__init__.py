@@ -1,1 +1,1 @@
-"""What is measured: histograms, windows, summaries, trends and anomalies."""
+"""What is measured: histograms, windows, summaries and trends."""

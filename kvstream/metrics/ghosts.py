@@ -1,7 +1,8 @@
-"""Ghosts: content that was evicted not long ago. What comes back while it is one was evicted too early."""
+"""Ghosts: content that was evicted not long ago. What comes back while it is one was evicted prematurely."""
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from kvstream.blocks.grouping import Mask
 from kvstream.blocks.index import GOLDEN, BlockIndex
@@ -12,6 +13,8 @@ from kvstream.events.frame import I64
 NO_GHOST = -1
 """Time of eviction at a place where there is no ghost."""
 _SMALLEST = 1024
+_FEW = 8  # returns that are looked at one by one
+_COMPARED = 64  # ghosts that are compared each with each
 _LOAD = 0.375
 
 
@@ -20,8 +23,9 @@ class Returns(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         times: From eviction to return, ns, int64 (m,).
-        distances: Evictions since, its own among them, int64 (m,): with so many blocks more, an LRU cache
-            would still have held it.
+        distances: Contents evicted later that had not come back by then, at least 1, int64 (m,). With so
+            many blocks more, an LRU cache would still have held it: what makes room for its return is among
+            them, as a full cache evicts before it allocates.
         rows: The changes that brought it back, int64 (m,).
     """
 
@@ -53,6 +57,7 @@ class GhostIndex:
         """Makes an empty ring; an eviction's place is its number modulo the ring's length."""
         self._content = np.zeros(places, dtype=np.int64)
         self._ts = np.full(places, NO_GHOST, dtype=np.int64)
+        self._tree = np.zeros(places if self._apply_compiled is not None else 0, dtype=np.int32)
 
     def _number(self, place: I64) -> I64:
         """The number of the eviction that each ghost is of, which its place in the ring tells."""
@@ -75,27 +80,48 @@ class GhostIndex:
         order, content, first = _by_content(changes.content)
         begins, ts, number = changes.begins.take(order), changes.ts.take(order), number.take(order)
         last = np.append(first[1:], True)
-        # A return is an allocation after an eviction: one of these changes, or one remembered.
-        here = (begins & ~first).nonzero()[0]
+        # A ghost ends as its content is allocated, which is a return, or evicted anew: it is of an eviction
+        # among these changes, or of one remembered.
+        here = (~first).nonzero()[0]
         here = here.compress(~begins.take(here - 1))
         # Where content is held once, what is evicted is no ghost: its allocation ended that.
         heads = (first & begins if changes.held_once else first).nonzero()[0]
         place = self._index.lookup(content.take(heads), self._content)
         known = place >= 0
         heads, place = heads.compress(known), place.compress(known)
-        evicted, since = self._number(place), ts.take(heads) - self._ts.take(place)
-        self._remove(place)  # it is back, or evicted anew
-        returned = begins.take(heads)
-        heads, place = heads.compress(returned), place.compress(returned)
-        times = np.concatenate([ts.take(here) - ts.take(here - 1), since.compress(returned)])
-        distances = np.concatenate(
-            [number.take(here) - number.take(here - 1), number.take(heads) - evicted.compress(returned)]
-        )
+        ends = np.concatenate([here, heads])
+        evicted = np.concatenate([number.take(here - 1), self._number(place)])
+        times = np.concatenate([ts.take(here) - ts.take(here - 1), ts.take(heads) - self._ts.take(place)])
+        since = number.take(ends) - evicted
+        gone = self._ended_before(evicted) + _ended_meanwhile(evicted, order.take(ends))
+        distances = np.maximum(since - 1 - gone, 1)
+        self._remove(place)
         self._evictions += count
         self._insert(content, number, ts, (last & ~begins).nonzero()[0], taken)
-        within = (distances <= self.most) & (times <= self.longest_ns)
-        rows = order.take(np.concatenate([here, heads])).compress(within)
+        within = (since <= self.most) & (times <= self.longest_ns) & begins.take(ends)
+        rows = order.take(ends).compress(within)
         return Returns(np.maximum(times.compress(within), 0), distances.compress(within), rows)
+
+    def _ended_before(self, evicted: I64) -> I64:
+        """Return how many later ghosts than each of some evictions, by number, have ended by now."""
+        since = np.maximum(self._evictions - evicted, 0)
+        if len(since) <= _FEW:
+            remembered = [self._remembered(each).sum() for each in since.tolist()]
+            return since - np.array(remembered, dtype=np.int64)
+        are = self._remembered(int(since.max()))
+        before = np.zeros(len(are) + 1, dtype=np.int64)
+        are.cumsum(out=before[1:])
+        ended: I64 = since - (before[-1] - before.take(len(are) - since))
+        return ended
+
+    def _remembered(self, last: int) -> Mask:
+        """Return whether each of the last evictions, no more than the ring holds, is that of a ghost."""
+        end = self._evictions & len(self._ts) - 1
+        start = end - last
+        ring = self._ts
+        times = ring[start:end] if start >= 0 else np.concatenate([ring[start:], ring[:end]])
+        are_ghosts: Mask = times != NO_GHOST
+        return are_ghosts
 
     def _applied_by_loop(self, changes: ContentChanges, count: int) -> Returns:
         """Does what ``apply`` does; there is room for so many evictions."""
@@ -115,6 +141,7 @@ class GhostIndex:
             self._index.factor,
             self._content,
             self._ts,
+            self._tree,
             times,
             distances,
             rows,
@@ -129,6 +156,7 @@ class GhostIndex:
         if not since:
             return
         self._index = BlockIndex(_LOAD)
+        self._tree[:] = 0
         if since < len(self._ts):  # what was evicted since the last time, and not the whole ring
             places = np.arange(self._evictions - since, self._evictions) & len(self._ts) - 1
             self._ts[places] = NO_GHOST
@@ -157,6 +185,64 @@ class GhostIndex:
         self._index = BlockIndex(_LOAD)
         self._hold(1 << (wanted - 1).bit_length())
         self._insert(content, number, ts, np.arange(len(held)), number)
+        if len(self._tree):
+            self._tree[:] = _tree_of(self._ts != NO_GHOST)
+
+
+def _ended_meanwhile(evicted: I64, rows: I64) -> I64:
+    """Return how many ghosts of later evictions end before each of some ghosts does, in the same changes.
+
+    Args:
+        evicted: Number of the eviction of each ghost that ends, int64 (k,).
+        rows: The change that ends it, int64 (k,).
+    """
+    count = len(rows)
+    if count < 2:
+        return np.zeros(count, dtype=np.int64)
+    by_row = rows.argsort()
+    evicted = evicted.take(by_row)
+    found = np.empty(count, dtype=np.int64)
+    if count <= _COMPARED:
+        found[by_row] = np.tril(evicted > evicted[:, np.newaxis]).sum(axis=1)
+        return found
+    rank = np.empty(count, dtype=np.int64)
+    rank[evicted.argsort()] = np.arange(count)
+    found[by_row] = larger_before(rank)
+    return found
+
+
+def larger_before(values: I64) -> I64:
+    """Return how many larger values stand before each one; values are a permutation of 0 to n - 1.
+
+    They are parted by their highest bit, those halves by the next one, and so on, each half in its order:
+    among what shares the higher bits, ones that stand before a zero are larger. Costs n log n.
+
+    Example:
+        >>> larger_before(np.array([2, 0, 1])).tolist()
+        [0, 1, 1]
+    """
+    count = len(values)
+    bits = (count - 1).bit_length()
+    packed = np.arange(
+        1 << bits
+    )  # values, with counts above them; what is added is larger, and stands behind
+    packed[:count] = values
+    for bit in reversed(range(bits)):
+        is_one = (packed >> bit & 1).astype(np.bool_)
+        before = is_one.reshape(-1, 2 << bit).cumsum(axis=1).ravel()
+        is_zero = ~is_one
+        zeros = packed[is_zero] + (before[is_zero] << bits)
+        halves = zeros.reshape(-1, 1 << bit), packed[is_one].reshape(-1, 1 << bit)
+        packed = np.concatenate(halves, axis=1).ravel()
+    return (packed >> bits).take(values)
+
+
+def _tree_of(flags: Mask) -> npt.NDArray[np.int64]:
+    """Return the Fenwick tree of flags, bool (n,): entry k - 1 counts the last ``k & -k`` of the first k."""
+    before = np.concatenate([[0], flags.cumsum()])
+    ends = np.arange(1, len(flags) + 1)
+    tree: npt.NDArray[np.int64] = before[ends] - before[ends & ends - 1]
+    return tree
 
 
 def _by_content(content: I64) -> tuple[I64, I64, Mask]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kvstream.blocks.grouping import Mask
 from kvstream.blocks.index import REMOVED
@@ -12,7 +13,28 @@ from kvstream.compiled import compiled
 from kvstream.events.frame import I64
 from kvstream.metrics.ghosts import NO_GHOST
 
+Tree = npt.NDArray[np.int32]
+
 _AHEAD = 16  # changes that are made while memory answers
+
+
+@compiled
+def add(tree: Tree, place: int, change: int) -> None:
+    """Add to the count at a place of a Fenwick tree."""
+    end = place + 1
+    while end <= len(tree):
+        tree[end - 1] += change
+        end += end & -end
+
+
+@compiled
+def count_before(tree: Tree, place: int) -> Any:
+    """Sum the counts at the places before one."""
+    total = 0
+    while place > 0:
+        total += tree[place - 1]
+        place &= place - 1
+    return total
 
 
 @compiled
@@ -28,6 +50,7 @@ def apply_changes(
     factor: np.uint64,
     of_ghost: I64,
     ts_of: I64,
+    tree: Tree,
     times: I64,
     distances: I64,
     rows: I64,
@@ -46,8 +69,9 @@ def apply_changes(
         factor: Of the index, which scatters content over its places.
         of_ghost: Content of each ghost, by place in a ring of at least ``most``, or of all there will be.
         ts_of: Time of its eviction.
+        tree: A Fenwick tree of the places at which there is a ghost.
         times: From eviction to return.
-        distances: Evictions since.
+        distances: Ghosts of later evictions, at least 1.
         rows: The changes that brought it back.
 
     Returns:
@@ -63,17 +87,26 @@ def apply_changes(
         before = places[place]  # its ghost, if it has one
         if begins[row]:
             if before >= 0:
-                time, distance = ts[row] - ts_of[before], (evictions - before - 1 & mask) + 1
-                places[place], ts_of[before] = REMOVED, NO_GHOST
-                if distance <= most and time <= longest_ns:
-                    times[returned], distances[returned], rows[returned] = max(0, time), distance, row
+                time, since = ts[row] - ts_of[before], (evictions - before - 1 & mask) + 1
+                if since <= most and time <= longest_ns:
+                    end = evictions & mask
+                    distance = count_before(tree, end) - count_before(tree, before)
+                    if before >= end:
+                        distance += count_before(tree, mask + 1)
+                    times[returned], distances[returned] = max(0, time), max(1, distance - 1)
+                    rows[returned] = row
                     returned += 1
+                places[place], ts_of[before] = REMOVED, NO_GHOST
+                add(tree, before, -1)
             continue
         ghost = evictions & mask
         if ts_of[ghost] != NO_GHOST:
             remove_one(places, bits, factor, of_ghost[ghost], of_ghost)
-        if before >= 0:
+            add(tree, ghost, -1)
+        if before >= 0 and before != ghost:
             ts_of[before] = NO_GHOST
+            add(tree, before, -1)
+        add(tree, ghost, 1)
         of_ghost[ghost], ts_of[ghost], places[place] = block, ts[row], ghost
         prefetch(places, (home(of_ghost[ghost + _AHEAD & mask], bits, factor),))
         evictions += 1

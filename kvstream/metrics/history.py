@@ -17,8 +17,8 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
         allocation_rate: Allocations a second.
         access_rate: Accesses a second.
         eviction_rate: Evictions a second.
-        hit_ratio: accesses / (accesses + allocations); None without any.
-        dead_ratio: Share of evicted blocks that were never accessed; None without any.
+        hit_ratio: accesses / (accesses + allocations); None without any, or where hits are unknown.
+        dead_ratio: Share of evicted blocks that were never accessed; None likewise.
         lost: Frames lost, and events dropped unasked.
     """
 
@@ -36,25 +36,27 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 class _Sums:
     """What the windows of one index have seen."""
 
-    __slots__ = ("accesses", "allocations", "blocks", "evictions", "lost", "never", "observed")
+    __slots__ = ("accesses", "allocations", "blocks", "evictions", "lookups", "lost", "never", "observed")
 
     def __init__(self) -> None:
         self.allocations = self.accesses = self.evictions = 0
-        self.never = self.observed = self.blocks = self.lost = 0
+        self.never = self.observed = self.blocks = self.lost = self.lookups = 0
 
-    def add(self, window: WindowCounts) -> None:
+    def add(self, window: WindowCounts, hits_are_known: bool) -> None:
         self.allocations += window.allocations
         self.accesses += window.accesses
         self.evictions += window.evictions
-        self.never += window.never_accessed
-        self.observed += window.observed
+        if hits_are_known:
+            self.lookups += window.accesses + window.allocations
+            self.never += window.never_accessed
+            self.observed += window.observed
         self.blocks += window.live
         self.lost += window.lost
 
     def follow(self, later: "_Sums") -> None:
         """Adds a later window."""
         self.blocks = later.blocks
-        for name in ("allocations", "accesses", "evictions", "never", "observed", "lost"):
+        for name in ("allocations", "accesses", "evictions", "lookups", "never", "observed", "lost"):
             setattr(self, name, getattr(self, name) + getattr(later, name))
 
 
@@ -69,11 +71,16 @@ class HistoryBuilder:
         self._window_seconds = window_seconds
         self._sums: dict[int, _Sums] = {}
 
-    def add(self, windows: Iterable[WindowCounts]) -> None:
-        """Adds windows of one cache."""
+    def add(self, windows: Iterable[WindowCounts], hits_are_known: bool) -> None:
+        """Add windows of one cache.
+
+        Args:
+            windows: The windows.
+            hits_are_known: Whether a hit of this cache was ever reported.
+        """
         for window in windows:
             if not window.is_empty:
-                self._sums.setdefault(window.index, _Sums()).add(window)
+                self._sums.setdefault(window.index, _Sums()).add(window, hits_are_known)
 
     def history(self, most: int | None = None) -> History:
         """The sums so far, in rows of several windows each where there are more than ``most``."""
@@ -91,7 +98,7 @@ class HistoryBuilder:
             allocation_rate=[row.allocations / seconds for _, row in rows],
             access_rate=[row.accesses / seconds for _, row in rows],
             eviction_rate=[row.evictions / seconds for _, row in rows],
-            hit_ratio=[_share(row.accesses, row.accesses + row.allocations) for _, row in rows],
+            hit_ratio=[_share(row.accesses, row.lookups) for _, row in rows],
             dead_ratio=[_share(row.never, row.observed) for _, row in rows],
             lost=[row.lost for _, row in rows],
         )

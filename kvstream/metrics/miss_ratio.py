@@ -51,15 +51,20 @@ class CacheSizes(msgspec.Struct, frozen=True, kw_only=True):
         blocks: Blocks there is room for: as given, or the most that were live.
         points: Hit ratios at other sizes, smallest first; empty where they are not known.
         blocks_for_90: The fewest blocks that give a hit ratio of 0.9; None where none would.
-        asked_once: Share of the content that was looked up only once.
+        asked_once: Share of the content that was looked up only once; None where that is unknown.
         rate: Share of the content that this rests on.
+        peak: Most blocks that were live.
+        measured: Hit ratio that was measured on the lookups that the points are of; None where unknown.
+            An LRU cache of the size given, all of whose hits are reported, has that of the point at 1.0.
     """
 
     blocks: int = 0
     points: list[CurvePoint] = []
     blocks_for_90: int | None = None
-    asked_once: float = 0.0
+    asked_once: float | None = None
     rate: float = 1.0
+    peak: int = 0
+    measured: float | None = None
 
 
 class MissRatioCurve:
@@ -100,6 +105,7 @@ class MissRatioCurve:
         self._stack: LruStack = LruStack() if compiled is None else compiled()
         self._weights = np.zeros(_BUCKETS)  # accesses by distance, in sampled accesses of today's rate
         self._followed = 0.0  # accesses of content followed, in the same
+        self._found = self._asked = 0.0  # hits, and lookups of any content, as far as they count
 
     @property
     def rate(self) -> float:
@@ -134,6 +140,11 @@ class MissRatioCurve:
         if self._stack.waiting >= _WEIGHED_AT_ONCE:
             self._weigh()
 
+    def observe(self, found: int, asked: int) -> None:
+        """Take note of how many of some lookups were hits."""
+        self._found += found
+        self._asked += asked
+
     def pass_windows(self, count: int) -> None:
         """Tells that so many windows have ended."""
         if self._half_life is not None:
@@ -142,6 +153,8 @@ class MissRatioCurve:
             self._weights *= kept
             self._followed *= kept
             self.accesses *= kept
+            self._found *= kept
+            self._asked *= kept
             idle = self._lookups is None or self._followed_now < self._lookups // 4
             if idle and len(self._stack) < self.samples // 4:
                 self._rescale(min(_WHOLE, self.threshold * 2))
@@ -164,9 +177,12 @@ class MissRatioCurve:
             self._weights += np.bincount(buckets, minlength=_BUCKETS)
 
     @property
-    def asked_once(self) -> float:
-        """Share of the content that was accessed only once; 0 without any."""
-        return 1.0 - self._stack.again / len(self._stack) if len(self._stack) else 0.0
+    def asked_once(self) -> float | None:
+        """Share of the content that was accessed only once; None with too little content to say."""
+        followed = len(self._stack)
+        if not followed or (followed < _FEWEST and self.rate < 1.0):
+            return None
+        return 1.0 - self._stack.again / followed
 
     def hit_ratio(self, blocks: float) -> float:
         """The share of all accesses that an LRU cache of so many blocks would have found; 0 without any."""
@@ -181,10 +197,10 @@ class MissRatioCurve:
         reached = self._hits().searchsorted(hit_ratio * self._expected())
         return None if reached >= _BUCKETS else math.floor(2.0 ** (reached / _SCALE))
 
-    def sizes(self, blocks: int) -> CacheSizes:
-        """What caches of other sizes than today's would do."""
+    def sizes(self, blocks: int, peak: int = 0) -> CacheSizes:
+        """Return what caches of other sizes than today's would do; ``peak`` blocks were live at most."""
         if not blocks or (len(self._stack) < _FEWEST and self.rate < 1.0) or not self.accesses:
-            return CacheSizes(blocks=blocks)
+            return CacheSizes(blocks=blocks, peak=peak)
         sizes = [(factor, max(1, round(blocks * factor))) for factor in SIZES]
         return CacheSizes(
             blocks=blocks,
@@ -192,6 +208,8 @@ class MissRatioCurve:
             blocks_for_90=self.blocks_for(WANTED),
             asked_once=self.asked_once,
             rate=self.rate,
+            peak=peak,
+            measured=self._found / self._asked if self._asked else None,
         )
 
     def _expected(self) -> float:

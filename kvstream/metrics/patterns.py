@@ -6,15 +6,18 @@ import msgspec
 
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.summary import hit_figures
 
 
 class AccessPatternAnalysis(msgspec.Struct, frozen=True):
     """How evicted blocks had been used.
 
     Attributes:
-        pattern: ``no_data``, ``scan`` (hardly any block is reused), ``hot_set`` (few blocks take most
+        pattern: ``no_data`` (nothing was evicted), ``unknown`` (no hit was ever reported),
+            ``scan`` (hardly any block is reused), ``hot_set`` (few blocks take most
             accesses), ``reuse`` (most blocks are reused) or ``mixed``.
-        zero_access_rate: Share of evicted blocks never accessed.
+        zero_access_rate: Share of evicted blocks never accessed; None, as is all that follows, where hits
+            are unknown.
         single_access_rate: Share accessed once.
         multi_access_rate: Share accessed more often.
         avg_access_count: Mean accesses of an evicted block.
@@ -23,12 +26,12 @@ class AccessPatternAnalysis(msgspec.Struct, frozen=True):
     """
 
     pattern: str
-    zero_access_rate: float
-    single_access_rate: float
-    multi_access_rate: float
-    avg_access_count: float
-    first_reuse: IntervalStats
-    reuse_gap: IntervalStats
+    zero_access_rate: float | None
+    single_access_rate: float | None
+    multi_access_rate: float | None
+    avg_access_count: float | None
+    first_reuse: IntervalStats | None
+    reuse_gap: IntervalStats | None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as a dictionary of plain values."""
@@ -54,8 +57,11 @@ class LifetimeDistribution(msgspec.Struct, frozen=True):
 def analyze_access_pattern(seen: Measurements) -> AccessPatternAnalysis:
     """Names the way blocks are reused, with the figures behind it."""
     zero = seen.dead_ratio
+    hits = hit_figures(seen if seen.accesses else None)
     if not seen.lifetime.count:
         pattern = "no_data"
+    elif not seen.accesses:
+        pattern = "unknown"
     elif zero >= 0.9:
         # Accesses that go to a few survivors leave the victims unused.
         pattern = "hot_set" if seen.hit_ratio >= 0.5 else "scan"
@@ -65,12 +71,12 @@ def analyze_access_pattern(seen: Measurements) -> AccessPatternAnalysis:
         pattern = "mixed"
     return AccessPatternAnalysis(
         pattern=pattern,
-        zero_access_rate=zero,
-        single_access_rate=seen.single_access_ratio,
-        multi_access_rate=seen.multi_access_ratio,
-        avg_access_count=seen.mean_accesses,
-        first_reuse=seen.first_reuse.stats(),
-        reuse_gap=seen.reuse_gap.stats(),
+        zero_access_rate=hits.never_accessed,
+        single_access_rate=hits.accessed_once,
+        multi_access_rate=hits.accessed_more,
+        avg_access_count=hits.mean_accesses,
+        first_reuse=hits.first_reuse,
+        reuse_gap=hits.reuse_gap,
     )
 
 

@@ -81,30 +81,30 @@ class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):
         allocation_rate: Allocations a second.
         access_rate: Accesses a second.
         eviction_rate: Evictions a second.
-        hit_ratio: accesses / (accesses + allocations), of blocks.
-        dead_ratio: Share of evicted blocks that were never accessed.
+        hit_ratio: accesses / (accesses + allocations), of blocks; None where hits are unknown.
+        dead_ratio: Share of evicted blocks that were never accessed; None where hits are unknown.
         regret_ratio: Evicted content that came back, by evictions.
         lifetime: Allocation to eviction.
         idle: Last access to eviction.
-        first_reuse: Allocation to first access.
-        reuse_gap: Access to access.
+        first_reuse: Allocation to first access; None where hits are unknown.
+        reuse_gap: Access to access; None where hits are unknown.
     """
 
     seconds: float
     allocation_rate: float
     access_rate: float
     eviction_rate: float
-    hit_ratio: float
-    dead_ratio: float
+    hit_ratio: float | None
+    dead_ratio: float | None
     regret_ratio: float
     lifetime: IntervalStats
     idle: IntervalStats
-    first_reuse: IntervalStats
-    reuse_gap: IntervalStats
+    first_reuse: IntervalStats | None
+    reuse_gap: IntervalStats | None
 
 
 class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
-    """Evicted content that was wanted again, as far as it is remembered.
+    """Premature evictions: evicted content that was looked up again, as far as it is remembered.
 
     It is known where blocks are content hashes, or where allocations carry keys.
 
@@ -112,7 +112,8 @@ class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
         count: Evictions whose content came back.
         share: The same by all evictions.
         return_time: Eviction to return.
-        extra_blocks_p50: Blocks more than there are that would have kept half of them, in an LRU cache.
+        extra_blocks_p50: Blocks more than there are that would have kept half of them, in an LRU cache:
+            contents evicted later than one that had not come back by its return.
         extra_blocks_p90: Blocks more that would have kept 90 %.
         within_blocks: Evictions after which an eviction is forgotten: later returns are not counted.
         within_seconds: Seconds after which it is forgotten.
@@ -128,7 +129,10 @@ class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
-    """What a cache has done since the start, lately, and what is wrong.
+    """What a cache has done since the start and recently, and what is wrong.
+
+    Hits are unknown as long as nobody has reported one: many engines publish none, and no figure may take
+    that for a hit ratio of 0. What rests on hits is None then, and left out of totals over several caches.
 
     Attributes:
         source: Cache instance, ``*`` for all.
@@ -138,29 +142,30 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         blocks_live: Blocks live now.
         capacity: Blocks there is room for, if known.
         occupancy: ``blocks_live / capacity``, if known.
-        hit_rate_estimate: accesses / (accesses + allocations) since the start, of blocks.
+        hit_rate_estimate: accesses / (accesses + allocations) since the start, of blocks; None where hits
+            are unknown.
         total_blocks_sampled: Generations whose intervals are measured.
         total_evictions: Generations ended by eviction or replacement.
         evictions_by_reason: The same by reason; ``cleared`` ones stand apart from the total.
         accesses: Accesses of live blocks.
         avg_lifetime_seconds: Mean lifetime.
         avg_idle_seconds: Mean time from last access to eviction.
-        avg_access_count: Mean accesses of an evicted block.
-        avg_reuse_gap_seconds: Mean time between accesses.
+        avg_access_count: Mean accesses of an evicted block; None where hits are unknown.
+        avg_reuse_gap_seconds: Mean time between accesses; None where hits are unknown.
         p50_lifetime: Median lifetime, seconds.
         p95_lifetime: 95th percentile.
         p99_lifetime: 99th percentile.
         lifetime: Allocation to eviction, since the start.
         idle: Last access to eviction.
-        first_reuse: Allocation to first access.
-        reuse_gap: Access to access.
-        zero_access_rate: Share of evicted blocks never accessed.
-        single_access_rate: Share accessed once.
-        multi_access_rate: Share accessed more often.
-        premature: Evictions whose content was wanted again.
+        first_reuse: Allocation to first access; None where hits are unknown.
+        reuse_gap: Access to access; None where hits are unknown.
+        zero_access_rate: Share of evicted blocks never accessed; None where hits are unknown.
+        single_access_rate: Share accessed once, likewise.
+        multi_access_rate: Share accessed more often, likewise.
+        premature: Evictions whose content was looked up again.
         recent: The last windows.
-        reuse_by_idle: What became of blocks that had been idle for a time.
-        working_set: Different blocks in use lately.
+        reuse_by_idle: What became of blocks that had been idle for a time; empty where hits are unknown.
+        working_set: Different blocks in use recently.
         sizes: What caches of other sizes would do; of one source and tier only.
         labels: What the blocks of each value of each label have done, most room first.
         trends: Where windowed values are going, by metric.
@@ -176,25 +181,25 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     blocks_live: int
     capacity: int | None
     occupancy: float | None
-    hit_rate_estimate: float
+    hit_rate_estimate: float | None
     total_blocks_sampled: int
     total_evictions: int
     evictions_by_reason: dict[str, int]
     accesses: int
     avg_lifetime_seconds: float
     avg_idle_seconds: float
-    avg_access_count: float
-    avg_reuse_gap_seconds: float
+    avg_access_count: float | None
+    avg_reuse_gap_seconds: float | None
     p50_lifetime: float
     p95_lifetime: float
     p99_lifetime: float
     lifetime: IntervalStats
     idle: IntervalStats
-    first_reuse: IntervalStats
-    reuse_gap: IntervalStats
-    zero_access_rate: float
-    single_access_rate: float
-    multi_access_rate: float
+    first_reuse: IntervalStats | None
+    reuse_gap: IntervalStats | None
+    zero_access_rate: float | None
+    single_access_rate: float | None
+    multi_access_rate: float | None
     premature: PrematureEvictions
     recent: RecentMetrics
     reuse_by_idle: list[ReuseByIdle]
@@ -211,26 +216,61 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         return msgspec.to_builtins(self)  # type: ignore[no-any-return]
 
 
-def recent_metrics(seen: Measurements, seconds: float) -> RecentMetrics:
-    """Rates and distributions of measurements that span ``seconds``."""
+class HitFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What rests on hits, of measurements where they are known; all None where they are not."""
+
+    hit_ratio: float | None = None
+    never_accessed: float | None = None
+    accessed_once: float | None = None
+    accessed_more: float | None = None
+    mean_accesses: float | None = None
+    first_reuse: IntervalStats | None = None
+    reuse_gap: IntervalStats | None = None
+
+
+def hit_figures(known: Measurements | None) -> HitFigures:
+    """Return what rests on hits; ``known`` is of caches whose hits are known, None if there are none."""
+    if known is None:
+        return HitFigures()
+    return HitFigures(
+        hit_ratio=known.hit_ratio,
+        never_accessed=known.dead_ratio,
+        accessed_once=known.single_access_ratio,
+        accessed_more=known.multi_access_ratio,
+        mean_accesses=known.mean_accesses,
+        first_reuse=known.first_reuse.stats(),
+        reuse_gap=known.reuse_gap.stats(),
+    )
+
+
+def recent_metrics(seen: Measurements, known: Measurements | None, seconds: float) -> RecentMetrics:
+    """Return rates and distributions of measurements that span ``seconds``.
+
+    Args:
+        seen: What all caches have seen.
+        known: What those have seen whose hits are known; None if there are none.
+        seconds: What they span.
+    """
+    hits = hit_figures(known)
     per_second = 1.0 / seconds if seconds > 0 else 0.0
     return RecentMetrics(
         seconds=seconds,
         allocation_rate=seen.allocations * per_second,
         access_rate=seen.accesses * per_second,
         eviction_rate=seen.total_evictions * per_second,
-        hit_ratio=seen.hit_ratio,
-        dead_ratio=seen.dead_ratio,
+        hit_ratio=hits.hit_ratio,
+        dead_ratio=hits.never_accessed,
         regret_ratio=seen.regret_ratio,
         lifetime=seen.lifetime.stats(),
         idle=seen.idle.stats(),
-        first_reuse=seen.first_reuse.stats(),
-        reuse_gap=seen.reuse_gap.stats(),
+        first_reuse=hits.first_reuse,
+        reuse_gap=hits.reuse_gap,
     )
 
 
 def summarize(
     seen: Measurements,
+    known: Measurements | None,
     recent: RecentMetrics,
     *,
     source: str,
@@ -248,9 +288,29 @@ def summarize(
     accounts: Accounts,
     final: bool = False,
 ) -> CacheMetricsSummary:
-    """A summary of the measurements since the start and of the recent ones."""
+    """Return a summary of the measurements since the start, and of the recent ones.
+
+    Args:
+        seen: What all caches have seen.
+        known: What those have seen whose hits are known; None if there are none.
+        recent: The last windows.
+        source: Cache instance, ``*`` for all.
+        tier: Tier, ``*`` for all.
+        timestamp: Event time, seconds since the Unix epoch.
+        live: Blocks live now.
+        config: What is measured.
+        capacity: Blocks there is room for, if known.
+        working_set: Different blocks in use recently.
+        sizes: What caches of other sizes would do.
+        labels: What the blocks of each value of each label have done.
+        trends: Where windowed values are going.
+        alerts: What fires.
+        pending: What is bad, but not for long enough.
+        accounts: Where every event and block went.
+        final: Whether the stream has ended.
+    """
     lifetime, idle = seen.lifetime.stats(), seen.idle.stats()
-    first_reuse, reuse_gap = seen.first_reuse.stats(), seen.reuse_gap.stats()
+    hits = hit_figures(known)
     return CacheMetricsSummary(
         source=source,
         tier=tier,
@@ -259,25 +319,25 @@ def summarize(
         blocks_live=live,
         capacity=capacity,
         occupancy=live / capacity if capacity else None,
-        hit_rate_estimate=seen.hit_ratio,
+        hit_rate_estimate=hits.hit_ratio,
         total_blocks_sampled=seen.sampled_allocations,
         total_evictions=seen.total_evictions,
         evictions_by_reason=seen.ended_by_reason,
         accesses=seen.accesses,
         avg_lifetime_seconds=lifetime.mean,
         avg_idle_seconds=idle.mean,
-        avg_access_count=seen.mean_accesses,
-        avg_reuse_gap_seconds=reuse_gap.mean,
+        avg_access_count=hits.mean_accesses,
+        avg_reuse_gap_seconds=None if hits.reuse_gap is None else hits.reuse_gap.mean,
         p50_lifetime=lifetime.p50,
         p95_lifetime=lifetime.p95,
         p99_lifetime=lifetime.p99,
         lifetime=lifetime,
         idle=idle,
-        first_reuse=first_reuse,
-        reuse_gap=reuse_gap,
-        zero_access_rate=seen.dead_ratio,
-        single_access_rate=seen.single_access_ratio,
-        multi_access_rate=seen.multi_access_ratio,
+        first_reuse=hits.first_reuse,
+        reuse_gap=hits.reuse_gap,
+        zero_access_rate=hits.never_accessed,
+        single_access_rate=hits.accessed_once,
+        multi_access_rate=hits.accessed_more,
         premature=PrematureEvictions(
             count=seen.return_time.count,
             share=seen.regret_ratio,
@@ -288,7 +348,7 @@ def summarize(
             within_seconds=config.ghost_seconds,
         ),
         recent=recent,
-        reuse_by_idle=reuse_by_idle(seen),
+        reuse_by_idle=[] if known is None else reuse_by_idle(known),
         working_set=working_set,
         sizes=sizes,
         labels=labels,

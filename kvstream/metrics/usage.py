@@ -28,13 +28,13 @@ class LabelUsage(msgspec.Struct, frozen=True, kw_only=True):
         evictions: Generations ended by eviction or replacement.
         premature: Evicted content, whoever's it was, that came back into blocks of theirs.
         residency_share: Their block·seconds by those of all blocks.
-        hit_share: Hits on them by all hits.
+        hit_share: Hits on them by all hits; None, as are the next two, where hits are unknown.
         hit_ratio: accesses / (accesses + allocations).
         zero_access_rate: Share of evicted blocks never accessed.
         lifetime: Allocation to eviction.
         idle: Last access to eviction.
-        first_reuse: Allocation to first access.
-        reuse_gap: Access to access.
+        first_reuse: Allocation to first access; None where hits are unknown.
+        reuse_gap: Access to access; None where hits are unknown.
     """
 
     value: str | None
@@ -44,13 +44,13 @@ class LabelUsage(msgspec.Struct, frozen=True, kw_only=True):
     evictions: int
     premature: int
     residency_share: float
-    hit_share: float
-    hit_ratio: float
-    zero_access_rate: float
+    hit_share: float | None
+    hit_ratio: float | None
+    zero_access_rate: float | None
     lifetime: IntervalStats
     idle: IntervalStats
-    first_reuse: IntervalStats
-    reuse_gap: IntervalStats
+    first_reuse: IntervalStats | None
+    reuse_gap: IntervalStats | None
 
 
 class OwnerUsage:
@@ -227,11 +227,11 @@ def _usage(value: str | None, usage: OwnerUsage, residency: float, hits: int) ->
         evictions=seen.total_evictions,
         premature=usage.premature,
         residency_share=usage.block_ns / residency if residency > 0 else 0.0,
-        hit_share=seen.accesses / hits if hits else 0.0,
-        hit_ratio=seen.hit_ratio,
-        zero_access_rate=seen.dead_ratio,
+        hit_share=seen.accesses / hits if hits else None,
+        hit_ratio=seen.hit_ratio if hits else None,
+        zero_access_rate=seen.dead_ratio if hits else None,
         lifetime=seen.lifetime.stats(),
         idle=seen.idle.stats(),
-        first_reuse=seen.first_reuse.stats(),
-        reuse_gap=seen.reuse_gap.stats(),
+        first_reuse=seen.first_reuse.stats() if hits else None,
+        reuse_gap=seen.reuse_gap.stats() if hits else None,
     )

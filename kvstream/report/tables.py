@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from kvstream.report.report import CacheReport, Report
-from kvstream.words import accounts_lines, interval
+from kvstream.words import UNKNOWN, accounts_lines, gib, interval, live_blocks, percent, ratio, seconds
 
 
 class Table(NamedTuple):
@@ -37,14 +37,14 @@ def overview(report: Report) -> Table:
             (
                 f"{summary.source} / {summary.tier}",
                 f"{summary.accounts.processed:,}",
-                f"{summary.hit_rate_estimate:.3f}",
+                ratio(summary.hit_rate_estimate),
                 f"{summary.total_evictions:,}",
-                f"{summary.zero_access_rate:.1%}",
-                f"{summary.premature.share:.1%}" if summary.premature.count else "–",
+                percent(summary.zero_access_rate),
+                percent(summary.premature.share) if summary.premature.count else UNKNOWN,
                 str(sum(alert.state == "firing" for alert in cache.alerts)),
             )
         )
-    columns = ("cache", "events", "hit ratio", "evictions", "of them unused", "premature", "alerts")
+    columns = ("cache", "events", "hit ratio", "evictions", "never reused", "premature", "alerts")
     return Table("Caches", columns, rows)
 
 
@@ -72,11 +72,10 @@ def _alerts(cache: CacheReport) -> Table:
 
 def _figures(cache: CacheReport) -> Table:
     summary = cache.analysis.summary
-    of_capacity = f" of {summary.capacity:,}" if summary.capacity else ""
     ended = ", ".join(f"{n:,} {reason}" for reason, n in summary.evictions_by_reason.items() if n)
     rows = [
-        ("blocks live at the end", f"{summary.blocks_live:,}{of_capacity}"),
-        ("hit ratio", f"{summary.hit_rate_estimate:.3f}"),
+        ("blocks live at the end", live_blocks(summary.blocks_live, summary.capacity)),
+        ("hit ratio", ratio(summary.hit_rate_estimate)),
         ("accesses", f"{summary.accesses:,}"),
         ("generations ended", ended or "none"),
         ("lifetime", interval(summary.lifetime)),
@@ -85,15 +84,15 @@ def _figures(cache: CacheReport) -> Table:
         ("reuse gap", interval(summary.reuse_gap)),
         (
             "evicted blocks used",
-            f"never {summary.zero_access_rate:.1%}, once {summary.single_access_rate:.1%}, "
-            f"more {summary.multi_access_rate:.1%}",
+            f"never {percent(summary.zero_access_rate)}, once {percent(summary.single_access_rate)}, "
+            f"more {percent(summary.multi_access_rate)}",
         ),
     ]
     if summary.premature.count:
         rows.append(
             (
                 "premature evictions",
-                f"{summary.premature.count:,} ({summary.premature.share:.1%}); "
+                f"{summary.premature.count:,} ({percent(summary.premature.share)}); "
                 f"{summary.premature.extra_blocks_p50:,} more blocks would have kept half of them",
             )
         )
@@ -102,7 +101,7 @@ def _figures(cache: CacheReport) -> Table:
 
 def _sizes(cache: CacheReport) -> Table:
     rows = [
-        (f"{point.factor:g}×", f"{point.blocks:,}", _gib(point.blocks, cache), f"{point.hit_ratio:.3f}")
+        (f"{point.factor:g}×", f"{point.blocks:,}", _gib(point.blocks, cache), ratio(point.hit_ratio))
         for point in cache.analysis.summary.sizes.points
     ]
     return Table(
@@ -114,7 +113,7 @@ def _sizes(cache: CacheReport) -> Table:
 
 def _gib(blocks: int, cache: CacheReport) -> str:
     of_block = cache.analysis.block_bytes
-    return f"{blocks * of_block / 2**30:,.2f}" if of_block else "–"
+    return gib(blocks * of_block) if of_block else UNKNOWN
 
 
 def _owners(cache: CacheReport) -> Table:
@@ -122,16 +121,16 @@ def _owners(cache: CacheReport) -> Table:
         (
             f"{name}: {usage.value or 'none'}",
             f"{usage.blocks_live:,}",
-            f"{usage.residency_share:.1%}",
-            f"{usage.hit_share:.1%}",
-            f"{usage.hit_ratio:.3f}",
+            percent(usage.residency_share),
+            percent(usage.hit_share),
+            ratio(usage.hit_ratio),
             f"{usage.premature:,}",
         )
         for name, values in cache.analysis.summary.labels.items()
         for usage in values
     ]
     return Table(
-        "Whose blocks", ("label", "blocks", "of block time", "of hits", "hit ratio", "wanted again"), rows
+        "Blocks by label", ("label", "blocks", "of block time", "of hits", "hit ratio", "premature"), rows
     )
 
 
@@ -139,9 +138,9 @@ def _blocks(cache: CacheReport) -> list[Table]:
     return [
         Table(
             title,
-            ("block", "accesses", "held, s", "idle, s"),
+            ("block", "accesses", "held", "idle"),
             [
-                (str(b.block_id), f"{b.accesses:,}", f"{b.held_seconds:,.3g}", f"{b.idle_seconds:,.3g}")
+                (str(b.block_id), f"{b.accesses:,}", seconds(b.held_seconds), seconds(b.idle_seconds))
                 for b in blocks
             ],
         )
@@ -157,5 +156,5 @@ def _accounts(cache: CacheReport) -> Table:
     return Table("Accounts", ("where everything went",), [(line,) for line in lines])
 
 
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+def _time(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -42,7 +42,7 @@ class CacheNow(msgspec.Struct, frozen=True, kw_only=True):
         source: Cache instance.
         tier: Tier.
         blocks: Blocks live.
-        hit_ratio: In its last closed window; None without lookups.
+        hit_ratio: In its last closed window; None without lookups, or where hits are unknown.
         eviction_rate: Evictions a second in it.
         level: The worst level of its alerts that fire and are not muted; None if none does.
     """
@@ -148,7 +148,7 @@ def _name(tier: TierMonitor) -> tuple[str, str]:
 def _cache_now(tier: TierMonitor) -> CacheNow:
     levels = [alert.level for alert in tier.rules.firing() if not alert.muted_by]
     last = next(iter(tier.ring.last(1)), None)
-    lookups = last.accesses + last.allocations if last else 0
+    lookups = last.accesses + last.allocations if last and tier.hits_are_known else 0
     return CacheNow(
         source=tier.source,
         tier=tier.tier,
@@ -163,7 +163,7 @@ async def history(stream: KVStream, place: Place, windows: int) -> History:
     """The last windows of a place."""
     builder = HistoryBuilder(stream.config.metrics.window_seconds)
     for tier in stream.tiers(*place):
-        builder.add(tier.ring.last(windows))
+        builder.add(tier.ring.last(windows), tier.hits_are_known)
         await checkpoint()
     return builder.history()
 

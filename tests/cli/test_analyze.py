@@ -9,7 +9,7 @@ def test_each_source_has_its_answer(kvstream):
     assert ran.code == 0
     found = {result["source"]: result for result in ran.of_type("analysis")}
     assert set(found) == {"vllm-chat", "scan/dp0"}
-    assert found["scan/dp0"]["verdict"][0].startswith("85% of evictions were premature")
+    assert found["scan/dp0"]["verdict"][0].startswith("85 % of evictions were premature")
     assert found["vllm-chat"]["summary"]["accounts"]["processed"] == 40_000
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kvstream.blocks.index import GOLDEN
 from kvstream.blocks.observations import ContentChanges
-from kvstream.metrics.ghosts import GhostIndex
+from kvstream.metrics.ghosts import GhostIndex, larger_before
 from tests.reference import ReferenceGhosts
 from tests.strategies import cuts, fewer
 
@@ -116,3 +116,57 @@ def test_after_clears_only_what_was_evicted_since_comes_back(rounds):
         plain.gone.clear()
         plain.returned.clear()
         assert returns_of(index, [(content, n, True) for content in before]) == []
+
+
+@given(st.permutations(range(9)).flatmap(lambda p: st.integers(1, 9).map(lambda n: [v for v in p if v < n])))
+def test_larger_values_before_each_are_counted(values):
+    counted = [sum(before > value for before in values[:place]) for place, value in enumerate(values)]
+    assert larger_before(np.array(values)).tolist() == counted
+
+
+def test_what_came_back_meanwhile_takes_no_room():
+    """One block more would have held what goes out and comes back, however often it does."""
+    index = GhostIndex(100, 10**9)
+    rows = [(1, 0, False)]
+    for turn in range(1, 21):
+        rows += [(2, turn, False), (2, turn, True)]
+    rows += [(1, 30, True)]
+    assert sorted(distance for _, distance in returns_of(index, rows)) == [1] * 21
+
+
+@fewer
+@given(st.integers(0, 2**32), st.integers(1, 12))
+def test_with_that_much_more_an_lru_cache_would_have_held_it(seed, blocks):
+    """Larger caches are run on the same requests: the smallest that finds one is larger by its distance."""
+    rng = np.random.default_rng(seed)
+    requests = (rng.zipf(1.2, 400) % 30).tolist()
+    found = {extra: lru_hits(requests, blocks + extra) for extra in range(31)}
+    rows, row_of = [], {}
+    held = []
+    for n, content in enumerate(requests):
+        if content in held:
+            held.remove(content)
+        else:
+            if len(held) == blocks:
+                rows.append((held.pop(0), n, False))
+            row_of[len(rows)] = n
+            rows.append((content, n, True))
+        held.append(content)
+    returned = GhostIndex(1_000, 10**9).apply(changes(rows))
+    for row, distance in zip(returned.rows.tolist(), returned.distances.tolist(), strict=True):
+        request = row_of[row]
+        assert request in found[distance]
+        assert request not in found[distance - 1]
+
+
+def lru_hits(requests, blocks):
+    """Which requests an LRU cache finds."""
+    held, hits = [], set()
+    for n, content in enumerate(requests):
+        if content in held:
+            held.remove(content)
+            hits.add(n)
+        elif len(held) == blocks:
+            held.pop(0)
+        held.append(content)
+    return hits

@@ -31,7 +31,8 @@ def measured(accesses_per_block, survivors=0):
     ("accesses", "survivors", "pattern"),
     [
         ([], 0, "no_data"),
-        ([0] * 20, 0, "scan"),
+        ([0] * 20, 0, "unknown"),
+        ([0] * 19 + [1], 0, "scan"),
         ([0] * 20, 5, "hot_set"),
         ([2] * 20, 0, "reuse"),
         ([0, 0, 1] * 8, 0, "mixed"),

@@ -235,13 +235,18 @@
     }
   }
 
+  function capacityWords({ blocks_live, capacity, occupancy }) {
+    if (!capacity) return "capacity not known";
+    return blocks_live > capacity ? `MORE THAN THE CAPACITY of ${count(capacity)}` : `${percent(occupancy)} of ${count(capacity)}`;
+  }
+
   function drawTiles(summary) {
     const { recent, premature } = summary;
     const minute = `last ${Math.round(recent.seconds)} s`;
     const tiles = [
-      ["Hit ratio", ratio(recent.hit_ratio), `${minute}; ${ratio(summary.hit_rate_estimate)} in all`],
-      ["Blocks live", count(summary.blocks_live), summary.capacity ? `${percent(summary.occupancy)} of ${count(summary.capacity)}` : "capacity not known"],
-      ["Evictions a second", count(recent.eviction_rate), `${percent(recent.dead_ratio)} of them unused`],
+      ["Hit ratio", ratio(recent.hit_ratio), summary.hit_rate_estimate === null ? "unknown: no hit was reported" : `${minute}; ${ratio(summary.hit_rate_estimate)} in all`],
+      ["Blocks live", count(summary.blocks_live), capacityWords(summary)],
+      ["Evictions a second", count(recent.eviction_rate), recent.dead_ratio === null ? minute : `${percent(recent.dead_ratio)} of them never reused`],
       ["Lifetime, median", recent.lifetime.count ? seconds(recent.lifetime.p50) : "–", `p99 ${recent.lifetime.count ? seconds(recent.lifetime.p99) : "–"}`],
       ["Premature evictions", premature.count ? percent(premature.share) : "–", premature.count ? `${count(premature.extra_blocks_p50)} more blocks keep half` : "none seen"],
       ["Working set", count(summary.working_set.blocks[2]), "blocks used in 60 windows"],
@@ -271,7 +276,7 @@
     fill(get("owners"), [
       ["label", false, (o) => `${o.name}: ${o.value ?? "none"}`], ["blocks", true, (o) => count(o.blocks_live)],
       ["of room", true, (o) => percent(o.residency_share)], ["of hits", true, (o) => percent(o.hit_share)],
-      ["hit ratio", true, (o) => ratio(o.hit_ratio)], ["wanted again", true, (o) => count(o.premature)],
+      ["hit ratio", true, (o) => ratio(o.hit_ratio)], ["premature", true, (o) => count(o.premature)],
     ], rows);
   }
 
@@ -291,7 +296,7 @@
     const chosen = alerts.filter((alert) => rank(alert.level) >= least && ofPlace(alert));
     const missed = alertsMissed ? `, ${count(alertsMissed)} missed while away` : "";
     get("alert-count").textContent = alertsTold
-      ? `${count(Math.min(chosen.length, ALERTS_SHOWN))} shown of ${count(alertsTold)} told${missed}`
+      ? `${count(Math.min(chosen.length, ALERTS_SHOWN))} of ${count(alertsTold)} shown${missed}`
       : "No alert yet.";
     // Only what has changed is drawn, so that no button goes away between two halves of a click.
     const firing = new Map((state?.summary.alerts ?? []).map((alert) => [alert.fingerprint, alert]));

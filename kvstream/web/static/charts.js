@@ -66,14 +66,14 @@ const kvCharts = (() => {
           time,
           line("hit ratio", "blue", { value: withUnit(ratio) }),
           line("occupancy", "green", { value: withUnit(ratio) }),
-          line("evicted unused", "orange", { value: withUnit(ratio), dash: [4, 4] }),
+          line("never reused", "orange", { value: withUnit(ratio), dash: [4, 4] }),
         ],
       }),
       [history.ts, history.hit_ratio, occupancy, history.dead_ratio],
       `Hit ratio ${ratio(history.hit_ratio[last])}, occupancy ${ratio(occupancy[last])} at ${clock(history.ts[last])}`,
       () => [
         [["at", false, (i) => clock(history.ts[i])], ["hit ratio", true, (i) => ratio(history.hit_ratio[i])],
-          ["blocks", true, (i) => count(history.blocks[i])], ["unused", true, (i) => ratio(history.dead_ratio[i])]],
+          ["blocks", true, (i) => count(history.blocks[i])], ["never reused", true, (i) => ratio(history.dead_ratio[i])]],
         history.ts.map((_, i) => last - i),
       ],
     );

@@ -6,9 +6,18 @@ const kvFormat = (() => {
 
   const count = (value) => plain.format(value);
 
-  const ratio = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
+  const unknown = (value) => value === null || value === undefined;
 
-  const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(0)} %`);
+  const ratio = (value) => (unknown(value) ? "–" : value.toFixed(2));
+
+  /* A share; what is neither nothing nor all is never rounded to 0 or 100 %. */
+  function percent(value) {
+    if (unknown(value)) return "–";
+    const of100 = 100 * value;
+    if (of100 === 0 || (of100 >= 1 && of100 <= 99) || of100 >= 100) return `${count(of100)} %`;
+    if (of100 < 0.1) return "< 0.1 %";
+    return of100 < 99.95 ? `${of100.toFixed(1)} %` : "> 99.9 %";
+  }
 
   function seconds(value) {
     for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60], ["s", 1], ["ms", 1e-3], ["µs", 1e-6]])
