@@ -20,6 +20,7 @@ from kvstream.alerts.evidence import (
     baseline_of,
     hit_logit,
     log_lifetime,
+    ratio_of,
     values,
 )
 from kvstream.alerts.points import Point
@@ -184,7 +185,7 @@ class Drop:
     def _is_far(self, baseline: Baseline, now: float, needed: float) -> bool:
         if baseline.level - now < needed:
             return False
-        return not self._is_ratio or 1 - _odds(now) / _odds(baseline.level) >= self._LEAST_RELATIVE
+        return not self._is_ratio or ratio_of(now) <= (1 - self._LEAST_RELATIVE) * ratio_of(baseline.level)
 
     def _going_on(self, baseline: Baseline, now: float, recent: list[Evidence]) -> Finding:
         fall = baseline.level - now
@@ -202,7 +203,7 @@ class Drop:
     def _finding(
         self, baseline: Baseline, now: float, recent: list[Evidence], *, bad: bool, good: bool, since: float
     ) -> Finding:
-        plain = _odds if self._is_ratio else math.exp
+        plain = ratio_of if self._is_ratio else math.exp
         lookups, seconds = sum(p.lookups for p in recent), recent[-1].end - recent[0].start
         return Finding(
             bad=bad,
@@ -214,10 +215,6 @@ class Drop:
             since=since,
             evidence=f"{lookups:,} lookups in {seconds:,.0f} s against {baseline.lookups:,} before",
         )
-
-
-def _odds(logit: float) -> float:
-    return 1.0 / (1.0 + math.exp(-logit))
 
 
 class Threshold:
@@ -374,12 +371,12 @@ class Restarted:
             return self._finding(self._at, bad=True, good=False)
         fall = self._baseline.level - median(series)
         good = fall < max(self._rule.clear, self._NEAR_SIGMAS * self._baseline.noise)
-        return self._finding(self._at, bad=not good, good=good, value=_odds(median(series)), fall=fall)
+        return self._finding(self._at, bad=not good, good=good, value=ratio_of(median(series)), fall=fall)
 
     def _finding(
         self, since: float, *, bad: bool, good: bool, value: float = 0.0, fall: float = 0.0
     ) -> Finding:
-        before = math.nan if self._baseline is None else _odds(self._baseline.level)
+        before = math.nan if self._baseline is None else ratio_of(self._baseline.level)
         evidence = "" if self._baseline is None else f"hit ratio {value:.2f} since then, {before:.2f} before"
         return Finding(
             bad=bad,

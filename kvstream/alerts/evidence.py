@@ -89,6 +89,12 @@ def hit_logit(evidence: Evidence) -> float:
     return math.log((evidence.hits + prior) / (evidence.lookups - evidence.hits + prior))
 
 
+def ratio_of(logit: float) -> float:
+    """Return the hit ratio that ``hit_logit`` has made a logit of."""
+    share = 1.0 / (1.0 + math.exp(-logit))
+    return min(1.0, max(0.0, share * (1 + 2 * _PRIOR_SHARE) - _PRIOR_SHARE))
+
+
 def log_lifetime(evidence: Evidence) -> float | None:
     """Return the mean logarithm of the lifetime in lookups; None where hardly anything was evicted."""
     return evidence.lifetime_logs / evidence.lifetimes if evidence.lifetimes >= 3 else None

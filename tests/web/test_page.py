@@ -75,13 +75,13 @@ async def test_what_is_wrong_since_when_and_what_to_try_stands_at_the_top(browse
     async with served() as (stream, url), browser() as (page, complaints):
         producer = stream.producer("vllm-0")
         start = 1_767_225_600_000_000_000
-        for second in range(60):
-            producer.record_allocated(range(100), ts=start + second * 10**9)
-            producer.record_accessed(list(range(100)) * 3, ts=start + second * 10**9 + 10**6)
-            producer.record_evicted(range(100), ts=start + second * 10**9 + 2 * 10**6)
-        for second in range(60, 75):  # nothing is found again
-            producer.record_allocated(range(400), ts=start + second * 10**9)
-            producer.record_evicted(range(400), ts=start + second * 10**9 + 2 * 10**6)
+        for second in range(900):
+            producer.record_allocated(range(10), ts=start + second * 10**9)
+            producer.record_accessed(list(range(10)) * 3, ts=start + second * 10**9 + 10**6)
+            producer.record_evicted(range(10), ts=start + second * 10**9 + 2 * 10**6)
+        for second in range(900, 1300):  # nothing is found again
+            producer.record_allocated(range(40), ts=start + second * 10**9)
+            producer.record_evicted(range(40), ts=start + second * 10**9 + 2 * 10**6)
         await stream.flush()
         await page.goto(url)
         await expect(page.locator("#health")).to_have_class("critical")
