@@ -415,8 +415,8 @@ async def test_producers_made_without_end_are_bounded_and_keep_every_count():
         assert len(stream.statistics().producers) <= 100
         await stream.flush()
         gc.collect()
-        # Those that are kept, and those of the frames that the consumer took last.
-        assert sum(isinstance(each, Producer) for each in gc.get_objects()) <= 100 + 1_000
+        # Those that are kept, those of the frames that the consumer took last, and a few on their way.
+        assert sum(isinstance(each, Producer) for each in gc.get_objects()) <= 100 + 1_000 + 100
         accounts = stream.accounts()
     assert accounts.offered == 10_000
     assert accounts.balanced

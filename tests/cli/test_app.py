@@ -23,7 +23,7 @@ def test_every_command_has_help(kvstream, command):
 
 
 def test_no_command_is_forgotten(kvstream):
-    assert set(re.findall(r"^│ (\w+) ", kvstream("--help").out, re.M)) == {*COMMANDS, "schemas"}
+    assert set(re.findall(r"^│ (\w+) ", kvstream("--help").out, re.M)) == {*COMMANDS, "schemas", "silence"}
 
 
 def test_version_is_printed(kvstream):

@@ -10,6 +10,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ def odd_value(rng: random.Random) -> Any:
         return rng.choice(_NAMES)
     if kind == 2:
         return rng.getrandbits(64) - 2**63
-    return rng.choice(_ODD)
+    return deepcopy(rng.choice(_ODD))  # which may be changed later
 
 
 def altered(rng: random.Random, value: Any) -> Any:
