@@ -296,7 +296,7 @@
     const chosen = alerts.filter((alert) => rank(alert.level) >= least && ofPlace(alert));
     const missed = alertsMissed ? `, ${count(alertsMissed)} missed while away` : "";
     get("alert-count").textContent = alertsTold
-      ? `${count(Math.min(chosen.length, ALERTS_SHOWN))} of ${count(alertsTold)} shown${missed}`
+      ? `showing ${count(Math.min(chosen.length, ALERTS_SHOWN))} of ${count(alertsTold)}${missed}`
       : "No alert yet.";
     // Only what has changed is drawn, so that no button goes away between two halves of a click.
     const firing = new Map((state?.summary.alerts ?? []).map((alert) => [alert.fingerprint, alert]));
