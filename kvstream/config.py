@@ -49,7 +49,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             Counters always count everything.
         history_size: Eviction and alert records kept for the ``drain_*`` calls; older ones go first.
         trend_window: Windows that a trend is fitted over.
-        anomaly_threshold: Robust z-score beyond which a window is called anomalous.
+        anomaly_threshold: Accepted for users of ``kv_cache_metrics``; no rule looks at it any more.
         enable_detailed: Make a ``KVCacheEvictionEvent`` of each eviction in the synchronous collectors.
         export_interval: Seconds between periodic summaries of a stream; 0 turns them off.
         window_seconds: Length of one window.

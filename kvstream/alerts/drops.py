@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from kvstream.alerts.rule import Rule
+from kvstream.alerts.rule import Rule, alert_by
 from kvstream.alerts.silences import Silences
-from kvstream.alerts.types import DROP_METRICS, CacheAlert, MetricType, fingerprint
+from kvstream.alerts.types import DROP_METRICS, CacheAlert, MetricType
 from kvstream.metrics.summary import ALL
 from kvstream.words import time_of_day
 
@@ -173,22 +173,15 @@ class _Episode:
         message = rule.message.format(
             value=value, threshold=rule.threshold, baseline=0.0, since=time_of_day(now)
         )
-        name = fingerprint(rule.name, self._source, self._kind if self._limit else ALL)
-        return CacheAlert(
-            level=rule.level,
-            state="firing",
-            rule=rule.name,
-            metric=rule.metric,
-            message=f"{message}: {self._limit}" if self._limit else message,
+        alert = alert_by(
+            rule,
+            f"{message}: {self._limit}" if self._limit else message,
             value=value,
             threshold=rule.threshold,
             source=self._source,
             tier=ALL,
-            timestamp=now,
+            now=now,
             started_at=now,
-            fingerprint=name,
-            incident=f"{name}-{round(now)}",
-            runbook=rule.name,
-            hint=rule.hint,
-            labels={**rule.labels, "limit": self._kind} if self._limit else rule.labels,
+            of=self._kind if self._limit else None,
         )
+        return replace(alert, labels={**rule.labels, "limit": self._kind}) if self._limit else alert

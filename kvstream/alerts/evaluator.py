@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from kvstream.alerts.conditions import Condition, Finding, Silent, View, condition_of
 from kvstream.alerts.evidence import EvidenceLog
 from kvstream.alerts.points import Point, points_of
-from kvstream.alerts.rule import Rule
+from kvstream.alerts.rule import Rule, alert_by
 from kvstream.alerts.silences import Silences
-from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType, fingerprint
+from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
 from kvstream.metrics.load import LookupHistory
 from kvstream.metrics.window import Window
 from kvstream.words import time_of_day
@@ -126,9 +126,8 @@ class Evaluator:
         view, ended = View(self._judged_at, self._log), []
         for state in gone:
             if state.fires:
-                for member in kept.values():
-                    if member.joined and member.rule.cause == state.rule.cause:
-                        self._reset(member, view)
+                for member in self._joined(state.rule.cause):
+                    self._reset(member, view)
             if state.alert is not None and state.notified is not None:
                 what = "changed" if state.rule.name in names else "taken away"
                 ended.append(self._ended(state.alert, f"its rule was {what}"))
@@ -145,7 +144,7 @@ class Evaluator:
         """Take note of silences that have begun or ended; return what is to be notified now."""
         if self._index is None:
             return []
-        return self._to_notify(View(self._judged_at, self._log))
+        return self._to_notify()
 
     def firing(self) -> list[CacheAlert]:
         """Return the alerts that fire, also those that nobody is notified of."""
@@ -183,9 +182,7 @@ class Evaluator:
             piece.calm = piece.start >= self._cold_since + _WARM_UP_SECONDS and not self._unusual()
         # Silence may have been judged up to a later time while the window's events were on their way.
         now = self._judged_at = max(end, self._judged_at)
-        return changes + self._judge(
-            View(now, self._log, piece, points, lost_cache and self._index is not None, self._cold_since)
-        )
+        return changes + self._judge(View(now, self._log, piece, points, lost_cache, self._cold_since))
 
     def pass_time(self, until: int) -> list[CacheAlert]:
         """Judge the silence before window ``until``, in which nothing happened; its length costs nothing.
@@ -215,8 +212,16 @@ class Evaluator:
         return [self._ended(alert, message) for alert in known]
 
     def _ended(self, alert: CacheAlert, message: str) -> CacheAlert:
-        now = self._judged_at - self._shift
-        return replace(alert, state="resolved", message=message, timestamp=now, hint="", muted_by="")
+        return replace(alert, state="resolved", message=message, timestamp=self._now, hint="", muted_by="")
+
+    @property
+    def _now(self) -> float:
+        """Event time that has been judged up to, seconds."""
+        return self._judged_at - self._shift
+
+    def _joined(self, cause: str) -> list[_State]:
+        """The rules that are part of the incident of a cause which another rule began."""
+        return [state for state in self._states.values() if state.joined and state.rule.cause == cause]
 
     def _next_moment(self) -> float:
         """Return the end of the next window in which something can change, infinite if there is none."""
@@ -227,7 +232,7 @@ class Evaluator:
             if (state.fires or state.joined) and state.good_since is not None:
                 moments.append(state.good_since + self._clear_seconds(state))
             if state.alert is not None and state.alert.muted_by:
-                moments.append(self._silences.next_end(self._judged_at - self._shift) + self._shift)
+                moments.append(self._silences.next_end(self._now) + self._shift)
         ends = (math.ceil(m / self._window_seconds) * self._window_seconds for m in moments if m < math.inf)
         return min((end for end in ends if end > self._judged_at), default=math.inf)
 
@@ -259,7 +264,7 @@ class Evaluator:
                 over = self._end(state, view)
                 if over is not None:
                     changes.append(over)
-        return changes + self._to_notify(view)
+        return changes + self._to_notify()
 
     def _take_in(self, state: _State, finding: Finding | None, now: float) -> None:
         """Take note of what a condition found; where it found nothing new, what was found before holds."""
@@ -288,7 +293,7 @@ class Evaluator:
             self._reset(state, view)
             return
         if state.bad_since is not None and view.now - state.bad_since < rule.for_seconds:
-            state.alert = self._alert(state, finding, view, "pending")
+            state.alert = self._alert(state, finding, fires=False)
             return
         self._log.mark_incident(finding.since)
         state.good_since = None
@@ -297,7 +302,7 @@ class Evaluator:
             return
         state.recurred = view.now - self._last_end(rule.cause) < _RECURS_SECONDS
         state.fired_at = view.now
-        state.alert = self._alert(state, finding, view, "firing")
+        state.alert = self._alert(state, finding)
 
     def _rise(self, state: _State, view: View) -> None:
         page, alert = state.rule.page, state.alert
@@ -315,14 +320,11 @@ class Evaluator:
             or finding.measure < page.threshold
         ):
             return
-        state.alert = replace(self._alert(state, finding, view, "firing"), level=AlertLevel.CRITICAL)
+        state.alert = replace(self._alert(state, finding), level=AlertLevel.CRITICAL)
 
     def _end(self, state: _State, view: View) -> CacheAlert | None:
         """End the incident of a firing rule once all that decide it are good again for long enough."""
-        members = [
-            state,
-            *(s for s in self._states.values() if s.joined and s.rule.cause == state.rule.cause),
-        ]
+        members = [state, *self._joined(state.rule.cause)]
         deciding = [s for s in members if not any(m.rule.name in s.rule.yields_to for m in members)]
         if not all(self._is_over(each, view) for each in deciding):
             return None
@@ -336,19 +338,12 @@ class Evaluator:
             each.ended_at = view.now
         if notified is None:
             return None
-        now = view.now - self._shift
         at_worst = (
             "" if worst is None or math.isnan(worst.value) else f"; at its worst {_figure(worst.value)}"
         )
-        return replace(
-            alert,
-            state="resolved",
-            message=f"over after {max(0.0, now - alert.started_at):,.0f} s{at_worst}",
-            value=alert.value if finding is None else finding.value,
-            timestamp=now,
-            hint="",
-            muted_by="",
-        )
+        lasted = max(0.0, self._now - alert.started_at)
+        ended = self._ended(alert, f"over after {lasted:,.0f} s{at_worst}")
+        return ended if finding is None else replace(ended, value=finding.value)
 
     def _is_over(self, state: _State, view: View) -> bool:
         if state.good_since is None:
@@ -378,10 +373,10 @@ class Evaluator:
     def _last_end(self, cause: str) -> float:
         return max(s.ended_at for s in self._states.values() if s.rule.cause == cause)
 
-    def _to_notify(self, view: View) -> list[CacheAlert]:
+    def _to_notify(self) -> list[CacheAlert]:
         """Return the firing alerts, at their levels, that nobody was notified of yet."""
         changes = []
-        now = view.now - self._shift
+        now = self._now
         for state in self._states.values():
             alert = state.alert
             if alert is None or not state.fires:
@@ -399,7 +394,7 @@ class Evaluator:
     def _evidence(self, state: _State) -> list[str]:
         """What an incident rests on: its own figures, and what else is out of line, in words."""
         own = [] if state.worst is None or not state.worst.evidence else [state.worst.evidence]
-        others = (s for s in self._states.values() if s.joined and s.rule.cause == state.rule.cause)
+        others = self._joined(state.rule.cause)
         return own + [self._message(s.rule, s.worst) for s in others if s.worst is not None]
 
     def _message(self, rule: Rule, finding: Finding) -> str:
@@ -410,31 +405,23 @@ class Evaluator:
             since=time_of_day(finding.since - self._shift),
         )
 
-    def _alert(self, state: _State, finding: Finding, view: View, status: str) -> CacheAlert:
-        rule, now = state.rule, view.now - self._shift
+    def _alert(self, state: _State, finding: Finding, *, fires: bool = True) -> CacheAlert:
+        rule, now = state.rule, self._now
         started = now - self._window_seconds if rule.for_seconds else finding.since - self._shift
         if state.alert is not None:
             started = state.alert.started_at
         started = min(started, now)
-        name = fingerprint(rule.name, self._source, self._tier)
-        return CacheAlert(
-            level=rule.level,
-            state="firing" if status == "firing" else "pending",
-            rule=rule.name,
-            metric=rule.metric,
-            message=self._message(rule, finding),
+        alert = alert_by(
+            rule,
+            self._message(rule, finding),
             value=finding.value,
             threshold=finding.limit,
             source=self._source,
             tier=self._tier,
-            timestamp=now,
+            now=now,
             started_at=started,
-            fingerprint=name,
-            hint=rule.hint,
-            labels=rule.labels,
-            incident=f"{name}-{round(started)}",
-            runbook=rule.name,
         )
+        return alert if fires else replace(alert, state="pending")
 
 
 def _figure(value: float) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from kvstream.alerts.rule import Rule
-from kvstream.alerts.types import CacheAlert, MetricType, fingerprint
+from kvstream.alerts.rule import Rule, alert_by
+from kvstream.alerts.types import CacheAlert, MetricType
 from kvstream.metrics.summary import ALL
 from kvstream.words import time_of_day
 
@@ -21,25 +21,16 @@ def heartbeat_alert(rule: Rule, since: float, now: float) -> CacheAlert:
         since: When the stream was opened, seconds since the Unix epoch.
         now: Time, seconds since the Unix epoch.
     """
-    name = fingerprint(rule.name, ALL, ALL)
     message = rule.message.format(
         value=now - since, threshold=rule.threshold, baseline=0.0, since=time_of_day(since)
     )
-    return CacheAlert(
-        level=rule.level,
-        state="firing",
-        rule=rule.name,
-        metric=rule.metric,
-        message=message,
+    return alert_by(
+        rule,
+        message,
         value=now - since,
         threshold=rule.threshold,
         source=ALL,
         tier=ALL,
-        timestamp=now,
+        now=now,
         started_at=since,
-        fingerprint=name,
-        hint=rule.hint,
-        labels=rule.labels,
-        incident=f"{name}-{round(since)}",
-        runbook=rule.name,
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from kvstream.alerts.types import AlertLevel, MetricType
+from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType, fingerprint
 from kvstream.errors import ConfigError
 
 ConditionName = Literal["drop", "above", "below", "occurs", "silent", "restarted", "premature", "always"]
@@ -114,3 +114,49 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             self.message.format(value=0.0, threshold=0.0, baseline=0.0, since="")
         except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             yield "message", f"message cannot be filled in: {error!r}"
+
+
+def alert_by(
+    rule: Rule,
+    message: str,
+    *,
+    value: float,
+    threshold: float,
+    source: str,
+    tier: str,
+    now: float,
+    started_at: float,
+    of: str | None = None,
+) -> CacheAlert:
+    """Return a firing alert of a rule; its incident is named by what it is of and when it began.
+
+    Args:
+        rule: The rule.
+        message: What happened.
+        value: The metric's value.
+        threshold: The value that it is held against.
+        source: Cache instance.
+        tier: Tier.
+        now: Event time, seconds since the Unix epoch.
+        started_at: Event time at which it began.
+        of: What tells it from other alerts of the rule and source; by default the tier.
+    """
+    name = fingerprint(rule.name, source, tier if of is None else of)
+    return CacheAlert(
+        level=rule.level,
+        state="firing",
+        rule=rule.name,
+        metric=rule.metric,
+        message=message,
+        value=value,
+        threshold=threshold,
+        source=source,
+        tier=tier,
+        timestamp=now,
+        started_at=started_at,
+        fingerprint=name,
+        hint=rule.hint,
+        labels=rule.labels,
+        incident=f"{name}-{round(started_at)}",
+        runbook=rule.name,
+    )
