@@ -1,0 +1,47 @@
+"""What the core's modules need of ``cython`` where they are interpreted and Cython is not installed.
+
+Cython's own module of that name does the same, and much more: decorators do nothing, types are names in
+annotations, and ``compiled`` is False.
+"""
+
+from typing import Any
+
+compiled = False
+
+
+def _unchanged(decorated: Any) -> Any:
+    return decorated
+
+
+cclass = cfunc = inline = nogil = final = _unchanged
+
+
+def exceptval(*args: Any, **options: Any) -> Any:
+    """Return a decorator that does nothing."""
+    return _unchanged
+
+
+def locals(**types: Any) -> Any:  # noqa: A001
+    """Return a decorator that does nothing."""
+    return _unchanged
+
+
+def declare(kind: Any, value: Any = None, **options: Any) -> Any:
+    """Return the value, whatever its type is to be."""
+    return value
+
+
+def cast(kind: Any, value: Any, **options: Any) -> Any:
+    """Return the value, whatever its type is to be."""
+    return value
+
+
+class _Type:
+    """A type in an annotation; memoryviews of it are subscripts."""
+
+    def __getitem__(self, _: Any) -> "_Type":
+        return self
+
+
+bint = char = uchar = short = ushort = int = uint = long = ulong = longlong = ulonglong = double = _Type()
+const = Py_ssize_t = void = _Type()
