@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
-import numpy as np
 
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.rules_file import default_rules
@@ -17,7 +16,6 @@ from kvstream.alerts.types import STREAM_METRICS, CacheAlert
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import EventFrame
 from kvstream.events.sequence import Arrival, FrameSequence
-from kvstream.events.types import Labels, Op
 from kvstream.limits import TOO_MANY_BLOCKS, TOO_MANY_CACHES, StreamLimits
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import CacheSizes
@@ -356,18 +354,6 @@ class Monitor:
 
 def _rules_of_caches(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     return tuple(rule for rule in rules if rule.metric not in STREAM_METRICS)
-
-
-def compile_loops() -> None:
-    """Lets a monitor see a few events, so that loops that are to be compiled are, before it matters."""
-    came_and_went = EventFrame(
-        np.array([Op.ALLOC, Op.EVICT], dtype=np.uint8), np.full(2, 2**40), np.zeros(2, dtype=np.int64)
-    )
-    monitor = Monitor()
-    monitor.process(came_and_went)
-    labels, label_of = (Labels(tenant="any"),), np.ones(2, dtype=np.uint16)
-    monitor.process(msgspec.structs.replace(came_and_went, labels=labels, label_of=label_of))
-    monitor.summary()
 
 
 def _nothing(config: MetricsConfig) -> Measurements:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from anyio.lowlevel import checkpoint
 
-from kvstream.blocks.hashing import below_rate, mix
+from kvstream._core.table import mix
+from kvstream.blocks.hashing import below_rate
 from kvstream.config import OverflowPolicy
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, int64_packer, label_number
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op, checked_labels

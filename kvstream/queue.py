@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import anyio
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
-from kvstream.blocks.grouping import RUN_EVENTS
 from kvstream.events.frame import EventFrame
+
+_JOINED_EVENTS = 32_768  # at most, of frames that a batch joins
 
 if TYPE_CHECKING:
     from kvstream.producer import Producer
@@ -207,7 +208,7 @@ def batches_of(items: list[Item]) -> list[list[Item]]:
     events: dict[str, int] = {}
     for item in items:
         source, n = item[0].source, len(item[0].ops)
-        if source not in filling or events[source] + n > RUN_EVENTS:
+        if source not in filling or events[source] + n > _JOINED_EVENTS:
             filling[source] = []
             events[source] = 0
             batches.append(filling[source])

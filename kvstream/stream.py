@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import anyio
-from anyio import to_thread
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
@@ -24,7 +23,6 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.blocks.state import HotBlock
 from kvstream.clock import Clock
-from kvstream.compiled import compiles
 from kvstream.config import OverflowPolicy, StreamConfig
 from kvstream.errors import ClosedStreamError, MalformedInputError
 from kvstream.events.frame import EventFrame
@@ -33,7 +31,7 @@ from kvstream.faults import FaultLog
 from kvstream.fork import close_in_children
 from kvstream.limits import StreamLimits
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
-from kvstream.monitor import Gathering, Monitor, SourceMonitor, accounts_of, compile_loops
+from kvstream.monitor import Gathering, Monitor, SourceMonitor, accounts_of
 from kvstream.producer import Producer, ProducerStatistics
 from kvstream.producers import ProducerSet, ProducersStatistics
 from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_in_order, batches_of
@@ -118,7 +116,6 @@ class KVStream:
         silences: Iterable[Silence] = (),
     ) -> None:
         self.config = config or StreamConfig()
-        self._compiles = compiles()
         self._silences = Silences(silences)
         self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
         self.faults = FaultLog()
@@ -162,8 +159,6 @@ class KVStream:
     async def __aenter__(self) -> Self:
         if self._state != "new":
             raise ClosedStreamError("a KVStream is opened once; make another")
-        if self._compiles:
-            await to_thread.run_sync(compile_loops)
         close_in_children(self)
         self._queues = [FrameQueue(self.config.queue_events) for _ in self._monitors]
         self._taken = [set() for _ in self._monitors]

@@ -6,12 +6,12 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
+from kvstream._core.table import PrematureEvictions
 from kvstream.alerts.evaluator import Evaluator
 from kvstream.alerts.points import points_of
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert, MetricType
-from kvstream.blocks.grouping import RUN_EVENTS
 from kvstream.blocks.observations import (
     ContentChanges,
     EvictionBatch,
@@ -24,17 +24,18 @@ from kvstream.blocks.table import BlockTable
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import I64, EventFrame, joined_frames
 from kvstream.events.types import Labels, Op
-from kvstream.metrics.ghosts import GhostIndex
 from kvstream.metrics.histogram import ClassicHistogram
 from kvstream.metrics.intervals import Intervals
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
+from kvstream.metrics.premature import Returns
 from kvstream.metrics.trend import Trend, detect_trend
 from kvstream.metrics.usage import OwnerUsage, UsageByOwner
 from kvstream.metrics.window import Window, WindowRing
 from kvstream.metrics.working_set import WorkingSetHistory
 
 _RECORDS_AT_ONCE = 4096  # events between two yields where records are made of evictions
+_EVENTS_AT_ONCE = 32_768  # where none are
 _WORK_AT_ONCE = 16  # windows between two yields
 _CLEAR = int(Op.CLEAR)
 _CLEARS_A_WINDOW = 2  # that cost what a window does
@@ -95,13 +96,13 @@ class TierMonitor:
         self._stores_seen = False  # which may be all that an engine publishes, and no hits
         self.working_set = WorkingSetHistory()
         self._usage = UsageByOwner(config.histogram_scale)
-        self.ghosts = GhostIndex(config.ghost_blocks, round(config.ghost_seconds * 1e9))
+        self.premature = PrematureEvictions(config.ghost_blocks, round(config.ghost_seconds * 1e9))
         detailed = max(config.trend_window, config.recent_windows)
         self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale, detailed)
         self._intervals = Intervals(config.histogram_scale)
         self.rules = Evaluator(rules, source, tier, config.window_seconds, config.capacity, silences)
         self.last_ts = 0
-        self._changes: list[ContentChanges] = []  # of the open window, not yet seen by the ghosts
+        self._changes: list[ContentChanges] = []  # of the open window, not yet looked at for returns
         self._lookups, self._looked_up = 0, list[I64]()  # not yet seen by the curve
         self._changes_waiting = self._lookups_waiting = 0
         self._restarts_unseen = 0  # not yet in a window
@@ -120,7 +121,7 @@ class TierMonitor:
         together = joined_frames(frames)
         # A step of the clock is one of a whole frame, so frames around it stay what they are.
         apart = len(frames) > 1 and self.ring.steps_back(_newest(frames, together))
-        most = _RECORDS_AT_ONCE if self.table.records else RUN_EVENTS
+        most = _RECORDS_AT_ONCE if self.table.records else _EVENTS_AT_ONCE
         alerts: list[CacheAlert] = []
         evicted: list[EvictionBatch] = []
         events = work = 0
@@ -135,12 +136,12 @@ class TierMonitor:
                 alerts, evicted, events, work = [], [], 0, 0
             window = self._enter(index, alerts)
             self.table.lookups_below = self._curve.threshold if self.config.curve_contents else 0
-            self.table.told_since = index * self.config.window_ns
+            self.table.counted_since = index * self.config.window_ns
             window.lost += lost
             window.restarts += self._restarts_unseen
             lost = self._restarts_unseen = 0
             seen = self.table.apply(part)
-            self._stores_seen = self._stores_seen or bool((part.ops == Op.STORE).any())
+            self._stores_seen = self._stores_seen or seen.stores > 0
             self.working_set.add(index, seen.used)
             window.measurements.add_counts(seen)
             self._intervals.observe(seen, window.measurements)
@@ -156,32 +157,32 @@ class TierMonitor:
         yield Outcome(self.source, self.tier, alerts, evicted, events)
 
     def _follow(self, changes: Sequence[ContentChanges | None]) -> None:
-        """Takes note of content that came and went; ghosts are looked up for many changes at once."""
+        """Take note of content keys that came and went; returns are looked up for many of them at once."""
         if not self.config.ghost_blocks:
             return
         for some in changes:
-            if some is None or (self._changes and some.held_once != self._changes[0].held_once):
-                self._settle_ghosts()
             if some is None:
-                self.ghosts.clear()
+                self._settle_premature()
+                self.premature.clear()
             else:
                 self._changes.append(some)
                 self._changes_waiting += len(some.content)
         if self._changes_waiting >= _CHANGES_AT_ONCE:
-            self._settle_ghosts()
+            self._settle_premature()
 
     def _settle(self) -> None:
         """Brings what waits to the open window."""
         if self.ring.open is not None:
             self._intervals.settle(self.ring.open.measurements)
-        self._settle_ghosts()
+        self._settle_premature()
 
-    def _settle_ghosts(self) -> None:
+    def _settle_premature(self) -> None:
         """Finds what came back in the open window."""
         waiting, self._changes, self._changes_waiting = self._changes, [], 0
         if waiting and self.ring.open is not None:
             changes = joined_changes(waiting)
-            returns = self.ghosts.apply(changes)
+            begins = changes.begins.view(np.uint8)
+            returns = Returns(*self.premature.apply(changes.content, changes.ts, begins))
             self.ring.open.measurements.observe_returns(returns)
             if changes.owners is not None:
                 self._usage.observe_returns(changes.owners.take(returns.rows))
@@ -208,7 +209,7 @@ class TierMonitor:
         seen = Observations()
         self.table.clear(seen, self.last_ts)
         self._usage.observe(seen)
-        self.ghosts.clear()
+        self.premature.clear()
         if self.ring.open is not None:
             self.ring.open.measurements.add_counts(seen)
             self.ring.open.live = 0

@@ -8,15 +8,10 @@ from hypothesis import HealthCheck, settings
 settings.register_profile(
     "default", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("few", settings.get_profile("default"), max_examples=20)
 settings.register_profile("ci", settings.get_profile("default"), max_examples=300)
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
-
-
-@pytest.fixture(params=["plain", "compiled"])
-def loops(request, monkeypatch):
-    """Runs a test without compiled loops and with them."""
-    monkeypatch.setenv("KVSTREAM_COMPILED", str(int(request.param == "compiled")))
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ ORDER = [
     "retries",
     "subscribers",
     "config",
-    "compiled",
     "clock",
     "events",
     "blocks",

@@ -12,8 +12,6 @@ from kvstream.sources.reader import EventReader
 from tests.blocks.test_table import apply_plain
 from tests.reference import ReferenceGhosts, ReferenceTable
 
-pytestmark = pytest.mark.usefixtures("loops")
-
 DATA = Path(__file__).parent.parent / "examples" / "data"
 WIRE = Path(__file__).parent / "data"
 OPS = {"BlockAllocated": 0, "BlockAccessed": 1, "BlockEvicted": 2, "CacheCleared": 3}

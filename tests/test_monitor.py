@@ -16,8 +16,6 @@ from tests.blocks.test_table import apply_plain
 from tests.reference import ReferenceSource, ReferenceTable
 from tests.strategies import cuts, frame, plain_events
 
-pytestmark = pytest.mark.usefixtures("loops")
-
 
 @st.composite
 def streams(draw):

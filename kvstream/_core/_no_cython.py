@@ -13,7 +13,21 @@ def _unchanged(decorated: Any) -> Any:
     return decorated
 
 
-cclass = cfunc = inline = nogil = final = _unchanged
+class _NoGil:
+    """A decorator, or a context, that does nothing."""
+
+    def __call__(self, decorated: Any) -> Any:
+        return decorated
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+cclass = cfunc = inline = final = _unchanged
+nogil = _NoGil()
 
 
 def exceptval(*args: Any, **options: Any) -> Any:
@@ -43,5 +57,6 @@ class _Type:
         return self
 
 
-bint = char = uchar = short = ushort = int = uint = long = ulong = longlong = ulonglong = double = _Type()
-const = Py_ssize_t = void = _Type()
+def __getattr__(name: str) -> _Type:
+    """Return a type."""
+    return _Type()

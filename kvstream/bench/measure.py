@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from kvstream import recorder
+from kvstream._core.table import COMPILED
 from kvstream.bench.parts import PLAIN, SAMPLED, Parts
-from kvstream.compiled import compiles
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -95,7 +95,7 @@ def machine() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "loops": "compiled" if compiles() else "plain",
+        "core": "compiled" if COMPILED else "interpreted",
         "recorder": "compiled" if recorder.is_compiled() else "plain",
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),

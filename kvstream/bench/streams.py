@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kvstream.blocks.hashing import mix
+from kvstream._core.table import mix
 from kvstream.events.frame import I64, EventFrame
 from kvstream.events.types import Op
 from kvstream.sources.synthetic import START_NS

@@ -6,21 +6,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from kvstream._core.table import mix
+
 U64 = npt.NDArray[np.uint64]
-
-
-def mix(values: npt.NDArray[np.int64]) -> U64:
-    """64-bit values scattered evenly, uint64 of the same shape.
-
-    Source: the finaliser of splitmix64, https://prng.di.unimi.it/splitmix64.c
-    """
-    x = values.view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
 
 
 def folded(block_hash: int | bytes) -> int:

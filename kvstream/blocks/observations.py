@@ -1,15 +1,16 @@
 """What applying a frame lets one see: counts, intervals and the evictions themselves."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import field
 
-from kvstream.blocks.grouping import Column
 from kvstream.events.frame import I64, U8, U16
 from kvstream.events.types import REASONS
+
+Column = TypeVar("Column", I64, U8, U16)
 
 
 class KVCacheEvictionEvent(msgspec.Struct, frozen=True, tag="eviction"):
@@ -143,26 +144,23 @@ class ContentChanges(msgspec.Struct, frozen=True, eq=False):
         content: 64-bit hash of the content, int64 (k,).
         ts: Times, ns, int64 (k,).
         begins: Whether it came in, bool (k,).
-        held_once: Whether no two blocks ever hold the same content.
         owners: Owner (``Owners``) of the block that each is in, uint16 (k,); None where there are no labels.
     """
 
     content: I64
     ts: I64
     begins: npt.NDArray[np.bool_]
-    held_once: bool
     owners: U16 | None = None
 
 
 def joined_changes(parts: list[ContentChanges]) -> ContentChanges:
-    """Changes one after another, at least one of them, as one; all are alike in ``held_once``."""
+    """Changes one after another, at least one of them, as one."""
     if len(parts) == 1:
         return parts[0]
     return ContentChanges(
         np.concatenate([part.content for part in parts]),
         np.concatenate([part.ts for part in parts]),
         np.concatenate([part.begins for part in parts]),
-        parts[0].held_once,
         None if all(part.owners is None for part in parts) else np.concatenate(list(map(_owners_of, parts))),
     )
 
@@ -186,6 +184,7 @@ class Observations(msgspec.Struct, eq=False):
         cleared: Generations ended by them.
         evictions: Generations ended otherwise, by reason code.
         replacements: Those of them that another allocation ended, without an event of their own.
+        stores: Stores, which were accesses or allocations.
         reuse_gaps: Access to access.
         first_reuses: Allocation to first access.
         lifetimes: Allocation to eviction.
@@ -210,6 +209,7 @@ class Observations(msgspec.Struct, eq=False):
     clears: int = 0
     cleared: int = 0
     replacements: int = 0
+    stores: int = 0
     evictions: I64 = field(default_factory=lambda: np.zeros(len(REASONS), dtype=np.int64))
     reuse_gaps: list[I64] = field(default_factory=list)
     first_reuses: list[I64] = field(default_factory=list)
@@ -222,11 +222,6 @@ class Observations(msgspec.Struct, eq=False):
     owned: list[Owned] = field(default_factory=list)
     lookups: int = 0
     looked_up: list[I64] = field(default_factory=list)
-
-    def add_lookups(self, count: int, chosen: I64) -> None:
-        """Adds lookups of known content, and the content of those that are followed."""
-        self.lookups += count
-        self.looked_up.append(chosen)
 
 
 def joined(parts: list[Column]) -> Column:

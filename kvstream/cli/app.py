@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kvstream._core.build import CORE
 from kvstream.alerts.rules_file import RulesFileError
 from kvstream.cli import (
     analyze,
@@ -64,7 +65,7 @@ app.add_typer(schemas.app, name="schemas")
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"kvstream {version('kvstream')}")
+        typer.echo(f"kvstream {version('kvstream')} (core: {CORE})")
         raise typer.Exit
 
 

@@ -5,52 +5,40 @@ from functools import cache
 import msgspec
 import numpy as np
 
+from kvstream._core.table import count_in_buckets
 from kvstream.events.frame import I64
 from kvstream.metrics.histogram import VLLM_BUCKETS_NS, ExponentialHistogram, upper_bounds
 
-_MANTISSA_BITS = 52
-_EXACT_FLOAT = 1 << 53
+_POWERS = 53  # of two, up to 104 days, that cells are made for
 
 
 class Buckets(msgspec.Struct, frozen=True, eq=False):
     """The buckets of one scale.
 
-    A value's bucket is found by its cell, which the exponent and the first digits of a float name.
+    A value's bucket is found by its cell, which its power of two and its first binary digits name.
 
     Attributes:
         scale: Scale of the exponential buckets.
         bounds: Upper bounds, ns, ascending; the first is 0.
         exponential: Exponential bucket that each is a part of, but for the first, which none is.
         classic: Bucket of vLLM's that each is a part of.
-        cell_shift: Bits of a float that say nothing of its cell.
-        first_cell: Number of the cell that begins at 1 ns.
-        lowest: Lowest bucket of each cell from there on, to values that floats tell apart. A cell has two
-            at the most.
+        digits: Binary digits after the first one that name a cell.
+        lowest: Lowest bucket of each cell, from that of 1 ns on. A cell has two at the most.
     """
 
     scale: int
     bounds: I64
     exponential: I64
     classic: I64
-    cell_shift: int
-    first_cell: int
+    digits: int
     lowest: I64
 
-    def span(self, low: int, high: int) -> tuple[int, int]:
-        """The bucket of the first of two values, and how many there are from it to that of the second."""
-        first, last = self.bounds.searchsorted([low, high]).tolist()
-        return first, last - first + 1
-
-    def of(self, values_ns: I64) -> I64:
-        """The bucket of each value, none negative, int64 (n,)."""
-        if int(values_ns.max(initial=0)) >= _EXACT_FLOAT:
-            return self.bounds.searchsorted(values_ns)
-        cells = values_ns.astype(np.float64).view(np.int64)
-        cells >>= self.cell_shift
-        cells -= self.first_cell
-        places = self.lowest.take(cells, mode="clip")
-        places += values_ns > self.bounds.take(places)
-        return places
+    def count(self, values_ns: I64) -> "Counted":
+        """Count intervals, at least one, ns, none negative, int64 (n,)."""
+        first, counts, shortest, longest, sums = count_in_buckets(
+            values_ns, None, 1, self.bounds, self.digits, self.lowest
+        )
+        return Counted(self, first, counts[0], sums[0], int(shortest[0]), int(longest[0]))
 
 
 @cache
@@ -60,21 +48,19 @@ def buckets(scale: int) -> Buckets:
     bounds = np.unique(np.concatenate([[0], exponential, VLLM_BUCKETS_NS]))
     digits = scale + 2
     while True:
-        shift = _MANTISSA_BITS - digits
-        first, last = (np.array([1.0, _EXACT_FLOAT]).view(np.int64) >> shift).tolist()
-        starts = (np.arange(first, last + 1) << shift).view(np.float64)
-        lowest = bounds.searchsorted(np.ceil(starts).astype(np.int64))
+        cells = np.arange(_POWERS << digits)
+        powers, rest = cells >> digits, cells & (1 << digits) - 1
+        starts = np.ceil(np.ldexp(1.0 + rest / (1 << digits), powers)).astype(np.int64)
+        lowest = bounds.searchsorted(starts)
         if int(np.diff(lowest).max()) <= 1:
             break
         digits += 1
-    lowest[0] = 0  # so that 0, which is below all cells, is found in the one of 1
     return Buckets(
         scale,
         bounds,
         offset + exponential.searchsorted(bounds),
         VLLM_BUCKETS_NS.searchsorted(bounds),
-        shift,
-        first,
+        digits,
         lowest,
     )
 

@@ -1,14 +1,11 @@
 """Histograms for many at once: a row of buckets each, filled together."""
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-from kvstream.compiled import compiled_loop
+from kvstream._core.table import count_in_buckets
 from kvstream.events.frame import I64, U16
 from kvstream.metrics.buckets import Counted, buckets
-from kvstream.metrics.histogram import ExponentialHistogram, exact_sum, sums_fit
+from kvstream.metrics.histogram import ExponentialHistogram
 
 _NEVER = 2**63 - 1
 _SPARE = 32
@@ -35,7 +32,6 @@ class HistogramRows:
         self._min = np.zeros(0, dtype=np.int64)
         self._max = np.zeros(0, dtype=np.int64)
         self._sums: list[int] = []
-        self._count_compiled = compiled_loop("kvstream.metrics.buckets_compiled", "count_each")
 
     def record(self, rows: U16, values_ns: I64) -> Counted:
         """Counts intervals, at least one.
@@ -48,34 +44,17 @@ class HistogramRows:
             What was counted, of all rows together.
         """
         self._grow(int(rows.max()) + 1)
-        count = len(self._sums)
-        low, high = int(values_ns.min()), int(values_ns.max())
-        first, width = self._buckets.span(low, high)
-        if self._count_compiled is not None:
-            counts = np.zeros((count, width), dtype=np.int64)
-            exact = sums_fit(values_ns, high)
-            sums: npt.NDArray[Any] = np.zeros(count, dtype=np.int64 if exact else np.float64)
-            of = self._buckets
-            self._count_compiled(
-                *(rows, values_ns, of.bounds, of.cell_shift, of.first_cell, of.lowest, first),
-                *(counts, self._min, self._max, sums),
-            )
-        else:
-            wide = rows.astype(np.int64)
-            places = wide * width
-            places += self._buckets.of(values_ns)
-            places -= first
-            counts = np.bincount(places, minlength=count * width).reshape(count, width)
-            sums = np.bincount(wide, values_ns, count)
-            beyond = (values_ns < self._min.take(wide)) | (values_ns > self._max.take(wide))
-            few = beyond.nonzero()[0]
-            np.minimum.at(self._min, wide.take(few), values_ns.take(few))
-            np.maximum.at(self._max, wide.take(few), values_ns.take(few))
-        for row, total in enumerate(sums.tolist()):
-            self._sums[row] += round(total)
-        columns = self._columns(first, width)
+        of = self._buckets
+        first, counts, shortest, longest, sums = count_in_buckets(
+            values_ns, rows, len(self._sums), of.bounds, of.digits, of.lowest
+        )
+        self._sums = [before + more for before, more in zip(self._sums, sums, strict=True)]
+        np.minimum(self._min, shortest, out=self._min)
+        np.maximum(self._max, longest, out=self._max)
+        columns = self._columns(first, counts.shape[1])
         columns += counts
-        return Counted(self._buckets, first, counts.sum(axis=0), exact_sum(values_ns, high), low, high)
+        low, high = int(shortest.min()), int(longest.max())
+        return Counted(of, first, counts.sum(axis=0), sum(sums), low, high)
 
     def histogram(self, row: int) -> ExponentialHistogram:
         """The histogram of one row, as it is now."""

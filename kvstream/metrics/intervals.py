@@ -1,12 +1,9 @@
 """Intervals on their way from the table that sees them to their histograms."""
 
-import numpy as np
-
 from kvstream.blocks.observations import Observations, joined
-from kvstream.compiled import compiled_loop
 from kvstream.events.frame import I64, U16
-from kvstream.metrics.buckets import Counted, buckets
-from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram, exact_sum
+from kvstream.metrics.buckets import buckets
+from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.histogram_rows import HistogramRows
 from kvstream.metrics.measurements import Measurements
 
@@ -30,7 +27,6 @@ class Intervals:
         self.classic = {name: ClassicHistogram() for name in _NAMES}
         self._buckets = buckets(scale)
         self._of_owners = {name: HistogramRows(scale) for name in _NAMES}
-        self._count_compiled = compiled_loop("kvstream.metrics.buckets_compiled", "count_together")
         self._forget()
 
     def _forget(self) -> None:
@@ -74,17 +70,8 @@ class Intervals:
     def _count(self, name: str, values: I64, of_window: ExponentialHistogram) -> None:
         if self._are_owned:
             counted = self._of_owners[name].record(joined(self._owners[name]), values)
-        elif self._count_compiled is not None:
-            low, high, of = int(values.min()), int(values.max()), self._buckets
-            first, width = of.span(low, high)
-            counts = np.zeros(width, dtype=np.int64)
-            self._count_compiled(values, of.bounds, of.cell_shift, of.first_cell, of.lowest, first, counts)
-            counted = Counted(of, first, counts, exact_sum(values, high), low, high)
         else:
-            ascending = np.sort(values)
-            of_window.record_ascending(ascending)
-            self.classic[name].record_ascending(ascending)
-            return
+            counted = self._buckets.count(values)
         of_window.merge(counted.exponential())
         self.classic[name].add(counted.classic())
 

@@ -5,8 +5,8 @@ import numpy as np
 from kvstream.blocks.observations import Observations
 from kvstream.events.frame import I64
 from kvstream.events.types import REASONS
-from kvstream.metrics.ghosts import Returns
 from kvstream.metrics.histogram import ExponentialHistogram
+from kvstream.metrics.premature import Returns
 
 _COUNTS = (
     "allocations",

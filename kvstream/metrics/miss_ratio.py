@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from kvstream.blocks.hashing import are_below, mix
-from kvstream.compiled import compiled_loop
+from kvstream._core.table import LruStack, mix
+from kvstream.blocks.hashing import are_below
+from kvstream.blocks.observations import joined
 from kvstream.events.frame import I64
-from kvstream.metrics.lru_stack import LruStack
 
 SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
 """Sizes of cache that a summary looks at, by the size that there is."""
@@ -101,8 +101,9 @@ class MissRatioCurve:
         self.furthest: int | None = None
         self._lookups, self._half_life = lookups, half_life
         self._followed_now = 0  # in this window, since the threshold last fell
-        compiled = compiled_loop("kvstream.metrics.lru_stack_compiled", "CompiledLruStack")
-        self._stack: LruStack = LruStack() if compiled is None else compiled()
+        self._stack = LruStack()
+        self._distances: list[I64] = []  # between two accesses of one key, not yet in the weights
+        self._waiting = 0
         self._weights = np.zeros(_BUCKETS)  # accesses by distance, in sampled accesses of today's rate
         self._followed = 0.0  # accesses of content followed, in the same
         self._found = self._asked = 0.0  # hits, and lookups of any content, as far as they count
@@ -124,21 +125,28 @@ class MissRatioCurve:
         while len(contents):
             most = len(contents) if self._lookups is None else self._lookups - self._followed_now
             furthest = _ANY if self.furthest is None else math.floor(self.furthest * self.rate) + 1
-            taken = self._stack.access(contents[:most], self.samples, furthest)
+            taken = self._take_in(contents[:most], furthest)
             contents = contents[taken:]
             self._followed += taken
             self._followed_now += taken
             threshold = self.threshold
-            if len(self._stack) > self.samples:
-                hashes = np.sort(mix(self._stack.contents()))
+            if self._stack.held > self.samples:
+                hashes = np.sort(mix(self._stack.keys()))
                 self._rescale(int(hashes[-math.ceil(self.samples * _LEFT_OUT_AT_ONCE)]))
             if self._followed_now == self._lookups:
                 self._followed_now = 0
                 self._rescale(max(1, self.threshold // 4))
             if self.threshold < threshold:
                 contents = contents.compress(are_below(contents, self.threshold))
-        if self._stack.waiting >= _WEIGHED_AT_ONCE:
+        if self._waiting >= _WEIGHED_AT_ONCE:
             self._weigh()
+
+    def _take_in(self, contents: I64, furthest: int) -> int:
+        """Put lookups on the stack; return how many of them were taken in."""
+        taken, distances = self._stack.access(contents, self.samples, furthest)
+        self._distances.append(distances)
+        self._waiting += len(distances)
+        return taken
 
     def observe(self, found: int, asked: int) -> None:
         """Take note of how many of some lookups were hits."""
@@ -156,7 +164,7 @@ class MissRatioCurve:
             self._found *= kept
             self._asked *= kept
             idle = self._lookups is None or self._followed_now < self._lookups // 4
-            if idle and len(self._stack) < self.samples // 4:
+            if idle and self._stack.held < self.samples // 4:
                 self._rescale(min(_WHOLE, self.threshold * 2))
         self._followed_now = 0
 
@@ -164,7 +172,7 @@ class MissRatioCurve:
         """Follows content below another threshold from now on, and leaves out the rest."""
         self._weigh()
         if threshold < self.threshold:
-            self._stack.keep(are_below(self._stack.contents(), threshold))
+            self._stack.keep(are_below(self._stack.keys(), threshold))
         scale = threshold / self.threshold
         self._weights *= scale
         self._followed *= scale
@@ -172,14 +180,15 @@ class MissRatioCurve:
 
     def _weigh(self) -> None:
         """Adds the distances seen at today's rate to the weights."""
-        if self._stack.waiting:
-            buckets = _buckets(self._stack.take_others() / self.rate + 1.0)
+        waiting, self._distances, self._waiting = joined(self._distances), [], 0
+        if len(waiting):
+            buckets = _buckets(waiting / self.rate + 1.0)
             self._weights += np.bincount(buckets, minlength=_BUCKETS)
 
     @property
     def asked_once(self) -> float | None:
         """Share of the content that was accessed only once; None with too little content to say."""
-        followed = len(self._stack)
+        followed = self._stack.held
         if not followed or (followed < _FEWEST and self.rate < 1.0):
             return None
         return 1.0 - self._stack.again / followed
@@ -199,7 +208,7 @@ class MissRatioCurve:
 
     def sizes(self, blocks: int, peak: int = 0) -> CacheSizes:
         """Return what caches of other sizes than today's would do; ``peak`` blocks were live at most."""
-        if not blocks or (len(self._stack) < _FEWEST and self.rate < 1.0) or not self.accesses:
+        if not blocks or (self._stack.held < _FEWEST and self.rate < 1.0) or not self.accesses:
             return CacheSizes(blocks=blocks, peak=peak)
         sizes = [(factor, max(1, round(blocks * factor))) for factor in SIZES]
         return CacheSizes(

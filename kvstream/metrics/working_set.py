@@ -6,10 +6,8 @@ from collections.abc import Iterable
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from kvstream.blocks.hashing import mix
-from kvstream.compiled import compiled_loop
+from kvstream._core.table import count_distinct
 from kvstream.events.frame import I64
 
 _BITS = 11
@@ -51,20 +49,10 @@ class DistinctCounter:
 
     def __init__(self) -> None:
         self._registers = np.zeros(_REGISTERS, dtype=np.uint8)
-        self._add_compiled = compiled_loop("kvstream.metrics.working_set_compiled", "add_each")
 
     def add(self, values: I64) -> None:
         """Counts integers, int64 (n,)."""
-        if self._add_compiled is not None:
-            self._add_compiled(values, self._registers, _BITS)
-            return
-        hashed = mix(values)
-        # The rank is the place of the first one bit; that of a float is in its exponent.
-        rest = (hashed >> np.uint64(_BITS)).astype(np.float64)
-        exponent = rest.view(np.int64) >> 52
-        rank: npt.NDArray[np.int64] = np.minimum(_LONGEST_RANK, 1023 + 64 - _BITS - exponent)
-        places = (hashed & np.uint64(_REGISTERS - 1)).view(np.int64)
-        np.maximum.at(self._registers, places, rank.astype(np.uint8))
+        count_distinct(values, self._registers, _BITS)
 
     def merge(self, other: "DistinctCounter") -> None:
         """Adds what another has counted."""

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from kvstream.blocks.hashing import mix
+from kvstream._core.table import mix
 from kvstream.events.frame import EventFrame, packed_int64
 from kvstream.events.types import DEFAULT_TIER, Op
 

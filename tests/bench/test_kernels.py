@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 
 from kvstream.bench.streams import busy, filling
-from kvstream.blocks.hashing import mix
-from kvstream.blocks.index import BlockIndex
 from kvstream.blocks.table import BlockTable
 from kvstream.events.codec import decode_frame, decode_lines, encode_frame, encode_lines
 from kvstream.events.frame import frames_from_events
@@ -41,13 +39,6 @@ def test_monitor_joins_and_applies_frames(benchmark, frame_events):
     frames = busy(1_000, EVENTS).cut(frame_events)
     outcomes = benchmark(lambda: Monitor().process_batch(frames))
     assert [(outcome.source, outcome.tier) for outcome in outcomes] == [("bench", "gpu")]
-
-
-def test_index_finds_ids(benchmark):
-    ids = mix(np.arange(100_000)).view(np.int64)
-    index, slots = BlockIndex(), np.arange(len(ids))
-    index.insert(ids, slots, ids)
-    assert np.array_equal(benchmark(index.lookup, ids, ids), slots)
 
 
 @pytest.mark.parametrize("kind", [ExponentialHistogram, ClassicHistogram])

@@ -20,7 +20,6 @@ from kvstream.events.codec import decode_lines, encode_lines
 from kvstream.events.frame import joined_frames
 from kvstream.events.types import Labels, Op
 from kvstream.metrics.working_set import WorkingSetHistory
-from kvstream.monitor import compile_loops
 
 SLOTS, CONTENTS, SOURCES = 16_384, 200_000, 64
 KEYS, ZIPF = 200_000, 1.1  # different ones, and how unequally they are asked for
@@ -94,7 +93,6 @@ def compare(name, events, without, given, work=consume):
 
 def main():
     events = int(sys.argv[1]) if len(sys.argv) > 1 else 4_000_000
-    compile_loops()
     print(f"{'stream':28} {'off':>8} {'on':>8}  ns/event")
     slots = stream(events, SLOTS)
     for kind, frame in (

@@ -1,13 +1,10 @@
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstream.metrics.buckets import buckets
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.histogram_rows import HistogramRows
-
-pytestmark = pytest.mark.usefixtures("loops")
 
 INTERVALS = st.integers(0, 100) | st.integers(0, 2**40) | st.integers(2**52, 2**54)
 

@@ -14,8 +14,6 @@ from kvstream.metrics.intervals import Intervals
 from kvstream.metrics.measurements import Measurements
 from tests.metrics.test_histogram_rows import fields
 
-pytestmark = pytest.mark.usefixtures("loops")
-
 NAMES = ("lifetime", "idle", "first_reuse", "reuse_gap")
 
 

@@ -17,8 +17,6 @@ from kvstream.monitor import Monitor
 from tests.reference import ReferenceContents, ReferenceGhosts, ReferenceTable
 from tests.strategies import cuts, fewer, frame, plain_events
 
-pytestmark = pytest.mark.usefixtures("loops")
-
 OWNERS = [None, Labels(tenant="a"), Labels(tenant="b"), Labels(tenant="a", lora="x"), Labels(lora="y")]
 
 

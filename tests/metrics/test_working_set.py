@@ -7,8 +7,6 @@ from kvstream.metrics.working_set import ERROR, DistinctCounter, WorkingSetHisto
 from kvstream.monitor import Monitor
 from tests.strategies import frame
 
-pytestmark = pytest.mark.usefixtures("loops")
-
 SECOND = 1_000_000_000
 
 

@@ -1,39 +1,28 @@
-import msgspec
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream.blocks.index import GOLDEN
-from kvstream.blocks.observations import ContentChanges
-from kvstream.metrics.ghosts import GhostIndex, larger_before
+from kvstream._core.table import PrematureEvictions
 from tests.reference import ReferenceGhosts
 from tests.strategies import cuts, fewer
 
-pytestmark = pytest.mark.usefixtures("loops")
-
-
-# They are told apart by their last bits only, as they are sorted.
-OF_THE_SAME_BITS = [(pow(int(GOLDEN), -1, 2**64) * n + 2**63) % 2**64 - 2**63 for n in (1, 2, 3)]
-
 
 def changes(rows):
-    return ContentChanges(
+    return (
         np.array([content for content, _, _ in rows], np.int64),
         np.array([ts for _, ts, _ in rows], np.int64),
-        np.array([begins for _, _, begins in rows], np.bool_),
-        held_once=False,
+        np.array([begins for _, _, begins in rows], np.uint8),
     )
 
 
 def returns_of(index, rows):
-    found = index.apply(changes(rows))
-    return list(zip(found.times.tolist(), found.distances.tolist(), strict=True))
+    times, distances, _ = index.apply(*changes(rows))
+    return list(zip(times.tolist(), distances.tolist(), strict=True))
 
 
 @st.composite
 def streams(draw):
-    contents = st.sampled_from([1, 2, 3, 5, -7, 2**62, -(2**63), 40, 41, 42, 43, *OF_THE_SAME_BITS])
+    contents = st.sampled_from([1, 2, 3, 5, -7, 2**62, -(2**63), 40, 41, 42, 43])
     rows, ts = [], 1_000
     for content, step, begins in draw(
         st.lists(st.tuples(contents, st.integers(-5, 40), st.booleans()), max_size=80)
@@ -44,8 +33,8 @@ def streams(draw):
 
 
 @given(st.data(), streams(), st.integers(1, 12), st.integers(1, 400))
-def test_ghosts_equal_the_plain_twin_however_the_stream_is_cut(data, rows, most, longest):
-    index, plain = GhostIndex(most, longest), ReferenceGhosts(most, longest)
+def test_premature_evictions_equal_the_plain_twin_however_the_stream_is_cut(data, rows, most, longest):
+    index, plain = PrematureEvictions(most, longest), ReferenceGhosts(most, longest)
     found = [pair for a, b in data.draw(cuts(len(rows))) for pair in returns_of(index, rows[a:b])]
     for row in rows:
         plain.apply(*row)
@@ -54,14 +43,14 @@ def test_ghosts_equal_the_plain_twin_however_the_stream_is_cut(data, rows, most,
 
 @fewer
 @given(st.integers(0, 2**32), st.integers(1, 5_000))
-def test_ghosts_equal_the_plain_twin_on_long_streams(seed, most):
+def test_premature_evictions_equal_the_plain_twin_on_long_streams(seed, most):
     rng = np.random.default_rng(seed)
     contents = rng.integers(-(2**63), 2**63 - 1, 3_000)
     rows = [
         (int(contents[c]), n * 10, bool(b))
         for n, (c, b) in enumerate(zip(rng.zipf(1.2, 12_000) % 3_000, rng.random(12_000) < 0.5, strict=True))
     ]
-    index, plain = GhostIndex(most, 50_000), ReferenceGhosts(most, 50_000)
+    index, plain = PrematureEvictions(most, 50_000), ReferenceGhosts(most, 50_000)
     found = [pair for a in range(0, 12_000, 2_500) for pair in returns_of(index, rows[a : a + 2_500])]
     for row in rows:
         plain.apply(*row)
@@ -69,41 +58,23 @@ def test_ghosts_equal_the_plain_twin_on_long_streams(seed, most):
 
 
 def test_after_a_clear_nothing_is_remembered():
-    index = GhostIndex(10, 10**9)
+    index = PrematureEvictions(10, 10**9)
     assert returns_of(index, [(1, 5, False)]) == []
     index.clear()
     assert returns_of(index, [(1, 6, True)]) == []
 
 
 def test_memory_is_bounded_by_what_is_remembered():
-    index = GhostIndex(1_000, 10**18)
+    index = PrematureEvictions(1_000, 10**18)
     for batch in range(200):
         rows = [(batch * 1_000 + n, batch, False) for n in range(1_000)]
-        index.apply(changes(rows))
-    assert len(index._content) <= 4096
-    assert (index._ts >= 0).sum() <= 4096
-
-
-@given(st.data(), streams(), st.integers(1, 12))
-def test_content_that_is_held_once_needs_no_look_at_what_is_evicted(data, rows, most):
-    held, valid = set(), []
-    for content, ts, begins in rows:
-        if begins != (content in held):
-            (held.add if begins else held.remove)(content)
-            valid.append((content, ts, begins))
-    index, plain = GhostIndex(most, 10**9), ReferenceGhosts(most, 10**9)
-    found = []
-    for a, b in data.draw(cuts(len(valid))):
-        part = index.apply(msgspec.structs.replace(changes(valid[a:b]), held_once=True))
-        found += zip(part.times.tolist(), part.distances.tolist(), strict=True)
-    for row in valid:
-        plain.apply(*row)
-    assert sorted(found) == sorted(plain.returned)
+        index.apply(*changes(rows))
+    assert index.places <= 1024
 
 
 @given(st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 5)), max_size=6))
 def test_after_clears_only_what_was_evicted_since_comes_back(rounds):
-    index, plain = GhostIndex(10_000, 10**9), ReferenceGhosts(10_000, 10**9)
+    index, plain = PrematureEvictions(10_000, 10**9), ReferenceGhosts(10_000, 10**9)
     for n, (evicted, back) in enumerate(rounds):
         rows = [(content, n, False) for content in range(1, evicted + 1)]
         rows += [(content, n, True) for content in range(1, 3 * back, 3)]
@@ -118,15 +89,9 @@ def test_after_clears_only_what_was_evicted_since_comes_back(rounds):
         assert returns_of(index, [(content, n, True) for content in before]) == []
 
 
-@given(st.permutations(range(9)).flatmap(lambda p: st.integers(1, 9).map(lambda n: [v for v in p if v < n])))
-def test_larger_values_before_each_are_counted(values):
-    counted = [sum(before > value for before in values[:place]) for place, value in enumerate(values)]
-    assert larger_before(np.array(values)).tolist() == counted
-
-
 def test_what_came_back_meanwhile_takes_no_room():
     """One block more would have held what goes out and comes back, however often it does."""
-    index = GhostIndex(100, 10**9)
+    index = PrematureEvictions(100, 10**9)
     rows = [(1, 0, False)]
     for turn in range(1, 21):
         rows += [(2, turn, False), (2, turn, True)]
@@ -152,8 +117,8 @@ def test_with_that_much_more_an_lru_cache_would_have_held_it(seed, blocks):
             row_of[len(rows)] = n
             rows.append((content, n, True))
         held.append(content)
-    returned = GhostIndex(1_000, 10**9).apply(changes(rows))
-    for row, distance in zip(returned.rows.tolist(), returned.distances.tolist(), strict=True):
+    _, distances, returned = PrematureEvictions(1_000, 10**9).apply(*changes(rows))
+    for row, distance in zip(returned.tolist(), distances.tolist(), strict=True):
         request = row_of[row]
         assert request in found[distance]
         assert request not in found[distance - 1]

@@ -1,0 +1,21 @@
+"""Whether the core is compiled, and saying so once where it is not."""
+
+import logging
+from functools import cache
+
+from kvstream._core.table import COMPILED
+
+logger = logging.getLogger("kvstream")
+
+CORE = "compiled" if COMPILED else "interpreted, some 90 times slower"
+"""What the core is, in words."""
+
+
+@cache
+def warn_if_interpreted() -> None:
+    """Log once in a process that the core is interpreted, if it is."""
+    if not COMPILED:
+        logger.warning(
+            "the core is not compiled: events cost some 90 times more; "
+            "install a wheel, or a C compiler and kvstream again"
+        )

@@ -1,0 +1,59 @@
+"""Where there is no C compiler, the core's modules are interpreted: the same rules, slower."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory):
+    """Runs Python with a copy of the package that has no compiled modules."""
+    folder = tmp_path_factory.mktemp("interpreted")
+    shutil.copytree(ROOT / "kvstream", folder / "kvstream", ignore=shutil.ignore_patterns("*.so", "*.c"))
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("data", "*.so"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+    def run(*arguments):
+        environment = {**os.environ, "PYTHONPATH": str(folder), "HYPOTHESIS_PROFILE": "few"}
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+        )
+
+    return run
+
+
+def test_the_interpreted_core_equals_the_plain_twin(interpreted):
+    done = interpreted(
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "however_the_stream_is_cut or equals"),
+        *("tests/blocks/test_table.py", "tests/_core/test_premature_evictions.py"),
+        *("tests/_core/test_lru_stack.py",),
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+def test_it_says_once_that_it_is_slow(interpreted):
+    program = (
+        "import logging; logging.basicConfig(); from kvstream.monitor import Monitor; "
+        "from kvstream.bench.streams import filling; "
+        "[Monitor().process(filling(10)) for _ in range(3)]"
+    )
+    done = interpreted("-c", program)
+    assert done.stderr.count("the core is not compiled") == 1
+    assert "interpreted" in interpreted("-m", "kvstream", "--version").stdout
+
+
+def test_it_needs_no_cython(interpreted):
+    program = (
+        "import sys; sys.modules['cython'] = None; from kvstream._core import table; "
+        "from kvstream.monitor import Monitor; from kvstream.bench.streams import busy; "
+        "print(table.COMPILED, len(Monitor().process(busy(50, 200)).alerts))"
+    )
+    done = interpreted("-c", program)
+    assert done.stdout.split()[:1] == ["False"], done.stderr
