@@ -1502,3 +1502,71 @@ def count_in_buckets(values, rows, row_count: cython.Py_ssize_t, bounds, digits:
         total[row, 1] += value[i] >> 32
         count[row, _bucket(value[i], bound, digits, lowest_of) - first] += 1
     return first, counts, shortest, longest, [(upper << 32) + lower for lower, upper in sums.tolist()]
+
+
+def count_intervals(values, bounds, digits: cython.int, lowest, exponential, classic, classic_counts):
+    """Count intervals in exponential buckets and in classic ones.
+
+    Args:
+        values: Intervals, ns, none negative, int64 (n,), n at least 1.
+        bounds: Upper bounds of the buckets that both are made of, ascending from 0, int64 (b,).
+        digits: As ``count_in_buckets`` has it, and the next.
+        lowest: Lowest bucket of each cell.
+        exponential: Exponential bucket that each of these is a part of, but for the first, int64 (b,).
+        classic: Classic bucket that each is a part of, int64 (b,).
+        classic_counts: Intervals by classic bucket, int64; added to.
+
+    Returns:
+        How many are 0; the first exponential bucket that is counted in, and the intervals by bucket from
+        there on, int64; the sum; the shortest and the longest, ns.
+    """
+    value: cython.const[cython.longlong][::1] = memoryview(values)
+    bound: cython.const[cython.longlong][::1] = memoryview(bounds)
+    lowest_of: cython.const[cython.longlong][::1] = memoryview(lowest)
+    exponential_of: cython.const[cython.longlong][::1] = memoryview(exponential)
+    classic_of: cython.const[cython.longlong][::1] = memoryview(classic)
+    classic_count: cython.longlong[::1] = memoryview(classic_counts)
+    low: cython.longlong = 0x7FFF_FFFF_FFFF_FFFF  # of those that are not 0
+    high: cython.longlong = 0
+    zeros: cython.longlong = 0
+    lower: cython.longlong = 0  # the sum of the lower 32 bits, and of the others
+    upper: cython.longlong = 0
+    i: cython.Py_ssize_t
+    for i in range(len(value)):
+        if value[i] == 0:
+            zeros += 1
+        else:
+            low = min(low, value[i])
+            high = max(high, value[i])
+        lower += value[i] & 0xFFFF_FFFF
+        upper += value[i] >> 32
+    classic_count[classic_of[0]] += zeros
+    if not high:
+        return zeros, 0, np.empty(0, dtype=np.int64), 0, 0, 0
+    first: cython.longlong = exponential_of[_bucket(low, bound, digits, lowest_of)]
+    last: cython.longlong = exponential_of[_bucket(high, bound, digits, lowest_of)]
+    counts = np.zeros(last - first + 1, dtype=np.int64)
+    count: cython.longlong[::1] = memoryview(counts)
+    at: cython.Py_ssize_t
+    for i in range(len(value)):
+        if value[i]:
+            at = _bucket(value[i], bound, digits, lowest_of)
+            count[exponential_of[at] - first] += 1
+            classic_count[classic_of[at]] += 1
+    return zeros, first, counts, (upper << 32) + lower, 0 if zeros else low, high
+
+
+def find_rank(counts, below: cython.longlong, rank: cython.double):
+    """Return the bucket that holds the value of a rank, and how many values lie below that bucket.
+
+    Args:
+        counts: Values by bucket, int64 (b,), b at least 1.
+        below: Values below the first bucket.
+        rank: The rank, from 0 on; beyond all values it is in the last bucket.
+    """
+    count: cython.const[cython.longlong][::1] = memoryview(counts)
+    i: cython.Py_ssize_t = 0
+    while i < len(count) - 1 and below + count[i] < rank:
+        below += count[i]
+        i += 1
+    return i, below

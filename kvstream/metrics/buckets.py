@@ -5,7 +5,7 @@ from functools import cache
 import msgspec
 import numpy as np
 
-from kvstream._core.table import count_in_buckets
+from kvstream._core.table import count_intervals
 from kvstream.events.frame import I64
 from kvstream.metrics.histogram import VLLM_BUCKETS_NS, ExponentialHistogram, upper_bounds
 
@@ -33,12 +33,22 @@ class Buckets(msgspec.Struct, frozen=True, eq=False):
     digits: int
     lowest: I64
 
-    def count(self, values_ns: I64) -> "Counted":
-        """Count intervals, at least one, ns, none negative, int64 (n,)."""
-        first, counts, shortest, longest, sums = count_in_buckets(
-            values_ns, None, 1, self.bounds, self.digits, self.lowest
+    def count(self, values_ns: I64, classic_counts: I64) -> ExponentialHistogram:
+        """Count intervals in both kinds of buckets.
+
+        Args:
+            values_ns: Intervals, at least one, ns, none negative, int64 (n,).
+            classic_counts: Intervals by vLLM's buckets and beyond them; added to, int64 (bounds + 1,).
+
+        Returns:
+            Their exponential histogram.
+        """
+        made = ExponentialHistogram(self.scale)
+        made.count = len(values_ns)
+        made.zero_count, made.offset, made.counts, made.sum_ns, made.min_ns, made.max_ns = count_intervals(
+            values_ns, self.bounds, self.digits, self.lowest, self.exponential, self.classic, classic_counts
         )
-        return Counted(self, first, counts[0], sums[0], int(shortest[0]), int(longest[0]))
+        return made
 
 
 @cache

@@ -6,6 +6,7 @@ from functools import cache
 import msgspec
 import numpy as np
 
+from kvstream._core.table import find_rank
 from kvstream.events.frame import I64
 
 DEFAULT_SCALE = 4
@@ -127,11 +128,10 @@ class ExponentialHistogram:
         rank = q * self.count
         if rank <= self.zero_count and self.zero_count:
             return 0.0
-        below = self.zero_count + np.cumsum(self.counts)
-        i = min(int(np.searchsorted(below, rank)), len(below) - 1)
-        inside = (rank - (below[i] - self.counts[i])) / self.counts[i]
+        i, below = find_rank(self.counts, self.zero_count, rank)
+        inside = (rank - below) / int(self.counts[i])
         value = 2.0 ** ((self.offset + i + min(max(inside, 0.0), 1.0)) / 2**self.scale)
-        return float(min(max(value, self.min_ns / 1e9), self.max_ns / 1e9))
+        return min(max(value, self.min_ns / 1e9), self.max_ns / 1e9)
 
     def count_above(self, power: int) -> int:
         """How many intervals are longer than ``2**power`` seconds, exactly, as that is a bucket's bound."""
@@ -179,10 +179,13 @@ class ClassicHistogram:
     """Exact cumulative counts for vLLM's upper bounds, as Prometheus's classic histograms have them.
 
     A value equal to a bound counts below it.
+
+    Attributes:
+        counts: Intervals by bucket, the last for those above all bounds, int64 (bounds + 1,).
     """
 
     def __init__(self) -> None:
-        self._counts = np.zeros(len(VLLM_BUCKETS_NS) + 1, dtype=np.int64)
+        self.counts = np.zeros(len(VLLM_BUCKETS_NS) + 1, dtype=np.int64)
 
     def record(self, values_ns: I64) -> None:
         """Counts intervals in nanoseconds, int64 of shape (n,)."""
@@ -191,14 +194,14 @@ class ClassicHistogram:
     def record_ascending(self, values_ns: I64) -> None:
         """Counts intervals that are sorted already."""
         places = values_ns.searchsorted(VLLM_BUCKETS_NS, side="right")
-        self._counts[:-1] += places
-        self._counts[1:] -= places
-        self._counts[-1] += len(values_ns)
+        self.counts[:-1] += places
+        self.counts[1:] -= places
+        self.counts[-1] += len(values_ns)
 
     def add(self, counts: I64) -> None:
         """Adds intervals by bucket, the last for those above all bounds, int64 (bounds + 1,)."""
-        self._counts += counts
+        self.counts += counts
 
     def cumulative(self) -> list[int]:
         """How many values are at most each bound; the last entry counts all of them."""
-        return self._counts.cumsum().tolist()  # type: ignore[no-any-return]
+        return self.counts.cumsum().tolist()  # type: ignore[no-any-return]

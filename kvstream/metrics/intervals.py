@@ -70,10 +70,10 @@ class Intervals:
     def _count(self, name: str, values: I64, of_window: ExponentialHistogram) -> None:
         if self._are_owned:
             counted = self._of_owners[name].record(joined(self._owners[name]), values)
+            of_window.merge(counted.exponential())
+            self.classic[name].add(counted.classic())
         else:
-            counted = self._buckets.count(values)
-        of_window.merge(counted.exponential())
-        self.classic[name].add(counted.classic())
+            of_window.merge(self._buckets.count(values, self.classic[name].counts))
 
     def of_owner(self, owner: int) -> dict[str, ExponentialHistogram]:
         """Everything counted since the start of one owner's blocks, by name; settled before."""
