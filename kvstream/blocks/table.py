@@ -7,7 +7,7 @@ from kvstream._core.build import warn_if_interpreted
 from kvstream._core.table import NOT_LIVE, Table
 from kvstream.blocks.block_map import BlockMap, block_map
 from kvstream.blocks.hashing import source_seed
-from kvstream.blocks.observations import ContentChanges, EvictionBatch, Observations, Owned
+from kvstream.blocks.observations import Column, ContentChanges, EvictionBatch, Observations, Owned
 from kvstream.blocks.owners import Owners
 from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.events.frame import I64, U16, EventFrame, as_int64
@@ -84,12 +84,12 @@ class BlockTable:
         if not len(frame):
             return seen
         self._table.begin(
-            np.ascontiguousarray(frame.ops),
-            np.ascontiguousarray(frame.blocks),
-            np.ascontiguousarray(frame.ts),
-            None if frame.reasons is None else np.ascontiguousarray(frame.reasons),
-            None if frame.keys is None else np.ascontiguousarray(frame.keys),
-            None if frame.label_of is None else np.ascontiguousarray(frame.label_of),
+            _plain(frame.ops),
+            _plain(frame.blocks),
+            _plain(frame.ts),
+            None if frame.reasons is None else _plain(frame.reasons),
+            None if frame.keys is None else _plain(frame.keys),
+            None if frame.label_of is None else _plain(frame.label_of),
             self._label_sets(frame, seen),
             self.records,
             self.changes,
@@ -241,6 +241,12 @@ class BlockTable:
         times = [ring[i % len(ring)] for i in range(max(0, count - self._depth), count)]
         block = int(self._table.ids_array[slot]) if self.by_hash else slot
         return BlockMetricsState(block, birth, count, times, self._depth)
+
+
+def _plain(column: Column) -> Column:
+    """Return a column as the core reads it: contiguous, and aligned, which what was decoded need not be."""
+    flags = column.flags
+    return column if flags.aligned and flags.c_contiguous else column.copy()
 
 
 _COUNTS = (

@@ -131,7 +131,7 @@ class ExponentialHistogram:
         i, below = find_rank(self.counts, self.zero_count, rank)
         inside = (rank - below) / int(self.counts[i])
         value = 2.0 ** ((self.offset + i + min(max(inside, 0.0), 1.0)) / 2**self.scale)
-        return min(max(value, self.min_ns / 1e9), self.max_ns / 1e9)
+        return float(min(max(value, self.min_ns / 1e9), self.max_ns / 1e9))
 
     def count_above(self, power: int) -> int:
         """How many intervals are longer than ``2**power`` seconds, exactly, as that is a bucket's bound."""
