@@ -1,110 +1,9 @@
-"""The plain twin: block semantics one event at a time, in dictionaries. Slow, and the judge of the table."""
+"""Plain twins of what follows the block table, in lists and dictionaries: slow, and written to be read."""
 
 import itertools
-from dataclasses import dataclass, field
 
-from kvstream.events.types import REASONS
-
-
-@dataclass
-class Generation:
-    birth: int
-    count: int = 0
-    times: list[int] = field(default_factory=list)
-
-    @property
-    def last(self) -> int:
-        return self.times[-1] if self.times else self.birth
-
-
-@dataclass
-class Eviction:
-    block: int
-    ts: int
-    lifetime: int
-    idle: int
-    count: int
-    reason: str
-    gaps: list[int]
-
-
-class ReferenceTable:
-    """Blocks of one source and tier."""
-
-    def __init__(self, access_history: int = 4) -> None:
-        self.access_history = access_history
-        self.live: dict[int, Generation] = {}
-        self.allocations = self.accesses = 0
-        self.unknown_accesses = self.unknown_evictions = 0
-        self.time_regressions = self.unknown_reasons = 0
-        self.clears = self.cleared = 0
-        self.evictions = dict.fromkeys(REASONS, 0)
-        self.evicted: list[Eviction] = []
-        self.reuse_gaps: list[int] = []
-        self.first_reuses: list[int] = []
-
-    def _interval(self, later: int, earlier: int) -> int:
-        if later < earlier:
-            self.time_regressions += 1
-            return 0
-        return later - earlier
-
-    def _close(self, block: int, ts: int, reason: str) -> None:
-        generation = self.live.pop(block)
-        times = generation.times
-        self.evictions[reason] += 1
-        self.evicted.append(
-            Eviction(
-                block,
-                ts,
-                self._interval(ts, generation.birth),
-                self._interval(ts, generation.last),
-                generation.count,
-                reason,
-                [max(0, b - a) for a, b in itertools.pairwise(times)],
-            )
-        )
-
-    def allocate(self, block: int, ts: int) -> None:
-        if block in self.live:
-            self._close(block, ts, "replaced")
-        self.allocations += 1
-        self.live[block] = Generation(ts)
-
-    def access(self, block: int, ts: int) -> None:
-        if block not in self.live:
-            self.unknown_accesses += 1
-            return
-        generation = self.live[block]
-        gaps = self.reuse_gaps if generation.count else self.first_reuses
-        gaps.append(self._interval(ts, generation.last))
-        self.accesses += 1
-        generation.count += 1
-        generation.times = [*generation.times, ts][-self.access_history :]
-
-    def store(self, block: int, ts: int) -> None:
-        if block in self.live:
-            self.access(block, ts)
-        else:
-            self.allocate(block, ts)
-
-    def evict(self, block: int, ts: int, reason: str) -> None:
-        if block not in self.live:
-            self.unknown_evictions += 1
-            return
-        if reason not in REASONS:
-            self.unknown_reasons += 1
-            reason = "other"
-        self._close(block, ts, reason)
-
-    def clear(self) -> None:
-        self.clears += 1
-        self.cleared += len(self.live)
-        self.live.clear()
-
-    def restart(self) -> None:
-        self.cleared += len(self.live)
-        self.live.clear()
+from kvstream.events.types import Op
+from kvstream.testing import ReferenceTable
 
 
 class ReferenceSequence:
@@ -255,16 +154,18 @@ class ReferenceContents:
 
     def apply(self, op: int, block: int, ts: int, key: int) -> None:
         content = key if self.keyed else block
-        if op in (0, 4) and not (op == 4 and block in self.live):
+        if op == Op.STORE:
+            op = Op.ACCESS if block in self.live else Op.ALLOC
+        if op == Op.ALLOC:
             self._look_up(content)
-        elif op in (1, 4) and block in self.live:
+        elif op == Op.ACCESS and block in self.live:
             self._look_up(self.live[block])
-        if op == 3:
+        if op == Op.CLEAR:
             self.live.clear()
             self.changes.append(None)
-        elif op == 2 and block in self.live:
+        elif op == Op.EVICT and block in self.live:
             self._change(self.live.pop(block), ts, False)
-        elif op == 0 or (op == 4 and block not in self.live):
+        elif op == Op.ALLOC:
             before = self.live.get(block)
             self.live[block] = content
             if before == content:

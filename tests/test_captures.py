@@ -9,8 +9,9 @@ from kvstream.config import MetricsConfig
 from kvstream.events.types import Op
 from kvstream.monitor import Monitor
 from kvstream.sources.reader import EventReader
+from kvstream.testing import ReferenceTable
 from tests.blocks.test_table import apply_plain
-from tests.reference import ReferenceGhosts, ReferenceTable
+from tests.reference import ReferenceGhosts
 
 DATA = Path(__file__).parent.parent / "examples" / "data"
 WIRE = Path(__file__).parent / "data"

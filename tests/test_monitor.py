@@ -12,8 +12,9 @@ from kvstream.events.frame import EventFrame
 from kvstream.events.types import REASONS
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.monitor import Monitor
+from kvstream.testing import ReferenceTable
 from tests.blocks.test_table import apply_plain
-from tests.reference import ReferenceSource, ReferenceTable
+from tests.reference import ReferenceSource
 from tests.strategies import cuts, frame, plain_events
 
 

@@ -2,7 +2,7 @@
 """The block table: what each event of a frame does to its block, in order, over plain arrays.
 
 Also what follows blocks by their content key: the index of keys, premature evictions and the LRU stack.
-``tests/reference.py`` says what the results must be.
+``kvstream.testing.ReferenceTable`` says what the results must be.
 """
 
 try:

@@ -1,8 +1,8 @@
 from hypothesis import given
 
 from kvstream.monitor import Monitor
+from kvstream.testing import ReferenceTable
 from tests.blocks.test_table import apply_plain
-from tests.reference import ReferenceTable
 from tests.strategies import frame, plain_events
 
 

@@ -14,7 +14,8 @@ from kvstream.config import MetricsConfig
 from kvstream.events.types import Labels
 from kvstream.metrics.usage import UsageByOwner
 from kvstream.monitor import Monitor
-from tests.reference import ReferenceContents, ReferenceGhosts, ReferenceTable
+from kvstream.testing import ReferenceTable
+from tests.reference import ReferenceContents, ReferenceGhosts
 from tests.strategies import cuts, fewer, frame, plain_events
 
 OWNERS = [None, Labels(tenant="a"), Labels(tenant="b"), Labels(tenant="a", lora="x"), Labels(lora="y")]

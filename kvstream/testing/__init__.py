@@ -1,0 +1,18 @@
+"""Help for tests of what is built on kvstream: a clock, a source and a handler that do as they are told.
+
+Example:
+    >>> from kvstream.testing import ReferenceTable
+    >>> table = ReferenceTable()
+    >>> table.allocate(7, ts=0)
+    >>> table.access(7, ts=2)
+    >>> table.evict(7, ts=5)
+    >>> table.evicted[0].lifetime, table.evicted[0].idle
+    (5, 3)
+"""
+
+from kvstream.testing.alerts import CapturedAlerts
+from kvstream.testing.clock import FakeClock
+from kvstream.testing.reference import Eviction, Generation, ReferenceTable
+from kvstream.testing.source import ScriptedSource
+
+__all__ = ["CapturedAlerts", "Eviction", "FakeClock", "Generation", "ReferenceTable", "ScriptedSource"]

@@ -1,0 +1,160 @@
+"""ReferenceTable: what each event does to its block, written to be read.
+
+The specification of ``kvstream._core.table``, which property tests hold to it over arbitrary streams.
+"""
+
+import itertools
+from dataclasses import dataclass, field
+
+from kvstream.events.types import REASONS, Op
+
+
+@dataclass
+class Generation:
+    """A block from its allocation on.
+
+    Attributes:
+        birth: When it was allocated, ns.
+        count: Accesses since.
+        times: Times of the last accesses, ns, oldest first.
+    """
+
+    birth: int
+    count: int = 0
+    times: list[int] = field(default_factory=list)
+
+    @property
+    def last_use(self) -> int:
+        """Return the time of the last access, or of the allocation if there was none."""
+        return self.times[-1] if self.times else self.birth
+
+
+@dataclass
+class Eviction:
+    """A generation that ended other than by a clear.
+
+    Attributes:
+        block: Block id.
+        ts: When it ended, ns.
+        lifetime: From the allocation, ns.
+        idle: From the last use, ns.
+        count: Accesses.
+        reason: Why it ended.
+        gaps: Between its last accesses, ns.
+    """
+
+    block: int
+    ts: int
+    lifetime: int
+    idle: int
+    count: int
+    reason: str
+    gaps: list[int]
+
+
+class ReferenceTable:
+    """The blocks of one cache, one event at a time.
+
+    Args:
+        access_history: Access times kept of a block.
+
+    Attributes:
+        live: Generation of each live block.
+        evicted: Generations that ended, in order.
+        evictions: Their count by reason.
+        reuse_gaps: Access to access, ns.
+        first_reuses: Allocation to first access, ns.
+    """
+
+    def __init__(self, access_history: int = 4) -> None:
+        self.access_history = access_history
+        self.live: dict[int, Generation] = {}
+        self.allocations = self.accesses = 0
+        self.unknown_accesses = self.unknown_evictions = 0
+        self.time_regressions = self.unknown_reasons = 0
+        self.clears = self.cleared = 0
+        self.evictions = dict.fromkeys(REASONS, 0)
+        self.evicted: list[Eviction] = []
+        self.reuse_gaps: list[int] = []
+        self.first_reuses: list[int] = []
+
+    def apply(self, op: int, block: int, ts: int, reason: str = "capacity") -> None:
+        """Apply one event, by its operation code (``Op``)."""
+        if op == Op.ALLOC:
+            self.allocate(block, ts)
+        elif op == Op.ACCESS:
+            self.access(block, ts)
+        elif op == Op.EVICT:
+            self.evict(block, ts, reason)
+        elif op == Op.CLEAR:
+            self.clear()
+        else:
+            self.store(block, ts)
+
+    def allocate(self, block: int, ts: int) -> None:
+        """Begin a generation, which ends the one that the block has."""
+        if block in self.live:
+            self._end(block, ts, "replaced")
+        self.allocations += 1
+        self.live[block] = Generation(ts)
+
+    def access(self, block: int, ts: int) -> None:
+        """Count a hit, and observe the time since the block was last used."""
+        if block not in self.live:
+            self.unknown_accesses += 1
+            return
+        generation = self.live[block]
+        gaps = self.reuse_gaps if generation.count else self.first_reuses
+        gaps.append(self._interval(ts, generation.last_use))
+        self.accesses += 1
+        generation.count += 1
+        generation.times = [*generation.times, ts][-self.access_history :]
+
+    def store(self, block: int, ts: int) -> None:
+        """Access a block that is live, or else allocate it."""
+        if block in self.live:
+            self.access(block, ts)
+        else:
+            self.allocate(block, ts)
+
+    def evict(self, block: int, ts: int, reason: str = "capacity") -> None:
+        """End a generation."""
+        if block not in self.live:
+            self.unknown_evictions += 1
+            return
+        if reason not in REASONS:
+            self.unknown_reasons += 1
+            reason = "other"
+        self._end(block, ts, reason)
+
+    def clear(self) -> None:
+        """End every generation by an event; these are in no distribution."""
+        self.clears += 1
+        self.restart()
+
+    def restart(self) -> None:
+        """End every generation, as the source has lost its cache."""
+        self.cleared += len(self.live)
+        self.live.clear()
+
+    def _end(self, block: int, ts: int, reason: str) -> None:
+        generation = self.live.pop(block)
+        self.evictions[reason] += 1
+        self.evicted.append(
+            Eviction(
+                block,
+                ts,
+                self._interval(ts, generation.birth),
+                self._interval(ts, generation.last_use),
+                generation.count,
+                reason,
+                [max(0, after - before) for before, after in itertools.pairwise(generation.times)],
+            )
+        )
+
+    def _interval(self, later: int, earlier: int) -> int:
+        """Return the time between, ns; 0, and counted, where the later time is the earlier one."""
+        if later < earlier:
+            self.time_regressions += 1
+            return 0
+        return later - earlier
