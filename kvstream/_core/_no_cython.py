@@ -59,4 +59,6 @@ class _Type:
 
 def __getattr__(name: str) -> _Type:
     """Return a type."""
+    if name.startswith("__"):
+        raise AttributeError(name)
     return _Type()
