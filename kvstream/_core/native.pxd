@@ -3,7 +3,8 @@
 cdef extern from * nogil:
     """
     #if defined(__GNUC__) || defined(__clang__)
-    #define kvstream_prefetch(address) __builtin_prefetch((address), 1, 3)
+    /* The empty statement keeps gcc from taking a function that only prefetches for one without effect. */
+    #define kvstream_prefetch(address) ({ __builtin_prefetch((address), 1, 3); __asm__ volatile(""); })
     #define kvstream_bit_length(value) (64 - __builtin_clzll((unsigned long long)(value)))
     #else
     #define kvstream_prefetch(address) ((void)(address))

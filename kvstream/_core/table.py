@@ -37,6 +37,7 @@ _SMALLEST = 1024  # slots of an empty table
 _DIRECT_ALWAYS, _DIRECT_SPREAD = 65_536, 4  # slots: so many, or so many a live block
 _BEGUN_SHARE = 4
 _SMALLEST_BITS = 10
+_LOAD = 0.5  # of the index of ids: fuller, each id takes more tries, and each try a line of memory
 _FACTOR = int.from_bytes(os.urandom(8), "little") | 1
 # ^ Multiply-shift hashing with a factor that nobody outside of this process knows, so that nobody can choose
 # keys that all want one place. Source: M. Dietzfelbinger and others, "A reliable randomized algorithm for the
@@ -475,7 +476,7 @@ class Table:
         self.sampled_below = sampled_below & 2**64 - 1
         self.live_count = 0
         self.by_hash = self.has_keys = self.is_attributed = self.busy = False
-        self.index = Index(0.75)
+        self.index = Index(_LOAD)
         self.free_count = self.next = self.begun_count = 0
         self.slots = 0
         nothing = np.empty(0, dtype=np.int64)
@@ -601,7 +602,7 @@ class Table:
         self.rows_array[self.live_slots(), _COUNT] = NOT_LIVE
         self.live_count = self.begun_count = 0
         if self.by_hash:
-            self.index = Index(0.75)
+            self.index = Index(_LOAD)
             self.index.keys = self.ids
             self.free_count = self.next = 0
 
