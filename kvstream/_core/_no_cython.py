@@ -62,4 +62,6 @@ class _Type:
 
 def __getattr__(name: str) -> _Type:
     """Return a type."""
+    if name.startswith("__"):
+        raise AttributeError(name)  # what Python itself asks modules for
     return _Type()

@@ -40,6 +40,16 @@ cdef extern from *:
         return *value >= 0 || kv_large(block, value);
     }
 
+    /* Has the number of a block loaded while something else is done. */
+    static inline void kv_load_ahead(PyObject *block, Py_ssize_t type, Py_ssize_t slot) {
+    #if defined(__GNUC__) || defined(__clang__)
+        if (slot && (Py_ssize_t)Py_TYPE(block) == type)
+            __builtin_prefetch(*(char **)((char *)block + slot) + sizeof(PyObject));
+    #else
+        (void)block, (void)type, (void)slot;
+    #endif
+    }
+
     /* Where a member descriptor of __slots__ has its object; 0 for any other kind of member. */
     static Py_ssize_t kv_slot_of(PyObject *member) {
         PyMemberDef *definition = ((PyMemberDescrObject *)member)->d_member;
@@ -73,6 +83,7 @@ cdef extern from *:
     }
     """
     bint block_number "kv_block_number"(object block, Py_ssize_t type, Py_ssize_t slot, long long *value) noexcept
+    void load_ahead "kv_load_ahead"(object block, Py_ssize_t type, Py_ssize_t slot) noexcept
     Py_ssize_t slot_of "kv_slot_of"(object member) noexcept
     bint open_row "kv_open_row"(object blocks, Py_buffer *row) noexcept
     long long monotonic_ns "kv_monotonic_ns"() noexcept

@@ -30,7 +30,13 @@ except ImportError:
 
 if cython.compiled:  # pragma: no cover
     from cython.cimports.cpython.buffer import Py_buffer, PyBuffer_Release
-    from cython.cimports.kvstream._core.block_number import block_number, monotonic_ns, open_row, slot_of
+    from cython.cimports.kvstream._core.block_number import (
+        block_number,
+        load_ahead,
+        monotonic_ns,
+        open_row,
+        slot_of,
+    )
 
 COMPILED = bool(cython.compiled)
 """Whether this module is compiled."""
@@ -519,7 +525,8 @@ class CallRecorder(_Recorder):
     def _put(self, block, op: cython.uchar, reason: cython.uchar) -> cython.int:
         if cython.compiled:
             if self._ticks is None:
-                # First the clock: it waits for what is being loaded, so not for the block.
+                # The clock waits for what is being loaded, but not for what is being loaded ahead.
+                load_ahead(block, self._type_id, self._slot)
                 ts: cython.longlong = self._offset + monotonic_ns()
                 number: cython.longlong = 0
                 if block_number(block, self._type_id, self._slot, cython.address(number)):
