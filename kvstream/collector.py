@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from kvstream._core.recorder import CallRecorder
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.types import CacheAlert
 from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
@@ -17,8 +18,8 @@ from kvstream.blocks.observations import EvictionBatch, KVCacheEvictionEvent
 from kvstream.clock import Clock
 from kvstream.config import MetricsConfig
 from kvstream.errors import ClosedStreamError, ConfigError
-from kvstream.events.frame import as_int64
-from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, REASON_CODE, UNKNOWN_REASON, Op
+from kvstream.events.frame import MAX_FRAME_EVENTS, as_int64
+from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Op
 from kvstream.fork import close_in_children
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.patterns import (
@@ -30,19 +31,18 @@ from kvstream.metrics.patterns import (
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.trend import Trend
 from kvstream.monitor import Monitor, total_measurements
-from kvstream.producer import EventBuffer, Ids
-from kvstream.recorder import HasBlockId
+from kvstream.recorder import HasBlockId, recorded_frame
 
-_FRAME_EVENTS = 4096
+_BATCH_EVENTS = 4096
 
 logger = logging.getLogger("kvstream")
 
 
-class KVCacheMetricsCollector:
+class KVCacheMetricsCollector(CallRecorder):
     """Follows the blocks of one cache as its owner calls ``on_block_*``; safe to call from any thread.
 
-    Calls are stamped and buffered; state is brought up to date a few thousand events at a time and
-    whenever something is asked.
+    Calls are stamped and recorded; state is brought up to date a few thousand events at a time and
+    whenever something is asked. A block is a 64-bit integer, signed or not, or has one as its ``block_id``.
 
     In a forked child its copy is closed: what is recorded there is dropped, which the log says once, and what
     is asked raises ``ClosedStreamError``, until ``reset`` begins anew there.
@@ -76,6 +76,7 @@ class KVCacheMetricsCollector:
         self._source, self._tier = source, tier
         self._rules = rules
         self._clock = clock or Clock()
+        super().__init__(self._clock, _BATCH_EVENTS)
         self._lock = threading.Lock()
         self._start()
         close_in_children(self)
@@ -84,11 +85,12 @@ class KVCacheMetricsCollector:
         """Close the copy in a forked child."""
         self._lock = threading.Lock()  # another thread may have held it, in the middle of a change
         self._forked = True
+        self._record_after_fork()
 
     def _start(self) -> None:
         self._forked = self._said_forked = False
         self._monitor = Monitor(self.config, self._rules)
-        self._buffer = EventBuffer(self._source, self._tier)
+        self._take_recorded()  # and forget it
         self._evicted: deque[EvictionBatch] = deque()
         self._evicted_count = 0
         self._alerts: deque[CacheAlert] = deque(maxlen=self.config.history_size)
@@ -103,37 +105,12 @@ class KVCacheMetricsCollector:
         hashes = generation_hash(source_seed(self._source, self._tier), ids, birth)
         return bool(below_rate(hashes, self.config.sample_rate)[0])
 
-    def on_block_allocated(self, block: int | HasBlockId) -> None:
-        """A block was handed out."""
-        self._record(Op.ALLOC, _block_id(block), 0)
-
-    def on_block_accessed(self, block: int | HasBlockId) -> None:
-        """A live block was found by a request."""
-        self._record(Op.ACCESS, _block_id(block), 0)
-
-    def on_block_evicted(self, block: int | HasBlockId, reason: str = "capacity") -> None:
-        """A block was given up."""
-        self._record(Op.EVICT, _block_id(block), REASON_CODE.get(reason, UNKNOWN_REASON))
-
-    def on_cache_cleared(self) -> None:
-        """Every block was given up at once."""
-        self._record(Op.CLEAR, 0, 0)
-
-    def record(self, op: int, ids: Ids, reason: str = "capacity") -> None:
-        """Records one event for each id, all with the time of this call.
-
-        Raises:
-            MalformedInputError: If an id is no 64-bit integer.
-        """
-        self._record(op, ids, REASON_CODE.get(reason, UNKNOWN_REASON))
-
-    def _record(self, op: int, ids: Ids, reason: int) -> None:
+    def _apply_recorded(self) -> None:
         with self._lock:
             if self._forked:
+                self._take_recorded()
                 self._say_forked()
-                return
-            self._buffer.add(op, ids, self._clock(), reason)
-            if self._buffer.events >= _FRAME_EVENTS:
+            elif self._is_full():  # no other thread has just applied it
                 self._flush()
 
     def flush(self) -> None:
@@ -151,7 +128,8 @@ class KVCacheMetricsCollector:
     def _flush(self) -> None:
         if self._forked:
             raise ClosedStreamError("the collector was copied by a fork: call reset() on it, or make another")
-        for frame in self._buffer.take():
+        recorded = recorded_frame(self._take_recorded(), self._source, self._tier)
+        for frame in recorded.cut(MAX_FRAME_EVENTS):
             outcome = self._monitor.process(frame, records=self.config.enable_detailed)
             self._alerts.extend(outcome.alerts)
             self._keep(outcome.evicted)
@@ -209,10 +187,16 @@ class KVCacheMetricsCollector:
             close_in_children(self)  # of this process
 
     def export_to_dict(self) -> dict[str, Any]:
-        """Config, summary, distributions and trends as a dictionary of plain values."""
+        """Return config, counters, summary, distributions and trends as a dictionary of plain values.
+
+        The counters are since the start or the last ``reset``: ``total_allocations``, ``total_accesses`` and
+        ``total_evictions`` as the original module has them, and what else the summary counts.
+        """
+        summary = self.get_summary()
         return {
             "config": msgspec.to_builtins(self.config),
-            "summary": self.get_summary().to_dict(),
+            "counters": _counters(summary),
+            "summary": summary.to_dict(),
             "lifetime_distribution": self.get_lifetime_distribution().to_dict(),
             "access_patterns": self.get_access_pattern_analysis().to_dict(),
             "trends": msgspec.to_builtins(self.detect_trends()),
@@ -283,6 +267,25 @@ def create_metrics_collector(
         raise ConfigError(f"MetricsConfig has no field {', '.join(unknown)}")
     settings = MetricsConfig(sample_rate=sample_rate, **config)
     return BatchMetricsCollector(settings) if batch_mode else KVCacheMetricsCollector(settings)
+
+
+def _counters(summary: CacheMetricsSummary) -> dict[str, int]:
+    accounts = summary.accounts
+    return {
+        "total_events": accounts.processed,
+        "total_allocations": accounts.allocations,
+        "total_accesses": summary.accesses,
+        "total_evictions": summary.total_evictions,
+        "total_cleared": accounts.cleared,
+        "total_blocks_sampled": summary.total_blocks_sampled,
+        "total_premature_evictions": summary.premature.count,
+        "unknown_accesses": accounts.unknown_accesses,
+        "unknown_evictions": accounts.unknown_evictions,
+        "unknown_reasons": accounts.unknown_reasons,
+        "time_regressions": accounts.time_regressions,
+        "clock_steps": accounts.clock_steps,
+        "blocks_live": summary.blocks_live,
+    }
 
 
 def _block_id(block: int | HasBlockId) -> int:

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from anyio.lowlevel import checkpoint
 
+from kvstream._core.recorder import StepRecorder, checked_time
 from kvstream._core.table import mix
 from kvstream.blocks.hashing import below_rate
 from kvstream.config import OverflowPolicy
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, int64_packer, label_number
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op, checked_labels
 from kvstream.queue import FrameQueue
-from kvstream.recorder import StepRecorder, checked_time, new_recorder, recorded_frame
+from kvstream.recorder import recorded_frame
 from kvstream.text.escape import for_terminal
 
 logger = logging.getLogger("kvstream")
@@ -223,7 +224,7 @@ class Producer:
         """
         with self._lock:
             if self._recorder is None:
-                self._recorder = new_recorder(
+                self._recorder = StepRecorder(
                     self._clock,
                     _RECORDED_FRAMES * self._frame_events,
                     on_step=self._note,
@@ -275,6 +276,8 @@ class Producer:
         """Close the copy in a forked child; what is buffered in it is the parent's to send."""
         self._lock = threading.RLock()  # another thread may have held it
         self._closed = "forked"
+        if self._recorder is not None:
+            self._recorder.close_after_fork()
         self._queue.close_after_fork()
         self._discard("forked")
 

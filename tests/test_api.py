@@ -8,7 +8,7 @@ import pytest
 
 import kvstream
 
-NOT_READ = ("kvstream.__main__", "kvstream.recorder_compiled")
+NOT_READ = ("kvstream.__main__",)
 MODULES = [m.name for m in pkgutil.walk_packages(kvstream.__path__, "kvstream.") if m.name not in NOT_READ]
 ORDER = [
     "errors",

@@ -1,8 +1,12 @@
+import json
+import sys
 import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kvstream import (
     BatchMetricsCollector,
@@ -13,6 +17,24 @@ from kvstream import (
     MetricsConfig,
     create_metrics_collector,
 )
+from kvstream import collector as installed
+from kvstream.events.frame import EventFrame, as_int64
+from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Op
+from kvstream.monitor import Monitor
+from tests.interpreted import interpreted
+
+FORMS = {
+    "installed": installed,
+    "interpreted": interpreted("kvstream.collector", recorder=interpreted("kvstream._core.recorder")),
+}
+
+
+@pytest.fixture(autouse=True, params=FORMS)
+def form(request, monkeypatch):
+    """Collectors as they are installed, compiled where there is a compiler, and interpreted."""
+    for name in ("KVCacheMetricsCollector", "BatchMetricsCollector", "create_metrics_collector"):
+        made = getattr(FORMS[request.param], name)
+        monkeypatch.setattr(sys.modules[__name__], name, made)
 
 
 class FakeClock:
@@ -134,18 +156,145 @@ def test_alerts_are_drained_once():
 
 
 def test_export_is_plain_and_whole():
-    import json
-
     collector = KVCacheMetricsCollector()
     collector.on_block_allocated(1)
     collector.on_cache_cleared()
     exported = json.loads(json.dumps(collector.export_to_dict()))
-    assert set(exported) == {"config", "summary", "lifetime_distribution", "access_patterns", "trends"}
+    parts = {"config", "counters", "summary", "lifetime_distribution", "access_patterns", "trends"}
+    assert set(exported) == parts
     assert exported["summary"]["evictions_by_reason"]["cleared"] == 1
     assert exported["access_patterns"]["pattern"] == "no_data"
 
 
-@pytest.mark.parametrize("bad", ["7", 1.5, None, 2**64, [1, "x"], np.array([0.5])])
+def test_exported_counters_count_everything_at_any_sample_rate_until_the_reset():
+    clock = FakeClock()
+    collector = KVCacheMetricsCollector(MetricsConfig(sample_rate=0.01), clock=clock)
+    assert set(collector.export_to_dict()["counters"].values()) == {0}
+    for block in range(6):
+        clock.now += 10**9
+        collector.on_block_allocated(block)
+    for block in (0, 1, 1, 9):
+        collector.on_block_accessed(block)
+    collector.on_block_allocated(5)  # replaces
+    for block, reason in ((0, "capacity"), (1, "preempted"), (2, "nonsense"), (9, "capacity")):
+        collector.on_block_evicted(block, reason)
+    clock.now -= 3 * 10**9
+    collector.on_block_accessed(3)
+    collector.on_block_evicted(4)
+    collector.on_cache_cleared()
+    counters = collector.export_to_dict()["counters"]
+    sampled = counters.pop("total_blocks_sampled")
+    assert 0 <= sampled < 7
+    assert counters == {
+        "total_events": 18,
+        "total_allocations": 7,
+        "total_accesses": 4,
+        "total_evictions": 5,
+        "total_cleared": 2,
+        "total_premature_evictions": 0,
+        "unknown_accesses": 1,
+        "unknown_evictions": 1,
+        "unknown_reasons": 1,
+        "time_regressions": 3,  # an access, a lifetime and an idle time
+        "clock_steps": 0,
+        "blocks_live": 0,
+    }
+    collector.reset()
+    assert set(collector.export_to_dict()["counters"].values()) == {0}
+
+
+IDS = st.integers(0, 5) | st.sampled_from([-1, -32, 2**63 - 1, -(2**63), 2**63, 2**64 - 1])
+CALLS = st.lists(
+    st.tuples(
+        st.sampled_from(["alloc", "access", "evict", "clear", "row", "list", "query", "later"]),
+        IDS,
+        st.lists(IDS, max_size=5),
+        st.sampled_from([*REASONS, "nonsense"]),
+        st.booleans(),
+    ),
+    max_size=40,
+)
+
+
+@given(calls=CALLS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_calls_come_to_what_their_events_come_to_one_by_one(calls):
+    clock, monitor = FakeClock(), Monitor()
+    collector = KVCacheMetricsCollector(clock=clock)
+    evicted = []
+
+    def expect(op, ids, reason=0):
+        for block in as_int64(ids).tolist():
+            frame = EventFrame(
+                np.array([op], np.uint8),
+                np.array([block]),
+                np.array([clock.now]),
+                reasons=np.array([reason], np.uint8),
+            )
+            for batch in monitor.process(frame, records=True).evicted:
+                evicted.extend(batch.to_events("default", "gpu"))
+
+    for kind, one, several, reason, as_object in calls:
+        clock.now += 1_000
+        block = SimpleNamespace(block_id=one) if as_object else one
+        if kind == "alloc":
+            collector.on_block_allocated(block)
+            expect(Op.ALLOC, [one])
+        elif kind == "access":
+            collector.on_block_accessed(block)
+            expect(Op.ACCESS, [one])
+        elif kind == "evict":
+            collector.on_block_evicted(block, reason)
+            expect(Op.EVICT, [one], REASON_CODE.get(reason, UNKNOWN_REASON))
+        elif kind == "clear":
+            collector.on_cache_cleared()
+            expect(Op.CLEAR, [0])
+        elif kind in ("row", "list"):
+            collector.record(Op.STORE, as_int64(several) if kind == "row" else several)
+            expect(Op.STORE, several)
+        elif kind == "query":
+            collector.flush()
+        else:
+            clock.now += 7 * 10**9
+    assert collector.drain_events() == evicted
+    assert collector.get_summary() == monitor.summary()
+
+
+@pytest.mark.parametrize("rows", [[5_000, 1, 5_000], [1] * 9_000, [20_000, 1, 1], [0, 0, 1]])
+def test_any_number_of_ids_a_call_is_recorded_in_order(rows):
+    collector = KVCacheMetricsCollector()
+    for n in rows:
+        collector.record(Op.ALLOC, range(n))
+        collector.record(Op.EVICT, list(range(n)))
+        collector.record(Op.ALLOC, np.arange(n))
+        collector.record(Op.EVICT, tuple(range(n)))
+    accounts = collector.get_summary().accounts
+    assert (accounts.allocations, accounts.evicted, accounts.live) == (2 * sum(rows), 2 * sum(rows), 0)
+    assert accounts.unknown_evictions == accounts.time_regressions == 0
+
+
+def test_calls_take_their_arguments_by_name_and_anything_with_a_number():
+    collector = KVCacheMetricsCollector()
+    collector.on_block_allocated(block=SimpleNamespace(block_id=3))
+    collector.on_block_accessed(block=np.int64(3))
+    collector.on_block_evicted(block=3, reason="manual")
+    collector.record(op=Op.ALLOC, ids=4)
+    collector.record(Op.ALLOC, np.array([5, 6], dtype=np.uint8), reason="manual")
+    summary = collector.get_summary()
+    assert summary.evictions_by_reason["manual"] == 1
+    assert (summary.accesses, summary.blocks_live) == (1, 3)
+
+
+@pytest.mark.parametrize("name", ["on_block_allocated", "on_block_accessed", "on_block_evicted"])
+@pytest.mark.parametrize("bad", ["7", 1.5, None, 2**64, SimpleNamespace(block_id="7"), object()])
+def test_a_block_without_a_number_is_refused_and_nothing_recorded(name, bad):
+    collector = KVCacheMetricsCollector()
+    with pytest.raises(MalformedInputError):
+        getattr(collector, name)(bad)
+    assert collector.get_summary().accounts.offered == 0
+
+
+@pytest.mark.parametrize("bad", ["7", 1.5, None, 2**64, [1, "x"], (1, 2.5), [1, 2**64], np.array([0.5])])
 def test_an_id_that_is_no_integer_is_refused_and_nothing_recorded(bad):
     collector = KVCacheMetricsCollector()
     with pytest.raises(MalformedInputError):

@@ -11,9 +11,10 @@ import pytest
 from anyio import to_thread
 
 from kvstream import ClosedStreamError, KVCacheMetricsCollector, KVStream, StreamConfig
+from kvstream._core import recorder as installed
 from kvstream.integrations.vllm import BackgroundConnection
-from kvstream.recorder import StepRecorder
 from kvstream.sinks.socket import connect
+from tests.interpreted import interpreted
 from tests.waiting import DEADLINE
 
 pytestmark = [
@@ -206,17 +207,22 @@ async def test_an_engine_that_never_ends_its_steps_does_not_fill_a_forked_child(
     assert held < 10_000
 
 
-def test_a_closed_plain_recorder_is_emptied_between_steps_too():
+@pytest.mark.parametrize(
+    "form", [installed, interpreted("kvstream._core.recorder")], ids=["installed", "interpreted"]
+)
+def test_a_closed_recorder_is_emptied_between_steps_too(form):
     taken = []
-    recorder = StepRecorder(
+    recorder = form.StepRecorder(
         lambda: 5, 100, on_step=lambda: None, on_full=lambda: taken.append(recorder.take())
     )
     recorder.close()
-    for block in range(1_000):
+    for block in range(10_000):
         recorder.accessed(block)
         recorder.evicted(block)
-    assert len(recorder.take()[1]) + sum(len(part[1]) for part in taken) == 2_000
-    assert len(taken) > 10
+    taken.append(recorder.take())
+    events = [len(ops) for ops, *_ in taken]
+    assert sum(events) == 20_000
+    assert max(events) < 5_000
 
 
 def test_a_child_that_leaves_the_stream_by_an_exit_ends_at_once():

@@ -1,7 +1,9 @@
+import gc
 import shutil
 import sys
 import sysconfig
 import threading
+import time
 from array import array
 from functools import partial
 from pathlib import Path
@@ -14,12 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstream import KVStream, StreamConfig
+from kvstream._core import recorder as installed
+from kvstream.clock import Clock
 from kvstream.errors import MalformedInputError
 from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Op
-from kvstream.recorder import StepRecorder, is_compiled, new_recorder, recorded_frame
+from kvstream.recorder import recorded_frame
+from tests.interpreted import interpreted
 from tests.waiting import DEADLINE
 
-IDS = st.integers(0, 50) | st.integers(-(2**63), -33) | st.integers(0, 2**64 - 1)
+IDS = st.integers(0, 50) | st.integers(-40, 0) | st.integers(-(2**63), 2**64 - 1)
+FORMS = {"installed": installed, "interpreted": interpreted("kvstream._core.recorder")}
 
 
 class Slotted:
@@ -79,17 +85,27 @@ def number(block):
 
 
 def is_id(block):
-    return isinstance(number(block), (int, np.integer)) and -(2**63) <= number(block) < 2**64 - 32
+    return isinstance(number(block), (int, np.integer)) and -(2**63) <= number(block) < 2**64
 
 
 def signed(block):
     return int(np.array([int(number(block)) % 2**64], np.uint64).view(np.int64)[0])
 
 
-def plain_and_compiled():
-    """Both forms of the recorder, as far as they are there, on a clock that says 1000, 1001 and so on."""
-    for make in (StepRecorder, new_recorder):
-        yield make(partial(next, iter(range(1_000, 10_000))), 10**9, lambda: None, lambda: None)
+@pytest.fixture(params=FORMS)
+def form(request):
+    """The module as it is installed, compiled where there is a compiler, and interpreted."""
+    return FORMS[request.param]
+
+
+def both_forms():
+    return [counting(module) for module in FORMS.values()]
+
+
+def counting(module):
+    """A recorder on a clock that says 1000, 1001 and so on."""
+    clock = partial(next, iter(range(1_000, 10_000)))
+    return module.StepRecorder(clock, 10**9, on_step=lambda: None, on_full=lambda: None)
 
 
 def taken(recorder):
@@ -99,7 +115,7 @@ def taken(recorder):
 
 @given(CALLS)
 def test_recorded_events_equal_those_taken_down_one_by_one(calls):
-    for recorder in plain_and_compiled():
+    for recorder in both_forms():
         check_calls(recorder, calls)
 
 
@@ -141,13 +157,15 @@ def check_calls(recorder, calls):
     assert not recorder
 
 
-@given(st.lists(st.integers(-32, -1) | st.integers(0, 9) | st.just(2**63), max_size=20))
-def test_reserved_numbers_given_as_ids_raise_nothing(ids):
-    for recorder in plain_and_compiled():
-        recorder.accessed_all(ids)
-        frame, _ = taken(recorder)
-        assert len(frame.ops) == len(frame.blocks) == len(frame.ts) <= len(ids)
-        assert all(ts >= 0 for ts in frame.ts.tolist())
+@pytest.mark.parametrize("block", [-1, -31, -32, -33, 2**63 - 1, -(2**63), 2**63, 2**64 - 32, 2**64 - 1])
+def test_every_64_bit_id_is_valid(form, block):
+    recorder = counting(form)
+    recorder.allocated(block)
+    recorder.accessed_all([block, Slotted(block)])
+    recorder.evicted(Unslotted(block))
+    frame, malformed = taken(recorder)
+    assert frame.blocks.tolist() == [signed(block)] * 4
+    assert malformed == 0
 
 
 ROWS = [
@@ -175,7 +193,7 @@ ROWS = [
 @pytest.mark.parametrize("name", ["accessed_all", "allocated_all", "evicted_all"])
 def test_rows_of_blocks_come_in_any_form(row, name):
     found = []
-    for recorder in plain_and_compiled():
+    for recorder in both_forms():
         getattr(recorder, name)(row)
         frame, malformed = taken(recorder)
         found.append((frame.ops.tolist(), frame.blocks.tolist(), frame.ts.tolist(), malformed))
@@ -187,12 +205,12 @@ CAN_COMPILE = shutil.which("cc") and Path(sysconfig.get_path("include"), "Python
 
 
 @pytest.mark.skipif(not CAN_COMPILE, reason="needs a C compiler and Python's headers")
-def test_the_package_was_built_with_its_compiled_recorder():
-    assert is_compiled()
+def test_the_package_was_built_with_a_compiled_recorder():
+    assert installed.COMPILED
+    assert not FORMS["interpreted"].COMPILED
 
 
-@pytest.mark.skipif(not is_compiled(), reason="needs the compiled recorder")
-def test_a_block_may_record_others_while_it_is_asked_for_its_number():
+def test_a_block_may_record_others_while_it_is_asked_for_its_number(form):
     class Talkative:
         def __init__(self, recorder, blocks):
             self.recorder, self.blocks = recorder, blocks
@@ -203,7 +221,7 @@ def test_a_block_may_record_others_while_it_is_asked_for_its_number():
             self.recorder.accessed_all(range(20_000))
             return 7
 
-    _, recorder = plain_and_compiled()
+    recorder = counting(form)
     blocks = []
     blocks += [1, Talkative(recorder, blocks), 2]
     recorder.allocated_all(blocks)
@@ -212,9 +230,124 @@ def test_a_block_may_record_others_while_it_is_asked_for_its_number():
     assert malformed == 0
 
 
-def test_a_compiled_recorder_is_called_as_the_plain_one_and_keeps_nothing_alive():
+def test_a_collection_of_garbage_may_record_and_take_while_something_is_recorded(form):
+    recorder = counting(form)
+    found, own = [], 10**9
+
+    def record(phase, _):
+        nonlocal own
+        if phase == "stop":
+            own += 1
+            recorder.accessed(own)
+            if own % 7 == 0:
+                found.extend(taken(recorder)[0].blocks.tolist())
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(record)
+    gc.set_threshold(1)
+    try:
+        for block in range(0, 30_000, 3):
+            recorder.allocated_all([block, Slotted(block + 1)])
+            recorder.evicted(Unslotted(block + 2))
+            if block % 9_000 == 0:
+                found.extend(taken(recorder)[0].blocks.tolist())
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(record)
+    found.extend(taken(recorder)[0].blocks.tolist())
+    assert own > 10**9 + 7
+    assert sorted(found) == [*range(30_000), *range(10**9 + 1, own + 1)]
+
+
+def test_types_of_blocks_come_and_go(form):
+    recorder = counting(form)
+    blocks = []
+    for number in range(300):
+        slots = ("a", "b", "c")[: number % 4]
+        kind = type("Made", (), {"__slots__": (*slots, "block_id")})
+        blocks.append(kind())
+        blocks[-1].block_id = number
+        recorder.accessed(blocks[-1])
+        recorder.accessed(blocks[number // 2])
+        recorder.accessed(blocks[-1])
+    frame, malformed = taken(recorder)
+    assert malformed == 0
+    assert frame.blocks.reshape(-1, 3).tolist() == [[n, n // 2, n] for n in range(300)]
+
+
+@pytest.mark.parametrize("shared", ["StepRecorder", "CallRecorder"])
+def test_threads_that_take_turns_at_every_instruction_lose_nothing(form, shared):
+    found, errors = [], []
+
+    def apply():
+        found.append(recorder.take() if shared == "StepRecorder" else recorder._take_recorded())
+
+    if shared == "StepRecorder":
+        recorder = form.StepRecorder(Clock(), 1_000, on_step=lambda: None, on_full=apply)
+        accessed, several = recorder.accessed, recorder.allocated_all
+    else:
+        made = type("Applying", (form.CallRecorder,), {"_apply_recorded": lambda _: apply()})
+        recorder = made(time.monotonic_ns, 1_000)
+        accessed, several = recorder.on_block_accessed, partial(recorder.record, Op.ALLOC)
+
+    def work(first):
+        try:
+            for block in range(first, first + 2_000, 4):
+                accessed(block)
+                several([block + 1, block + 2])
+                accessed(Slotted(block + 3))
+                if shared == "StepRecorder" and block % 64 == 0:
+                    recorder.end_step()
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(n * 2_000,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    apply()
+    assert not errors
+    frames = [recorded_frame(recorded, "engine", "gpu") for recorded in found]
+    assert sorted(block for frame in frames for block in frame.blocks.tolist()) == list(range(8_000))
+    if shared == "CallRecorder":
+        times = np.concatenate([frame.ts for frame in frames])
+        assert (np.diff(times) >= 0).all()
+
+
+@pytest.mark.parametrize("clock", [Clock, lambda: partial(next, iter(range(10**9)))], ids=["own", "given"])
+def test_calls_carry_their_times_and_are_applied_in_batches(form, clock):
+    batches = []
+    made = type(
+        "Applying", (form.CallRecorder,), {"_apply_recorded": lambda me: batches.append(me._take_recorded())}
+    )
+    before = time.time_ns()
+    recorder = made(clock(), 4_096)
+    for block in range(5_000):
+        recorder.on_block_allocated(block)
+    assert [len(batch[0]) for batch in batches] == [4_096]
+    recorder.on_cache_cleared()
+    recorder.record(Op.ACCESS, range(3))
+    batches.append(recorder._take_recorded())
+    frames = [recorded_frame(batch, "engine", "gpu") for batch in batches]
+    times = np.concatenate([frame.ts for frame in frames])
+    assert (np.diff(times)[:5_000] >= 0).all()
+    assert len(set(times[5_001:].tolist())) == 1  # one call
+    if clock is Clock:
+        assert abs(times[0] - before) < DEADLINE * 10**9
+    else:
+        assert times.tolist() == [*range(5_001), 5_001, 5_001, 5_001]
+
+
+def test_both_forms_are_called_alike_and_keep_nothing_alive():
     block, before = Slotted(3), sys.getrefcount(Slotted)
-    for recorder in plain_and_compiled():
+    for recorder in both_forms():
         recorder.evicted(block, reason="manual")
         recorder.evicted_all([block], reason=None)
         assert taken(recorder)[0].reasons.tolist() == [REASON_CODE["manual"], 0]
@@ -230,7 +363,7 @@ def test_a_compiled_recorder_is_called_as_the_plain_one_and_keeps_nothing_alive(
 
 @pytest.mark.parametrize("ts", [-1, 2**63, 1.5, "now"])
 def test_a_step_ends_at_a_time(ts):
-    for recorder in plain_and_compiled():
+    for recorder in both_forms():
         recorder.accessed(1)
         with pytest.raises(MalformedInputError, match="nanoseconds since 1970"):
             recorder.end_step(ts)
@@ -291,13 +424,13 @@ async def test_threads_share_a_recorder_and_lose_nothing():
     assert accounts.balanced
 
 
-def test_a_step_that_was_told_to_begin_gives_its_events_that_time():
-    for recorder in plain_and_compiled():
+def test_a_step_that_begins_gives_its_events_that_time():
+    for recorder in both_forms():
         recorder.begin_step()
         recorder.accessed(1)
         assert taken(recorder)[0].ts.tolist() == [1_000]  # in the middle of it
         recorder.accessed(2)
         recorder.end_step()
         recorder.accessed(3)
-        recorder.end_step()  # was not told to begin
+        recorder.end_step()  # of which the beginning was not noted
         assert taken(recorder)[0].ts.tolist() == [1_000, 1_001]

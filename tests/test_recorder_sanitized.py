@@ -1,10 +1,11 @@
-"""The compiled recorder under the address and undefined-behaviour sanitizers."""
+"""The compiled recorder, with checked indices, under the address and undefined-behaviour sanitizers."""
 
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,30 @@ import pytest
 from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).parent.parent
-SOURCE = ROOT / "kvstream" / "recorder_compiled.c"
-# In place of the one that is installed, before anything of kvstream asks for it.
+UNCHECKED = "boundscheck=False, wraparound=False, initializedcheck=False"
+CHECKED = "boundscheck=True, wraparound=False, initializedcheck=True, nonecheck=True"
+# The checked module is found in place of the one that is installed. What a function without exceptions
+# prints, such as an index out of bounds, ends the process.
 PROGRAM = """
-import importlib.util, sys
-name = "kvstream.recorder_compiled"
-spec = importlib.util.spec_from_file_location(name, sys.argv[1])
-module = importlib.util.module_from_spec(spec)
-sys.modules[name] = module
-spec.loader.exec_module(module)
-import pytest
-status = pytest.main(sys.argv[2:])
-assert sys.modules[name] is module
-sys.exit(status)
+import importlib.util, os, runpy, sys, traceback
+
+NAME, PATH = "kvstream._core.recorder", sys.argv[1]
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        return importlib.util.spec_from_file_location(name, PATH) if name == NAME else None
+
+def fail(unraisable):
+    traceback.print_exception(unraisable.exc_value)
+    os._exit(1)
+
+sys.meta_path.insert(0, Finder)
+sys.unraisablehook = fail
+sys.argv[:] = sys.argv[2:]
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    assert sys.modules[NAME].__file__ == PATH
 """
 
 
@@ -38,33 +50,42 @@ def library(name):
     return Path(path).resolve() if os.path.isabs(path) else None
 
 
-def built(folder):
-    """Build the recorder with the sanitizers and return its path."""
-    made = folder / f"recorder_compiled{sysconfig.get_config_var('EXT_SUFFIX')}"
+def build(folder, right="", wrong=""):
+    """Build the recorder with checks and sanitizers, a piece of it changed; return its path."""
+    package = folder / "kvstream" / "_core"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "block_number.pxd"):
+        shutil.copy(ROOT / "kvstream" / "_core" / name, package)
+    (folder / "kvstream" / "__init__.py").touch()
+    source = (ROOT / "kvstream" / "_core" / "recorder.py").read_text()
+    for before, after in ((UNCHECKED, CHECKED), (right, wrong)):
+        assert before in source
+        source = source.replace(before, after, 1)
+    (package / "recorder.py").write_text(source)
+    subprocess.run(
+        [sys.executable, "-m", "cython", "-3", "kvstream/_core/recorder.py", "-o", "recorder.c"],
+        cwd=folder,
+        check=True,
+    )
+    made = folder / f"recorder{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run(
         [
-            *(
-                "gcc",
-                "-shared",
-                "-fPIC",
-                "-O1",
-                "-g",
-                "-fno-omit-frame-pointer",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-            ),
-            *("-Wno-cast-function-type", "-Wno-missing-field-initializers", "-Wno-unused-parameter"),
+            *("gcc", "-shared", "-fPIC", "-O1", "-g1", "-fno-omit-frame-pointer"),
             *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-            *(f"-I{sysconfig.get_path('include')}", str(SOURCE), "-o", str(made)),
+            *(f"-I{sysconfig.get_path('include')}", str(folder / "recorder.c"), "-o", str(made)),
         ],
         check=True,
     )
     return made
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("checked"))
+
+
 def run(module, *arguments):
-    """Run tests in a process that has the sanitizers loaded first, as they must be."""
+    """Run tests or the fuzzer in a process that has the sanitizers loaded first, as they must be."""
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, str(module), *arguments],
         cwd=ROOT,
@@ -82,27 +103,42 @@ def run(module, *arguments):
     )
 
 
+def assert_clean(done):
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    assert "ERROR: AddressSanitizer" not in done.stderr
+    assert "runtime error" not in done.stderr
+
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1_800),
     pytest.mark.skipif(
         library("libasan.so") is None
         or library("libubsan.so") is None
-        or not Path(sysconfig.get_path("include"), "Python.h").exists(),
-        reason="needs gcc with its sanitizers, and Python's headers",
+        or not Path(sysconfig.get_path("include"), "Python.h").exists()
+        or find_spec("Cython") is None,
+        reason="needs gcc with its sanitizers, Python's headers and Cython",
     ),
 ]
 
 
-def test_the_recorder_does_nothing_that_the_sanitizers_forbid(tmp_path):
-    # What counts references compares with what the interpreter's own allocator does.
-    done = run(
-        built(tmp_path),
-        *("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "", "tests/test_recorder.py"),
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    assert "ERROR: AddressSanitizer" not in done.stderr
-    assert "runtime error" not in done.stderr
+@pytest.mark.parametrize("tests", ["tests/test_recorder.py", "tests/test_collector.py"])
+def test_the_recorder_does_nothing_that_the_sanitizers_forbid(built, tests):
+    assert_clean(run(built, "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "", tests))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_million_random_calls_do_nothing_that_the_sanitizers_forbid(built, seed):
+    done = run(built, "tests.fuzz_recorder", "500000", str(seed))
+    assert_clean(done)
+    assert "500,000 calls" in done.stdout
+
+
+def test_an_index_out_of_bounds_would_be_found(tmp_path):
+    room = "self._columns.n + more > self._columns.room"
+    done = run(build(tmp_path, room, room.replace("more", "more - 1")), "tests.fuzz_recorder", "100000")
+    assert done.returncode != 0
+    assert "Out of bounds on buffer access" in done.stdout + done.stderr
 
 
 def test_the_sanitizers_are_at_work(tmp_path):

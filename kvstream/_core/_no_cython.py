@@ -35,6 +35,9 @@ def exceptval(*args: Any, **options: Any) -> Any:
     return _unchanged
 
 
+always_allow_keywords = exceptval
+
+
 def locals(**types: Any) -> Any:  # noqa: A001
     """Return a decorator that does nothing."""
     return _unchanged
@@ -60,5 +63,5 @@ class _Type:
 def __getattr__(name: str) -> _Type:
     """Return a type."""
     if name.startswith("__"):
-        raise AttributeError(name)
+        raise AttributeError(name)  # what Python itself asks modules for
     return _Type()

@@ -3,9 +3,12 @@
 import logging
 from functools import cache
 
-from kvstream._core.table import COMPILED
+from kvstream._core import recorder, table
 
 logger = logging.getLogger("kvstream")
+
+COMPILED = table.COMPILED and recorder.COMPILED
+"""Whether every module of the core is compiled."""
 
 CORE = "compiled" if COMPILED else "interpreted, some 90 times slower"
 """What the core is, in words."""

@@ -13,9 +13,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from kvstream import recorder
-from kvstream._core.table import COMPILED
-from kvstream.bench.parts import PLAIN, SAMPLED, Parts
+from kvstream._core.build import COMPILED
+from kvstream.bench.parts import LOOP, ONE_AT_A_TIME, PLAIN, SAMPLED, Parts
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -28,6 +27,8 @@ class Result(msgspec.Struct, frozen=True):
         events_per_second: ``1e9 / ns_per_event``.
         of_sampled: Cost relative to the plain collector at 1 %, median of the ratios within each repeat.
         of_plain: The same, relative to the plain collector at 100 %.
+        net_of_sampled: Cost relative to the plain collector at 1 %, both without the loop that calls; None
+            for parts that do not contain that loop.
     """
 
     part: str
@@ -36,6 +37,7 @@ class Result(msgspec.Struct, frozen=True):
     events_per_second: float
     of_sampled: float
     of_plain: float
+    net_of_sampled: float | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -80,6 +82,13 @@ def _result(part: str, seconds: dict[str, list[float]], events: int) -> Result:
     def relative_to(other: str) -> float:
         return statistics.median(mine / its for mine, its in zip(taken, seconds[other], strict=True))
 
+    net = None
+    if part in ONE_AT_A_TIME:
+        net = statistics.median(
+            (mine - loop) / (its - loop)
+            for mine, its, loop in zip(taken, seconds[SAMPLED], seconds[LOOP], strict=True)
+        )
+
     return Result(
         part,
         median / events * 1e9,
@@ -87,6 +96,7 @@ def _result(part: str, seconds: dict[str, list[float]], events: int) -> Result:
         events / median,
         relative_to(SAMPLED),
         relative_to(PLAIN),
+        net,
     )
 
 
@@ -96,7 +106,6 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "core": "compiled" if COMPILED else "interpreted",
-        "recorder": "compiled" if recorder.is_compiled() else "plain",
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": str(os.cpu_count()),

@@ -1,6 +1,6 @@
 """The parts that are measured: each makes fresh state and returns the work to time on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,8 +28,18 @@ LINE_EVENTS = 3_000
 Work = Callable[[], object]
 """What is timed; a coroutine function is awaited."""
 
+Steps = Sequence[Sequence[tuple[int, Any]]]
+"""Operation codes and blocks, by scheduler steps."""
+
 _ACCESS, _ALLOC = Op.ACCESS, Op.ALLOC
+LOOP = "the loop that calls, with nothing called"
 PLAIN, SAMPLED = "plain collector, 100 %", "plain collector, 1 % (the rival)"
+RECORD_INTS = "record one at a time: ints, to the queue"
+RECORD_BLOCKS = "record one at a time: block objects, to the queue"
+COLLECT_INTS = "synchronous collector, one at a time, all included: ints"
+COLLECT_BLOCKS = "synchronous collector, one at a time, all included"
+ONE_AT_A_TIME = frozenset({PLAIN, SAMPLED, RECORD_INTS, RECORD_BLOCKS, COLLECT_INTS, COLLECT_BLOCKS})
+"""Parts that spend some of their time in the loop that calls."""
 
 
 class Parts:
@@ -59,15 +69,18 @@ class Parts:
     def all(self) -> list[tuple[str, Callable[[], Work]]]:
         """Name and maker of each part."""
         small = [encode_frame(frame) for frame in self._small]
+        numbered = [[(op, block.block_id) for op, block in step] for step in self._steps]
         return [
-            ("the loop that calls, with nothing called", self._call_nothing),
+            (LOOP, self._call_nothing),
             (PLAIN, partial(self._plain, 1.0)),
             (SAMPLED, partial(self._plain, 0.01)),
-            ("record one at a time, to the queue", self._record_each),
+            (RECORD_INTS, partial(self._record_each, numbered)),
+            (RECORD_BLOCKS, partial(self._record_each, self._steps)),
             ("record 64 a call: lists, to the queue", partial(self._record_steps, 1)),
             ("record 64 a call: arrays, to the queue", partial(self._record_steps, 2)),
             ("record 64 a call: arrays, without a recorder", self._record_arrays),
-            ("synchronous collector, one at a time, all included", self._collect),
+            (COLLECT_INTS, partial(self._collect, numbered)),
+            (COLLECT_BLOCKS, partial(self._collect, self._steps)),
             ("encode frames", lambda: lambda: [encode_frame(frame) for frame in self._frames]),
             ("decode frames", lambda: lambda: [decode_frame(data) for data in self._encoded]),
             ("decode JSON lines", lambda: lambda: [list(decode_lines(d, _no_bad)) for d in self._lines]),
@@ -106,10 +119,10 @@ class Parts:
 
         return work
 
-    def _record_each(self) -> Work:
+    def _record_each(self, steps: Steps) -> Work:
         async def work() -> None:
             recorder = _producer().recorder()
-            for step in self._steps:
+            for step in steps:
                 for op, block in step:
                     if op == _ACCESS:
                         recorder.accessed(block)
@@ -150,11 +163,11 @@ class Parts:
 
         return work
 
-    def _collect(self) -> Work:
+    def _collect(self, steps: Steps) -> Work:
         collector = KVCacheMetricsCollector()
 
         def work() -> None:
-            for step in self._steps:
+            for step in steps:
                 for op, block in step:
                     if op == _ACCESS:
                         collector.on_block_accessed(block)

@@ -19,10 +19,11 @@ import anyio
 import anyio.from_thread
 from anyio.lowlevel import current_token
 
+from kvstream._core.recorder import StepRecorder
 from kvstream.config import StreamConfig
 from kvstream.link import Endpoint
 from kvstream.producer import Producer
-from kvstream.recorder import HasBlockId, StepRecorder
+from kvstream.recorder import HasBlockId
 from kvstream.sinks.socket import Connection, connect
 
 _START_SECONDS = 5.0

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from kvstream._core.recorder import StepRecorder
 from kvstream.bench.streams import busy, filling
 from kvstream.blocks.table import BlockTable
 from kvstream.events.codec import decode_frame, decode_lines, encode_frame, encode_lines
@@ -10,7 +11,7 @@ from kvstream.events.frame import frames_from_events
 from kvstream.events.types import Op
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.monitor import Monitor
-from kvstream.recorder import new_recorder, recorded_frame
+from kvstream.recorder import recorded_frame
 
 EVENTS = 16_384
 
@@ -70,7 +71,7 @@ def test_events_become_columns(benchmark):
 def test_recorder_takes_steps_down(benchmark):
     frame = busy(1_000, 4_096)
     calls = list(zip(frame.ops.tolist(), frame.blocks.tolist(), strict=True))
-    recorder = new_recorder(lambda: 0, len(calls) * 2, lambda: None, lambda: None)
+    recorder = StepRecorder(lambda: 0, len(calls) * 2, lambda: None, lambda: None)
 
     def record():
         for op, block in calls:

@@ -1,0 +1,608 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False
+# cython: binding=False, always_allow_keywords=False, embedsignature=True, embedsignature.format=clinic
+# cython: autotestdict=False
+"""Recorders: one call a block from an engine's own loop, written straight into the columns of a frame.
+
+Any thread may call. Compiled, a call holds the interpreter's lock (GIL) from reading the clock to writing the
+last column, as no Python code runs in between; that is also why a fork copies no half-written event.
+Interpreted, or with a clock written in Python, the recorder's own lock does the same. The compiled module
+does not declare that it runs without a GIL, so a free-threaded Python turns its GIL on when it loads it.
+"""
+
+import threading
+import time
+from operator import index
+from types import MemberDescriptorType
+
+import numpy as np
+
+from kvstream.clock import Clock
+from kvstream.errors import MalformedInputError
+from kvstream.events.frame import as_int64
+from kvstream.events.types import REASON_CODE as _REASON_CODE
+from kvstream.events.types import UNKNOWN_REASON as _UNKNOWN_REASON
+from kvstream.events.types import Op
+
+try:
+    import cython
+except ImportError:
+    from kvstream._core import _no_cython as cython
+
+if cython.compiled:  # pragma: no cover
+    from cython.cimports.cpython.buffer import Py_buffer, PyBuffer_Release
+    from cython.cimports.kvstream._core.block_number import (
+        block_number,
+        load_ahead,
+        monotonic_ns,
+        open_row,
+        slot_of,
+    )
+
+COMPILED = bool(cython.compiled)
+"""Whether this module is compiled."""
+
+_FIRST_ROOM = 4096
+_ALLOC = cython.declare(cython.uchar, Op.ALLOC)
+_ACCESS = cython.declare(cython.uchar, Op.ACCESS)
+_EVICT = cython.declare(cython.uchar, Op.EVICT)
+_CLEAR = cython.declare(cython.uchar, Op.CLEAR)
+
+
+@cython.cfunc
+def _reason_code(reason) -> cython.uchar:
+    return _REASON_CODE.get(reason, _UNKNOWN_REASON)
+
+
+def checked_time(ts):
+    """Return a time in nanoseconds since the Unix epoch, as it is.
+
+    Raises:
+        MalformedInputError: If it is none.
+    """
+    if not isinstance(ts, int) or not 0 <= ts < 2**63:
+        raise MalformedInputError(f"ts must be whole nanoseconds since 1970, not {ts!r}")
+    return ts
+
+
+@cython.final
+@cython.cclass
+class _Columns:
+    """Events in columns with room for some more."""
+
+    ops: cython.uchar[::1]
+    reasons: cython.uchar[::1]
+    blocks: cython.longlong[::1]
+    ts: cython.longlong[::1]
+    room: cython.Py_ssize_t
+    n: cython.Py_ssize_t
+    timed: cython.Py_ssize_t  # events that have their time
+    malformed: cython.Py_ssize_t
+    with_reasons: cython.bint  # whether any event has another reason than the usual one
+
+    def __init__(self, room):
+        self.ops, self.reasons = memoryview(bytearray(room)), memoryview(bytearray(room))
+        self.blocks = memoryview(bytearray(8 * room)).cast("q")
+        self.ts = memoryview(bytearray(8 * room)).cast("q")
+        self.room = room
+        self.n = self.timed = self.malformed = 0
+        self.with_reasons = False
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def stamp(self, ts: cython.longlong) -> cython.void:
+        """Give the events that have no time yet this one."""
+        i: cython.Py_ssize_t
+        for i in range(self.timed, self.n):
+            self.ts[i] = ts if ts > 0 else 0
+        self.timed = self.n
+
+    @cython.cfunc
+    def recorded(self):
+        """Return a copy of all events as ``kvstream.recorder.Recorded``, and empty the columns."""
+        n: cython.Py_ssize_t = self.n
+        taken = (
+            bytes(self.ops[:n]),
+            bytes(self.blocks[:n]),
+            bytes(self.ts[:n]),
+            bytes(self.reasons[:n]) if self.with_reasons else b"",
+            self.malformed,
+        )
+        self.n = self.timed = self.malformed = 0
+        self.with_reasons = False
+        return taken
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _copy(columns: _Columns, larger: _Columns) -> cython.void:
+    """Copy all events to columns that have room for them."""
+    i: cython.Py_ssize_t
+    for i in range(columns.n):
+        larger.ops[i] = columns.ops[i]
+        larger.reasons[i] = columns.reasons[i]
+        larger.blocks[i] = columns.blocks[i]
+        larger.ts[i] = columns.ts[i]
+    larger.n, larger.timed = columns.n, columns.timed
+    larger.malformed, larger.with_reasons = columns.malformed, columns.with_reasons
+
+
+@cython.cclass
+class _Recorder:
+    """The columns that calls are written to, the clock, and how a block's number is found."""
+
+    _columns: _Columns
+    _spare: _Columns
+    _batch_events: cython.Py_ssize_t  # events that are worth being taken out
+    _ticks: object  # callable, nanoseconds; None for the monotonic clock
+    _offset: cython.longlong  # of the time from the ticks
+    _guard: object  # lock: see the module
+    _block_type: object  # of the last block object
+    _type_id: cython.Py_ssize_t  # its address
+    _slot: cython.Py_ssize_t  # where in such a block its block_id is; 0 if that is not known
+
+    def __init__(self, clock, batch_events):
+        self._columns, self._spare = _Columns(_FIRST_ROOM), None
+        self._batch_events = batch_events
+        self._ticks, self._offset = (None, clock.offset) if isinstance(clock, Clock) else (clock, 0)
+        self._guard = threading.RLock()
+        self._block_type, self._type_id, self._slot = None, 0, 0
+
+    @cython.final
+    @cython.cfunc
+    def _time(self) -> cython.longlong:
+        """Return the time now, ns since the Unix epoch."""
+        if self._ticks is not None:
+            return self._offset + cython.cast(cython.longlong, self._ticks())
+        if cython.compiled:
+            return self._offset + monotonic_ns()
+        return self._offset + time.monotonic_ns()
+
+    @cython.final
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _make_room(self, more: cython.Py_ssize_t) -> cython.int:
+        """See to columns with room for ``more`` events."""
+        while self._columns.n + more > self._columns.room:
+            # To make them may run other code, which may record or take.
+            larger: _Columns = _Columns(max(2 * self._columns.room, self._columns.n + more, _FIRST_ROOM))
+            if self._columns.n + more <= larger.room:
+                _copy(self._columns, larger)
+                self._columns = larger
+        return 0
+
+    @cython.final
+    @cython.cfunc
+    def _replace_columns(self) -> _Columns:
+        """Return the columns and go on in empty ones."""
+        fresh: _Columns = self._spare
+        self._spare = None
+        if fresh is None:
+            fresh = _Columns(_FIRST_ROOM)
+        columns: _Columns = self._columns
+        self._columns = fresh
+        return columns
+
+    @cython.final
+    @cython.cfunc
+    def _copy_out(self, columns: _Columns):
+        """Return what columns hold that have been replaced, and keep them for next time."""
+        recorded = columns.recorded()
+        if columns.room <= 2 * max(self._batch_events, _FIRST_ROOM):
+            self._spare = columns
+        return recorded
+
+    @cython.final
+    @cython.cfunc
+    def _number(self, block):
+        """Return the number of any kind of block; None if it has none."""
+        try:
+            number = block
+            if type(block) is not int:
+                number = index(block if hasattr(block, "__index__") else self._block_id(block))
+        except Exception:  # whatever the engine's own code raises
+            return None
+        if not -(2**63) <= number < 2**64:
+            return None
+        return number - 2**64 if number >= 2**63 else number
+
+    @cython.final
+    @cython.cfunc
+    def _block_id(self, block):
+        """Return a block's ``block_id``; where ``__slots__`` hold it, the next ones are read from there."""
+        if cython.compiled and type(block) is not self._block_type:
+            member = getattr(type(block), "block_id", None)
+            is_slot = type(member) is MemberDescriptorType and issubclass(type(block), member.__objclass__)
+            slot: cython.Py_ssize_t = slot_of(member) if is_slot else 0
+            before = self._block_type  # kept until both are set, as its end may run other code
+            self._block_type, self._type_id, self._slot = type(block), id(type(block)), slot
+            del before
+        return block.block_id
+
+    @cython.final
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _append(
+        self, block: cython.longlong, op: cython.uchar, reason: cython.uchar, ts: cython.longlong
+    ) -> cython.void:
+        """Append one event, for which there must be room."""
+        n: cython.Py_ssize_t = self._columns.n
+        self._columns.blocks[n] = block
+        self._columns.ts[n] = ts
+        self._columns.ops[n] = op
+        self._columns.reasons[n] = reason
+        if reason:
+            self._columns.with_reasons = True
+        self._columns.n = n + 1
+
+    @cython.final
+    @cython.cfunc
+    def _append_row(self, blocks, op: cython.uchar, reason: cython.uchar, ts: cython.longlong) -> cython.bint:
+        """Append a contiguous row of native 64-bit integers; return whether it was one."""
+        if cython.compiled:
+            row = cython.declare(Py_buffer)
+            if not open_row(blocks, cython.address(row)):
+                return False
+            try:
+                self._make_room(row.shape[0])
+                columns: _Columns = self._columns
+                numbers = cython.cast(cython.pointer(cython.longlong), row.buf)
+                start: cython.Py_ssize_t = columns.n
+                i: cython.Py_ssize_t
+                for i in range(row.shape[0]):
+                    columns.blocks[start + i] = numbers[i]
+                _fill(columns, start + row.shape[0], op, reason, ts)
+            finally:
+                PyBuffer_Release(cython.address(row))
+            return True
+        return False
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _fill(
+    columns: _Columns, end: cython.Py_ssize_t, op: cython.uchar, reason: cython.uchar, ts: cython.longlong
+) -> cython.void:
+    """Make events of the blocks up to ``end``."""
+    i: cython.Py_ssize_t
+    for i in range(columns.n, end):
+        columns.ops[i] = op
+        columns.reasons[i] = reason
+        columns.ts[i] = ts
+    if reason:
+        columns.with_reasons = True
+    columns.n = end
+
+
+@cython.final
+@cython.cclass
+class StepRecorder(_Recorder):
+    """Records the blocks of one engine, made by ``Producer.recorder``.
+
+    All events of a step carry the time at which it began, if ``begin_step`` was called, or else at which it
+    ended, or of a flush before that.
+
+    Call it from any thread. A block is a 64-bit integer, signed or not, or has one as its ``block_id``. What
+    is neither is counted as ``malformed`` among the producer's drops, never raised.
+
+    Args:
+        clock: Nanoseconds since the Unix epoch.
+        frame_events: Recorded events that are worth a call of ``on_full``.
+        on_step: Called as a step ends, at least where it is the first since all was taken.
+        on_full: Called instead where there is enough.
+
+    Attributes:
+        began_ns: When the step began, ns since the Unix epoch; 0 without ``begin_step``.
+
+    Example:
+        >>> recorder = StepRecorder(lambda: 5, 4096, on_step=lambda: None, on_full=lambda: None)
+        >>> recorder.allocated(7)
+        >>> recorder.accessed_all([7, 8])
+        >>> recorder.end_step()
+        >>> ops, blocks, ts, reasons, malformed = recorder.take()
+        >>> list(ops), list(memoryview(blocks).cast("q"))
+        ([0, 1, 1], [7, 7, 8])
+    """
+
+    began_ns = cython.declare(cython.longlong, visibility="public")
+    _on_step: object
+    _on_full: object
+    _closed: cython.bint
+    _called: cython.bint  # whether on_step or on_full has been called since all was taken
+
+    def __init__(self, clock, frame_events, on_step, on_full):
+        _Recorder.__init__(self, clock, frame_events)
+        self.began_ns = 0
+        self._on_step, self._on_full = on_step, on_full
+        self._called = self._closed = False
+
+    def accessed(self, block, /):
+        """A live block was found by a request."""
+        self._put(block, _ACCESS, 0)
+
+    def accessed_all(self, blocks, /):
+        """Several live blocks were found by a request."""
+        self._put_all(blocks, _ACCESS, 0)
+
+    def allocated(self, block, /):
+        """A block was handed out."""
+        self._put(block, _ALLOC, 0)
+
+    def allocated_all(self, blocks, /):
+        """Several blocks were handed out."""
+        self._put_all(blocks, _ALLOC, 0)
+
+    def evicted(self, block, /, reason=None):
+        """A block was given up, for lack of capacity if no reason is given."""
+        self._put(block, _EVICT, 0 if reason is None else _reason_code(reason))
+
+    def evicted_all(self, blocks, /, reason=None):
+        """Several blocks were given up."""
+        self._put_all(blocks, _EVICT, 0 if reason is None else _reason_code(reason))
+
+    def begin_step(self):
+        """Note that the events of a step come now."""
+        self.began_ns = self._time()
+
+    def end_step(self, ts=None):
+        """Give everything since the last step its time: ``ts`` (ns since 1970), or as the class says.
+
+        Raises:
+            MalformedInputError: If ``ts`` is no time.
+        """
+        now: cython.longlong = self.began_ns
+        if ts is not None:
+            now = checked_time(ts)
+        elif not now:
+            now = self._time()
+        if cython.compiled:
+            self._columns.stamp(now)
+        else:
+            with self._guard:
+                self._columns.stamp(now)
+        self.began_ns = 0
+        if self._columns.n >= self._batch_events:
+            self._called = True
+            self._on_full()
+        elif not self._called:
+            self._called = True
+            self._on_step()
+
+    def close(self):
+        """Call ``on_full`` also between steps from now on, as nobody else empties the recorder any more."""
+        self._closed = True
+
+    def close_after_fork(self):
+        """Close the copy in a forked child."""
+        self._guard = threading.RLock()  # another thread may have held it
+        self.close()
+
+    def __bool__(self):
+        """Whether there is anything to take."""
+        return self._columns.n > 0 or self._columns.malformed > 0
+
+    def take(self):
+        """Take out everything recorded.
+
+        Events of a step that goes on carry the time at which it began, or now.
+        """
+        now: cython.longlong = self.began_ns or self._time()
+        if cython.compiled:
+            return self._taken(now)
+        with self._guard:
+            return self._taken(now)
+
+    @cython.cfunc
+    def _taken(self, now: cython.longlong):
+        columns: _Columns = self._replace_columns()
+        columns.stamp(now)
+        self._called = False
+        return self._copy_out(columns)
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _put(self, block, op: cython.uchar, reason: cython.uchar) -> cython.int:
+        if cython.compiled:
+            number: cython.longlong = 0
+            if block_number(block, self._type_id, self._slot, cython.address(number)):
+                if self._columns.n == self._columns.room:
+                    self._empty_or_grow(1)
+                self._append(number, op, reason, 0)
+                return 0
+        return self._put_any(block, op, reason)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _put_any(self, block, op: cython.uchar, reason: cython.uchar) -> cython.int:
+        """Record a block whose number has to be asked for; count it if it has none."""
+        number = self._number(block)
+        if self._columns.n == self._columns.room:
+            self._empty_or_grow(1)
+        if cython.compiled:
+            return self._put_number(number, op, reason)
+        with self._guard:
+            return self._put_number(number, op, reason)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _put_number(self, number, op: cython.uchar, reason: cython.uchar) -> cython.int:
+        if number is None:
+            self._columns.malformed += 1
+            return 0
+        if self._columns.n == self._columns.room:  # another thread may have used the room
+            self._make_room(1)
+        self._append(number, op, reason, 0)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _put_all(self, blocks, op: cython.uchar, reason: cython.uchar) -> cython.int:
+        if self._closed:
+            self._empty_or_grow(1)
+        if not self._append_row(blocks, op, reason, 0):
+            for block in blocks if isinstance(blocks, (list, tuple)) else list(blocks):
+                self._put(block, op, reason)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _empty_or_grow(self, more: cython.Py_ssize_t) -> cython.int:
+        """Make room; closed, by having everything taken out, as it must not grow for ever."""
+        if self._closed and self._columns.n >= self._batch_events:
+            self._on_full()
+        if cython.compiled:
+            return self._make_room(more)
+        with self._guard:
+            return self._make_room(more)
+
+
+@cython.cclass
+class CallRecorder(_Recorder):
+    """Records the blocks of one cache, each call with its time; ``KVCacheMetricsCollector`` is one.
+
+    Its ``_apply_recorded`` is called where about ``batch_events`` wait.
+
+    Args:
+        clock: Nanoseconds since the Unix epoch.
+        batch_events: Events that are applied at once.
+    """
+
+    def __init__(self, clock, batch_events):
+        _Recorder.__init__(self, clock, batch_events)
+
+    def _apply_recorded(self):
+        """Take everything out and apply it."""
+        raise NotImplementedError
+
+    @cython.always_allow_keywords(True)
+    def on_block_allocated(self, block):
+        """A block was handed out."""
+        self._put(block, _ALLOC, 0)
+
+    @cython.always_allow_keywords(True)
+    def on_block_accessed(self, block):
+        """A live block was found by a request."""
+        self._put(block, _ACCESS, 0)
+
+    def on_block_evicted(self, block, reason="capacity"):
+        """A block was given up."""
+        self._put(block, _EVICT, _reason_code(reason))
+
+    def on_cache_cleared(self):
+        """Every block was given up at once."""
+        self._put(0, _CLEAR, 0)
+
+    def record(self, op, ids, reason="capacity"):
+        """Record one event for each id, all with the time of this call.
+
+        Raises:
+            MalformedInputError: If an id is no 64-bit integer; nothing is recorded then.
+        """
+        self._put_all(op, ids, _reason_code(reason))
+
+    def _take_recorded(self):
+        """Take out everything recorded, as ``kvstream.recorder.Recorded``."""
+        if cython.compiled:
+            return self._copy_out(self._replace_columns())
+        with self._guard:
+            return self._copy_out(self._replace_columns())
+
+    def _is_full(self):
+        """Whether there is a batch to apply."""
+        return self._columns.n >= self._batch_events
+
+    def _record_after_fork(self):
+        """Drop what a forked child has copied, and have its next call call ``_apply_recorded``."""
+        self._guard = threading.RLock()  # another thread may have held it
+        self._columns, self._spare = _Columns(0), None
+
+    @cython.final
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _put(self, block, op: cython.uchar, reason: cython.uchar) -> cython.int:
+        if cython.compiled:
+            if self._ticks is None:
+                # The clock waits for what is being loaded, but not for what is being loaded ahead.
+                load_ahead(block, self._type_id, self._slot)
+                ts: cython.longlong = self._offset + monotonic_ns()
+                number: cython.longlong = 0
+                if block_number(block, self._type_id, self._slot, cython.address(number)):
+                    if self._columns.n == self._columns.room:
+                        self._empty()
+                        ts = self._offset + monotonic_ns()
+                    self._append(number, op, reason, ts)
+                    return 0
+        return self._put_any(block, op, reason)
+
+    @cython.final
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _put_any(self, block, op: cython.uchar, reason: cython.uchar) -> cython.int:
+        number = self._number(block)
+        if number is None:
+            return self._put_all(op, block.block_id if hasattr(block, "block_id") else block, reason)
+        if self._columns.n == self._columns.room:
+            self._empty()
+        with self._guard:
+            ts: cython.longlong = self._time()
+            self._make_room(1)
+            self._append(number, op, reason, ts)
+        return 0
+
+    @cython.final
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _put_all(self, op: cython.uchar, ids, reason: cython.uchar) -> cython.int:
+        if self._columns.n >= self._batch_events or self._columns.n == self._columns.room:
+            self._apply_recorded()
+        if cython.compiled:
+            if self._ticks is None and type(ids) in (list, tuple) and self._append_ints(ids, op, reason):
+                return 0
+        row = _as_row(ids)
+        with self._guard:
+            ts: cython.longlong = self._time()
+            if not self._append_row(row, op, reason, ts):
+                self._make_room(len(row))
+                for number in row.tolist():
+                    self._append(number, op, reason, ts)
+        return 0
+
+    @cython.final
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _empty(self) -> cython.int:
+        """Have everything applied, and see to room."""
+        self._apply_recorded()
+        if cython.compiled:
+            return self._make_room(1)
+        with self._guard:
+            return self._make_room(1)
+
+    @cython.final
+    @cython.cfunc
+    def _append_ints(self, ids, op: cython.uchar, reason: cython.uchar) -> cython.bint:
+        """Append a list or a tuple, and no kind of these, of integers alone; return whether it was one."""
+        if cython.compiled:
+            ts: cython.longlong = self._time()
+            self._make_room(len(ids))
+            columns: _Columns = self._columns
+            end: cython.Py_ssize_t = columns.n
+            number: cython.longlong = 0
+            for block in ids:
+                if not block_number(block, 0, 0, cython.address(number)):
+                    return False
+                columns.blocks[end] = number
+                end += 1
+            _fill(columns, end, op, reason, ts)
+            return True
+        return False
+
+
+def _as_row(ids):
+    """Return ids as int64 of shape (n,)."""
+    if not isinstance(ids, (list, tuple, np.ndarray)):
+        ids = list(ids) if hasattr(ids, "__iter__") else [ids]
+    return as_int64(ids).reshape(-1)
