@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import anyio
 
@@ -27,6 +28,8 @@ from kvstream.errors import KVStreamError
 from tests.waiting import DEADLINE
 
 PIPE, DEVNULL, CLOSED = subprocess.PIPE, subprocess.DEVNULL, "closed"
+ROOT = Path(__file__).parent.parent
+_WIDTH = 12  # bytes of a number in the pipe of a process, so that two are never read as one
 
 
 class Kvstream:
@@ -63,10 +66,10 @@ class Kvstream:
         self.pid = int(self._said(DEADLINE))
 
     def _said(self, timeout):
-        """The next line of what the parent says of this process."""
+        """The next number that is said of this process: its id, then with what it has ended."""
         if not select.select([self._status], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired("kvstream", timeout)
-        return os.read(self._status, 20)
+        return os.read(self._status, _WIDTH)
 
     def poll(self):
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -147,7 +150,7 @@ def _parent():
     """The socket of the one that forks, which ends with it."""
     ours, theirs = socket.socketpair()
     code = f"from tests.forked import fork_for; fork_for({theirs.fileno()})"
-    process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, pass_fds=[theirs.fileno()])
     theirs.close()
 
     def end():
@@ -196,10 +199,10 @@ def _wait_for_one(request, status, *streams):
         os.close(stream)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # of a terminal: the process ends by it, and then this one
-    os.write(status, b"%d" % pid)
+    os.write(status, b"%*d" % (_WIDTH, pid))
     _, ended = os.waitpid(pid, 0)
     with contextlib.suppress(BrokenPipeError):
-        os.write(status, b"%d" % os.waitstatus_to_exitcode(ended))
+        os.write(status, b"%*d" % (_WIDTH, os.waitstatus_to_exitcode(ended)))
     os._exit(0)
 
 
