@@ -1,4 +1,8 @@
-"""Hypothesis profiles, ``HYPOTHESIS_PROFILE=thorough`` for 10,000 examples of each property; a browser."""
+"""Hypothesis profiles, fixtures of more than one test, a browser.
+
+A run tries 50 examples of each property. ``HYPOTHESIS_PROFILE=ci`` tries 300, as CI does beside its slow
+tests (``-m hypothesis``); ``thorough`` tries 10,000, as CI does each night.
+"""
 
 import os
 
@@ -6,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "default", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "default", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("few", settings.get_profile("default"), max_examples=20)
 settings.register_profile("ci", settings.get_profile("default"), max_examples=300)
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=10_000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture

@@ -128,12 +128,14 @@ class ReferenceGhosts:
 
     def apply(self, content: int, ts: int, begins: bool) -> None:
         if not begins:
+            self.gone.pop(content, None)  # so that they are in order
             self.gone[content] = (self.evictions, ts)
             self.evictions += 1
             return
         if content in self.gone:
             number, then = self.gone[content]
-            not_back = max(1, sum(later > number for later, _ in self.gone.values()))
+            later = itertools.takewhile(lambda gone: gone[0] > number, reversed(self.gone.values()))
+            not_back = max(1, sum(1 for _ in later))
             del self.gone[content]
             if self.evictions - number <= self.most and ts - then <= self.longest_ns:
                 self.returned.append((max(0, ts - then), not_back))

@@ -3,13 +3,14 @@ import math
 import anyio
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kvstream import ConfigError, EventFrame, KVStream, Labels, MetricsConfig, StreamConfig, load_config
 from kvstream.alerts.rule import Page, Rule
 from kvstream.alerts.types import MetricType
 from kvstream.monitor import Monitor
+from tests.strategies import fewer
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def eventful_frames():
 METRICS, STREAM, RULE = numeric(MetricsConfig), numeric(StreamConfig), rule_numbers()
 
 
-@settings(max_examples=30)
+@fewer
 @given(
     some_of(METRICS),
     some_of(RULE),
@@ -185,7 +186,7 @@ def test_any_metrics_config_and_rule_that_is_accepted_can_be_used(fields, number
     assert monitor.summary("slots").to_dict()
 
 
-@settings(max_examples=10)
+@fewer
 @given(some_of(STREAM), some_of(METRICS))
 def test_any_stream_config_that_is_accepted_can_be_used(fields, metrics):
     metrics.pop("max_caches", None)

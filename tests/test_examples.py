@@ -11,7 +11,7 @@ import pytest
 from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).parent.parent
-INCIDENT = "examples/data/incident.kvlog.gz"
+INCIDENT, CHAT = "examples/data/incident.kvlog.gz", "examples/data/chat.kvlog.gz"
 ENV = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
@@ -28,14 +28,14 @@ def test_alert_handler_hears_of_the_incident():
     assert "balanced: True" in out
 
 
-def test_pipe_prints_what_is_critical():
-    with (ROOT / INCIDENT).open("rb") as log:
+@pytest.mark.parametrize(
+    ("recording", "critical"), [(CHAT, 0), pytest.param(INCIDENT, 2, marks=pytest.mark.slow)]
+)
+def test_pipe_prints_what_is_critical(recording, critical):
+    with (ROOT / recording).open("rb") as log:
         out = run("sh", "examples/pipe.sh", stdin=log)
-    assert re.findall(r"^(wake someone|at the end)", out, re.M) == [
-        "wake someone",
-        "wake someone",
-        "at the end",
-    ]
+    said = re.findall(r"^(wake someone|at the end)", out, re.M)
+    assert said == [*["wake someone"] * critical, "at the end"]
 
 
 def test_embedded_server_answers_with_the_figures_of_its_engine():

@@ -11,7 +11,7 @@ import pytest
 import trio
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -37,7 +37,7 @@ from kvstream.queue import MOST_OBJECTS, FrameQueue
 from kvstream.sources.timing import FrameCutter
 from tests.blocks.test_table import apply_plain
 from tests.reference import ReferenceSource
-from tests.strategies import cuts, plain_events
+from tests.strategies import cuts, fewer, plain_events
 from tests.strategies import frame as event_frame
 from tests.waiting import DEADLINE
 
@@ -79,7 +79,7 @@ def test_at_the_limit_blocks_that_are_live_go_on(op):
     assert accounts.live == 5
 
 
-@settings(max_examples=40)
+@fewer
 @given(plain_events(), st.integers(1, 6), st.data())
 def test_the_limit_holds_over_any_stream_and_the_accounts_with_it(events, most, data):
     monitor, free = Monitor(MetricsConfig(max_live_blocks=most)), Monitor()
@@ -147,7 +147,7 @@ def test_a_forgotten_source_stays_in_the_totals_and_leaves_its_place():
     assert monitor.summary("a").accounts.allocations == 0
 
 
-@settings(max_examples=40)
+@fewer
 @given(st.lists(st.tuples(st.sampled_from("abc"), plain_events(), st.booleans()), max_size=12))
 def test_forgetting_at_any_moment_keeps_the_accounts_and_what_was_measured(steps):
     monitor, tables = Monitor(), []

@@ -15,7 +15,7 @@ from kvstream.monitor import Monitor
 from kvstream.testing import ReferenceTable
 from tests.blocks.test_table import apply_plain
 from tests.reference import ReferenceSource
-from tests.strategies import cuts, frame, plain_events
+from tests.strategies import cuts, fewer, frame, plain_events
 
 
 @st.composite
@@ -42,6 +42,7 @@ def streams(draw):
     return draw(st.permutations(frames)) if draw(st.integers(0, 9)) == 0 else frames
 
 
+@fewer
 @given(streams())
 def test_monitor_equals_the_plain_twin_over_sources_tiers_and_numbers(frames):
     monitor, plain, records = Monitor(), {}, {}
@@ -83,6 +84,7 @@ def test_monitor_equals_the_plain_twin_over_sources_tiers_and_numbers(frames):
     assert total.offered == sum(len(events) for *_, events in frames)
 
 
+@fewer
 @given(streams(), st.data())
 def test_joining_frames_changes_nothing(frames, data):
     config = MetricsConfig(windows=4, trend_window=4)
@@ -246,6 +248,7 @@ def test_any_block_and_any_time_can_be_processed(frames, keyed, window_seconds):
     monitor.finish()
 
 
+@fewer
 @given(streams(), st.data())
 def test_slices_of_frames_come_to_the_same_as_whole_frames(frames, data):
     sliced, whole = Monitor(), Monitor()

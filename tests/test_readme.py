@@ -35,9 +35,10 @@ def test_python_snippet_runs(code):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("code", "prints"), list(zip(snippets("sh"), ["exit code 3", "evictions were premature"], strict=True))
-)
+SHELL = list(zip(snippets("sh"), ["exit code 3", "evictions were premature"], strict=True))
+
+
+@pytest.mark.parametrize(("code", "prints"), [pytest.param(*SHELL[0], marks=pytest.mark.slow), *SHELL[1:]])
 def test_shell_snippet_runs(code, prints):
     done = subprocess.run(
         ["sh", "-c", code], cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=DEADLINE

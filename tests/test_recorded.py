@@ -20,6 +20,7 @@ from kvstream.recorded import RecordedTime
 from kvstream.sources.files import read_events
 from kvstream.sources.reader import EventReader
 from kvstream.sources.timing import merge_by_time
+from tests.waiting import DEADLINE
 
 SECOND = 1_000_000_000
 START = 1_767_225_600 * SECOND
@@ -53,12 +54,16 @@ ENGINES = {
 }
 
 
-def events_of(*names):
+def requests_of(*names):
     requests = sorted((each for name in names for each in ENGINES[name]()), key=operator.itemgetter(0))
-    return [event for _, events in requests for event in events]
+    return [events for _, events in requests]
 
 
-ALL = events_of(*ENGINES)
+def events_of(*names):
+    return [event for events in requests_of(*names) for event in events]
+
+
+REQUESTS, ALL = requests_of(*ENGINES), events_of(*ENGINES)
 
 
 def told(alerts):
@@ -76,7 +81,9 @@ def by_monitor(frames):
 
 
 async def by_stream(frames, pause=0.0):
-    config = StreamConfig(metrics=METRICS, recorded=True, queue_events=100_000, flush_interval=1e6)
+    config = StreamConfig(
+        metrics=METRICS, recorded=True, queue_events=100_000, flush_interval=1e6, shutdown_timeout=DEADLINE
+    )
     async with KVStream(config) as stream:
         alerts = stream.alerts(buffer=10_000)
         for frame in frames:
@@ -97,8 +104,8 @@ def read_in_pieces(data, size):
 
 @pytest.fixture(scope="module")
 def expected():
-    """What is found where each event is a frame of its own."""
-    found = by_monitor([frame for event in ALL for frame in frames_from_events([event])])
+    """What is found where each request is a frame of its own."""
+    found = by_monitor([frame for events in REQUESTS for frame in frames_from_events(events)])
     rules = {(source, rule) for source, rule, state, *_ in found if state == "firing"}
     assert rules == {
         ("bad", "hit_ratio_drop"),
@@ -109,7 +116,12 @@ def expected():
     return found
 
 
-@pytest.mark.parametrize("size", [1024, 20_000, 300_000, 10**9])
+@pytest.mark.slow
+def test_each_event_a_frame_of_its_own(expected):
+    assert by_monitor([frame for event in ALL for frame in frames_from_events([event])]) == expected
+
+
+@pytest.mark.parametrize("size", [pytest.param(1024, marks=pytest.mark.slow), 20_000, 300_000, 10**9])
 async def test_lines_in_pieces_of_any_size(size, expected):
     frames = read_in_pieces(encode_lines(ALL), size)
     assert by_monitor(frames) == expected

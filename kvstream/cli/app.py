@@ -7,29 +7,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from kvstream._core.build import CORE
 from kvstream.alerts.rules_file import RulesFileError
-from kvstream.cli import (
-    analyze,
-    bench,
-    convert,
-    demo,
-    generate,
-    record,
-    replay,
-    report,
-    rules,
-    run,
-    schemas,
-    serve,
-    silence,
-    top,
-)
 from kvstream.cli.exit_codes import EXIT_ERROR, EXIT_SIGNAL, EXIT_USAGE
 from kvstream.cli.messages import say
 from kvstream.cli.standard import drop_standard_output
@@ -39,32 +23,55 @@ from kvstream.text.escape import for_terminal
 # Typer shows its base of usage errors by no name of its own.
 _UsageError: Any = typer.BadParameter.__bases__[0]
 
+# In the order of the help.
+_COMMANDS = (
+    *("demo", "run", "analyze", "serve", "report", "top", "record", "replay", "convert", "generate", "bench"),
+    *("rules", "silence", "schemas"),
+)
+
+
+class _Commands(TyperGroup):
+    """Commands that are loaded when they are asked for: no start waits for what only others need."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        # An unknown name is compared with all of them.
+        for name in [cmd_name] if cmd_name in _COMMANDS else _COMMANDS:
+            if name not in self.commands:
+                self.add_command(_load(name), name)
+        return super().get_command(ctx, cmd_name)
+
+
+def _load(name: str) -> Any:
+    """Load the module of a command, which has a group ``app`` or a function ``NAME_command``."""
+    module = import_module(f"kvstream.cli.{name}")
+    only = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+    if hasattr(module, "app"):
+        only.add_typer(module.app, name=name)
+    else:
+        only.command(name, epilog=module.EXAMPLES)(getattr(module, f"{name}_command"))
+    return typer.main.get_group(only).commands[name]
+
+
 app = typer.Typer(
     name="kvstream",
+    cls=_Commands,
     help="See every KV-cache block, every access: summaries and alerts from block event streams.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo", epilog=demo.EXAMPLES)(demo.demo_command)
-app.command("run", epilog=run.EXAMPLES)(run.run_command)
-app.command("analyze", epilog=analyze.EXAMPLES)(analyze.analyze_command)
-app.command("serve", epilog=serve.EXAMPLES)(serve.serve_command)
-app.command("report", epilog=report.EXAMPLES)(report.report_command)
-app.command("top", epilog=top.EXAMPLES)(top.top_command)
-app.command("record", epilog=record.EXAMPLES)(record.record_command)
-app.command("replay", epilog=replay.EXAMPLES)(replay.replay_command)
-app.command("convert", epilog=convert.EXAMPLES)(convert.convert_command)
-app.command("generate", epilog=generate.EXAMPLES)(generate.generate_command)
-app.command("bench", epilog=bench.EXAMPLES)(bench.bench_command)
-app.add_typer(rules.app, name="rules")
-app.add_typer(silence.app, name="silence")
-app.add_typer(schemas.app, name="schemas")
 
 
 def _version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
+        from kvstream._core.build import CORE
+
         typer.echo(f"kvstream {version('kvstream')} (core: {CORE})")
         raise typer.Exit
 

@@ -3,12 +3,13 @@
 import datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstream.alerts.evidence import KEPT
 from kvstream.alerts.silences import Silence, Silences
 from tests.alerts.windows import empty, evaluator, said, stretch, window
+from tests.strategies import fewer
 
 
 def flushed(start, end):
@@ -158,7 +159,7 @@ def test_a_clock_that_is_set_back_neither_blinds_nor_fools():
     assert 1900 < found[2][3] <= 1990
 
 
-@settings(max_examples=30)
+@fewer
 @given(
     st.lists(
         st.tuples(

@@ -9,6 +9,7 @@ from kvstream.alerts.silences import MAX_SILENCES, Silences, exactly
 from kvstream.errors import ConfigError
 from tests.alerting import alert
 from tests.text.test_escape import HOSTILE_NAMES
+from tests.waiting import DEADLINE
 
 NAMES = [name for name in HOSTILE_NAMES.values() if len(name) <= 256]
 T0 = 1_700_000_000.0
@@ -76,7 +77,7 @@ async def test_a_silence_begins_and_ends_at_once_without_an_event():
     async with KVStream(config()) as stream:
         alerts = stream.alerts()
         await fill(stream)
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE):
             assert (await anext(alerts)).state == "firing"
         silence = stream.silence(Silence(until=at(3600), rule="occupancy_*", reason="known"))
         assert stream.silences() == [silence]

@@ -2,14 +2,14 @@
 
 import json
 import os
-import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.waiting import DEADLINE
+from tests.forked import PIPE, Kvstream
+from tests.waiting import DEADLINE as DEADLINE
 
 ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT / "examples" / "data"
@@ -17,24 +17,42 @@ COMMAND = [sys.executable, "-m", "kvstream"]
 CHAT, SCAN, INCIDENT = (DATA / f"{name}.kvlog.gz" for name in ("chat", "scan", "incident"))
 
 
+CAPACITY = 20
+"""Blocks, with which the cache of ``troubles`` is full."""
+
+
+@pytest.fixture
+def troubles(tmp_path):
+    """A short recording of two engines: the cache of one is full for 40 s, the other falls silent."""
+
+    def event(kind, block, second, source):
+        return json.dumps({"type": kind, "block": block, "ts": (10**6 + second) * 10**9, "source": source})
+
+    lines = [event("alloc", block, 0, "full") for block in range(CAPACITY)]
+    for second in range(1, 120):
+        lines.append(event("access", 1, second, "full"))
+        if second < 60:
+            lines.append(event("access", 1, second, "silent"))
+        if second == 40:
+            lines += [event("evict", block, 40, "full") for block in range(2, CAPACITY)]
+    path = tmp_path / "troubles.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 @contextmanager
 def running(*args, **pipes):
     """The command while it runs; killed if the test ends before it."""
-    # Unbuffered, so that select() sees every line that has not been read.
-    process = subprocess.Popen([*COMMAND, *map(str, args)], stdout=subprocess.PIPE, bufsize=0, **pipes)
-    with process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
+    with Kvstream(args, **{"stdout": PIPE, **pipes}) as process:
+        yield process
 
 
 class Ran:
     """What a finished command printed, and its exit code."""
 
-    def __init__(self, done):
-        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+    def __init__(self, code, out, err):
+        self.code = code
+        self.out, self.err = (text.decode(errors="replace") for text in (out, err))
 
     @property
     def results(self):
@@ -46,16 +64,10 @@ class Ran:
 
 @pytest.fixture
 def kvstream():
-    def run(*args, stdin=b"", env=None):
-        done = subprocess.run(
-            [*COMMAND, *map(str, args)],
-            input=stdin,
-            capture_output=True,
-            timeout=DEADLINE,
-            env={**os.environ, **(env or {})},
-        )
-        done.stdout = done.stdout.decode(errors="replace")
-        done.stderr = done.stderr.decode(errors="replace")
-        return Ran(done)
+    def run(*args, stdin=b"", env=None, without=None):
+        pipes = {"stdin": PIPE, "stdout": PIPE, "stderr": PIPE}
+        with Kvstream(args, **pipes, env={**os.environ, **(env or {})}, without=without) as process:
+            out, err = process.communicate(stdin)
+        return Ran(process.returncode, out, err)
 
     return run

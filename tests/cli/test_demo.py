@@ -1,6 +1,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import urllib.request
 
@@ -30,11 +31,10 @@ def test_the_demo_shows_two_engines_and_what_went_wrong():
 
 
 def test_a_port_that_is_taken_is_said(kvstream):
-    with running("demo", "--http", "127.0.0.1:0", stderr=subprocess.PIPE) as process:
-        address = re.search(r"127\.0\.0\.1:\d+", process.stderr.readline().decode())[0]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
         ran = kvstream("demo", "--http", address)
         assert ran.code == 1
         assert f"cannot listen at http://{address}/" in ran.err
-        process.kill()
     ran = kvstream("demo", "--http", "nowhere")
     assert "HOST:PORT" in ran.err

@@ -9,7 +9,7 @@ import time
 import msgspec
 import pytest
 
-from tests.cli.conftest import COMMAND, DEADLINE, SCAN, running
+from tests.cli.conftest import DEADLINE, SCAN, running
 from tests.publisher import DATA, Engine, captured
 
 CHAT_WIRE = DATA / "chat.wire.gz"
@@ -66,16 +66,8 @@ def test_a_recording_is_published_as_an_engine_would(kvstream, tmp_path, source)
         source = tmp_path / "chat.kvlog"
         assert kvstream("convert", CHAT_WIRE, source).code == 0
     endpoint = f"zmq+ipc://{tmp_path}/kv"
-    replayed = [
-        *COMMAND,
-        "replay",
-        source,
-        "--to",
-        f"{endpoint}?replay=ipc://{tmp_path}/again",
-        "--speed",
-        "0",
-    ]
-    with subprocess.Popen(replayed, stderr=subprocess.PIPE) as process:
+    to = f"{endpoint}?replay=ipc://{tmp_path}/again"
+    with running("replay", source, "--to", to, "--speed", "0", stderr=subprocess.PIPE) as process:
         with running("run", endpoint, "--json", stderr=subprocess.PIPE) as reader:
             _, told = process.communicate(timeout=DEADLINE)
             assert process.returncode == 0, told

@@ -1,4 +1,4 @@
-from tests.cli.conftest import CHAT, INCIDENT, SCAN
+from tests.cli.conftest import CHAT, SCAN
 
 
 def test_the_builtin_rules_are_a_rules_file(kvstream, tmp_path):
@@ -26,12 +26,12 @@ def test_check_says_what_a_file_changes_and_what_is_wrong(kvstream, tmp_path):
     ]
 
 
-def test_rules_are_tried_on_a_recording(kvstream, tmp_path):
+def test_rules_are_tried_on_a_recording(kvstream, tmp_path, troubles):
     rules = tmp_path / "rules.toml"
-    rules.write_text("[lifetime_drop]\nenabled = false\n")
-    ran = kvstream("rules", "test", rules, "--on", INCIDENT, "--on", CHAT, "--capacity", 2048)
+    rules.write_text("[engine_stalled]\nenabled = false\n")
+    ran = kvstream("rules", "test", rules, "--on", troubles, "--on", CHAT, "--capacity", 256)
     assert ran.code == 0
-    run = kvstream("run", INCIDENT, CHAT, "--capacity", 2048, "--rules", rules)
+    run = kvstream("run", troubles, CHAT, "--capacity", 256, "--rules", rules)
     key = ("timestamp", "rule", "state", "source", "hint")
     found = sorted(tuple(alert[name] for name in key) for alert in ran.of_type("alert"))
     assert found == sorted(tuple(alert[name] for name in key) for alert in run.of_type("alert"))

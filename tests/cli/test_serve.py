@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from kvstream import StreamConfig, connect
-from tests.cli.conftest import COMMAND, DEADLINE, SCAN, running
+from tests.cli.conftest import DEADLINE, SCAN, running
 from tests.waiting import until
 
 
@@ -94,17 +94,13 @@ async def test_the_dashboard_shows_what_producers_send_and_ends_with_the_rest(tm
         assert json.loads(out.splitlines()[-1])["final"]
 
 
-def test_a_recording_is_replayed_to_a_server(tmp_path):
+def test_a_recording_is_replayed_to_a_server(kvstream, tmp_path):
     endpoint = f"unix:{tmp_path}/kv.sock"
     with running("serve", "--listen", endpoint, "--json", stderr=subprocess.PIPE) as process:
         listening(process)
-        done = subprocess.run(
-            [*COMMAND, "replay", SCAN, "--to", endpoint, "--speed", "0"],
-            capture_output=True,
-            timeout=DEADLINE,
-        )
-        assert done.returncode == 0, done.stderr
-        assert b"150,000 sent" in done.stderr
+        ran = kvstream("replay", SCAN, "--to", endpoint, "--speed", "0")
+        assert ran.code == 0, ran.err
+        assert "150,000 sent" in ran.err
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=DEADLINE)
         summary = json.loads(out.splitlines()[-1])

@@ -2,18 +2,20 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from tests.alerts.test_silences import T0, config, fill
-from tests.cli.conftest import COMMAND
+from tests.cli.conftest import running
+from tests.forked import PIPE
 from tests.serving import served
 
 
-async def silence(url, *args, env=None, server=True):
+async def silence(url, *args):
     """The command against a server of this process; its exit code, lines of JSON and errors."""
-    command = [*COMMAND, "silence", *args, *(["--server", url] if server else [])]
-    done = await anyio.run_process(command, check=False, env=env)
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode()
+    with running("silence", *args, "--server", url, stderr=PIPE) as process:
+        out, err = await anyio.to_thread.run_sync(process.communicate)
+    return process.returncode, [json.loads(line) for line in out.splitlines()], err.decode()
 
 
 async def test_silences_are_added_listed_and_removed():

@@ -7,14 +7,13 @@ import re
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
+from tests.forked import Kvstream
 from tests.waiting import DEADLINE
 
 HELLO = b"\x93\xa8kvstream\x01"
@@ -52,11 +51,10 @@ class RunningServer:
         self._output = Path(self._folder.name) / "stdout"
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "kvstream", "serve", "--listen", f"unix:{self.path}"]
-        command += ["--http", "127.0.0.1:0", "--json", *self._arguments]
+        arguments = ["serve", "--listen", f"unix:{self.path}", "--http", "127.0.0.1:0", "--json"]
         env = {**os.environ, **({"KVSTREAM_TOKEN": self.token} if self.token else {})}
         with self._errors.open("wb") as errors, self._output.open("wb") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=errors, env=env)
+            self.process = Kvstream([*arguments, *self._arguments], stdout=output, stderr=errors, env=env)
         try:
             self.url = self._dashboard()
         except BaseException:

@@ -13,7 +13,8 @@ from tests.waiting import DEADLINE
 
 CASES = Path(__file__).parent / "cases"
 KVSTREAM = Path(sys.executable).parent / "kvstream"
-SLOW = {"follow_rename", "record_twice", "webhook_down"}  # they wait for some seconds, or run many commands
+# They wait for some seconds, run many commands or unpack much.
+SLOW = {"follow_rename", "record_twice", "webhook_down", "zstd_bomb"}
 NAMES = sorted(path.stem for path in CASES.glob("*.py"))
 ENV = {**os.environ, "TERM": "xterm-256color"}
 

@@ -14,13 +14,14 @@ from typing import NamedTuple
 import pytest
 
 from tests.cli.conftest import COMMAND, DEADLINE, ROOT, SCAN, running
+from tests.forked import CLOSED, PIPE, Kvstream
 
 EVENTS = "".join(
     f'{{"type":"alloc","block":{i},"ts":{1767225600 * 10**9 + 2 * i}}}\n'
     f'{{"type":"evict","block":{i},"ts":{1767225600 * 10**9 + 2 * i + 1}}}\n'
     for i in range(2000)
 ).encode()
-FULL, CLOSED, LEAVES = "full", "closed", "leaves"
+FULL, LEAVES = "full", "leaves"
 
 
 class Ended(NamedTuple):
@@ -35,28 +36,22 @@ class Ended(NamedTuple):
 
 def ended(arguments, stdout=None, stdin=b"", stderr=None, **kwargs):
     """Run a command with a standard output that is full, closed, or read by one who leaves after a byte."""
-    command = [*COMMAND, *map(str, arguments)]
-    closing = [mark for mark, what in ((">&-", stdout), ("<&-", stdin), ("2>&-", stderr)) if what == CLOSED]
-    if closing:
-        command = ["sh", "-c", f'exec "$@" {" ".join(closing)}', "sh", *command]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with open("/dev/full", "wb") as full:
-        if stdout == FULL:
-            pipes["stdout"] = full
-        if stderr == FULL:
-            pipes["stderr"] = full
-        with subprocess.Popen(command, **pipes, **kwargs) as process:
-            try:
-                if stdout == LEAVES:
-                    process.stdout.read(1)
-                    process.stdout.close()
-                    process.stdin.close()
-                    out, err = b"", process.stderr.read()
-                else:
-                    out, err = process.communicate(b"" if stdin == CLOSED else stdin, DEADLINE)
-                process.wait(DEADLINE)
-            finally:
-                process.kill()
+        pipes = {FULL: full, CLOSED: CLOSED}
+        streams = {
+            "stdin": CLOSED if stdin == CLOSED else PIPE,
+            "stdout": pipes.get(stdout, PIPE),
+            "stderr": pipes.get(stderr, PIPE),
+        }
+        with Kvstream(arguments, **streams, **kwargs) as process:
+            if stdout == LEAVES:
+                process.stdout.read(1)
+                process.stdout.close()
+                process.stdin.close()
+                out, err = b"", process.stderr.read()
+                process.wait()
+            else:
+                out, err = process.communicate(stdin)
     return Ended(process.returncode, out or b"", (err or b"").decode(errors="replace"))
 
 
@@ -252,12 +247,9 @@ def test_a_disk_that_fills_up_leaves_the_file_of_before(folder, name):
     (made,) = folder.glob("made*")
     good = made.read_bytes()
 
-    def fill_up():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, len(good) // 2))
-
     done = ended(arguments)
     assert (done.code, "--force" in done.err) == (1, True)
-    done = ended([*arguments, "--force"], preexec_fn=fill_up)
+    done = ended([*arguments, "--force"], limits={resource.RLIMIT_FSIZE: len(good) // 2})
     assert (done.code, len(done.lines)) == (1, 1), done.err
     assert "File too large" in done.err
     assert made.read_bytes() == good
@@ -297,8 +289,8 @@ def test_a_torn_last_line_is_ended_before_more_is_written(folder):
     out = folder / "out.jsonl"
     out.write_text('{"type":"sum')
     with out.open("ab") as file:
-        done = subprocess.run([*COMMAND, "run", folder / "log.jsonl"], stdout=file, timeout=DEADLINE)
-    assert done.returncode == 0
+        with running("run", folder / "log.jsonl", stdout=file) as process:
+            assert process.wait() == 0
     torn, *lines = out.read_text().splitlines()
     assert torn == '{"type":"sum'
     assert json.loads(lines[-1])["accounts"]["processed"] == 4000
@@ -351,8 +343,8 @@ def test_a_signal_ends_what_waits_for_the_writer_of_a_pipe(tmp_path, number, fol
 
 def test_a_service_goes_on_while_the_disk_is_full(tmp_path):
     with open("/dev/full", "wb") as full:
-        serve = [*COMMAND, "serve", "--listen", f"unix:{tmp_path}/s", "--json", "--summary-every", "0.1"]
-        with subprocess.Popen(serve, stdout=full, stderr=subprocess.PIPE) as process:
+        serve = ["serve", "--listen", f"unix:{tmp_path}/s", "--json", "--summary-every", "0.1"]
+        with running(*serve, stdout=full, stderr=PIPE) as process:
             said = b""
             while b"No space left" not in said:
                 assert select.select([process.stderr], [], [], DEADLINE)[0]

@@ -87,10 +87,11 @@ async def test_a_server_outlives_what_strangers_do(tmp_path, at):
 
 async def test_a_second_server_is_refused_and_the_first_goes_on(tmp_path):
     with served(f"unix:{tmp_path}/kv.sock") as (process, endpoint):
-        second = await anyio.run_process([*COMMAND, "serve", "--listen", endpoint], check=False)
+        with running("serve", "--listen", endpoint, stderr=subprocess.PIPE) as second:
+            _, err = second.communicate()
         assert second.returncode == 1
-        assert b"another server" in second.stderr
-        assert len(second.stderr.splitlines()) == 1
+        assert b"another server" in err
+        assert len(err.splitlines()) == 1
         await send(endpoint, range(100))
         assert stop(process)[0]["blocks_live"] == 100
 
@@ -121,10 +122,8 @@ def test_a_server_without_its_file_ends_as_usual_and_removes_nobody_elses(tmp_pa
 
 
 async def test_a_server_without_files_left_waits_and_goes_on(tmp_path):
-    def few_files():
-        resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
-
-    with served(f"unix:{tmp_path}/kv.sock", preexec_fn=few_files) as (process, endpoint):
+    few = {resource.RLIMIT_NOFILE: 48}
+    with served(f"unix:{tmp_path}/kv.sock", limits=few) as (process, endpoint):
         peers = [stranger(endpoint) for _ in range(80)]
         await send(endpoint, range(100))  # the oldest strangers go, so that producers come in
         for peer in peers:

@@ -5,48 +5,36 @@ import json
 import resource
 import signal
 import socket
-import subprocess
 import threading
 import time
 import urllib.request
 
 import pytest
 
-from tests.cli.conftest import COMMAND, DEADLINE
+from tests.forked import DEVNULL, PIPE, Kvstream
+from tests.waiting import DEADLINE
 from tests.web.test_connections import HOSTILE, reset
-
-NO_LIMIT = None
 
 
 @contextlib.contextmanager
-def serving(folder, descriptors=NO_LIMIT):
+def serving(folder, **options):
     """A server's port and the lines that it says; afterwards it has ended as asked, and has said little."""
     arguments = ["serve", "--listen", f"unix:{folder}/kv.sock", "--http", "127.0.0.1:0", "--json"]
-
-    def limit():
-        if descriptors is not NO_LIMIT:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-
-    with subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=limit
-    ) as process:
-        try:
-            assert process.stderr.readline().startswith(b"listening at ")
-            port = int(process.stderr.readline().decode().rstrip("/ \n").rsplit(":", 1)[1])
-            said = []
-            reader = threading.Thread(target=lambda: said.extend(process.stderr))
-            reader.start()
-            yield port, said
-            assert process.poll() is None
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(DEADLINE) == 143
-            reader.join(DEADLINE)
-            text = b"".join(said).decode()
-            assert "Traceback" not in text
-            assert "\x1b" not in text
-            assert len(said) < 60, text
-        finally:
-            process.kill()
+    with Kvstream(arguments, stdout=DEVNULL, stderr=PIPE, **options) as process:
+        assert process.stderr.readline().startswith(b"listening at ")
+        port = int(process.stderr.readline().decode().rstrip("/ \n").rsplit(":", 1)[1])
+        said = []
+        reader = threading.Thread(target=lambda: said.extend(process.stderr))
+        reader.start()
+        yield port, said
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 143
+        reader.join(DEADLINE)
+        text = b"".join(said).decode()
+        assert "Traceback" not in text
+        assert "\x1b" not in text
+        assert len(said) < 60, text
 
 
 def connect(port):
@@ -80,7 +68,7 @@ def test_hostile_requests_end_nothing_but_themselves(tmp_path):
 
 
 def test_descriptors_that_are_used_up_are_waited_for(tmp_path):
-    with serving(tmp_path, descriptors=48) as (port, said):
+    with serving(tmp_path, limits={resource.RLIMIT_NOFILE: 48}) as (port, said):
         with contextlib.ExitStack() as stack:
             for _ in range(80):
                 stack.enter_context(connect(port))

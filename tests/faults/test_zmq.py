@@ -4,8 +4,6 @@ import json
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 
@@ -13,12 +11,12 @@ import msgspec
 import pytest
 import zmq
 
+from tests.forked import DEVNULL, PIPE, Kvstream
 from tests.ports import free_port
 from tests.publisher import Engine, answers_with_topic, answers_without, number
 from tests.sources.fuzz_wire import mutant, payloads
 from tests.waiting import DEADLINE
 
-RUN = [sys.executable, "-m", "kvstream", "run", "--json", "--evictions"]
 LAST = 777
 
 
@@ -35,11 +33,8 @@ def last():
 @contextmanager
 def running(url):
     """``kvstream run`` on a publisher; ended by whoever has what is to be seen."""
-    with subprocess.Popen([*RUN, url], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with Kvstream(["run", "--json", "--evictions", url], stdout=PIPE, stderr=DEVNULL) as process:
+        yield process
 
 
 def stopped(process):

@@ -31,7 +31,7 @@ def report():
     return report_of([*frames, *generate("chat", 20_000, blocks=512, rate=3_000)], capacity=512)
 
 
-@pytest.mark.parametrize("windows", [60, 4000])
+@pytest.mark.parametrize("windows", [60, 1500])
 def test_the_history_accounts_for_every_event_however_long_it_is(windows):
     """More windows than a stream keeps, and more than a chart shows."""
     n = 20_000

@@ -56,7 +56,7 @@ def peak_mib(work):
 @pytest.mark.parametrize("inside", INSIDE)
 def test_a_bomb_takes_at_most_64_mib(packing, inside):
     start, byte, malformed = INSIDE[inside]
-    bomb = BOMBS[packing](start, byte, 256)
+    bomb = BOMBS[packing](start, byte, 128)
     reader = EventReader("bomb")
     found = []
 
