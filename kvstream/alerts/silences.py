@@ -123,6 +123,8 @@ class Silences:
             raise ConfigError(f"silence: there are {MAX_SILENCES:,} already; remove some first")
         if not silence.id:
             silence = replace(silence, id=os.urandom(8).hex())
+        for pattern in (silence.rule, silence.source, silence.tier):
+            _matcher(pattern)  # now, as the first look at an alert would compile those of all silences
         self._silences[silence.id] = silence
         self._answers.clear()
         return silence

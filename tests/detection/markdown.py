@@ -28,8 +28,8 @@ def _intro(results: Sequence[Result]) -> str:
         "`python -m tests.detection SEED --results RESULTS`.",
         "",
         f"The streams are of seed{'s' * (len(seeds) > 1)} {' and '.join(map(str, seeds))}, on which no",
-        f"number of the rules was chosen: {len(found.incidents)} incidents at 0.3 to 40 requests a second and",
-        f"{found.quiet_hours:.1f} hours in which nothing is wrong"
+        f"number of the rules was chosen: {len(found.incidents)} incidents at 0.3 to 40 requests a second,",
+        f"and {found.quiet_hours:.1f} hours in which nothing is wrong"
         + (", real requests (Mooncake's conversation trace) among them." if real else "."),
         "",
         "- **PromQL rules**: looked at every 15 s; the hit ratio of 1 min below 0.7 of that of 10 min",
