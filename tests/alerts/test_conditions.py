@@ -61,7 +61,7 @@ def test_a_drop_that_has_mostly_come_back_and_stays_there_is_over():
 
 def test_what_was_judged_once_begins_no_incident_again():
     fallen = [*stretch(0, 900, 0.02), *stretch(900, 1500, 0.02, hit_ratio=0.1)]
-    begun, over = fired("hit_ratio_drop", [*fallen, *stretch(1500, 1860, 0.02, hit_ratio=0.73)])
+    begun, over = fired("hit_ratio_drop", [*fallen, *stretch(1500, 1860, 0.02, hit_ratio=0.7)])
     assert (len(begun), len(over)) == (1, 1)
 
 
