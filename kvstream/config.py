@@ -49,7 +49,9 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             Counters always count everything.
         history_size: Eviction and alert records kept for the ``drain_*`` calls; older ones go first.
         trend_window: Windows that a trend is fitted over.
-        anomaly_threshold: Accepted for users of ``kv_cache_metrics``; no rule looks at it any more.
+        anomaly_threshold: Without effect, and kept so that settings made for ``kv_cache_metrics`` are still
+            accepted. It was the robust z-score beyond which a window of lifetimes counted as anomalous.
+            Rules judge differently now, and thresholds are set in a rules file only.
         enable_detailed: Make a ``KVCacheEvictionEvent`` of each eviction in the synchronous collectors.
         export_interval: Seconds between periodic summaries of a stream; 0 turns them off.
         window_seconds: Length of one window.

@@ -318,15 +318,30 @@ class Monitor:
         caches = (tier for source in self.sources.values() for tier in source.tiers.values())
         return [alert for tier in caches if tier.rules.due() < now for alert in tier.pass_time(now_ns)]
 
-    def replace_rules(self, rules: Sequence[Rule]) -> list[CacheAlert]:
-        """Judge every cache by other rules from now on; return the alerts that end with their rule."""
+    def replace_rules(self, rules: Sequence[Rule]) -> Iterator[list[CacheAlert]]:
+        """Judge every cache by other rules from now on; yield the alerts that end with their rule.
+
+        A source at a time: the state is whole at each yield, and sources may come and go meanwhile.
+        """
         self.rules = tuple(rules)
         self._cache_rules = _rules_of_caches(self.rules)
-        return [alert for each in self.sources.values() for alert in each.replace_rules(self._cache_rules)]
+        for source in self._one_by_one():
+            yield source.replace_rules(self._cache_rules)  # not those given, if there are newer ones by now
 
-    def look_at_silences(self) -> list[CacheAlert]:
-        """Take note of silences that have begun or ended; return what is to be notified now."""
-        return [alert for tier in self.tiers() for alert in tier.rules.look_at_silences()]
+    def look_at_silences(self) -> Iterator[list[CacheAlert]]:
+        """Take note of silences that have begun or ended; yield what is to be notified now.
+
+        A cache at a time, as ``replace_rules`` does.
+        """
+        for source in self._one_by_one():
+            for tier in list(source.tiers.values()):
+                yield tier.rules.look_at_silences()
+
+    def _one_by_one(self) -> Iterator[SourceMonitor]:
+        """Yield each source that is there now and has not been forgotten when it is its turn."""
+        for name, source in list(self.sources.items()):
+            if self.sources.get(name) is source:
+                yield source
 
     def finish(self) -> list[CacheAlert]:
         """Closes every open window at the end of the stream; returns the alerts that changed."""

@@ -2,9 +2,8 @@
 
 import zlib
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from fnmatch import fnmatchcase
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
@@ -18,7 +17,7 @@ from kvstream.alerts.drops import DropWatch
 from kvstream.alerts.groups import AlertGroup, alert_groups
 from kvstream.alerts.heartbeat import heartbeat_alert, heartbeat_rule
 from kvstream.alerts.rule import Rule
-from kvstream.alerts.silences import Silence, Silences, exactly
+from kvstream.alerts.silences import Silence, Silences, exactly, fits
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.observations import KVCacheEvictionEvent
 from kvstream.blocks.state import HotBlock
@@ -316,6 +315,18 @@ class KVStream:
         for queue in self._queues:
             await queue.join()
 
+    def input_ended(self, ends: Mapping[str, int]) -> None:
+        """Take note that recordings have ended while others go on, so that their sources are not silent.
+
+        It concerns a stream of recordings (``StreamConfig.recorded``) only, and may be called while their
+        frames are still on their way.
+
+        Args:
+            ends: The newest time in its recording by source, nanoseconds since the Unix epoch.
+        """
+        if self._recorded is not None:
+            self._recorded.input_ended(ends)
+
     def reject(self, malformed: Malformed) -> None:
         """Counts a piece of input that could not be decoded; the last hundred are kept."""
         self._malformed_count += malformed.count
@@ -377,8 +388,11 @@ class KVStream:
             max_clients=max_clients,
         )
 
-    def silence(self, silence: Silence) -> Silence:
+    async def silence(self, silence: Silence) -> Silence:
         """Begin a silence; what it covers and still fires at its end is notified then.
+
+        Alerts that fire are looked at source by source, while other tasks go on. If it is cancelled, the
+        silence holds; the rest of the alerts are looked at when their caches are judged next.
 
         Its end is event time: about the clock's for live sources, the recording's for a replay
         (``event_time`` says which it is now).
@@ -391,10 +405,10 @@ class KVStream:
         """
         self._drop_ended_silences()
         silence = self._silences.add(silence)
-        self._look_at_silences()
+        await self._look_at_silences()
         return silence
 
-    def acknowledge(self, fingerprint: str, reason: str = "acknowledged") -> Silence | None:
+    async def acknowledge(self, fingerprint: str, reason: str = "acknowledged") -> Silence | None:
         """Silence exactly the incident of an alert that fires, until it is over; None if none does.
 
         A rise of its severity is covered, too. The next incident of the same rule is notified again.
@@ -409,7 +423,7 @@ class KVStream:
         alert = next((each for each in self._all_firing() if each.fingerprint == fingerprint), None)
         if alert is None:
             return None
-        return self.silence(
+        return await self.silence(
             Silence(
                 rule=exactly(alert.rule),
                 source=exactly(alert.source),
@@ -420,13 +434,13 @@ class KVStream:
             )
         )
 
-    def unsilence(self, silence_id: str) -> bool:
+    async def unsilence(self, silence_id: str) -> bool:
         """End a silence, and notify of what it covered and still fires; False if there is none with that id.
 
         One of the rules file comes back when the file is read again.
         """
         found = self._silences.remove(silence_id)
-        self._look_at_silences()
+        await self._look_at_silences()
         return found
 
     def silences(self) -> list[Silence]:
@@ -440,7 +454,7 @@ class KVStream:
         It goes on with the clock while a source is silent. Without any source it is the clock's.
         """
         times = self._event_times()
-        chosen = [time for name, time in times.items() if fnmatchcase(name, source)]
+        chosen = [time for name, time in times.items() if fits(source, name)]
         return max(chosen or times.values(), default=self._clock() / 1e9)
 
     def _event_times(self) -> dict[str, float]:
@@ -455,13 +469,19 @@ class KVStream:
         if times:
             self._silences.drop_ended(min(times.values()), {each.incident for each in self._all_firing()})
 
-    def _look_at_silences(self) -> None:
+    async def _look_at_silences(self) -> None:
         for monitor in self._monitors:
-            self._publish_alerts(monitor.look_at_silences())
-        self._publish_alerts(self._drops.look_at_silences(self._clock() / 1e9))
+            await self._publish_bit_by_bit(monitor.look_at_silences())
+        await self._publish_bit_by_bit(self._drops.look_at_silences(self._clock() / 1e9))
 
-    def replace_rules(self, rules: Sequence[Rule], silences: Iterable[Silence] = ()) -> None:
-        """Judge by other rules from now on.
+    async def _publish_bit_by_bit(self, parts: Iterable[list[CacheAlert]]) -> None:
+        """Publish alerts as they are found, each part of which takes a millisecond or less."""
+        for alerts in parts:
+            self._publish_alerts(alerts)
+            await checkpoint()
+
+    async def replace_rules(self, rules: Sequence[Rule], silences: Iterable[Silence] = ()) -> None:
+        """Judge by other rules from now on, source by source, while other tasks go on.
 
         What fires by a rule that is the same as before goes on. Alerts of rules that are gone or changed are
         resolved; new and changed rules begin without any past, but for the evidence of each cache.
@@ -471,15 +491,17 @@ class KVStream:
             silences: Silences in the place of those that the stream was made with or that were last given
                 here; those that ``silence`` began stay.
 
+        If it is cancelled, some sources go on by the rules of before; call it again.
+
         Raises:
             ConfigError: If there are too many silences; nothing is changed then.
         """
         self._silences.replace_configured(silences)
         self._heartbeat = heartbeat_rule(rules)
-        for monitor in self._monitors:
-            self._publish_alerts(monitor.replace_rules(rules))
         self._publish_alerts(self._drops.replace_rules(rules, self._clock() / 1e9))
-        self._look_at_silences()
+        for monitor in self._monitors:
+            await self._publish_bit_by_bit(monitor.replace_rules(rules))
+        await self._look_at_silences()
 
     def alerts(
         self,

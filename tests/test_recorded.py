@@ -86,6 +86,9 @@ async def by_stream(frames, pause=0.0):
     )
     async with KVStream(config) as stream:
         alerts = stream.alerts(buffer=10_000)
+        if callable(frames):
+            await stream.feed(frames(stream.input_ended))
+            frames = []
         for frame in frames:
             await stream.send(frame)
             if pause:
@@ -128,11 +131,51 @@ async def test_lines_in_pieces_of_any_size(size, expected):
     assert await by_stream(frames) == expected
 
 
-async def test_several_files(expected, tmp_path):
-    for name in ENGINES:
-        (tmp_path / f"{name}.jsonl").write_bytes(encode_lines(events_of(name)))
-    inputs = [read_events(str(path)) for path in sorted(tmp_path.iterdir())]
-    assert await by_stream([item async for item in merge_by_time(inputs)]) == expected
+async def by_files(tmp_path, **events):
+    """What is found where each of several files is read beside the others."""
+    for name, some in events.items():
+        (tmp_path / f"{name}.jsonl").write_bytes(encode_lines(some))
+    paths = [str(tmp_path / f"{name}.jsonl") for name in events]
+    found = await by_stream(lambda on_end: merge_by_time([read_events(path) for path in paths], on_end))
+    time = RecordedTime(monitor := Monitor(METRICS))
+    alerts = []
+    async for frame in merge_by_time([read_events(path) for path in paths], time.input_ended):
+        alerts += time.reach([frame])
+        alerts += monitor.process(frame).alerts
+    assert told([*alerts, *time.end(), *monitor.finish()]) == found
+    return found
+
+
+async def test_several_files_give_what_one_does_but_that_their_ends_are_no_silence(expected, tmp_path):
+    found = await by_files(tmp_path, **{name: events_of(name) for name in ENGINES})
+    assert found == [each for each in expected if each[0] != "gone"]
+
+
+async def test_a_source_is_silent_while_others_of_its_own_file_go_on(expected, tmp_path):
+    found = await by_files(tmp_path, both=events_of("gone", "bad"), other=events_of("pauses"))
+    assert found == [each for each in expected if each[0] in ("gone", "bad", "pauses")]
+
+
+async def test_what_is_between_two_files_of_a_source_is_not_known_to_be_silence(tmp_path):
+    events = events_of("steady")
+    cut, again = START + 200 * SECOND, START + 400 * SECOND
+    parts = {
+        "first": [event for event in events if event.ts < cut],
+        "second": [event for event in events if event.ts >= again],
+        "other": events_of("bad"),
+    }
+    assert {each[0] for each in await by_files(tmp_path, **parts)} == {"bad"}
+    whole = [event for event in events if not cut <= event.ts < again]
+    (tmp_path / "whole").mkdir()
+    found = await by_files(tmp_path / "whole", one=whole, other=events_of("bad"))
+    assert ("steady", "engine_stalled") in {each[:2] for each in found}, "in one file it is"
+
+
+async def test_a_source_that_another_file_goes_on_with_is_silent_when_it_says_nothing(expected, tmp_path):
+    gone = events_of("gone")
+    first, rest = gone[: len(gone) // 2], gone[len(gone) // 2 :]
+    found = await by_files(tmp_path, first=first, rest=sorted([*rest, *events_of("bad")], key=lambda e: e.ts))
+    assert found == [each for each in expected if each[0] in ("gone", "bad")]
 
 
 async def test_a_binary_log(expected):

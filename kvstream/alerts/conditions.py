@@ -98,7 +98,10 @@ class Drop:
     compared as log odds (0.6 is from 0.80 to 0.69, or 0.20 to 0.12), lifetimes as logarithms (0.7 is half).
     The baseline is the median of up to an hour before; it stands still from the beginning of an incident to
     its end. The drop is over when the value is within ``clear`` or the noise of it, or has come back by
-    four fifths of the worst fall.
+    four fifths of the worst fall; or when for a minute and a half it has come back by three fifths and would
+    begin no incident, as what a restart or a scan took may take long to come back wholly. (Of the incidents
+    that numbers were chosen on, none did so while it lasted.) What comes after is judged by evidence from
+    after the end.
     """
 
     _LONG_SHARE = 0.63
@@ -106,6 +109,7 @@ class Drop:
     _SIGMAS, _LONG_SIGMAS, _NEAR_SIGMAS = 5.5, 3.7, 1.0
     _OF_WORST = 0.6
     _RECOVERED = 0.2
+    _MOSTLY_RECOVERED, _MOSTLY_SECONDS = 0.4, 90.0
     _MEAN_SHARE, _MEAN_SIGMAS = 0.3, 6.0
     _LEAST_RELATIVE = 0.12  # of a hit ratio: 0.99 to 0.98 is far in log odds and of no interest
 
@@ -116,10 +120,14 @@ class Drop:
         self._baseline: Baseline | None = None  # of the incident that is open
         self._since = 0.0
         self._worst = 0.0
+        self._mostly_since: float | None = None  # since when it has mostly come back
+        self._judged_until = -math.inf  # end of the last incident
 
     def over(self, view: View) -> None:
         """Take note that the incident is over."""
-        self._baseline = None
+        if self._baseline is not None:
+            self._judged_until = view.now
+        self._baseline = self._mostly_since = None
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
@@ -131,7 +139,7 @@ class Drop:
             return None
         now = median(short)
         if self._baseline is not None:
-            return self._going_on(self._baseline, now, recent)
+            return self._going_on(self._baseline, now, recent, view.now)
         baseline, since = self._baseline_if_bad(view, now, recent)
         if baseline is None:
             return None
@@ -151,7 +159,8 @@ class Drop:
         needed = threshold if baseline.established else threshold * self._NEW_SHARE
         if self._is_far(baseline, now, max(needed, self._SIGMAS * baseline.noise)):
             return baseline, recent[0].start
-        recent = log.last(LONG, view.cold_since)
+        fresh = max(view.cold_since, self._judged_until)
+        recent = log.last(LONG, fresh)
         series = values(recent, self._measure)
         before = baseline_of(log.before(LONG), self._measure, SHORT, NOISE_FLOOR)
         if len(series) < LONG or before is None or not before.established:
@@ -160,18 +169,18 @@ class Drop:
         both = self._is_far(before, median(series), max(needed, self._LONG_SIGMAS * before.noise))
         if both and self._is_far(before, now, needed):
             return before, recent[0].start
-        if self._is_ratio and self._is_lower_on_average(view):
-            return baseline, log.last(MIDDLE, view.cold_since)[0].start
+        if self._is_ratio and self._is_lower_on_average(log, fresh):
+            return baseline, log.last(MIDDLE, fresh)[0].start
         return baseline, math.nan
 
-    def _is_lower_on_average(self, view: View) -> bool:
+    def _is_lower_on_average(self, log: EvidenceLog, since: float) -> bool:
         """Whether the mean hit ratio of the last pieces is far below that of those before.
 
         Where few requests come, single pieces find nothing or everything, and no median of log odds says
         much; their mean does. Its standard error allows for pieces that resemble their neighbours.
         """
-        after = [piece.hits / piece.lookups for piece in view.log.last(MIDDLE, view.cold_since)]
-        before = [piece.hits / piece.lookups for piece in view.log.before(MIDDLE) if piece.calm]
+        after = [piece.hits / piece.lookups for piece in log.last(MIDDLE, since)]
+        before = [piece.hits / piece.lookups for piece in log.before(MIDDLE) if piece.calm]
         if len(after) < MIDDLE or len(before) < MIDDLE + LONG // 2:
             return False
         level, spread = mean(before), max(stdev(before), 0.02)
@@ -187,16 +196,24 @@ class Drop:
             return False
         return not self._is_ratio or ratio_of(now) <= (1 - self._LEAST_RELATIVE) * ratio_of(baseline.level)
 
-    def _going_on(self, baseline: Baseline, now: float, recent: list[Evidence]) -> Finding:
-        fall = baseline.level - now
+    def _going_on(
+        self, baseline: Baseline, value: float, recent: list[Evidence], now_seconds: float
+    ) -> Finding:
+        fall = baseline.level - value
         self._worst = max(self._worst, fall)
         near = max(self._rule.clear, self._NEAR_SIGMAS * baseline.noise)
+        is_near = fall < min(max(near, self._RECOVERED * self._worst), self._OF_WORST * self._worst)
+        if fall >= min(self._MOSTLY_RECOVERED * self._worst, self._rule.threshold):
+            self._mostly_since = None
+        elif self._mostly_since is None:
+            self._mostly_since = now_seconds
+        mostly = self._mostly_since is not None and now_seconds - self._mostly_since >= self._MOSTLY_SECONDS
         return self._finding(
             baseline,
-            now,
+            value,
             recent,
             bad=fall >= self._LONG_SHARE * self._rule.threshold,
-            good=fall < min(max(near, self._RECOVERED * self._worst), self._OF_WORST * self._worst),
+            good=is_near or mostly,
             since=self._since,
         )
 
@@ -317,6 +334,10 @@ class Silent:
             evidence=f"the longest pause before was {max(self._pauses, default=0.0):,.0f} s",
         )
 
+    def forget(self) -> None:
+        """Take no note of the pause that goes on now, as it may not be the engine's."""
+        self._last = None
+
     def due(self) -> float:
         """When silence will be too long, unless something comes."""
         if self._last is None or len(self._pauses) < self._LEAST_PAUSES:
@@ -394,11 +415,12 @@ class Premature:
     """Find a cache too small for what it is asked for, without any past to compare with.
 
     In each third of the last thirty pieces of evidence, the share ``threshold`` of evictions was premature,
-    and of all lookups 0.6 of that share asked for what had been evicted. Good again below ``clear``.
+    and of all lookups 0.75 of that share asked for what had been evicted: where most is found, a large share
+    of few evictions means little. Good again below ``clear``.
     """
 
     _LEAST_EVICTIONS = 50  # in a third
-    _OF_LOOKUPS = 0.58
+    _OF_LOOKUPS = 0.75
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule

@@ -79,10 +79,11 @@ class DropWatch:
             self._episodes[source, kind] = [kept.get(each.rule.name, each) for each in fresh]
         return [alert for alert in ended if alert is not None]
 
-    def look_at_silences(self, now: float) -> list[CacheAlert]:
-        """Take note of silences that have begun or ended; return what is to be published now."""
-        changes = [each.to_publish(now) for episodes in self._episodes.values() for each in episodes]
-        return [alert for alert in changes if alert is not None]
+    def look_at_silences(self, now: float) -> Iterator[list[CacheAlert]]:
+        """Take note of silences that have begun or ended; yield what is to be published now, bit by bit."""
+        for key in list(self._episodes):
+            changes = [each.to_publish(now) for each in self._episodes.get(key, ())]
+            yield [alert for alert in changes if alert is not None]
 
     def firing(self) -> list[CacheAlert]:
         """Return the alerts that fire."""

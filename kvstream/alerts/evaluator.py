@@ -23,8 +23,9 @@ from kvstream.metrics.window import Window
 from kvstream.words import time_of_day
 
 _WARM_UP_SECONDS = 90.0
-_RECURS_SECONDS = 600.0  # after which an incident of the same cause is another one
-_RECURRING_CLEAR_SECONDS = 270.0
+_RECURS_SECONDS = 600.0  # after which an incident of the same rule is another one
+_RECURRING_CLEAR_SECONDS = (180.0, 270.0)
+_LONGER_THAN_BEFORE = 1.1  # times the longest good stretch before it recurred
 _FOLLOWS_SECONDS = 420.0  # after an incident in which its evidence may still show
 _CLEARED_SHARE = 0.5  # of the live blocks: a clear of so many is a restart
 
@@ -44,8 +45,10 @@ class _State(msgspec.Struct):
         finding: The last finding.
         is_new: Whether it was found just now.
         notified: Level that was notified; None if nobody was.
-        ended_at: When its last incident ended.
-        recurred: Whether the one before ended only minutes before this one began.
+        ended_at: When the last incident that it was part of ended.
+        recurred: Whether that was only minutes before this one began.
+        was_good_since: Since when that incident had been good when it ended.
+        longest_good: Seconds of the longest stretch in which it was good and yet recurred.
     """
 
     rule: Rule
@@ -60,6 +63,8 @@ class _State(msgspec.Struct):
     notified: AlertLevel | None = None
     ended_at: float = -math.inf
     recurred: bool = False
+    was_good_since: float = -math.inf
+    longest_good: float = 0.0
     is_new: bool = False
 
     @property
@@ -199,6 +204,12 @@ class Evaluator:
             changes += self._judge(View(moment, self._log, cold_since=self._cold_since or 0.0))
         return changes
 
+    def forget_silence(self) -> None:
+        """Take what has not come since the last event for not recorded, not for a silence of the engine."""
+        for state in self._silent:
+            if isinstance(state.condition, Silent):
+                state.condition.forget()
+
     def due(self) -> float:
         """Return the event time in seconds at which something can change though nothing comes."""
         return self._next_moment() - self._shift
@@ -273,6 +284,8 @@ class Evaluator:
             return
         state.finding = finding
         if not finding.good:
+            if state.fires and state.good_since is not None:
+                state.longest_good = max(state.longest_good, now - state.good_since)
             state.good_since = None
         elif state.good_since is None:
             state.good_since = now
@@ -300,7 +313,9 @@ class Evaluator:
         if self._open_incident(rule.cause) is not None:
             state.joined, state.alert = True, None
             return
-        state.recurred = view.now - self._last_end(rule.cause) < _RECURS_SECONDS
+        state.recurred = view.now - state.ended_at < _RECURS_SECONDS
+        good = view.now - state.was_good_since
+        state.longest_good = max(state.longest_good, good) if state.recurred else 0.0
         state.fired_at = view.now
         state.alert = self._alert(state, finding)
 
@@ -333,9 +348,10 @@ class Evaluator:
         notified, worst = state.notified, state.worst
         if finding is not None and worst is not None and finding.measure > worst.measure:
             worst = finding
+        good_since = view.now if state.good_since is None else state.good_since
         for each in members:
             self._reset(each, view)
-            each.ended_at = view.now
+            each.ended_at, each.was_good_since = view.now, good_since
         if notified is None:
             return None
         at_worst = (
@@ -353,7 +369,11 @@ class Evaluator:
     @staticmethod
     def _clear_seconds(state: _State) -> float:
         seconds = state.rule.clear_seconds
-        return max(seconds, _RECURRING_CLEAR_SECONDS) if state.recurred and seconds else seconds
+        if not state.recurred or not seconds:
+            return seconds
+        # What comes and goes is over once it has been good for longer than it ever was before it came back.
+        least, most = _RECURRING_CLEAR_SECONDS
+        return max(seconds, least, min(most, _LONGER_THAN_BEFORE * state.longest_good))
 
     def _reset(self, state: _State, view: View) -> None:
         if state.alert is not None or state.joined:

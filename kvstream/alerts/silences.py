@@ -4,8 +4,9 @@ import datetime
 import math
 import os
 import re
-from collections.abc import Collection, Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Collection, Iterable
+from fnmatch import translate
+from functools import lru_cache
 
 import msgspec
 from msgspec.structs import replace
@@ -19,6 +20,8 @@ MAX_SILENCES = 1000
 _LONGEST_PATTERN = 1024  # characters; a name has 256, and each may need three to stand for itself
 _LONGEST_REASON = 1000
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_KEPT_PATTERNS = 4 * MAX_SILENCES
+_KEPT_ANSWERS = 16_384  # alerts for which it is known which silences cover them
 
 
 class Silence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,15 +71,25 @@ class Silence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Its end in seconds since the Unix epoch; infinite if that is the end of an incident."""
         return math.inf if self.until is None else self.until.timestamp()
 
-    def covers(self, alert: CacheAlert, now: float) -> bool:
-        """Whether it covers an alert at a time, in seconds since the Unix epoch."""
+    def covers(self, alert: CacheAlert) -> bool:
+        """Whether it covers an alert until it ends."""
         return (
             (not self.incident or self.incident == alert.incident)
-            and now < self.ends_at
-            and fnmatchcase(alert.rule, self.rule)
-            and fnmatchcase(alert.source, self.source)
-            and fnmatchcase(alert.tier, self.tier)
+            and fits(self.rule, alert.rule)
+            and fits(self.source, alert.source)
+            and fits(self.tier, alert.tier)
         )
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Return whether a name fits a pattern, as shells have it, by case."""
+    return bool(_matcher(pattern)(name))
+
+
+@lru_cache(maxsize=_KEPT_PATTERNS)
+def _matcher(pattern: str) -> Callable[[str], object]:
+    """Return what is true of the names that fit; ``fnmatch`` keeps too few patterns for all silences."""
+    return re.compile(translate(pattern)).match
 
 
 def exactly(name: str) -> str:
@@ -97,6 +110,7 @@ class Silences:
     def __init__(self, silences: Iterable[Silence] = ()) -> None:
         self._silences: dict[str, Silence] = {}
         self._configured: set[str] = set()
+        self._answers: dict[tuple[str, str, str, str], list[Silence]] = {}  # which cover an alert
         self.replace_configured(silences)
 
     def add(self, silence: Silence) -> Silence:
@@ -109,12 +123,16 @@ class Silences:
             raise ConfigError(f"silence: there are {MAX_SILENCES:,} already; remove some first")
         if not silence.id:
             silence = replace(silence, id=os.urandom(8).hex())
+        for pattern in (silence.rule, silence.source, silence.tier):
+            _matcher(pattern)  # now, as the first look at an alert would compile those of all silences
         self._silences[silence.id] = silence
+        self._answers.clear()
         return silence
 
     def remove(self, silence_id: str) -> bool:
         """End a silence; False if there is none with that id."""
         self._configured.discard(silence_id)
+        self._answers.clear()
         return self._silences.pop(silence_id, None) is not None
 
     def replace_configured(self, silences: Iterable[Silence]) -> None:
@@ -130,6 +148,7 @@ class Silences:
             raise ConfigError(f"silences: at most {MAX_SILENCES:,} are kept at once")
         ids = {replace(each, id=""): name for name, each in before.items()}
         self._silences = others
+        self._answers.clear()
         # What has not changed keeps its id.
         self._configured = {
             self.add(replace(each, id=each.id or ids.get(each, ""))).id for each in configured
@@ -163,6 +182,15 @@ class Silences:
         return min((end for end in ends if end > now), default=math.inf)
 
     def reason(self, alert: CacheAlert, now: float) -> str:
-        """Why nobody is to be notified of an alert; empty if no silence covers it."""
-        covering = (each.reason for each in self._silences.values() if each.covers(alert, now))
-        return next(covering, "")
+        """Why nobody is to be notified of an alert; empty if no silence covers it.
+
+        It is asked at every look at an alert that fires: which silences cover it is kept until they change.
+        """
+        key = (alert.rule, alert.source, alert.tier, alert.incident)
+        covering = self._answers.get(key)
+        if covering is None:
+            if len(self._answers) >= _KEPT_ANSWERS:
+                self._answers.clear()
+            covering = [each for each in self._silences.values() if each.covers(alert)]
+            self._answers[key] = covering
+        return next((each.reason for each in covering if now < each.ends_at), "")

@@ -75,13 +75,13 @@ async def read_rules_on_hangup(
                 stopped.append(number)
                 scope.cancel()
                 return
-            _read_again(stream, file, heartbeat)
+            await _read_again(stream, file, heartbeat)
 
 
-def _read_again(stream: KVStream, file: Path, heartbeat: bool) -> None:
+async def _read_again(stream: KVStream, file: Path, heartbeat: bool) -> None:
     try:
         chosen = chosen_rules(file, heartbeat)
-        stream.replace_rules(chosen.rules, chosen.silences)
+        await stream.replace_rules(chosen.rules, chosen.silences)
     except ConfigError as error:
         lines = error.lines if isinstance(error, RulesFileError) else [str(error)]
         for line in lines:

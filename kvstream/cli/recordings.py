@@ -12,7 +12,7 @@ from kvstream.cli.render import progress_on_stderr
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.sources.inputs import Input
-from kvstream.sources.timing import merge_by_time
+from kvstream.sources.timing import OnEnd, merge_by_time
 
 # Options of more than one command.
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
@@ -40,13 +40,19 @@ def recordings(names: Sequence[str], why: str) -> list[Input]:
     return inputs
 
 
-def read_recordings(inputs: Sequence[Input], capacity: int | None, take: Callable[[EventFrame], Any]) -> int:
+def read_recordings(
+    inputs: Sequence[Input],
+    capacity: int | None,
+    take: Callable[[EventFrame], Any],
+    on_end: OnEnd | None = None,
+) -> int:
     """Hands over every frame, merged by time, with progress on a terminal; says what was malformed.
 
     Args:
         inputs: Recordings.
         capacity: Blocks of the simulated cache that a hash trace runs through.
         take: Takes a frame.
+        on_end: Called when one of several recordings has ended (``merge_by_time``).
 
     Returns:
         How many pieces were malformed.
@@ -64,7 +70,7 @@ def read_recordings(inputs: Sequence[Input], capacity: int | None, take: Callabl
             progress.advance(task, count)
 
         async def read() -> None:
-            async for item in merge_by_time([of.read(capacity, on_bytes) for of in inputs]):
+            async for item in merge_by_time([of.read(capacity, on_bytes) for of in inputs], on_end):
                 if isinstance(item, EventFrame):
                     take(item)
                 else:

@@ -102,7 +102,7 @@ def try_rules(
         alerts.extend(time.reach([frame]))
         alerts.extend(monitor.process(frame).alerts)
 
-    read_recordings(inputs, metrics.capacity, take)
+    read_recordings(inputs, metrics.capacity, take, time.input_ended)
     alerts += [*time.end(), *monitor.finish()]
     scores = None if labels is None else labelled_scores(alerts, labels, span.start, span.end, span.sources)
     if wants_lines(json):

@@ -155,7 +155,7 @@ def run_command(
 async def _read_all(inputs: list[Input], options: RunOptions, stream: KVStream, output: Output) -> None:
     """Sends what the inputs hold: recorded ones merged by time, live ones as it comes."""
     clock = _SummaryClock(options.summary_every, stream, output)
-    live, recorded = live_and_recorded(inputs, options.capacity, output.read)
+    live, recorded = live_and_recorded(inputs, options.capacity, output.read, stream.input_ended)
     async with anyio.create_task_group() as tasks:
         for items in [*live, *recorded]:
             tasks.start_soon(_send_all, items, options, stream, output, clock)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from kvstream.sources.files import STDIN, read_events
-from kvstream.sources.timing import Items, merge_by_time
+from kvstream.sources.timing import Items, OnEnd, merge_by_time
 from kvstream.sources.zmq_events import KVEventSubscriber
 
 _ZMQ = ("zmq:", "zmq+ipc:")
@@ -65,9 +65,19 @@ def _stdin_is_file() -> bool:
 
 
 def live_and_recorded(
-    inputs: Sequence[Input], capacity: int | None = None, on_bytes: Callable[[int], None] | None = None
+    inputs: Sequence[Input],
+    capacity: int | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+    on_end: OnEnd | None = None,
 ) -> tuple[list[Items], list[Items]]:
-    """What several inputs hold: live ones each as it comes, and the recorded ones, if any, merged by time."""
+    """What several inputs hold: live ones each as it comes, and the recorded ones, if any, merged by time.
+
+    Args:
+        inputs: The inputs.
+        capacity: Blocks of the simulated cache that a hash trace runs through.
+        on_bytes: Told how many bytes each read of a file brought.
+        on_end: Called when one of several recordings has ended (``merge_by_time``).
+    """
     live = [of.read(capacity, on_bytes) for of in inputs if of.is_live]
     recorded = [of.read(capacity, on_bytes) for of in inputs if not of.is_live]
-    return live, [merge_by_time(recorded)] if recorded else []
+    return live, [merge_by_time(recorded, on_end)] if recorded else []

@@ -1,8 +1,8 @@
 """Recorded time: several recordings merged by it, a replay paced by it, frames cut by it."""
 
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 import anyio
 import msgspec
@@ -14,18 +14,26 @@ from kvstream.events.types import Malformed
 
 Items = AsyncIterator[EventFrame | Malformed]
 
+OnEnd = Callable[[Mapping[str, int]], None]
+"""Called with the sources of a recording that has ended, and its newest time in ns."""
+
 _PACE_SECONDS = 0.05
 _SIDE_BY_SIDE_NS = 5_000_000_000
 _STEP_BACK_NS = 10_000_000_000
 _MOST_SOURCES = 65_536  # of which a cutter remembers the sequence numbers
 
 
-async def merge_by_time(inputs: Sequence[Items]) -> Items:
+async def merge_by_time(inputs: Sequence[Items], on_end: OnEnd | None = None) -> Items:
     """Yields the frames of several recordings, the one that starts first first.
 
     Each recording's own order is kept. So the parts of one source's log, in any order of naming, are
     read one after the other, and those of several engines side by side: there, frames are cut so that none
     covers more than five seconds. After a step of its clock a recording stays beside the others, too.
+
+    Args:
+        inputs: Recordings.
+        on_end: Called when one of several has ended, before what comes later, with its sources of which no
+            other that goes on has had anything yet.
     """
     if len(inputs) == 1:
         async for item in inputs[0]:
@@ -36,6 +44,7 @@ async def merge_by_time(inputs: Sequence[Items]) -> Items:
     reached = [0] * len(inputs)  # time of the last frame, ns, had the clock not been set back
     steps = [0] * len(inputs)  # by which it was set back so far
     cutter = FrameCutter(_SIDE_BY_SIDE_NS)
+    ends = _Ends(len(inputs), on_end)
 
     async def advance(place: int) -> list[Malformed]:
         bad: list[Malformed] = []
@@ -43,6 +52,7 @@ async def merge_by_time(inputs: Sequence[Items]) -> Items:
         while part is None:
             item = await anext(inputs[place], None)
             if item is None:
+                ends.end(place)
                 return bad
             if isinstance(item, Malformed):
                 bad.append(item)
@@ -64,9 +74,36 @@ async def merge_by_time(inputs: Sequence[Items]) -> Items:
     while heads:
         first = min(heads, key=lambda head: head[:2])
         heads.remove(first)
+        ends.add(first[1], first[2])
         yield first[2]
         for malformed in await advance(first[1]):
             yield malformed
+
+
+class _Ends:
+    """Which sources each of several recordings has, and how far it goes."""
+
+    def __init__(self, inputs: int, on_end: OnEnd | None) -> None:
+        self._on_end = on_end
+        self._sources: list[set[str]] = [set() for _ in range(inputs)]
+        self._newest = [0] * inputs  # ns
+        self._open: Counter[str] = Counter()  # recordings that go on, by source
+
+    def add(self, place: int, frame: EventFrame) -> None:
+        """Take note of a frame of the recording at a place."""
+        if len(frame):
+            self._newest[place] = max(self._newest[place], int(frame.ts[-1]))
+        of = self._sources[place]
+        if frame.source not in of and len(of) < _MOST_SOURCES:
+            of.add(frame.source)
+            self._open[frame.source] += 1
+
+    def end(self, place: int) -> None:
+        """Take note that the recording at a place has ended."""
+        of, self._sources[place] = self._sources[place], set()
+        self._open.subtract(of)
+        if self._on_end is not None and of:
+            self._on_end({source: self._newest[place] for source in of if not self._open[source]})
 
 
 class Pace:

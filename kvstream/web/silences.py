@@ -60,7 +60,7 @@ class SilenceRoutes:
             return _json({"silences": self._stream.silences()})
         try:
             asked = await _body(request, SilenceRequest)
-            return _json(self._stream.silence(self._silence(asked)), 201)
+            return _json(await self._stream.silence(self._silence(asked)), 201)
         except _RefusedError as refused:
             return refused.response
         except ConfigError as error:
@@ -68,7 +68,7 @@ class SilenceRoutes:
 
     async def one(self, request: Request) -> Response:
         """End a silence."""
-        if self._stream.unsilence(request.path_params["id"]):
+        if await self._stream.unsilence(request.path_params["id"]):
             return Response(status_code=204)
         return _json({"error": "there is no silence with that id"}, 404)
 
@@ -76,7 +76,7 @@ class SilenceRoutes:
         """Silence the incident of an alert that fires until it is over."""
         try:
             asked = await _body(request, AcknowledgeRequest)
-            silence = self._stream.acknowledge(request.path_params["fingerprint"], asked.reason)
+            silence = await self._stream.acknowledge(request.path_params["fingerprint"], asked.reason)
         except _RefusedError as refused:
             return refused.response
         except ConfigError as error:

@@ -51,6 +51,20 @@ def test_a_drop_that_stays_is_never_over():
     assert not over
 
 
+def test_a_drop_that_has_mostly_come_back_and_stays_there_is_over():
+    fallen = [*stretch(0, 900, 0.02), *stretch(900, 1500, 0.02, hit_ratio=0.5)]
+    (_,), (over,) = fired("hit_ratio_drop", [*fallen, *stretch(1500, 1800, 0.02, hit_ratio=0.71)])
+    assert 1500 + 90 < over <= 1500 + 270
+    (_,), over = fired("hit_ratio_drop", [*fallen, *stretch(1500, HALF_AN_HOUR, 0.02, hit_ratio=0.66)])
+    assert not over
+
+
+def test_what_was_judged_once_begins_no_incident_again():
+    fallen = [*stretch(0, 900, 0.02), *stretch(900, 1500, 0.02, hit_ratio=0.1)]
+    begun, over = fired("hit_ratio_drop", [*fallen, *stretch(1500, 1860, 0.02, hit_ratio=0.7)])
+    assert (len(begun), len(over)) == (1, 1)
+
+
 def test_a_slow_decline_is_found_before_it_has_halved_the_ratio():
     decline = [window(900 + i, hit_ratio=0.8 - 0.5 * i / 900) for i in range(900)]
     (begun,), _ = fired("hit_ratio_drop", [*stretch(0, 900, 0.02), *decline])
@@ -220,6 +234,13 @@ def test_what_should_not_happen_is_reported_at_once_and_over_a_minute_after_the_
 def test_a_full_cache_is_worth_knowing():
     found = said(evaluator("occupancy_high", capacity=100), [*stretch(0, 60), *stretch(60, 200, live=50)])
     assert [(state, level) for _, state, level, _ in found] == [("firing", "info"), ("resolved", "info")]
+
+
+def test_more_blocks_than_there_is_room_for_are_no_full_cache_but_a_wrong_capacity():
+    judge = evaluator("occupancy_high", "capacity_exceeded", capacity=100)
+    alerts = [alert for each in stretch(0, 60, live=150) for alert in judge.close(each)]
+    assert [(alert.rule, alert.level) for alert in alerts] == [("capacity_exceeded", "info")]
+    assert "1.50 times as many blocks are live as the capacity given" in alerts[0].message
 
 
 def test_an_engine_in_which_nothing_is_found_any_more_soon_after_its_start_is_found():

@@ -105,6 +105,18 @@ def test_a_job_that_comes_every_few_minutes_is_notified_less_and_less():
     assert found[-1][1] == "resolved"
 
 
+def test_what_recurred_is_over_once_it_is_good_for_longer_than_it_was_between():
+    last, windows = 0, stretch(0, 900, 0.02)
+    for start in range(900, 900 + 4 * 320, 320):
+        last = start + 120
+        windows += [*flushed(start, last), *stretch(last, start + 320, 0.02)]
+    found = said(evaluator("hit_ratio_drop"), [*windows, *stretch(last + 200, last + 600, 0.02)])
+    *_, (_, state, _, over) = found
+    assert state == "resolved"
+    assert last + 200 < over <= last + 300
+    assert len([each for each in found if each[1] == "resolved"]) == 2
+
+
 def test_evidence_lasts_for_an_hour_and_no_longer():
     judge = evaluator()
     for each in stretch(0, 8000):

@@ -23,7 +23,7 @@ async def test_what_fires_by_an_unchanged_rule_goes_on():
         alerts = stream.alerts()
         await fill(stream)
         (before,) = stream.firing()
-        stream.replace_rules(with_rule("hit_ratio_drop", threshold=0.5))
+        await stream.replace_rules(with_rule("hit_ratio_drop", threshold=0.5))
         await fill(stream, start=10)
         (after,) = stream.firing()
         assert (after.rule, after.incident) == ("occupancy_high", before.incident)
@@ -37,7 +37,7 @@ async def test_what_fires_by_a_rule_that_is_gone_or_changed_ends(changes, why):
     async with KVStream(config()) as stream:
         alerts = stream.alerts()
         await fill(stream)
-        stream.replace_rules(with_rule("occupancy_high", **changes))
+        await stream.replace_rules(with_rule("occupancy_high", **changes))
         _, resolved = await heard(alerts, 2)
         assert (resolved.state, resolved.message) == ("resolved", f"its rule was {why}")
         assert stream.firing() == []
@@ -53,6 +53,6 @@ async def test_new_rules_judge_the_caches_that_there_are():
     async with KVStream(config(), rules=()) as stream:
         await fill(stream)
         assert stream.firing() == []
-        stream.replace_rules([new])
+        await stream.replace_rules([new])
         await fill(stream, start=10)
         assert [each.rule for each in stream.firing()] == ["half_full"]

@@ -1,47 +1,76 @@
-"""``python -m tests.detection [SEED] [KIND]``: every stream, judged beside two simple baselines.
+"""Judge every stream of some seeds beside two simple baselines, or put results into a page.
 
-Rules were chosen on seeds 1 to 6; report others. ``KVSTREAM_MOONCAKE_TRACE=FILE`` adds real requests.
+``python -m tests.detection SEED... [--kind PART] [--results FILE.jsonl]``
+``python -m tests.detection --markdown FILE.jsonl... > docs/detection.md``
+
+Rules were chosen on seeds 1 and 2; report others. ``KVSTREAM_MOONCAKE_TRACE=FILE`` adds real requests.
 """
 
+import argparse
 import math
-import sys
+from pathlib import Path
 
-from tests.detection.judge import Table, early, run
-from tests.detection.streams import incidents, quiet_streams
+import msgspec
 
-seed = int(sys.argv[1]) if len(sys.argv) > 1 else 101
-kinds = sys.argv[2] if len(sys.argv) > 2 else ""
-tables: dict[str, Table] = {}
-for stream in [*incidents(seed, kinds), *quiet_streams(seed, kinds)]:
-    made = run(stream)
-    for name in made.raised:
-        tables.setdefault(name, Table()).add(stream, made, name)
-    if stream.onset is None:
-        for each in made.raised["kvstream"]:
-            print(f"false  {stream.name:44} {each.rule} of {each.source} at {each.start:.0f} s", flush=True)
-        continue
-    s = tables["kvstream"].incidents[-1][1]
-    before = early(stream, made.raised["kvstream"])
-    delay = math.inf if s.delay is None else s.delay
-    covered = "" if s.covered is None else f"covered {s.covered:4.0%}"
-    odd = [
-        what
-        for what, is_so in (
-            ("missed", not s.found),
-            ("false resolve", s.false_resolves > 0),
-            ("not closed", not s.closed),
-            ("not paged", stream.page and not s.paged),
-            (f"{before} before the onset", before > 0),
+from tests.detection.judge import early, run
+from tests.detection.markdown import page
+from tests.detection.results import Result, read, tables
+from tests.detection.streams import Stream, incidents, quiet_streams
+
+
+def said_of(stream: Stream, result: Result) -> str:
+    """Return what kvstream made of a stream, in a line; of a quiet one, a line for each alert."""
+    found = result.by["kvstream"]
+    score = found.score
+    if score is None:
+        return "\n".join(
+            f"false  {stream.name:44} {each.rule} of {each.source} at {each.start:.0f} s"
+            for each in found.raised
         )
-        if is_so
-    ]
-    print(
+    before = early(stream, found.raised)
+    delay = math.inf if score.delay is None else score.delay
+    covered = "" if score.covered is None else f"covered {score.covered:4.0%}"
+    odd = {
+        "missed": not score.found,
+        "false resolve": score.false_resolves > 0,
+        "not closed": not score.closed,
+        "not paged": stream.page and not score.paged,
+        f"{before} before the onset": before > 0,
+    }
+    return (
         f"{stream.name:44} {'P' if stream.page else 'T'} after {delay:4.0f} s  {covered:12} "
-        f"{s.notifications} notifications  {', '.join(odd)}",
-        flush=True,
+        f"{score.notifications} notifications  {', '.join(what for what, is_so in odd.items() if is_so)}"
     )
-print()
-for name, table in tables.items():
-    print(table.line(name))
-for rate, found, covered in tables["kvstream"].by_rate():
-    print(f"  at {rate:g} requests a second: found {found:.2f}, covered {covered:.0%}")
+
+
+def main() -> None:
+    """Judge streams and print what was found, or print the page of results."""
+    options = argparse.ArgumentParser(prog="python -m tests.detection")
+    options.add_argument("seeds", nargs="*", type=int, default=[101])
+    options.add_argument("--kind", default="", help="part of the name of the kinds to judge")
+    options.add_argument("--results", type=Path, help="file to add results to, a line a stream")
+    options.add_argument("--markdown", nargs="+", type=Path, help="files of results to make a page of")
+    asked = options.parse_args()
+    if asked.markdown:
+        print(page(list(read(asked.markdown))))
+        return
+    results = []
+    for seed in asked.seeds:
+        for stream in [*incidents(seed, asked.kind), *quiet_streams(seed, asked.kind)]:
+            result = Result.of(seed, stream, run(stream))
+            results.append(result)
+            if asked.results is not None:
+                with asked.results.open("ab") as file:
+                    file.write(msgspec.json.encode(result) + b"\n")
+            if said := said_of(stream, result):
+                print(said, flush=True)
+    found = tables(results)
+    print()
+    for name, table in found.items():
+        print(table.line(name))
+    for rate, share, covered in found["kvstream"].by_rate():
+        print(f"  at {rate:g} requests a second: found {share:.2f}, covered {covered:.0%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -95,7 +95,7 @@ async def test_only_json_of_a_bounded_size_is_read(content, content_type, status
 async def test_one_too_many_is_refused():
     async with served() as (stream, url), client_of(url) as client:
         for _ in range(MAX_SILENCES):
-            stream.silence(Silence(until=datetime(2100, 1, 1, tzinfo=UTC)))
+            await stream.silence(Silence(until=datetime(2100, 1, 1, tzinfo=UTC)))
         answer = await client.post("api/silences", json={"duration_seconds": 5})
         assert answer.status_code == 400
         assert "1,000" in answer.json()["error"]
