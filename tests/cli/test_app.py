@@ -38,7 +38,7 @@ def test_bench_measures_every_part_beside_the_plain_collectors(kvstream):
     results = {r["part"]: r for r in report["results"]}
     assert results["plain collector, 100 %"]["of_plain"] == 1.0
     assert results["plain collector, 1 % (the rival)"]["of_sampled"] == 1.0
-    assert len(results) == 18
+    assert len(results) == 20
     assert all(r["ns_per_event"] > 0 for r in results.values())
     facts = {"python", "numpy", "core", "recorder", "system", "processor", "cores"}
     assert report["machine"].keys() == facts
