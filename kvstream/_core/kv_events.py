@@ -1,10 +1,9 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""The reader of KV events: the bytes of msgpack batches straight into columns.
+"""Reads KV events: the bytes of msgpack batches straight into columns.
 
-A batch is read twice. The first pass walks over all of it, so that a message that is torn or nested too deep
-is refused as a whole; the second one reads its events, of which a malformed one is refused alone. Only the
-fields that are used are looked at: token ids and extra keys may hold what users wrote, and are passed over by
-their length.
+Every value of a batch is walked over, so that one that is torn is refused as a whole; what it has added until
+then is taken back. Only the fields that are used are looked at, and of a field that is given twice the last
+one. Token ids and extra keys may hold what users wrote: they are passed over by their size.
 
 Source: the msgpack format, https://github.com/msgpack/msgpack/blob/master/spec.md
 """
@@ -108,6 +107,7 @@ class _Columns:
     label_of: cython.ushort[::1]  # only where there are labels
     arrays: list  # those four
     labels: dict  # numbers of labels in label_of
+    numbers: dict  # the same by LoRA adapter, as to make a label takes longer
     count: cython.Py_ssize_t  # rows
     room: cython.Py_ssize_t
     has_labels: cython.bint
@@ -119,7 +119,7 @@ class _Columns:
         self.count = self.room = self.count_before = self.labels_before = 0
         self.batch = 0
         self.place = ()
-        self.labels = {}
+        self.labels, self.numbers = {}, {}
         self.arrays = [np.empty(0, dtype=kind) for kind in (np.uint8, np.int64, np.int64, np.uint16)]
         self._resize(_FIRST_ROOM, False)
 
@@ -146,9 +146,13 @@ class _Columns:
     @cython.exceptval(-1)
     def label(self, adapter: object) -> cython.int:
         """Return the number of a LoRA adapter among the labels."""
-        if not self.has_labels:
-            self._resize(self.room, True)
-        return label_number(self.labels, Labels(lora=bounded_name(adapter)))
+        number = self.numbers.get(adapter)
+        if number is None:
+            if not self.has_labels:
+                self._resize(self.room, True)
+            number = label_number(self.labels, Labels(lora=bounded_name(adapter)))
+            self.numbers[adapter] = number
+        return number
 
     @cython.cfunc
     @cython.inline
@@ -178,11 +182,12 @@ class _Columns:
         self.batch = 0
         while len(self.labels) > self.labels_before:
             self.labels.popitem()
+            self.numbers.clear()
 
     def clear(self):
         """Forget all rows and labels."""
         self.count = self.batch = 0
-        self.labels = {}
+        self.labels, self.numbers = {}, {}
 
     def taken(self):
         """Return copies of the columns (ops, blocks, ts, label_of or None), and the labels."""
@@ -478,9 +483,8 @@ class KVEventReader:
         columns: _Columns
         for columns in self._touched:
             columns.undo()
-            if (
-                columns.count == 0
-            ):  # or else refused batches of ever new ranks and tiers would fill the memory
+            if columns.count == 0:
+                # Or else refused batches of ever new ranks and tiers would fill the memory.
                 del self._columns[columns.place]
                 self._put_away(columns)
         self._touched.clear()
@@ -672,7 +676,7 @@ class KVEventReader:
         return count
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1, check=True)
     def _read_salt(self) -> cython.longlong:
         """Return what is xored to the ids, by the event's cache group."""
         at: cython.Py_ssize_t = self._group_at
@@ -689,7 +693,8 @@ class KVEventReader:
     def _adapter(self):
         """Return the event's LoRA adapter, by its name or else by its number; an empty string for none."""
         name, at = self._text(self._lora_name_at, "lora_name"), self._lora_id_at
-        number = str(self._integer(at)) if _is_integer(self._data[at]) else self._text(at, "lora_id")
+        is_number = at and _is_integer(self._data[at])
+        number = str(self._integer(at)) if is_number else self._text(at, "lora_id")
         return name or number or ""
 
     @cython.cfunc
@@ -739,7 +744,7 @@ class KVEventReader:
             self._touched.append(columns)
         return 0
 
-    # A value. All but the first three functions are only for places where a whole value is known to be.
+    # A value. What says where it ends looks out for the end of the payload; the rest is for whole values.
 
     @cython.cfunc
     @cython.exceptval(-1)

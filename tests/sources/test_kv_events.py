@@ -42,7 +42,9 @@ def stored(hashes, medium="GPU", group=0, **more):
 @pytest.fixture(params=["installed", "interpreted"], autouse=True)
 def core(request, monkeypatch):
     """The reader as it is installed, which is compiled where there is a compiler, and interpreted."""
-    module = kvstream._core.kv_events if request.param == "installed" else interpreted("kvstream._core.kv_events")
+    module = (
+        kvstream._core.kv_events if request.param == "installed" else interpreted("kvstream._core.kv_events")
+    )
     monkeypatch.setattr(kvstream.sources.kv_events, "KVEventReader", module.KVEventReader)
     return module
 
