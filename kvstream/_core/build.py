@@ -3,11 +3,11 @@
 import logging
 from functools import cache
 
-from kvstream._core import recorder, table
+from kvstream._core import kv_events, recorder, table
 
 logger = logging.getLogger("kvstream")
 
-COMPILED = table.COMPILED and recorder.COMPILED
+COMPILED = kv_events.COMPILED and recorder.COMPILED and table.COMPILED
 """Whether every module of the core is compiled."""
 
 CORE = "compiled" if COMPILED else "interpreted, some 90 times slower"

@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
+from kvstream.bench.captures import captured_batches
 from kvstream.bench.rival import Block, PlainCollector
 from kvstream.bench.streams import busy, filling
 from kvstream.blocks.table import BlockTable
@@ -15,6 +18,7 @@ from kvstream.events.types import Op
 from kvstream.monitor import Monitor
 from kvstream.producer import Producer
 from kvstream.queue import FrameQueue
+from kvstream.sources.kv_events import KVEventDecoder
 from kvstream.stream import KVStream
 
 BLOCKS = 16_384
@@ -24,6 +28,7 @@ SOURCES = 64
 STEP_EVENTS = 64
 FRAME_EVENTS = 4096
 LINE_EVENTS = 3_000
+BATCHES_AT_ONCE = 256  # of KV events, as captures are read
 
 Work = Callable[[], object]
 """What is timed; a coroutine function is awaited."""
@@ -63,6 +68,7 @@ class Parts:
             for frame in whole.cut(STEP_EVENTS)
         ]
         self._small = _interleaved(events)
+        self._kv_batches = captured_batches(events)
         self._content_fill = filling(CONTENT_BLOCKS, content=True).cut(FRAME_EVENTS)
         self._content = busy(CONTENT_BLOCKS, events, content=True).cut(FRAME_EVENTS)
 
@@ -84,6 +90,8 @@ class Parts:
             ("encode frames", lambda: lambda: [encode_frame(frame) for frame in self._frames]),
             ("decode frames", lambda: lambda: [decode_frame(data) for data in self._encoded]),
             ("decode JSON lines", lambda: lambda: [list(decode_lines(d, _no_bad)) for d in self._lines]),
+            ("KV events of captures: all fields decoded with msgspec", self._decode_kv_events),
+            ("KV events of captures: to frames", self._read_kv_events),
             ("apply to block state", self._apply),
             ("end to end: frames of 4,096", lambda: partial(_stream, self._frames)),
             ("end to end: frames of 4,096, encoded", lambda: partial(_stream_encoded, self._encoded)),
@@ -176,6 +184,22 @@ class Parts:
                     else:
                         collector.on_block_evicted(block)
             collector.flush()
+
+        return work
+
+    def _decode_kv_events(self) -> Work:
+        decode = msgspec.msgpack.Decoder().decode
+        return lambda: [len(decode(payload)) for payload in self._kv_batches]
+
+    def _read_kv_events(self) -> Work:
+        decoder = KVEventDecoder("bench")
+
+        def work() -> None:
+            for number, payload in enumerate(self._kv_batches, 1):
+                decoder.add(payload)
+                if not number % BATCHES_AT_ONCE:
+                    decoder.frames()
+            decoder.frames()
 
         return work
 

@@ -1,4 +1,7 @@
-"""Makes ``*.wire.gz`` of full captures, without token ids: ``python -m tests.data.make_wire FOLDER``."""
+"""Makes excerpts of full captures: ``python -m tests.data.make_wire FOLDER``.
+
+``*.wire.gz`` here have all batches, without token ids; that of ``kvstream bench`` has a few with them.
+"""
 
 import gzip
 import sys
@@ -7,6 +10,9 @@ from pathlib import Path
 import msgspec
 
 from kvstream.sources.wire_capture import wire_message_parser
+
+BENCH = Path(__file__).parents[2] / "kvstream" / "bench" / "kv_events.wire.gz"
+BENCH_MESSAGES = slice(1_000, 1_100)  # of each capture, when its cache is full
 
 
 def stripped(payload: bytes) -> bytes:
@@ -17,14 +23,21 @@ def stripped(payload: bytes) -> bytes:
     return msgspec.msgpack.encode([ts, events, rank])
 
 
+def write(path: Path, messages: list) -> None:
+    with gzip.GzipFile(path, "wb", mtime=0) as file:
+        for message in messages:
+            file.write(msgspec.msgpack.encode(message))
+
+
 def main(folder: Path) -> None:
-    here = Path(__file__).parent
+    excerpt = []
     for name in ("chat", "scan"):
         data = gzip.decompress((folder / f"vllm-0.32-{name}" / "wire.msgpack.gz").read_bytes())
-        with gzip.GzipFile(here / f"{name}.wire.gz", "wb", mtime=0) as file:
-            for message in wire_message_parser(name).feed(data):
-                message = msgspec.structs.replace(message, payload=stripped(message.payload))
-                file.write(msgspec.msgpack.encode(message))
+        messages = list(wire_message_parser(name).feed(data))
+        excerpt += messages[BENCH_MESSAGES]
+        messages = [msgspec.structs.replace(each, payload=stripped(each.payload)) for each in messages]
+        write(Path(__file__).parent / f"{name}.wire.gz", messages)
+    write(BENCH, excerpt)
 
 
 if __name__ == "__main__":

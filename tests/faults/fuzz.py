@@ -9,7 +9,6 @@ status is 1 if anything crashed, hung, did not add up or took too much memory.
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
@@ -88,7 +87,6 @@ def fuzz(
     """
     tally = Tally()
     rounds = Served(SERVED[kind]) if served else KINDS[kind]
-    compiled = os.environ.get("KVSTREAM_COMPILED")
     begun = told = time.perf_counter()
     first_mb, number = 0, seed
     with ExitStack() as stack:
@@ -107,10 +105,6 @@ def fuzz(
         memory = (first_mb, rss_mb(), peak_rss_mb())
         if isinstance(rounds, Served):
             memory = (rounds.first_mb, rounds.last_mb, rounds.peak_mb)
-    if compiled is None:
-        os.environ.pop("KVSTREAM_COMPILED", None)
-    else:
-        os.environ["KVSTREAM_COMPILED"] = compiled
     if memory[2] > most_mb:
         tally.crash(seed, f"{memory[2]} MB of memory are more than {most_mb}")
     return {

@@ -1,7 +1,6 @@
 """Rounds of mutants in this process: decoders, servers and the application, with their accounts checked."""
 
 import itertools
-import os
 import random
 import tempfile
 from collections.abc import Callable
@@ -115,8 +114,6 @@ def _same_again(tally: Tally, seed: int, frame: EventFrame) -> None:
 
 
 def payloads(tally: Tally, seed: int, count: int) -> None:
-    # Even seeds go through the plain loops, odd ones through the compiled ones.
-    os.environ["KVSTREAM_COMPILED"] = str(seed % 2)
     rng, followed = seeded("payloads", seed), _Followed(tally, seed)
     publisher = Publisher("mutants", "publisher")
     for start in range(0, count, 50):

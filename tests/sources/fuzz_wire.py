@@ -2,12 +2,11 @@
 
     python -m tests.sources.fuzz_wire COUNT [SEED] [CAPTURE...]
 
-Each mutant goes through the plain and the compiled decoder, which must agree; nothing may be raised. Prints
-how many mutants there were, and how many got past the outermost header of a batch.
+Each mutant goes through the reader of the core and through the reference, which must agree; nothing may be
+raised. Prints how many mutants there were, and how many got past the outermost header of a batch.
 """
 
 import gzip
-import os
 import random
 import resource
 import struct
@@ -17,9 +16,11 @@ from copy import deepcopy
 
 import msgspec
 
-from kvstream.sources.kv_events import KVEventDecoder
+from kvstream._core.kv_events import KVEventReader
+from kvstream.sources.kv_events import TIER_OF_MEDIUM, _tier_of
 from kvstream.sources.wire_capture import wire_message_parser
 from tests.publisher import captured
+from tests.sources.kv_events_reference import ReferenceReader
 from tests.strategies import mutated
 
 HEADER_BYTES = 11  # of a batch: the head of the array, the time, the head of the events
@@ -105,55 +106,63 @@ def has_header(payload):
     return is_array and 0 <= struct.unpack(">d", head[2:10])[0] < 2**63 / 1e9
 
 
-def decoder(compiled):
-    """A decoder with compiled loops or without."""
-    before = os.environ.get("KVSTREAM_COMPILED")
-    os.environ["KVSTREAM_COMPILED"] = str(int(compiled))
-    try:
-        return KVEventDecoder("s")
-    finally:
-        os.environ.pop("KVSTREAM_COMPILED")
-        if before is not None:
-            os.environ["KVSTREAM_COMPILED"] = before
+def rows_of(reader):
+    """Return the rows that a reader of the core has, as the reference has them."""
+    rows = {}
+    for rank, tier, ops, blocks, ts, label_of, labels in reader.take():
+        names = [None, *(label.lora for label in labels)]
+        adapters = [None] * len(ops) if label_of is None else [names[number] for number in label_of.tolist()]
+        assert labels or label_of is None
+        rows[rank, tier] = list(zip(ops.tolist(), blocks.tolist(), ts.tolist(), adapters, strict=True))
+    return rows
 
 
-def outcome(of):
-    """What a decoder makes of what it was given."""
-    frames = [
-        (f.source, f.tier, f.seq, f.ops.tobytes(), f.blocks.tobytes(), f.ts.tobytes(), f.labels)
-        for f in of.frames()
-    ]
-    return frames, of.rejected, of.unknown_events, of.batches, of.last_ts, of.undecoded
-
-
-def fuzz(count, seed, seeds, at_once=5):
-    """Decode mutants with both decoders; returns how many there were of each kind.
+def same(reader, reference, payloads):
+    """Read batches with both and return what could not be read.
 
     Raises:
-        AssertionError: If the decoders disagree, or an account does not add up.
+        AssertionError: If they disagree.
+    """
+    payloads = list(payloads)
+    failures = []
+    for place, unit, reason, count in reader.read(payloads):
+        event = int(reason.split()[1]) if unit == "event" else None
+        assert reason.startswith("event" if unit == "event" else ("not a batch", "batch of", "the time of"))
+        failures.append((place, unit, event, count))
+    reference.read(payloads)
+    assert failures == reference.failures
+    assert rows_of(reader) == {place: rows for place, rows in reference.rows.items() if rows}
+    for name in ("batches", "last_ts", "unknown_events"):
+        assert getattr(reader, name) == getattr(reference, name)
+    return failures
+
+
+def fuzz(kind, count, seed, seeds, at_once=5):
+    """Read mutants with a class of readers and the reference; return how many there were of each kind.
+
+    Raises:
+        AssertionError: If they disagree.
     """
     rng = random.Random(seed)
-    both = [decoder(False), decoder(True)]
+    reader, reference = kind(_tier_of, TIER_OF_MEDIUM.values()), ReferenceReader()
     counts = Counter()
     while counts["mutants"] < count:
-        for _ in range(at_once):
-            data = mutant(rng, seeds)
-            counts["past the header"] += has_header(data)
-            for each in both:
-                each.add(data)
-        plain, compiled = map(outcome, both)
-        assert plain == compiled
+        mutants = [mutant(rng, seeds) for _ in range(at_once)]
+        failures = same(reader, reference, mutants)
         counts["mutants"] += at_once
-        counts["refused whole"] += sum(rejected.unit == "batch" for rejected in plain[1])
-        counts["with events refused"] += len({r.batch for r in plain[1] if r.unit == "event"})
-        counts["rows"] += sum(len(frame[3]) for frame in plain[0])
-        assert both[0].batches + counts["refused whole"] == counts["mutants"]
-    counts["decoded"] = both[0].batches
-    counts["unknown events"] = both[0].unknown_events
+        counts["past the header"] += sum(map(has_header, mutants))
+        counts["refused whole"] += sum(unit == "batch" for _, unit, _, _ in failures)
+        counts["with events refused"] += len({batch for batch, unit, _, _ in failures if unit == "event"})
+        counts["rows"] += sum(map(len, reference.rows.values()))
+        assert reader.batches + counts["refused whole"] == counts["mutants"]
+    counts["decoded"] = reader.batches
+    counts["unknown events"] = reader.unknown_events
     return counts
 
 
 if __name__ == "__main__":
-    result = fuzz(int(sys.argv[1]), int(sys.argv[2] if len(sys.argv) > 2 else 1), payloads(sys.argv[3:]))
+    result = fuzz(
+        KVEventReader, int(sys.argv[1]), int(sys.argv[2] if len(sys.argv) > 2 else 1), payloads(sys.argv[3:])
+    )
     print(", ".join(f"{name} {number:,}" for name, number in result.items()))
     print(f"memory at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")

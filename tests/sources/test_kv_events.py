@@ -2,19 +2,22 @@ import random
 import struct
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import kvstream.sources.kv_events
+from kvstream._core.kv_events import MAX_DEPTH
 from kvstream.blocks.hashing import group_salt
 from kvstream.events.frame import MAX_FRAME_EVENTS
 from kvstream.events.types import Op
 from kvstream.monitor import Monitor
 from kvstream.sources.kv_events import KVEventDecoder
-from tests.sources.fuzz_wire import fuzz, payloads
+from tests.interpreted import interpreted
+from tests.sources.fuzz_wire import fuzz, payloads, same
+from tests.sources.kv_events_reference import ReferenceReader
 from tests.strategies import fewer, mutated
-
-pytestmark = pytest.mark.usefixtures("loops")
 
 TS = 1_700_000_000.25
 TS_NS = 1_700_000_000_250_000_000
@@ -36,8 +39,19 @@ def stored(hashes, medium="GPU", group=0, **more):
     }
 
 
-def no_memory(payload):
-    raise MemoryError
+@pytest.fixture(params=["installed", "interpreted"], autouse=True)
+def core(request, monkeypatch):
+    """The reader as it is installed, which is compiled where there is a compiler, and interpreted."""
+    module = (
+        kvstream._core.kv_events if request.param == "installed" else interpreted("kvstream._core.kv_events")
+    )
+    monkeypatch.setattr(kvstream.sources.kv_events, "KVEventReader", module.KVEventReader)
+    return module
+
+
+only_installed = pytest.mark.parametrize(
+    "core", ["installed"], indirect=True
+)  # as it takes too long otherwise
 
 
 def removed(hashes, medium="GPU", group=0):
@@ -224,14 +238,16 @@ def test_no_message_upsets_the_decoder(value):
     decoder.frames()
 
 
-@pytest.mark.parametrize("count", [4_000, pytest.param(200_000, marks=pytest.mark.slow)])
-def test_mutated_payloads_of_captures_upset_no_decoder(count):
-    counts = fuzz(count, 17, payloads())
+@only_installed
+@pytest.mark.parametrize("count", [10_000, pytest.param(200_000, marks=pytest.mark.slow)])
+def test_mutated_payloads_of_captures_are_read_as_the_reference_reads_them(core, count):
+    counts = fuzz(core.KVEventReader, count, 17, payloads())
     assert counts["past the header"] > counts["mutants"] // 3
     assert counts["decoded"] > counts["mutants"] // 5
     assert counts["with events refused"] > counts["mutants"] // 20
 
 
+@only_installed
 def test_sources_and_tiers_of_mutated_payloads_are_few():
     rng = random.Random(4)
     seeds = [msgspec.msgpack.encode(batch) for batch in SHAPES.values()]
@@ -261,29 +277,142 @@ UNUSUAL = [
 ]
 
 
-def test_the_compiled_twin_decodes_as_the_plain_one_does(monkeypatch):
-    def outcome(decoder):
-        frames = [
-            (f.source, f.tier, f.seq, [*map(str, f.to_events())], f.ts.tolist()) for f in decoder.frames()
-        ]
-        return frames, decoder.rejected, decoder.unknown_events, decoder.batches, decoder.last_ts
-
-    decoders = []
-    for compiled in "01":
-        monkeypatch.setenv("KVSTREAM_COMPILED", compiled)
-        decoders.append(KVEventDecoder("s"))
+def test_mutated_batches_of_every_shape_are_read_as_the_reference_reads_them(core):
     rng = random.Random(11)
-    payloads = [msgspec.msgpack.encode(batch) for batch in [*SHAPES.values(), *UNUSUAL]]
+    seeds = [msgspec.msgpack.encode(batch) for batch in [*SHAPES.values(), *UNUSUAL]]
+    reader, reference = new_reader(core), ReferenceReader()
     rejected = 0
     for _ in range(1_500):
-        for payload in rng.choices(payloads, k=3):
-            payload = mutated(rng, payload) if rng.random() < 0.7 else payload
-            for decoder in decoders:
-                decoder.add(payload)
-        plain, compiled = map(outcome, decoders)
-        assert plain == compiled
-        rejected += len(plain[1])
+        batches = [
+            mutated(rng, payload) if rng.random() < 0.7 else payload for payload in rng.choices(seeds, k=3)
+        ]
+        rejected += len(same(reader, reference, batches))
     assert 500 < rejected < 4_000
+
+
+def new_reader(core):
+    tiers = kvstream.sources.kv_events.TIER_OF_MEDIUM.values()
+    return core.KVEventReader(kvstream.sources.kv_events._tier_of, tiers)
+
+
+NAMES = st.sampled_from(["GPU", "CPU", "DISK", "Weka", "", "sql", "\u00fc", "x" * 300]) | st.text(max_size=3)
+INTEGERS = st.integers(-(2**63), 2**64 - 1) | st.integers(-200, 70_000)
+HASHES = st.lists(INTEGERS | st.binary(max_size=40), max_size=4)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | INTEGERS | st.floats() | NAMES | st.binary(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | INTEGERS, inner, max_size=3),
+    max_leaves=5,
+)
+FIELDS = {
+    "block_hashes": HASHES,
+    "parent_block_hash": st.none() | INTEGERS | st.binary(max_size=40),
+    "token_ids": st.lists(st.integers(0, 2**20), max_size=9),
+    "block_size": INTEGERS,
+    "lora_id": st.none() | INTEGERS | NAMES,
+    "medium": st.none() | NAMES,
+    "lora_name": st.none() | NAMES,
+    "extra_keys": ANYTHING,
+    "group_idx": st.none() | st.integers(-2, 3) | INTEGERS,
+}
+TYPES = st.sampled_from(
+    ["BlockStored", "BlockStored", "BlockRemoved", "AllBlocksCleared", "BlockMoved", 5, None]
+)
+
+
+@st.composite
+def events(draw):
+    """Events as maps or arrays, now and then with a value of any kind in a field."""
+    fields = {name: draw(ANYTHING if draw(st.integers(0, 19)) == 7 else of) for name, of in FIELDS.items()}
+    if draw(st.booleans()):
+        return [
+            draw(TYPES),
+            *[*fields.values()][: draw(st.integers(0, len(fields)))],
+            *draw(st.lists(ANYTHING, max_size=1)),
+        ]
+    names = draw(st.permutations(["type", *fields]))[: draw(st.integers(5, 10))]
+    return {name: draw(TYPES) if name == "type" else fields[name] for name in names}
+
+
+RANKS = st.none() | st.integers(0, 3) | st.sampled_from([4095, 4096, -1, True, "0"])
+TIMES = st.sampled_from([TS, TS + 1e-7, 0, 1_700_000_000, 9e9]) | st.floats() | INTEGERS
+BATCHES = st.one_of(
+    st.tuples(TIMES, st.lists(events() | ANYTHING, max_size=4), RANKS),
+    st.tuples(TIMES, st.lists(events(), max_size=4)),
+    st.tuples(TIMES, st.lists(events(), max_size=2), RANKS, ANYTHING),
+    st.fixed_dictionaries(
+        {"events": st.lists(events(), max_size=3), "ts": TIMES},
+        optional={"data_parallel_rank": RANKS, "new": ANYTHING},
+    ),
+    ANYTHING,
+)
+
+
+@given(batches=st.lists(BATCHES, max_size=4), cut=st.integers(-40, 40))
+def test_any_batches_are_read_as_the_reference_reads_them(batches, cut):
+    encoded = [msgspec.msgpack.encode(batch) for batch in batches]
+    if encoded and cut:  # torn, or followed by more
+        encoded[0] = encoded[0][:cut] if cut < 0 else encoded[0] + bytes(range(cut))
+    for module in (kvstream._core.kv_events, interpreted("kvstream._core.kv_events")):
+        same(new_reader(module), ReferenceReader(), encoded)
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 31, 32, 255, 256, 65_535, 65_536])
+def test_values_with_every_width_of_size_are_passed_over(core, size):
+    values = ["x" * size, b"x" * size, [None] * size, msgspec.msgpack.Ext(5, b"x" * size), list(range(size))]
+    values += [{f"{n}": n for n in range(size)}, 2**size if size < 64 else -(2 ** (size % 64))]
+    event = {f"field {n}": value for n, value in enumerate(values)} | stored([1], medium="CPU")
+    row = ["BlockStored", [1], *[values] * 3, None, "CPU", None, values]
+    assert same(new_reader(core), ReferenceReader(), map(msgspec.msgpack.encode, [[TS, [event, row]]])) == []
+
+
+def test_values_that_are_nested_too_deep_refuse_the_batch():
+    def nested(depth):
+        return [TS, [stored([1], new=msgspec.Raw(b"\x91" * depth + b"\xc0")), removed([1])]]
+
+    for depth, decodes in ((MAX_DEPTH, True), (MAX_DEPTH + 1, False), (100_000, False)):
+        _, frames, reasons = decoded(nested(depth))
+        assert bool(frames) == decodes
+        assert reasons == ([] if decodes else ["not a batch of KV events: it is nested more than 500 deep"])
+
+
+def test_what_a_batch_that_is_torn_has_begun_is_forgotten():
+    decoder = KVEventDecoder("s")
+    good = msgspec.msgpack.encode([TS, [stored([1], lora_name="a"), stored([2], medium="Weka")], 1])
+    torn = msgspec.msgpack.encode([TS, [stored([3], lora_name="b"), stored([4], medium="Tape"), "x"], 1])[:-1]
+    for payload in (good, torn, good, torn):
+        decoder.add(payload)
+    frames = decoder.frames()
+    assert {(f.source, f.tier): f.blocks.tolist() for f in frames} == {
+        ("s/dp1", "gpu"): [1, 1],
+        ("s/dp1", "weka"): [2, 2],
+    }
+    assert [[labels.lora for labels in frame.labels] for frame in frames] == [["a"], []]
+    assert [(r.batch, r.unit) for r in decoder.rejected] == [(1, "batch"), (3, "batch")]
+    decoder.add(msgspec.msgpack.encode([TS, [stored([n], medium=f"M{n}") for n in range(15)]]))
+    assert "other" not in {frame.tier for frame in decoder.frames()}  # as Tape was none of the sixteen
+
+
+def test_ranks_may_change_from_batch_to_batch():
+    ranks = [None, 0, 0, 3, None, 0]
+    _, frames, _ = decoded(*([TS, [stored([n])], rank] for n, rank in enumerate(ranks)))
+    assert {frame.source: frame.blocks.tolist() for frame in frames} == {
+        "vllm": [0, 4],
+        "vllm/dp0": [1, 2, 5],
+        "vllm/dp3": [3],
+    }
+
+
+def test_labels_of_one_call_are_not_those_of_the_next():
+    decoder = KVEventDecoder("s")
+    for labelled in (
+        [stored([1], lora_name="a"), stored([2])],
+        [stored([1])],
+        [stored([1]), stored([2], lora_name="b")],
+    ):
+        decoder.add(msgspec.msgpack.encode([TS, labelled]))
+        (frame,) = decoder.frames()
+        loras = [event.labels and event.labels.lora for event in frame.to_events()]
+        assert loras == [event.get("lora_name") for event in labelled]
 
 
 def test_media_without_end_are_few_tiers():
@@ -292,6 +421,7 @@ def test_media_without_end_are_few_tiers():
     assert sum(len(frame) for frame in frames) == 100
 
 
+@only_installed
 def test_a_batch_of_a_million_malformed_events_costs_a_few_reports():
     head, events = b"\x92\xcb" + struct.pack(">d", TS) + b"\xdd", [stored([1]), *["x"] * 200_000, stored([2])]
     payload = head + len(events).to_bytes(4, "big") + b"".join(map(msgspec.msgpack.encode, events))
@@ -306,6 +436,7 @@ def test_a_batch_of_a_million_malformed_events_costs_a_few_reports():
     assert [rejected.unit for rejected in decoder.rejected] == ["batch"]
 
 
+@only_installed
 def test_hashes_beyond_those_of_a_frame_are_refused():
     many = {"type": "BlockStored", "block_hashes": [7] * 400_000}
     decoder, frames, _ = decoded(
@@ -318,18 +449,25 @@ def test_hashes_beyond_those_of_a_frame_are_refused():
     assert sum(rejected.count for rejected in decoder.rejected) == 9 + 1
 
 
-def test_a_batch_that_there_is_no_memory_for_is_lost_and_not_malformed():
-    decoder = KVEventDecoder("s")
-    decode, read = decoder._decode, decoder._read
-    decoder._decode, decoder._read = no_memory, None
-    batch = msgspec.msgpack.encode([TS, [stored([1])]])
-    decoder.add(batch)
-    assert decoder.frames() == []
-    assert (decoder.undecoded, decoder.rejected) == (1, [])
-    decoder._decode, decoder._read = decode, read
-    decoder.add(batch)
+def test_a_batch_that_there_is_no_memory_for_is_lost_and_not_malformed(monkeypatch):
+    decoder, empty = KVEventDecoder("s"), np.empty
+
+    def bounded(shape, *args, **options):
+        if shape > 10_000:
+            raise MemoryError
+        return empty(shape, *args, **options)
+
+    batches = [[TS, [stored([n]), stored([7] * count)]] for n, count in ((1, 1), (2, 20_000), (3, 1))]
+    for batch in batches:
+        decoder.add(msgspec.msgpack.encode(batch))
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "empty", bounded)
+        (frame,) = decoder.frames()
+    assert frame.blocks.tolist() == [1, 7, 3, 7]
+    assert (frame.seq, decoder.undecoded, decoder.batches, decoder.rejected) == (1, 1, 2, [])
+    decoder.add(msgspec.msgpack.encode(batches[1]))
     (frame,) = decoder.frames()
-    assert (frame.seq, decoder.undecoded, decoder.batches) == (1, 0, 1)
+    assert (len(frame), frame.seq, decoder.undecoded) == (20_001, 2, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1024 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Reads KV events: the bytes of msgpack batches straight into columns.
+
+Every value of a batch is walked over, so that one that is torn is refused as a whole; what it has added until
+then is taken back. Only the fields that are used are looked at, and of a field that is given twice the last
+one. Token ids and extra keys may hold what users wrote: they are passed over by their size.
+
+Source: the msgpack format, https://github.com/msgpack/msgpack/blob/master/spec.md
+"""
+
+try:
+    import cython
+except ImportError:
+    from kvstream._core import _no_cython as cython
+
+import struct
+
+import numpy as np
+
+if cython.compiled:  # pragma: no cover
+    from cython.cimports.libc.string import memcmp, memcpy
+
+from kvstream.blocks.hashing import group_salt
+from kvstream.errors import MalformedInputError
+from kvstream.events.frame import MAX_FRAME_EVENTS, label_number
+from kvstream.events.types import MAX_RANK, Labels, Op
+from kvstream.text.names import bounded_name
+
+COMPILED = bool(cython.compiled)
+"""Whether this module runs as machine code."""
+
+MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+"""Bytes of a batch."""
+
+MAX_BATCH_EVENTS = 262_144
+"""Events of a batch, each of which may be about many blocks."""
+
+MAX_DEPTH = 500
+"""Arrays and maps within each other."""
+
+NO_RANK = -1
+"""In place of the rank of batches that have none."""
+
+_MAX_MALFORMED = 1000  # events of a batch, after which the rest of it counts as malformed, too
+_MAX_OTHER_TIERS = 16  # that are not known beforehand; what is of any further ones is of the tier "other"
+_FIRST_ROOM = 16  # rows of new columns, of which hostile batches may ask for many
+_KEPT_MEDIA = 64  # of which the columns are found by their bytes
+_FIRST_HASHES, _MOST_KEPT = 256, 65_536  # of an event, for which room is made at first, and kept
+_SPARE_ROOM, _SPARE_COLUMNS = 16_384, 2  # rows of columns that are kept empty, and how many of them
+
+_STORE = cython.declare(cython.int, int(Op.STORE))
+_EVICT = cython.declare(cython.int, int(Op.EVICT))
+_CLEAR = cython.declare(cython.int, int(Op.CLEAR))
+_UNKNOWN = cython.declare(cython.int, -1)
+_NIL = cython.declare(cython.int, 0xC0)
+_UINT64 = cython.declare(cython.int, 0xCF)
+_NO_RANK = cython.declare(cython.int, NO_RANK)
+_MOST_BYTES = cython.declare(cython.Py_ssize_t, MAX_PAYLOAD_BYTES)
+_MOST_EVENTS = cython.declare(cython.longlong, MAX_BATCH_EVENTS)
+_MOST_MALFORMED = cython.declare(cython.longlong, _MAX_MALFORMED)
+_MOST_RANK = cython.declare(cython.int, MAX_RANK)
+_MOST_SECONDS = cython.declare(cython.double, 2**63 / 1e9)
+_DEEPEST = cython.declare(cython.Py_ssize_t, MAX_DEPTH)
+_MOST_ROWS = cython.declare(cython.longlong, MAX_FRAME_EVENTS)
+
+
+def _value_sizes():
+    """Return the bytes of a value by its first byte; 0 where that alone does not say."""
+    sizes = bytearray(256)
+    sizes[:0x80] = b"\1" * 0x80  # integers in one byte
+    sizes[0xE0:] = b"\1" * 0x20
+    sizes[0xA0:0xC0] = bytes(range(1, 33))  # short strings
+    sizes[0xC0] = sizes[0xC2] = sizes[0xC3] = 1  # nil, false, true
+    sizes[0xCA:0xCC] = 5, 9  # floats
+    sizes[0xCC:0xD0] = sizes[0xD0:0xD4] = 2, 3, 5, 9  # integers
+    sizes[0xD4:0xD9] = 3, 4, 6, 10, 18  # short extensions
+    return sizes
+
+
+def _number_widths():
+    """Return the bytes of the number that follows the first byte of a value: of its items, pairs or bytes."""
+    widths = bytearray(256)
+    widths[0xC4:0xC7] = widths[0xC7:0xCA] = widths[0xD9:0xDC] = 1, 2, 4  # bytes, extensions, strings
+    widths[0xDC:0xDE] = widths[0xDE:0xE0] = 2, 4  # arrays, maps
+    return widths
+
+
+_SIZES = cython.declare(cython.uchar[::1], memoryview(_value_sizes()))
+_WIDTHS = cython.declare(cython.uchar[::1], memoryview(_number_widths()))
+_KINDS = (
+    *((0x7F, "integer"), (0x8F, "map"), (0x9F, "array"), (0xBF, "string"), (0xC0, "nil"), (0xC3, "boolean")),
+    *((0xC6, "bytes"), (0xC9, "extension"), (0xCB, "float"), (0xD3, "integer"), (0xD8, "extension")),
+    *((0xDB, "string"), (0xDD, "array"), (0xDF, "map"), (0xFF, "integer")),
+)
+"""The last first byte of each kind of value, ascending."""
+
+
+@cython.final
+@cython.cclass
+class _Columns:
+    """The events of one rank and tier, in order."""
+
+    place: tuple  # that rank and tier
+    ops: cython.uchar[::1]
+    blocks: cython.longlong[::1]
+    ts: cython.longlong[::1]
+    label_of: cython.ushort[::1]  # only where there are labels
+    arrays: list  # those four
+    labels: dict  # numbers of labels in label_of
+    numbers: dict  # the same by LoRA adapter, as to make a label takes longer
+    count: cython.Py_ssize_t  # rows
+    room: cython.Py_ssize_t
+    has_labels: cython.bint
+    batch: cython.longlong  # the last one that it may have events of
+    count_before: cython.Py_ssize_t  # that batch
+    labels_before: cython.Py_ssize_t
+
+    def __init__(self):
+        self.count = self.room = self.count_before = self.labels_before = 0
+        self.batch = 0
+        self.place = ()
+        self.labels, self.numbers = {}, {}
+        self.arrays = [np.empty(0, dtype=kind) for kind in (np.uint8, np.int64, np.int64, np.uint16)]
+        self._resize(_FIRST_ROOM, False)
+
+    def _resize(self, room: cython.Py_ssize_t, has_labels: cython.bint):
+        """Make room for rows, and for their labels if they have some."""
+        lengths = room, room, room, room if has_labels else 0
+        arrays = [np.empty(n, dtype=old.dtype) for n, old in zip(lengths, self.arrays, strict=True)]
+        arrays[3].fill(0)
+        for old, new in zip(self.arrays, arrays, strict=True):
+            kept = min(self.count, len(old))
+            new[:kept] = old[:kept]
+        self.ops, self.blocks, self.ts, self.label_of = map(memoryview, arrays)
+        self.arrays, self.room, self.has_labels = arrays, room, has_labels
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def see_to_room(self, rows: cython.Py_ssize_t) -> cython.int:
+        """Have room for more rows."""
+        if self.count + rows > self.room:
+            self._resize(max(2 * self.room, self.count + rows), self.has_labels)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def label(self, adapter: object) -> cython.int:
+        """Return the number of a LoRA adapter among the labels."""
+        number = self.numbers.get(adapter)
+        if number is None:
+            if not self.has_labels:
+                self._resize(self.room, True)
+            number = label_number(self.labels, Labels(lora=bounded_name(adapter)))
+            self.numbers[adapter] = number
+        return number
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def append(
+        self, op: cython.int, block: cython.longlong, ts: cython.longlong, label: cython.int
+    ) -> cython.void:
+        """Add a row, for which there is room."""
+        self.ops[self.count] = op
+        self.blocks[self.count] = block
+        self.ts[self.count] = ts
+        if self.has_labels:
+            self.label_of[self.count] = label
+        self.count += 1
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def begin(self, batch: cython.longlong) -> cython.int:
+        """Keep what there is, whatever becomes of the batch."""
+        self.batch = batch
+        self.count_before, self.labels_before = self.count, len(self.labels)
+        return 0
+
+    def undo(self):
+        """Forget what the batch has added."""
+        self.count = self.count_before
+        self.batch = 0
+        while len(self.labels) > self.labels_before:
+            self.labels.popitem()
+            self.numbers.clear()
+
+    def clear(self):
+        """Forget all rows and labels."""
+        self.count = self.batch = 0
+        self.labels, self.numbers = {}, {}
+
+    def taken(self):
+        """Return copies of the columns (ops, blocks, ts, label_of or None), and the labels."""
+        ops, blocks, ts, label_of = self.arrays
+        n = self.count
+        labels = label_of[:n].copy() if self.labels else None
+        return ops[:n].copy(), blocks[:n].copy(), ts[:n].copy(), labels, tuple(self.labels)
+
+
+@cython.final
+@cython.cclass
+class KVEventReader:
+    """Reads batches of KV events into the columns of each rank and tier.
+
+    Args:
+        tier_of: Returns the tier of a medium, which is a string or None; raises ``MalformedInputError`` for a
+            medium that is no valid one.
+        known_tiers: Tiers that there are always room for, however many others are named.
+
+    Attributes:
+        batches: Batches that were read.
+        last_ts: Time of the last one, ns since the Unix epoch; 0 before the first.
+        unknown_events: Events of a type that is not known here, which were skipped.
+    """
+
+    batches = cython.declare(cython.longlong, visibility="readonly")
+    last_ts = cython.declare(cython.longlong, visibility="readonly")
+    unknown_events = cython.declare(cython.longlong, visibility="readonly")
+    _tier_of: object
+    _tiers: dict  # all that have been seen, as keys
+    _most_tiers: cython.Py_ssize_t
+    _columns: dict  # by rank and tier
+    _spare: list  # empty columns, as to make room again would take longer than to fill it
+    _by_medium: dict  # columns by the bytes of a medium, for the current rank
+    _current: _Columns  # those of the last medium
+    _medium: bytes
+    _rank: cython.longlong
+    _group: cython.longlong
+    _salt: cython.longlong  # of that group
+    _failures: list
+    # The batch that is read:
+    _batch: cython.longlong  # its number among all
+    _place: cython.Py_ssize_t  # its place among those that are read now
+    _payload: bytes
+    _data: cython.p_const_uchar  # its bytes
+    _end: cython.Py_ssize_t
+    _ts: cython.longlong
+    _rows: cython.longlong
+    _unknown: cython.longlong
+    _malformed: cython.longlong
+    _failures_before: cython.Py_ssize_t
+    _tiers_before: cython.Py_ssize_t
+    _touched: list  # columns that it may have added to
+    # The event that is read:
+    _event: cython.longlong  # its place in the batch
+    _event_at: cython.Py_ssize_t
+    _hashes: cython.longlong[::1]
+    _left: cython.longlong[::1]  # values to come in each container around the one that is passed over
+    # Places of what was found last, 0 for what is missing:
+    _name_at: cython.Py_ssize_t
+    _name_size: cython.Py_ssize_t
+    _type_at: cython.Py_ssize_t
+    _hashes_at: cython.Py_ssize_t
+    _lora_id_at: cython.Py_ssize_t
+    _medium_at: cython.Py_ssize_t
+    _lora_name_at: cython.Py_ssize_t
+    _group_at: cython.Py_ssize_t
+
+    def __init__(self, tier_of, known_tiers):
+        self.batches = self.last_ts = self.unknown_events = 0
+        self._tier_of = tier_of
+        self._tiers = dict.fromkeys(known_tiers)
+        self._most_tiers = len(self._tiers) + _MAX_OTHER_TIERS
+        self._columns, self._by_medium = {}, {}
+        self._current, self._medium = None, b""
+        self._rank = NO_RANK
+        self._batch = self._group = self._salt = 0
+        self._touched, self._spare = [], []
+        self._payload = b""
+        self._data = self._payload
+        self._left = memoryview(np.zeros(MAX_DEPTH, dtype=np.int64))
+        self._hashes = memoryview(np.zeros(_FIRST_HASHES, dtype=np.int64))
+
+    def read(self, payloads):
+        """Add the events of some batches to the columns.
+
+        A batch that cannot be read adds nothing; a malformed event is skipped.
+
+        Args:
+            payloads: The bytes of each batch.
+
+        Returns:
+            What could not be read, in order: (place of the batch in ``payloads``, what of it: ``batch``,
+            ``event`` or, if there was no memory for the batch, ``memory``; what is wrong; how many of them).
+        """
+        failures = self._failures = []
+        for place, payload in enumerate(payloads):
+            self._place = place
+            try:
+                self._read_payload(payload)
+            except MalformedInputError as error:
+                self._undo()
+                failures.append((place, "batch", str(error), 1))
+            except MemoryError:
+                self._undo()
+                failures.append((place, "memory", "", 1))
+        self._failures, self._payload = None, b""
+        return failures
+
+    def take(self):
+        """Return (rank or ``NO_RANK``, tier, ops, blocks, ts, label_of or None, labels) of what was read.
+
+        Each rank and tier that has events is there once, in ascending order. What is taken is not kept.
+        """
+        every, self._columns, self._current = self._columns, {}, None
+        self._by_medium.clear()
+        if len(self._hashes) > _MOST_KEPT:
+            self._hashes = memoryview(np.zeros(_FIRST_HASHES, dtype=np.int64))
+        taken = []
+        columns: _Columns
+        for place, columns in sorted(every.items()):
+            if columns.count:
+                taken.append((*place, *columns.taken()))
+            self._put_away(columns)
+        return taken
+
+    # The batch.
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _read_payload(self, payload: object) -> cython.int:
+        """Read a batch."""
+        self._batch += 1
+        self._failures_before, self._tiers_before = len(self._failures), len(self._tiers)
+        self._touched.clear()
+        self._end = len(payload)
+        if self._end > _MOST_BYTES:
+            raise MalformedInputError(f"batch of {self._end:,} bytes is longer than {_MOST_BYTES:,}")
+        self._payload = payload
+        self._data = self._payload
+        try:
+            if self._end == 0:
+                raise _torn()
+            if _is_array(self._data[0]):
+                self._read_array()
+            elif _is_map(self._data[0]):
+                self._read_map()
+            else:
+                raise self._unexpected("the message", 0)
+        except MalformedInputError as error:
+            raise MalformedInputError(f"not a batch of KV events: {error}") from None
+        if self._ts < 0:
+            raise MalformedInputError("the time of the batch is no number of seconds since 1970")
+        self.batches += 1
+        self.last_ts = self._ts
+        self.unknown_events += self._unknown
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _read_array(self) -> cython.int:
+        """Read a batch that is an array: its time, its events, perhaps its rank, and what nobody knows.
+
+        The rank comes last. Until it is there it is taken to be that of the batch before.
+        """
+        items: cython.longlong = self._count(0)
+        if items < 2:
+            raise MalformedInputError("it has no ts or no events")
+        ts_at: cython.Py_ssize_t = self._inside(0)
+        events_at: cython.Py_ssize_t = self._after(ts_at)
+        self._ts = self._time(ts_at)
+        at: cython.Py_ssize_t = self._read_events(events_at)
+        rank_at: cython.Py_ssize_t = at if items > 2 else 0
+        _: cython.longlong
+        for _ in range(2, items):
+            at = self._after(at)
+        self._see_to_end(at)
+        if self._is_new_rank(rank_at):
+            self._undo()
+            self._read_events(events_at)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _read_map(self) -> cython.int:
+        """Read a batch that is a map."""
+        fields: cython.longlong = self._count(0)
+        at: cython.Py_ssize_t = self._inside(0)
+        ts_at: cython.Py_ssize_t = 0
+        events_at: cython.Py_ssize_t = 0
+        rank_at: cython.Py_ssize_t = 0
+        _: cython.longlong
+        for _ in range(fields):
+            at = self._after_name(at)
+            if self._is_name(b"ts", 2):
+                ts_at = at
+            elif self._is_name(b"events", 6):
+                events_at = at
+            elif self._is_name(b"data_parallel_rank", 18):
+                rank_at = at
+            at = self._after(at)
+        self._see_to_end(at)
+        if ts_at == 0 or events_at == 0:
+            raise MalformedInputError("it has no ts or no events")
+        self._ts = self._time(ts_at)
+        self._is_new_rank(rank_at)
+        self._read_events(events_at)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _see_to_end(self, at: cython.Py_ssize_t) -> cython.int:
+        """Refuse a payload that goes on behind the batch."""
+        if at < self._end:
+            raise MalformedInputError(f"{self._end - at:,} bytes follow it")
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _is_new_rank(self, at: cython.Py_ssize_t) -> cython.int:
+        """Return whether the rank of the batch is not that of the one before, and make it the current one."""
+        rank: cython.longlong = _NO_RANK
+        if not self._is_missing(at):
+            rank = self._bits(at) if _is_integer(self._data[at]) else -1
+            if not 0 <= rank <= _MOST_RANK:
+                raise MalformedInputError(f"data_parallel_rank: not an integer from 0 to {MAX_RANK}")
+        if rank == self._rank:
+            return 0
+        self._rank, self._current = rank, None
+        self._by_medium.clear()
+        return 1
+
+    @cython.cfunc
+    @cython.exceptval(-2, check=True)
+    def _time(self, at: cython.Py_ssize_t) -> cython.longlong:
+        """Return the time of the batch, ns since the Unix epoch; -1 for a number that is no such time."""
+        head: cython.int = self._data[at]
+        seconds: cython.double
+        if head == 0xCB:
+            seconds = _double(self._word(at + 1, 8))
+        elif head == 0xCA:
+            seconds = struct.unpack_from(">f", self._payload, at + 1)[0]
+        elif _is_integer(self._data[at]):
+            seconds = float(self._integer(at))
+        else:
+            raise self._unexpected("ts", at)
+        return _nanoseconds(seconds)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _read_events(self, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """Add the events of the batch to the columns; return their end."""
+        self._rows = self._unknown = self._malformed = 0
+        if at >= self._end:
+            raise _torn()
+        if not _is_array(self._data[at]):
+            raise self._unexpected("events", at)
+        count: cython.longlong = self._count(at)
+        if count > _MOST_EVENTS:
+            raise MalformedInputError(f"{count:,} events are more than {_MOST_EVENTS:,}")
+        self._event, self._event_at = 0, self._inside(at)
+        while self._event < count and self._rows <= _MOST_ROWS and self._malformed < _MOST_MALFORMED:
+            try:
+                self._read_good_events(count)
+            except MalformedInputError as error:
+                # Where the batch itself is malformed, to pass over the event raises again.
+                self._event_at = self._after(self._event_at)
+                self._fail(str(error), 1)
+                self._event += 1
+                self._malformed += 1
+        if self._event < count:
+            self._fail("it comes after too many blocks or malformed events", count - self._event)
+        while self._event < count:
+            self._event_at = self._after(self._event_at)
+            self._event += 1
+        return self._event_at
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _read_good_events(self, count: cython.longlong) -> cython.int:
+        """Read events up to one that is malformed, which raises, or to a bound."""
+        while self._event < count and self._rows <= _MOST_ROWS:
+            self._event_at = self._read_event(self._event_at)
+            self._event += 1
+        return 0
+
+    def _fail(self, why, events):
+        """Note that events of the batch, from the current one on, cannot be read."""
+        self._failures.append((self._place, "event", f"event {self._event} of the batch: {why}", events))
+
+    def _undo(self):
+        """Forget what the batch has added."""
+        columns: _Columns
+        for columns in self._touched:
+            columns.undo()
+            if columns.count == 0:
+                # Or else refused batches of ever new ranks and tiers would fill the memory.
+                del self._columns[columns.place]
+                self._put_away(columns)
+        self._touched.clear()
+        self._current = None
+        self._by_medium.clear()
+        while len(self._tiers) > self._tiers_before:
+            self._tiers.popitem()
+        del self._failures[self._failures_before :]
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _put_away(self, columns: _Columns) -> cython.int:
+        """Keep columns for the next place that needs some, if they are small and few."""
+        if columns.room <= _SPARE_ROOM and len(self._spare) < _SPARE_COLUMNS:
+            columns.clear()
+            self._spare.append(columns)
+        return 0
+
+    # An event.
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _read_event(self, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """Add the rows of an event to the columns; return its end."""
+        self._type_at = self._hashes_at = self._medium_at = self._group_at = 0
+        self._lora_id_at = self._lora_name_at = 0
+        end: cython.Py_ssize_t
+        if at >= self._end:
+            raise _torn()
+        if _is_map(self._data[at]):
+            end = self._find_fields(at)
+        elif _is_array(self._data[at]):
+            end = self._find_items(at)
+        else:
+            raise self._unexpected("the event", at)
+        op: cython.int = self._operation()
+        if op == _UNKNOWN:
+            self._unknown += 1
+        elif op == _CLEAR:
+            self._add_clear()
+        else:
+            self._add_blocks(op)
+        return end
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _find_fields(self, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """Find the fields of an event that is a map; return its end."""
+        fields: cython.longlong = self._count(at)
+        _: cython.longlong
+        name: cython.Py_ssize_t
+        size: cython.Py_ssize_t
+        data: cython.p_const_uchar = self._data
+        end: cython.Py_ssize_t = self._end
+        at = self._inside(at)
+        for _ in range(fields):
+            if at < end and 0xA0 <= data[at] <= 0xBF:  # as all names are: a call would take longer
+                name, size = at + 1, data[at] & 0x1F
+                at = name + size
+                if at >= end:
+                    raise _torn()
+            else:
+                at = self._after_name(at)
+                name, size = self._name_at, self._name_size
+            if size == 12 and _is_at(data, name, b"block_hashes", 12):
+                self._hashes_at = at
+            elif size == 6 and _is_at(data, name, b"medium", 6):
+                self._medium_at = at
+            elif size == 9 and _is_at(data, name, b"group_idx", 9):
+                self._group_at = at
+            elif size == 4 and _is_at(data, name, b"type", 4):
+                self._type_at = at
+            elif size == 7 and _is_at(data, name, b"lora_id", 7):
+                self._lora_id_at = at
+            elif size == 9 and _is_at(data, name, b"lora_name", 9):
+                self._lora_name_at = at
+            at = self._next(at)
+        if at > end:
+            raise _torn()
+        return at
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _find_items(self, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """Find the fields of an event that is an array, which begins with its type; return its end."""
+        items: cython.longlong = self._count(at)
+        item: cython.longlong
+        if items == 0:
+            raise MalformedInputError("an empty array")
+        at = self._type_at = self._inside(at)
+        op: cython.int = self._operation()
+        for item in range(items):
+            if item == 1:
+                self._hashes_at = at
+            elif op == _EVICT:
+                if item == 2:
+                    self._medium_at = at
+                elif item == 3:
+                    self._group_at = at
+            elif item == 5:
+                self._lora_id_at = at
+            elif item == 6:
+                self._medium_at = at
+            elif item == 7:
+                self._lora_name_at = at
+            elif item == 9:
+                self._group_at = at
+            at = self._after(at)
+        return at
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _operation(self) -> cython.int:
+        """Return what the event's type means; ``_UNKNOWN`` for a type that is not known here."""
+        if self._type_at == 0:
+            raise MalformedInputError("it has no type")
+        self._after_name(self._type_at)
+        if self._is_name(b"BlockRemoved", 12):
+            return _EVICT
+        if self._is_name(b"BlockStored", 11):
+            return _STORE
+        if self._is_name(b"AllBlocksCleared", 16):
+            return _CLEAR
+        self._text(self._type_at, "type")  # as a name must be text
+        return _UNKNOWN
+
+    def _add_clear(self):
+        """Add a clear of the device's tier."""
+        columns: _Columns = self._columns_of("GPU")
+        columns.see_to_room(1)
+        columns.append(_CLEAR, 0, self._ts, 0)
+        self._rows += 1
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _add_blocks(self, op: cython.int) -> cython.int:
+        """Add a row for each block of the event; nothing if any field of it is malformed."""
+        count: cython.longlong = self._read_hashes()
+        salt: cython.longlong = self._read_salt()
+        adapter: object = None
+        if op == _STORE and not (self._is_missing(self._lora_id_at) and self._is_missing(self._lora_name_at)):
+            adapter = self._adapter()
+        columns: _Columns = self._columns_of_medium()
+        columns.see_to_room(count)
+        label: cython.int = columns.label(adapter) if adapter else 0
+        place: cython.longlong
+        for place in range(count):
+            columns.append(op, self._hashes[place] ^ salt, self._ts, label)
+        self._rows += count
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _read_hashes(self) -> cython.longlong:
+        """Read the hashes of the event as ids; return how many there are.
+
+        Of bytes these are the last eight, big-endian, as vLLM folds them; signed and unsigned integers of the
+        same bits are the same.
+        """
+        at: cython.Py_ssize_t = self._hashes_at
+        if at == 0:
+            raise MalformedInputError("it has no block_hashes")
+        if not _is_array(self._data[at]):
+            raise self._unexpected("block_hashes", at)
+        count: cython.longlong = self._count(at)
+        if count > _MOST_ROWS:
+            raise MalformedInputError(f"{count:,} block hashes are more than {_MOST_ROWS:,}")
+        if count > len(self._hashes):
+            self._hashes = memoryview(np.empty(count, dtype=np.int64))
+        place: cython.longlong
+        size: cython.Py_ssize_t
+        head: cython.int
+        at = self._inside(at)
+        for place in range(count):
+            head = self._data[at]
+            if head == 0xCF:  # as hashes are, but for one in thousands
+                self._hashes[place] = _signed(self._eight(at + 1))
+                at += 9
+            elif 0xC4 <= head <= 0xC6:
+                size = self._count(at)
+                at = self._inside(at) + size
+                size = min(size, 8)
+                self._hashes[place] = _signed(self._word(at - size, size))
+            elif _is_integer(head):
+                self._hashes[place] = self._bits(at)
+                at += _SIZES[head]
+            else:
+                raise self._unexpected("a block hash", at)
+        return count
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def _read_salt(self) -> cython.longlong:
+        """Return what is xored to the ids, by the event's cache group."""
+        at: cython.Py_ssize_t = self._group_at
+        if self._is_missing(at):
+            return 0
+        if not _is_integer(self._data[at]):
+            raise self._unexpected("group_idx", at)
+        group: cython.longlong = self._bits(at)
+        if group != self._group:
+            self._salt = _signed(group_salt(group)) if group else 0
+            self._group = group
+        return self._salt
+
+    def _adapter(self):
+        """Return the event's LoRA adapter, by its name or else by its number; an empty string for none."""
+        name, at = self._text(self._lora_name_at, "lora_name"), self._lora_id_at
+        is_number = at and _is_integer(self._data[at])
+        number = str(self._integer(at)) if is_number else self._text(at, "lora_id")
+        return name or number or ""
+
+    @cython.cfunc
+    def _columns_of_medium(self) -> _Columns:
+        """Return the columns of the event's medium."""
+        at: cython.Py_ssize_t = self._medium_at
+        size: cython.Py_ssize_t = self._next(at) - at if at else 0
+        if (
+            self._current is None
+            or size != len(self._medium)
+            or not _is_at(self._data, at, self._medium, size)
+        ):
+            medium: bytes = self._payload[at : at + size]
+            columns = self._by_medium.get(medium)
+            if columns is None:
+                columns = self._columns_of(self._text(at, "medium"))
+                if len(self._by_medium) < _KEPT_MEDIA:
+                    self._by_medium[medium] = columns
+            self._current, self._medium = columns, medium
+        self._touch(self._current)
+        return self._current
+
+    def _columns_of(self, medium):
+        """Return the columns of a medium by its name, or None."""
+        tier = self._tier_of(medium)
+        if tier not in self._tiers:
+            if len(self._tiers) < self._most_tiers:
+                self._tiers[tier] = None
+            else:
+                tier = "other"
+        place = self._rank, tier
+        columns: _Columns = self._columns.get(place)
+        if columns is None:
+            columns = self._spare.pop() if self._spare else _Columns()
+            columns.place = place
+            self._columns[place] = columns
+        self._touch(columns)
+        return columns
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _touch(self, columns: _Columns) -> cython.int:
+        """Let columns be as they are now if the batch is refused."""
+        if columns.batch != self._batch:
+            columns.begin(self._batch)
+            self._touched.append(columns)
+        return 0
+
+    # A value. What says where it ends looks out for the end of the payload; the rest is for whole values.
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _after(self, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """Return the end of a value.
+
+        Raises:
+            MalformedInputError: If it is torn, nested too deep, or has a byte that is not of msgpack.
+        """
+        left: cython.longlong = 1  # values to come in the innermost container
+        depth: cython.Py_ssize_t = 0
+        head: cython.int
+        size: cython.Py_ssize_t
+        data: cython.p_const_uchar = self._data
+        end: cython.Py_ssize_t = self._end
+        while True:
+            while left == 0:
+                if depth == 0:
+                    if at > end:
+                        raise _torn()
+                    return at
+                depth -= 1
+                left = self._left[depth]
+            if at >= end:
+                raise _torn()
+            head = data[at]
+            left -= 1
+            if head == 0xCD:  # as most token ids: branches that are foreseen are faster than a size looked up
+                at += 3
+                while left and at < end and data[at] == 0xCD:
+                    at += 3
+                    left -= 1
+                continue
+            size = _SIZES[head]
+            if size:
+                at += size
+            elif head <= 0x9F or head >= 0xDC:
+                if depth == _DEEPEST:
+                    raise MalformedInputError(f"it is nested more than {MAX_DEPTH} deep")
+                self._left[depth] = left
+                depth += 1
+                left = self._count(at) if _is_array(head) else 2 * self._count(at)
+                at = self._inside(at)
+            elif head != 0xC1:
+                at = self._inside(at) + self._count(at) + (0xC7 <= head <= 0xC9)  # the kind of an extension
+            else:
+                raise MalformedInputError(f"byte {at} is 0xc1, with which no value begins")
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _next(self, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """Return the end of a value, which may be beyond that of the payload."""
+        head: cython.int = self._data[at] if at < self._end else 0xC1
+        if head <= 0x7F or head == 0xC0:
+            return at + 1
+        if 0xA0 <= head <= 0xBF:
+            return at + 1 + (head & 0x1F)
+        if head == 0xCF:
+            return at + 9
+        return self._after(at)
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _after_name(self, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """Find the characters of a name, which is a string; return its end."""
+        if at < self._end and 0xA0 <= self._data[at] <= 0xBF:
+            self._name_at, self._name_size = at + 1, self._data[at] & 0x1F
+        else:
+            self._find_long_name(at)
+        at = self._name_at + self._name_size
+        if at > self._end:
+            raise _torn()
+        return at
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _find_long_name(self, at: cython.Py_ssize_t) -> cython.int:
+        """Find the characters of a name of any size."""
+        if at >= self._end:
+            raise _torn()
+        if not _is_text(self._data[at]):
+            raise self._unexpected("a name", at)
+        self._name_at, self._name_size = self._inside(at), self._count(at)
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _count(self, at: cython.Py_ssize_t) -> cython.longlong:
+        """Return the number that the head of a value gives: of items, of pairs, or of bytes."""
+        head: cython.int = self._data[at]
+        if head <= 0x9F:
+            return head & 0x0F
+        if head <= 0xBF:
+            return head & 0x1F
+        return self._long_count(at)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _long_count(self, at: cython.Py_ssize_t) -> cython.longlong:
+        """Return the number behind the first byte of a value."""
+        if self._inside(at) > self._end:
+            raise _torn()
+        return self._word(at + 1, _WIDTHS[self._data[at]])
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _inside(self, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """Return what is behind the first byte of a value and the number that may follow it."""
+        return at + 1 + _WIDTHS[self._data[at]]
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _word(self, at: cython.Py_ssize_t, size: cython.Py_ssize_t) -> cython.ulonglong:
+        """Return the unsigned integer of up to eight bytes, big-endian."""
+        word: cython.ulonglong = 0
+        place: cython.Py_ssize_t
+        for place in range(at, at + size):
+            word = word << 8 | self._data[place]
+        return word
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _eight(self, at: cython.Py_ssize_t) -> cython.ulonglong:
+        """Return the unsigned integer of eight bytes; written out, as compilers make one load of it."""
+        word: cython.ulonglong = self._data[at]
+        word = word << 8 | self._data[at + 1]
+        word = word << 8 | self._data[at + 2]
+        word = word << 8 | self._data[at + 3]
+        word = word << 8 | self._data[at + 4]
+        word = word << 8 | self._data[at + 5]
+        word = word << 8 | self._data[at + 6]
+        return word << 8 | self._data[at + 7]
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _bits(self, at: cython.Py_ssize_t) -> cython.longlong:
+        """Return an integer; of one that is too large for a signed one the same 64 bits."""
+        head: cython.int = self._data[at]
+        if head <= 0x7F:
+            return head
+        if head >= 0xE0:
+            return head - 256
+        size: cython.Py_ssize_t = _SIZES[head] - 1
+        word: cython.ulonglong = self._word(at + 1, size)
+        if head < 0xCF:
+            return word
+        sign: cython.ulonglong = 1
+        sign <<= 8 * size - 1
+        return (word ^ sign) - sign
+
+    def _integer(self, at: cython.Py_ssize_t):
+        """Return an integer, whatever its size."""
+        bits = self._bits(at)
+        return bits & 0xFFFF_FFFF_FFFF_FFFF if self._data[at] == _UINT64 else bits
+
+    def _text(self, at: cython.Py_ssize_t, field):
+        """Return a string, None where there is none."""
+        if self._is_missing(at):
+            return None
+        if not _is_text(self._data[at]):
+            raise self._unexpected(field, at)
+        start, size = self._inside(at), self._count(at)
+        try:
+            return self._payload[start : start + size].decode()
+        except UnicodeDecodeError:
+            raise MalformedInputError(f"{field}: not UTF-8") from None
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _is_missing(self, at: cython.Py_ssize_t) -> cython.bint:
+        """Return whether there is no value, or nil."""
+        return at == 0 or self._data[at] == _NIL
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _is_name(self, name: cython.p_const_uchar, size: cython.Py_ssize_t) -> cython.bint:
+        """Return whether the name that was found last is this one."""
+        return size == self._name_size and _is_at(self._data, self._name_at, name, size)
+
+    def _unexpected(self, what, at: cython.Py_ssize_t):
+        """Return the error for a value of a wrong kind."""
+        head = self._data[at]
+        kind = next(kind for last, kind in _KINDS if head <= last)
+        return MalformedInputError(f"{what}: unexpected {kind} at byte {at}")
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _signed(bits: cython.ulonglong) -> cython.longlong:
+    """Return the signed integer of the same 64 bits."""
+    sign: cython.ulonglong = 0x8000_0000_0000_0000
+    return (bits ^ sign) - sign
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _is_array(head: cython.int) -> cython.bint:
+    """Return whether an array begins with this byte."""
+    return 0x90 <= head <= 0x9F or 0xDC <= head <= 0xDD
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _is_map(head: cython.int) -> cython.bint:
+    """Return whether a map begins with this byte."""
+    return 0x80 <= head <= 0x8F or 0xDE <= head <= 0xDF
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _is_text(head: cython.int) -> cython.bint:
+    """Return whether a string begins with this byte."""
+    return 0xA0 <= head <= 0xBF or 0xD9 <= head <= 0xDB
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _is_integer(head: cython.int) -> cython.bint:
+    """Return whether an integer begins with this byte."""
+    return head <= 0x7F or head >= 0xE0 or 0xCC <= head <= 0xD3
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _is_at(
+    data: cython.p_const_uchar, at: cython.Py_ssize_t, text: cython.p_const_uchar, size: cython.Py_ssize_t
+) -> cython.bint:
+    """Return whether a text is at a place of the data."""
+    if cython.compiled:  # pragma: no cover
+        return memcmp(data + at, text, size) == 0
+    return data[at : at + size] == text
+
+
+def _torn():
+    return MalformedInputError("it ends in the middle of a value")
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _double(bits: cython.ulonglong) -> cython.double:
+    """Return the float of these 64 bits."""
+    number: cython.double = 0.0
+    if cython.compiled:  # pragma: no cover
+        memcpy(cython.address(number), cython.address(bits), 8)
+    else:
+        (number,) = struct.unpack("d", struct.pack("Q", bits))
+    return number
+
+
+@cython.cfunc
+@cython.exceptval(-2, check=True)
+def _nanoseconds(seconds: cython.double) -> cython.longlong:
+    """Return seconds since the Unix epoch as nanoseconds, -1 if there are not so many."""
+    if not 0 <= seconds < _MOST_SECONDS:
+        return -1
+    # Apart, as the product of a whole time of today has no room for nanoseconds. Halves become even.
+    whole: cython.longlong = int(seconds)
+    part: cython.double = (seconds - whole) * 1e9
+    ns: cython.longlong = int(part)
+    if part - ns > 0.5 or (part - ns == 0.5 and ns & 1):
+        ns += 1
+    return whole * 1_000_000_000 + ns

@@ -1,0 +1,200 @@
+"""What batches of KV events mean, written to be read: msgspec decodes each event as a whole.
+
+``kvstream._core.kv_events`` must come to the same. They differ where no engine ever goes: msgspec judges a
+field that is given twice both times, and how deep values may be nested depends on Python's stack.
+"""
+
+import math
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta, Raw
+
+from kvstream.blocks.hashing import folded, group_salt
+from kvstream.events.frame import MAX_FRAME_EVENTS
+from kvstream.events.types import MAX_RANK, Op
+from kvstream.text.names import bounded_name
+
+KNOWN_TIERS = {None: "gpu", "GPU": "gpu", "CPU": "cpu", "STORAGE": "disk", "DISK": "disk"}
+OTHER_TIERS = 16
+MAX_BYTES = 64 * 1024 * 1024
+MAX_EVENTS = 262_144
+MAX_MALFORMED = 1_000
+NO_RANK = -1
+
+Hashes = Annotated[list[int | bytes], Meta(max_length=MAX_FRAME_EVENTS)]
+Rank = Annotated[int, Meta(ge=0, le=MAX_RANK)] | None
+
+
+class Stored(msgspec.Struct, tag="BlockStored"):
+    op: ClassVar = Op.STORE
+    block_hashes: Hashes
+    lora_id: int | str | None = None
+    medium: str | None = None
+    lora_name: str | None = None
+    group_idx: int | None = None
+
+
+class Removed(msgspec.Struct, tag="BlockRemoved"):
+    op: ClassVar = Op.EVICT
+    lora_id: ClassVar = None
+    lora_name: ClassVar = None
+    block_hashes: Hashes
+    medium: str | None = None
+    group_idx: int | None = None
+
+
+class Cleared(msgspec.Struct, tag="AllBlocksCleared"):
+    op: ClassVar = Op.CLEAR
+    block_hashes: ClassVar = [0]  # a clear is about no block; it is one of the device's tier
+    medium: ClassVar = "GPU"
+    group_idx: ClassVar = None
+    lora_id: ClassVar = None
+    lora_name: ClassVar = None
+
+
+class StoredRow(msgspec.Struct, tag="BlockStored", array_like=True):
+    op: ClassVar = Op.STORE
+    block_hashes: Hashes
+    parent_block_hash: Raw = Raw()
+    token_ids: Raw = Raw()
+    block_size: Raw = Raw()
+    lora_id: int | str | None = None
+    medium: str | None = None
+    lora_name: str | None = None
+    extra_keys: Raw = Raw()
+    group_idx: int | None = None
+
+
+class RemovedRow(msgspec.Struct, tag="BlockRemoved", array_like=True):
+    op: ClassVar = Op.EVICT
+    lora_id: ClassVar = None
+    lora_name: ClassVar = None
+    block_hashes: Hashes
+    medium: str | None = None
+    group_idx: int | None = None
+
+
+class ClearedRow(msgspec.Struct, tag="AllBlocksCleared", array_like=True):
+    op: ClassVar = Op.CLEAR
+    block_hashes: ClassVar = [0]
+    medium: ClassVar = "GPU"
+    group_idx: ClassVar = None
+    lora_id: ClassVar = None
+    lora_name: ClassVar = None
+
+
+class Type(msgspec.Struct):
+    type: str
+
+
+class TypeRow(msgspec.Struct, array_like=True):
+    type: str
+
+
+class Batch(msgspec.Struct):
+    ts: float
+    events: Annotated[list[Raw], Meta(max_length=MAX_EVENTS)]
+    data_parallel_rank: Rank = None
+
+
+class BatchRow(msgspec.Struct, array_like=True):
+    ts: float
+    events: Annotated[list[Raw], Meta(max_length=MAX_EVENTS)]
+    data_parallel_rank: Rank = None
+
+
+NOT_THAT = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+TYPES = {"BlockStored", "BlockRemoved", "AllBlocksCleared"}
+
+
+def is_array(data):
+    return bytes(memoryview(data)[:1]) in {*(bytes([head]) for head in range(0x90, 0xA0)), b"\xdc", b"\xdd"}
+
+
+def decoded_event(raw):
+    """Return the event; None if it is of an unknown type. Raises what ``NOT_THAT`` has if it is malformed."""
+    array = is_array(raw)
+    try:
+        kind = StoredRow | RemovedRow | ClearedRow if array else Stored | Removed | Cleared
+        return msgspec.msgpack.decode(raw, type=kind)
+    except NOT_THAT:
+        if msgspec.msgpack.decode(raw, type=TypeRow if array else Type).type in TYPES:
+            raise
+        return None
+
+
+def nanoseconds(seconds):
+    """Return the time, ns since the Unix epoch; None if these are no seconds since then."""
+    if not 0 <= seconds < 2**63 / 1e9:
+        return None
+    part, whole = math.modf(seconds)
+    return int(whole) * 10**9 + round(part * 1e9)
+
+
+def signed(bits):
+    return bits - 2**64 if bits >= 2**63 else bits
+
+
+class ReferenceReader:
+    """Reads batches as ``KVEventReader`` does.
+
+    Attributes:
+        rows: (op, block, ts, LoRA adapter or None) of each event and block, by (rank, tier).
+        failures: (batch, ``batch`` or ``event``, event or None, how many) that could not be read.
+    """
+
+    def __init__(self):
+        self.batches = self.last_ts = self.unknown_events = 0
+        self.rows, self.failures = {}, []
+        self.other_tiers = set()
+
+    def read(self, payloads):
+        self.rows, self.failures = {}, []
+        for place, payload in enumerate(payloads):
+            try:
+                assert len(payload) <= MAX_BYTES
+                batch = msgspec.msgpack.decode(payload, type=BatchRow if is_array(payload) else Batch)
+                ts = nanoseconds(batch.ts)
+                assert ts is not None
+            except (*NOT_THAT, AssertionError):
+                self.failures.append((place, "batch", None, 1))
+                continue
+            self.batches += 1
+            self.last_ts = ts
+            self.add(place, batch, ts)
+
+    def add(self, place, batch, ts):
+        """Add the events of a batch, as many as there may be."""
+        rank = NO_RANK if batch.data_parallel_rank is None else batch.data_parallel_rank
+        rows = malformed = 0
+        for number, raw in enumerate(batch.events):
+            if rows > MAX_FRAME_EVENTS or malformed >= MAX_MALFORMED:
+                self.failures.append((place, "event", number, len(batch.events) - number))
+                return
+            try:
+                event = decoded_event(raw)
+                assert event is None or event.medium is None or 1 <= len(event.medium) <= 64
+            except (*NOT_THAT, AssertionError):
+                self.failures.append((place, "event", number, 1))
+                malformed += 1
+                continue
+            if event is None:
+                self.unknown_events += 1
+                continue
+            salt = group_salt(event.group_idx) if event.group_idx else 0
+            adapter = event.lora_name or ("" if event.lora_id is None else str(event.lora_id))
+            label = bounded_name(adapter) if adapter else None
+            added = [(event.op, signed(folded(one) ^ salt), ts, label) for one in event.block_hashes]
+            self.rows.setdefault((rank, self.tier(event.medium)), []).extend(added)
+            rows += len(added)
+
+    def tier(self, medium):
+        if medium in KNOWN_TIERS:
+            return KNOWN_TIERS[medium]
+        name = medium.lower()
+        if name not in KNOWN_TIERS.values() and name not in self.other_tiers:
+            if len(self.other_tiers) >= OTHER_TIERS:
+                return "other"
+            self.other_tiers.add(name)
+        return name
