@@ -548,7 +548,7 @@ class CallRecorder(_Recorder):
             self._empty()
         with self._guard:
             ts: cython.longlong = self._time()
-            self._make_room(1)
+            self._make_room(1)  # for this one, where the clock has recorded others
             self._append(number, op, reason, ts)
         return 0
 
@@ -563,6 +563,7 @@ class CallRecorder(_Recorder):
                 return 0
         row = _as_row(ids)
         with self._guard:
+            self._make_room(len(row))  # first, as other threads may record meanwhile
             ts: cython.longlong = self._time()
             if not self._append_row(row, op, reason, ts):
                 self._make_room(len(row))
@@ -586,8 +587,8 @@ class CallRecorder(_Recorder):
     def _append_ints(self, ids, op: cython.uchar, reason: cython.uchar) -> cython.bint:
         """Append a list or a tuple, and no kind of these, of integers alone; return whether it was one."""
         if cython.compiled:
+            self._make_room(len(ids))  # first, as other threads may record meanwhile
             ts: cython.longlong = self._time()
-            self._make_room(len(ids))
             columns: _Columns = self._columns
             end: cython.Py_ssize_t = columns.n
             number: cython.longlong = 0
