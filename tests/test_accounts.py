@@ -27,7 +27,8 @@ POLICIES = ["block", "drop_newest", "drop_oldest", "sample"]
 
 @pytest.mark.usefixtures("_threads_take_turns_often")
 @pytest.mark.parametrize("overflow", POLICIES)
-async def test_accounts_balance_at_every_look_while_threads_record(overflow):
+@pytest.mark.parametrize("most", [500, pytest.param(5_000, marks=pytest.mark.slow)])
+async def test_accounts_balance_at_every_look_while_threads_record(overflow, most):
     settings = StreamConfig(
         metrics=MetricsConfig(export_interval=0.0, curve_contents=0, ghost_blocks=0),
         consumers=2,
@@ -56,7 +57,7 @@ async def test_accounts_balance_at_every_look_while_threads_record(overflow):
             thread.start()
         looks, seen = 0, set()
         try:
-            while looks < 2_000 or len(seen) < 10:
+            while looks < most or len(seen) < 10:
                 accounts = stream.accounts()
                 assert accounts.balanced, accounts
                 assert accounts.in_flight >= 0, accounts

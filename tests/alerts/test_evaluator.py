@@ -119,7 +119,7 @@ def test_what_recurred_is_over_once_it_is_good_for_longer_than_it_was_between():
 
 def test_evidence_lasts_for_an_hour_and_no_longer():
     judge = evaluator()
-    for each in stretch(0, 8000):
+    for each in stretch(0, 4000):
         judge.close(each)
     assert len(judge._log.pieces) == KEPT
 
@@ -213,8 +213,8 @@ def test_skipping_empty_windows_gives_the_alerts_of_walking_them_all(parts, sile
         last = each.index
     skipped = judge()
     assert [alert for each in windows for alert in skipped.close(each)] == every
-    assert skipped.pass_time(last + 10_000) == [
-        alert for i in range(last + 1, last + 10_000) for alert in walked.close(empty(i))
+    assert skipped.pass_time(last + 5_000) == [
+        alert for i in range(last + 1, last + 5_000) for alert in walked.close(empty(i))
     ]
 
 

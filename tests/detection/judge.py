@@ -191,14 +191,6 @@ class Table:
     quiet: list[tuple[Stream, list[Raised]]] = field(default_factory=list)
     early: int = 0  # alerts before an onset, or of other sources
 
-    def add(self, stream: Stream, made: Run, name: str) -> None:
-        if stream.onset is None:
-            self.quiet.append((stream, made.raised[name]))
-        else:
-            raised = made.raised[name]
-            self.incidents.append((stream, scored(stream, raised, made.notifications[name])))
-            self.early += early(stream, raised)
-
     @property
     def found(self) -> float:
         return _share([s.found for _, s in self.incidents])

@@ -27,10 +27,10 @@ def _intro(results: Sequence[Result]) -> str:
         "seconds. This page is made by `python -m tests.detection --markdown RESULTS`, of results of",
         "`python -m tests.detection SEED --results RESULTS`.",
         "",
-        f"The streams are of seed{'s' * (len(seeds) > 1)} {' and '.join(map(str, seeds))}, on which no",
-        f"number of the rules was chosen: {len(found.incidents)} incidents at 0.3 to 40 requests a second,",
-        f"and {found.quiet_hours:.1f} hours in which nothing is wrong"
-        + (", real requests (Mooncake's conversation trace) among them." if real else "."),
+        f"Streams of seed{'s' * (len(seeds) > 1)} {' and '.join(map(str, seeds))}: {len(found.incidents)}"
+        f" incidents at 0.3 to 40 requests a second and {found.quiet_hours:.1f} hours in which",
+        f"nothing is wrong{', real requests (Mooncake conversation trace) among them' if real else ''}.",
+        "Numbers of the rules were chosen on other seeds.",
         "",
         "- **PromQL rules**: looked at every 15 s; the hit ratio of 1 min below 0.7 of that of 10 min",
         "  for 2 min, or there are no lookups in 1 min after some in 10, for 1 min.",

@@ -5,7 +5,9 @@ The whole table, at all rates and beside two baselines, is ``python -m tests.det
 
 import pytest
 
-from tests.detection.judge import Table, run
+from tests.detection.judge import run
+from tests.detection.markdown import page
+from tests.detection.results import Result, tables
 from tests.detection.streams import incidents, quiet_streams
 
 SEED = 101
@@ -13,14 +15,11 @@ SEED = 101
 
 @pytest.mark.parametrize("fastest", [0.5, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_incidents_are_found_and_quiet_streams_wake_nobody(fastest):
-    tables: dict[str, Table] = {}
-    for stream in [*incidents(SEED), *quiet_streams(SEED)]:
-        if stream.rate > fastest:
-            continue
-        made = run(stream)
-        for name in made.raised:
-            tables.setdefault(name, Table()).add(stream, made, name)
-    ours, lines = tables["kvstream"], "\n".join(table.line(name) for name, table in tables.items())
+    streams = [each for each in [*incidents(SEED), *quiet_streams(SEED)] if each.rate <= fastest]
+    results = [Result.of(SEED, stream, run(stream)) for stream in streams]
+    found, lines = tables(results), page(results)
+    ours = found["kvstream"]
+    assert f"| incidents found | {ours.found:.2f} |" in lines
     assert len(ours.incidents) >= 10
     assert ours.quiet_hours > 2
     assert ours.found >= 0.9, lines
@@ -31,5 +30,5 @@ def test_incidents_are_found_and_quiet_streams_wake_nobody(fastest):
     assert ours.false_pages == 0, lines
     assert ours.false_alerts <= 1, lines
     for name in ("PromQL rules", "CUSUM"):
-        assert ours.found >= tables[name].found, lines
-        assert ours.covered >= tables[name].covered, lines
+        assert ours.found >= found[name].found, lines
+        assert ours.covered >= found[name].covered, lines
