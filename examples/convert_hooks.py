@@ -30,7 +30,7 @@ class Hook(msgspec.Struct):
 
 
 def read_hooks(path: Path) -> Iterator[Hook]:
-    """The calls in a hook log, gzipped or not."""
+    """Return the calls in a hook log, gzipped or not."""
     decoder = msgspec.json.Decoder(Hook)
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         for line in lines:
@@ -38,7 +38,7 @@ def read_hooks(path: Path) -> Iterator[Hook]:
 
 
 def frames(hooks: Iterator[Hook], source: str, frame_events: int = 4096) -> Iterator[EventFrame]:
-    """The calls as numbered frames of one source."""
+    """Return the calls as numbered frames of one source."""
     for seq in count():
         calls = list(islice(hooks, frame_events))
         if not calls:

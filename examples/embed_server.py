@@ -24,7 +24,7 @@ class ToyEngine:
         self.free = list(range(blocks))
 
     async def generate(self, prompt: int) -> None:
-        """Finds or makes the eight blocks of a prompt."""
+        """Find or make the eight blocks of a prompt."""
         for content in range(prompt, prompt + 8):
             slot = self.cached.get(content)
             if slot is not None:

@@ -121,14 +121,14 @@ def run_engine(folder: Path, events: int) -> tuple[dict[str, tuple[int, float]],
 
 
 def value(registry, name: str) -> float:
-    """The sum of one metric's samples over all labels."""
+    """Return the sum of one metric's samples over all labels."""
     return sum(
         sample.value for metric in registry.collect() for sample in metric.samples if sample.name == name
     )
 
 
 def compare(theirs: dict[str, tuple[int, float]], accesses: int, summary: dict) -> int:
-    """Prints both sides; 1 if they differ."""
+    """Print both sides; 1 if they differ."""
     lifetime, idle = summary["lifetime"], summary["idle"]
     rows = [
         ("accesses", accesses, summary["accesses"], None, None),

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     try:
         from kvstream.cli.standard import open_standard_streams
 

@@ -71,7 +71,7 @@ class Analysis:
         self._block_bytes = block_bytes
 
     def process(self, frame: EventFrame, records: bool = False) -> Outcome:
-        """Takes in a frame; ``records`` asks for what was evicted."""
+        """Take in a frame; ``records`` asks for what was evicted."""
         changed = self._time.reach([frame])
         outcome = self.monitor.process(frame, records)
         return msgspec.structs.replace(outcome, alerts=changed + outcome.alerts) if changed else outcome
@@ -123,7 +123,7 @@ def verdict(summary: CacheMetricsSummary, block_bytes: int | None = None) -> lis
 
 
 def _of_evictions(summary: CacheMetricsSummary, block_bytes: int | None) -> list[str]:
-    """What evictions cost."""
+    """Return what evictions cost."""
     premature = summary.premature
     if not summary.total_evictions:
         return ["Nothing was evicted: the cache holds all that is asked of it."]
@@ -173,7 +173,7 @@ def _nothing_came_twice(summary: CacheMetricsSummary) -> bool:
 
 
 def _of_size(summary: CacheMetricsSummary, block_bytes: int | None) -> list[str]:
-    """What other sizes of cache would do."""
+    """Return what other sizes of cache would do."""
     sizes = summary.sizes
     curve = sizes.points
     if summary.hit_rate_estimate is None:
@@ -210,7 +210,7 @@ def _of_size(summary: CacheMetricsSummary, block_bytes: int | None) -> list[str]
 
 
 def _of_less(summary: CacheMetricsSummary, now: float) -> list[str]:
-    """What less memory would do, which only a cache that was full for long enough can say.
+    """Return what less memory would do, which only a cache that was full for long enough can say.
 
     While it fills, all sizes do the same; and until as many blocks were evicted as it holds, some have lived
     since the beginning, however little they are worth.
@@ -252,7 +252,7 @@ def _of_owners(summary: CacheMetricsSummary) -> list[str]:
 
 
 def _of_trends(summary: CacheMetricsSummary) -> list[str]:
-    """What gets worse: hit ratio and lifetimes that fall, evictions that rise."""
+    """Return what gets worse: hit ratio and lifetimes that fall, evictions that rise."""
     worse = [
         f"{name} {direction}"
         for metric, (name, direction) in _WORSE.items()

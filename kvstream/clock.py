@@ -21,5 +21,5 @@ class Clock:
         self.offset = time.time_ns() - time.monotonic_ns()
 
     def __call__(self) -> int:
-        """The time now."""
+        """Return the time now."""
         return self.offset + time.monotonic_ns()

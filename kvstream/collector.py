@@ -135,14 +135,14 @@ class KVCacheMetricsCollector(CallRecorder):
             self._keep(outcome.evicted)
 
     def _keep(self, evicted: list[EvictionBatch]) -> None:
-        """Keeps evictions in columns, and only as many batches as ``history_size`` needs."""
+        """Keep evictions in columns, and only as many batches as ``history_size`` needs."""
         self._evicted.extend(evicted)
         self._evicted_count += sum(map(len, evicted))
         while self._evicted and self._evicted_count - len(self._evicted[0]) >= self.config.history_size:
             self._evicted_count -= len(self._evicted.popleft())
 
     def get_summary(self) -> CacheMetricsSummary:
-        """The summary now."""
+        """Return the summary now."""
         with self._lock:
             self._flush()
             return self._monitor.summary()
@@ -162,7 +162,7 @@ class KVCacheMetricsCollector(CallRecorder):
             return {name: trend for tier in self._monitor.tiers() for name, trend in tier.trends().items()}
 
     def drain_events(self) -> list[KVCacheEvictionEvent]:
-        """The evictions since the last call, at most ``history_size``."""
+        """Return the evictions since the last call, at most ``history_size``."""
         with self._lock:
             self._flush()
             events = [e for batch in self._evicted for e in batch.to_events(self._source, self._tier)]
@@ -171,7 +171,7 @@ class KVCacheMetricsCollector(CallRecorder):
             return events[-self.config.history_size :]
 
     def drain_alerts(self) -> list[CacheAlert]:
-        """The alerts that fired or resolved since the last call, at most ``history_size``."""
+        """Return the alerts that fired or resolved since the last call, at most ``history_size``."""
         with self._lock:
             self._flush()
             alerts = list(self._alerts)
@@ -245,14 +245,14 @@ class BatchMetricsCollector:
         return self.collector.drain_events()
 
     def get_summary(self) -> CacheMetricsSummary:
-        """The summary now."""
+        """Return the summary now."""
         return self.collector.get_summary()
 
 
 def create_metrics_collector(
     sample_rate: float = 1.0, batch_mode: bool = False, **config: Any
 ) -> KVCacheMetricsCollector | BatchMetricsCollector:
-    """A collector with these settings.
+    """Return a collector with these settings.
 
     Args:
         sample_rate: Share of generations measured in full.

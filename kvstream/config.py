@@ -28,13 +28,13 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
 
 
 def _real(name: str, value: object, low: float, high: float, rule: str) -> None:
-    """Requires a number above ``low`` and at most ``high``, which NaN is not."""
+    """Require a number above ``low`` and at most ``high``, which NaN is not."""
     ok = isinstance(value, (int, float)) and not isinstance(value, bool) and low < value <= high
     _require(ok, name, value, rule)
 
 
 def _seconds(name: str, value: object, *, off: str = "") -> None:
-    """Requires seconds above 0 and of a year at most; 0, too, if that means something."""
+    """Require seconds above 0 and of a year at most; 0, too, if that means something."""
     if off and value == 0 and not isinstance(value, bool):
         return
     allowed = f"0 ({off}) or more seconds" if off else "above 0 seconds"
@@ -197,7 +197,7 @@ def load_config(
     environ: Mapping[str, str] | None = None,
     **flags: Any,
 ) -> C:
-    """Builds a config from a TOML file, then ``KVSTREAM_*`` variables, then flags; later ones win.
+    """Build a config from a TOML file, then ``KVSTREAM_*`` variables, then flags; later ones win.
 
     Args:
         kind: ``MetricsConfig`` or ``StreamConfig``.

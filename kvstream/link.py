@@ -43,7 +43,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The endpoint that a text names.
+        """Return the endpoint that a text names.
 
         Raises:
             ConfigError: If it names none.
@@ -61,7 +61,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse_address(cls, text: str) -> Self:
-        """The endpoint of an HTTP server, written ``HOST:PORT``.
+        """Return the endpoint of an HTTP server, written ``HOST:PORT``.
 
         Raises:
             ConfigError: If it is none.
@@ -118,7 +118,7 @@ class Hello(msgspec.Struct, array_like=True, frozen=True):
 
 
 def with_length(message: bytes) -> bytes:
-    """A message as it is sent."""
+    """Return a message as it is sent."""
     return len(message).to_bytes(_LENGTH_BYTES, "big") + message
 
 

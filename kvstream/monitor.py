@@ -60,7 +60,7 @@ class SourceMonitor:
         self._dropped_unseen = 0  # repeats and refused events, not yet in an outcome
 
     def slices(self, frames: Iterable[EventFrame], records: bool) -> Iterator[Outcome]:
-        """Applies frames, those of a tier joined as far as no loss or restart parts them.
+        """Apply frames, those of a tier joined as far as no loss or restart parts them.
 
         Yields as ``TierMonitor.slices`` does.
         """
@@ -94,7 +94,7 @@ class SourceMonitor:
             yield Outcome(self.source, "", [], [], self._take_dropped())
 
     def _apply(self, tier: str, frames: Sequence[EventFrame], records: bool) -> Iterator[Outcome]:
-        """Applies frames of one tier."""
+        """Apply frames of one tier."""
         frames = self._fitting(tier, frames)
         if not frames:
             return
@@ -110,7 +110,7 @@ class SourceMonitor:
         return dropped
 
     def _admit(self, frame: EventFrame) -> bool:
-        """Makes room for a tier; False if there is none."""
+        """Make room for a tier; False if there is none."""
         reason = self._limits.reason_against(len(self.tiers))
         if reason is not None:
             self._refuse(reason, len(frame))
@@ -142,7 +142,7 @@ class SourceMonitor:
         self._lost_unseen += count
 
     def finish(self) -> list[CacheAlert]:
-        """Closes the open windows of every tier."""
+        """Close the open windows of every tier."""
         alerts: list[CacheAlert] = []
         for tier in self.tiers.values():
             if self._lost_unseen and tier.ring.open is not None:
@@ -222,7 +222,7 @@ class Monitor:
         self._limits = StreamLimits(self.config) if limits is None else limits
 
     def process(self, frame: EventFrame, records: bool = False) -> Outcome:
-        """Applies a frame.
+        """Apply a frame.
 
         Args:
             frame: Events of one source and tier.
@@ -243,14 +243,14 @@ class Monitor:
         )
 
     def process_batch(self, frames: Sequence[EventFrame], records: bool = False) -> list[Outcome]:
-        """Applies frames of one source, at least one, to the same effect as one after the other.
+        """Apply frames of one source, at least one, to the same effect as one after the other.
 
         Frames of a tier are joined, so that many small ones cost little more than a large one.
         """
         return list(self.slices(frames, records))
 
     def slices(self, frames: Sequence[EventFrame], records: bool = False) -> Iterator[Outcome]:
-        """Does what ``process_batch`` does, some milliseconds of it at a time.
+        """Do what ``process_batch`` does, some milliseconds of it at a time.
 
         The state is whole at each yield, and accounts for exactly the events that were settled; how often
         it comes changes nothing. What is not taken is not applied, and counted nowhere.
@@ -300,7 +300,7 @@ class Monitor:
         return [alert for tier in source.tiers.values() for alert in tier.rules.end(why)]
 
     def source(self, name: str) -> SourceMonitor:
-        """The monitor of one source, made if there is none."""
+        """Return the monitor of one source, made if there is none."""
         found = self.sources.get(name)
         if found is None:
             found = self.sources[name] = SourceMonitor(
@@ -344,21 +344,21 @@ class Monitor:
                 yield source
 
     def finish(self) -> list[CacheAlert]:
-        """Closes every open window at the end of the stream; returns the alerts that changed."""
+        """Close every open window at the end of the stream; return the alerts that changed."""
         return [alert for source in self.sources.values() for alert in source.finish()]
 
     def tiers(self, source: str | None = None, tier: str | None = None) -> list[TierMonitor]:
-        """The monitors that a source and a tier choose; None chooses all."""
+        """Return the monitors that a source and a tier choose; None chooses all."""
         return [
             found for of in self.chosen(source) for found in of.tiers.values() if tier in (None, found.tier)
         ]
 
     def chosen(self, source: str | None) -> list[SourceMonitor]:
-        """The monitor of a source if it is known; of every source for None."""
+        """Return the monitor of a source if it is known; of every source for None."""
         return [of for name, of in self.sources.items() if source in (None, name)]
 
     def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
-        """The summary of a source and tier, or of all of them."""
+        """Return the summary of a source and tier, or of all of them."""
         gathering = Gathering(self.config, tiers := self.tiers(source, tier))
         if source is None and tier is None:
             gathering.add_forgotten(self.forgotten)
@@ -405,7 +405,7 @@ class Gathering:
             self._span = min(config.recent_windows, self._newest - oldest + 1)
 
     def add(self, tier: TierMonitor) -> None:
-        """Takes in what one of the tiers has seen."""
+        """Take in what one of the tiers has seen."""
         self._hits_are_known |= tier.hits_are_known
         total = self._known if tier.hits_are_known else self._unknown
         total.merge(tier.measurements())
@@ -416,7 +416,7 @@ class Gathering:
         self._usage.add(tier.usage())
 
     def add_forgotten(self, forgotten: ForgottenSources) -> None:
-        """Takes in what forgotten sources had seen since the start."""
+        """Take in what forgotten sources had seen since the start."""
         seen = forgotten.measurements
         self._hits_are_known |= seen.accesses > 0
         (self._known if seen.accesses else self._unknown).merge(seen)
@@ -424,7 +424,7 @@ class Gathering:
     def summary(
         self, source: str | None, tier: str | None, accounts: Accounts, final: bool
     ) -> CacheMetricsSummary:
-        """The summary, once every tier was taken in."""
+        """Return the summary, once every tier was taken in."""
         config, tiers = self._config, self._tiers
         alone = tiers[0] if len(tiers) == 1 else None
         total, recent = _nothing(config), _nothing(config)

@@ -72,7 +72,7 @@ class EventBuffer:
         self._labels: dict[Labels, int] = {}
 
     def add(self, op: int, ids: Ids, ts: int, reason: int = 0, labels: Labels | None = None) -> int:
-        """Appends one event for each id; returns how many.
+        """Append one event for each id; return how many.
 
         Raises:
             MalformedInputError: If an id is no 64-bit integer or a label no name; nothing is appended then.
@@ -98,7 +98,7 @@ class EventBuffer:
         self._single = []
 
     def take(self) -> list[EventFrame]:
-        """The events as frames; the buffer is empty afterwards."""
+        """Return the events as frames; the buffer is empty afterwards."""
         if not self.events:
             self._clear()
             return []
@@ -235,7 +235,7 @@ class Producer:
             return self._recorder
 
     async def flush(self) -> None:
-        """Puts everything recorded so far onto the queue, waiting for room under ``block``."""
+        """Put everything recorded so far onto the queue, waiting for room under ``block``."""
         with self._lock:
             self._take_recorded()
             self._frame()
@@ -245,7 +245,7 @@ class Producer:
             self._pump()
 
     def flush_nowait(self) -> None:
-        """Puts onto the queue what fits without waiting; what does not is flushed again later."""
+        """Put onto the queue what fits without waiting; what does not is flushed again later."""
         with self._lock:
             self._take_recorded()
             self._frame()
@@ -257,7 +257,7 @@ class Producer:
             self._note()
 
     def statistics(self) -> ProducerStatistics:
-        """The producer's accounts now."""
+        """Return the producer's accounts now."""
         with self._lock:
             self._take_recorded()
             dropped = dict(self._dropped)
@@ -266,7 +266,7 @@ class Producer:
             return ProducerStatistics(self._offered, buffered, sent, dropped, self._sample_rate)
 
     def close(self, cause: str) -> None:
-        """Drops what is still buffered, for a cause; later events are dropped as ``closed``."""
+        """Drop what is still buffered, for a cause; later events are dropped as ``closed``."""
         with self._lock:
             self._take_recorded()
             self._closed = self._closed or "closed"
@@ -324,7 +324,7 @@ class Producer:
             return losses
 
     def drop(self, cause: str, events: int) -> None:
-        """Counts events that were on the queue as dropped."""
+        """Count events that were on the queue as dropped."""
         with self._lock:
             self._keep(self)
             self._drop(cause, events)
@@ -340,7 +340,7 @@ class Producer:
                 self._pump()
 
     def _settle(self) -> None:
-        """Puts pending frames onto the queue; a thread waits for room, the event loop's own cannot."""
+        """Put pending frames onto the queue; a thread waits for room, the event loop's own cannot."""
         self._pump()
         if self._queue.on_loop_thread:
             self._shed()
@@ -350,7 +350,7 @@ class Producer:
             self._pump()
 
     def _shed(self) -> None:
-        """Drops pending frames beyond a few."""
+        """Drop pending frames beyond a few."""
         with self._lock:
             while len(self._pending) > _PENDING_FRAMES:
                 frame = self._pending.pop()
@@ -414,7 +414,7 @@ class Producer:
                 self._pending_events += len(frame)
 
     def _pump(self) -> None:
-        """Moves pending frames to the queue in order, as the policy says; never waits."""
+        """Move pending frames to the queue in order, as the policy says; never waits."""
         with self._lock:
             while self._pending:
                 frame = self._pending[0]

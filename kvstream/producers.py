@@ -61,7 +61,7 @@ class ProducerSet:
             return iter(list(self._known.values()))
 
     def get(self, source: str, tier: str, overflow: OverflowPolicy | None) -> Producer:
-        """The producer of one source's events; asked again in the same words, the same one.
+        """Return the producer of one source's events; asked again in the same words, the same one.
 
         Raises:
             ConfigError: If an argument cannot be used, or too many producers have events that wait for room.
@@ -93,7 +93,7 @@ class ProducerSet:
         return made
 
     def statistics(self) -> ProducersStatistics:
-        """The accounts of all producers; each event is in exactly one of them."""
+        """Return the accounts of all producers; each event is in exactly one of them."""
         with self._lock:
             producers = tuple(producer.statistics() for producer in list(self._kept))
             dropped = dict(self._retired_dropped)
@@ -103,7 +103,7 @@ class ProducerSet:
             )
 
     async def flush(self) -> None:
-        """Puts everything recorded so far onto the queues, waiting for room under ``block``."""
+        """Put everything recorded so far onto the queues, waiting for room under ``block``."""
         for producer in self:
             await producer.flush()
 
@@ -130,7 +130,7 @@ class ProducerSet:
                     self._retire(producer)
 
     def close(self, cause: str) -> None:
-        """Drops what is still buffered, for a cause."""
+        """Drop what is still buffered, for a cause."""
         for producer in self:
             producer.close(cause)
 

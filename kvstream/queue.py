@@ -65,7 +65,7 @@ class FrameQueue:
         self._asleep = False
 
     def offer(self, frame: EventFrame, owner: "Producer | None") -> bool:
-        """Appends a frame if it fits; False if the queue is full."""
+        """Append a frame if it fits; False if the queue is full."""
         events = len(frame.ops)  # a third of what len(frame) takes, which shows where frames are small
         objects = 1 + len(frame.labels)
         with self._lock:
@@ -80,7 +80,7 @@ class FrameQueue:
         return True
 
     def displace(self, owner: "Producer") -> EventFrame | None:
-        """Takes out the oldest frame of one producer; None if it has none here."""
+        """Take out the oldest frame of one producer; None if it has none here."""
         with self._room:
             for i, (frame, of) in enumerate(self._items):
                 if of is owner:
@@ -101,7 +101,7 @@ class FrameQueue:
         return self._events / self._limit
 
     async def room(self) -> None:
-        """Waits until the consumer has taken something out, or the queue is closed."""
+        """Wait until the consumer has taken something out, or the queue is closed."""
         if self._closed:
             await checkpoint()
         else:
@@ -119,7 +119,7 @@ class FrameQueue:
         return fits or not self._items
 
     async def take(self) -> list[Item]:
-        """Takes everything that is waiting; empty once closed."""
+        """Take everything that is waiting; empty once closed."""
         while True:
             with self._room:
                 items = list(self._items)
@@ -150,7 +150,7 @@ class FrameQueue:
             idle.set()
 
     async def join(self) -> None:
-        """Waits until everything put so far has been processed."""
+        """Wait until everything put so far has been processed."""
         while self._processing or self._items:
             await self._idle.wait()
 
@@ -172,7 +172,7 @@ class FrameQueue:
         self._events = self._objects = self._processing = 0
 
     def abandon(self) -> list[Item]:
-        """Takes out everything without processing it."""
+        """Take out everything without processing it."""
         with self._room:
             items = list(self._items)
             self._items.clear()
@@ -181,11 +181,11 @@ class FrameQueue:
         return items
 
     def statistics(self) -> QueueStatistics:
-        """The inside of the queue now."""
+        """Return the inside of the queue now."""
         return QueueStatistics(len(self._items), self._events, self._limit, self._processing)
 
     def call_on_loop(self, callback: Callable[[], None]) -> None:
-        """Calls back on the event loop's thread, soon if this is another one."""
+        """Call back on the event loop's thread, soon if this is another one."""
         if self.on_loop_thread:
             callback()
             return
@@ -199,7 +199,7 @@ class FrameQueue:
 
 
 def batches_of(items: list[Item]) -> list[list[Item]]:
-    """The frames of each source together, in order, as many as are applied at once; last batch first.
+    """Return the frames of each source together, in order, as many as are applied at once; last batch first.
 
     So small frames cost little more than large ones, and the event loop gets its turn after each batch.
     """
@@ -219,7 +219,7 @@ def batches_of(items: list[Item]) -> list[list[Item]]:
 
 
 def batches_in_order(items: list[Item], step_ns: int) -> list[list[Item]]:
-    """The batches of frames that start within one step of event time together; last batch first.
+    """Return the batches of frames that start within one step of event time together; last batch first.
 
     Args:
         items: Frames in order of time.

@@ -186,7 +186,7 @@ def _tier_readings(tier: TierMonitor) -> Iterator[Reading]:
 
 
 def stream_readings(stream: KVStream) -> Iterator[Reading]:
-    """What only the stream as a whole knows."""
+    """Return what only the stream as a whole knows."""
     inside = stream.statistics()
     accounts = inside.accounts
     yield _OFFERED, (), accounts.offered

@@ -219,7 +219,7 @@ class KVStream:
                 farewells.start_soon(topic.handled, self.config.delivery_timeout)
 
     def _finish(self) -> None:
-        """Ends every window and publishes what there is left to say, once."""
+        """End every window and publish the last alerts and summary, once."""
         if not self._final:
             self._final = True
             self._publish_alerts(self._look_at_drops())
@@ -256,7 +256,7 @@ class KVStream:
         tier: str = DEFAULT_TIER,
         overflow: OverflowPolicy | None = None,
     ) -> Producer:
-        """The producer of one source's events; asked again in the same words, the same one.
+        """Return the producer of one source's events; asked again in the same words, the same one.
 
         Args:
             source: Cache instance, such as an engine rank; 1 to 256 characters.
@@ -271,7 +271,7 @@ class KVStream:
         return self._producers.get(source, tier, overflow)
 
     async def send(self, frame: EventFrame) -> None:
-        """Puts a ready frame onto its source's queue, waiting for room.
+        """Put a ready frame onto its source's queue, waiting for room.
 
         If the wait is cancelled, the frame is counted as dropped (``cancelled``).
 
@@ -294,7 +294,7 @@ class KVStream:
                 self._dropped["cancelled"] += len(frame)
 
     async def feed(self, items: AsyncIterable[EventFrame | Malformed]) -> None:
-        """Sends every frame of an input on and counts what of it was malformed, until the input ends."""
+        """Send every frame of an input on and count what of it was malformed, until the input ends."""
         try:
             async for item in items:
                 if not isinstance(item, EventFrame):
@@ -309,7 +309,7 @@ class KVStream:
                 await items.aclose()
 
     async def flush(self) -> None:
-        """Waits until everything recorded or sent so far has been processed."""
+        """Wait until everything recorded or sent so far has been processed."""
         self._require_open()
         await self._producers.flush()
         for queue in self._queues:
@@ -328,7 +328,7 @@ class KVStream:
             self._recorded.input_ended(ends)
 
     def reject(self, malformed: Malformed) -> None:
-        """Counts a piece of input that could not be decoded; the last hundred are kept."""
+        """Count a piece of input that could not be decoded; the last hundred are kept."""
         self._malformed_count += malformed.count
         self.malformed.append(malformed)
 
@@ -358,7 +358,7 @@ class KVStream:
         authenticated: bool = False,
         max_clients: int = 256,
     ) -> "Starlette":
-        """The dashboard, the API, ``/metrics`` and live events, to mount or to run in an ASGI server.
+        """Return the dashboard, the API, ``/metrics`` and live events, to mount or to run in an ASGI server.
 
         Make it before the stream opens, so that no alert is missed. As it cannot know where its server
         listens, it answers without a token only what is asked of this machine by a name of its own, such as
@@ -444,7 +444,7 @@ class KVStream:
         return found
 
     def silences(self) -> list[Silence]:
-        """The silences that are not over, the first to end first."""
+        """Return the silences that are not over, the first to end first."""
         self._drop_ended_silences()
         return self._silences.all()
 
@@ -526,7 +526,7 @@ class KVStream:
     def summaries(
         self, *, buffer: int | None = None, policy: SubscriberPolicy = "drop_oldest"
     ) -> Subscription[CacheMetricsSummary]:
-        """A summary of all sources every ``export_interval`` seconds, and a final one."""
+        """Return a summary of all sources every ``export_interval`` seconds, and a final one."""
         self._require_unclosed()
         return self._summaries.subscribe(buffer, policy)
 
@@ -538,7 +538,7 @@ class KVStream:
         return self._evictions.subscribe(buffer, policy)
 
     def on_alert(self, handler: AlertHandler, min_level: AlertLevel = AlertLevel.INFO) -> AlertHandler:
-        """Calls ``handler(alert)``, async or plain, for each alert; also a decorator.
+        """Call ``handler(alert)``, async or plain, for each alert; also a decorator.
 
         It begins with the alerts that fire now. A handler that raises ``UndeliveredError`` is called again
         later, with the newest state of each alert; any other error counts the alert as undelivered.
@@ -550,7 +550,7 @@ class KVStream:
     def on_alert_group(
         self, handler: GroupHandler, min_level: AlertLevel = AlertLevel.INFO, wait: float = 1.0
     ) -> GroupHandler:
-        """Calls ``handler(group)`` with the alerts of a source that change within ``wait`` seconds."""
+        """Call ``handler(group)`` with the alerts of a source that change within ``wait`` seconds."""
         batching = Batching[CacheAlert](lambda alerts: alert_groups(alerts, wait), lambda group: group.alerts)
         self.on_alert_batch(handler, batching, min_level)
         return handler
@@ -561,24 +561,24 @@ class KVStream:
         batching: Batching[CacheAlert],
         min_level: AlertLevel = AlertLevel.INFO,
     ) -> None:
-        """Calls ``handler(batch)`` with what ``batching`` makes of the alerts, as ``on_alert`` does."""
+        """Call ``handler(batch)`` with what ``batching`` makes of the alerts, as ``on_alert`` does."""
         self._require_unclosed()
         self._alerts.handle(handler, _at_least(min_level), batching, self.firing(min_level))
 
     def on_summary(self, handler: SummaryHandler) -> SummaryHandler:
-        """Calls ``handler(summary)``, async or plain, for each periodic summary; also a decorator."""
+        """Call ``handler(summary)``, async or plain, for each periodic summary; also a decorator."""
         self._require_unclosed()
         self._summaries.handle(handler)
         return handler
 
     def on_eviction(self, handler: EvictionHandler) -> EvictionHandler:
-        """Calls ``handler(event)``, async or plain, for each eviction; also a decorator."""
+        """Call ``handler(event)``, async or plain, for each eviction; also a decorator."""
         self._require_unclosed()
         self._evictions.handle(handler)
         return handler
 
     def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
-        """The summary of one source and tier, or of all; also after the stream has closed.
+        """Return the summary of one source and tier, or of all; also after the stream has closed.
 
         Events are accounted for a stream as a whole, blocks for the source and tier asked for.
         """
@@ -588,7 +588,7 @@ class KVStream:
         return self._summary(gathering, source, tier)
 
     async def summarize(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
-        """The same while other tasks go on, as a summary of a thousand sources takes half a second.
+        """Return the same while other tasks go on, as a summary of a thousand sources takes half a second.
 
         What it says of sources is as they were in that time; its accounts are of one moment.
         """
@@ -619,15 +619,15 @@ class KVStream:
         return accounts_of(self._monitors, source, tier)
 
     def hottest(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
-        """The live blocks of a source and tier that have been accessed most."""
+        """Return the live blocks of a source and tier that have been accessed most."""
         return [b for m in self.tiers(source, tier) for b in m.table.hottest(most, m.last_ts)]
 
     def longest_held(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
-        """The live blocks of a source and tier that have been held for the longest time."""
+        """Return the live blocks of a source and tier that have been held for the longest time."""
         return [b for m in self.tiers(source, tier) for b in m.table.longest_held(most, m.last_ts)]
 
     def firing(self, min_level: AlertLevel = AlertLevel.INFO) -> list[CacheAlert]:
-        """The alerts of at least a level that fire now, but for those that are inhibited or silenced."""
+        """Return the alerts of at least a level that fire now and are neither inhibited nor silenced."""
         return [
             alert for alert in self._all_firing() if not alert.muted_by and alert.level.at_least(min_level)
         ]
@@ -637,7 +637,7 @@ class KVStream:
         return [*of_caches, *self.drop_alerts()]
 
     def heartbeat(self) -> CacheAlert | None:
-        """The alert that always fires while the stream is open, a dead man's switch; None if its rule is off.
+        """Return the alert that fires while the stream is open, a dead man's switch; None if its rule is off.
 
         It is no news, so that no subscriber hears of it. ``Alertmanager`` posts it again and again: where it
         is missed there, kvstream is gone.
@@ -660,15 +660,15 @@ class KVStream:
         return self._lags.get(source)
 
     def tiers(self, source: str | None = None, tier: str | None = None) -> list[TierMonitor]:
-        """What is known of each source and tier, or of those asked for; to be read as ``sources`` is."""
+        """Return what is known of each cache, or of those asked for; to be read as ``sources`` is."""
         return [found for monitor in self._monitors for found in monitor.tiers(source, tier)]
 
     def sources(self) -> list[SourceMonitor]:
-        """What is known of each source, to be read and not changed, on the event loop."""
+        """Return what is known of each source, to be read and not changed, on the event loop."""
         return [of for monitor in self._monitors for of in monitor.sources.values()]
 
     def drop_alerts(self) -> list[CacheAlert]:
-        """The alerts that fire on what never reaches a cache: what is refused, or has come before."""
+        """Return the alerts that fire on what never reaches a cache: what is refused, or has come before."""
         return self._drops.firing()
 
     def places(self) -> list[tuple[str, str]]:
@@ -676,7 +676,7 @@ class KVStream:
         return sorted((found.source, found.tier) for found in self.tiers())
 
     def statistics(self) -> StreamStatistics:
-        """The inside of the stream now."""
+        """Return the inside of the stream now."""
         counted = self._producers.statistics()
         return StreamStatistics(
             self._accounts(counted),
@@ -687,7 +687,7 @@ class KVStream:
         )
 
     def _accounts(self, counted: ProducersStatistics) -> Accounts:
-        """The accounts of the whole stream at the moment when its producers had counted this.
+        """Return the accounts of the whole stream at the moment when its producers had counted this.
 
         While threads record, events go from a producer to a queue between two looks. So what is in flight is
         not looked for there: it is what was offered and has neither been dropped nor left a queue to be
@@ -731,7 +731,7 @@ class KVStream:
         self._consumer_ends[number].set()
 
     async def _process(self, number: int, batch: list[Item]) -> None:
-        """Applies frames of one source, a slice at a time, so that the event loop is not held for long.
+        """Apply frames of one source, a slice at a time, so that the event loop is not held for long.
 
         If it is cancelled, what is not yet applied is counted as dropped (``cancelled``).
         """
@@ -767,7 +767,7 @@ class KVStream:
         await checkpoint()
 
     def _cancel(self, queue: FrameQueue, batch: list[Item], left: int) -> None:
-        """Counts the last events of a batch, taken in the order of its frames, as dropped."""
+        """Count the last events of a batch, taken in the order of its frames, as dropped."""
         if not left:
             return
         queue.discarded(left)
@@ -875,5 +875,5 @@ def _events_of(batch: list[Item]) -> int:
 
 @lru_cache(maxsize=4096)
 def _hashed(source: str) -> int:
-    """The same number for a source in every process."""
+    """Return the same number for a source in every process."""
     return zlib.crc32(source.encode("utf-8", "surrogatepass"))

@@ -68,7 +68,7 @@ class Outcome(msgspec.Struct, frozen=True):
     settled: int = 0
 
     def eviction_events(self) -> list[KVCacheEvictionEvent]:
-        """The evictions one by one."""
+        """Return the evictions one by one."""
         return [event for batch in self.evicted for event in batch.to_events(self.source, self.tier)]
 
 
@@ -109,7 +109,7 @@ class TierMonitor:
         self._before = Measurements(config.histogram_scale)  # all closed windows
 
     def slices(self, frames: Sequence[EventFrame], lost: int) -> Iterator[Outcome]:
-        """Applies frames of at least one event each, and yields after as much as takes some milliseconds.
+        """Apply frames of at least one event each, and yield after as much as takes some milliseconds.
 
         The state is whole at each yield; how often it comes changes nothing. Until all is taken,
         ``pass_time`` and ``restart`` must not be called.
@@ -177,7 +177,7 @@ class TierMonitor:
         self._settle_premature()
 
     def _settle_premature(self) -> None:
-        """Finds what came back in the open window."""
+        """Find what came back in the open window."""
         waiting, self._changes, self._changes_waiting = self._changes, [], 0
         if waiting and self.ring.open is not None:
             changes = joined_changes(waiting)
@@ -188,7 +188,7 @@ class TierMonitor:
                 self._usage.observe_returns(changes.owners.take(returns.rows))
 
     def _keep_lookups(self, count: int, chosen: I64) -> None:
-        """Takes note of so many lookups, and of those chosen from them for the curve to follow."""
+        """Take note of so many lookups, and of those chosen from them for the curve to follow."""
         self._lookups += count
         if len(chosen):
             self._looked_up.append(chosen)
@@ -203,7 +203,7 @@ class TierMonitor:
             self._lookups, self._looked_up, self._lookups_waiting = 0, [], 0
 
     def restart(self) -> None:
-        """Ends every generation, as the source has lost its cache."""
+        """End every generation, as the source has lost its cache."""
         self._restarts_unseen += 1
         self._settle()
         seen = Observations()
@@ -217,13 +217,13 @@ class TierMonitor:
             self._before.cleared += seen.cleared
 
     def finish(self) -> list[CacheAlert]:
-        """Closes the open window."""
+        """Close the open window."""
         self._settle()
         closed = self.ring.close()
         return [] if closed is None else self._closed(closed)
 
     def pass_time(self, now_ns: int) -> list[CacheAlert]:
-        """Ends the windows before a time at which nothing had come for a while."""
+        """End the windows before a time at which nothing had come for a while."""
         self._settle()
         index = now_ns // self.config.window_ns
         closed = self.ring.advance(index)
@@ -251,7 +251,7 @@ class TierMonitor:
         return self.rules.close(window)
 
     def add_counts_to(self, total: Measurements) -> None:
-        """Adds everything seen since the start but for the histograms, at a fraction of what they cost."""
+        """Add everything seen since the start but for the histograms, at a fraction of what they cost."""
         total.add_counts(self._before)
         if self.ring.open is not None:
             total.add_counts(self.ring.open.measurements)
@@ -266,7 +266,7 @@ class TierMonitor:
         return total
 
     def recent(self, windows: int, until: int | None = None) -> Measurements:
-        """What the last so many windows have seen, up to an index (``WindowRing.recent``)."""
+        """Return what the last so many windows have seen, up to an index (``WindowRing.recent``)."""
         self._settle()
         return self.ring.recent(windows, until)
 
@@ -277,7 +277,7 @@ class TierMonitor:
         return self._intervals.classic
 
     def sizes(self) -> CacheSizes:
-        """What caches of other sizes would do; nothing where hits or contents are unknown."""
+        """Return what caches of other sizes would do; nothing where hits or contents are unknown."""
         self._settle_lookups()
         peak = max(self._peak, self.table.live_count)
         blocks = self.config.capacity or peak
@@ -294,7 +294,7 @@ class TierMonitor:
         return self._before.accesses > 0 or (window is not None and window.measurements.accesses > 0)
 
     def usage(self) -> list[tuple[Labels | None, OwnerUsage]]:
-        """What the blocks of each owner have done since the start; nothing where there are no labels."""
+        """Return the usage of each label set since the start; nothing where there are no labels."""
         if self.table.owners is None or not self.table.owners.known:
             return []
         self._settle()
@@ -327,6 +327,6 @@ def _pieces(part: EventFrame) -> list[EventFrame]:
 
 
 def _newest(frames: Sequence[EventFrame], together: EventFrame) -> I64:
-    """The newest time in each frame, ns."""
+    """Return the newest time in each frame, ns."""
     starts = np.cumsum([0, *(len(frame) for frame in frames[:-1])])
     return np.maximum.reduceat(together.ts, starts)

@@ -9,7 +9,7 @@ UNKNOWN = "–"
 
 
 def interval(stats: IntervalStats | None) -> str:
-    """A distribution in one line; a dash where it is unknown or empty."""
+    """Return a distribution in one line; a dash where it is unknown or empty."""
     if stats is None or not stats.count:
         return UNKNOWN
     p50, p95, p99, most = map(seconds, (stats.p50, stats.p95, stats.p99, stats.max))
@@ -17,7 +17,7 @@ def interval(stats: IntervalStats | None) -> str:
 
 
 def seconds(value: float) -> str:
-    """A time with a unit that suits it."""
+    """Return a time with a unit that suits it."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if value >= size:
             return f"{_plain(value / size)} {unit}"
@@ -25,12 +25,12 @@ def seconds(value: float) -> str:
 
 
 def _plain(value: float) -> str:
-    """A number in three digits, or all those before the point, and without an exponent."""
+    """Return a number in three digits, or all those before the point, and without an exponent."""
     return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def percent(share: float | None) -> str:
-    """A share as people write it; what is neither nothing nor all is never rounded to 0 or 100 %."""
+    """Return a share as people write it; what is neither nothing nor all is never rounded to 0 or 100 %."""
     if share is None:
         return UNKNOWN
     value = 100.0 * share
@@ -42,7 +42,7 @@ def percent(share: float | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """A ratio in three places; what is neither 0 nor 1 is never rounded to it."""
+    """Return a ratio in three places; what is neither 0 nor 1 is never rounded to it."""
     if value is None:
         return UNKNOWN
     if 0.0 < value < 0.0005:
@@ -65,7 +65,7 @@ def live_blocks(live: int, capacity: int | None) -> str:
 
 
 def accounts_lines(accounts: Accounts, whole: bool) -> list[str]:
-    """The accounts, a line each; of events only where they are known as a ``whole``."""
+    """Return the accounts, a line each; of events only where they are known as a ``whole``."""
     blocks = f"{accounts.allocations:,} allocated = {accounts.live:,} live + {accounts.evicted:,} evicted"
     blocks += f" + {accounts.cleared:,} cleared"
     if accounts.forgotten:
@@ -94,5 +94,5 @@ def accounts_lines(accounts: Accounts, whole: bool) -> list[str]:
 
 
 def time_of_day(seconds: float) -> str:
-    """A time since the Unix epoch as hours, minutes and seconds in UTC."""
+    """Return a time since the Unix epoch as hours, minutes and seconds in UTC."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%H:%M:%S")

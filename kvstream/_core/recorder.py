@@ -318,7 +318,7 @@ class StepRecorder(_Recorder):
         self._called = self._closed = False
 
     def accessed(self, block, /):
-        """A live block was found by a request."""
+        """Return a live block was found by a request."""
         self._put(block, _ACCESS, 0)
 
     def accessed_all(self, blocks, /):
@@ -326,7 +326,7 @@ class StepRecorder(_Recorder):
         self._put_all(blocks, _ACCESS, 0)
 
     def allocated(self, block, /):
-        """A block was handed out."""
+        """Record that a block was handed out."""
         self._put(block, _ALLOC, 0)
 
     def allocated_all(self, blocks, /):
@@ -334,7 +334,7 @@ class StepRecorder(_Recorder):
         self._put_all(blocks, _ALLOC, 0)
 
     def evicted(self, block, /, reason=None):
-        """A block was given up, for lack of capacity if no reason is given."""
+        """Record that a block was given up, for lack of capacity if no reason is given."""
         self._put(block, _EVICT, 0 if reason is None else _reason_code(reason))
 
     def evicted_all(self, blocks, /, reason=None):
@@ -478,16 +478,16 @@ class CallRecorder(_Recorder):
 
     @cython.always_allow_keywords(True)
     def on_block_allocated(self, block):
-        """A block was handed out."""
+        """Record that a block was handed out."""
         self._put(block, _ALLOC, 0)
 
     @cython.always_allow_keywords(True)
     def on_block_accessed(self, block):
-        """A live block was found by a request."""
+        """Return a live block was found by a request."""
         self._put(block, _ACCESS, 0)
 
     def on_block_evicted(self, block, reason="capacity"):
-        """A block was given up."""
+        """Record that a block was given up."""
         self._put(block, _EVICT, _reason_code(reason))
 
     def on_cache_cleared(self):

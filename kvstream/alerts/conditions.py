@@ -151,7 +151,7 @@ class Drop:
     def _baseline_if_bad(
         self, view: View, now: float, recent: list[Evidence]
     ) -> tuple[Baseline | None, float]:
-        """The baseline to compare with, and since when it is bad: NaN if it is not."""
+        """Return the baseline to compare with, and since when it is bad: NaN if it is not."""
         log, threshold = view.log, self._rule.threshold
         baseline = baseline_of(log.before(SHORT), self._measure, SHORT, NOISE_FLOOR)
         if baseline is None:

@@ -231,7 +231,7 @@ class Evaluator:
         return self._judged_at - self._shift
 
     def _joined(self, cause: str) -> list[_State]:
-        """The rules that are part of the incident of a cause which another rule began."""
+        """Return the rules that are part of the incident of a cause which another rule began."""
         return [state for state in self._states.values() if state.joined and state.rule.cause == cause]
 
     def _next_moment(self) -> float:
@@ -412,7 +412,7 @@ class Evaluator:
         return changes
 
     def _evidence(self, state: _State) -> list[str]:
-        """What an incident rests on: its own figures, and what else is out of line, in words."""
+        """Return what an incident rests on: its own figures, and what else is out of line, in words."""
         own = [] if state.worst is None or not state.worst.evidence else [state.worst.evidence]
         others = self._joined(state.rule.cause)
         return own + [self._message(s.rule, s.worst) for s in others if s.worst is not None]
@@ -445,5 +445,5 @@ class Evaluator:
 
 
 def _figure(value: float) -> str:
-    """A number in three digits or more, without an exponent where it is large."""
+    """Return a number in three digits or more, without an exponent where it is large."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

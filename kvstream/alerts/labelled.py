@@ -53,7 +53,7 @@ class LabelledScores(msgspec.Struct, frozen=True, kw_only=True, tag="scores"):
     notifications: int
 
     def lines(self) -> Iterator[str]:
-        """The scores in words, a line each."""
+        """Return the scores in words, a line each."""
         for each in self.incidents:
             yield _incident_line(each)
         by_rule = Counter(each.rule for each in self.false_alerts)

@@ -19,7 +19,7 @@ _SILENCES = "silences"  # so that no rule can have that name
 
 
 def builtin_text() -> str:
-    """The built-in rules as they are written, with why and what to do."""
+    """Return the built-in rules as they are written, with why and what to do."""
     return files("kvstream.alerts").joinpath("builtin.toml").read_text(encoding="utf-8")
 
 
@@ -37,7 +37,7 @@ def default_rules() -> tuple[Rule, ...]:
 
 
 def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[tuple[Rule, ...], tuple[Silence, ...]]:
-    """The base rules with a TOML file's changes, and the file's silences.
+    """Return the base rules with a TOML file's changes, and the file's silences.
 
     Rules are a table each, by name; new ones need every field that has no default.
 
@@ -116,7 +116,7 @@ class _File:
         self.wrong.append((self._line(table, key, place), what))
 
     def _line(self, table: str | None, key: str | None, place: int) -> int:
-        """Number of the line where a key of a table stands, or else the table's own."""
+        """Return the number of the line where a key of a table stands, or else the table's own."""
         inside, found, seen = table is None, 0, 0
         for number, line in enumerate(self._lines, 1):
             if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
@@ -196,7 +196,7 @@ def _about_page(error: msgspec.ValidationError, table: dict[str, Any]) -> str:
 
 
 def _choices(kind: Any) -> list[str]:
-    """The texts that a type allows, if it is a choice of some."""
+    """Return the texts that a type allows, if it is a choice of some."""
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return [member.value for member in kind]
     return [each for each in get_args(kind) if isinstance(each, str)]
@@ -208,7 +208,7 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _silences(file: _File, tables: Any) -> tuple[Silence, ...]:
-    """The file's silences; complains of what is wrong with them."""
+    """Return the file's silences; complain of what is wrong with them."""
     found: list[Silence] = []
     if not isinstance(tables, list):
         file.complain(None, _SILENCES, "silences is not a list of tables; write [[silences]]")

@@ -177,7 +177,7 @@ class Silences:
         return len(self._silences)
 
     def next_end(self, now: float) -> float:
-        """The time after ``now`` at which the first silence ends, in seconds; infinity if none does."""
+        """Return when the first silence after ``now`` ends, in seconds; infinity if none does."""
         ends = (silence.ends_at for silence in self._silences.values())
         return min((end for end in ends if end > now), default=math.inf)
 

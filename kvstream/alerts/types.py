@@ -107,7 +107,7 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
     runbook: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as a dictionary of plain values."""
+        """Return the fields as a dictionary of plain values."""
         return msgspec.to_builtins(self)  # type: ignore[no-any-return]
 
 

@@ -45,7 +45,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 async def measure_latency(seconds: float = 5.0, rate: float = 1_000_000.0) -> Latency:
-    """Records at ``rate`` from a thread, with default settings; every window fires or resolves an alert.
+    """Record at ``rate`` from a thread, with default settings; every window fires or resolves an alert.
 
     Event time is made to run so that a window (a second of it) closes every 50 ms or so.
     """

@@ -101,7 +101,7 @@ def _result(part: str, seconds: dict[str, list[float]], events: int) -> Result:
 
 
 def machine() -> dict[str, str]:
-    """What the measurements were made on."""
+    """Return what the measurements were made on."""
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -219,7 +219,7 @@ class Parts:
 
 
 def _producer() -> Producer:
-    """A producer whose queue lets its oldest frames go, as nobody takes them."""
+    """Return a producer whose queue lets its oldest frames go, as nobody takes them."""
     queue = FrameQueue(65_536)
     return Producer(
         "bench", "gpu", queue, "drop_oldest", FRAME_EVENTS, Clock(), lambda _: None, lambda _: None

@@ -44,18 +44,18 @@ class PlainCollector:
         return random.random() < self.sample_rate  # noqa: S311
 
     def allocated(self, block: Block) -> None:
-        """A block was handed out."""
+        """Record that a block was handed out."""
         if self.is_sampled():
             self.blocks[block.block_id] = _State()
 
     def accessed(self, block: Block) -> None:
-        """A block was found."""
+        """Record that a block was found."""
         state = self.blocks.get(block.block_id)
         if state is not None:
             state.access()
 
     def evict(self, block: Block) -> None:
-        """A block was given up."""
+        """Record that a block was given up."""
         state = self.blocks.pop(block.block_id, None)
         if state is not None:
             now = time.monotonic_ns()

@@ -25,7 +25,7 @@ class BlockMap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def block_map(held_ns: I64, accesses: I64) -> BlockMap:
-    """The map of some slots.
+    """Return the map of some slots.
 
     Args:
         held_ns: Time since the allocation, ns, int64 (n,).

@@ -12,7 +12,7 @@ U64 = npt.NDArray[np.uint64]
 
 
 def folded(block_hash: int | bytes) -> int:
-    """A content hash as unsigned 64-bit integer; of bytes the last eight, big-endian, as vLLM folds them."""
+    """Return a content hash as an unsigned 64-bit integer: the last eight bytes, big-endian, as vLLM does."""
     if isinstance(block_hash, bytes):
         return int.from_bytes(block_hash[-8:], "big")
     return block_hash & 2**64 - 1
@@ -20,7 +20,7 @@ def folded(block_hash: int | bytes) -> int:
 
 @lru_cache(maxsize=1024)
 def group_salt(group: int) -> int:
-    """What is xored to the ids of a cache group, so that the same content held by two has two ids."""
+    """Return what is xored to the ids of a cache group, so that the same content held by two has two ids."""
     return int(mix(np.array([group & 2**63 - 1]))[0])
 
 
@@ -37,7 +37,7 @@ def are_below(contents: npt.NDArray[np.int64], threshold: int) -> npt.NDArray[np
 
 
 def source_seed(source: str, tier: str) -> int:
-    """A 63-bit number for a source and tier that is the same in every process."""
+    """Return a 63-bit number for a source and tier that is the same in every process."""
     name = f"{source}\0{tier}".encode("utf-8", "surrogatepass")
     return zlib.crc32(name) << 31 ^ zlib.crc32(name[::-1])
 

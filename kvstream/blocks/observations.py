@@ -39,7 +39,7 @@ class KVCacheEvictionEvent(msgspec.Struct, frozen=True, tag="eviction"):
     tier: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as a dictionary of plain values."""
+        """Return the fields as a dictionary of plain values."""
         return msgspec.structs.asdict(self)
 
 
@@ -68,7 +68,7 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
         return len(self.blocks)
 
     def take(self, which: I64) -> "EvictionBatch":
-        """The evictions at some places, in their order."""
+        """Return the evictions at some places, in their order."""
         return EvictionBatch(
             self.blocks[which],
             self.ts[which],
@@ -87,7 +87,7 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
         return [row[depth - max(n, 1) :] for row, n in zip(gaps.tolist(), known, strict=True)]
 
     def to_events(self, source: str, tier: str) -> list[KVCacheEvictionEvent]:
-        """The evictions one by one."""
+        """Return the evictions one by one."""
         return [
             KVCacheEvictionEvent(block, lifetime, idle, count, gaps, ts, REASONS[reason], source, tier)
             for block, lifetime, idle, count, gaps, ts, reason in zip(
@@ -154,7 +154,7 @@ class ContentChanges(msgspec.Struct, frozen=True, eq=False):
 
 
 def joined_changes(parts: list[ContentChanges]) -> ContentChanges:
-    """Changes one after another, at least one of them, as one."""
+    """Return changes one after another, at least one of them, as one."""
     if len(parts) == 1:
         return parts[0]
     return ContentChanges(

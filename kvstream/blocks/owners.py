@@ -31,7 +31,7 @@ class Owners:
         return len(self.labels) > OTHERS + 1
 
     def numbers(self, frame: EventFrame) -> U16:
-        """The number of the owner that each place of a frame's ``label_of`` names, uint16.
+        """Return the number of the owner that each place of a frame's ``label_of`` names, uint16.
 
         Labels that count for nothing (``counted_labels``) are left at ``NOBODY``.
         """

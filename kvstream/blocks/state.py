@@ -51,7 +51,7 @@ class BlockMetricsState(msgspec.Struct):
     access_history: int = 4
 
     def record_access(self, ts_ns: int | None = None) -> None:
-        """Counts an access at ``ts_ns``, by default now."""
+        """Count an access at ``ts_ns``, by default now."""
         self.access_count += 1
         self.access_times_ns.append(_now(ts_ns))
         del self.access_times_ns[: -self.access_history]
@@ -71,7 +71,7 @@ class BlockMetricsState(msgspec.Struct):
         return [max(0, b - a) / 1e9 for a, b in itertools.pairwise(times)]
 
     def get_access_frequency(self, now_ns: int | None = None) -> float:
-        """Accesses a second since the allocation, 0 where no time has passed."""
+        """Return accesses a second since the allocation, 0 where no time has passed."""
         seconds = self.get_lifetime_seconds(now_ns)
         return self.access_count / seconds if seconds > 0 else 0.0
 

@@ -110,7 +110,7 @@ class BlockTable:
                 return seen
 
     def _label_sets(self, frame: EventFrame, seen: Observations) -> U16 | None:
-        """The number of each of a frame's label sets, uint16; None where nothing ever had labels."""
+        """Return the number of each of a frame's label sets, uint16; None where nothing ever had labels."""
         if self.owners is None or not (frame.labels or self.owners.known):
             return None
         if not self.owners.known:  # blocks without labels were not followed until now
@@ -184,7 +184,7 @@ class BlockTable:
         self._table.clear()
 
     def _attribution(self, slots: I64) -> U16:
-        """The number of the label set of some live slots, uint16."""
+        """Return the number of the label set of some live slots, uint16."""
         attribution = self._table.attribution_array
         return attribution.take(slots) if len(attribution) else np.zeros(len(slots), dtype=np.uint16)
 
@@ -217,7 +217,7 @@ class BlockTable:
         return block_map(now_ns - rows[:, _BIRTH], rows[:, _COUNT])
 
     def _first(self, most: int, rank: I64, now_ns: int) -> list[HotBlock]:
-        """The live blocks of the highest rank, highest first."""
+        """Return the live blocks of the highest rank, highest first."""
         most = min(most, self.live_count)
         chosen = np.argpartition(rank, len(rank) - most)[len(rank) - most :] if most else rank[:0]
         chosen = chosen.take(np.argsort(-rank.take(chosen), kind="stable"))

@@ -183,7 +183,7 @@ def _name(error: BaseException | None) -> str:
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors that a group is of, however deep."""
+    """Return the errors that a group is of, however deep."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
             yield from _leaves(each)

@@ -40,7 +40,7 @@ def demo_command(
     ] = "127.0.0.1:9109",
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other requests.")] = 0,
 ) -> int:
-    """Runs two simulated engines, one hit by a scan every quarter of an hour, and shows the dashboard."""
+    """Run two simulated engines, one hit by a scan every quarter of an hour, and show the dashboard."""
     from kvstream.web.server import HttpServer  # here, as it needs an extra
 
     stream = KVStream(StreamConfig(metrics=MetricsConfig(capacity=_BLOCKS)))
@@ -58,14 +58,14 @@ def demo_command(
 
 
 async def _play(stream: KVStream, source: str, workload: Workload, seed: int) -> None:
-    """Sends what a simulated engine does, from some minutes ago until now, and on as time goes by."""
+    """Send what a simulated engine does, from some minutes ago until now, and on as time goes by."""
     for frame in _frames(source, workload, seed):
         await anyio.sleep(max(0.0, int(frame.ts[-1]) / 1e9 - time.time()))
         await stream.send(frame)
 
 
 def _frames(source: str, workload: Workload, seed: int) -> Iterator[EventFrame]:
-    """The frames of a simulated engine; allocations say whose they are."""
+    """Return the frames of a simulated engine; allocations say whose they are."""
     start = time.time_ns() - _HISTORY_SECONDS * 10**9
     for frame in generate(
         workload,

@@ -42,7 +42,7 @@ def generate_command(
     tier: Annotated[str, typer.Option(help="Tier of the events.")] = "gpu",
     force: Force = False,
 ) -> None:
-    """Writes the block events of a simulated engine: requests on an LRU prefix cache."""
+    """Write the block events of a simulated engine: requests on an LRU prefix cache."""
     if output == "-" and format in ("kvlog", "frames") and sys.stdout.isatty():
         raise ConfigError(f"{format} is binary; write it to a file with -o, or pipe it")
     frames = generate(workload, events, blocks=blocks, rate=rate, seed=seed, source=source, tier=tier)

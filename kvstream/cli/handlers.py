@@ -71,7 +71,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     otlp: str | None = None
 
     def attach(self, stream: KVStream, min_level: AlertLevel) -> None:
-        """Adds the handlers to a stream.
+        """Add the handlers to a stream.
 
         Raises:
             ConfigError: If one cannot be made.

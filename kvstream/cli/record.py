@@ -49,7 +49,7 @@ def record_command(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> int:
-    """Writes events to a file, or to a row of files, until the input ends or it is stopped."""
+    """Write events to a file, or to a row of files, until the input ends or it is stopped."""
     given = [Input(name) for name in inputs]
     refuse_inputs(sys.stdout.fileno() if output == "-" else output, inputs)
     appends = not force and os.path.isfile(output) and rotate_mb is rotate_minutes is None

@@ -29,7 +29,7 @@ BlockTokens = Annotated[int, typer.Option(min=1, help="Tokens in a block.")]
 
 
 def recordings(names: Sequence[str], why: str) -> list[Input]:
-    """Inputs that are files.
+    """Return the inputs that are files.
 
     Raises:
         ConfigError: If one of them is live; ``why`` says why that cannot be.

@@ -68,11 +68,11 @@ class Terminal:
         self._live.stop()
 
     def watch(self, stream: KVStream, subscribers: Sequence[KVEventSubscriber]) -> None:
-        """Gives what there is to look at while it runs."""
+        """Give what there is to look at while it runs."""
         self._stream, self._subscribers = stream, subscribers
 
     def read(self, count: int) -> None:
-        """Moves the progress bar."""
+        """Move the progress bar."""
         self._bytes += count
         self._progress.update(self._task, advance=count, description=f"read {decimal(self._bytes)}")
 
@@ -81,7 +81,7 @@ class Terminal:
         self._live.refresh()
 
     def show(self, result: msgspec.Struct) -> None:
-        """Prints one result."""
+        """Print one result."""
         if isinstance(result, CacheAlert):
             self._live.console.print(alert_line(result))
         elif isinstance(result, Malformed):
@@ -127,7 +127,7 @@ def progress_on_stderr(*columns: ProgressColumn) -> Progress:
 
 
 def alert_line(alert: CacheAlert) -> Text:
-    """An alert in one line."""
+    """Return an alert in one line."""
     style = LEVEL_STYLE[alert.level] if alert.state == "firing" else "green"
     return Text.assemble(
         f"{time_of_day(alert.timestamp)}  ",
@@ -151,7 +151,7 @@ def _input_line(seen: SubscriberStatistics) -> Text:
 
 
 def summary_table(summary: CacheMetricsSummary) -> Table:
-    """A summary as a table."""
+    """Return a summary as a table."""
     title = "all sources" if summary.source == "*" else for_terminal(f"{summary.source} / {summary.tier}")
     table = Table(
         title=Text(title), title_justify="left", box=box.SIMPLE, show_header=False, title_style="bold"

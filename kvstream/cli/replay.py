@@ -81,7 +81,7 @@ def replay_command(
         ),
     ] = None,
 ) -> int:
-    """Sends recorded events again, spaced as they were."""
+    """Send recorded events again, spaced as they were."""
     given = Input(recording)
     if given.subscriber is not None:
         raise ConfigError(f"{recording} is live; record it first")

@@ -74,7 +74,7 @@ def report_command(
     config: ConfigFile = None,
     force: Force = False,
 ) -> None:
-    """Writes what was found as one self-contained file: verdict, charts, tables and alerts."""
+    """Write what was found as one self-contained file: verdict, charts, tables and alerts."""
     inputs = recordings(files, "a report is of files")
     size = None if model_config is None else block_bytes_of_file(model_config, block_tokens)
     metrics = load_config(MetricsConfig, config, capacity=capacity)

@@ -51,7 +51,7 @@ RulesArgument = Annotated[Path, typer.Argument(metavar="FILE.toml", help="Change
 
 @app.command("list")
 def list_rules() -> None:
-    """Prints the built-in rules as TOML, each with why it is there and what to do."""
+    """Print the built-in rules as TOML, each with why it is there and what to do."""
     write_document(builtin_text())
 
 

@@ -106,7 +106,7 @@ def run_command(
     alert_log: AlertLog = None,
     otlp: OtlpUrl = None,
 ) -> int:
-    """Reads block events and shows what the caches do: a summary, and alerts as they fire."""
+    """Read block events and show what the caches do: a summary, and alerts as they fire."""
     given = paths or []
     if not given:
         if sys.stdin.isatty():
@@ -153,7 +153,7 @@ def run_command(
 
 
 async def _read_all(inputs: list[Input], options: RunOptions, stream: KVStream, output: Output) -> None:
-    """Sends what the inputs hold: recorded ones merged by time, live ones as it comes."""
+    """Send what the inputs hold: recorded ones merged by time, live ones as it comes."""
     clock = _SummaryClock(options.summary_every, stream, output)
     live, recorded = live_and_recorded(inputs, options.capacity, output.read, stream.input_ended)
     async with anyio.create_task_group() as tasks:

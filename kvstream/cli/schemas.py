@@ -17,7 +17,7 @@ Folder = Annotated[Path, typer.Argument(help="Folder of the schemas.")]
 
 @app.command()
 def write(folder: Folder = Path("schemas")) -> None:
-    """Writes every schema document, replacing what is there."""
+    """Write every schema document, replacing what is there."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in documents().items():
         with whole_file(folder / name, force=True) as path, open(path, "w", encoding="utf-8") as file:

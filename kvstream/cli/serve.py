@@ -121,7 +121,7 @@ def serve_command(
     alert_log: AlertLog = None,
     otlp: OtlpUrl = None,
 ) -> int:
-    """Takes block events from other processes and shows what the caches do, until it is stopped."""
+    """Take block events from other processes and show what the caches do, until it is stopped."""
     token = token_from(token_file)
     tls = _tls(tls_cert, tls_key, tls_client_ca)
     metrics = load_config(MetricsConfig, config, capacity=capacity)

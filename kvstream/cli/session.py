@@ -54,7 +54,7 @@ class Output(Protocol):
     """Where results go: a terminal or JSON lines."""
 
     def show(self, result: Result) -> None:
-        """Shows one result."""
+        """Show one result."""
 
     def read(self, count: int) -> None:
         """Tells how many more bytes of input were read."""
@@ -63,7 +63,7 @@ class Output(Protocol):
         """Draws anew what is shown while the run goes on."""
 
     def watch(self, stream: KVStream, subscribers: Sequence[KVEventSubscriber]) -> None:
-        """Gives what there is to look at while it runs."""
+        """Give what there is to look at while it runs."""
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -153,7 +153,7 @@ def _close(file: PatientFile) -> int:
 
 
 async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -> int:
-    """Runs until the input ends or a signal comes, then drains."""
+    """Run until the input ends or a signal comes, then drain."""
     alerts = stream.alerts(buffer=_BUFFER)
     evictions = stream.evictions(buffer=_BUFFER) if session.evictions else None
     failed_on = 0
@@ -218,7 +218,7 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
 
 
 async def stop_on_signal(scope: anyio.CancelScope, stopped: list[int]) -> None:
-    """Cancels a scope at the first interrupt or request to end, and notes its number."""
+    """Cancel a scope at the first interrupt or request to end, and note its number."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for number in signals:
             stopped.append(number)

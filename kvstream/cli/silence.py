@@ -86,7 +86,7 @@ def add_silence(
 
 @app.command("list")
 def list_silences(server: Server = _SERVER, token_file: ServerToken = None, json: Json = False) -> None:
-    """Prints the silences that are not over, the first to end first."""
+    """Print the silences that are not over, the first to end first."""
     body = _Client(server, token_file).ask("GET", "/api/silences")
     silences = msgspec.json.decode(body, type=_Listed).silences
     if not silences and not wants_lines(json):
@@ -100,7 +100,7 @@ def remove_silences(
     server: Server = _SERVER,
     token_file: ServerToken = None,
 ) -> None:
-    """Ends silences; what they covered and still fires is notified at once."""
+    """End silences; what they covered and still fires is notified at once."""
     client = _Client(server, token_file)
     for silence_id in ids:
         client.ask("DELETE", f"/api/silences/{quote(silence_id, safe='')}")
@@ -201,7 +201,7 @@ def _show(silences: list[Silence], as_json: bool) -> None:
 
 
 def _line(silence: Silence) -> str:
-    """A silence in a line."""
+    """Return a silence in a line."""
     covers = f"{silence.rule} on {silence.source}/{silence.tier}"
     if silence.incident:
         covers += f", incident {silence.incident}"

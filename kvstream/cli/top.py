@@ -66,7 +66,7 @@ def top_command(
     rules: RulesFile = None,
     config: ConfigFile = None,
 ) -> None:
-    """Shows what caches do now: hit ratios, evictions, lifetimes and alerts, once a second."""
+    """Show what caches do now: hit ratios, evictions, lifetimes and alerts, once a second."""
     if not (sys.stdout.isatty() and sys.stderr.isatty()):  # it draws on standard error
         raise ConfigError("kvstream top needs a terminal; kvstream run prints what it finds")
     if inputs[0].startswith(_SERVERS):
@@ -91,7 +91,7 @@ Feed = Callable[[], Coroutine[Any, Any, None]]
 def _feeds(
     stream: KVStream, names: Sequence[str], follow: bool, speed: float, capacity: int | None
 ) -> list[Feed]:
-    """What puts events into the stream.
+    """Return what puts events into the stream.
 
     Raises:
         ConfigError: If an input cannot be used.
@@ -126,11 +126,11 @@ class StreamWatch:
         self._alerts.append(alert)
 
     async def state(self, place: Place) -> State:
-        """The state of a place now."""
+        """Return the state of a place now."""
         return await state_of(self._stream, place)
 
     async def alerts(self) -> Sequence[CacheAlert]:
-        """The last alerts, oldest first."""
+        """Return the last alerts, oldest first."""
         return list(self._alerts)
 
 
@@ -152,12 +152,12 @@ class ServerWatch:
         self._url, self._client = url.rstrip("/"), client
 
     async def state(self, place: Place) -> State:
-        """The state of a place now."""
+        """Return the state of a place now."""
         query = {"source": place.source or "", "tier": place.tier or ""}
         return msgspec.json.decode(await self._get("/api/state", query), type=State)
 
     async def alerts(self) -> Sequence[CacheAlert]:
-        """The last alerts, oldest first."""
+        """Return the last alerts, oldest first."""
         body = await self._get("/api/alerts", {"limit": str(_ALERTS_SHOWN)})
         return msgspec.json.decode(body, type=_Told).alerts[::-1]
 

@@ -36,14 +36,14 @@ class Watched(Protocol):
     """What the screen looks at: a stream in this process, or a server."""
 
     async def state(self, place: Place) -> State:
-        """The state of a place now.
+        """Return the state of a place now.
 
         Raises:
             OSError: If it cannot be had now.
         """
 
     async def alerts(self) -> Sequence[CacheAlert]:
-        """The last alerts, oldest first.
+        """Return the last alerts, oldest first.
 
         Raises:
             OSError: If they cannot be had now.
@@ -89,7 +89,7 @@ class TopApp(App[None]):
         self._heard = ""
 
     def compose(self) -> ComposeResult:
-        """The parts of the screen."""
+        """Return the parts of the screen."""
         yield Static("waiting", id="status")
         yield DataTable(id="caches", cursor_type="row", zebra_stripes=True)
         with Horizontal(id="trends"):
@@ -126,7 +126,7 @@ class TopApp(App[None]):
             await anyio.sleep(self._every)
 
     async def look_now(self) -> None:
-        """Looks once."""
+        """Look once."""
         with suppress(NoMatches):  # the screen is being left
             await self._look_at(self._place)
 
@@ -147,17 +147,17 @@ class TopApp(App[None]):
         return bool(self.query("#status"))
 
     def action_everything(self) -> None:
-        """Shows all caches together."""
+        """Show all caches together."""
         self._choose(_EVERYTHING)
 
     def action_pause(self) -> None:
-        """Stops looking, or goes on."""
+        """Stop looking, or go on."""
         self._paused = not self._paused
         if self._paused:
             self._say(Text(f"paused; p goes on. {self._heard}", "yellow"))
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
-        """Shows the cache whose row was entered."""
+        """Show the cache whose row was entered."""
         source, _, tier = str(event.row_key.value).partition("\0")
         self._choose(Place(source, tier))
 
@@ -222,7 +222,7 @@ def _cells(cache: CacheNow) -> list[Text]:
 
 
 def _status(name: str, summary: CacheMetricsSummary) -> Text:
-    """What matters most, in a line."""
+    """Return what matters most, in a line."""
     place = "all caches" if summary.source == ALL else f"{summary.source} / {summary.tier}"
     head = for_terminal(f"kvstream {name}  {place}  ")
     if not summary.accounts.processed:

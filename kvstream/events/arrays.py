@@ -33,12 +33,12 @@ class ArrayParser(Generic[T]):
         self._base = 0
 
     def feed(self, data: bytes) -> Iterator[T | Malformed]:
-        """Yields what is complete once ``data`` has been added."""
+        """Yield what is complete once ``data`` has been added."""
         self._data += data
         yield from self._parse(at_end=False)
 
     def finish(self) -> Iterator[T | Malformed]:
-        """Yields what is left at the end of the input."""
+        """Yield what is left at the end of the input."""
         yield from self._parse(at_end=True)
 
     def _parse(self, at_end: bool) -> Iterator[T | Malformed]:

@@ -66,7 +66,7 @@ def _column(array: npt.NDArray[Any] | None, dtype: str) -> memoryview | None:
 
 
 def encode_frame(frame: EventFrame) -> bytes:
-    """A frame as array-like msgpack.
+    """Return a frame as array-like msgpack.
 
     Returns:
         ``[version, source, tier, epoch, seq, ops, blocks, ts, keys|nil, reasons|nil]``, the columns
@@ -116,7 +116,7 @@ def _encoded(frame: EventFrame) -> bytes:
 
 
 def decode_frame(data: bytes | memoryview) -> EventFrame:
-    """The frame of one msgpack message; its columns are views of ``data``.
+    """Return the frame of one msgpack message; its columns are views of ``data``.
 
     Raises:
         MalformedInputError: If the message is no frame, or its columns do not agree.
@@ -162,7 +162,7 @@ def decode_frame(data: bytes | memoryview) -> EventFrame:
 
 
 def _unknown_ops(column: bytes | memoryview) -> bytes:
-    """The operation codes that are none."""
+    """Return the operation codes that are none."""
     if len(column) > _FEW:
         ops = np.frombuffer(column, np.uint8)
         return ops.compress(ops > Op.STORE).tobytes() if ops.max() > Op.STORE else b""
@@ -218,7 +218,7 @@ def decode_lines(chunk: bytes | memoryview, on_bad: Callable[[int, str], None]) 
 
 
 def decode_line(line: bytes | str) -> Event:
-    """The event of one JSON line.
+    """Return the event of one JSON line.
 
     Unknown fields are ignored. A ``ts`` written as a float is taken when it is a whole number; a
     fraction could be seconds or milliseconds and is rejected.

@@ -70,7 +70,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
         return len(self.ops)
 
     def take(self, which: slice | npt.NDArray[np.bool_]) -> "EventFrame":
-        """The same frame with only the events of a slice (views) or of a boolean mask (copies)."""
+        """Return the same frame with only the events of a slice (views) or of a boolean mask (copies)."""
         return msgspec.structs.replace(
             self,
             ops=self.ops[which],
@@ -82,13 +82,13 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
         )
 
     def cut(self, most: int) -> list["EventFrame"]:
-        """The same events in frames of at most ``most``; none for an empty frame."""
+        """Return the same events in frames of at most ``most``; none for an empty frame."""
         if 0 < len(self) <= most:
             return [self]
         return [self.take(slice(start, start + most)) for start in range(0, len(self), most)]
 
     def split(self, numbers: I64) -> Iterator[tuple[int, "EventFrame"]]:
-        """Yields (number, part) for each run of events with the same number, in order.
+        """Yield (number, part) for each run of events with the same number, in order.
 
         Args:
             numbers: A number for each event, int64 of shape (n,), n ≥ 1.
@@ -97,7 +97,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
             yield int(numbers[start]), self.take(slice(start, end))
 
     def to_events(self) -> list[Event]:
-        """The events one by one."""
+        """Return the events one by one."""
         source, tier = self.source, self.tier
         events: list[Event] = []
         keys = None if self.keys is None else self.keys.tolist()
@@ -149,7 +149,7 @@ def joined_frames(frames: Sequence[EventFrame]) -> EventFrame:
 
 
 def label_number(known: dict[Labels, int], labels: Labels | None) -> int:
-    """The number that ``label_of`` has for some labels, added to those known if they are new.
+    """Return the number that ``label_of`` has for some labels, added to those known if they are new.
 
     There are 65,535 of them; what a frame has beyond that counts as the last.
     """
@@ -159,7 +159,7 @@ def label_number(known: dict[Labels, int], labels: Labels | None) -> int:
 
 
 def counted_labels(frame: EventFrame) -> Iterable[int]:
-    """The places, from 1, of the labels that a frame brings, ascending.
+    """Return the places, from 1, of the labels that a frame brings, ascending.
 
     Where there are more labels than events, those that no event has are passed over, so that a few events
     cost little. The first is not: labels are known from the first frame on that brings some.

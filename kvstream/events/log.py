@@ -39,7 +39,7 @@ class LogWriter:
             file.write(MAGIC)
 
     def write(self, frame: EventFrame) -> int:
-        """Writes one frame as one record; returns how many bytes that were."""
+        """Write one frame as one record; return how many bytes that were."""
         payload = encode_frame(frame)
         return self._file.write(_HEADER.pack(len(payload), zlib.crc32(payload)) + payload)
 
@@ -59,12 +59,12 @@ class LogParser:
         self._skipped: tuple[int, str] | None = None  # offset of damage that is passed over, and what it is
 
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
-        """Yields what is complete once ``data`` has been added."""
+        """Yield what is complete once ``data`` has been added."""
         self._data += data
         yield from self._parse(at_end=False)
 
     def finish(self) -> Iterator[EventFrame | Malformed]:
-        """Yields what is left at the end of the input, a torn tail among it."""
+        """Yield what is left at the end of the input, a torn tail among it."""
         yield from self._parse(at_end=True)
 
     def _parse(self, at_end: bool) -> Iterator[EventFrame | Malformed]:
@@ -148,5 +148,5 @@ class LogParser:
 
 
 def raw_frame_parser(origin: str) -> ArrayParser[EventFrame]:
-    """Reads encoded frames that stand one after another with nothing between them."""
+    """Read encoded frames that stand one after another with nothing between them."""
     return ArrayParser(origin, FRAME_START, decode_frame)

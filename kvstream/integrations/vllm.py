@@ -42,16 +42,16 @@ class EngineCollector(Protocol):
     block_metrics: dict[int, Any]
 
     def on_block_allocated(self, block: Any) -> None:
-        """A block was handed out."""
+        """Record that a block was handed out."""
 
     def on_block_accessed(self, block: Any) -> None:
-        """A block was found."""
+        """Record that a block was found."""
 
     def on_block_evicted(self, block: Any) -> None:
-        """A block is about to be handed out again."""
+        """Record that a block is about to be handed out again."""
 
     def reset(self) -> None:
-        """The cache was emptied."""
+        """Record that the cache was emptied."""
 
     def drain_events(self) -> list[Any]:
         """Eviction records since the last call."""
@@ -82,7 +82,7 @@ class StreamingCollector:
         self._handle_by(self._first)
 
     def reset(self) -> None:
-        """The prefix cache was emptied."""
+        """Record that the prefix cache was emptied."""
         self.inner.reset()
         self._end_step(cleared=True)
 
@@ -95,7 +95,7 @@ class StreamingCollector:
         self.on_block_allocated, self.on_block_accessed, self.on_block_evicted = handlers
 
     def _noting_the_time(self, handler: Handler) -> Handler:
-        """A handler of a step's first event, after which no event need look whether it is."""
+        """Return a handler of a step's first event, after which no event need look whether it is."""
 
         def handle(block: HasBlockId) -> None:
             self._recorder.begin_step()
@@ -121,7 +121,7 @@ class StreamingCollector:
 
 
 def _handlers(inner: EngineCollector, recorder: StepRecorder) -> tuple[Handler, ...]:
-    """What to do for an allocation, an access, an eviction; closures, as they are called for every block."""
+    """Return closures for an allocation, an access and an eviction, which are called for every block."""
     allocated, accessed, evicted = recorder.allocated, recorder.accessed, recorder.evicted
     sampled, inner_accessed, inner_evicted = (
         inner.block_metrics,
@@ -176,12 +176,12 @@ class BackgroundConnection:
         atexit.register(self.close)
 
     def producer(self, source: str) -> Producer:
-        """The producer of one engine's events; it drops its oldest frames where there is no room."""
+        """Return the producer of one engine's events; it drops its oldest frames where there is no room."""
         assert self._connection is not None  # noqa: S101
         return self._connection.producer(source, "gpu", "drop_oldest")
 
     def close(self) -> None:
-        """Sends what is left, for a little while, and ends the thread."""
+        """Send what is left, for a little while, and end the thread."""
         atexit.unregister(self.close)
         if os.getpid() != self._process:
             return  # a forked child has no such thread, and must not wait for it
@@ -209,7 +209,7 @@ class BackgroundConnection:
 
 
 def register() -> None:
-    """Called by vLLM in each of its processes; does nothing unless ``KVSTREAM_ENDPOINT`` is set."""
+    """Register with vLLM in each of its processes; do nothing unless ``KVSTREAM_ENDPOINT`` is set."""
     endpoint = os.environ.get("KVSTREAM_ENDPOINT")
     if not endpoint:
         return
@@ -222,7 +222,7 @@ def register() -> None:
 
 
 def _replace_collector(scheduler: Any, endpoint: str) -> None:
-    """Makes schedulers get a streaming collector where they make vLLM's."""
+    """Make schedulers get a streaming collector where they make vLLM's."""
     original = scheduler.KVCacheMetricsCollector
     if hasattr(original, "streams_to"):
         return

@@ -53,7 +53,7 @@ class Buckets(msgspec.Struct, frozen=True, eq=False):
 
 @cache
 def buckets(scale: int) -> Buckets:
-    """The buckets into which exponential ones of a scale and vLLM's are cut."""
+    """Return the buckets into which exponential ones of a scale and vLLM's are cut."""
     offset, exponential = upper_bounds(scale)
     bounds = np.unique(np.concatenate([[0], exponential, VLLM_BUCKETS_NS]))
     digits = scale + 2
@@ -95,7 +95,7 @@ class Counted(msgspec.Struct, frozen=True, eq=False):
     max_ns: int
 
     def exponential(self) -> ExponentialHistogram:
-        """The same in exponential buckets."""
+        """Return the same in exponential buckets."""
         made = ExponentialHistogram(self.of.scale)
         made.count = int(self.counts.sum())
         made.sum_ns, made.min_ns, made.max_ns = self.sum_ns, self.min_ns, self.max_ns
@@ -117,5 +117,5 @@ class Counted(msgspec.Struct, frozen=True, eq=False):
 
 
 def _sums(of: I64, counts: I64, length: int = 0) -> I64:
-    """The sums of the counts of each bucket, as floats hold them exactly."""
+    """Return the sums of the counts of each bucket, as floats hold them exactly."""
     return np.bincount(of, counts, length).astype(np.int64)

@@ -26,7 +26,7 @@ def distributions(seen: Measurements) -> dict[str, Distribution]:
 
 
 def _distribution(histogram: ExponentialHistogram) -> Distribution:
-    """The buckets of a histogram, joined as far as they belong to one factor of two."""
+    """Return the buckets of a histogram, joined as far as they belong to one factor of two."""
     counts: dict[int, int] = {}
     for at, count in enumerate(histogram.counts.tolist()):
         power = (histogram.offset + at) >> histogram.scale

@@ -65,11 +65,11 @@ class ExponentialHistogram:
         self.max_ns = 0
 
     def record(self, values_ns: I64) -> None:
-        """Counts intervals in nanoseconds, int64 of shape (n,), none negative."""
+        """Count intervals in nanoseconds, int64 of shape (n,), none negative."""
         self.record_ascending(np.sort(values_ns))
 
     def record_ascending(self, values_ns: I64) -> None:
-        """Counts intervals that are sorted already.
+        """Count intervals that are sorted already.
 
         The places of the bounds among sorted values give exact counts, at a third of what looking up
         each value's bucket costs.
@@ -95,7 +95,7 @@ class ExponentialHistogram:
         self._add(lowest + first, places)
 
     def merge(self, other: "ExponentialHistogram") -> None:
-        """Adds another histogram of the same scale."""
+        """Add another histogram of the same scale."""
         if not other.count:
             return
         self.min_ns = other.min_ns if not self.count else min(self.min_ns, other.min_ns)
@@ -119,7 +119,7 @@ class ExponentialHistogram:
         self.counts[offset - low : offset - low + len(counts)] += counts
 
     def quantile(self, q: float) -> float:
-        """The value in seconds below which a share ``q`` of the intervals lies; 0 if there are none.
+        """Return the value in seconds below which a share ``q`` of the intervals lies; 0 if there are none.
 
         Interpolates geometrically inside the bucket and never leaves [min, max].
         """
@@ -143,7 +143,7 @@ class ExponentialHistogram:
         return self.sum_ns / self.count / 1e9 if self.count else 0.0
 
     def stats(self) -> IntervalStats:
-        """The distribution in a few numbers."""
+        """Return the distribution in a few numbers."""
         p50, p95, p99 = (self.quantile(q) for q in (0.5, 0.95, 0.99))
         return IntervalStats(self.count, self.mean, p50, p95, p99, self.max_ns / 1e9)
 
@@ -158,7 +158,7 @@ class ExponentialHistogram:
 
 @cache
 def upper_bounds(scale: int) -> tuple[int, I64]:
-    """The bucket of 1 ns, and the upper bounds in whole ns of that and all further buckets."""
+    """Return the bucket of 1 ns, and the upper bounds in whole ns of that and all further buckets."""
     lowest = math.ceil(math.log2(1e-9) * 2**scale) - 1
     highest = math.ceil(math.log2(2**63 / 1e9) * 2**scale)
     bounds = np.exp2(np.arange(lowest + 1, highest + 1) / 2**scale) * 1e9
@@ -166,7 +166,7 @@ def upper_bounds(scale: int) -> tuple[int, I64]:
 
 
 def exact_sum(values: I64, largest: int) -> int:
-    """The sum as a Python int, also where int64 would overflow."""
+    """Return the sum as a Python int, also where int64 would overflow."""
     return int(values.sum()) if sums_fit(values, largest) else sum(values.tolist())
 
 
@@ -188,18 +188,18 @@ class ClassicHistogram:
         self.counts = np.zeros(len(VLLM_BUCKETS_NS) + 1, dtype=np.int64)
 
     def record(self, values_ns: I64) -> None:
-        """Counts intervals in nanoseconds, int64 of shape (n,)."""
+        """Count intervals in nanoseconds, int64 of shape (n,)."""
         self.record_ascending(np.sort(values_ns))
 
     def record_ascending(self, values_ns: I64) -> None:
-        """Counts intervals that are sorted already."""
+        """Count intervals that are sorted already."""
         places = values_ns.searchsorted(VLLM_BUCKETS_NS, side="right")
         self.counts[:-1] += places
         self.counts[1:] -= places
         self.counts[-1] += len(values_ns)
 
     def add(self, counts: I64) -> None:
-        """Adds intervals by bucket, the last for those above all bounds, int64 (bounds + 1,)."""
+        """Add intervals by bucket, the last for those above all bounds, int64 (bounds + 1,)."""
         self.counts += counts
 
     def cumulative(self) -> list[int]:

@@ -34,7 +34,7 @@ class HistogramRows:
         self._sums: list[int] = []
 
     def record(self, rows: U16, values_ns: I64) -> Counted:
-        """Counts intervals, at least one.
+        """Count intervals, at least one.
 
         Args:
             rows: Row of each interval, uint16 (n,).
@@ -57,7 +57,7 @@ class HistogramRows:
         return Counted(of, first, counts.sum(axis=0), sum(sums), low, high)
 
     def histogram(self, row: int) -> ExponentialHistogram:
-        """The histogram of one row, as it is now."""
+        """Return the histogram of one row, as it is now."""
         if row >= len(self._sums) or not self._counts[row].any():
             return ExponentialHistogram(self._buckets.scale)
         low, high = int(self._min[row]), int(self._max[row])
@@ -74,7 +74,7 @@ class HistogramRows:
             self._sums += [0] * more
 
     def _columns(self, first: int, width: int) -> I64:
-        """The columns of some buckets, made if there are none."""
+        """Return the columns of some buckets, made if there are none."""
         held = self._counts.shape[1]
         if not held:
             self._lowest = first

@@ -54,7 +54,7 @@ class _Sums:
         self.lost += window.lost
 
     def follow(self, later: "_Sums") -> None:
-        """Adds a later window."""
+        """Add a later window."""
         self.blocks = later.blocks
         for name in ("allocations", "accesses", "evictions", "lookups", "never", "observed", "lost"):
             setattr(self, name, getattr(self, name) + getattr(later, name))
@@ -83,7 +83,7 @@ class HistoryBuilder:
                 self._sums.setdefault(window.index, _Sums()).add(window, hits_are_known)
 
     def history(self, most: int | None = None) -> History:
-        """The sums so far, in rows of several windows each where there are more than ``most``."""
+        """Return the sums so far, in rows of several windows each where there are more than ``most``."""
         span = max(self._sums) - min(self._sums) + 1 if self._sums else 0
         every = 1 if most is None else max(1, -(-span // most))
         joined: dict[int, _Sums] = {}

@@ -37,7 +37,7 @@ class Intervals:
         self._are_owned = False
 
     def observe(self, seen: Observations, window: Measurements) -> None:
-        """Takes in what one ``apply`` saw in a window, and counts if much is waiting."""
+        """Take in what one ``apply`` saw in a window, and count if much is waiting."""
         columns = (seen.lifetimes, seen.idles, seen.first_reuses, seen.reuse_gaps)
         more = sum(len(values) for of_name in columns for values in of_name)
         if not more:
@@ -57,7 +57,7 @@ class Intervals:
             self.settle(window)
 
     def settle(self, window: Measurements) -> None:
-        """Counts what is waiting, all of it from one window."""
+        """Count what is waiting, all of it from one window."""
         if not self._waiting:
             return
         for name in _NAMES:

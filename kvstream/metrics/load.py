@@ -29,7 +29,7 @@ class LookupHistory:
         self._sums: list[int] = []  # lookups up to then
 
     def add(self, index: int, lookups: int) -> None:
-        """Takes in a window; one before the last, after a step of the clock, starts afresh."""
+        """Take in a window; one before the last, after a step of the clock, starts afresh."""
         end = (index + 1) * self._window_seconds
         if self._ends and end <= self._ends[-1]:
             self._ends.clear()

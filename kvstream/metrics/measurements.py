@@ -68,18 +68,18 @@ class Measurements:
         self.access_total = 0
 
     def observe_accesses(self, counts: I64) -> None:
-        """Adds evicted generations, by how often they were accessed, int64 (m,)."""
+        """Add evicted generations, by how often they were accessed, int64 (m,)."""
         self.never_accessed += int(np.count_nonzero(counts == 0))
         self.accessed_once += int(np.count_nonzero(counts == 1))
         self.access_total += int(counts.sum())
 
     def observe_returns(self, returns: Returns) -> None:
-        """Adds evicted content that came back."""
+        """Add evicted content that came back."""
         self.return_time.record(returns.times)
         self.return_distance.record(returns.distances * _BLOCK)
 
     def merge(self, other: "Measurements") -> None:
-        """Adds another stretch."""
+        """Add another stretch."""
         self.add_counts(other)
         for name in _HISTOGRAMS:
             getattr(self, name).merge(getattr(other, name))
@@ -88,7 +88,7 @@ class Measurements:
         self.access_total += other.access_total
 
     def add_counts(self, other: "Observations | Measurements") -> None:
-        """Adds the counts alone, at a fraction of what merging costs."""
+        """Add the counts alone, at a fraction of what merging costs."""
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.evictions += other.evictions

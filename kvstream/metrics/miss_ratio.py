@@ -114,7 +114,7 @@ class MissRatioCurve:
         return self.threshold / _WHOLE
 
     def access(self, contents: I64, of: int | None = None) -> None:
-        """Takes in lookups, hits and misses alike.
+        """Take in lookups, hits and misses alike.
 
         Args:
             contents: What was looked up, in order, int64 (n,).
@@ -179,7 +179,7 @@ class MissRatioCurve:
         self.threshold = threshold
 
     def _weigh(self) -> None:
-        """Adds the distances seen at today's rate to the weights."""
+        """Add the distances seen at today's rate to the weights."""
         waiting, self._distances, self._waiting = joined(self._distances), [], 0
         if len(waiting):
             buckets = _buckets(waiting / self.rate + 1.0)
@@ -194,13 +194,13 @@ class MissRatioCurve:
         return 1.0 - self._stack.again / followed
 
     def hit_ratio(self, blocks: float) -> float:
-        """The share of all accesses that an LRU cache of so many blocks would have found; 0 without any."""
+        """Return the hit ratio that an LRU cache of ``blocks`` blocks would have; 0 without accesses."""
         if not self.accesses or blocks < 1.0:
             return 0.0
         return float(self._hits()[_buckets(np.array([blocks]))[0]]) / self._expected()
 
     def blocks_for(self, hit_ratio: float) -> int | None:
-        """The fewest blocks that reach a hit ratio; None where no size does."""
+        """Return the fewest blocks that reach a hit ratio; None where no size does."""
         if not self.accesses:
             return None
         reached = self._hits().searchsorted(hit_ratio * self._expected())
@@ -222,11 +222,11 @@ class MissRatioCurve:
         )
 
     def _expected(self) -> float:
-        """Sampled accesses that there should be; too few or many are hot content missed or caught."""
+        """Return sampled accesses that there should be; too few or many are hot content missed or caught."""
         return self.accesses * self.rate
 
     def _hits(self) -> npt.NDArray[np.float64]:
-        """Sampled hits by bucket of size, with the difference to those expected at distance one."""
+        """Return sampled hits by bucket of size, with the difference to those expected at distance one."""
         self._weigh()
         hits: npt.NDArray[np.float64] = self._weights.cumsum()
         hits += self._expected() - self._followed
@@ -234,6 +234,6 @@ class MissRatioCurve:
 
 
 def _buckets(distances: npt.NDArray[np.float64]) -> I64:
-    """The buckets of distances of at least 1, by their upper bounds ``2 ** (bucket / 64)``."""
+    """Return the buckets of distances of at least 1, by their upper bounds ``2 ** (bucket / 64)``."""
     buckets = np.ceil(np.log2(distances) * _SCALE - 1e-9).astype(np.int64)
     return np.minimum(buckets, _BUCKETS - 1)

@@ -34,7 +34,7 @@ class AccessPatternAnalysis(msgspec.Struct, frozen=True):
     reuse_gap: IntervalStats | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as a dictionary of plain values."""
+        """Return the fields as a dictionary of plain values."""
         return msgspec.to_builtins(self)  # type: ignore[no-any-return]
 
 
@@ -50,7 +50,7 @@ class LifetimeDistribution(msgspec.Struct, frozen=True):
     buckets: list[tuple[float, int]]
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as a dictionary of plain values."""
+        """Return the fields as a dictionary of plain values."""
         return msgspec.to_builtins(self)  # type: ignore[no-any-return]
 
 
@@ -81,5 +81,5 @@ def analyze_access_pattern(seen: Measurements) -> AccessPatternAnalysis:
 
 
 def lifetime_distribution(seen: Measurements) -> LifetimeDistribution:
-    """The lifetimes as percentiles and buckets."""
+    """Return the lifetimes as percentiles and buckets."""
     return LifetimeDistribution(seen.lifetime.stats(), seen.lifetime.buckets())

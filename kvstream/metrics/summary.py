@@ -212,7 +212,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     accounts: Accounts
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as a dictionary of plain values."""
+        """Return the fields as a dictionary of plain values."""
         return msgspec.to_builtins(self)  # type: ignore[no-any-return]
 
 

@@ -70,7 +70,7 @@ class OwnerUsage:
         self.premature = 0
 
     def merge(self, other: "OwnerUsage") -> None:
-        """Adds another owner."""
+        """Add another owner."""
         self.measurements.merge(other.measurements)
         self.live += other.live
         self.block_ns += other.block_ns
@@ -93,7 +93,7 @@ class UsageByOwner:
         self._start_ns: int | None = None
 
     def observe(self, seen: Observations) -> None:
-        """Takes in what one ``apply`` saw."""
+        """Take in what one ``apply`` saw."""
         if not seen.owned:
             return
         self._waiting += seen.owned
@@ -103,7 +103,7 @@ class UsageByOwner:
             self._settle()
 
     def observe_returns(self, owners: U16) -> None:
-        """Takes in evicted content that came back, by owner of the blocks that it is in now, uint16 (m,)."""
+        """Take in evicted content that came back, by owner of the blocks that it is in now, uint16 (m,)."""
         if not len(owners):
             return
         self._settle()
@@ -111,7 +111,7 @@ class UsageByOwner:
             owner.premature += count
 
     def by_number(self, now_ns: int, intervals: Intervals) -> list[OwnerUsage]:
-        """The owners by number, with their blocks' time up to now, and their intervals, settled before."""
+        """Return usage by label set, with block time up to now and the intervals settled before."""
         self._settle()
         found = []
         for number, owner in enumerate(self._owners):
@@ -184,7 +184,7 @@ class UsageByLabel:
         self._hits = 0
 
     def add(self, owners: Iterable[tuple[Labels | None, OwnerUsage]]) -> None:
-        """Adds the owners of a cache, each with its labels."""
+        """Add the owners of a cache, each with its labels."""
         for labels, usage in owners:
             if not usage.measurements.allocations:
                 continue
@@ -197,7 +197,7 @@ class UsageByLabel:
                 values[value].merge(usage)
 
     def labels(self) -> dict[str, list[LabelUsage]]:
-        """The values of each label, most room first; labels that nobody has are left out."""
+        """Return the values of each label, most room first; labels that nobody has are left out."""
         return {
             name: [
                 _usage(value, usage, self._residency, self._hits)
@@ -211,7 +211,7 @@ class UsageByLabel:
 def usage_by_label(
     owners: Iterable[tuple[Labels | None, OwnerUsage]], scale: int
 ) -> dict[str, list[LabelUsage]]:
-    """What each value of each label has done, of the owners of one cache (``UsageByLabel``)."""
+    """Return what each value of each label has done, of the owners of one cache (``UsageByLabel``)."""
     total = UsageByLabel(scale)
     total.add(owners)
     return total.labels()

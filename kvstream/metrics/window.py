@@ -62,7 +62,7 @@ class Window(msgspec.Struct, eq=False):
         return not (self.measurements.processed or self.lost or self.restarts or self.clock_step)
 
     def counts(self) -> WindowCounts:
-        """The window without its histograms."""
+        """Return the window without its histograms."""
         seen = self.measurements
         return WindowCounts(
             self.index,
@@ -108,7 +108,7 @@ class WindowRing:
         self._older: deque[WindowCounts] = deque(maxlen=keep - self._detailed)
 
     def cut(self, frame: EventFrame, most: int = MAX_FRAME_EVENTS) -> Iterator[tuple[int, EventFrame]]:
-        """Yields (index, part) for each window that the frame's events fall into, in order.
+        """Yield (index, part) for each window that the frame's events fall into, in order.
 
         A part holds at most ``most`` events; where they are taken one by one, no step takes longer than
         those of ``most`` events take.
@@ -136,7 +136,7 @@ class WindowRing:
         return bool((index < reached - LATE_WINDOWS).any())
 
     def enter(self, index: int) -> tuple[Window, Window | None]:
-        """The window of ``index``, and the one that closes as it opens, if any."""
+        """Return the window of ``index``, and the one that closes as it opens, if any."""
         closed = None
         stands, self._entered = self._stands(), index
         if self.open is not None and stands is not None and stands <= index < self.open.index:
@@ -169,7 +169,7 @@ class WindowRing:
         return self._entered if self.open.index == self._entered else self._entered + 1
 
     def close(self) -> Window | None:
-        """Closes the open window, if there is one."""
+        """Close the open window, if there is one."""
         closed, self.open = self.open, None
         if closed is not None:
             self._closed.append(closed)
@@ -179,7 +179,7 @@ class WindowRing:
         return closed
 
     def recent(self, windows: int, until: int | None = None) -> Measurements:
-        """The sum of the last ``windows`` windows up to index ``until`` (the open one by default).
+        """Return the sum of the last ``windows`` windows up to index ``until`` (the open one by default).
 
         It reaches back as far as windows are detailed.
         """
@@ -211,10 +211,10 @@ class WindowRing:
         return self.open.index if self.open is not None else None
 
     def closed(self) -> list[Window]:
-        """The closed windows kept with their histograms, oldest first."""
+        """Return the closed windows kept with their histograms, oldest first."""
         return list(self._closed)
 
     def last(self, count: int) -> list[WindowCounts]:
-        """The last closed windows, newest first."""
+        """Return the last closed windows, newest first."""
         detailed = (window.counts() for window in reversed(self._closed))
         return list(islice(chain(detailed, reversed(self._older)), count))

@@ -51,11 +51,11 @@ class DistinctCounter:
         self._registers = np.zeros(_REGISTERS, dtype=np.uint8)
 
     def add(self, values: I64) -> None:
-        """Counts integers, int64 (n,)."""
+        """Count integers, int64 (n,)."""
         count_distinct(values, self._registers, _BITS)
 
     def merge(self, other: "DistinctCounter") -> None:
-        """Adds what another has counted."""
+        """Add what another has counted."""
         np.maximum(self._registers, other._registers, out=self._registers)
 
     def estimate(self) -> float:
@@ -96,14 +96,14 @@ class WorkingSetHistory:
         self._windows: deque[tuple[int, DistinctCounter]] = deque(maxlen=HORIZONS[-1])
 
     def add(self, index: int, used: Iterable[I64]) -> None:
-        """Counts blocks that were used in a window."""
+        """Count blocks that were used in a window."""
         for blocks in used:
             if not self._windows or self._windows[-1][0] != index:
                 self._windows.append((index, DistinctCounter()))
             self._windows[-1][1].add(blocks)
 
     def recent(self, until: int | None) -> WorkingSet:
-        """The working sets up to a window; of a stream without windows, none."""
+        """Return the working sets up to a window; of a stream without windows, none."""
         found, counter = [], DistinctCounter()
         windows = [] if until is None else [w for w in reversed(self._windows) if w[0] <= until]
         for horizon in HORIZONS:
@@ -114,6 +114,6 @@ class WorkingSetHistory:
 
 
 def total_working_set(sets: Iterable[WorkingSet]) -> WorkingSet:
-    """The working sets of several caches, each block counted wherever it is."""
+    """Return the working sets of several caches, each block counted wherever it is."""
     columns = zip(*(each.blocks for each in sets), strict=True)
     return WorkingSet(blocks=[sum(column) for column in columns] or [0] * len(HORIZONS))

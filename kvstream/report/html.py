@@ -17,7 +17,7 @@ _CHARTS = (
 
 
 def to_html(report: Report) -> str:
-    """The report as one page: words and tables as they are, charts by a script that it brings along."""
+    """Return the report as one self-contained page; its own script draws the charts."""
     static = files("kvstream") / "web" / "static"
     style = "\n".join(
         (static / name).read_text(encoding="utf-8") for name in ("uplot/uPlot.min.css", "style.css")
@@ -88,7 +88,7 @@ def _table(table: Table) -> str:
 
 
 def _data(report: Report) -> str:
-    """What the charts are drawn from, such that no text in it can end the script."""
+    """Return what the charts are drawn from, such that no text in it can end the script."""
     data = [
         {
             "history": cache.history,

@@ -6,7 +6,7 @@ from kvstream.text.escape import for_markdown
 
 
 def to_markdown(report: Report) -> str:
-    """The report as one document."""
+    """Return the report as one document."""
     parts = [
         "# kvstream report",
         for_markdown(opening(report)),

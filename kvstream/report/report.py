@@ -77,7 +77,7 @@ class ReportBuilder:
         self._events = 0
 
     def process(self, frame: EventFrame, records: bool = False) -> Outcome:
-        """Takes in a frame; ``records`` asks for what was evicted.
+        """Take in a frame; ``records`` asks for what was evicted.
 
         A frame must not span more windows than are kept (``config.windows``).
         """
@@ -89,7 +89,7 @@ class ReportBuilder:
         return outcome
 
     def finish(self, inputs: list[str], malformed: int) -> Report:
-        """The report, once all is taken in.
+        """Return the report, once all is taken in.
 
         Args:
             inputs: What was read.

@@ -23,7 +23,7 @@ class Table(NamedTuple):
 
 
 def opening(report: Report) -> str:
-    """What the report is of, in a sentence."""
+    """Return what the report is of, in a sentence."""
     malformed = f", {report.malformed:,} malformed pieces left out" if report.malformed else ""
     return f"{report.events:,} events of {', '.join(report.inputs)}{malformed}."
 
@@ -49,7 +49,7 @@ def overview(report: Report) -> Table:
 
 
 def tables(cache: CacheReport) -> list[Table]:
-    """What there is to say of one cache; tables with nothing in them are left out."""
+    """Return what there is to say of one cache; tables with nothing in them are left out."""
     every = [
         _alerts(cache),
         _figures(cache),

@@ -34,7 +34,7 @@ _FORMATS: dict[str, Format] = {
 
 
 def format_of(path: str) -> Format | None:
-    """The format that a file name's endings name, ``.gz`` and ``.zst`` aside; None if none."""
+    """Return the format that a file name's endings name, ``.gz`` and ``.zst`` aside; None if none."""
     suffixes = [s for s in Path(path).suffixes if s not in (".gz", ".zst")]
     return _FORMATS.get(suffixes[-1]) if suffixes else None
 
@@ -86,7 +86,7 @@ class EventLogWriter:
         self._messages = 0
 
     def write(self, frame: EventFrame) -> int:
-        """Writes one frame; returns how many bytes that were, before compression.
+        """Write one frame; return how many bytes that were, before compression.
 
         Raises:
             ConfigError: If the format cannot hold it.
@@ -112,7 +112,7 @@ class EventLogWriter:
             self._file.flush()
 
     def close(self) -> None:
-        """Writes what is buffered and closes the file."""
+        """Write what is buffered and close the file."""
         with naming(self._path):
             if self._file is not sys.stdout.buffer:
                 self._file.close()
@@ -165,7 +165,7 @@ class RotatingWriter:
         self._begin()
 
     def write(self, frame: EventFrame) -> None:
-        """Writes one frame, into another part if the last is full."""
+        """Write one frame, into another part if the last is full."""
         now = time.monotonic()
         too_large = self._most_bytes is not None and self._part_size >= self._most_bytes
         too_old = self._most_seconds is not None and now - self._begun >= self._most_seconds
@@ -181,7 +181,7 @@ class RotatingWriter:
         self._writer.flush()
 
     def close(self) -> None:
-        """Writes what is buffered and closes the part."""
+        """Write what is buffered and close the part."""
         self._writer.close()
 
     def _begin(self) -> None:

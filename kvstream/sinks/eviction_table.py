@@ -94,7 +94,7 @@ class EvictionTable:
                 self._sink.close()
 
     def write(self, source: str, tier: str, batch: EvictionBatch) -> None:
-        """Writes the evictions of one source and tier."""
+        """Write the evictions of one source and tier."""
         pa, n = self._arrow, len(batch)
         gaps: list[Any] = batch.gaps_seconds()
         if self._schema.field("reuse_gaps_seconds").type == pa.string():

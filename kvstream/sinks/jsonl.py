@@ -47,4 +47,4 @@ class JsonLines:
         self._file.flush()
 
     def watch(self, stream: KVStream, subscribers: Sequence[KVEventSubscriber]) -> None:
-        """What is shown is all it needs."""
+        """Return what is shown is all it needs."""

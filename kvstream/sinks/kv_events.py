@@ -31,7 +31,7 @@ class KVEventEncoder:
         self.source: str | None = None
 
     def batches(self, frame: EventFrame) -> Iterator[tuple[int, bytes]]:
-        """Yields (time in ns, payload) for each moment in a frame: ``[ts seconds, events, rank]``.
+        """Yield (time in ns, payload) for each moment in a frame: ``[ts seconds, events, rank]``.
 
         Raises:
             ConfigError: If the frame is another engine's than those before.

@@ -77,13 +77,13 @@ class OpenTelemetry:
         self._stream: KVStream | None = None
 
     def attach(self, stream: KVStream) -> None:
-        """Makes it a handler of the stream's alerts and summaries."""
+        """Make it a handler of the stream's alerts and summaries."""
         self._stream = stream
         stream.on_alert(self.log_alert)
         stream.on_summary(self.export)
 
     async def log_alert(self, alert: CacheAlert) -> None:
-        """Gives an alert to the batch of log records that is sent next."""
+        """Give an alert to the batch of log records that is sent next."""
         resolved = alert.state == "resolved"
         self._logger.emit(
             timestamp=round(alert.timestamp * 1e9),
@@ -107,7 +107,7 @@ class OpenTelemetry:
         )
 
     async def export(self, summary: CacheMetricsSummary) -> None:
-        """Sends every metric as it is now; after the final summary, what is left of the alerts, too.
+        """Send every metric as it is now; after the final summary, what is left of the alerts, too.
 
         Raises:
             KVStreamError: If the endpoint did not take it.
@@ -130,7 +130,7 @@ class OpenTelemetry:
     def _metric(
         self, family: Family, points: Sequence[tuple[LabelValues, float | Interval]], now: int
     ) -> sdk.Metric:
-        """A family as OpenTelemetry has it: ``kvstream.block_lifetime`` in ``s``."""
+        """Return a family as OpenTelemetry has it: ``kvstream.block_lifetime`` in ``s``."""
         name = family.name.removeprefix("kvstream_").removesuffix(f"_{family.unit}")
         data: Any
         if family.kind == "histogram":

@@ -63,7 +63,7 @@ class PrometheusCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The metrics as they are now."""
+        """Return the metrics as they are now."""
         metrics = _Metrics(self._native)
         for source in self._stream.sources():
             metrics.add(source_readings(self._stream, source))
@@ -72,7 +72,7 @@ class PrometheusCollector(Collector):
 
 
 async def exposition(stream: KVStream, accept: str = "") -> tuple[bytes, str]:
-    """What a scrape answers, while the loop goes on.
+    """Return what a scrape answers, while the loop goes on.
 
     Args:
         stream: The stream.
@@ -92,7 +92,7 @@ async def exposition(stream: KVStream, accept: str = "") -> tuple[bytes, str]:
 
 
 def _chosen_encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
-    """The format that a header asks for, plain text if it asks for nothing known."""
+    """Return the format that a header asks for, plain text if it asks for nothing known."""
     ranges = "".join(accept.split()).split(",")
     return choose_encoder(",".join(filter(_ACCEPTED.fullmatch, ranges)))
 
@@ -182,7 +182,7 @@ _BOUNDS = [*map(_number, VLLM_BUCKETS_SECONDS), "+Inf"]
 
 
 def _buckets(name: str, labels: str, interval: Interval) -> str:
-    """The samples of a classic histogram; ``le`` comes before the labels of a tier."""
+    """Return the samples of a classic histogram; ``le`` comes before the labels of a tier."""
     counts = [_number(count) for count in interval.classic.cumulative()]
     lines = [
         f'{name}_bucket{{le="{bound}",{labels}}} {count}\n'
@@ -194,7 +194,7 @@ def _buckets(name: str, labels: str, interval: Interval) -> str:
 
 
 def native_histogram(histogram: ExponentialHistogram) -> NativeHistogram:
-    """The same buckets as a Prometheus native histogram.
+    """Return the same buckets as a Prometheus native histogram.
 
     Its bucket j holds values of ``base**(j - 1) < v <= base**j``, so that j is ours plus one.
 

@@ -160,7 +160,7 @@ class Connection:
         tier: str = DEFAULT_TIER,
         overflow: OverflowPolicy | None = None,
     ) -> Producer:
-        """The producer of one source's events, as ``KVStream.producer``.
+        """Return the producer of one source's events, as ``KVStream.producer``.
 
         Raises:
             ClosedStreamError: If the connection is not open.
@@ -216,7 +216,7 @@ class Connection:
             await self._outcome.wait()
 
     def statistics(self) -> ConnectionStatistics:
-        """The accounts now."""
+        """Return the accounts now."""
         return ConnectionStatistics(
             self._stream is not None,
             self._connects,
@@ -260,7 +260,7 @@ class Connection:
         self._sent_all.set()
 
     def _encode(self, item: Item) -> None:
-        """Number a frame and line it up; drop it if it cannot be encoded."""
+        """Give a frame its sequence number and queue it; drop it if it cannot be encoded."""
         frame = item[0]
         number = self._numbers[frame.source]
         try:
@@ -445,7 +445,7 @@ def connect(
     config: StreamConfig | None = None,
     clock: Callable[[], int] | None = None,
 ) -> Connection:
-    """A connection to a stream that ``kvstream serve`` or a ``FrameServer`` holds in another process.
+    """Return a connection to a stream that ``kvstream serve`` or a ``FrameServer`` holds in another process.
 
     Args:
         endpoint: ``unix:PATH``, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``.

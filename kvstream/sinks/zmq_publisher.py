@@ -86,11 +86,11 @@ class KVEventPublisher:
         return self._address.binds or self._address.endpoint.startswith("ipc://")
 
     async def subscribed(self) -> None:
-        """Waits for the first subscriber."""
+        """Wait for the first subscriber."""
         await self._subscribed.wait()
 
     def publish(self, seq: int, payload: bytes) -> None:
-        """Publishes a batch; what a slow subscriber cannot take is dropped, as engines do."""
+        """Publish a batch; what a slow subscriber cannot take is dropped, as engines do."""
         number = seq.to_bytes(8, "big")
         self._kept.append((number, payload))
         self._kept_bytes += len(payload)
@@ -134,7 +134,7 @@ class KVEventPublisher:
                 self.faults.note("zmq_publisher", "replay", f"a replay was not answered: {error}")
 
     async def _receive(self, reader: MessageReader) -> list[bytes]:
-        """The next message of a socket; other tasks get their turn between two."""
+        """Return the next message of a socket; other tasks get their turn between two."""
         while True:
             try:
                 await checkpoint()

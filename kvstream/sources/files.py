@@ -128,7 +128,7 @@ async def _whole(
 
 
 async def _opened_again(path: str, capacity: int | None) -> "_OpenFile":
-    """The file that took the place of another, once it can be opened."""
+    """Return the file that took the place of another, once it can be opened."""
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
@@ -284,7 +284,7 @@ class _OpenFile:
 def _flat(
     pieces: Iterator[Iterator[EventFrame | Malformed]],
 ) -> Iterator[EventFrame | Malformed | None]:
-    """The items of all pieces, and None after each piece."""
+    """Return the items of all pieces, and None after each piece."""
     for items in pieces:
         yield from items
         yield None

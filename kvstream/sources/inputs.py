@@ -70,7 +70,7 @@ def live_and_recorded(
     on_bytes: Callable[[int], None] | None = None,
     on_end: OnEnd | None = None,
 ) -> tuple[list[Items], list[Items]]:
-    """What several inputs hold: live ones each as it comes, and the recorded ones, if any, merged by time.
+    """Return the items of several inputs: live ones as they come, recorded ones merged by time.
 
     Args:
         inputs: The inputs.

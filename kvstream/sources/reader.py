@@ -46,10 +46,10 @@ class Parser(Protocol):
     """Takes an input in pieces of any size and yields its frames and what was wrong."""
 
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
-        """Yields what is complete once ``data`` has been added."""
+        """Yield what is complete once ``data`` has been added."""
 
     def finish(self) -> Iterator[EventFrame | Malformed]:
-        """Yields what is left at the end of the input."""
+        """Yield what is left at the end of the input."""
 
 
 Decode = Callable[[bytes, Callable[[int, str], None]], Iterator[EventFrame]]
@@ -67,7 +67,7 @@ class LineParser:
         self._skipping = False
 
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
-        """Yields the events of every line that is complete once ``data`` has been added."""
+        """Yield the events of every line that is complete once ``data`` has been added."""
         if self._skipping:
             cut = data.find(b"\n") + 1
             if not cut:
@@ -87,7 +87,7 @@ class LineParser:
             yield Malformed(self._origin, "line", self._lines, f"longer than {MAX_LINE_BYTES:,} bytes")
 
     def finish(self) -> Iterator[EventFrame | Malformed]:
-        """Yields the event of a last line that has no newline."""
+        """Yield the event of a last line that has no newline."""
         rest, self._rest = self._rest, b""
         if rest.strip():
             yield from self._decode(rest)

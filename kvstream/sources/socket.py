@@ -120,7 +120,7 @@ class FrameServer:
         self._file: SocketFile | None = None
 
     def statistics(self) -> ServerStatistics:
-        """The accounts now."""
+        """Return the accounts now."""
         return ServerStatistics(
             self._connections,
             self._accepted,
@@ -295,7 +295,7 @@ class FrameServer:
 
 
 def _farewell(error: BaseException) -> str:
-    """What is said to the peer when its connection ends."""
+    """Return what is said to the peer when its connection ends."""
     if isinstance(error, FrameConnectionError):
         return error.message
     if isinstance(error, ClosedStreamError):

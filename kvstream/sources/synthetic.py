@@ -38,7 +38,7 @@ def generate(
     start_ns: int = START_NS,
     frame_events: int = 4096,
 ) -> Iterator[EventFrame]:
-    """Yields frames with exactly ``events`` events, or for ever.
+    """Yield frames with exactly ``events`` events, or for ever.
 
     Args:
         workload: ``chat``: conversations that grow over shared prompts; ``scan``: hot documents, then

@@ -24,7 +24,7 @@ _MOST_SOURCES = 65_536  # of which a cutter remembers the sequence numbers
 
 
 async def merge_by_time(inputs: Sequence[Items], on_end: OnEnd | None = None) -> Items:
-    """Yields the frames of several recordings, the one that starts first first.
+    """Yield the frames of several recordings, the one that starts first first.
 
     Each recording's own order is kept. So the parts of one source's log, in any order of naming, are
     read one after the other, and those of several engines side by side: there, frames are cut so that none
@@ -119,14 +119,14 @@ class Pace:
         self._first: int | None = None
 
     async def wait(self, at: int) -> None:
-        """Waits until a recorded time, in ns, has come; the first one has."""
+        """Wait until a recorded time, in ns, has come; the first one has."""
         self._first = at if self._first is None else self._first
         due = self._started + (at - self._first) / 1e9 / self._speed if self._speed else 0.0
         await anyio.sleep(max(0.0, due - time.monotonic()))
 
 
 def paced(items: Items, speed: float) -> Items:
-    """The same events, each no sooner than its recorded time at ``speed`` times; as they are for 0."""
+    """Return the same events, each no sooner than its recorded time at ``speed`` times; as they are for 0."""
     return _paced(items, speed) if speed else items
 
 
@@ -158,7 +158,7 @@ class FrameCutter:
         self._sequences: defaultdict[str, FrameSequence] = defaultdict(FrameSequence)
 
     def cut(self, frame: EventFrame) -> Iterator[tuple[int, EventFrame]]:
-        """Yields (multiple of the step, part) for each part, in order."""
+        """Yield (multiple of the step, part) for each part, in order."""
         if len(self._sequences) > _MOST_SOURCES:
             del self._sequences[next(iter(self._sequences))]
         if self._sequences[frame.source].arrive(frame).is_dropped or not len(frame):

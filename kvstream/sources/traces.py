@@ -47,7 +47,7 @@ class PrefixCacheTrace:
         self._held: OrderedDict[int, None] = OrderedDict()  # the least recently used first
 
     def decode_lines(self, chunk: bytes, on_bad: Callable[[int, str], None]) -> Iterator[EventFrame]:
-        """Yields the events of a chunk of whole lines as a frame.
+        """Yield the events of a chunk of whole lines as a frame.
 
         Args:
             chunk: JSON lines; blank ones are passed over.

@@ -114,7 +114,7 @@ class TensorRTDecoder:
         self._window: int | None = None  # the first one seen, whose blocks keep their hashes as ids
 
     def decode_lines(self, chunk: bytes, on_bad: Callable[[int, str], None]) -> Iterator[EventFrame]:
-        """Yields the frames of a chunk of whole lines, in order.
+        """Yield the frames of a chunk of whole lines, in order.
 
         Args:
             chunk: JSON lines; blank ones are passed over.

@@ -51,7 +51,7 @@ _decoder = msgspec.msgpack.Decoder(WireMessage)
 
 
 def decode_wire_message(data: bytes) -> WireMessage:
-    """The message of one capture record.
+    """Return the message of one capture record.
 
     Raises:
         MalformedInputError: If it is none.
@@ -67,7 +67,7 @@ encode_wire_message = msgspec.msgpack.Encoder().encode
 
 
 def wire_message_parser(origin: str) -> ArrayParser[WireMessage]:
-    """Reads captured messages one by one, as they were published."""
+    """Read captured messages one by one, as they were published."""
     return ArrayParser(origin, CAPTURE_START, decode_wire_message)
 
 
@@ -79,11 +79,11 @@ class WireCaptureParser:
         self._publisher = Publisher(origin, source)
 
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
-        """Yields what is complete once ``data`` has been added."""
+        """Yield what is complete once ``data`` has been added."""
         yield from self._decoded(self._messages.feed(data))
 
     def finish(self) -> Iterator[EventFrame | Malformed]:
-        """Yields what is left at the end of the input."""
+        """Yield what is left at the end of the input."""
         yield from self._decoded(self._messages.finish())
 
     def _decoded(self, messages: Iterator[WireMessage | Malformed]) -> Iterator[EventFrame | Malformed]:
@@ -111,7 +111,7 @@ class WireCaptureParser:
 
 
 def read_wire_messages(path: str) -> Iterator[WireMessage] | None:
-    """The messages of a capture, plain or compressed, as they were published; None if it is no file of these.
+    """Return the messages of a capture, plain or compressed, as published; None if it is no capture.
 
     Damaged places are passed over; ``EventReader`` reports them.
 

@@ -55,7 +55,7 @@ class ZmqAddress(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """The address that a URL names.
+        """Return the address that a URL names.
 
         Raises:
             ConfigError: If it is none.
@@ -205,7 +205,7 @@ class KVEventSubscriber:
         self._replay_ipv6 = False
 
     def statistics(self) -> SubscriberStatistics:
-        """The accounts now."""
+        """Return the accounts now."""
         totals = msgspec.structs.replace(self._past, refused=self._past.refused + self._refused)
         for publisher in self._publishers.values():
             totals.add(publisher)
@@ -397,7 +397,7 @@ class KVEventSubscriber:
             self._replay = None
 
     def _publisher(self, topic: bytes) -> Publisher | None:
-        """The publisher of a topic, where several connect to us; otherwise there is one.
+        """Return the publisher of a topic, where several connect to us; otherwise there is one.
 
         None if there are too many.
         """

@@ -43,7 +43,7 @@ def create_app(
     max_clients: int = MAX_CLIENTS,
     connections: Callable[[], NamedTuple] | None = None,
 ) -> Starlette:
-    """The application of a stream (see ``KVStream.asgi``); ``connections`` counts those of its server."""
+    """Return a stream's application (see ``KVStream.asgi``); ``connections`` counts its server's."""
     access = Access(token, allowed_hosts, authenticated)
     routes, silences = _Routes(stream, max_clients, connections), SilenceRoutes(stream)
     app = Starlette(
@@ -147,7 +147,7 @@ def _place(request: Request) -> Place:
 
 
 def _whole(request: Request, name: str, most: int) -> int | None:
-    """A number that a question brings, ``most`` if it does not; None if it is none that can be used."""
+    """Return a number of the query, ``most`` if it has none; None if it cannot be used."""
     text = request.query_params.get(name, str(most))
     return int(text) if _NUMBER.fullmatch(text) and 1 <= int(text) <= most else None
 

@@ -72,13 +72,13 @@ class Connections:
         self._accepted = self._displaced = self._late = self._stuck = 0
 
     def statistics(self) -> ConnectionStatistics:
-        """The connections now."""
+        """Return the connections now."""
         return ConnectionStatistics(len(self._open), self._accepted, self._displaced, self._late, self._stuck)
 
     async def serve(
         self, listener: socket, app: Callable[..., object], take_leave: Callable[[], None]
     ) -> None:
-        """Serves until cancelled; connections then have a second to end.
+        """Serve until cancelled; connections then have a second to end.
 
         Args:
             listener: A socket that listens and does not block.
@@ -129,7 +129,7 @@ class Connections:
     async def _begin(
         self, accepted: socket, make: "Callable[[], _Connection]", scope: anyio.CancelScope
     ) -> None:
-        """Gives a connection to a protocol, after the handshake if there is TLS."""
+        """Give a connection to a protocol, after the handshake if there is TLS."""
         loop = _loop()
         timeout = None if self._tls is None else _HANDSHAKE_SECONDS
         with scope:
@@ -178,7 +178,7 @@ class Connections:
             await anyio.sleep(_SWEEP_SECONDS)
 
     def _shed(self) -> None:
-        """Closes those with the most to take, while it is too much in all."""
+        """Close those with the most to take, while it is too much in all."""
         unsent = sum(connection.unsent for connection in self._open)
         if unsent <= _MOST_UNSENT_BYTES:
             return
@@ -259,14 +259,14 @@ class _Connection(H11Protocol):
         return now - self._unsent_since > _STUCK_SECONDS
 
     def end(self) -> None:
-        """Closes it, after the answer to a request if there is one."""
+        """Close it, after the answer to a request if there is one."""
         try:
             self.shutdown()
         except Exception:  # h11 raises where the peer broke the protocol
             self.abort()
 
     def abort(self) -> None:
-        """Closes it at once; what its request is still answered with goes nowhere."""
+        """Close it at once; what its request is still answered with goes nowhere."""
         self._opened.discard(self)
         if self.cycle is not None:
             self.cycle.disconnected = True
@@ -315,7 +315,7 @@ class _Connection(H11Protocol):
 
 
 def _loop() -> Any:
-    """The event loop that uvicorn's protocol runs on; anyio has no listener for protocols."""
+    """Return the event loop that uvicorn's protocol runs on; anyio has no listener for protocols."""
     return current_token().native_token
 
 
@@ -337,7 +337,7 @@ class _FaultHandler(logging.Handler):
 
 
 def _noting(faults: FaultLog) -> logging.Logger:
-    """A logger outside of the tree of loggers, so that nothing else writes what it is given."""
+    """Return a logger outside of the tree of loggers, so that nothing else writes what it is given."""
     logger = logging.Logger("uvicorn.error", logging.WARNING)
     logger.addHandler(_FaultHandler(faults))
     return logger

@@ -46,16 +46,16 @@ class AlertLog:
         self.wake()
 
     def after(self, number: int) -> list[tuple[int, bytes]]:
-        """The alerts kept that came after one of them, oldest first."""
+        """Return the alerts kept that came after one of them, oldest first."""
         newer = itertools.takewhile(lambda entry: entry[0] > number, reversed(self._alerts))
         return list(newer)[::-1]
 
     def wake(self) -> None:
-        """Ends the waiting."""
+        """End the waiting."""
         self._changed.set()
 
     async def wait(self, seconds: float) -> None:
-        """Waits for the next alert, for so long at most."""
+        """Wait for the next alert, for so long at most."""
         with anyio.move_on_after(seconds):
             if self._changed.is_set():
                 self._changed = anyio.Event()
@@ -105,7 +105,7 @@ class _Follower:
         self.sending = self.is_slow = self.is_gone = False
 
     async def send(self, message: Message, send: Send) -> None:
-        """Sends something; ends the response if it is not taken in time."""
+        """Send something; end the response if it is not taken in time."""
         self.sending = True
         with anyio.move_on_after(_SLOW_SECONDS) as limit:
             await send(message)
@@ -115,7 +115,7 @@ class _Follower:
             self.scope.cancel()
 
     async def wait_until_gone(self, receive: Receive) -> None:
-        """Ends the response when the client ends the connection."""
+        """End the response when the client ends the connection."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self.is_gone = True
@@ -151,18 +151,18 @@ class LiveEvents:
         return ClientStatistics(len(self._followers), self._displaced, self._dropped)
 
     def end(self) -> None:
-        """Takes leave of every client."""
+        """Take leave of every client."""
         self._ending = True
         self._log.wake()
 
     def follow(self, place: Place, last_event_id: str) -> "_Following":
-        """The response to a client that follows."""
+        """Return the response to a client that follows."""
         return _Following(self, self._events(place, self._log.resume_after(last_event_id)))
 
     async def serve(
         self, events: AsyncGenerator[bytes, None], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Sends to a client until it goes, is too slow, or leaves its place to another."""
+        """Send to a client until it goes, is too slow, or leaves its place to another."""
         follower = _Follower((scope.get("client") or ("",))[0])
         self._make_room()
         self._followers[follower] = None
@@ -216,7 +216,7 @@ class LiveEvents:
 
 
 def _event(name: str, data: bytes, number: str | None = None, retry_ms: int | None = None) -> bytes:
-    """An event as it is sent; ``data`` is one line, as JSON is."""
+    """Return an event as it is sent; ``data`` is one line, as JSON is."""
     head = f"id: {number}\r\n" if number is not None else ""
     tail = f"retry: {retry_ms}\r\n" if retry_ms is not None else ""
     return b"%bevent: %b\r\ndata: %b\r\n%b\r\n" % (head.encode(), name.encode(), data, tail.encode())

@@ -171,7 +171,7 @@ class Guard:
         )
 
     def _answer(self, scope: Scope) -> ASGIApp:
-        """What answers a request."""
+        """Return what answers a request."""
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path in _OPEN_TO_ALL:
             return self._app
@@ -205,7 +205,7 @@ class Guard:
         return Response(_NEEDS_TOKEN, 401, {"www-authenticate": "Bearer"}, "text/plain")
 
     def _welcome(self, scope: Scope, cookie: str | None) -> Response:
-        """Sends a browser to the page, without a token in its address.
+        """Send a browser to the page, without a token in its address.
 
         Where to is said relative to where it is, and the cookie is without a path, for which browsers take
         that of the page: both stay right behind a proxy that strips a prefix of which we know nothing.
@@ -244,7 +244,7 @@ def _is_bearer(value: bytes) -> bool:
 
 
 def _cookies(scope: Scope) -> list[bytes]:
-    """The cookies of our name; more than one if the stream is mounted at more than one path."""
+    """Return the cookies of our name; more than one if the stream is mounted at more than one path."""
     pairs = (pair.partition(b"=") for value in _values(scope, b"cookie") for pair in value.split(b";"))
     return [value.strip() for name, _, value in pairs if name.strip() == COOKIE.encode()]
 

@@ -74,7 +74,7 @@ class HttpServer:
         return f"{self._scheme}://{str(self.endpoint).removeprefix('tcp://')}/"
 
     def statistics(self) -> ConnectionStatistics:
-        """The connections now."""
+        """Return the connections now."""
         return self._connections.statistics()
 
     def bind(self) -> None:
@@ -95,7 +95,7 @@ class HttpServer:
             _logger.warning("%s takes its token unencrypted: use TLS, or a proxy that does", self.url)
 
     async def serve(self) -> None:
-        """Serves until cancelled; ``bind`` comes first. Connections have a second to end."""
+        """Serve until cancelled; ``bind`` comes first. Connections have a second to end."""
         assert self._socket is not None  # noqa: S101
         try:
             await self._connections.serve(self._socket, self._app, self._app.state.live.end)

@@ -107,7 +107,7 @@ class States:
         self._made: OrderedDict[Place, _Made] = OrderedDict()
 
     async def get(self, place: Place) -> bytes:
-        """The state of a place as JSON."""
+        """Return the state of a place as JSON."""
         made = self._made.setdefault(place, _Made())
         self._made.move_to_end(place)
         if len(self._made) > _PLACES_KEPT:
@@ -131,7 +131,7 @@ class _Made:
 
 
 async def state_of(stream: KVStream, place: Place) -> State:
-    """The state of a place now."""
+    """Return the state of a place now."""
     summary = await stream.summarize(*place)
     return State(
         caches=[_cache_now(tier) for tier in sorted(stream.tiers(), key=_name)],
@@ -160,7 +160,7 @@ def _cache_now(tier: TierMonitor) -> CacheNow:
 
 
 async def history(stream: KVStream, place: Place, windows: int) -> History:
-    """The last windows of a place."""
+    """Return the last windows of a place."""
     builder = HistoryBuilder(stream.config.metrics.window_seconds)
     for tier in stream.tiers(*place):
         builder.add(tier.ring.last(windows), tier.hits_are_known)
@@ -179,7 +179,7 @@ async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Dist
 
 
 def blocks(stream: KVStream, place: Place) -> Blocks | None:
-    """The blocks of a place; None if it is not one source and tier."""
+    """Return the blocks of a place; None if it is not one source and tier."""
     tiers = stream.tiers(*place)
     if len(tiers) != 1:
         return None
