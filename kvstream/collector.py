@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from kvstream._core.ids import below_rate, generation_hash, source_seed
 from kvstream._core.recorder import CallRecorder
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.types import CacheAlert
-from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.blocks.observations import EvictionBatch, KVCacheEvictionEvent
 from kvstream.clock import Clock
 from kvstream.config import MetricsConfig

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from anyio.lowlevel import checkpoint
 
+from kvstream._core.ids import below_rate
 from kvstream._core.recorder import StepRecorder, checked_time
 from kvstream._core.table import mix
-from kvstream.blocks.hashing import below_rate
 from kvstream.config import OverflowPolicy
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, int64_packer, label_number
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op, checked_labels

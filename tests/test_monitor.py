@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvstream._core.ids import below_rate, generation_hash, source_seed
 from kvstream.alerts.types import AlertLevel
-from kvstream.blocks.hashing import below_rate, generation_hash, source_seed
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import REASONS

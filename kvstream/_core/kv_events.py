@@ -20,7 +20,7 @@ import numpy as np
 if cython.compiled:  # pragma: no cover
     from cython.cimports.libc.string import memcmp, memcpy
 
-from kvstream.blocks.hashing import group_salt
+from kvstream._core.ids import group_salt
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import MAX_FRAME_EVENTS, label_number
 from kvstream.events.types import MAX_RANK, Labels, Op

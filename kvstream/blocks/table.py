@@ -4,9 +4,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kvstream._core.build import warn_if_interpreted
+from kvstream._core.ids import source_seed
 from kvstream._core.table import NOT_LIVE, Table
 from kvstream.blocks.block_map import BlockMap, block_map
-from kvstream.blocks.hashing import source_seed
 from kvstream.blocks.observations import Column, ContentChanges, EvictionBatch, Observations, Owned
 from kvstream.blocks.owners import Owners
 from kvstream.blocks.state import BlockMetricsState, HotBlock

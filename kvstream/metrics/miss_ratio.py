@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from kvstream._core.ids import are_below
 from kvstream._core.table import LruStack, mix
-from kvstream.blocks.hashing import are_below
 from kvstream.blocks.observations import joined
 from kvstream.events.frame import I64
 

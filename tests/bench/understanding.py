@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from kvstream import KVStream, MetricsConfig, StreamConfig
+from kvstream._core.table import mix
 from kvstream.bench.streams import busy, filling
-from kvstream.blocks.hashing import mix
 from kvstream.events.codec import decode_lines, encode_lines
 from kvstream.events.frame import joined_frames
 from kvstream.events.types import Labels, Op

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream.blocks.hashing import are_below
+from kvstream._core.ids import are_below
 from kvstream.blocks.observations import Observations, joined
 from kvstream.blocks.table import BlockTable
 from kvstream.events.frame import EventFrame, as_int64

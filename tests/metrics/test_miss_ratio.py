@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream.blocks.hashing import are_below
+from kvstream._core.ids import are_below
 from kvstream.events.types import Op
 from kvstream.metrics.miss_ratio import MissRatioCurve
 from kvstream.sources.reader import EventReader

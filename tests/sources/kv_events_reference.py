@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta, Raw
 
-from kvstream.blocks.hashing import folded, group_salt
+from kvstream._core.ids import folded, group_salt
 from kvstream.events.frame import MAX_FRAME_EVENTS
 from kvstream.events.types import MAX_RANK, Op
 from kvstream.text.names import bounded_name

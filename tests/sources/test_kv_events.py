@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kvstream.sources.kv_events
+from kvstream._core.ids import group_salt
 from kvstream._core.kv_events import MAX_DEPTH
-from kvstream.blocks.hashing import group_salt
 from kvstream.events.frame import MAX_FRAME_EVENTS
 from kvstream.events.types import Op
 from kvstream.monitor import Monitor

@@ -25,7 +25,7 @@ async def test_captured_alerts_know_what_fires():
         firing = {alert.fingerprint for alert in stream.firing()}
     assert captured.alerts
     assert firing <= {alert.fingerprint for alert in captured.alerts}
-    assert {alert.rule for alert in captured.alerts} == {"occupancy_high"}
+    assert {alert.rule for alert in captured.alerts} == {"occupancy_high", "capacity_exceeded"}
 
 
 def test_the_events_of_a_script_are_in_order_of_time():

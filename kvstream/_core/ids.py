@@ -1,4 +1,4 @@
-"""The fixed hash of block ids, which places them in the index and decides what is sampled."""
+"""Block ids: folded to 64 bits, salted by group, and hashed for sampling alike in every process."""
 
 import zlib
 from functools import lru_cache
