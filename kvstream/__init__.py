@@ -5,7 +5,7 @@ from kvstream.alerts.rule import Rule
 from kvstream.alerts.rules_file import default_rules, load_rules
 from kvstream.alerts.silences import Silence
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
-from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.blocks.apply_result import KVCacheEvictionEvent
 from kvstream.blocks.state import BlockMetricsState
 from kvstream.collector import (
     BatchMetricsCollector,
@@ -13,6 +13,7 @@ from kvstream.collector import (
     create_metrics_collector,
 )
 from kvstream.config import MetricsConfig, StreamConfig, load_config
+from kvstream.engine.monitor import Monitor
 from kvstream.errors import (
     ClosedStreamError,
     ConfigError,
@@ -34,11 +35,10 @@ from kvstream.events.types import (
 from kvstream.metrics.patterns import AccessPatternAnalysis, LifetimeDistribution
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.metrics.trend import Trend
-from kvstream.monitor import Monitor
-from kvstream.producer import Producer
-from kvstream.sinks.socket import connect
+from kvstream.recording.producer import Producer
 from kvstream.stream import KVStream
-from kvstream.subscribers import Subscription
+from kvstream.subscriptions import Subscription
+from kvstream.transport.client import connect
 
 __all__ = [
     "AccessPatternAnalysis",

@@ -14,13 +14,14 @@ from kvstream._core.ids import below_rate, generation_hash, source_seed
 from kvstream._core.recorder import CallRecorder
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.types import CacheAlert
-from kvstream.blocks.observations import EvictionBatch, KVCacheEvictionEvent
-from kvstream.clock import Clock
+from kvstream.blocks.apply_result import EvictionBatch, KVCacheEvictionEvent
 from kvstream.config import MetricsConfig
+from kvstream.engine.monitor import Monitor, total_measurements
 from kvstream.errors import ClosedStreamError, ConfigError
+from kvstream.events.clock import Clock
 from kvstream.events.frame import MAX_FRAME_EVENTS, as_int64
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Op
-from kvstream.fork import close_in_children
+from kvstream.faults.fork import close_in_children
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.patterns import (
     AccessPatternAnalysis,
@@ -30,8 +31,7 @@ from kvstream.metrics.patterns import (
 )
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.trend import Trend
-from kvstream.monitor import Monitor, total_measurements
-from kvstream.recorder import HasBlockId, recorded_frame
+from kvstream.recording.recorder import HasBlockId, recorded_frame
 
 _BATCH_EVENTS = 4096
 

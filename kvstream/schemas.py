@@ -9,8 +9,7 @@ import msgspec
 import numpy as np
 
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType, fingerprint
-from kvstream.analysis import CacheAnalysis
-from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.blocks.apply_result import KVCacheEvictionEvent
 from kvstream.events.codec import WireFrame, encode_frame, encode_lines
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import MAGIC
@@ -24,9 +23,10 @@ from kvstream.events.types import (
     Malformed,
 )
 from kvstream.metrics.summary import CacheMetricsSummary
-from kvstream.report.report import Report
+from kvstream.reports.overview import State
+from kvstream.reports.report import Report
+from kvstream.reports.verdict import CacheAnalysis
 from kvstream.sources.zmq_events import SubscriberStatistics
-from kvstream.web.state import State
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _INPUTS: tuple[type[msgspec.Struct], ...] = (

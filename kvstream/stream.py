@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, M
 from contextlib import AsyncExitStack
 from functools import lru_cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -19,23 +19,24 @@ from kvstream.alerts.heartbeat import heartbeat_alert, heartbeat_rule
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silence, Silences, exactly, fits
 from kvstream.alerts.types import AlertLevel, CacheAlert
-from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.blocks.apply_result import KVCacheEvictionEvent
 from kvstream.blocks.state import HotBlock
-from kvstream.clock import Clock
 from kvstream.config import OverflowPolicy, StreamConfig
+from kvstream.engine.cache import TierMonitor
+from kvstream.engine.limits import StreamLimits
+from kvstream.engine.monitor import Gathering, Monitor, SourceMonitor, accounts_of
+from kvstream.engine.recorded import RecordedTime
 from kvstream.errors import ClosedStreamError, MalformedInputError
+from kvstream.events.clock import Clock
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed, checked_name
-from kvstream.faults import FaultLog
-from kvstream.fork import close_in_children
-from kvstream.limits import StreamLimits
+from kvstream.faults.fork import close_in_children
+from kvstream.faults.log import FaultLog
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
-from kvstream.monitor import Gathering, Monitor, SourceMonitor, accounts_of
-from kvstream.producer import Producer, ProducerStatistics
-from kvstream.producers import ProducerSet, ProducersStatistics
-from kvstream.queue import FrameQueue, Item, QueueStatistics, batches_in_order, batches_of
-from kvstream.recorded import RecordedTime
-from kvstream.subscribers import (
+from kvstream.recording.producer import Producer, ProducerStatistics
+from kvstream.recording.queue import FrameQueue, Item, QueueStatistics, batches_in_order, batches_of
+from kvstream.recording.registry import ProducerSet, ProducersStatistics
+from kvstream.subscriptions import (
     Batching,
     Delivery,
     SubscriberPolicy,
@@ -43,10 +44,6 @@ from kvstream.subscribers import (
     SubscriptionStatistics,
     Topic,
 )
-from kvstream.tier import TierMonitor
-
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
 
 AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any] | Delivery)
 GroupHandler = TypeVar("GroupHandler", bound=Callable[[AlertGroup], Any] | Delivery)
@@ -349,44 +346,6 @@ class KVStream:
             raise ClosedStreamError("the stream is closed")
 
     # Getting results out
-
-    def asgi(
-        self,
-        *,
-        token: str | None = None,
-        allowed_hosts: Iterable[str] = (),
-        authenticated: bool = False,
-        max_clients: int = 256,
-    ) -> "Starlette":
-        """Return the dashboard, the API, ``/metrics`` and live events, to mount or to run in an ASGI server.
-
-        Make it before the stream opens, so that no alert is missed. As it cannot know where its server
-        listens, it answers without a token only what is asked of this machine by a name of its own, such as
-        ``localhost``; else any page in a browser here could read it by DNS rebinding.
-
-        Args:
-            token: What a request must bring as bearer token, if anything.
-            allowed_hosts: Names in the ``Host`` header that are answered besides those of loopback, such as
-                ``kv.example.org``; with a token and no names, all are.
-            authenticated: The application around it has asked who comes: neither token nor name is asked for.
-            max_clients: Browsers that may follow live at once; one more displaces another.
-
-        Raises:
-            MissingExtraError: If ``kvstream[web]`` is not installed.
-            ConfigError: If the token is empty, a name is none, or ``authenticated`` comes with either.
-
-        Example:
-            ``app.mount("/kvstream", stream.asgi(token="secret"))``
-        """
-        from kvstream.web.app import create_app  # here, as it is built on streams and needs an extra
-
-        return create_app(
-            self,
-            token=token,
-            allowed_hosts=allowed_hosts,
-            authenticated=authenticated,
-            max_clients=max_clients,
-        )
 
     async def silence(self, silence: Silence) -> Silence:
         """Begin a silence; what it covers and still fires at its end is notified then.

@@ -6,8 +6,8 @@ import anyio
 
 from kvstream import KVStream, MetricsConfig, StreamConfig
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
-from kvstream.link import Endpoint
 from kvstream.sources.synthetic import generate
+from kvstream.transport.endpoint import Endpoint
 from kvstream.web.server import HttpServer
 from tests.waiting import DEADLINE as DEADLINE
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from kvstream.config import MetricsConfig
+from kvstream.engine.monitor import Monitor
 from kvstream.events.types import Op
-from kvstream.monitor import Monitor
 from kvstream.sources.reader import EventReader
 from kvstream.testing import ReferenceTable
 from tests.blocks.test_table import apply_plain

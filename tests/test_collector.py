@@ -18,9 +18,9 @@ from kvstream import (
     create_metrics_collector,
 )
 from kvstream import collector as installed
+from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame, as_int64
 from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Op
-from kvstream.monitor import Monitor
 from tests.interpreted import interpreted
 
 FORMS = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kvstream import ConfigError, EventFrame, KVStream, Labels, MetricsConfig, StreamConfig, load_config
 from kvstream.alerts.rule import Page, Rule
 from kvstream.alerts.types import MetricType
-from kvstream.monitor import Monitor
+from kvstream.engine.monitor import Monitor
 from tests.strategies import fewer
 
 

@@ -122,7 +122,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("tests", ["tests/test_recorder.py", "tests/test_collector.py"])
+@pytest.mark.parametrize("tests", ["tests/recording/test_recorder.py", "tests/test_collector.py"])
 def test_the_recorder_does_nothing_that_the_sanitizers_forbid(built, tests):
     assert_clean(run(built, "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "", tests))
 

@@ -16,8 +16,8 @@ from types import MemberDescriptorType
 
 import numpy as np
 
-from kvstream.clock import Clock
 from kvstream.errors import MalformedInputError
+from kvstream.events.clock import Clock
 from kvstream.events.frame import as_int64
 from kvstream.events.types import REASON_CODE as _REASON_CODE
 from kvstream.events.types import UNKNOWN_REASON as _UNKNOWN_REASON
@@ -98,7 +98,7 @@ class _Columns:
 
     @cython.cfunc
     def recorded(self):
-        """Return a copy of all events as ``kvstream.recorder.Recorded``, and empty the columns."""
+        """Return a copy of all events as ``kvstream.recording.recorder.Recorded``, and empty the columns."""
         n: cython.Py_ssize_t = self.n
         taken = (
             bytes(self.ops[:n]),
@@ -503,7 +503,7 @@ class CallRecorder(_Recorder):
         self._put_all(op, ids, _reason_code(reason))
 
     def _take_recorded(self):
-        """Take out everything recorded, as ``kvstream.recorder.Recorded``."""
+        """Take out everything recorded, as ``kvstream.recording.recorder.Recorded``."""
         if cython.compiled:
             return self._copy_out(self._replace_columns())
         with self._guard:

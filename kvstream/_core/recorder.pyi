@@ -1,8 +1,8 @@
 from collections.abc import Callable
 from typing import Any, Final, final
 
-from kvstream.clock import Clock
-from kvstream.recorder import Block, Blocks, Recorded
+from kvstream.events.clock import Clock
+from kvstream.recording.recorder import Block, Blocks, Recorded
 
 COMPILED: Final[bool]
 

@@ -12,7 +12,7 @@ from kvstream.alerts.rule import Rule, alert_by
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import DROP_METRICS, CacheAlert, MetricType
 from kvstream.metrics.summary import ALL
-from kvstream.words import time_of_day
+from kvstream.text.numbers import time_of_day
 
 _KIND_METRICS = {
     "repeated": MetricType.REPEATED_FRAMES,

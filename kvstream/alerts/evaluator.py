@@ -18,9 +18,9 @@ from kvstream.alerts.points import Point, points_of
 from kvstream.alerts.rule import Rule, alert_by
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
-from kvstream.metrics.load import LookupHistory
+from kvstream.metrics.lookup_clock import LookupHistory
 from kvstream.metrics.window import Window
-from kvstream.words import time_of_day
+from kvstream.text.numbers import time_of_day
 
 _WARM_UP_SECONDS = 90.0
 _RECURS_SECONDS = 600.0  # after which an incident of the same rule is another one

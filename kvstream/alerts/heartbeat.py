@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from kvstream.alerts.rule import Rule, alert_by
 from kvstream.alerts.types import CacheAlert, MetricType
 from kvstream.metrics.summary import ALL
-from kvstream.words import time_of_day
+from kvstream.text.numbers import time_of_day
 
 
 def heartbeat_rule(rules: Iterable[Rule]) -> Rule | None:

@@ -19,7 +19,7 @@ from kvstream.alerts.scoring import (
 )
 from kvstream.alerts.types import CacheAlert
 from kvstream.errors import ConfigError
-from kvstream.words import time_of_day
+from kvstream.text.numbers import time_of_day
 
 _MOST_RELATIVE = 100_000_000  # seconds, three years; numbers beyond are times since the Unix epoch
 

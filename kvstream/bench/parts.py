@@ -10,14 +10,14 @@ from kvstream.bench.captures import captured_batches
 from kvstream.bench.rival import Block, PlainCollector
 from kvstream.bench.streams import busy, filling
 from kvstream.blocks.table import BlockTable
-from kvstream.clock import Clock
 from kvstream.collector import KVCacheMetricsCollector
+from kvstream.engine.monitor import Monitor
+from kvstream.events.clock import Clock
 from kvstream.events.codec import decode_frame, decode_lines, encode_frame, encode_lines
 from kvstream.events.frame import EventFrame, joined_frames
 from kvstream.events.types import Op
-from kvstream.monitor import Monitor
-from kvstream.producer import Producer
-from kvstream.queue import FrameQueue
+from kvstream.recording.producer import Producer
+from kvstream.recording.queue import FrameQueue
 from kvstream.sources.kv_events import KVEventDecoder
 from kvstream.stream import KVStream
 

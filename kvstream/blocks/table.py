@@ -6,9 +6,9 @@ import numpy.typing as npt
 from kvstream._core.build import warn_if_interpreted
 from kvstream._core.ids import source_seed
 from kvstream._core.table import NOT_LIVE, Table
-from kvstream.blocks.block_map import BlockMap, block_map
-from kvstream.blocks.observations import Column, ContentChanges, EvictionBatch, Observations, Owned
-from kvstream.blocks.owners import Owners
+from kvstream.blocks.apply_result import Column, ContentChanges, EvictionBatch, Observations, Owned
+from kvstream.blocks.attribution import Owners
+from kvstream.blocks.heat_map import BlockMap, block_map
 from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.events.frame import I64, U16, EventFrame, as_int64
 from kvstream.events.types import Op

@@ -7,16 +7,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kvstream.analysis import Analysis, CacheAnalysis
-from kvstream.blocks.sizes import block_bytes_of_file
+from kvstream.cli.json_lines import JsonLines
 from kvstream.cli.recordings import BlockTokens, ModelConfig, Recordings, read_recordings, recordings
 from kvstream.cli.render import console, summary_table
 from kvstream.cli.session import Capacity, ConfigFile, Json, wants_lines
 from kvstream.config import MetricsConfig, load_config
-from kvstream.sinks.jsonl import JsonLines
+from kvstream.reports.block_size import block_bytes_of_file
+from kvstream.reports.verdict import Analysis, CacheAnalysis
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.text.escape import for_terminal
-from kvstream.words import gib, ratio, seconds
+from kvstream.text.numbers import gib, ratio, seconds
 
 EXAMPLES = """
 [bold]Examples[/bold]

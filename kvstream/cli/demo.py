@@ -13,9 +13,9 @@ from kvstream.cli.session import Output, Session, run_session
 from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Labels, Op
-from kvstream.link import Endpoint
 from kvstream.sources.synthetic import SCANNED, Workload, generate
 from kvstream.stream import KVStream
+from kvstream.transport.endpoint import Endpoint
 
 EXAMPLES = """
 [bold]Examples[/bold]

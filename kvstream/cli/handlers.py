@@ -10,10 +10,10 @@ import typer
 
 from kvstream.alerts.types import AlertLevel
 from kvstream.errors import ConfigError
-from kvstream.sinks.alert_file import AlertFile
-from kvstream.sinks.alertmanager import Alertmanager
-from kvstream.sinks.command import Command
-from kvstream.sinks.webhook import Webhook, slack_payload
+from kvstream.notifiers.alert_file import AlertFile
+from kvstream.notifiers.alertmanager import Alertmanager
+from kvstream.notifiers.command import Command
+from kvstream.notifiers.webhook import Webhook, slack_payload
 from kvstream.stream import KVStream
 from kvstream.text.escape import for_terminal
 
@@ -90,7 +90,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
         for url in self.alertmanager or ():
             Alertmanager(url).attach(stream, min_level)
         if self.otlp is not None:
-            from kvstream.sinks.otel import OpenTelemetry  # here, as it needs an extra
+            from kvstream.exporters.otel import OpenTelemetry  # here, as it needs an extra
 
             OpenTelemetry(self.otlp).attach(stream)
         if self.alert_log is not None:

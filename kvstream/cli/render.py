@@ -17,10 +17,11 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.usage import LabelUsage
+from kvstream.reports.lines import accounts_lines, interval
 from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
 from kvstream.stream import KVStream
 from kvstream.text.escape import for_terminal
-from kvstream.words import accounts_lines, interval, live_blocks, percent, ratio, seconds, time_of_day
+from kvstream.text.numbers import live_blocks, percent, ratio, seconds, time_of_day
 
 LEVEL_STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
 _MALFORMED_SHOWN = 20

@@ -15,12 +15,12 @@ from kvstream.cli.tokens import TokenFile, token_from
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.events.frame import EventFrame
 from kvstream.sinks.kv_events import KVEventEncoder
-from kvstream.sinks.socket import Connection, connect
 from kvstream.sinks.zmq_publisher import KVEventPublisher
 from kvstream.sources.inputs import Input
 from kvstream.sources.timing import Pace, paced
 from kvstream.sources.wire_capture import read_wire_messages
 from kvstream.sources.zmq_events import ZmqAddress
+from kvstream.transport.client import Connection, connect
 
 EXAMPLES = """
 [bold]Examples[/bold]

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from kvstream.blocks.sizes import block_bytes_of_file
 from kvstream.cli.messages import say
 from kvstream.cli.recordings import (
     BlockTokens,
@@ -24,9 +23,10 @@ from kvstream.cli.standard import write_document
 from kvstream.config import MetricsConfig, load_config
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
-from kvstream.report.html import to_html
-from kvstream.report.markdown import to_markdown
-from kvstream.report.report import Report, ReportBuilder
+from kvstream.reports.block_size import block_bytes_of_file
+from kvstream.reports.html import to_html
+from kvstream.reports.markdown import to_markdown
+from kvstream.reports.report import Report, ReportBuilder
 from kvstream.sinks.eviction_table import EvictionTable, check_ending
 from kvstream.sinks.output_file import naming, refuse_inputs, whole_file
 from kvstream.sources.timing import FrameCutter

@@ -15,6 +15,7 @@ from kvstream.alerts.rules_file import builtin_text, default_rules, load_rules
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert
 from kvstream.cli.chosen_rules import chosen_rules
+from kvstream.cli.json_lines import JsonLines
 from kvstream.cli.recordings import read_recordings, recordings
 from kvstream.cli.render import alert_line, console
 from kvstream.cli.session import (
@@ -25,10 +26,9 @@ from kvstream.cli.session import (
 )
 from kvstream.cli.standard import write_document
 from kvstream.config import MetricsConfig, load_config
+from kvstream.engine.monitor import Monitor
+from kvstream.engine.recorded import RecordedTime
 from kvstream.events.frame import EventFrame
-from kvstream.monitor import Monitor
-from kvstream.recorded import RecordedTime
-from kvstream.sinks.jsonl import JsonLines
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.text.escape import for_terminal
 

@@ -37,11 +37,11 @@ from kvstream.cli.tokens import TokenFile, token_from
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError
 from kvstream.events.codec import MAX_FRAME_BYTES
-from kvstream.link import Endpoint
-from kvstream.sources.receive_budget import DEFAULT_RECEIVE_BYTES, ReceiveBudget
-from kvstream.sources.socket import FrameServer
 from kvstream.stream import KVStream
-from kvstream.tls import server_context
+from kvstream.transport.endpoint import Endpoint
+from kvstream.transport.receive_budget import DEFAULT_RECEIVE_BYTES, ReceiveBudget
+from kvstream.transport.server import FrameServer
+from kvstream.transport.tls import server_context
 
 if TYPE_CHECKING:
     from kvstream.web.server import HttpServer

@@ -12,17 +12,17 @@ import msgspec
 import typer
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
-from kvstream.blocks.observations import KVCacheEvictionEvent
+from kvstream.blocks.apply_result import KVCacheEvictionEvent
 from kvstream.cli.chosen_rules import read_rules_on_hangup
 from kvstream.cli.exit_codes import EXIT_ALERT, EXIT_ERROR, EXIT_SIGNAL, EXIT_UNDELIVERED
 from kvstream.cli.exit_codes import EXIT_CODES as EXIT_CODES
 from kvstream.cli.handlers import undelivered_lines
+from kvstream.cli.json_lines import JsonLines
 from kvstream.cli.messages import say
 from kvstream.cli.render import Terminal
 from kvstream.errors import KVStreamError, UnknownFormatError, UnreadableInputError
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
-from kvstream.sinks.jsonl import JsonLines
 from kvstream.sinks.output_file import end_torn_line
 from kvstream.sinks.patient_file import PatientFile
 from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from kvstream.errors import ConfigError
-from kvstream.tokens import checked_token
+from kvstream.transport.tokens import checked_token
 
 VARIABLE = "KVSTREAM_TOKEN"
 

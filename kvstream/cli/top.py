@@ -16,13 +16,13 @@ from kvstream.cli.render import console, summary_table
 from kvstream.cli.session import Capacity, ConfigFile
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError, MissingExtraError
-from kvstream.link import Endpoint
+from kvstream.reports.overview import Place, State, state_of
 from kvstream.sources.files import STDIN
 from kvstream.sources.inputs import Input, live_and_recorded
-from kvstream.sources.socket import FrameServer
 from kvstream.sources.timing import paced
 from kvstream.stream import KVStream
-from kvstream.web.state import Place, State, state_of
+from kvstream.transport.endpoint import Endpoint
+from kvstream.transport.server import FrameServer
 
 if TYPE_CHECKING:
     from kvstream.cli.top_app import TopApp

@@ -13,9 +13,9 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.cli.render import LEVEL_STYLE, alert_line, summary_table
 from kvstream.errors import MissingExtraError
 from kvstream.metrics.summary import ALL, CacheMetricsSummary
+from kvstream.reports.overview import CacheNow, Place, State
 from kvstream.text.escape import for_terminal
-from kvstream.web.state import CacheNow, Place, State
-from kvstream.words import time_of_day
+from kvstream.text.numbers import time_of_day
 
 try:
     from textual.app import App, ComposeResult

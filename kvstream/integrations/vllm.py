@@ -21,10 +21,10 @@ from anyio.lowlevel import current_token
 
 from kvstream._core.recorder import StepRecorder
 from kvstream.config import StreamConfig
-from kvstream.link import Endpoint
-from kvstream.producer import Producer
-from kvstream.recorder import HasBlockId
-from kvstream.sinks.socket import Connection, connect
+from kvstream.recording.producer import Producer
+from kvstream.recording.recorder import HasBlockId
+from kvstream.transport.client import Connection, connect
+from kvstream.transport.endpoint import Endpoint
 
 _START_SECONDS = 5.0
 _STOP_SECONDS = 2.0

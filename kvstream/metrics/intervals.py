@@ -1,6 +1,6 @@
 """Intervals on their way from the table that sees them to their histograms."""
 
-from kvstream.blocks.observations import Observations, joined
+from kvstream.blocks.apply_result import Observations, joined
 from kvstream.events.frame import I64, U16
 from kvstream.metrics.buckets import buckets
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram

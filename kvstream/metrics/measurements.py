@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kvstream.blocks.observations import Observations
+from kvstream.blocks.apply_result import Observations
 from kvstream.events.frame import I64
 from kvstream.events.types import REASONS
 from kvstream.metrics.histogram import ExponentialHistogram

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kvstream._core.ids import are_below
 from kvstream._core.table import LruStack, mix
-from kvstream.blocks.observations import joined
+from kvstream.blocks.apply_result import joined
 from kvstream.events.frame import I64
 
 SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)

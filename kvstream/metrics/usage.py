@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import msgspec
 import numpy as np
 
-from kvstream.blocks.observations import Observations, Owned, joined
+from kvstream.blocks.apply_result import Observations, Owned, joined
 from kvstream.events.frame import I64, U16
 from kvstream.events.types import LABEL_NAMES, Labels
 from kvstream.metrics.histogram import IntervalStats

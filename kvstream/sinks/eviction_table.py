@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from kvstream.blocks.observations import EvictionBatch
+from kvstream.blocks.apply_result import EvictionBatch
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.events.types import REASONS
 from kvstream.text.escape import for_csv, for_unicode

@@ -8,7 +8,7 @@ import stat
 import time
 from collections import deque
 
-from kvstream.faults import FaultLog
+from kvstream.faults.log import FaultLog
 
 _MOST_WAITING_BYTES = 1024 * 1024
 _PIPE_SLICE = 4096  # a pipe that is ready takes so much without blocking (PIPE_BUF)

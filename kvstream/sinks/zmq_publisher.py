@@ -11,7 +11,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from kvstream.errors import MissingExtraError
-from kvstream.faults import FaultLog
+from kvstream.faults.log import FaultLog
 from kvstream.sources.zmq_events import ZmqAddress
 from kvstream.sources.zmq_replay import END_OF_REPLAY
 from kvstream.sources.zmq_sockets import MessageReader, attach_socket, speaks_ipv6

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from kvstream._core.ids import folded, group_salt
-from kvstream.clock import Clock
+from kvstream.events.clock import Clock
 from kvstream.events.frame import EventFrame, label_number, packed_int64
 from kvstream.events.types import REASON_CODE, Labels, Op, Rank, Timestamp
 

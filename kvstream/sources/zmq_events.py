@@ -13,7 +13,7 @@ from anyio.lowlevel import checkpoint
 from kvstream.errors import ConfigError, MalformedInputError, MissingExtraError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
-from kvstream.faults import FaultLog
+from kvstream.faults.log import FaultLog
 from kvstream.sources.kv_events import MAX_PAYLOAD_BYTES
 from kvstream.sources.publisher import Publisher, batch_number
 from kvstream.sources.reports import ReportLimiter

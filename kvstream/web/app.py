@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kvstream.errors import MissingExtraError
-from kvstream.sinks.prometheus import exposition
+from kvstream.exporters.prometheus import exposition
+from kvstream.reports.overview import Place, States, blocks, history, recent_distributions
 from kvstream.stream import KVStream
 from kvstream.text.json import encode_json
-from kvstream.web.state import Place, States, blocks, history, recent_distributions
 
 try:
     from starlette.applications import Starlette
@@ -34,7 +34,7 @@ MAX_CLIENTS = 256
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
-def create_app(
+def application(
     stream: KVStream,
     *,
     token: str | None = None,
@@ -43,7 +43,7 @@ def create_app(
     max_clients: int = MAX_CLIENTS,
     connections: Callable[[], NamedTuple] | None = None,
 ) -> Starlette:
-    """Return a stream's application (see ``KVStream.asgi``); ``connections`` counts its server's."""
+    """Return a stream's application (``kvstream.web.create_app``); ``connections`` counts its server's."""
     access = Access(token, allowed_hosts, authenticated)
     routes, silences = _Routes(stream, max_clients, connections), SilenceRoutes(stream)
     app = Starlette(

@@ -18,7 +18,7 @@ from anyio.lowlevel import checkpoint, current_token
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from kvstream.faults import FaultLog
+from kvstream.faults.log import FaultLog
 
 _REQUEST_SECONDS = 10.0  # within which a request has come whole
 _IDLE_SECONDS = 30  # between requests; a scrape every 15 s keeps its connection

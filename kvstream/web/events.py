@@ -12,9 +12,9 @@ import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from kvstream.alerts.types import CacheAlert
+from kvstream.reports.overview import EVERY_SECONDS, Place, States
 from kvstream.stream import KVStream
 from kvstream.text.json import encode_json
-from kvstream.web.state import EVERY_SECONDS, Place, States
 
 _ALERTS_KEPT = 1000
 _SLOW_SECONDS = 5.0

@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kvstream.errors import ConfigError
-from kvstream.faults import FaultLog
+from kvstream.faults.log import FaultLog
 from kvstream.text.escape import shortened
 
 COOKIE = "kvstream_session"

@@ -6,9 +6,9 @@ import ssl
 from collections.abc import Iterable
 
 from kvstream.errors import ConfigError, MissingExtraError
-from kvstream.link import Endpoint
 from kvstream.stream import KVStream
-from kvstream.web.app import MAX_CLIENTS, create_app
+from kvstream.transport.endpoint import Endpoint
+from kvstream.web.app import MAX_CLIENTS, application
 
 try:
     from kvstream.web.connections import Connections, ConnectionStatistics
@@ -58,7 +58,7 @@ class HttpServer:
         endpoint.require_guard(self.url, token, insecure)
         self._unprotected = token is not None and tls is None and not endpoint.is_local
         self._connections = Connections(stream.faults, max_connections, tls)
-        self._app = create_app(
+        self._app = application(
             stream,
             token=token,
             allowed_hosts=allowed_hosts,

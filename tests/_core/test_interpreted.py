@@ -40,7 +40,7 @@ def test_the_interpreted_core_equals_the_plain_twin(interpreted):
 
 def test_it_says_once_that_it_is_slow(interpreted):
     program = (
-        "import logging; logging.basicConfig(); from kvstream.monitor import Monitor; "
+        "import logging; logging.basicConfig(); from kvstream.engine.monitor import Monitor; "
         "from kvstream.bench.streams import filling; "
         "[Monitor().process(filling(10)) for _ in range(3)]"
     )
@@ -52,7 +52,7 @@ def test_it_says_once_that_it_is_slow(interpreted):
 def test_it_needs_no_cython(interpreted):
     program = (
         "import sys; sys.modules['cython'] = None; from kvstream._core import table; "
-        "from kvstream.monitor import Monitor; from kvstream.bench.streams import busy; "
+        "from kvstream.engine.monitor import Monitor; from kvstream.bench.streams import busy; "
         "print(table.COMPILED, len(Monitor().process(busy(50, 200)).alerts))"
     )
     done = interpreted("-c", program)

@@ -6,12 +6,12 @@ import pytest
 from kvstream._core.recorder import StepRecorder
 from kvstream.bench.streams import busy, filling
 from kvstream.blocks.table import BlockTable
+from kvstream.engine.monitor import Monitor
 from kvstream.events.codec import decode_frame, decode_lines, encode_frame, encode_lines
 from kvstream.events.frame import frames_from_events
 from kvstream.events.types import Op
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
-from kvstream.monitor import Monitor
-from kvstream.recorder import recorded_frame
+from kvstream.recording.recorder import recorded_frame
 
 EVENTS = 16_384
 

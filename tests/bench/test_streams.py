@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from kvstream.bench.streams import busy, filling
+from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import joined_frames
 from kvstream.events.types import Op
-from kvstream.monitor import Monitor
 
 
 @pytest.mark.parametrize("content", [False, True], ids=["slots", "content"])

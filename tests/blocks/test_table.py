@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstream._core.ids import are_below
-from kvstream.blocks.observations import Observations, joined
+from kvstream.blocks.apply_result import Observations, joined
 from kvstream.blocks.table import BlockTable
 from kvstream.events.frame import EventFrame, as_int64
 from kvstream.events.types import REASONS, Labels

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from kvstream.link import with_length
+from kvstream.transport.endpoint import with_length
 from tests.cli.conftest import DEADLINE, SCAN, running
 from tests.cli.test_serve import listening
 

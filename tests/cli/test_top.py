@@ -13,7 +13,7 @@ import pytest
 from kvstream import KVStream, MetricsConfig, StreamConfig, connect
 from kvstream.cli.top import ServerWatch, StreamWatch
 from kvstream.cli.top_app import TopApp
-from kvstream.web.state import Place
+from kvstream.reports.overview import Place
 from tests.cli.conftest import COMMAND
 from tests.ports import free_port
 from tests.serving import DEADLINE, alert, send_chat, served, tell

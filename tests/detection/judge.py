@@ -9,8 +9,8 @@ from statistics import median
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.scoring import Gathered, Incident, Notification, Raised, Score, score
 from kvstream.config import MetricsConfig
+from kvstream.engine.monitor import Monitor
 from kvstream.events.types import Op
-from kvstream.monitor import Monitor
 from tests.detection.streams import Stream
 from tests.detection.traffic import SECOND, START
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvstream.engine.monitor import Monitor
 from kvstream.events import sequence as module
 from kvstream.events.frame import EventFrame
 from kvstream.events.sequence import Arrival, FrameSequence
-from kvstream.monitor import Monitor
 from tests.reference import ReferenceSequence
 
 LARGEST = 2**63 - 1

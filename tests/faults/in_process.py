@@ -12,16 +12,17 @@ import anyio
 import msgspec
 
 from kvstream import KVStream, MetricsConfig, StreamConfig
+from kvstream.engine.monitor import Monitor
 from kvstream.errors import KVStreamError, MalformedInputError
 from kvstream.events.codec import decode_frame, encode_frame
 from kvstream.events.frame import EventFrame
-from kvstream.link import Endpoint, Hello
-from kvstream.monitor import Monitor
 from kvstream.sources.inputs import Input, live_and_recorded
 from kvstream.sources.publisher import Publisher
 from kvstream.sources.reader import EventReader
-from kvstream.sources.socket import FrameServer
 from kvstream.sources.synthetic import generate
+from kvstream.transport.endpoint import Endpoint, Hello
+from kvstream.transport.server import FrameServer
+from kvstream.web import create_app
 from tests.faults import mutants
 from tests.faults.tally import Tally, kind_of
 from tests.waiting import DEADLINE
@@ -285,7 +286,7 @@ def check_accounts(tally: Tally, seed: int, stream: KVStream) -> None:
 async def requests(tally: Tally, seed: int, count: int) -> None:
     rng = seeded("requests", seed)
     stream = KVStream(quiet_config())
-    app = stream.asgi(token=mutants.TOKEN)
+    app = create_app(stream, token=mutants.TOKEN)
     async with stream:
         for source in ("vllm-0", "[/red]\x1b[31m"):
             for frame in generate("chat", 600, blocks=64, rate=2_000, source=source):

@@ -13,10 +13,10 @@ from anyio import to_thread
 
 from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.integrations.vllm import BackgroundConnection, StreamingCollector, register
-from kvstream.link import Endpoint
-from kvstream.sources.socket import FrameServer
 from kvstream.stream import KVStream
-from tests.sources.test_socket import DEADLINE, serving
+from kvstream.transport.endpoint import Endpoint
+from kvstream.transport.server import FrameServer
+from tests.transport.test_server import DEADLINE, serving
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream.blocks.observations import Observations, Owned
+from kvstream.blocks.apply_result import Observations, Owned
 from kvstream.metrics import intervals as module
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.intervals import Intervals

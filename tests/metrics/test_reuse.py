@@ -1,6 +1,6 @@
 from hypothesis import given
 
-from kvstream.monitor import Monitor
+from kvstream.engine.monitor import Monitor
 from kvstream.testing import ReferenceTable
 from tests.blocks.test_table import apply_plain
 from tests.strategies import frame, plain_events

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstream.config import MetricsConfig
+from kvstream.engine.monitor import Monitor
 from kvstream.metrics.trend import autocorrelation, detect_trend, fit_line
-from kvstream.monitor import Monitor
 from kvstream.sources.synthetic import generate
 
 SERIES = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 1)), min_size=8, max_size=40)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream.blocks.observations import Observations, Owned
+from kvstream.blocks.apply_result import Observations, Owned
 from kvstream.config import MetricsConfig
+from kvstream.engine.monitor import Monitor
 from kvstream.events.types import Labels
 from kvstream.metrics.usage import UsageByOwner
-from kvstream.monitor import Monitor
 from kvstream.testing import ReferenceTable
 from tests.reference import ReferenceContents, ReferenceGhosts
 from tests.strategies import cuts, fewer, frame, plain_events

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream.blocks.observations import Observations
+from kvstream.blocks.apply_result import Observations
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.window import LATE_WINDOWS, WindowRing
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvstream.engine.monitor import Monitor
 from kvstream.metrics.working_set import ERROR, DistinctCounter, WorkingSetHistory
-from kvstream.monitor import Monitor
 from tests.strategies import frame
 
 SECOND = 1_000_000_000

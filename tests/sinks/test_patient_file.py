@@ -5,7 +5,7 @@ import resource
 
 import pytest
 
-from kvstream.faults import FaultLog
+from kvstream.faults.log import FaultLog
 from kvstream.sinks.patient_file import PatientFile
 
 LINE = b"x" * 39 + b"\n"

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 import kvstream.sources.kv_events
 from kvstream._core.ids import group_salt
 from kvstream._core.kv_events import MAX_DEPTH
+from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import MAX_FRAME_EVENTS
 from kvstream.events.types import Op
-from kvstream.monitor import Monitor
 from kvstream.sources.kv_events import KVEventDecoder
 from tests.interpreted import interpreted
 from tests.sources.fuzz_wire import fuzz, payloads, same

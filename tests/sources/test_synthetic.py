@@ -1,7 +1,7 @@
 import pytest
 
+from kvstream.engine.monitor import Monitor
 from kvstream.events.types import Op
-from kvstream.monitor import Monitor
 from kvstream.sources.synthetic import START_NS, WORKLOADS, generate
 
 

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
-from kvstream.monitor import Monitor
 from kvstream.sources.timing import FrameCutter, merge_by_time
 
 

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream.monitor import Monitor
+from kvstream.engine.monitor import Monitor
 from kvstream.sources.traces import PrefixCacheTrace
 
 

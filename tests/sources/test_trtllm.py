@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from kvstream.monitor import Monitor
+from kvstream.engine.monitor import Monitor
 from kvstream.sources.trtllm import TensorRTDecoder
 from tests.strategies import mutated
 

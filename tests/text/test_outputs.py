@@ -16,16 +16,16 @@ from rich.console import Console
 from kvstream import EventFrame, MetricsConfig
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
 from kvstream.cli import analyze, messages, render, top_app
+from kvstream.cli.json_lines import JsonLines
 from kvstream.errors import MalformedInputError
 from kvstream.events.types import Labels, Malformed, Op, checked_name
-from kvstream.report.html import to_html
-from kvstream.report.markdown import to_markdown
-from kvstream.report.report import ReportBuilder
+from kvstream.reports.html import to_html
+from kvstream.reports.markdown import to_markdown
+from kvstream.reports.overview import CacheNow
+from kvstream.reports.report import ReportBuilder
 from kvstream.sinks.eviction_table import EvictionTable
-from kvstream.sinks.jsonl import JsonLines
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.text.escape import for_csv, for_terminal, for_unicode
-from kvstream.web.state import CacheNow
 from tests.text.test_escape import HOSTILE_NAMES, names
 
 CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e]")

@@ -8,9 +8,9 @@ import anyio
 from playwright.async_api import async_playwright
 
 from kvstream import EventFrame, KVStream, MetricsConfig, StreamConfig
-from kvstream.link import Endpoint
-from kvstream.sinks.prometheus import exposition
+from kvstream.exporters.prometheus import exposition
 from kvstream.sources.synthetic import generate
+from kvstream.transport.endpoint import Endpoint
 from kvstream.web.server import HttpServer
 from tests.browsers import CHROMIUM, QUIET
 

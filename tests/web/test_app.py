@@ -16,8 +16,9 @@ import kvstream.web.events as events_module
 from kvstream import KVStream
 from kvstream.errors import ConfigError
 from kvstream.events.types import Op
-from kvstream.link import Endpoint
 from kvstream.sources.synthetic import generate
+from kvstream.transport.endpoint import Endpoint
+from kvstream.web import create_app
 from kvstream.web.server import HttpServer
 from tests.serving import DEADLINE, alert, send_chat, served, tell
 
@@ -159,7 +160,7 @@ def test_a_port_that_is_taken_is_told():
 
 async def test_it_mounts_in_another_application():
     stream = KVStream()
-    app = Starlette(routes=[Mount("/kvstream", stream.asgi(token="s3cret"))])
+    app = Starlette(routes=[Mount("/kvstream", create_app(stream, token="s3cret"))])
     transport = httpx2.ASGITransport(app=app)
     async with (
         stream,

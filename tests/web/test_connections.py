@@ -16,7 +16,7 @@ import pytest
 
 import kvstream.web.connections as connections_module
 from kvstream import KVStream
-from kvstream.link import Endpoint
+from kvstream.transport.endpoint import Endpoint
 from kvstream.web.server import HttpServer
 from tests.serving import DEADLINE, send_chat, served
 

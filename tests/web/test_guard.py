@@ -10,6 +10,7 @@ from starlette.routing import Mount
 
 from kvstream import KVStream
 from kvstream.errors import ConfigError
+from kvstream.web import create_app
 from kvstream.web.guard import COOKIE, host_of
 from tests.waiting import DEADLINE
 
@@ -53,7 +54,7 @@ async def status(client, host, path="/api/summary"):
 
 
 async def test_without_a_token_only_names_of_this_machine_are_answered():
-    async with KVStream() as stream, client_of(stream.asgi()) as client:
+    async with KVStream() as stream, client_of(create_app(stream)) as client:
         for host in OWN_NAMES:
             assert await status(client, host) == 200, host
         for host in OTHER_NAMES:
@@ -67,7 +68,10 @@ async def test_without_a_token_only_names_of_this_machine_are_answered():
 
 
 async def test_hosts_that_are_allowed_are_answered_beside_those_of_this_machine():
-    async with KVStream() as stream, client_of(stream.asgi(allowed_hosts=["KV.example.org"])) as client:
+    async with (
+        KVStream() as stream,
+        client_of(create_app(stream, allowed_hosts=["KV.example.org"])) as client,
+    ):
         assert await status(client, "kv.example.org:443") == 200
         assert await status(client, "localhost") == 200
         assert await status(client, "evil.example") == 421
@@ -76,7 +80,10 @@ async def test_hosts_that_are_allowed_are_answered_beside_those_of_this_machine(
 async def test_with_a_token_every_host_is_answered_unless_some_are_named():
     bearer = {"authorization": "Bearer s3cret"}
     stream = KVStream()
-    any_host, some = stream.asgi(token="s3cret"), stream.asgi(token="s3cret", allowed_hosts=["a.example"])
+    any_host, some = (
+        create_app(stream, token="s3cret"),
+        create_app(stream, token="s3cret", allowed_hosts=["a.example"]),
+    )
     async with stream, client_of(any_host) as first, client_of(some) as second:
         assert (await first.get("/api/summary", headers={**bearer, "host": "b.example"})).status_code == 200
         assert (await second.get("/api/summary", headers={**bearer, "host": "a.example"})).status_code == 200
@@ -85,7 +92,7 @@ async def test_with_a_token_every_host_is_answered_unless_some_are_named():
 
 
 async def test_an_application_that_authenticates_says_so():
-    async with KVStream() as stream, client_of(stream.asgi(authenticated=True)) as client:
+    async with KVStream() as stream, client_of(create_app(stream, authenticated=True)) as client:
         assert await status(client, "anything.example") == 200
 
 
@@ -105,13 +112,13 @@ async def test_an_application_that_authenticates_says_so():
 )
 def test_what_would_let_nobody_or_everybody_in_is_refused(options, said):
     with pytest.raises(ConfigError, match=said):
-        KVStream().asgi(**options)
+        create_app(KVStream(), **options)
 
 
 @pytest.mark.parametrize("token", ["s3cret", "schlüssel ☃", "a+b &=%/", "\udcff\udc80", "x" * 4000])
 async def test_a_token_is_compared_as_bytes(token):
     sent = token.encode("utf-8", "surrogateescape")
-    async with KVStream() as stream, client_of(stream.asgi(token=token)) as client:
+    async with KVStream() as stream, client_of(create_app(stream, token=token)) as client:
         answer = await client.get("/api/summary", headers={b"authorization": b"Bearer " + sent})
         assert answer.status_code == 200
         for wrong in (sent + b"x", sent[:-1], b"", b"\xff\xfe", "é".encode(), "²".encode("latin-1")):
@@ -131,7 +138,7 @@ async def test_a_token_is_compared_as_bytes(token):
 
 async def test_the_cookie_is_not_the_token_and_is_that_of_the_token():
     stream = KVStream()
-    one, same, other = (stream.asgi(token=token) for token in ("s3cret", "s3cret", "another"))
+    one, same, other = (create_app(stream, token=token) for token in ("s3cret", "s3cret", "another"))
     async with stream, client_of(one) as client:
         cookie = (await client.get("/?token=s3cret")).cookies[COOKIE]
         assert "s3cret" not in cookie
@@ -157,7 +164,7 @@ async def test_the_cookie_is_not_the_token_and_is_that_of_the_token():
     ],
 )
 async def test_behind_tls_the_cookie_is_secure(base_url, headers, secure):
-    async with KVStream() as stream, client_of(stream.asgi(token="s3cret"), base_url) as client:
+    async with KVStream() as stream, client_of(create_app(stream, token="s3cret"), base_url) as client:
         given = (await client.get("/?token=s3cret", headers=headers)).headers["set-cookie"]
         assert ("Secure" in given) == secure
         assert "HttpOnly" in given
@@ -179,7 +186,7 @@ class StrippingProxy:
 @pytest.mark.parametrize("kind", ["stripped", "mounted", "at the root"])
 async def test_under_any_prefix_the_cookie_reaches_the_page_and_only_the_page(kind):
     stream = KVStream()
-    app, prefix = stream.asgi(token="s3cret"), "" if kind == "at the root" else "/kvstream"
+    app, prefix = create_app(stream, token="s3cret"), "" if kind == "at the root" else "/kvstream"
     if kind == "stripped":
         app = StrippingProxy(app, prefix)
     elif kind == "mounted":
@@ -196,7 +203,7 @@ async def test_under_any_prefix_the_cookie_reaches_the_page_and_only_the_page(ki
 async def test_a_token_in_a_query_reaches_no_log_of_the_server(caplog):
     seen = []
     stream = KVStream()
-    guarded = stream.asgi(token="s3cret")
+    guarded = create_app(stream, token="s3cret")
 
     async def server(scope, receive, send):
         async def noting_send(message):

@@ -7,7 +7,7 @@ from kvstream import KVStream, Labels
 try:
     from kvstream.exporters.prometheus import exposition
 except ImportError:
-    from kvstream.sinks.prometheus import exposition
+    from kvstream.exporters.prometheus import exposition
 
 
 async def main():

@@ -1,0 +1,1 @@
+"""Events in; windows, alerts and summaries out; synchronous."""

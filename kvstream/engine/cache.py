@@ -1,0 +1,332 @@
+"""TierMonitor: one source and tier, from its events to its windows, rules and alerts."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+
+from kvstream._core.table import PrematureEvictions
+from kvstream.alerts.evaluator import Evaluator
+from kvstream.alerts.points import points_of
+from kvstream.alerts.rule import Rule
+from kvstream.alerts.silences import Silences
+from kvstream.alerts.types import CacheAlert, MetricType
+from kvstream.blocks.apply_result import (
+    ContentChanges,
+    EvictionBatch,
+    KVCacheEvictionEvent,
+    Observations,
+    joined,
+    joined_changes,
+)
+from kvstream.blocks.table import BlockTable
+from kvstream.config import MetricsConfig
+from kvstream.events.frame import I64, EventFrame, joined_frames
+from kvstream.events.types import Labels, Op
+from kvstream.metrics.histogram import ClassicHistogram
+from kvstream.metrics.intervals import Intervals
+from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
+from kvstream.metrics.premature import Returns
+from kvstream.metrics.trend import Trend, detect_trend
+from kvstream.metrics.usage import OwnerUsage, UsageByOwner
+from kvstream.metrics.window import Window, WindowRing
+from kvstream.metrics.working_set import WorkingSetHistory
+
+_RECORDS_AT_ONCE = 4096  # events between two yields where records are made of evictions
+_EVENTS_AT_ONCE = 32_768  # where none are
+_WORK_AT_ONCE = 16  # windows between two yields
+_CLEAR = int(Op.CLEAR)
+_CLEARS_A_WINDOW = 2  # that cost what a window does
+_CHANGES_AT_ONCE = 65_536  # of content: each time costs what a thousand of them do
+_LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
+_TREND_METRICS = (
+    MetricType.LIFETIME,
+    MetricType.IDLE_TIME,
+    MetricType.REUSE_GAP,
+    MetricType.HIT_RATIO,
+    MetricType.EVICTION_RATE,
+)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What processing events led to: alerts that fired or resolved, and evictions in columns.
+
+    Attributes:
+        source: Source of the events.
+        tier: Their tier.
+        alerts: Alerts that fired or resolved.
+        evicted: Evictions, if records are made.
+        settled: Events that are done with now: applied, or counted as dropped.
+    """
+
+    source: str
+    tier: str
+    alerts: list[CacheAlert]
+    evicted: list[EvictionBatch]
+    settled: int = 0
+
+    def eviction_events(self) -> list[KVCacheEvictionEvent]:
+        """Return the evictions one by one."""
+        return [event for batch in self.evicted for event in batch.to_events(self.source, self.tier)]
+
+
+class TierMonitor:
+    """One source and tier: its blocks, its windows, its rules."""
+
+    def __init__(
+        self, source: str, tier: str, config: MetricsConfig, rules: Sequence[Rule], silences: Silences
+    ) -> None:
+        self.source, self.tier, self.config = source, tier, config
+        self.table = BlockTable(
+            source,
+            tier,
+            access_history=config.access_history,
+            sample_rate=config.sample_rate,
+            changes=config.ghost_blocks > 0 or config.curve_contents > 0,
+            owners=config.owners,
+        )
+        self._curve = MissRatioCurve(
+            config.curve_contents,
+            config.curve_lookups or None,
+            config.curve_half_life / config.window_seconds or None,
+        )
+        self._peak = 0  # most blocks that were live at the end of a window
+        self._stores_seen = False  # which may be all that an engine publishes, and no hits
+        self.working_set = WorkingSetHistory()
+        self._usage = UsageByOwner(config.histogram_scale)
+        self.premature = PrematureEvictions(config.ghost_blocks, round(config.ghost_seconds * 1e9))
+        detailed = max(config.trend_window, config.recent_windows)
+        self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale, detailed)
+        self._intervals = Intervals(config.histogram_scale)
+        self.rules = Evaluator(rules, source, tier, config.window_seconds, config.capacity, silences)
+        self.last_ts = 0
+        self._changes: list[ContentChanges] = []  # of the open window, not yet looked at for returns
+        self._lookups, self._looked_up = 0, list[I64]()  # not yet seen by the curve
+        self._changes_waiting = self._lookups_waiting = 0
+        self._restarts_unseen = 0  # not yet in a window
+        self._before = Measurements(config.histogram_scale)  # all closed windows
+
+    def slices(self, frames: Sequence[EventFrame], lost: int) -> Iterator[Outcome]:
+        """Apply frames of at least one event each, and yield after as much as takes some milliseconds.
+
+        The state is whole at each yield; how often it comes changes nothing. Until all is taken,
+        ``pass_time`` and ``restart`` must not be called.
+
+        Args:
+            frames: The frames.
+            lost: What is missing before the first.
+        """
+        together = joined_frames(frames)
+        # A step of the clock is one of a whole frame, so frames around it stay what they are.
+        apart = len(frames) > 1 and self.ring.steps_back(_newest(frames, together))
+        most = _RECORDS_AT_ONCE if self.table.records else _EVENTS_AT_ONCE
+        alerts: list[CacheAlert] = []
+        evicted: list[EvictionBatch] = []
+        events = work = 0
+        for index, part in (
+            (index, piece)
+            for frame in (frames if apart else [together])
+            for index, whole in self.ring.cut(frame, most)
+            for piece in _pieces(whole)
+        ):
+            if work >= _WORK_AT_ONCE or events + len(part.ops) > most:
+                yield Outcome(self.source, self.tier, alerts, evicted, events)
+                alerts, evicted, events, work = [], [], 0, 0
+            window = self._enter(index, alerts)
+            self.table.lookups_below = self._curve.threshold if self.config.curve_contents else 0
+            self.table.counted_since = index * self.config.window_ns
+            window.lost += lost
+            window.restarts += self._restarts_unseen
+            lost = self._restarts_unseen = 0
+            seen = self.table.apply(part)
+            self._stores_seen = self._stores_seen or seen.stores > 0
+            self.working_set.add(index, seen.used)
+            window.measurements.add_counts(seen)
+            self._intervals.observe(seen, window.measurements)
+            self._usage.observe(seen)
+            self._follow(seen.changes)
+            self._keep_lookups(seen.lookups, joined(seen.looked_up))
+            self._curve.observe(seen.accesses, seen.accesses + seen.allocations)
+            window.live = self.table.live_count
+            evicted.extend(seen.evicted)
+            self.last_ts = int(part.ts[-1])
+            events += len(part.ops)
+            work += 1 + seen.clears // _CLEARS_A_WINDOW
+        yield Outcome(self.source, self.tier, alerts, evicted, events)
+
+    def _follow(self, changes: Sequence[ContentChanges | None]) -> None:
+        """Take note of content keys that came and went; returns are looked up for many of them at once."""
+        if not self.config.ghost_blocks:
+            return
+        for some in changes:
+            if some is None:
+                self._settle_premature()
+                self.premature.clear()
+            else:
+                self._changes.append(some)
+                self._changes_waiting += len(some.content)
+        if self._changes_waiting >= _CHANGES_AT_ONCE:
+            self._settle_premature()
+
+    def _settle(self) -> None:
+        """Brings what waits to the open window."""
+        if self.ring.open is not None:
+            self._intervals.settle(self.ring.open.measurements)
+        self._settle_premature()
+
+    def _settle_premature(self) -> None:
+        """Find what came back in the open window."""
+        waiting, self._changes, self._changes_waiting = self._changes, [], 0
+        if waiting and self.ring.open is not None:
+            changes = joined_changes(waiting)
+            begins = changes.begins.view(np.uint8)
+            returns = Returns(*self.premature.apply(changes.content, changes.ts, begins))
+            self.ring.open.measurements.observe_returns(returns)
+            if changes.owners is not None:
+                self._usage.observe_returns(changes.owners.take(returns.rows))
+
+    def _keep_lookups(self, count: int, chosen: I64) -> None:
+        """Take note of so many lookups, and of those chosen from them for the curve to follow."""
+        self._lookups += count
+        if len(chosen):
+            self._looked_up.append(chosen)
+            self._lookups_waiting += len(chosen)
+            if self._lookups_waiting >= _LOOKUPS_AT_ONCE:
+                self._settle_lookups()
+
+    def _settle_lookups(self) -> None:
+        """Lets the curve follow what was looked up."""
+        if self._lookups:
+            self._curve.access(joined(self._looked_up), self._lookups)
+            self._lookups, self._looked_up, self._lookups_waiting = 0, [], 0
+
+    def restart(self) -> None:
+        """End every generation, as the source has lost its cache."""
+        self._restarts_unseen += 1
+        self._settle()
+        seen = Observations()
+        self.table.clear(seen, self.last_ts)
+        self._usage.observe(seen)
+        self.premature.clear()
+        if self.ring.open is not None:
+            self.ring.open.measurements.add_counts(seen)
+            self.ring.open.live = 0
+        else:
+            self._before.cleared += seen.cleared
+
+    def finish(self) -> list[CacheAlert]:
+        """Close the open window."""
+        self._settle()
+        closed = self.ring.close()
+        return [] if closed is None else self._closed(closed)
+
+    def pass_time(self, now_ns: int) -> list[CacheAlert]:
+        """End the windows before a time at which nothing had come for a while."""
+        self._settle()
+        index = now_ns // self.config.window_ns
+        closed = self.ring.advance(index)
+        alerts = [] if closed is None else self._closed(closed)
+        if self.ring.open is not None:
+            self.ring.open.live = self.table.live_count
+        return alerts + self.rules.pass_time(index)
+
+    def _enter(self, index: int, alerts: list[CacheAlert]) -> Window:
+        if self.ring.open is not None and self.ring.open.index != index:
+            self._settle()
+            self._settle_lookups()
+            self._curve.pass_windows(max(1, index - self.ring.open.index))
+        window, closed = self.ring.enter(index)
+        if closed is not None:
+            alerts.extend(self._closed(closed))
+        window.live = self.table.live_count
+        return window
+
+    def _closed(self, window: Window) -> list[CacheAlert]:
+        self._before.merge(window.measurements)
+        self._peak = max(self._peak, window.live)
+        if self.config.curve_half_life:
+            self._curve.furthest = round(SIZES[-1] * (self.config.capacity or self._peak)) or None
+        return self.rules.close(window)
+
+    def add_counts_to(self, total: Measurements) -> None:
+        """Add everything seen since the start but for the histograms, at a fraction of what they cost."""
+        total.add_counts(self._before)
+        if self.ring.open is not None:
+            total.add_counts(self.ring.open.measurements)
+
+    def measurements(self) -> Measurements:
+        """Everything seen since the start."""
+        self._settle()
+        total = Measurements(self.config.histogram_scale)
+        total.merge(self._before)
+        if self.ring.open is not None:
+            total.merge(self.ring.open.measurements)
+        return total
+
+    def recent(self, windows: int, until: int | None = None) -> Measurements:
+        """Return what the last so many windows have seen, up to an index (``WindowRing.recent``)."""
+        self._settle()
+        return self.ring.recent(windows, until)
+
+    @property
+    def classic(self) -> dict[str, ClassicHistogram]:
+        """Intervals since the start in vLLM's buckets, by name."""
+        self._settle()
+        return self._intervals.classic
+
+    def sizes(self) -> CacheSizes:
+        """Return what caches of other sizes would do; nothing where hits or contents are unknown."""
+        self._settle_lookups()
+        peak = max(self._peak, self.table.live_count)
+        blocks = self.config.capacity or peak
+        # Where no hit was ever reported, lookups are misses only, of which no size makes hits.
+        if self.hits_are_known:
+            return self._curve.sizes(blocks, peak)
+        asked_once = None if self._stores_seen else self._curve.asked_once
+        return CacheSizes(blocks=blocks, peak=peak, asked_once=asked_once)
+
+    @property
+    def hits_are_known(self) -> bool:
+        """Whether a hit was ever reported: before, nobody can say whether there are none."""
+        window = self.ring.open
+        return self._before.accesses > 0 or (window is not None and window.measurements.accesses > 0)
+
+    def usage(self) -> list[tuple[Labels | None, OwnerUsage]]:
+        """Return the usage of each label set since the start; nothing where there are no labels."""
+        if self.table.owners is None or not self.table.owners.known:
+            return []
+        self._settle()
+        return list(
+            zip(self.table.owners.labels, self._usage.by_number(self.last_ts, self._intervals), strict=False)
+        )
+
+    def trends(self) -> dict[str, Trend]:
+        """Where the windowed values are going, over the last ``trend_window`` closed windows."""
+        windows = self.ring.closed()[-self.config.trend_window :]
+        series: dict[MetricType, list[tuple[float, float]]] = {metric: [] for metric in _TREND_METRICS}
+        for window in windows:
+            points = points_of(window, self.config.window_seconds, None)
+            for metric, values in series.items():
+                if points[metric].weight and (self.hits_are_known or metric is not MetricType.HIT_RATIO):
+                    values.append((window.index * self.config.window_seconds, points[metric].value))
+        return {
+            metric.value: detect_trend([t for t, _ in values], [v for _, v in values])
+            for metric, values in series.items()
+        }
+
+
+def _pieces(part: EventFrame) -> list[EventFrame]:
+    """Cuts events where they hold many clears, each of which costs what a small frame does."""
+    if part.ops.tobytes().count(_CLEAR) < _WORK_AT_ONCE * _CLEARS_A_WINDOW:  # a tenth of what numpy takes
+        return [part]
+    clears = (part.ops == _CLEAR).nonzero()[0]
+    edges = [*clears[:: _WORK_AT_ONCE * _CLEARS_A_WINDOW].tolist(), len(part)]
+    return [part.take(slice(start, end)) for start, end in pairwise([0, *edges] if edges[0] else edges)]
+
+
+def _newest(frames: Sequence[EventFrame], together: EventFrame) -> I64:
+    """Return the newest time in each frame, ns."""
+    starts = np.cumsum([0, *(len(frame) for frame in frames[:-1])])
+    return np.maximum.reduceat(together.ts, starts)

@@ -1,0 +1,501 @@
+"""Monitor: frames in, block state and windows and rules behind it, alerts and evictions out.
+
+The one engine under ``KVStream``, the collectors and the command line. It is synchronous, does no I/O
+and takes no locks: whoever owns it calls it from one place at a time.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from kvstream.alerts.rule import Rule
+from kvstream.alerts.rules_file import default_rules
+from kvstream.alerts.silences import Silences
+from kvstream.alerts.types import STREAM_METRICS, CacheAlert
+from kvstream.config import MetricsConfig
+from kvstream.engine.cache import Outcome, TierMonitor
+from kvstream.engine.limits import TOO_MANY_BLOCKS, TOO_MANY_CACHES, StreamLimits
+from kvstream.events.frame import EventFrame
+from kvstream.events.sequence import Arrival, FrameSequence
+from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.miss_ratio import CacheSizes
+from kvstream.metrics.summary import (
+    ALL,
+    Accounts,
+    CacheMetricsSummary,
+    recent_metrics,
+    summarize,
+)
+from kvstream.metrics.usage import UsageByLabel
+from kvstream.metrics.working_set import WorkingSet, total_working_set
+
+_KINDS = {"repeat": "repeated", "stale": "stale", "conflict": "conflicting"}
+"""Kinds of frames that more than one producer, or a repeating one, sends; by how they arrive."""
+
+
+class SourceMonitor:
+    """One source: the numbers of its frames, and its tiers."""
+
+    def __init__(
+        self,
+        source: str,
+        config: MetricsConfig,
+        rules: Sequence[Rule],
+        silences: Silences,
+        limits: StreamLimits,
+    ) -> None:
+        self.source = source
+        self.tiers: dict[str, TierMonitor] = {}
+        self.lost_frames = 0
+        self.duplicate_frames = 0
+        self.duplicate_events = 0
+        self.restarts = 0
+        self.duplicates: Counter[str] = Counter()  # frames by kind: repeated, stale, conflicting
+        self.refused: Counter[str] = Counter()  # events by drop reason
+        self._config, self._rules, self._silences = config, rules, silences
+        self._limits = limits
+        self._sequence = FrameSequence()
+        self._lost_unseen = 0  # not yet in a window
+        self._dropped_unseen = 0  # repeats and refused events, not yet in an outcome
+
+    def slices(self, frames: Iterable[EventFrame], records: bool) -> Iterator[Outcome]:
+        """Apply frames, those of a tier joined as far as no loss or restart parts them.
+
+        Yields as ``TierMonitor.slices`` does.
+        """
+        waiting: dict[str, list[EventFrame]] = {}
+        for frame in frames:
+            arrival = self._sequence.arrive(frame)
+            if arrival is not Arrival.NEXT and arrival.value in _KINDS:
+                self.duplicates[_KINDS[arrival.value]] += 1
+            if arrival.is_dropped:
+                self.duplicate_frames += 1
+                self.duplicate_events += len(frame)
+                self._dropped_unseen += len(frame)
+                continue
+            missing = self._sequence.missing
+            if missing or arrival is Arrival.RESTART:
+                for tier in list(waiting):
+                    yield from self._apply(tier, waiting.pop(tier), records)
+                if arrival is Arrival.RESTART:
+                    self.restarts += 1
+                    for restarted in self.tiers.values():
+                        restarted.restart()
+                self.lost_frames += missing
+                self._lost_unseen += missing
+            if frame.tier not in self.tiers and not self._admit(frame):
+                continue
+            if len(frame.ops):
+                waiting.setdefault(frame.tier, []).append(frame)
+        for tier, of_tier in waiting.items():
+            yield from self._apply(tier, of_tier, records)
+        if self._dropped_unseen:
+            yield Outcome(self.source, "", [], [], self._take_dropped())
+
+    def _apply(self, tier: str, frames: Sequence[EventFrame], records: bool) -> Iterator[Outcome]:
+        """Apply frames of one tier."""
+        frames = self._fitting(tier, frames)
+        if not frames:
+            return
+        lost, self._lost_unseen = self._lost_unseen, 0
+        self.tiers[tier].table.records = records
+        for outcome in self.tiers[tier].slices(frames, lost):
+            if self._dropped_unseen:
+                outcome = msgspec.structs.replace(outcome, settled=outcome.settled + self._take_dropped())
+            yield outcome
+
+    def _take_dropped(self) -> int:
+        dropped, self._dropped_unseen = self._dropped_unseen, 0
+        return dropped
+
+    def _admit(self, frame: EventFrame) -> bool:
+        """Make room for a tier; False if there is none."""
+        reason = self._limits.reason_against(len(self.tiers))
+        if reason is not None:
+            self._refuse(reason, len(frame))
+            return False
+        tier = TierMonitor(self.source, frame.tier, self._config, self._rules, self._silences)
+        self.tiers[frame.tier] = tier
+        self._limits.hold(tier.table)
+        return True
+
+    def _fitting(self, tier: str, frames: Sequence[EventFrame]) -> Sequence[EventFrame]:
+        """Return what there is room for."""
+        fitting, beyond = self._limits.fitting(self.tiers[tier].table, frames) if frames else (frames, 0)
+        if beyond:
+            self._refuse(TOO_MANY_BLOCKS, beyond)
+        return fitting
+
+    def _refuse(self, reason: str, events: int) -> None:
+        self.refused[reason] += events
+        self._dropped_unseen += events
+        self._limits.refuse(reason, events)
+
+    def replace_rules(self, rules: Sequence[Rule]) -> list[CacheAlert]:
+        """Judge every tier by other rules from now on; return the alerts that end with their rule."""
+        self._rules = rules
+        return [alert for tier in self.tiers.values() for alert in tier.rules.replace_rules(rules)]
+
+    def note_lost(self, count: int) -> None:
+        """Tells of events that were dropped unasked before they came here."""
+        self._lost_unseen += count
+
+    def finish(self) -> list[CacheAlert]:
+        """Close the open windows of every tier."""
+        alerts: list[CacheAlert] = []
+        for tier in self.tiers.values():
+            if self._lost_unseen and tier.ring.open is not None:
+                tier.ring.open.lost += self._lost_unseen
+                self._lost_unseen = 0
+            alerts.extend(tier.finish())
+        return alerts
+
+
+class ForgottenSources:
+    """What the sources that were forgotten had counted, together.
+
+    Attributes:
+        sources: How many they were.
+        measurements: What was seen of all their tiers.
+        live: Generations that went on when they were forgotten.
+    """
+
+    def __init__(self, histogram_scale: int) -> None:
+        self.sources = 0
+        self.measurements = Measurements(histogram_scale)
+        self.live = 0
+        self.clock_steps = 0
+        self.lost_frames = self.duplicate_frames = self.duplicate_events = self.restarts = 0
+        self.refused: Counter[str] = Counter()
+
+    def add(self, source: SourceMonitor) -> None:
+        """Take over what a source had counted."""
+        self.sources += 1
+        for tier in source.tiers.values():
+            self.measurements.merge(tier.measurements())
+            self.live += tier.table.live_count
+            self.clock_steps += tier.ring.clock_steps
+        self.lost_frames += source.lost_frames
+        self.duplicate_frames += source.duplicate_frames
+        self.duplicate_events += source.duplicate_events
+        self.restarts += source.restarts
+        self.refused += source.refused
+
+
+class Monitor:
+    """Every source of one stream, or of one consumer's share of it.
+
+    Args:
+        config: What is measured.
+        rules: Alert rules; the built-in ones by default.
+        silences: Alerts not to be told of.
+        limits: What all of it may hold, by default as ``config`` says.
+
+    Attributes:
+        sources: Each source, by name.
+        forgotten: What is left of sources that were forgotten.
+        refused: Events of sources that were one too many, by drop reason.
+
+    Example:
+        >>> monitor = Monitor()
+        >>> monitor.summary().total_evictions
+        0
+    """
+
+    def __init__(
+        self,
+        config: MetricsConfig | None = None,
+        rules: Sequence[Rule] | None = None,
+        silences: Silences | None = None,
+        limits: StreamLimits | None = None,
+    ) -> None:
+        self.config = config or MetricsConfig()
+        self.silences = Silences() if silences is None else silences
+        if rules is None:
+            rules = default_rules()
+        self.rules = tuple(rules)
+        self.sources: dict[str, SourceMonitor] = {}
+        self.forgotten = ForgottenSources(self.config.histogram_scale)
+        self.refused: Counter[str] = Counter()
+        self._cache_rules = _rules_of_caches(self.rules)
+        self._limits = StreamLimits(self.config) if limits is None else limits
+
+    def process(self, frame: EventFrame, records: bool = False) -> Outcome:
+        """Apply a frame.
+
+        Args:
+            frame: Events of one source and tier.
+            records: Make records of the evictions.
+
+        Returns:
+            The alerts that fired or resolved, and the records.
+        """
+        outcomes = self.process_batch([frame], records)
+        if len(outcomes) == 1:
+            return outcomes[0]
+        return Outcome(
+            frame.source,
+            frame.tier,
+            [alert for outcome in outcomes for alert in outcome.alerts],
+            [batch for outcome in outcomes for batch in outcome.evicted],
+            sum(outcome.settled for outcome in outcomes),
+        )
+
+    def process_batch(self, frames: Sequence[EventFrame], records: bool = False) -> list[Outcome]:
+        """Apply frames of one source, at least one, to the same effect as one after the other.
+
+        Frames of a tier are joined, so that many small ones cost little more than a large one.
+        """
+        return list(self.slices(frames, records))
+
+    def slices(self, frames: Sequence[EventFrame], records: bool = False) -> Iterator[Outcome]:
+        """Do what ``process_batch`` does, some milliseconds of it at a time.
+
+        The state is whole at each yield, and accounts for exactly the events that were settled; how often
+        it comes changes nothing. What is not taken is not applied, and counted nowhere.
+        """
+        name = frames[0].source
+        if not self.admits(name):
+            refused = sum(map(len, frames))
+            self.refused[TOO_MANY_CACHES] += refused
+            self._limits.refuse(TOO_MANY_CACHES, refused)
+            return iter([Outcome(name, frames[0].tier, [], [], refused)])
+        return self.source(name).slices(frames, records)
+
+    def note_lost(self, source: str, count: int) -> None:
+        """Tells of events of a source that were dropped unasked before they came here."""
+        if self.admits(source):
+            self.source(source).note_lost(count)
+
+    def admits(self, source: str) -> bool:
+        """Return whether a source is known, or there is room for another."""
+        # Sources without a tier hold no place, but must not fill memory either.
+        return source in self.sources or not (
+            self._limits.reached or len(self.sources) >= self.config.max_caches
+        )
+
+    def has_room_for(self, frames: Iterable[EventFrame]) -> bool:
+        """Return whether no frame would be refused because there are too many caches."""
+        if not self._limits.reached and len(self.sources) < self.config.max_caches:
+            return True
+        return all(f.source in self.sources and f.tier in self.sources[f.source].tiers for f in frames)
+
+    def forget(self, name: str, why: str) -> list[CacheAlert]:
+        """Forget a source, so that it leaves its places to others; its counts stay in those of all.
+
+        If it comes back, it is a new one.
+
+        Args:
+            name: The source.
+            why: Message of its alerts, which end.
+
+        Returns:
+            The alerts that are resolved.
+        """
+        source = self.sources.pop(name)
+        self.forgotten.add(source)
+        for tier in source.tiers.values():
+            self._limits.release(tier.table)
+        return [alert for tier in source.tiers.values() for alert in tier.rules.end(why)]
+
+    def source(self, name: str) -> SourceMonitor:
+        """Return the monitor of one source, made if there is none."""
+        found = self.sources.get(name)
+        if found is None:
+            found = self.sources[name] = SourceMonitor(
+                name, self.config, self._cache_rules, self.silences, self._limits
+            )
+        return found
+
+    def pass_time(self, now_ns: int) -> list[CacheAlert]:
+        """Judge the silence of every cache from which nothing has come up to a time in ns.
+
+        For recordings, where the events of some sources tell what time it is for the others. Costs a
+        comparison a cache, but where silence is too long.
+        """
+        now = now_ns / 1e9
+        caches = (tier for source in self.sources.values() for tier in source.tiers.values())
+        return [alert for tier in caches if tier.rules.due() < now for alert in tier.pass_time(now_ns)]
+
+    def replace_rules(self, rules: Sequence[Rule]) -> Iterator[list[CacheAlert]]:
+        """Judge every cache by other rules from now on; yield the alerts that end with their rule.
+
+        A source at a time: the state is whole at each yield, and sources may come and go meanwhile.
+        """
+        self.rules = tuple(rules)
+        self._cache_rules = _rules_of_caches(self.rules)
+        for source in self._one_by_one():
+            yield source.replace_rules(self._cache_rules)  # not those given, if there are newer ones by now
+
+    def look_at_silences(self) -> Iterator[list[CacheAlert]]:
+        """Take note of silences that have begun or ended; yield what is to be notified now.
+
+        A cache at a time, as ``replace_rules`` does.
+        """
+        for source in self._one_by_one():
+            for tier in list(source.tiers.values()):
+                yield tier.rules.look_at_silences()
+
+    def _one_by_one(self) -> Iterator[SourceMonitor]:
+        """Yield each source that is there now and has not been forgotten when it is its turn."""
+        for name, source in list(self.sources.items()):
+            if self.sources.get(name) is source:
+                yield source
+
+    def finish(self) -> list[CacheAlert]:
+        """Close every open window at the end of the stream; return the alerts that changed."""
+        return [alert for source in self.sources.values() for alert in source.finish()]
+
+    def tiers(self, source: str | None = None, tier: str | None = None) -> list[TierMonitor]:
+        """Return the monitors that a source and a tier choose; None chooses all."""
+        return [
+            found for of in self.chosen(source) for found in of.tiers.values() if tier in (None, found.tier)
+        ]
+
+    def chosen(self, source: str | None) -> list[SourceMonitor]:
+        """Return the monitor of a source if it is known; of every source for None."""
+        return [of for name, of in self.sources.items() if source in (None, name)]
+
+    def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
+        """Return the summary of a source and tier, or of all of them."""
+        gathering = Gathering(self.config, tiers := self.tiers(source, tier))
+        if source is None and tier is None:
+            gathering.add_forgotten(self.forgotten)
+        for found in tiers:
+            gathering.add(found)
+        return gathering.summary(source, tier, accounts_of([self], source, tier), final=False)
+
+
+def _rules_of_caches(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    return tuple(rule for rule in rules if rule.metric not in STREAM_METRICS)
+
+
+def _nothing(config: MetricsConfig) -> Measurements:
+    return Measurements(config.histogram_scale)
+
+
+def total_measurements(tiers: Iterable[TierMonitor], config: MetricsConfig) -> Measurements:
+    """Everything that several tiers have seen since the start."""
+    total = Measurements(config.histogram_scale)
+    for monitor in tiers:
+        total.merge(monitor.measurements())
+    return total
+
+
+class Gathering:
+    """A summary in the making, tier by tier, as many of them take their time.
+
+    Args:
+        config: What is measured.
+        tiers: What is to be summarized.
+    """
+
+    def __init__(self, config: MetricsConfig, tiers: Sequence[TierMonitor]) -> None:
+        self._config, self._tiers = config, tiers
+        self._known, self._unknown = _nothing(config), _nothing(config)  # by whether hits are known
+        self._recent_known, self._recent_unknown = _nothing(config), _nothing(config)
+        self._hits_are_known = False
+        self._working_sets: list[WorkingSet] = []
+        self._usage = UsageByLabel(config.histogram_scale)
+        self._newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
+        self._span = 0
+        if self._newest is not None:
+            oldest = min(m.ring.oldest for m in tiers if m.ring.oldest is not None)
+            self._span = min(config.recent_windows, self._newest - oldest + 1)
+
+    def add(self, tier: TierMonitor) -> None:
+        """Take in what one of the tiers has seen."""
+        self._hits_are_known |= tier.hits_are_known
+        total = self._known if tier.hits_are_known else self._unknown
+        total.merge(tier.measurements())
+        if self._span:
+            recent = self._recent_known if tier.hits_are_known else self._recent_unknown
+            recent.merge(tier.recent(self._span, self._newest))
+        self._working_sets.append(tier.working_set.recent(self._newest))
+        self._usage.add(tier.usage())
+
+    def add_forgotten(self, forgotten: ForgottenSources) -> None:
+        """Take in what forgotten sources had seen since the start."""
+        seen = forgotten.measurements
+        self._hits_are_known |= seen.accesses > 0
+        (self._known if seen.accesses else self._unknown).merge(seen)
+
+    def summary(
+        self, source: str | None, tier: str | None, accounts: Accounts, final: bool
+    ) -> CacheMetricsSummary:
+        """Return the summary, once every tier was taken in."""
+        config, tiers = self._config, self._tiers
+        alone = tiers[0] if len(tiers) == 1 else None
+        total, recent = _nothing(config), _nothing(config)
+        for part in (self._known, self._unknown):
+            total.merge(part)
+        for part in (self._recent_known, self._recent_unknown):
+            recent.merge(part)
+        known, recent_known = self._known, self._recent_known
+        return summarize(
+            total,
+            known if self._hits_are_known else None,
+            recent_metrics(
+                recent,
+                recent_known if self._hits_are_known else None,
+                self._span * config.window_seconds,
+            ),
+            source=source or ALL,
+            tier=tier or ALL,
+            timestamp=max((m.last_ts for m in tiers), default=0) / 1e9,
+            live=accounts.live,
+            config=config,
+            capacity=config.capacity * len(tiers) if config.capacity else None,
+            trends=alone.trends() if alone else {},
+            alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
+            sizes=alone.sizes() if alone else CacheSizes(),
+            working_set=total_working_set(self._working_sets),
+            labels=self._usage.labels(),
+            pending=[alert.to_dict() for m in tiers for alert in m.rules.pending()],
+            accounts=accounts,
+            final=final,
+        )
+
+
+def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | None) -> Accounts:
+    """Where the events and blocks of a source and tier went, or of all, at this moment.
+
+    What forgotten sources had counted is in those of all sources and tiers.
+    """
+    forgotten = [monitor.forgotten for monitor in monitors] if source is None and tier is None else []
+    tiers = [found for monitor in monitors for found in monitor.tiers(source, tier)]
+    total = Measurements(monitors[0].config.histogram_scale)
+    for found in tiers:
+        found.add_counts_to(total)
+    for before in forgotten:
+        total.add_counts(before.measurements)
+    accounts = Accounts(
+        processed=total.processed,
+        allocations=total.allocations,
+        live=sum(m.table.live_count for m in tiers),
+        evicted=total.total_evictions,
+        cleared=total.cleared,
+        forgotten=sum(before.live for before in forgotten),
+        unknown_accesses=total.unknown_accesses,
+        unknown_evictions=total.unknown_evictions,
+        unknown_reasons=total.unknown_reasons,
+        time_regressions=total.time_regressions,
+        clock_steps=sum(m.ring.clock_steps for m in tiers) + sum(before.clock_steps for before in forgotten),
+        forgotten_sources=sum(before.sources for before in forgotten),
+    )
+    dropped: Counter[str] = Counter()
+    for monitor in monitors if source is None else ():
+        dropped += monitor.refused
+    counts: list[SourceMonitor | ForgottenSources] = [*forgotten]
+    for monitor in monitors:
+        counts += monitor.chosen(source)
+    for counted in counts:
+        accounts.duplicate_frames += counted.duplicate_frames
+        accounts.lost_frames += counted.lost_frames
+        accounts.restarts += counted.restarts
+        dropped["duplicate"] += counted.duplicate_events
+        dropped += counted.refused
+    accounts.dropped = dict(+dropped)
+    accounts.offered = accounts.processed + dropped.total()
+    return accounts

@@ -1,0 +1,1 @@
+"""Metrics as others read them: Prometheus and OpenTelemetry."""

@@ -1,0 +1,217 @@
+"""Readings: every metric of a stream and its value now, for whatever exports them."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from typing import Literal, NamedTuple
+
+from anyio.lowlevel import checkpoint
+
+from kvstream.engine.cache import TierMonitor
+from kvstream.engine.monitor import SourceMonitor
+from kvstream.exporters.process import cpu_seconds, resident_bytes
+from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
+from kvstream.metrics.usage import usage_by_label
+from kvstream.stream import KVStream
+
+TIER = ("source", "tier")
+
+LabelValues = tuple[str, ...]
+
+
+class Interval(NamedTuple):
+    """A distribution: vLLM's buckets, and those of a native histogram."""
+
+    classic: ClassicHistogram
+    native: ExponentialHistogram
+
+
+class Family(NamedTuple):
+    """One metric; the name of a counter is without ``_total``."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+
+    @property
+    def sample_name(self) -> str:
+        """The name of its samples."""
+        return self.name + ("_total" if self.kind == "counter" else "")
+
+
+Reading = tuple[Family, LabelValues, "float | Interval"]
+"""A family, label values, and the value now."""
+
+
+_BLOCKS = Family("gauge", "kvstream_blocks", "Blocks live.", TIER)
+_CAPACITY = Family("gauge", "kvstream_capacity_blocks", "Blocks there is room for.", TIER)
+_LAST_EVENT = Family(
+    "gauge", "kvstream_last_event_timestamp_seconds", "Time of the last event.", TIER, "seconds"
+)
+_ALLOCATIONS = Family("counter", "kvstream_allocations", "Blocks allocated.", TIER)
+_ACCESSES = Family("counter", "kvstream_accesses", "Hits on live blocks.", TIER)
+_EVICTIONS = Family("counter", "kvstream_evictions", "Blocks that went, by reason.", (*TIER, "reason"))
+_UNUSED = Family("counter", "kvstream_unused_evictions", "Evicted blocks that were never accessed.", TIER)
+_PREMATURE = Family(
+    "counter", "kvstream_premature_evictions", "Evicted content that was looked up again.", TIER
+)
+_UNKNOWN_ACCESSES = Family("counter", "kvstream_unknown_accesses", "Accesses of blocks not live.", TIER)
+_UNKNOWN_EVICTIONS = Family("counter", "kvstream_unknown_evictions", "Evictions of blocks not live.", TIER)
+_REGRESSIONS = Family("counter", "kvstream_time_regressions", "Negative intervals, taken as 0.", TIER)
+_CLOCK_STEPS = Family("counter", "kvstream_clock_steps", "Steps back in time.", TIER)
+_LIFETIME = Family("histogram", "kvstream_block_lifetime_seconds", "Allocation to eviction.", TIER, "seconds")
+_IDLE = Family(
+    "histogram", "kvstream_block_idle_before_evict_seconds", "Last access to eviction.", TIER, "seconds"
+)
+_REUSE_GAP = Family("histogram", "kvstream_block_reuse_gap_seconds", "Access to access.", TIER, "seconds")
+_LOST = Family("counter", "kvstream_lost_frames", "Frames missing by their numbers.", ("source",))
+_DUPLICATES = Family("counter", "kvstream_duplicate_frames", "Frames seen before.", ("source",))
+_RESTARTS = Family("counter", "kvstream_source_restarts", "Times that a source began anew.", ("source",))
+_FIRING = Family("gauge", "kvstream_alert_firing", "1 for each alert that fires.", (*TIER, "rule", "level"))
+_OWNED = (*TIER, "label", "value")
+_OWNED_BLOCKS = Family("gauge", "kvstream_label_blocks", "Blocks live, by label of allocation.", _OWNED)
+_OWNED_ALLOCATIONS = Family("counter", "kvstream_label_allocations", "Blocks allocated, by label.", _OWNED)
+_OWNED_ACCESSES = Family("counter", "kvstream_label_accesses", "Hits on blocks, by their label.", _OWNED)
+_OWNED_EVICTIONS = Family("counter", "kvstream_label_evictions", "Blocks evicted, by their label.", _OWNED)
+_OWNED_PREMATURE = Family(
+    "counter", "kvstream_label_premature_evictions", "Evicted content that came back to a label.", _OWNED
+)
+_OWNED_SHARE = Family(
+    "gauge", "kvstream_label_residency_ratio", "Share of all block seconds, by label.", _OWNED, "ratio"
+)
+_OFFERED = Family("counter", "kvstream_events_offered", "Events that came.")
+_PROCESSED = Family("counter", "kvstream_events_processed", "Events applied to block state.")
+_DROPPED = Family("counter", "kvstream_events_dropped", "Events dropped, by cause.", ("cause",))
+_MALFORMED = Family("counter", "kvstream_malformed", "Lines and frames that could not be decoded.")
+_IN_FLIGHT = Family("gauge", "kvstream_events_in_flight", "Events in buffers and queues.")
+_UNDELIVERED = Family(
+    "counter", "kvstream_subscriber_dropped", "Items that a subscriber did not take in time.", ("subscriber",)
+)
+_FAULTS = Family(
+    "counter", "kvstream_faults", "Errors contained at the edges, by part and reason.", ("part", "reason")
+)
+_FAILURES = Family("counter", "kvstream_subscriber_failures", "Times that a handler raised.", ("subscriber",))
+
+_FORGOTTEN = Family("counter", "kvstream_forgotten_sources", "Sources forgotten as they were silent.")
+_FORGOTTEN_BLOCKS = Family(
+    "counter", "kvstream_forgotten_blocks", "Blocks live when their source was forgotten."
+)
+
+_INPUT_AGE = Family(
+    "gauge", "kvstream_input_age_seconds", "Since the last frame of a source.", ("source",), "seconds"
+)
+_EVENT_LAG = Family(
+    "gauge",
+    "kvstream_event_lag_seconds",
+    "From the newest event of a source to when it was applied, by our clock.",
+    ("source",),
+    "seconds",
+)
+_QUEUE_FILL = Family(
+    "gauge", "kvstream_queue_fill_ratio", "Share of a queue's room that is taken.", ("consumer",), "ratio"
+)
+_CPU = Family("counter", "kvstream_process_cpu_seconds", "CPU time of the whole process.", unit="seconds")
+_MEMORY = Family("gauge", "kvstream_process_resident_bytes", "Memory of the whole process.", unit="bytes")
+
+FAMILIES = (
+    *(_BLOCKS, _CAPACITY, _LAST_EVENT, _ALLOCATIONS, _ACCESSES, _EVICTIONS, _UNUSED, _PREMATURE),
+    *(_LIFETIME, _IDLE, _REUSE_GAP, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS, _REGRESSIONS, _CLOCK_STEPS),
+    *(_LOST, _DUPLICATES, _RESTARTS, _FIRING),
+    *(_OWNED_BLOCKS, _OWNED_SHARE, _OWNED_ALLOCATIONS, _OWNED_ACCESSES, _OWNED_EVICTIONS, _OWNED_PREMATURE),
+    *(_FORGOTTEN, _FORGOTTEN_BLOCKS, _INPUT_AGE, _EVENT_LAG, _QUEUE_FILL, _CPU, _MEMORY),
+    *(_OFFERED, _PROCESSED, _DROPPED, _MALFORMED, _IN_FLIGHT, _UNDELIVERED, _FAILURES, _FAULTS),
+)
+"""Every metric, in the order of the exposition."""
+
+
+async def readings_in_steps(stream: KVStream) -> AsyncIterator[Iterator[Reading]]:
+    """Every value of a stream, source by source, between which other tasks go on."""
+    for source in stream.sources():
+        yield source_readings(stream, source)
+        await checkpoint()
+    yield stream_readings(stream)
+
+
+def source_readings(stream: KVStream, source: SourceMonitor) -> Iterator[Reading]:
+    """Every value of a source and of its tiers."""
+    of_source = (source.source,)
+    lag = stream.event_lag(source.source)
+    if lag is not None:
+        yield _INPUT_AGE, of_source, stream.input_age(source.source)
+        yield _EVENT_LAG, of_source, lag
+    yield _LOST, of_source, source.lost_frames
+    yield _DUPLICATES, of_source, source.duplicate_frames
+    yield _RESTARTS, of_source, source.restarts
+    for tier in source.tiers.values():
+        yield from _tier_readings(tier)
+
+
+def _tier_readings(tier: TierMonitor) -> Iterator[Reading]:
+    labels = (tier.source, tier.tier)
+    seen = tier.measurements()
+    yield _BLOCKS, labels, tier.table.live_count
+    if tier.config.capacity:
+        yield _CAPACITY, labels, tier.config.capacity
+    yield _LAST_EVENT, labels, tier.last_ts / 1e9
+    yield _ALLOCATIONS, labels, seen.allocations
+    hits_are_known = tier.hits_are_known  # else a 0 would say that there were none
+    if hits_are_known:
+        yield _ACCESSES, labels, seen.accesses
+    for reason, count in seen.ended_by_reason.items():
+        yield _EVICTIONS, (*labels, reason), count
+    if hits_are_known:
+        yield _UNUSED, labels, seen.never_accessed
+    yield _PREMATURE, labels, seen.return_time.count
+    yield _UNKNOWN_ACCESSES, labels, seen.unknown_accesses
+    yield _UNKNOWN_EVICTIONS, labels, seen.unknown_evictions
+    yield _REGRESSIONS, labels, seen.time_regressions
+    yield _CLOCK_STEPS, labels, tier.ring.clock_steps
+    yield _LIFETIME, labels, Interval(tier.classic["lifetime"], seen.lifetime)
+    yield _IDLE, labels, Interval(tier.classic["idle"], seen.idle)
+    if hits_are_known:
+        yield _REUSE_GAP, labels, Interval(tier.classic["reuse_gap"], seen.reuse_gap)
+    for alert in tier.rules.firing():
+        yield _FIRING, (*labels, alert.rule, alert.level.value), 1
+    for name, owners in usage_by_label(tier.usage(), tier.config.histogram_scale).items():
+        for owner in owners:
+            of_owner = (*labels, name, owner.value or "")
+            yield _OWNED_BLOCKS, of_owner, owner.blocks_live
+            yield _OWNED_SHARE, of_owner, owner.residency_share
+            yield _OWNED_ALLOCATIONS, of_owner, owner.allocations
+            if hits_are_known:
+                yield _OWNED_ACCESSES, of_owner, owner.accesses
+            yield _OWNED_EVICTIONS, of_owner, owner.evictions
+            yield _OWNED_PREMATURE, of_owner, owner.premature
+
+
+def stream_readings(stream: KVStream) -> Iterator[Reading]:
+    """Return what only the stream as a whole knows."""
+    inside = stream.statistics()
+    accounts = inside.accounts
+    yield _OFFERED, (), accounts.offered
+    yield _PROCESSED, (), accounts.processed
+    yield _MALFORMED, (), accounts.malformed
+    yield _IN_FLIGHT, (), accounts.in_flight
+    yield _FORGOTTEN, (), accounts.forgotten_sources
+    yield _FORGOTTEN_BLOCKS, (), accounts.forgotten
+    yield _CPU, (), cpu_seconds()
+    yield _MEMORY, (), resident_bytes()
+    for number, queue in enumerate(inside.queues):
+        yield _QUEUE_FILL, (str(number),), queue.events / queue.limit_events
+    if (heartbeat := stream.heartbeat()) is not None:
+        yield _FIRING, (heartbeat.source, heartbeat.tier, heartbeat.rule, heartbeat.level.value), 1
+    for alert in stream.drop_alerts():
+        yield _FIRING, (alert.source, alert.tier, alert.rule, alert.level.value), 1
+    for cause, count in sorted(accounts.dropped.items()):
+        yield _DROPPED, (cause,), count
+    dropped: Counter[str] = Counter()
+    failures: Counter[str] = Counter()
+    for subscriber in inside.subscribers:
+        dropped[subscriber.name] += subscriber.dropped
+        failures[subscriber.name] += subscriber.failures
+    for fault, count in sorted(inside.faults.items()):
+        yield _FAULTS, fault, count
+    for name in dropped:
+        yield _UNDELIVERED, (name,), dropped[name]
+        yield _FAILURES, (name,), failures[name]

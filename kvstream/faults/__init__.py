@@ -1,0 +1,1 @@
+"""Contain what goes wrong: bounded logs, handlers that raise, pauses before another try, forks."""

@@ -1,0 +1,182 @@
+"""Alerts to Prometheus Alertmanager, by its v2 API.
+
+Source: https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
+"""
+
+import datetime
+import re
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple
+
+import anyio
+from msgspec.structs import replace
+
+from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.notifiers.json_post import JsonPost
+from kvstream.stream import KVStream
+from kvstream.subscriptions import Batching, Delivery, Subscription
+from kvstream.text.escape import for_unicode
+
+_MOST_IN_A_POST = 256
+_EXPIRES_SECONDS = 300.0  # after the last post, or five repeats
+
+
+class Post(NamedTuple):
+    """Alerts that are posted together.
+
+    Attributes:
+        alerts: At most one state of each alert.
+        changed: Whether they fired or resolved, or just go on firing.
+    """
+
+    alerts: list[CacheAlert]
+    changed: bool
+
+
+class Alertmanager(Delivery):
+    """Posts alerts to Alertmanager as they change, and again and again while they fire.
+
+    Alertmanager takes an alert as over that it has not heard of for a while, so that what fires is posted
+    every ``repeat`` seconds, and what still fires when the process ends is left to expire. Severity is a
+    label: an alert whose level rises is a new one there, and the one of the lower level ends with it.
+    What cannot be posted waits in the stream in its newest state. The heartbeat, if its rule is on, is
+    posted as soon as the stream is open and with each repeat, whatever its level; a dead man's switch
+    behind Alertmanager notices when it expires.
+
+    Args:
+        url: Its address, such as ``http://alertmanager:9093``.
+        timeout: Seconds for one attempt.
+        repeat: Seconds between posts of what fires; an alert expires five minutes after the last
+            post, or after five times ``repeat`` if that is longer.
+
+    Attributes:
+        destination: ``Alertmanager`` and the host.
+
+    Raises:
+        ConfigError: If the URL cannot be posted to.
+        MissingExtraError: If ``kvstream[webhook]`` is not installed.
+
+    Example:
+        ``Alertmanager("http://localhost:9093").attach(stream)``
+    """
+
+    def __init__(self, url: str, *, timeout: float = 5.0, repeat: float = 60.0) -> None:
+        self._post = JsonPost(f"{url.rstrip('/')}/api/v2/alerts", timeout=timeout)
+        self._repeat = repeat
+        self._posted: dict[str, CacheAlert] = {}  # by fingerprint, what was last taken as firing
+        self.destination = f"Alertmanager {self._post.place}"
+
+    def attach(self, stream: KVStream, min_level: AlertLevel = AlertLevel.INFO) -> None:
+        """Make it a handler of the stream's alerts of at least a level."""
+
+        async def posts(alerts: Subscription[CacheAlert]) -> AsyncIterator[Post]:
+            repeat_at = anyio.current_time() + self._repeat
+            more = True
+            if (heartbeat := stream.heartbeat()) is not None:
+                yield Post([heartbeat], changed=False)
+            while more:
+                with anyio.move_on_after(repeat_at - anyio.current_time()):
+                    more = await alerts.wait()
+                if batch := _next_batch(alerts):
+                    yield Post(batch, changed=True)
+                if anyio.current_time() >= repeat_at:
+                    firing = stream.firing(min_level)
+                    if (heartbeat := stream.heartbeat()) is not None:
+                        firing.append(heartbeat)
+                    for start in range(0, len(firing), _MOST_IN_A_POST):
+                        yield Post(firing[start : start + _MOST_IN_A_POST], changed=False)
+                    self._forget_all_but(firing)
+                    repeat_at = anyio.current_time() + self._repeat
+
+        batching: Batching[CacheAlert] = Batching(posts, _changed_alerts)
+        stream.on_alert_batch(self, batching, min_level)
+
+    async def deliver(self, item: Post) -> None:
+        """Post alerts that changed or still fire, and the end of those whose level they left.
+
+        Raises:
+            UndeliveredError: If they may be taken later.
+            httpx2.HTTPStatusError: If they are refused.
+        """
+        now = datetime.datetime.now(datetime.UTC)
+        left = [
+            replace(before, state="resolved")
+            for alert in item.alerts
+            if (before := self._posted.get(alert.fingerprint)) is not None and before.level != alert.level
+        ]
+        expires = datetime.timedelta(seconds=max(_EXPIRES_SECONDS, 5 * self._repeat))
+        await self._post.send([alertmanager_alert(alert, now, expires) for alert in [*left, *item.alerts]])
+        for alert in item.alerts:
+            if alert.state == "resolved":
+                self._posted.pop(alert.fingerprint, None)
+            else:
+                self._posted[alert.fingerprint] = alert
+
+    def _forget_all_but(self, firing: Sequence[CacheAlert]) -> None:
+        """Forget alerts of sources that are gone; those whose end is still to be posted expire."""
+        fires = {alert.fingerprint for alert in firing}
+        self._posted = {name: alert for name, alert in self._posted.items() if name in fires}
+
+
+def _next_batch(alerts: Subscription[CacheAlert]) -> list[CacheAlert]:
+    """Take the oldest alerts that wait, up to the second state of one of them."""
+    batch: dict[str, CacheAlert] = {}
+    while len(batch) < _MOST_IN_A_POST:
+        oldest = next(iter(alerts.buffered()), None)
+        if oldest is None or oldest.fingerprint in batch:
+            break
+        batch[oldest.fingerprint] = alerts.take()
+    return list(batch.values())
+
+
+def _changed_alerts(post: Post) -> Sequence[CacheAlert]:
+    return post.alerts if post.changed else ()
+
+
+def alertmanager_alert(
+    alert: CacheAlert, now: datetime.datetime, expires: datetime.timedelta
+) -> dict[str, Any]:
+    """Return an alert as Alertmanager's ``postableAlert``.
+
+    Alertmanager refuses what ends before it starts, so that an engine's clock that is ahead counts for
+    nothing: an alert starts now at the latest.
+
+    Args:
+        alert: The alert.
+        now: Time of this process.
+        expires: How long it fires unless it is posted again.
+    """
+    labels = {
+        **{_label_name(name): value for name, value in alert.labels.items()},
+        "alertname": alert.rule,
+        "severity": alert.level.value,
+        "source": alert.source,
+        "tier": alert.tier,
+    }
+    annotations = {
+        "summary": alert.message,
+        "description": alert.hint,
+        "value": f"{alert.value:.6g}",
+        "threshold": f"{alert.threshold:.6g}",
+    }
+    started = datetime.datetime.fromtimestamp(min(alert.started_at, now.timestamp()), datetime.UTC)
+    ends = now if alert.state == "resolved" else now + expires
+    return {
+        "labels": _texts(labels),
+        "annotations": _texts(annotations),
+        "startsAt": min(started, now).isoformat(),
+        "endsAt": ends.isoformat(),
+    }
+
+
+def _label_name(name: str) -> str:
+    """Return a valid label name: letters, digits and underscores, not beginning with a digit.
+
+    Source: https://prometheus.io/docs/concepts/data_model/
+    """
+    return re.sub(r"^(?=[0-9])|[^a-zA-Z0-9_]", "_", name) or "_"
+
+
+def _texts(texts: dict[str, str]) -> dict[str, str]:
+    """Return what can be encoded; empty texts, which are none to Alertmanager, are left out."""
+    return {name: for_unicode(text) for name, text in texts.items() if text}

@@ -1,0 +1,111 @@
+"""Alerts to an HTTP endpoint, as JSON or as Slack takes them, signed and tried again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import msgspec
+
+from kvstream.alerts.groups import AlertGroup
+from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.errors import UndeliveredError
+from kvstream.faults.retries import pause_seconds
+from kvstream.notifiers.json_post import SIGNATURE_HEADER, JsonPost, signature
+from kvstream.subscriptions import Delivery
+from kvstream.text.escape import for_slack, shortened
+
+__all__ = ["SIGNATURE_HEADER", "Webhook", "signature", "slack_payload"]
+
+_SLACK_BLOCKS = 50  # that Slack takes in a message
+_SLACK_SECTION = 3000  # characters that it takes in a section
+_SLACK_TEXT = 30_000
+_LONGEST_PAUSE = 5.0
+_MARK = {AlertLevel.INFO: "🔵", AlertLevel.WARNING: "🟠", AlertLevel.CRITICAL: "🔴"}
+
+
+class Webhook(Delivery):
+    """A handler that posts to a URL: ``stream.on_alert(Webhook("https://…"))``.
+
+    What the endpoint cannot take (no connection, no answer in time, 408, 425, 429, 5xx) waits in the
+    stream in its newest state and is tried again, with pauses that grow to half a minute or are as long as
+    ``Retry-After`` says, until it is taken or the stream ends. What it refuses (any other status) counts as
+    undelivered. The stream waits for neither.
+
+    Args:
+        url: ``http://`` or ``https://``.
+        payload: Makes the body of an alert, or of a group of them; by default its fields.
+        secret: Signs each body, as ``signature`` says.
+        timeout: Seconds for one attempt.
+        give_up_after: Seconds for all attempts together when it is called outside of a stream.
+
+    Attributes:
+        destination: ``webhook`` and the host.
+
+    Raises:
+        ConfigError: If the URL cannot be posted to.
+        MissingExtraError: If ``kvstream[webhook]`` is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        payload: Callable[[Any], Any] = msgspec.to_builtins,
+        *,
+        secret: str | None = None,
+        timeout: float = 5.0,
+        give_up_after: float = 60.0,
+    ) -> None:
+        self._post = JsonPost(url, secret=secret, timeout=timeout)
+        self._payload, self._give_up_after = payload, give_up_after
+        self.destination = f"webhook {self._post.place}"
+
+    async def deliver(self, item: CacheAlert | AlertGroup) -> None:
+        """Post an alert or a group, once.
+
+        Raises:
+            UndeliveredError: If it may be taken later.
+            httpx2.HTTPStatusError: If it is refused.
+        """
+        await self._post.send(self._payload(item))
+
+    async def __call__(self, item: CacheAlert | AlertGroup) -> None:
+        """Post an alert or a group, again and again for ``give_up_after`` seconds.
+
+        Raises:
+            httpx2.HTTPError: If it was not taken.
+            TimeoutError: If there was no answer in time.
+        """
+        end = anyio.current_time() + self._give_up_after
+        failures = 0
+        while True:
+            try:
+                return await self.deliver(item)
+            except UndeliveredError as error:
+                failures += 1
+                pause = error.retry_after
+                if pause is None:
+                    pause = pause_seconds(failures, _LONGEST_PAUSE)
+                if anyio.current_time() + pause >= end:
+                    raise error.__cause__ or error  # noqa: B904 - the cause has its own
+            await anyio.sleep(pause)
+
+
+def slack_payload(group: AlertGroup) -> dict[str, Any]:
+    """Return alerts of one source as one message for a Slack incoming webhook or one that takes the same."""
+    titles, sections = [], []
+    for alert in group.alerts:
+        mark = "🟢" if alert.state == "resolved" else _MARK[alert.level]
+        cache = for_slack(f"{alert.source}/{alert.tier}")
+        title = f"{mark} {alert.state} {alert.level}: {for_slack(alert.rule)} on {cache}"
+        message = for_slack(alert.message)
+        body = message + (f"\nTry: {for_slack(alert.hint)}" if alert.hint else "")
+        titles.append(f"{title}: {message}")
+        sections.append(_section(f"*{title}*\n{body}"))
+    if len(sections) > _SLACK_BLOCKS:
+        more = len(sections) - _SLACK_BLOCKS + 1
+        sections[_SLACK_BLOCKS - 1 :] = [_section(f"and {more} more alerts of {for_slack(group.source)}")]
+    return {"text": shortened("\n".join(titles), _SLACK_TEXT), "blocks": sections}
+
+
+def _section(text: str) -> dict[str, Any]:
+    return {"type": "section", "text": {"type": "mrkdwn", "text": shortened(text, _SLACK_SECTION)}}

@@ -1,0 +1,1 @@
+"""From a call to a queue: recorders, producers and the queues that they fill."""

@@ -1,0 +1,474 @@
+"""Producer: events of one source and tier, from any task or thread, framed and put onto a queue."""
+
+import logging
+import struct
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from anyio.lowlevel import checkpoint
+
+from kvstream._core.ids import below_rate
+from kvstream._core.recorder import StepRecorder, checked_time
+from kvstream._core.table import mix
+from kvstream.config import OverflowPolicy
+from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, int64_packer, label_number
+from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op, checked_labels
+from kvstream.recording.queue import FrameQueue
+from kvstream.recording.recorder import recorded_frame
+from kvstream.text.escape import for_terminal
+
+logger = logging.getLogger("kvstream")
+
+Ids = int | Sequence[int] | npt.NDArray[Any]
+
+INTENDED_DROPS = frozenset({"queue_full", "displaced", "sampled", "duplicate"})
+"""Causes that a policy asked for; the others (``would_block``, ``closed``, ``cancelled``, ``forked``,
+``shutdown_timeout``, ``malformed``) are losses."""
+
+_PENDING_FRAMES = 8
+_RECORDED_FRAMES = 4  # that a recorder's events become at once, so that decoding them costs little each
+_LOWEST_RATE = 1 / 4096
+_INT64 = np.dtype(np.int64)
+
+
+class ProducerStatistics(NamedTuple):
+    """A producer's accounts at one moment: ``offered`` = sent + buffered + sum of ``dropped``.
+
+    Attributes:
+        offered: Events recorded.
+        buffered: Events not yet on the queue.
+        sent: Events put onto the queue and not displaced since.
+        dropped: Events dropped, by cause.
+        sample_rate: Share of blocks kept by the policy ``sample``.
+    """
+
+    offered: int
+    buffered: int
+    sent: int
+    dropped: dict[str, int]
+    sample_rate: float
+
+
+class EventBuffer:
+    """Events of one source and tier, in order, until they become a frame.
+
+    Attributes:
+        events: How many they are.
+    """
+
+    def __init__(self, source: str, tier: str) -> None:
+        self.source, self.tier = source, tier
+        self._clear()
+
+    def _clear(self) -> None:
+        self.events = 0
+        self._columns: list[bytes] = []  # ids of calls, as native 64-bit integers
+        self._single: list[int] = []  # ids that came alone, after those in columns
+        self._runs: list[int] = []  # for each call: operation, number of ids, time, reason, label
+        self._labels: dict[Labels, int] = {}
+
+    def add(self, op: int, ids: Ids, ts: int, reason: int = 0, labels: Labels | None = None) -> int:
+        """Append one event for each id; return how many.
+
+        Raises:
+            MalformedInputError: If an id is no 64-bit integer or a label no name; nothing is appended then.
+        """
+        label = 0
+        if labels is not None:
+            label = self._labels.get(labels) or label_number(self._labels, checked_labels(labels))
+        if type(ids) is int and -(2**63) <= ids < 2**63:
+            self._single.append(ids)
+            n = 1
+        else:
+            column = ids.tobytes() if type(ids) is np.ndarray and ids.dtype is _INT64 else _packed(ids)
+            if self._single:
+                self._pack_single()
+            self._columns.append(column)
+            n = len(column) // 8
+        self._runs.extend((op, n, ts, reason, label))
+        self.events += n
+        return n
+
+    def _pack_single(self) -> None:
+        self._columns.append(struct.pack(f"{len(self._single)}q", *self._single))
+        self._single = []
+
+    def take(self) -> list[EventFrame]:
+        """Return the events as frames; the buffer is empty afterwards."""
+        if not self.events:
+            self._clear()
+            return []
+        if self._single:
+            self._pack_single()
+        runs = np.frombuffer(struct.pack(f"{len(self._runs)}q", *self._runs), dtype=np.int64).reshape(-1, 5)
+        op, n, ts, reason = runs[:, 0].astype(np.uint8), runs[:, 1], runs[:, 2], runs[:, 3].astype(np.uint8)
+        label_of = runs[:, 4].astype(np.uint16).repeat(n) if self._labels else None
+        frame = EventFrame(
+            op.repeat(n),
+            np.frombuffer(b"".join(self._columns), dtype=np.int64),
+            ts.repeat(n),
+            self.source,
+            self.tier,
+            None,
+            reason.repeat(n) if reason.any() else None,
+            labels=tuple(self._labels),
+            label_of=label_of,
+        )
+        self._clear()
+        return frame.cut(MAX_FRAME_EVENTS)
+
+
+def _packed(ids: Any) -> bytes:
+    """Ids as native 64-bit integers one after the other."""
+    if isinstance(ids, np.ndarray):
+        return ids.tobytes() if ids.dtype is _INT64 else as_int64(ids.reshape(-1)).tobytes()
+    if not isinstance(ids, (list, tuple)):
+        ids = list(ids) if hasattr(ids, "__iter__") else [ids]
+    try:
+        return int64_packer(len(ids))(*ids)
+    except struct.error:
+        return as_int64(ids).tobytes()
+
+
+class Producer:
+    """Records what happens to the blocks of one source and tier.
+
+    Made by ``KVStream.producer``. The coroutine methods are for tasks: under the policy ``block`` they
+    wait for room. The ``record_*`` methods are for other threads and for code that cannot await: under
+    ``block`` they make a thread wait, but never the event loop's own, which sets a few frames aside and
+    drops (``would_block``) beyond that. Ids are an int, a sequence of ints or a numpy array; all ids of
+    one call carry the time of the call, or ``ts`` (nanoseconds since the Unix epoch). What is no id or no
+    time raises ``MalformedInputError`` and records nothing. If a coroutine method is cancelled while it
+    waits, its events stay recorded and are sent with the next ones.
+
+    In a forked child its copy is closed: what is recorded there is dropped and counted (``forked``).
+    """
+
+    def __init__(
+        self,
+        source: str,
+        tier: str,
+        queue: FrameQueue,
+        overflow: OverflowPolicy,
+        frame_events: int,
+        clock: Callable[[], int],
+        keep: Callable[["Producer"], None],
+        wake_flusher: Callable[[FrameQueue], None],
+    ) -> None:
+        self.source, self.tier, self.overflow = source, tier, overflow
+        self._queue = queue
+        self._frame_events = frame_events
+        self._clock = clock
+        self._keep = keep  # must be called before anything is counted that could be lost with this object
+        self._wake_flusher = wake_flusher
+        self._used = True
+        self._flusher_knows = False  # that there is something to flush
+        self._lock = threading.RLock()
+        self._buffer = EventBuffer(source, tier)
+        self._recorder: StepRecorder | None = None
+        self._pending: deque[EventFrame] = deque()
+        self._pending_events = 0
+        self._offered = 0
+        self._dropped: Counter[str] = Counter()
+        self._losses = 0  # dropped unasked and not yet told to the source's monitor
+        self._sample_rate = 1.0
+        self._calm = 0
+        self._closed = ""  # or the cause for which events are dropped since
+        self._said_forked = False
+
+    async def allocated(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
+        """Blocks were handed out, to someone; what happens to them from now on counts as theirs."""
+        await self._put(Op.ALLOC, ids, ts, 0, labels)
+
+    async def accessed(self, ids: Ids, ts: int | None = None) -> None:
+        """Live blocks were found by a request."""
+        await self._put(Op.ACCESS, ids, ts, 0)
+
+    async def evicted(self, ids: Ids, ts: int | None = None, reason: str = "capacity") -> None:
+        """Blocks were given up."""
+        await self._put(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON))
+
+    async def cleared(self, ts: int | None = None) -> None:
+        """Every block was given up at once."""
+        await self._put(Op.CLEAR, 0, ts, 0)
+
+    def record_allocated(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
+        """Blocks were handed out, to someone; from any thread."""
+        if self._add(Op.ALLOC, ids, ts, 0, labels):
+            self._settle()
+
+    def record_accessed(self, ids: Ids, ts: int | None = None) -> None:
+        """Live blocks were found by a request; from any thread."""
+        if self._add(Op.ACCESS, ids, ts, 0):
+            self._settle()
+
+    def record_evicted(self, ids: Ids, ts: int | None = None, reason: str = "capacity") -> None:
+        """Blocks were given up; from any thread."""
+        if self._add(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON)):
+            self._settle()
+
+    def record_cleared(self, ts: int | None = None) -> None:
+        """Every block was given up at once; from any thread."""
+        if self._add(Op.CLEAR, 0, ts, 0):
+            self._settle()
+
+    def recorder(self) -> StepRecorder:
+        """For engines that record block by block and step by step, at the least cost; always the same one.
+
+        What it and the ``record_*`` methods record keeps its order. Under ``block``, ``end_step`` waits
+        as they do.
+        """
+        with self._lock:
+            if self._recorder is None:
+                self._recorder = StepRecorder(
+                    self._clock,
+                    _RECORDED_FRAMES * self._frame_events,
+                    on_step=self._note,
+                    on_full=self._settle_recorded,
+                )
+                if self._closed:
+                    self._recorder.close()
+            return self._recorder
+
+    async def flush(self) -> None:
+        """Put everything recorded so far onto the queue, waiting for room under ``block``."""
+        with self._lock:
+            self._take_recorded()
+            self._frame()
+        self._pump()
+        while self._pending and not self._closed:
+            await self._queue.room()
+            self._pump()
+
+    def flush_nowait(self) -> None:
+        """Put onto the queue what fits without waiting; what does not is flushed again later."""
+        with self._lock:
+            self._take_recorded()
+            self._frame()
+            self._flusher_knows = False
+        self._pump()
+        if self._recorder is not None:
+            self._shed()  # an engine that does not end its steps must not fill memory
+        if self._pending:
+            self._note()
+
+    def statistics(self) -> ProducerStatistics:
+        """Return the producer's accounts now."""
+        with self._lock:
+            self._take_recorded()
+            dropped = dict(self._dropped)
+            buffered = self._buffer.events + self._pending_events
+            sent = self._offered - buffered - sum(dropped.values())
+            return ProducerStatistics(self._offered, buffered, sent, dropped, self._sample_rate)
+
+    def close(self, cause: str) -> None:
+        """Drop what is still buffered, for a cause; later events are dropped as ``closed``."""
+        with self._lock:
+            self._take_recorded()
+            self._closed = self._closed or "closed"
+            self._discard(cause)
+
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child; what is buffered in it is the parent's to send."""
+        self._lock = threading.RLock()  # another thread may have held it
+        self._closed = "forked"
+        if self._recorder is not None:
+            self._recorder.close_after_fork()
+        self._queue.close_after_fork()
+        self._discard("forked")
+
+    def _discard(self, cause: str) -> None:
+        self._drop(cause, self._buffer.events + self._pending_events)
+        self._buffer = EventBuffer(self.source, self.tier)
+        self._pending.clear()
+        self._pending_events = 0
+        if self._recorder is not None:
+            self._recorder.close()
+
+    def take_used(self) -> bool:
+        """Return whether anything was recorded since the last call."""
+        with self._lock:
+            used, self._used = self._used or bool(self._recorder), False
+            return used
+
+    def retire(self, take_over: Callable[[int, Counter[str]], None]) -> bool:
+        """Hand the counts over, so that the owner need not keep this producer; it goes on working.
+
+        What is buffered is put onto the queue.
+
+        Args:
+            take_over: Called with the events offered and those dropped by cause, which then count from 0.
+
+        Returns:
+            False where that does not fit; nothing is handed over then.
+        """
+        with self._lock:
+            self._take_recorded()
+            self._frame()
+            self._pump()
+            if self._pending:
+                return False
+            take_over(self._offered, self._dropped)
+            self._offered, self._dropped = 0, Counter()
+            self._flusher_knows = False
+            return True
+
+    def take_losses(self) -> int:
+        """Events dropped unasked since the last call."""
+        with self._lock:
+            losses, self._losses = self._losses, 0
+            return losses
+
+    def drop(self, cause: str, events: int) -> None:
+        """Count events that were on the queue as dropped."""
+        with self._lock:
+            self._keep(self)
+            self._drop(cause, events)
+
+    async def _put(
+        self, op: int, ids: Ids, ts: int | None, reason: int, labels: Labels | None = None
+    ) -> None:
+        if self._add(op, ids, ts, reason, labels):
+            self._pump()
+            await checkpoint()  # consumers get their turn also where there is room
+            while self._pending and not self._closed:
+                await self._queue.room()
+                self._pump()
+
+    def _settle(self) -> None:
+        """Put pending frames onto the queue; a thread waits for room, the event loop's own cannot."""
+        self._pump()
+        if self._queue.on_loop_thread:
+            self._shed()
+            return
+        while self._pending and not self._closed:
+            self._queue.wait_for_room(self._next_pending())
+            self._pump()
+
+    def _shed(self) -> None:
+        """Drop pending frames beyond a few."""
+        with self._lock:
+            while len(self._pending) > _PENDING_FRAMES:
+                frame = self._pending.pop()
+                self._pending_events -= len(frame)
+                self._drop("would_block", len(frame))
+
+    def _add(self, op: int, ids: Ids, ts: int | None, reason: int, labels: Labels | None = None) -> bool:
+        """Buffers events; whether a frame is full."""
+        ts = self._clock() if ts is None else checked_time(ts)
+        with self._lock:
+            if self._recorder:
+                self._take_recorded()
+            self._offered += self._buffer.add(op, ids, ts, reason, labels)
+            if not self._flusher_knows:
+                self._note()
+            if self._buffer.events < self._frame_events and not self._closed:
+                return False
+            self._frame()
+            return True
+
+    def _note(self) -> None:
+        """Sees to it that what has been recorded is flushed in time."""
+        if not self._flusher_knows:
+            with self._lock:
+                self._used = True
+                self._keep(self)
+                if not self._closed:  # the event loop may be gone
+                    self._flusher_knows = True
+                    self._wake_flusher(self._queue)
+
+    def _take_recorded(self) -> None:
+        """Frames what the recorder holds, after what was recorded before it."""
+        if self._recorder is not None and self._recorder:
+            self._note()
+            self._frame()
+            recorded = self._recorder.take()
+            frame, malformed = recorded_frame(recorded, self.source, self.tier), recorded[-1]
+            self._offered += len(frame) + malformed
+            self._drop("malformed", malformed)
+            self._enqueue(frame.cut(self._frame_events))
+
+    def _settle_recorded(self) -> None:
+        with self._lock:
+            self._take_recorded()
+        self._settle()
+
+    def _next_pending(self) -> EventFrame | None:
+        with self._lock:
+            return self._pending[0] if self._pending else None
+
+    def _frame(self) -> None:
+        self._enqueue(self._buffer.take())
+
+    def _enqueue(self, frames: list[EventFrame]) -> None:
+        """Lines frames up for the queue."""
+        for frame in frames:
+            if self._closed:
+                self._drop_closed(len(frame))
+            else:
+                self._pending.append(frame)
+                self._pending_events += len(frame)
+
+    def _pump(self) -> None:
+        """Move pending frames to the queue in order, as the policy says; never waits."""
+        with self._lock:
+            while self._pending:
+                frame = self._pending[0]
+                if not self._admit(frame):
+                    return
+                self._pending.popleft()
+                self._pending_events -= len(frame)
+
+    def _admit(self, frame: EventFrame) -> bool:
+        """Whether the frame is settled: on the queue, or dropped and counted."""
+        if self.overflow == "sample":
+            self._offer_sample(frame)
+            return True
+        if self._queue.offer(frame, self):
+            return True
+        if self.overflow == "block":
+            return False
+        if self.overflow == "drop_oldest":
+            while (oldest := self._queue.displace(self)) is not None:
+                self._drop("displaced", len(oldest))
+                if self._queue.offer(frame, self):
+                    return True
+        self._drop("queue_full", len(frame))
+        return True
+
+    def _offer_sample(self, frame: EventFrame) -> None:
+        """Thins out whole blocks, more of them each time the queue is full."""
+        self._calm = self._calm + 1 if self._queue.fill < 0.25 else 0
+        if self._calm >= 64:
+            self._sample_rate, self._calm = min(1.0, self._sample_rate * 2), 0
+        while True:
+            kept = frame
+            if self._sample_rate < 1.0:
+                kept = frame.take(below_rate(mix(frame.blocks), self._sample_rate) | (frame.ops == Op.CLEAR))
+            if not len(kept) or self._queue.offer(kept, self):
+                self._drop("sampled", len(frame) - len(kept))
+                return
+            if self._sample_rate <= _LOWEST_RATE:
+                self._drop("queue_full", len(frame))
+                return
+            self._sample_rate /= 2
+
+    def _drop_closed(self, events: int) -> None:
+        if self._closed == "forked" and not self._said_forked:
+            self._said_forked = True
+            logger.warning(
+                "%s: events recorded after a fork are dropped (forked): "
+                "connect, or open a stream, in the process that records",
+                for_terminal(f"{self.source}/{self.tier}"),
+            )
+        self._drop(self._closed, events)
+
+    def _drop(self, cause: str, events: int) -> None:
+        if events:
+            self._dropped[cause] += events
+            if cause not in INTENDED_DROPS:
+                self._losses += events

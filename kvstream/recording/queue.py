@@ -1,0 +1,236 @@
+"""FrameQueue: a bounded queue of frames that tasks and threads fill and one consumer task drains."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import anyio
+from anyio.lowlevel import EventLoopToken, checkpoint, current_token
+
+from kvstream.events.frame import EventFrame
+
+_JOINED_EVENTS = 32_768  # at most, of frames that a batch joins
+
+if TYPE_CHECKING:
+    from kvstream.recording.producer import Producer
+
+Item = tuple[EventFrame, "Producer | None"]
+
+MOST_OBJECTS = 65_536
+"""Frames and labels that a queue holds: each takes up to a kilobyte, however few events there are."""
+
+
+class QueueStatistics(NamedTuple):
+    """The inside of a queue at one moment.
+
+    Attributes:
+        frames: Frames waiting.
+        events: Events in them.
+        limit_events: Events it holds before it is full.
+        processing_events: Events taken by the consumer and not yet processed.
+    """
+
+    frames: int
+    events: int
+    limit_events: int
+    processing_events: int
+
+
+class FrameQueue:
+    """Frames on their way to one consumer, bounded by the events in them, and by frames and labels.
+
+    A frame larger than a bound is let in when the queue is empty. Made and drained on the event
+    loop; filled from anywhere.
+
+    Attributes:
+        consumed: Events taken out and processed, so far.
+    """
+
+    def __init__(self, limit_events: int) -> None:
+        self._limit = limit_events
+        self._items: deque[Item] = deque()
+        self._events = 0
+        self._objects = 0
+        self._processing = 0
+        self.consumed = 0
+        self._closed = False
+        self._lock = threading.Lock()  # taken directly where nobody waits, as a Condition costs more
+        self._room = threading.Condition(self._lock)
+        self._token: EventLoopToken = current_token()
+        self._loop_thread = threading.get_ident()
+        self._arrived = anyio.Event()
+        self._drained = anyio.Event()
+        self._idle = anyio.Event()
+        self._asleep = False
+
+    def offer(self, frame: EventFrame, owner: "Producer | None") -> bool:
+        """Append a frame if it fits; False if the queue is full."""
+        events = len(frame.ops)  # a third of what len(frame) takes, which shows where frames are small
+        objects = 1 + len(frame.labels)
+        with self._lock:
+            if not self._fits(events, objects):
+                return False
+            self._items.append((frame, owner))
+            self._events += events
+            self._objects += objects
+            wake, self._asleep = self._asleep, False
+        if wake:
+            self.call_on_loop(self._wake_consumer)
+        return True
+
+    def displace(self, owner: "Producer") -> EventFrame | None:
+        """Take out the oldest frame of one producer; None if it has none here."""
+        with self._room:
+            for i, (frame, of) in enumerate(self._items):
+                if of is owner:
+                    del self._items[i]
+                    self._events -= len(frame)
+                    self._objects -= 1 + len(frame.labels)
+                    return frame
+        return None
+
+    @property
+    def on_loop_thread(self) -> bool:
+        """Whether the caller runs on the event loop's thread, where waiting would stop everything."""
+        return threading.get_ident() == self._loop_thread
+
+    @property
+    def fill(self) -> float:
+        """How full the queue is, 0 to 1 and a little beyond."""
+        return self._events / self._limit
+
+    async def room(self) -> None:
+        """Wait until the consumer has taken something out, or the queue is closed."""
+        if self._closed:
+            await checkpoint()
+        else:
+            await self._drained.wait()
+
+    def wait_for_room(self, frame: EventFrame | None) -> None:
+        """Blocks a thread until a frame, if there is one, fits or the queue is closed."""
+        events, objects = (0, 0) if frame is None else (len(frame.ops), 1 + len(frame.labels))
+        with self._room:
+            while not self._closed and not self._fits(events, objects):
+                self._room.wait()
+
+    def _fits(self, events: int, objects: int) -> bool:
+        fits = self._events + events <= self._limit and self._objects + objects <= MOST_OBJECTS
+        return fits or not self._items
+
+    async def take(self) -> list[Item]:
+        """Take everything that is waiting; empty once closed."""
+        while True:
+            with self._room:
+                items = list(self._items)
+                self._items.clear()
+                self._processing += self._events
+                self._events = self._objects = 0
+                if items:
+                    self._room.notify_all()
+                elif not self._closed:
+                    self._asleep = True
+                    self._arrived = anyio.Event()
+            if items or self._closed:
+                drained, self._drained = self._drained, anyio.Event()
+                drained.set()
+                return items
+            await self._arrived.wait()
+
+    def processed(self, events: int) -> None:
+        """Count events that the consumer took and processed, in the same step of the loop as it did."""
+        self.consumed += events
+        self.discarded(events)
+
+    def discarded(self, events: int) -> None:
+        """Let go of events that the consumer took and will not process."""
+        self._processing -= events
+        if not self._processing and not self._items:
+            idle, self._idle = self._idle, anyio.Event()
+            idle.set()
+
+    async def join(self) -> None:
+        """Wait until everything put so far has been processed."""
+        while self._processing or self._items:
+            await self._idle.wait()
+
+    def close(self) -> None:
+        """Lets the consumer end once all is taken, and everyone who waits for room go."""
+        with self._room:
+            self._closed = True
+            self._room.notify_all()
+        self._drained.set()
+        self._wake_consumer()
+
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child, where nobody waits any more and no loop may be called."""
+        self._lock = threading.Lock()  # another thread may have held it
+        self._room = threading.Condition(self._lock)
+        self._closed = True
+        self._asleep = False
+        self._items.clear()
+        self._events = self._objects = self._processing = 0
+
+    def abandon(self) -> list[Item]:
+        """Take out everything without processing it."""
+        with self._room:
+            items = list(self._items)
+            self._items.clear()
+            self._events = self._objects = 0
+            self._room.notify_all()
+        return items
+
+    def statistics(self) -> QueueStatistics:
+        """Return the inside of the queue now."""
+        return QueueStatistics(len(self._items), self._events, self._limit, self._processing)
+
+    def call_on_loop(self, callback: Callable[[], None]) -> None:
+        """Call back on the event loop's thread, soon if this is another one."""
+        if self.on_loop_thread:
+            callback()
+            return
+        native = self._token.native_token
+        # anyio has no call that hands work to the loop without waiting for it; its backends do.
+        soon = getattr(native, "call_soon_threadsafe", None) or getattr(native, "run_sync_soon")  # noqa: B009
+        soon(callback)
+
+    def _wake_consumer(self) -> None:
+        self._arrived.set()
+
+
+def batches_of(items: list[Item]) -> list[list[Item]]:
+    """Return the frames of each source together, in order, as many as are applied at once; last batch first.
+
+    So small frames cost little more than large ones, and the event loop gets its turn after each batch.
+    """
+    batches: list[list[Item]] = []
+    filling: dict[str, list[Item]] = {}
+    events: dict[str, int] = {}
+    for item in items:
+        source, n = item[0].source, len(item[0].ops)
+        if source not in filling or events[source] + n > _JOINED_EVENTS:
+            filling[source] = []
+            events[source] = 0
+            batches.append(filling[source])
+        filling[source].append(item)
+        events[source] += n
+    batches.reverse()
+    return batches
+
+
+def batches_in_order(items: list[Item], step_ns: int) -> list[list[Item]]:
+    """Return the batches of frames that start within one step of event time together; last batch first.
+
+    Args:
+        items: Frames in order of time.
+        step_ns: Length of a step, ns.
+    """
+    steps: list[list[Item]] = []
+    reached = -1
+    for item in items:
+        at = int(item[0].ts[0]) // step_ns if len(item[0].ts) else reached
+        if at > reached or not steps:
+            reached = max(at, reached)
+            steps.append([])
+        steps[-1].append(item)
+    return [batch for step in reversed(steps) for batch in batches_of(step)]

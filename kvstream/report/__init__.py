@@ -1,1 +1,0 @@
-"""Reports of recordings: what was found, as HTML, Markdown or JSON."""

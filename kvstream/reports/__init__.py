@@ -1,0 +1,1 @@
+"""What was found, for people: verdict, overview, and reports in HTML and Markdown."""

@@ -1,0 +1,29 @@
+"""A report as Markdown."""
+
+from kvstream.reports.report import Report
+from kvstream.reports.tables import Table, opening, overview, tables
+from kvstream.text.escape import for_markdown
+
+
+def to_markdown(report: Report) -> str:
+    """Return the report as one document."""
+    parts = [
+        "# kvstream report",
+        for_markdown(opening(report)),
+        _table(overview(report), level=2),
+    ]
+    for cache in report.caches:
+        analysis = cache.analysis
+        parts.append(f"## {for_markdown(analysis.source)} / {for_markdown(analysis.tier)}")
+        parts.append("\n".join(f"- {for_markdown(sentence)}" for sentence in analysis.verdict))
+        parts += [_table(table, level=3) for table in tables(cache)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table, level: int) -> str:
+    lines = [f"{'#' * level} {table.title}", "", _row(table.columns), _row(("---",) * len(table.columns))]
+    return "\n".join([*lines, *(_row(tuple(map(for_markdown, row))) for row in table.rows)])
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,195 @@
+"""State: what the dashboard shows of one source and tier, or of all, worked out once for everybody."""
+
+from collections import OrderedDict
+from time import perf_counter
+from typing import NamedTuple
+
+import anyio
+import msgspec
+from anyio.lowlevel import checkpoint
+
+from kvstream.alerts.types import AlertLevel
+from kvstream.blocks.heat_map import BlockMap
+from kvstream.blocks.state import HotBlock
+from kvstream.engine.cache import TierMonitor
+from kvstream.events.types import Labels
+from kvstream.metrics.distribution import Distribution, distributions
+from kvstream.metrics.history import History, HistoryBuilder
+from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.summary import CacheMetricsSummary
+from kvstream.reports.verdict import verdict
+from kvstream.stream import KVStream
+from kvstream.text.json import encode_json
+
+EVERY_SECONDS = 1.0
+_SHARE_OF_TIME = 20  # a state is worked out anew after twenty times what it took, so that it never takes over
+_PLACES_KEPT = 64
+_NEWEST_WINDOWS = 10
+_HOT_BLOCKS = 20
+
+
+class Place(NamedTuple):
+    """A source and tier; None is any."""
+
+    source: str | None
+    tier: str | None
+
+
+class CacheNow(msgspec.Struct, frozen=True, kw_only=True):
+    """One source and tier in a line.
+
+    Attributes:
+        source: Cache instance.
+        tier: Tier.
+        blocks: Blocks live.
+        hit_ratio: In its last closed window; None without lookups, or where hits are unknown.
+        eviction_rate: Evictions a second in it.
+        level: The worst level of its alerts that fire and are not muted; None if none does.
+    """
+
+    source: str
+    tier: str
+    blocks: int
+    hit_ratio: float | None
+    eviction_rate: float
+    level: AlertLevel | None
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
+    """What there is to see now.
+
+    Attributes:
+        caches: Every source and tier, by name.
+        summary: The summary of the one that was chosen.
+        verdict: What it says, a sentence each.
+        history: Its newest windows.
+    """
+
+    caches: list[CacheNow]
+    summary: CacheMetricsSummary
+    verdict: list[str]
+    history: History
+
+
+class ShownBlock(msgspec.Struct, frozen=True, kw_only=True):
+    """A block as browsers can show it: its number as text, as theirs hold only 53 bits (see ``HotBlock``)."""
+
+    block_id: str
+    accesses: int
+    held_seconds: float
+    idle_seconds: float
+    labels: Labels | None
+
+
+class Blocks(msgspec.Struct, frozen=True, kw_only=True):
+    """The blocks that are live now.
+
+    Attributes:
+        hottest: Those accessed most.
+        longest_held: Those held for the longest time.
+        map: All of them by age and accesses.
+    """
+
+    hottest: list[ShownBlock]
+    longest_held: list[ShownBlock]
+    map: BlockMap
+
+
+class States:
+    """The state of each place that somebody looks at, as JSON, at most a second old.
+
+    Args:
+        stream: The stream.
+    """
+
+    def __init__(self, stream: KVStream) -> None:
+        self._stream = stream
+        self._made: OrderedDict[Place, _Made] = OrderedDict()
+
+    async def get(self, place: Place) -> bytes:
+        """Return the state of a place as JSON."""
+        made = self._made.setdefault(place, _Made())
+        self._made.move_to_end(place)
+        if len(self._made) > _PLACES_KEPT:
+            self._made.popitem(last=False)
+        async with made.lock:
+            if anyio.current_time() >= made.stale_at:
+                begun = perf_counter()
+                made.text = encode_json(await state_of(self._stream, place))
+                pause = max(EVERY_SECONDS, _SHARE_OF_TIME * (perf_counter() - begun))
+                made.stale_at = anyio.current_time() + pause * 0.9  # a little less than who waits that long
+        return made.text
+
+
+class _Made:
+    """A state that was worked out."""
+
+    def __init__(self) -> None:
+        self.lock = anyio.Lock()
+        self.stale_at = -1.0
+        self.text = b""
+
+
+async def state_of(stream: KVStream, place: Place) -> State:
+    """Return the state of a place now."""
+    summary = await stream.summarize(*place)
+    return State(
+        caches=[_cache_now(tier) for tier in sorted(stream.tiers(), key=_name)],
+        summary=summary,
+        verdict=verdict(summary) if summary.accounts.allocations else [],
+        history=await history(stream, place, _NEWEST_WINDOWS),
+    )
+
+
+def _name(tier: TierMonitor) -> tuple[str, str]:
+    return tier.source, tier.tier
+
+
+def _cache_now(tier: TierMonitor) -> CacheNow:
+    levels = [alert.level for alert in tier.rules.firing() if not alert.muted_by]
+    last = next(iter(tier.ring.last(1)), None)
+    lookups = last.accesses + last.allocations if last and tier.hits_are_known else 0
+    return CacheNow(
+        source=tier.source,
+        tier=tier.tier,
+        blocks=tier.table.live_count,
+        hit_ratio=last.accesses / lookups if last and lookups else None,
+        eviction_rate=last.evictions / tier.config.window_seconds if last else 0.0,
+        level=max(levels, key=lambda level: level.severity, default=None),
+    )
+
+
+async def history(stream: KVStream, place: Place, windows: int) -> History:
+    """Return the last windows of a place."""
+    builder = HistoryBuilder(stream.config.metrics.window_seconds)
+    for tier in stream.tiers(*place):
+        builder.add(tier.ring.last(windows), tier.hits_are_known)
+        await checkpoint()
+    return builder.history()
+
+
+async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Distribution]:
+    """Lifetimes, idle times and reuse gaps of the last minute."""
+    config = stream.config.metrics
+    total = Measurements(config.histogram_scale)
+    for tier in stream.tiers(*place):
+        total.merge(tier.recent(config.recent_windows))
+        await checkpoint()
+    return distributions(total)
+
+
+def blocks(stream: KVStream, place: Place) -> Blocks | None:
+    """Return the blocks of a place; None if it is not one source and tier."""
+    tiers = stream.tiers(*place)
+    if len(tiers) != 1:
+        return None
+    (tier,) = tiers
+    return Blocks(
+        hottest=[_shown(block) for block in tier.table.hottest(_HOT_BLOCKS, tier.last_ts)],
+        longest_held=[_shown(block) for block in tier.table.longest_held(_HOT_BLOCKS, tier.last_ts)],
+        map=tier.table.block_map(tier.last_ts),
+    )
+
+
+def _shown(block: HotBlock) -> ShownBlock:
+    return ShownBlock(**{**msgspec.structs.asdict(block), "block_id": str(block.block_id)})

@@ -1,0 +1,132 @@
+"""Report: everything there is to say of a recording, and how it is gathered."""
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import msgspec
+
+from kvstream.alerts.types import CacheAlert
+from kvstream.blocks.heat_map import BlockMap
+from kvstream.config import MetricsConfig
+from kvstream.engine.cache import Outcome, TierMonitor
+from kvstream.events.frame import EventFrame
+from kvstream.metrics.distribution import Distribution, distributions
+from kvstream.metrics.history import History, HistoryBuilder
+from kvstream.reports.verdict import Analysis, CacheAnalysis
+
+_WINDOWS_SHOWN = 1200
+_ALERTS_KEPT = 1000
+
+
+class CacheReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to say of one source and tier.
+
+    Attributes:
+        analysis: Verdict and figures.
+        history: What its windows have seen, joined where there are more than 1,200.
+        distributions: Lifetimes, idle times, first reuses and reuse gaps of the whole recording.
+        map: The blocks that were live at the end.
+        alerts: Its alerts, oldest first; the last thousand.
+        alerts_left_out: Those before.
+    """
+
+    analysis: CacheAnalysis
+    history: History
+    distributions: dict[str, Distribution]
+    map: BlockMap
+    alerts: list[CacheAlert]
+    alerts_left_out: int
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
+    """What there is to say of a recording.
+
+    Attributes:
+        inputs: What was read.
+        events: Events in it.
+        malformed: Pieces that could not be decoded.
+        caches: One entry a source and tier.
+    """
+
+    inputs: list[str]
+    events: int
+    malformed: int
+    caches: list[CacheReport]
+
+
+class _Place(NamedTuple):
+    source: str
+    tier: str
+
+
+class ReportBuilder:
+    """Takes in the frames of a recording.
+
+    Args:
+        config: What is measured.
+        block_bytes: Bytes of a block, if known.
+    """
+
+    def __init__(self, config: MetricsConfig, block_bytes: int | None = None) -> None:
+        self._config = config
+        self._analysis = Analysis(config, block_bytes)
+        self._alerts: defaultdict[_Place, list[CacheAlert]] = defaultdict(list)
+        self._alerts_left_out: defaultdict[_Place, int] = defaultdict(int)
+        self._history: dict[_Place, HistoryBuilder] = {}
+        self._seen: dict[_Place, int] = {}  # windows that are in the history
+        self._events = 0
+
+    def process(self, frame: EventFrame, records: bool = False) -> Outcome:
+        """Take in a frame; ``records`` asks for what was evicted.
+
+        A frame must not span more windows than are kept (``config.windows``).
+        """
+        self._events += len(frame)
+        outcome = self._analysis.process(frame, records)
+        self._note(outcome.alerts)
+        for tier in self._analysis.monitor.tiers(frame.source, frame.tier):
+            self._add_windows(tier)
+        return outcome
+
+    def finish(self, inputs: list[str], malformed: int) -> Report:
+        """Return the report, once all is taken in.
+
+        Args:
+            inputs: What was read.
+            malformed: Pieces that could not be decoded.
+        """
+        self._note(self._analysis.end())
+        self._note(self._analysis.monitor.finish())
+        for tier in self._analysis.monitor.tiers():
+            self._add_windows(tier)
+        caches = [self._cache(result) for result in self._analysis.results()]
+        return Report(inputs=inputs, events=self._events, malformed=malformed, caches=caches)
+
+    def _note(self, alerts: list[CacheAlert]) -> None:
+        for alert in alerts:
+            place = _Place(alert.source, alert.tier)
+            kept = self._alerts[place]
+            kept.append(alert)
+            if len(kept) > _ALERTS_KEPT:
+                del kept[0]
+                self._alerts_left_out[place] += 1
+
+    def _add_windows(self, tier: TierMonitor) -> None:
+        place = _Place(tier.source, tier.tier)
+        new = tier.ring.closed_count - self._seen.get(place, 0)
+        self._seen[place] = tier.ring.closed_count
+        if place not in self._history:
+            self._history[place] = HistoryBuilder(self._config.window_seconds)
+        self._history[place].add(tier.ring.last(new), tier.hits_are_known)
+
+    def _cache(self, analysis: CacheAnalysis) -> CacheReport:
+        place = _Place(analysis.source, analysis.tier)
+        (tier,) = self._analysis.monitor.tiers(*place)
+        return CacheReport(
+            analysis=analysis,
+            history=self._history[place].history(_WINDOWS_SHOWN),
+            distributions=distributions(tier.measurements()),
+            map=tier.table.block_map(tier.last_ts),
+            alerts=self._alerts[place],
+            alerts_left_out=self._alerts_left_out[place],
+        )

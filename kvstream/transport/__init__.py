@@ -1,0 +1,1 @@
+"""Frames between processes: endpoints, the server and the client, TLS and tokens."""

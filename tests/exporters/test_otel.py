@@ -1,0 +1,143 @@
+"""OpenTelemetry, to a real receiver of OTLP over HTTP."""
+
+from contextlib import contextmanager
+
+import msgspec
+import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from kvstream import AlertLevel, KVStream, Labels, MetricsConfig, StreamConfig
+from kvstream.errors import ConfigError
+from kvstream.exporters.otel import OpenTelemetry
+from tests.ports import posted_to
+from tests.serving import alert, send_chat, tell
+
+
+class Received:
+    """What a receiver was sent, decoded."""
+
+    def __init__(self):
+        self.metrics, self.logs = [], []
+
+    def of_last_export(self):
+        """Metrics by name."""
+        (resource,) = self.metrics[-1].resource_metrics
+        (scope,) = resource.scope_metrics
+        return {metric.name: metric for metric in scope.metrics}
+
+    def records(self):
+        return [
+            record
+            for request in self.logs
+            for resource in request.resource_logs
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        ]
+
+
+@contextmanager
+def receiver(status=200):
+    """A collector's OTLP endpoint; its URL and what it received."""
+    received = Received()
+
+    def take(path, headers, body):
+        if path == "/v1/metrics":
+            received.metrics.append(ExportMetricsServiceRequest.FromString(body))
+        elif path == "/v1/logs":
+            received.logs.append(ExportLogsServiceRequest.FromString(body))
+        return status
+
+    with posted_to(take) as url:
+        yield url, received
+
+
+def attributes(of):
+    return {pair.key: pair.value.string_value or pair.value.double_value for pair in of.attributes}
+
+
+def of_source(points, source):
+    return next(point for point in points if attributes(point).get("source") == source)
+
+
+async def test_metrics_and_alerts_arrive_as_they_are():
+    with receiver() as (url, received):
+        config = StreamConfig(metrics=MetricsConfig(capacity=512, export_interval=0.0))
+        async with KVStream(config) as stream:
+            OpenTelemetry(url, resource={"deployment": "test"}).attach(stream)
+            await send_chat(stream, 20_000)
+            await stream.producer("vllm-1").allocated([1, 2], labels=Labels(tenant="acme"))
+            await tell(stream, alert(1, level=AlertLevel.CRITICAL), alert(2, state="resolved"))
+        summary = stream.summary("vllm-0", "gpu")
+        metrics = received.of_last_export()
+        (resource,) = received.metrics[-1].resource_metrics
+        assert attributes(resource.resource)["service.name"] == "kvstream"
+        assert attributes(resource.resource)["deployment"] == "test"
+
+        lifetime = metrics["kvstream.block_lifetime"]
+        assert lifetime.unit == "s"
+        point = of_source(lifetime.exponential_histogram.data_points, "vllm-0")
+        ours = stream.sources()[0].tiers["gpu"].measurements().lifetime
+        assert (point.count, point.scale, point.zero_count) == (ours.count, 4, ours.zero_count)
+        assert (point.positive.offset, list(point.positive.bucket_counts)) == (
+            ours.offset,
+            ours.counts.tolist(),
+        )
+        assert point.sum == pytest.approx(ours.sum_ns / 1e9)
+        assert (point.min, point.max) == (ours.min_ns / 1e9, ours.max_ns / 1e9)
+        assert lifetime.exponential_histogram.aggregation_temporality == 2, "cumulative"
+
+        allocations = metrics["kvstream.allocations"].sum
+        assert allocations.is_monotonic
+        assert of_source(allocations.data_points, "vllm-0").as_int == summary.accounts.allocations
+        assert of_source(metrics["kvstream.blocks"].gauge.data_points, "vllm-0").as_int == 512
+        (owner,) = metrics["kvstream.label_blocks"].gauge.data_points
+        assert attributes(owner) == {"source": "vllm-1", "tier": "gpu", "label": "tenant", "value": "acme"}
+        assert metrics["kvstream.events_processed"].sum.data_points[0].as_int == 20_002
+
+        told = {record.body.string_value: record for record in received.records()}
+        firing, resolved = told["message 1"], told["message 2"]
+        assert firing.severity_text == "critical"
+        assert firing.severity_number == 17, "ERROR"
+        assert firing.event_name == "kvstream.alert.firing"
+        assert firing.time_unix_nano == 1_700_000_001 * 10**9
+        assert attributes(firing)["rule"] == "hit_ratio_drop"
+        assert resolved.event_name == "kvstream.alert.resolved"
+        assert resolved.severity_number == 9, "INFO"
+
+
+async def test_text_that_no_encoding_holds_arrives_escaped():
+    with receiver() as (url, received):
+        config = StreamConfig(metrics=MetricsConfig(export_interval=0.0))
+        async with KVStream(config) as stream:
+
+            async def named_handler(alert):
+                pass
+
+            named_handler.__qualname__ = "a\udcff"
+            stream.on_alert(named_handler)
+            OpenTelemetry(url).attach(stream)
+            odd = {"message": "b\udcff", "rule": "b\udcff", "source": "b\udcff", "tier": "b\udcff"}
+            await tell(stream, msgspec.structs.replace(alert(1), **odd, labels={"c\udcff": "d\udcff"}))
+        (record,) = received.records()
+        assert record.body.string_value == "b\\udcff"
+        assert attributes(record)["label.c\\udcff"] == "d\\udcff"
+        dropped = received.of_last_export()["kvstream.subscriber_dropped"].sum.data_points
+        assert {attributes(point)["subscriber"] for point in dropped} >= {"OpenTelemetry.export"}
+    assert {told.failures for told in stream.statistics().subscribers} == {0}
+
+
+async def test_a_collector_that_refuses_is_counted_and_delays_nothing(caplog):
+    with receiver(status=400) as (url, received):
+        async with KVStream(StreamConfig(metrics=MetricsConfig(export_interval=0.0))) as stream:
+            OpenTelemetry(url).attach(stream)
+            await send_chat(stream, 1_000)
+        assert len(received.metrics) == 1
+    failures = {told.name: told.failures for told in stream.statistics().subscribers}
+    assert failures["OpenTelemetry.export"] == 1
+    assert "did not take the metrics" in caplog.text
+
+
+def test_what_is_no_url_is_refused():
+    with pytest.raises(ConfigError, match="4318"):
+        OpenTelemetry("localhost:4318")

@@ -1,0 +1,344 @@
+"""The exposition, against the client library, promtool and a real Prometheus."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+import httpx2
+import msgspec
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from kvstream import EventFrame, KVStream, Labels, MetricsConfig, StreamConfig
+from kvstream.exporters.metric_families import FAMILIES
+from kvstream.exporters.prometheus import PrometheusCollector, _Metrics, _Text, exposition, native_histogram
+from kvstream.metrics.histogram import VLLM_BUCKETS_SECONDS, ExponentialHistogram
+from kvstream.sources.synthetic import generate
+from tests.ports import free_port
+from tests.serving import DEADLINE, send_chat, served
+from tests.text.test_escape import HOSTILE_NAMES
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+ODD = 'vllm "0"\\\n/dp0'
+PLAIN = ""
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+NATIVE = "application/openmetrics-text; version=2.0.0"
+
+
+def tool(name):
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"needs {name}: apt-get install prometheus prometheus-alertmanager")
+    return found
+
+
+@asynccontextmanager
+async def filled():
+    """A stream with two sources, an odd name, labels, an alert, a loss and a fault."""
+    async with KVStream(StreamConfig(metrics=MetricsConfig(capacity=512))) as stream:
+        stream.on_alert(print)
+        await send_chat(stream, 20_000)
+        await stream.producer(ODD).allocated(range(10), labels=Labels(tenant="acme", lora="sql"))
+        await stream.producer(ODD).accessed([1, 1, 2])
+        stream.producer(ODD).drop("queue_full", 3)
+        stream.faults.note("frames", "bad_token", "wrong token")
+        await stream.producer(ODD, "cpu").allocated(5)
+        await stream.flush()
+        yield stream
+
+
+def steady(body):
+    """The lines of an exposition but for samples that change by themselves from one to the next."""
+    changing = (b"kvstream_process_", b"kvstream_input_age_seconds")
+    return [line for line in body.splitlines() if not line.startswith(changing)]
+
+
+@pytest.mark.parametrize("accept", [PLAIN, OPENMETRICS])
+async def test_the_text_is_what_the_client_library_writes(accept):
+    async with filled() as stream:
+        body, content_type = await exposition(stream, accept)
+        registry = CollectorRegistry()
+        registry.register(PrometheusCollector(stream))
+        encoder, expected = choose_encoder(accept)
+        assert content_type == expected
+        assert steady(body) == steady(encoder(registry))
+        told = set(re.findall(r"^(\w+?)(?:_total|_count)?[{ ]", body.decode(), re.MULTILINE))
+        assert {family.name for family in FAMILIES} <= told
+
+
+async def test_values_are_those_of_the_summary():
+    async with filled() as stream:
+        body, _ = await exposition(stream, OPENMETRICS)
+        samples = {
+            (s.name, *sorted(s.labels.items())): s.value
+            for family in text_string_to_metric_families(body.decode())
+            for s in family.samples
+        }
+        one = (("source", "vllm-0"), ("tier", "gpu"))
+        summary = stream.summary("vllm-0", "gpu")
+        assert samples["kvstream_blocks", *one] == summary.blocks_live
+        assert samples["kvstream_allocations_total", *one] == summary.accounts.allocations
+        assert samples["kvstream_accesses_total", *one] == summary.accesses
+        reason = (("reason", "capacity"), *one)
+        assert samples["kvstream_evictions_total", *reason] == summary.evictions_by_reason["capacity"]
+        assert samples["kvstream_premature_evictions_total", *one] == summary.premature.count
+        assert samples["kvstream_block_lifetime_seconds_count", *one] == summary.lifetime.count
+        assert samples["kvstream_block_lifetime_seconds_sum", *one] == pytest.approx(
+            summary.lifetime.mean * summary.lifetime.count
+        )
+        bounds = [
+            float(dict(key[1:])["le"])
+            for key in samples
+            if key[0] == "kvstream_block_lifetime_seconds_bucket"
+        ]
+        assert sorted(set(bounds)) == [*VLLM_BUCKETS_SECONDS, float("inf")]
+        assert samples["kvstream_events_processed_total",] == stream.summary().accounts.processed
+        assert samples["kvstream_events_dropped_total", ("cause", "queue_full")] == 3
+        odd = (("source", ODD), ("tier", "gpu"))
+        assert samples["kvstream_label_blocks", ("label", "tenant"), *odd, ("value", "acme")] == 10
+        assert samples["kvstream_label_accesses_total", ("label", "lora"), *odd, ("value", "sql")] == 3
+
+
+async def test_what_kvstream_itself_takes_and_how_far_it_is_behind_is_exposed():
+    async with KVStream(StreamConfig(consumers=2)) as stream:
+        await stream.producer("live").allocated(1)
+        await stream.producer("old").allocated(1, ts=10**18)
+        await stream.flush()
+        body, _ = await exposition(stream, OPENMETRICS)
+    samples = {
+        (s.name, *s.labels.values()): s.value
+        for family in text_string_to_metric_families(body.decode())
+        for s in family.samples
+    }
+    assert 0 < samples["kvstream_process_cpu_seconds_total",] <= time.process_time()
+    assert samples["kvstream_process_resident_bytes",] > 2**20
+    assert [samples["kvstream_queue_fill_ratio", str(i)] for i in range(2)] == [0, 0]
+    for source in ("live", "old"):
+        assert 0 <= samples["kvstream_input_age_seconds", source] < DEADLINE
+    assert 0 <= samples["kvstream_event_lag_seconds", "live"] < DEADLINE
+    assert samples["kvstream_event_lag_seconds", "old"] > time.time() - 10**9 - DEADLINE
+
+
+async def test_native_histograms_come_with_openmetrics_2():
+    async with filled() as stream:
+        body, content_type = await exposition(stream, NATIVE)
+        assert "version=2.0.0" in content_type
+        seen = stream.sources()[0].tiers["gpu"].measurements().lifetime
+        line = next(
+            line
+            for line in body.decode().splitlines()
+            if line.startswith('kvstream_block_lifetime_seconds{source="vllm-0"')
+        )
+        assert f"count:{seen.count}," in line
+        assert "schema:4" in line
+
+
+def test_a_native_histogram_has_the_same_buckets():
+    rng = np.random.default_rng(1)
+    histogram = ExponentialHistogram()
+    histogram.record(
+        np.concatenate([rng.integers(0, 10**12, 500), rng.integers(1, 100, 50), np.zeros(7)]).astype(int)
+    )
+    native = native_histogram(histogram)
+    index, count, found = 0, 0, {}
+    deltas = iter(native.pos_deltas)
+    for span in native.pos_spans:
+        index += span.offset
+        for _ in range(span.length):
+            count += next(deltas)
+            found[2.0 ** (index / 2**native.schema)] = count  # by upper bound
+            index += 1
+    assert next(deltas, None) is None
+    expected = [(bound, n) for bound, n in histogram.buckets() if bound]
+    assert found == pytest.approx(dict(expected))
+    assert (native.count_value, native.zero_count) == (557, histogram.zero_count)
+
+
+async def test_promtool_finds_nothing_to_complain_about():
+    async with filled() as stream:
+        body, _ = await exposition(stream)
+    promtool = tool("promtool")
+    checked = await anyio.run_process([promtool, "check", "metrics"], input=body, check=False)
+    said = (checked.stdout + checked.stderr).decode()
+    assert (checked.returncode, said) == (0, "")
+
+
+def test_the_example_rules_do_what_they_say():
+    promtool = tool("promtool")
+    folder = EXAMPLES / "prometheus"
+    for command in (
+        ["check", "config", folder / "prometheus.yml"],
+        ["check", "rules", folder / "kvstream.rules.yml"],
+        ["test", "rules", folder / "kvstream.rules.test.yml"],
+    ):
+        done = subprocess.run([promtool, *map(str, command)], capture_output=True, timeout=DEADLINE)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@asynccontextmanager
+async def prometheus(folder, target):
+    """A real Prometheus that scrapes a target ten times a second; a client of its API."""
+    port = free_port()
+    config = folder / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 100ms, evaluation_interval: 100ms}\n"
+        f"rule_files: ['{EXAMPLES}/prometheus/kvstream.rules.yml']\n"
+        f"scrape_configs: [{{job_name: kvstream, static_configs: [{{targets: ['{target}']}}]}}]\n"
+    )
+    arguments = [
+        f"--config.file={config}",
+        f"--storage.tsdb.path={folder}/data",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    process = await anyio.open_process(
+        [tool("prometheus"), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE) as client:
+            yield client
+    finally:
+        process.terminate()
+        await process.aclose()
+
+
+async def answer(client, query, wanted=None):
+    """What Prometheus answers, once it is what is wanted (or anything): values by labels."""
+    found = {}
+    with anyio.move_on_after(DEADLINE):
+        while True:
+            reply = {"status": "starting"}
+            with suppress(httpx2.TransportError):
+                response = await client.get("/api/v1/query", params={"query": query})
+                if response.status_code != 503:  # which it answers until it has begun
+                    reply = response.json()
+            if reply["status"] == "error":
+                raise AssertionError(f"{query}: {reply['error']}")
+            if reply["status"] == "success":
+                found = {
+                    tuple(sorted(each["metric"].items())): float(each["value"][1])
+                    for each in reply["data"]["result"]
+                }
+                if found if wanted is None else set(found.values()) == {wanted}:
+                    return found
+            await anyio.sleep(0.05)
+    raise AssertionError(f"{query}: {found}, not {wanted}")
+
+
+async def test_a_real_prometheus_scrapes_exact_counts(tmp_path):
+    tool("prometheus")
+    async with served() as (stream, url):
+        await send_chat(stream, 20_000)
+        await send_chat(stream, 10_000, source=ODD, seed=2)
+        async with prometheus(tmp_path, url.removeprefix("http://").rstrip("/")) as client:
+            summary, both = stream.summary("vllm-0", "gpu"), stream.summary()
+            one = '{source="vllm-0", tier="gpu"}'
+            await answer(client, f"kvstream_allocations_total{one}", summary.accounts.allocations)
+            await answer(client, f"kvstream_accesses_total{one}", summary.accesses)
+            await answer(client, f"sum(kvstream_evictions_total{one})", summary.total_evictions)
+            await answer(client, f"kvstream_block_lifetime_seconds_count{one}", summary.lifetime.count)
+            below = stream.sources()[0].tiers["gpu"].classic["lifetime"].cumulative()
+            for bound, count in zip(VLLM_BUCKETS_SECONDS, below, strict=False):
+                query = f'kvstream_block_lifetime_seconds_bucket{{source="vllm-0", le=~"{bound:g}(.0)?"}}'
+                await answer(client, query, count)
+            await answer(client, "sum(kvstream_blocks)", both.blocks_live)
+            await answer(client, "sum(kvstream_accesses_total)", both.accesses)
+            (labels,) = await answer(client, 'kvstream_blocks{source!="vllm-0"}')
+            assert dict(labels)["source"] == ODD
+            await send_chat(stream, 5_000, source="vllm-2", seed=3)
+            await answer(client, "sum(kvstream_events_processed_total)", 35_000)
+            await every_panel_has_data(client, stream)
+
+
+async def every_panel_has_data(client, stream):
+    """Each query of the Grafana dashboard and each recording rule finds something."""
+    stream.producer("vllm-0").drop("queue_full", 1)
+    await stream.producer("vllm-0").allocated([1], labels=Labels(tenant="acme"))
+    await stream.flush()
+    dashboard = json.loads((EXAMPLES / "grafana" / "kvstream.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            query = target["expr"].replace("$__rate_interval", "10s")
+            query = query.replace("$source", ".*").replace("$tier", ".*")
+            await answer(client, query)
+    rules = (EXAMPLES / "prometheus" / "kvstream.rules.yml").read_text()
+    for name in re.findall(r"record: (\S+)", rules):
+        await answer(client, name)
+
+
+async def test_the_same_source_of_two_consumers_is_scraped_once():
+    async with KVStream(StreamConfig(consumers=3)) as stream:
+        for n in range(20):
+            for frame in generate("chat", 200, blocks=64, source=f"vllm-{n}"):
+                await stream.send(msgspec.structs.replace(frame))
+        await stream.flush()
+        body, _ = await exposition(stream)
+    assert body.count(b"\nkvstream_allocations_total{") == 20
+
+
+NAMES = [*HOSTILE_NAMES.values(), "", " ", "other", "a\\udcffb", "none", "None"]
+
+
+def series(body):
+    """Each sample's name and labels as they stand in the text."""
+    pattern = r'^([a-zA-Z_:][\w:]*)(\{(?:[a-zA-Z_]\w*="(?:[^"\\\n]|\\.)*",?)*\})? '
+    for line in body.decode().split("\n"):
+        if line and not line.startswith("#"):
+            yield re.match(pattern, line)[0]
+
+
+@pytest.mark.parametrize("accept", [PLAIN, OPENMETRICS, NATIVE])
+async def test_no_series_is_there_twice_whatever_names_are_given(accept):
+    async with KVStream(StreamConfig(metrics=MetricsConfig(capacity=512))) as stream:
+        refused = 0
+        for name in NAMES:
+            for names in ((name, "gpu", "acme"), ("vllm-0", name, "acme"), ("vllm-0", "gpu", name)):
+                source, tier, tenant = names
+                try:
+                    await stream.producer(source, tier).allocated([1, 2], labels=Labels(tenant=tenant))
+                except ValueError:
+                    refused += 1
+                labels = (Labels(tenant=tenant, lora=name),)
+                frame = EventFrame(
+                    *(np.zeros(2, np.uint8), np.arange(2), np.ones(2, np.int64), source, tier),
+                    labels=labels,
+                    label_of=np.ones(2, np.uint16),
+                )
+                try:
+                    await stream.send(frame)
+                except ValueError:
+                    refused += 1
+        await stream.producer("vllm-0").allocated([3])
+        stream.faults.note("frames", "bad_token", "wrong token")
+        await stream.flush()
+        assert refused == 3 * 4 + 2 * 4, "lone surrogates, too long ones and the empty one"
+        body, content_type = await exposition(stream, accept)
+        registry = CollectorRegistry()
+        registry.register(PrometheusCollector(stream, native=accept == NATIVE))
+        by_library = choose_encoder(accept)[0](registry)
+    for text in (body, by_library):
+        counts = Counter(series(text))
+        assert max(counts.values()) == 1, counts.most_common(3)
+    if "openmetrics" in content_type:
+        assert body.endswith(b"# EOF\n")
+    if accept == OPENMETRICS:
+        shown = {
+            s.labels.get("source") for f in text_string_to_metric_families(body.decode()) for s in f.samples
+        }
+        assert HOSTILE_NAMES["brace"] in shown
+
+
+def test_names_that_only_surrogates_tell_apart_are_one_series():
+    family = FAMILIES[0]
+    for answer in (_Text(openmetrics=False), _Metrics(native=False)):
+        answer.add([(family, ("a\udcff", "gpu"), 1), (family, ("a\\udcff", "gpu"), 2)])
+        text = answer.encode() if isinstance(answer, _Text) else generate_latest(answer)
+        assert text.count(b"\nkvstream_blocks{") == 1

@@ -1,0 +1,66 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from kvstream.errors import UndeliveredError
+from kvstream.notifiers.alert_file import AlertFile
+from tests.alerting import alert
+
+
+def lines(path):
+    return path.read_bytes().split(b"\n")
+
+
+async def test_alerts_are_appended_one_a_line(tmp_path):
+    path = tmp_path / "alerts.jsonl"
+    for name in ("a", "b\udcff\nc"):
+        await AlertFile(path).deliver(alert(source=name))
+    first, second, end = lines(path)
+    assert (json.loads(first)["source"], json.loads(second)["source"]) == ("a", "b\\udcff\nc")
+    assert end == b""
+
+
+async def test_a_torn_line_is_ended_and_kept(tmp_path):
+    path = tmp_path / "alerts.jsonl"
+    path.write_bytes(b'{"whole":1}\n{"torn":')
+    file = AlertFile(path)
+    assert path.read_bytes() == b'{"whole":1}\n{"torn":'
+    await file.deliver(alert())
+    await file.deliver(alert("resolved"))
+    whole, torn, first, second, _ = lines(path)
+    assert (whole, torn) == (b'{"whole":1}', b'{"torn":')
+    assert [json.loads(line)["state"] for line in (first, second)] == ["firing", "resolved"]
+
+
+async def test_a_disk_that_was_full_takes_the_next_alert_on_a_line_of_its_own(tmp_path, monkeypatch):
+    path, room = tmp_path / "alerts.jsonl", [10]
+    file = AlertFile(path)
+    write = os.write
+
+    def narrow(descriptor, data):
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        written = write(descriptor, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "write", narrow)
+    with pytest.raises(UndeliveredError, match="No space left"):
+        await file.deliver(alert())
+    monkeypatch.undo()
+    await file.deliver(alert())
+    torn, whole, _ = lines(path)
+    assert len(torn) == 10
+    assert json.loads(whole)["state"] == "firing"
+
+
+async def test_a_full_device_leaves_alerts_undelivered():
+    with pytest.raises(UndeliveredError, match="No space left"):
+        await AlertFile(Path("/dev/full")).deliver(alert())
+
+
+def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path):
+    with pytest.raises(OSError, match="directory"):
+        AlertFile(tmp_path)
