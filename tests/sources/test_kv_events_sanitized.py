@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recording.test_recorder_sanitized import library
+from tests.test_recorder_sanitized import library
 from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).parents[2]
