@@ -646,7 +646,7 @@ class Table:
         for column in (blocks, ts, reasons, keys, labels):
             if column is not None and len(column) != count:
                 raise ValueError(f"columns of {count} and {len(column)} events")
-        if label_sets is not None and (labels is None) < len(label_sets) < 1:
+        if label_sets is not None and not len(label_sets):
             raise ValueError("no label sets")
         if keys is not None and not self.by_hash:
             self.keep_keys()
@@ -1127,6 +1127,7 @@ class PrematureEvictions:
     ts_array = cython.declare(object)
     key: cython.longlong[::1]
     ts: cython.longlong[::1]  # of the eviction, or that there is none
+    returned: cython.longlong[:, ::1]  # where ``apply`` writes what came back
 
     def __init__(self, most: int, longest_ns: int):
         self.most = most
@@ -1200,7 +1201,7 @@ class PrematureEvictions:
         key: cython.const[cython.longlong][::1] = memoryview(keys)
         times: cython.const[cython.longlong][::1] = memoryview(ts)
         comes: cython.const[cython.uchar][::1] = memoryview(begins)
-        result: cython.longlong[:, ::1] = memoryview(returned)
+        self.returned = memoryview(returned)
         returns: cython.Py_ssize_t = 0
         row: cython.Py_ssize_t
         with cython.nogil:
@@ -1209,8 +1210,8 @@ class PrematureEvictions:
                     self.index.load_ahead(key[row + _KEYS_AHEAD])
                 if not comes[row]:
                     self._evict(key[row], times[row])
-                elif self._return(key[row], times[row], returns, result):
-                    result[2, returns] = row
+                elif self._return(key[row], times[row], returns):
+                    self.returned[2, returns] = row
                     returns += 1
         return returned[0, :returns], returned[1, :returns], returned[2, :returns]
 
@@ -1223,7 +1224,6 @@ class PrematureEvictions:
         key: cython.longlong,
         time: cython.longlong,
         at: cython.Py_ssize_t,
-        result: cython.longlong[:, ::1],
     ) -> cython.bint:
         """Take in a key that came; return whether it is a return, and write which one."""
         place: cython.longlong = self.index.find(key)
@@ -1241,8 +1241,8 @@ class PrematureEvictions:
             later: cython.longlong = self.tree.before(end) - self.tree.before(evicted)
             if evicted >= end:
                 later += self.tree.before(self.mask + 1)
-            result[0, at] = passed
-            result[1, at] = later - 1 if later > 2 else 1
+            self.returned[0, at] = passed
+            self.returned[1, at] = later - 1 if later > 2 else 1
         self.tree.add(evicted, -1)
         return within
 
@@ -1427,134 +1427,139 @@ def count_distinct(values, registers, bits: cython.int):
         register[place] = rank
 
 
-@cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def _bucket(
-    value: cython.longlong,
-    bounds: cython.const[cython.longlong][::1],
-    digits: cython.int,
-    lowest: cython.const[cython.longlong][::1],
-) -> cython.Py_ssize_t:
-    """Return the first bucket whose upper bound is not below a value."""
-    if value < 1:
-        return 0
-    power: cython.int = bit_length(value) - 1
-    cell: cython.longlong = power
-    cell <<= digits
-    below: cython.longlong = value & ((cython.cast(cython.longlong, 1) << power) - 1)
-    cell += below >> (power - digits) if power >= digits else below << (digits - power)
-    at: cython.Py_ssize_t
-    if cell < len(lowest):
-        at = lowest[cell]
-        return at + (value > bounds[at])
-    at = lowest[len(lowest) - 1]
-    while at < len(bounds) and value > bounds[at]:
-        at += 1
-    return at
+@cython.final
+@cython.cclass
+class IntervalBuckets:
+    """Counts intervals in exponential buckets and in classic ones, which are both made of finer ones.
 
-
-def count_in_buckets(values, rows, row_count: cython.Py_ssize_t, bounds, digits: cython.int, lowest):
-    """Count intervals by bucket.
+    A value's bucket is found by its cell, which its power of two and its first binary digits name.
 
     Args:
-        values: Intervals, ns, none negative, int64 (n,), n at least 1.
-        rows: Row of each interval, below ``row_count``, uint16 (n,); None where there is one row.
-        row_count: Rows.
-        bounds: Upper bounds of the buckets, ascending from 0, int64 (b,).
-        digits: Binary digits after the first that, with the power of two, name the cell of a value.
-        lowest: Lowest bucket of each cell from that of 1 ns on, int64; a cell has at most two.
-
-    Returns:
-        The first bucket that is counted in; the intervals by row and bucket from that one on, int64; and of
-        each row the shortest and longest interval, int64, and their sum.
+        bounds: Upper bounds of the fine buckets, ns, ascending from 0, int64 (b,).
+        digits: Binary digits after the first one that name a cell.
+        lowest: Lowest fine bucket of each cell from that of 1 ns on, int64; a cell has at most two.
+        exponential: Exponential bucket that each fine one is a part of, but for the first, int64 (b,).
+        classic: Classic bucket that each fine one is a part of, int64 (b,).
     """
-    value: cython.const[cython.longlong][::1] = memoryview(values)
-    row_of: cython.const[cython.ushort][::1] = memoryview(
-        np.empty(0, dtype=np.uint16) if rows is None else rows
-    )
-    bound: cython.const[cython.longlong][::1] = memoryview(bounds)
-    lowest_of: cython.const[cython.longlong][::1] = memoryview(lowest)
-    has_rows: cython.bint = rows is not None
-    low: cython.longlong = value[0]
-    high: cython.longlong = value[0]
-    i: cython.Py_ssize_t
-    for i in range(len(value)):
-        low = min(low, value[i])
-        high = max(high, value[i])
-    first: cython.Py_ssize_t = _bucket(low, bound, digits, lowest_of)
-    last: cython.Py_ssize_t = _bucket(high, bound, digits, lowest_of)
-    counts = np.zeros((row_count, last - first + 1), dtype=np.int64)
-    shortest = np.full(row_count, 2**63 - 1, dtype=np.int64)
-    longest = np.zeros(row_count, dtype=np.int64)
-    sums = np.zeros((row_count, 2), dtype=np.int64)  # their lower 32 bits, and the others
-    count: cython.longlong[:, ::1] = memoryview(counts)
-    least: cython.longlong[::1] = memoryview(shortest)
-    most: cython.longlong[::1] = memoryview(longest)
-    total: cython.longlong[:, ::1] = memoryview(sums)
-    row: cython.Py_ssize_t = 0
-    for i in range(len(value)):
-        if has_rows:
-            row = row_of[i]
-        least[row] = min(least[row], value[i])
-        most[row] = max(most[row], value[i])
-        total[row, 0] += value[i] & 0xFFFF_FFFF
-        total[row, 1] += value[i] >> 32
-        count[row, _bucket(value[i], bound, digits, lowest_of) - first] += 1
-    return first, counts, shortest, longest, [(upper << 32) + lower for lower, upper in sums.tolist()]
 
+    bounds: cython.const[cython.longlong][::1]
+    digits: cython.int
+    lowest: cython.const[cython.longlong][::1]
+    exponential: cython.const[cython.longlong][::1]
+    classic: cython.const[cython.longlong][::1]
 
-def count_intervals(values, bounds, digits: cython.int, lowest, exponential, classic, classic_counts):
-    """Count intervals in exponential buckets and in classic ones.
+    def __init__(self, bounds, digits: int, lowest, exponential, classic):
+        self.bounds, self.lowest = memoryview(bounds), memoryview(lowest)
+        self.exponential, self.classic = memoryview(exponential), memoryview(classic)
+        self.digits = digits
 
-    Args:
-        values: Intervals, ns, none negative, int64 (n,), n at least 1.
-        bounds: Upper bounds of the buckets that both are made of, ascending from 0, int64 (b,).
-        digits: As ``count_in_buckets`` has it, and the next.
-        lowest: Lowest bucket of each cell.
-        exponential: Exponential bucket that each of these is a part of, but for the first, int64 (b,).
-        classic: Classic bucket that each is a part of, int64 (b,).
-        classic_counts: Intervals by classic bucket, int64; added to.
-
-    Returns:
-        How many are 0; the first exponential bucket that is counted in, and the intervals by bucket from
-        there on, int64; the sum; the shortest and the longest, ns.
-    """
-    value: cython.const[cython.longlong][::1] = memoryview(values)
-    bound: cython.const[cython.longlong][::1] = memoryview(bounds)
-    lowest_of: cython.const[cython.longlong][::1] = memoryview(lowest)
-    exponential_of: cython.const[cython.longlong][::1] = memoryview(exponential)
-    classic_of: cython.const[cython.longlong][::1] = memoryview(classic)
-    classic_count: cython.longlong[::1] = memoryview(classic_counts)
-    low: cython.longlong = 0x7FFF_FFFF_FFFF_FFFF  # of those that are not 0
-    high: cython.longlong = 0
-    zeros: cython.longlong = 0
-    lower: cython.longlong = 0  # the sum of the lower 32 bits, and of the others
-    upper: cython.longlong = 0
-    i: cython.Py_ssize_t
-    for i in range(len(value)):
-        if value[i] == 0:
-            zeros += 1
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _bucket(self, value: cython.longlong) -> cython.Py_ssize_t:
+        """Return the first fine bucket whose upper bound is not below a value."""
+        if value < 1:
+            return 0
+        power: cython.int = bit_length(value) - 1
+        cell: cython.longlong = power
+        cell <<= self.digits
+        below: cython.longlong = value & ((cython.cast(cython.longlong, 1) << power) - 1)
+        if power >= self.digits:
+            cell += below >> (power - self.digits)
         else:
+            cell += below << (self.digits - power)
+        at: cython.Py_ssize_t
+        if cell < len(self.lowest):
+            at = self.lowest[cell]
+            return at + (value > self.bounds[at])
+        at = self.lowest[len(self.lowest) - 1]
+        while at < len(self.bounds) and value > self.bounds[at]:
+            at += 1
+        return at
+
+    def count(self, values, classic_counts):
+        """Count intervals.
+
+        Args:
+            values: Intervals, ns, none negative, int64 (n,), n at least 1.
+            classic_counts: Intervals by classic bucket, int64; added to.
+
+        Returns:
+            How many are 0; the first exponential bucket that is counted in, and the intervals by bucket from
+            there on, int64; the sum; the shortest and the longest, ns.
+        """
+        lower_bits: cython.longlong = 0xFFFF_FFFF
+        value: cython.const[cython.longlong][::1] = memoryview(values)
+        classic_count: cython.longlong[::1] = memoryview(classic_counts)
+        low: cython.longlong = 0x7FFF_FFFF_FFFF_FFFF  # of those that are not 0
+        high: cython.longlong = 0
+        zeros: cython.longlong = 0
+        lower: cython.longlong = 0  # the sum of the lower 32 bits, and of the others
+        upper: cython.longlong = 0
+        i: cython.Py_ssize_t
+        for i in range(len(value)):
+            if value[i] == 0:
+                zeros += 1
+            else:
+                low = min(low, value[i])
+                high = max(high, value[i])
+            lower += value[i] & lower_bits
+            upper += value[i] >> 32
+        classic_count[self.classic[0]] += zeros
+        if not high:
+            return zeros, 0, np.empty(0, dtype=np.int64), 0, 0, 0
+        first: cython.longlong = self.exponential[self._bucket(low)]
+        last: cython.longlong = self.exponential[self._bucket(high)]
+        counts = np.zeros(last - first + 1, dtype=np.int64)
+        count: cython.longlong[::1] = memoryview(counts)
+        at: cython.Py_ssize_t
+        for i in range(len(value)):
+            if value[i]:
+                at = self._bucket(value[i])
+                count[self.exponential[at] - first] += 1
+                classic_count[self.classic[at]] += 1
+        return zeros, first, counts, (upper << 32) + lower, 0 if zeros else low, high
+
+    def count_rows(self, values, rows, row_count: cython.Py_ssize_t):
+        """Count intervals by row and fine bucket.
+
+        Args:
+            values: Intervals, ns, none negative, int64 (n,), n at least 1.
+            rows: Row of each interval, below ``row_count``, uint16 (n,).
+            row_count: Rows.
+
+        Returns:
+            The first fine bucket that is counted in; the intervals by row and bucket from that one on, int64;
+            and of each row the shortest and longest interval, int64, and their sum.
+        """
+        lower_bits: cython.longlong = 0xFFFF_FFFF
+        value: cython.const[cython.longlong][::1] = memoryview(values)
+        row_of: cython.const[cython.ushort][::1] = memoryview(rows)
+        low: cython.longlong = value[0]
+        high: cython.longlong = value[0]
+        i: cython.Py_ssize_t
+        for i in range(len(value)):
             low = min(low, value[i])
             high = max(high, value[i])
-        lower += value[i] & 0xFFFF_FFFF
-        upper += value[i] >> 32
-    classic_count[classic_of[0]] += zeros
-    if not high:
-        return zeros, 0, np.empty(0, dtype=np.int64), 0, 0, 0
-    first: cython.longlong = exponential_of[_bucket(low, bound, digits, lowest_of)]
-    last: cython.longlong = exponential_of[_bucket(high, bound, digits, lowest_of)]
-    counts = np.zeros(last - first + 1, dtype=np.int64)
-    count: cython.longlong[::1] = memoryview(counts)
-    at: cython.Py_ssize_t
-    for i in range(len(value)):
-        if value[i]:
-            at = _bucket(value[i], bound, digits, lowest_of)
-            count[exponential_of[at] - first] += 1
-            classic_count[classic_of[at]] += 1
-    return zeros, first, counts, (upper << 32) + lower, 0 if zeros else low, high
+        first: cython.Py_ssize_t = self._bucket(low)
+        counts = np.zeros((row_count, self._bucket(high) - first + 1), dtype=np.int64)
+        shortest = np.full(row_count, 2**63 - 1, dtype=np.int64)
+        longest = np.zeros(row_count, dtype=np.int64)
+        sums = np.zeros((row_count, 2), dtype=np.int64)  # their lower 32 bits, and the others
+        count: cython.longlong[:, ::1] = memoryview(counts)
+        least: cython.longlong[::1] = memoryview(shortest)
+        most: cython.longlong[::1] = memoryview(longest)
+        total: cython.longlong[:, ::1] = memoryview(sums)
+        row: cython.Py_ssize_t
+        for i in range(len(value)):
+            row = row_of[i]
+            least[row] = min(least[row], value[i])
+            most[row] = max(most[row], value[i])
+            total[row, 0] += value[i] & lower_bits
+            total[row, 1] += value[i] >> 32
+            count[row, self._bucket(value[i]) - first] += 1
+        return first, counts, shortest, longest, [(upper << 32) + lower for lower, upper in sums.tolist()]
 
 
 def find_rank(counts, below: cython.longlong, rank: cython.double):

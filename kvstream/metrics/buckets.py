@@ -5,7 +5,7 @@ from functools import cache
 import msgspec
 import numpy as np
 
-from kvstream._core.table import count_intervals
+from kvstream._core.table import IntervalBuckets
 from kvstream.events.frame import I64
 from kvstream.metrics.histogram import VLLM_BUCKETS_NS, ExponentialHistogram, upper_bounds
 
@@ -15,23 +15,19 @@ _POWERS = 53  # of two, up to 104 days, that cells are made for
 class Buckets(msgspec.Struct, frozen=True, eq=False):
     """The buckets of one scale.
 
-    A value's bucket is found by its cell, which its power of two and its first binary digits name.
-
     Attributes:
         scale: Scale of the exponential buckets.
         bounds: Upper bounds, ns, ascending; the first is 0.
         exponential: Exponential bucket that each is a part of, but for the first, which none is.
         classic: Bucket of vLLM's that each is a part of.
-        digits: Binary digits after the first one that name a cell.
-        lowest: Lowest bucket of each cell, from that of 1 ns on. A cell has two at the most.
+        core: What counts in them.
     """
 
     scale: int
     bounds: I64
     exponential: I64
     classic: I64
-    digits: int
-    lowest: I64
+    core: IntervalBuckets
 
     def count(self, values_ns: I64, classic_counts: I64) -> ExponentialHistogram:
         """Count intervals in both kinds of buckets.
@@ -45,8 +41,8 @@ class Buckets(msgspec.Struct, frozen=True, eq=False):
         """
         made = ExponentialHistogram(self.scale)
         made.count = len(values_ns)
-        made.zero_count, made.offset, made.counts, made.sum_ns, made.min_ns, made.max_ns = count_intervals(
-            values_ns, self.bounds, self.digits, self.lowest, self.exponential, self.classic, classic_counts
+        made.zero_count, made.offset, made.counts, made.sum_ns, made.min_ns, made.max_ns = self.core.count(
+            values_ns, classic_counts
         )
         return made
 
@@ -65,14 +61,10 @@ def buckets(scale: int) -> Buckets:
         if int(np.diff(lowest).max()) <= 1:
             break
         digits += 1
-    return Buckets(
-        scale,
-        bounds,
-        offset + exponential.searchsorted(bounds),
-        VLLM_BUCKETS_NS.searchsorted(bounds),
-        digits,
-        lowest,
-    )
+    exponential_of = offset + exponential.searchsorted(bounds)
+    classic_of = VLLM_BUCKETS_NS.searchsorted(bounds)
+    core = IntervalBuckets(bounds, digits, lowest, exponential_of, classic_of)
+    return Buckets(scale, bounds, exponential_of, classic_of, core)
 
 
 class Counted(msgspec.Struct, frozen=True, eq=False):

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from kvstream._core.table import count_in_buckets
 from kvstream.events.frame import I64, U16
 from kvstream.metrics.buckets import Counted, buckets
 from kvstream.metrics.histogram import ExponentialHistogram
@@ -45,9 +44,7 @@ class HistogramRows:
         """
         self._grow(int(rows.max()) + 1)
         of = self._buckets
-        first, counts, shortest, longest, sums = count_in_buckets(
-            values_ns, rows, len(self._sums), of.bounds, of.digits, of.lowest
-        )
+        first, counts, shortest, longest, sums = of.core.count_rows(values_ns, rows, len(self._sums))
         self._sums = [before + more for before, more in zip(self._sums, sums, strict=True)]
         np.minimum(self._min, shortest, out=self._min)
         np.maximum(self._max, longest, out=self._max)
