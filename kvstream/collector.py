@@ -96,7 +96,7 @@ class KVCacheMetricsCollector(CallRecorder):
         self._alerts: deque[CacheAlert] = deque(maxlen=self.config.history_size)
 
     def should_sample_block(self, block: int | HasBlockId, ts_ns: int | None = None) -> bool:
-        """Whether a generation of the block that starts at ``ts_ns`` (now) is measured in full.
+        """Return whether a generation of the block that starts at ``ts_ns`` (now) is measured in full.
 
         A fixed hash of source, tier, block and start decides, so that every process agrees.
         """
@@ -114,7 +114,7 @@ class KVCacheMetricsCollector(CallRecorder):
                 self._flush()
 
     def flush(self) -> None:
-        """Brings state up to date with everything recorded."""
+        """Bring state up to date with everything recorded."""
         with self._lock:
             self._flush()
 
@@ -179,7 +179,7 @@ class KVCacheMetricsCollector(CallRecorder):
             return alerts
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Forget everything."""
         with self._lock:
             forked = self._forked
             self._start()
@@ -229,7 +229,7 @@ class BatchMetricsCollector:
         self.collector = KVCacheMetricsCollector(config, **options)
 
     def batch_allocate(self, blocks: Sequence[int] | npt.NDArray[Any]) -> None:
-        """Blocks were handed out."""
+        """Record that blocks were handed out."""
         self.collector.record(Op.ALLOC, blocks)
 
     def batch_access(self, blocks: Sequence[int] | npt.NDArray[Any]) -> None:
@@ -237,11 +237,11 @@ class BatchMetricsCollector:
         self.collector.record(Op.ACCESS, blocks)
 
     def batch_evict(self, blocks: Sequence[int] | npt.NDArray[Any], reason: str = "capacity") -> None:
-        """Blocks were given up."""
+        """Record that blocks were given up."""
         self.collector.record(Op.EVICT, blocks, reason)
 
     def flush_all(self) -> list[KVCacheEvictionEvent]:
-        """Brings state up to date; returns the evictions since the last call."""
+        """Bring state up to date; return the evictions since the last call."""
         return self.collector.drain_events()
 
     def get_summary(self) -> CacheMetricsSummary:

@@ -128,7 +128,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def recent_windows(self) -> int:
-        """Windows that the recent figures look back on: those of a minute, 600 at the most."""
+        """Return windows that the recent figures look back on: those of a minute, 600 at the most."""
         return max(1, min(self.windows, _MOST_RECENT, round(_RECENT_SECONDS / self.window_seconds)))
 
     @property

@@ -61,7 +61,7 @@ def documents() -> dict[str, str]:
 
 
 def wire_vectors() -> list[dict[str, Any]]:
-    """Bytes as hex beside what they mean, for implementations in other languages."""
+    """Return bytes as hex beside what they mean, for implementations in other languages."""
     events: list[Any] = [
         BlockAllocated(17, 1_000, "engine-0", "gpu", key=-2),
         BlockAccessed(17, 2_500, "engine-0"),

@@ -147,7 +147,7 @@ class KVStream:
 
     @property
     def is_open(self) -> bool:
-        """Whether the stream has been opened and not yet closed."""
+        """Return whether the stream has been opened and not yet closed."""
         return self._state == "open"
 
     # Opening and closing
@@ -226,7 +226,7 @@ class KVStream:
                 self._summaries.publish(self.summary())
 
     def _settle(self, cause: str) -> None:
-        """Accounts for everything that was still on its way."""
+        """Account for everything that was still on its way."""
         self._producers.close(cause)
         for queue in self._queues:
             for frame, owner in queue.abandon():
@@ -469,7 +469,7 @@ class KVStream:
         buffer: int | None = None,
         policy: SubscriberPolicy = "drop_oldest",
     ) -> Subscription[CacheAlert]:
-        """Alerts of at least a level, as they fire and resolve, beginning with those that fire now.
+        """Return alerts of at least a level, as they fire and resolve, beginning with those that fire now.
 
         Alerts are state: whoever is slow misses intermediate states, but not the newest of any alert.
 
@@ -606,12 +606,12 @@ class KVStream:
         return heartbeat_alert(self._heartbeat, self._opened_at, self._clock() / 1e9)
 
     def input_age(self, source: str) -> float:
-        """Seconds since the last frame of a source was applied; 0 for a source that is not known."""
+        """Return seconds since the last frame of a source was applied; 0 for a source that is not known."""
         arrived = self._arrived.get(source)
         return 0.0 if arrived is None or self._state != "open" else anyio.current_time() - arrived
 
     def event_lag(self, source: str) -> float | None:
-        """Seconds from the newest event of a source to the moment in which it was applied; None if not known.
+        """Return seconds from the newest event of a source to when it was applied; None if not known.
 
         Of a live source, it is how far what is shown lies behind; less than 0 if its clock is ahead of ours.
         Of a recording, it is how old that is.
@@ -737,14 +737,14 @@ class KVStream:
             left -= dropped
 
     def _reach(self, recorded: RecordedTime, frames: list[EventFrame]) -> None:
-        """Lets the time of a recording go on to frames that are to be applied."""
+        """Let the time of a recording go on to frames that are to be applied."""
         before = recorded.now_ns
         self._publish_alerts(recorded.reach(frames))
         if recorded.now_ns > before:
             self._publish_alerts(self._look_at_drops())
 
     async def _pass_time(self) -> None:
-        """Lets the time of silent sources go on as the clock does, so that silence is noticed and alerts end.
+        """Let the time of silent sources go on as the clock does, so that silence is noticed and alerts end.
 
         Only the time since a source's last frame is taken from the clock: a replay has times of its own.
         Events that are on their way meanwhile are not late for that (``WindowRing.advance``).
@@ -769,7 +769,7 @@ class KVStream:
                         self._publish_alerts(tier.pass_time(tier.last_ts + round((silent - window) * 1e9)))
 
     def _silent_seconds(self, source: str) -> float:
-        """Seconds since the last frame of a source was applied; 0 if there may be others on their way."""
+        """Return seconds since a source's last frame was applied; 0 if others may be on their way."""
         number = self._owner(source)
         if source in self._taken[number] or self._queues[number].fill > 0:
             return 0.0
@@ -781,19 +781,19 @@ class KVStream:
         return self._drops.look(self._limits.refused, duplicates, now_ns / 1e9)
 
     async def _forget_silent(self) -> None:
-        """Forgets sources that have been silent for ``forget_seconds``, as a rule dead ones."""
+        """Forget sources that have been silent for ``forget_seconds``, as a rule dead ones."""
         forget_after = self.config.metrics.forget_seconds
         while forget_after and self._silent_longest(forget_after):
             self._forget_longest_silent()
             await checkpoint()  # each takes a part of a millisecond
 
     def _make_room(self) -> None:
-        """Forgets the source that has been silent for the longest time, if that is long."""
+        """Forget the source that has been silent for the longest time, if that is long."""
         if self._silent_longest(self.config.metrics.forget_seconds / _SOONER):
             self._forget_longest_silent()
 
     def _silent_longest(self, seconds: float) -> bool:
-        """Whether there is a source that has been silent for so many seconds."""
+        """Return whether there is a source that has been silent for so many seconds."""
         source, arrived = next(iter(self._arrived.items()), ("", None))
         if not seconds or arrived is None or source in self._taken[self._owner(source)]:
             return False

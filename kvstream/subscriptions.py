@@ -213,7 +213,7 @@ class Subscription(Generic[T]):
 
     @property
     def closed(self) -> bool:
-        """Whether nothing more will come."""
+        """Return whether nothing more will come."""
         return self._closing.is_set()
 
     async def wait_closed(self) -> None:
@@ -399,7 +399,7 @@ class Topic(Generic[T]):
 
     @property
     def listening(self) -> bool:
-        """Whether anyone listens."""
+        """Return whether anyone listens."""
         return any(not subscription.closed for subscription in self._subscriptions)
 
     def publish(self, item: T) -> None:

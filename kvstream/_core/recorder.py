@@ -379,7 +379,7 @@ class StepRecorder(_Recorder):
         self.close()
 
     def __bool__(self):
-        """Whether there is anything to take."""
+        """Return whether there is anything to take."""
         return self._columns.n > 0 or self._columns.malformed > 0
 
     def take(self):
@@ -510,7 +510,7 @@ class CallRecorder(_Recorder):
             return self._copy_out(self._replace_columns())
 
     def _is_full(self):
-        """Whether there is a batch to apply."""
+        """Return whether there is a batch to apply."""
         return self._columns.n >= self._batch_events
 
     def _record_after_fork(self):

@@ -174,7 +174,7 @@ class Drop:
         return baseline, math.nan
 
     def _is_lower_on_average(self, log: EvidenceLog, since: float) -> bool:
-        """Whether the mean hit ratio of the last pieces is far below that of those before.
+        """Return whether the mean hit ratio of the last pieces is far below that of those before.
 
         Where few requests come, single pieces find nothing or everything, and no median of log odds says
         much; their mean does. Its standard error allows for pieces that resemble their neighbours.

@@ -258,7 +258,7 @@ class Evaluator:
         return bool(window.measurements.clears) and gone > _CLEARED_SHARE * max(1, self._live)
 
     def _unusual(self) -> bool:
-        """Whether what is seen now is not to count as normal."""
+        """Return whether what is seen now is not to count as normal."""
         return any(state.fires and state.rule.level is not AlertLevel.INFO for state in self._states.values())
 
     def _judge(self, view: View) -> list[CacheAlert]:

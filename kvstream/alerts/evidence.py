@@ -53,7 +53,7 @@ class Evidence(msgspec.Struct):
 
     @property
     def is_enough(self) -> bool:
-        """Whether it can be judged by."""
+        """Return whether it can be judged by."""
         return (
             self.end - self.start >= MIN_SECONDS
             and self.active_windows >= MIN_ACTIVE_WINDOWS

@@ -37,7 +37,7 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     point: bool = False
 
     def concerns(self, source: str, tier: str) -> bool:
-        """Whether it is one of a source and tier."""
+        """Return whether it is one of a source and tier."""
         return source == self.source and (not self.tier or not tier or tier == self.tier)
 
 
@@ -61,7 +61,7 @@ class Raised(msgspec.Struct, kw_only=True):
     end: float | None = None
 
     def fires_at(self, time: float) -> bool:
-        """Whether it fires at a time."""
+        """Return whether it fires at a time."""
         return self.start <= time and (self.end is None or self.end > time)
 
 

@@ -68,11 +68,11 @@ class Silence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def ends_at(self) -> float:
-        """Its end in seconds since the Unix epoch; infinite if that is the end of an incident."""
+        """Return its end in seconds since the Unix epoch; infinite if that is the end of an incident."""
         return math.inf if self.until is None else self.until.timestamp()
 
     def covers(self, alert: CacheAlert) -> bool:
-        """Whether it covers an alert until it ends."""
+        """Return whether it covers an alert until it ends."""
         return (
             (not self.incident or self.incident == alert.incident)
             and fits(self.rule, alert.rule)

@@ -19,7 +19,7 @@ class AlertLevel(StrEnum):
         return list(AlertLevel).index(self)
 
     def at_least(self, other: "AlertLevel") -> bool:
-        """Whether this level is as severe as another."""
+        """Return whether this level is as severe as another."""
         return self.severity >= other.severity
 
 

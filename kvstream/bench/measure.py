@@ -57,7 +57,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 async def measure(events: int, repeats: int, on_part: Callable[[str], Any]) -> Report:
-    """Measures every part; each repeat starts from fresh state, made outside the timing."""
+    """Measure every part; each repeat starts from fresh state, made outside the timing."""
     parts = Parts(events).all()
     gc.collect()
     gc.freeze()  # the inputs are millions of objects that collections would walk through again and again

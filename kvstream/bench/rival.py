@@ -40,7 +40,7 @@ class PlainCollector:
         self.evicted: list[tuple[float, float, tuple[float, ...]]] = []
 
     def is_sampled(self) -> bool:
-        """Whether to follow the next block."""
+        """Return whether to follow the next block."""
         return random.random() < self.sample_rate  # noqa: S311
 
     def allocated(self, block: Block) -> None:

@@ -16,7 +16,7 @@ _STEP_NS = 1_000
 
 
 def filling(blocks: int, *, content: bool = False, source: str = "bench") -> EventFrame:
-    """Allocations of ``blocks`` blocks."""
+    """Return allocations of ``blocks`` blocks."""
     slots = np.arange(blocks, dtype=np.int64)
     ids = _content_ids(slots, np.zeros(blocks, dtype=np.int64)) if content else slots
     times = START_NS - (blocks - slots) * _STEP_NS
@@ -26,7 +26,7 @@ def filling(blocks: int, *, content: bool = False, source: str = "bench") -> Eve
 def busy(
     blocks: int, events: int, *, content: bool = False, source: str = "bench", seed: int = 1
 ) -> EventFrame:
-    """Events of a cache that ``filling`` has filled: every block as likely as any other.
+    """Return events of a cache that ``filling`` has filled: every block as likely as any other.
 
     Args:
         blocks: Blocks that the cache holds.

@@ -80,7 +80,7 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
         )
 
     def gaps_seconds(self) -> list[list[float]]:
-        """Seconds between the last accesses of each generation; steps back in time count as 0."""
+        """Return seconds between the last accesses of each generation; steps back in time count as 0."""
         depth = self.history.shape[1]
         gaps = np.maximum(np.diff(self.history, axis=1), 0) / 1e9
         known = np.minimum(self.access_counts, depth).tolist()
@@ -225,7 +225,7 @@ class Observations(msgspec.Struct, eq=False):
 
 
 def joined(parts: list[Column]) -> Column:
-    """Columns one after another as one, without a copy where there is only one; none are an int64 one."""
+    """Return columns one after another as one, not copied where there is only one; none are an int64 one."""
     if len(parts) == 1:
         return parts[0]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

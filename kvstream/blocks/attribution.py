@@ -27,7 +27,7 @@ class Owners:
 
     @property
     def known(self) -> bool:
-        """Whether anything has ever had labels."""
+        """Return whether anything has ever had labels."""
         return len(self.labels) > OTHERS + 1
 
     def numbers(self, frame: EventFrame) -> U16:
@@ -51,7 +51,7 @@ class Owners:
 
 
 def _are_names(labels: Labels) -> bool:
-    """Whether each label is a name; in frames that were neither recorded nor decoded it can be anything."""
+    """Return whether each label is a name: in frames neither recorded nor decoded it can be anything."""
     try:
         checked_labels(labels)
     except MalformedInputError:

@@ -57,16 +57,16 @@ class BlockMetricsState(msgspec.Struct):
         del self.access_times_ns[: -self.access_history]
 
     def get_lifetime_seconds(self, now_ns: int | None = None) -> float:
-        """Seconds from the allocation to ``now_ns`` (by default now), 0 if that is earlier."""
+        """Return seconds from the allocation to ``now_ns`` (by default now), 0 if that is earlier."""
         return max(0, _now(now_ns) - self.birth_ns) / 1e9
 
     def get_idle_time_seconds(self, now_ns: int | None = None) -> float:
-        """Seconds since the last access, or since the allocation if there was none."""
+        """Return seconds since the last access, or since the allocation if there was none."""
         last = self.access_times_ns[-1] if self.access_times_ns else self.birth_ns
         return max(0, _now(now_ns) - last) / 1e9
 
     def get_reuse_gaps_seconds(self) -> list[float]:
-        """Seconds between the accesses kept, at most ``access_history - 1``."""
+        """Return seconds between the accesses kept, at most ``access_history - 1``."""
         times = self.access_times_ns
         return [max(0, b - a) / 1e9 for a, b in itertools.pairwise(times)]
 

@@ -66,7 +66,7 @@ class BlockTable:
 
     @property
     def by_hash(self) -> bool:
-        """Whether ids are content hashes, not slots."""
+        """Return whether ids are content hashes, not slots."""
         return self._table.by_hash
 
     @property

@@ -40,7 +40,7 @@ def analyze_command(
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Says why a cache does what it does and what would help, then the figures."""
+    """Say why a cache does what it does and what would help, then the figures."""
     inputs = recordings(files, "what is analyzed is read from files")
     refuse_inputs(sys.stdout.fileno(), files)
     size = None if model_config is None else block_bytes_of_file(model_config, block_tokens)

@@ -59,7 +59,7 @@ def bench_command(
         ),
     ] = 0.3,
 ) -> int:
-    """Measures recording, decoding, block state and whole streams on synthetic events."""
+    """Measure recording, decoding, block state and whole streams on synthetic events."""
     before = _read(compare) if compare else None
     with console(stderr=True).status("measuring", spinner="line") as status:
         report = anyio.run(measure, events, repeats, lambda part: status.update(f"measuring {part}"))

@@ -43,7 +43,7 @@ def convert_command(
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed input.")] = False,
     force: Force = False,
 ) -> None:
-    """Convert recorded events between formats. What is malformed is told on standard error and left out."""
+    """Convert recorded events between formats; report on standard error what is malformed and left out."""
     given = Input(recording)
     if given.subscriber is not None:
         raise ConfigError(f"{recording} has no end; record it with kvstream record")

@@ -99,10 +99,10 @@ def record_command(
         writer.close()
     for of in given:
         if of.subscriber is not None:
-            told = of.subscriber.statistics()
+            counted = of.subscriber.statistics()
             say(
-                f"{told.input}: {told.batches:,} batches, {told.lost_batches:,} lost, "
-                f"{told.replayed:,} replayed"
+                f"{counted.input}: {counted.batches:,} batches, {counted.lost_batches:,} lost, "
+                f"{counted.replayed:,} replayed"
             )
     say(
         f"{events:,} events, {report.count:,} malformed pieces left out, {writer.size / 1e6:.1f} MB in "

@@ -46,7 +46,7 @@ def read_recordings(
     take: Callable[[EventFrame], Any],
     on_end: OnEnd | None = None,
 ) -> int:
-    """Hands over every frame, merged by time, with progress on a terminal; says what was malformed.
+    """Hand over every frame, merged by time, with progress on a terminal; say what was malformed.
 
     Args:
         inputs: Recordings.

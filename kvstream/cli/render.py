@@ -78,7 +78,7 @@ class Terminal:
         self._progress.update(self._task, advance=count, description=f"read {decimal(self._bytes)}")
 
     def refresh(self) -> None:
-        """Draws the figures anew; on the event loop, as a thread would look at state as it changes."""
+        """Draw the figures anew; on the event loop, as a thread would look at state as it changes."""
         self._live.refresh()
 
     def show(self, result: msgspec.Struct) -> None:

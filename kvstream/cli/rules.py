@@ -57,14 +57,14 @@ def list_rules() -> None:
 
 @app.command("check")
 def check_rules(file: RulesArgument) -> None:
-    """Says what a file of rules changes, or what is wrong with it, by line."""
+    """Say what a file of rules changes, or what is wrong with it, by line."""
     base = {rule.name: rule for rule in default_rules()}
     rules, silences = load_rules(file, tuple(base.values()))
     new = [rule.name for rule in rules if rule.name not in base]
     changed = [rule.name for rule in rules if rule.enabled and base.get(rule.name, rule) != rule]
     off = [rule.name for rule in rules if not rule.enabled and base.get(rule.name, rule) != rule]
-    told = {"changed": changed, "new": new, "off": off}
-    parts = [f"{len(names)} {what} ({', '.join(names)})" for what, names in told.items() if names]
+    differences = {"changed": changed, "new": new, "off": off}
+    parts = [f"{len(names)} {what} ({', '.join(names)})" for what, names in differences.items() if names]
     if silences:
         parts.append(f"{len(silences)} silence{'s' * (len(silences) > 1)}")
     print(for_terminal(f"{file}: {len(rules)} rules" + "".join(f", {part}" for part in parts)))
@@ -87,7 +87,7 @@ def try_rules(
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Replays recordings and prints when each rule would have fired and resolved, and what that is worth."""
+    """Replay recordings and print when each rule would have fired and resolved, and what that is worth."""
     inputs = recordings(on, "rules are tried on files")
     refuse_inputs(sys.stdout.fileno(), [*on, *([str(labels)] if labels is not None else [])])
     metrics = load_config(MetricsConfig, config, capacity=capacity)

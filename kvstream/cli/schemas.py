@@ -27,7 +27,7 @@ def write(folder: Folder = Path("schemas")) -> None:
 
 @app.command()
 def check(folder: Folder = Path("schemas")) -> None:
-    """Fails if a document differs from what this version writes."""
+    """Fail if a document differs from what this version writes."""
     stale = [
         name
         for name, text in documents().items()

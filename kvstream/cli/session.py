@@ -57,10 +57,10 @@ class Output(Protocol):
         """Show one result."""
 
     def read(self, count: int) -> None:
-        """Tells how many more bytes of input were read."""
+        """Note how many more bytes of input were read."""
 
     def refresh(self) -> None:
-        """Draws anew what is shown while the run goes on."""
+        """Draw anew what is shown while the run goes on."""
 
     def watch(self, stream: KVStream, subscribers: Sequence[KVEventSubscriber]) -> None:
         """Give what there is to look at while it runs."""
@@ -70,9 +70,9 @@ class Session(msgspec.Struct, frozen=True):
     """What is shown of a stream, when that is a failure, and what it is judged by.
 
     Attributes:
-        min_level: Least level of the alerts shown.
+        min_level: Minimum severity of the alerts shown.
         evictions: Also show evictions.
-        fail_on: Level from which an alert is a failure.
+        fail_on: Severity from which an alert is a failure.
         rules: File of rules that SIGHUP has read again; without one, SIGHUP ends the process.
         heartbeat: Whether the rules of the heartbeat are on.
     """
@@ -89,7 +89,7 @@ Feed = Callable[[KVStream, Output], Awaitable[None]]
 
 
 def wants_lines(as_json: bool) -> bool:
-    """Whether results are JSON lines: if asked for, or if nobody looks at standard output."""
+    """Return whether results are JSON lines: if asked for, or if nobody looks at standard output."""
     return as_json or not sys.stdout.isatty()
 
 

@@ -69,7 +69,7 @@ def add_silence(
     token_file: ServerToken = None,
     json: Json = False,
 ) -> None:
-    """Begins a silence: nobody is notified of what it covers until it ends.
+    """Begin a silence: nobody is notified of what it covers until it ends.
 
     Times are those of the events, which for live sources are about the clock's.
     """
@@ -114,7 +114,7 @@ def acknowledge_alert(
     token_file: ServerToken = None,
     json: Json = False,
 ) -> None:
-    """Silences exactly the incident of an alert that fires, until that incident is over."""
+    """Silence exactly the incident of an alert that fires, until that incident is over."""
     path = f"/api/alerts/{quote(fingerprint, safe='')}/acknowledge"
     body = _Client(server, token_file).ask("POST", path, {"reason": reason})
     _show([msgspec.json.decode(body, type=Silence)], json)

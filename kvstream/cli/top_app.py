@@ -106,14 +106,14 @@ class TopApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begins to look."""
+        """Begin to look."""
         table = self._table()
         for title in ("source", "tier", "state", "blocks", "hit ratio", "evictions/s"):
             table.add_column(title, key=title, width=8 if title == "state" else None)
         self.run_worker(self._look())
 
     def on_resize(self, event: Resize) -> None:
-        """Stands alerts below the figures where there is little room."""
+        """Stand alerts below the figures where there is little room."""
         self.screen.set_class(event.size.width < _NARROW, "narrow")
 
     def _table(self) -> DataTable[Text]:
@@ -143,7 +143,7 @@ class TopApp(App[None]):
 
     @property
     def _is_shown(self) -> bool:
-        """Whether the screen is still there, which is taken down while a look may be under way."""
+        """Return whether the screen is still there, which is taken down while a look may be under way."""
         return bool(self.query("#status"))
 
     def action_everything(self) -> None:

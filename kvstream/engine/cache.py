@@ -171,7 +171,7 @@ class TierMonitor:
             self._settle_premature()
 
     def _settle(self) -> None:
-        """Brings what waits to the open window."""
+        """Bring what waits to the open window."""
         if self.ring.open is not None:
             self._intervals.settle(self.ring.open.measurements)
         self._settle_premature()
@@ -197,7 +197,7 @@ class TierMonitor:
                 self._settle_lookups()
 
     def _settle_lookups(self) -> None:
-        """Lets the curve follow what was looked up."""
+        """Let the curve follow what was looked up."""
         if self._lookups:
             self._curve.access(joined(self._looked_up), self._lookups)
             self._lookups, self._looked_up, self._lookups_waiting = 0, [], 0
@@ -272,7 +272,7 @@ class TierMonitor:
 
     @property
     def classic(self) -> dict[str, ClassicHistogram]:
-        """Intervals since the start in vLLM's buckets, by name."""
+        """Return intervals since the start in vLLM's buckets, by name."""
         self._settle()
         return self._intervals.classic
 
@@ -289,7 +289,7 @@ class TierMonitor:
 
     @property
     def hits_are_known(self) -> bool:
-        """Whether a hit was ever reported: before, nobody can say whether there are none."""
+        """Return whether a hit was ever reported: before, nobody can say whether there are none."""
         window = self.ring.open
         return self._before.accesses > 0 or (window is not None and window.measurements.accesses > 0)
 
@@ -318,7 +318,7 @@ class TierMonitor:
 
 
 def _pieces(part: EventFrame) -> list[EventFrame]:
-    """Cuts events where they hold many clears, each of which costs what a small frame does."""
+    """Cut events where they hold many clears, each of which costs what a small frame does."""
     if part.ops.tobytes().count(_CLEAR) < _WORK_AT_ONCE * _CLEARS_A_WINDOW:  # a tenth of what numpy takes
         return [part]
     clears = (part.ops == _CLEAR).nonzero()[0]

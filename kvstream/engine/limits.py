@@ -34,7 +34,7 @@ class StreamLimits:
 
     @property
     def reached(self) -> bool:
-        """Whether there is no room for another cache."""
+        """Return whether there is no room for another cache."""
         return len(self._tables) >= self._config.max_caches
 
     def reason_against(self, tiers: int) -> str | None:

@@ -138,7 +138,7 @@ class SourceMonitor:
         return [alert for tier in self.tiers.values() for alert in tier.rules.replace_rules(rules)]
 
     def note_lost(self, count: int) -> None:
-        """Tells of events that were dropped unasked before they came here."""
+        """Note events that were dropped unasked before they came here."""
         self._lost_unseen += count
 
     def finish(self) -> list[CacheAlert]:
@@ -264,7 +264,7 @@ class Monitor:
         return self.source(name).slices(frames, records)
 
     def note_lost(self, source: str, count: int) -> None:
-        """Tells of events of a source that were dropped unasked before they came here."""
+        """Note events of a source that were dropped unasked before they came here."""
         if self.admits(source):
             self.source(source).note_lost(count)
 

@@ -170,7 +170,7 @@ def _unknown_ops(column: bytes | memoryview) -> bytes:
 
 
 def _has_negative(column: bytes | memoryview) -> bool:
-    """Whether a column of little-endian int64 holds a negative number."""
+    """Return whether a column of little-endian int64 holds a negative number."""
     if len(column) > 8 * _FEW:
         return bool(np.frombuffer(column, _WIDE).min() < 0)
     return not bytes(column)[7::8].isascii()
@@ -190,12 +190,12 @@ def _labels(wire: WireFrame, n: int) -> tuple[tuple[Labels, ...], U16]:
 
 
 def encode_lines(events: Iterable[Event]) -> bytes:
-    """Events as JSON lines, each ended by a newline."""
+    """Return events as JSON lines, each ended by a newline."""
     return _line_encoder.encode_lines(list(events))
 
 
 def decode_lines(chunk: bytes | memoryview, on_bad: Callable[[int, str], None]) -> Iterator[EventFrame]:
-    """Frames of the events in a chunk of whole lines; decoded in bulk, line by line only after an error.
+    """Return the events of a chunk of whole lines as frames; decode in bulk, by line only after an error.
 
     Args:
         chunk: JSON lines; blank ones are passed over.

@@ -124,7 +124,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
 
 
 def joined_frames(frames: Sequence[EventFrame]) -> EventFrame:
-    """Frames of one source and tier, at least one, as one without a number."""
+    """Return frames of one source and tier, at least one, as one without a number."""
     if len(frames) == 1:
         return frames[0]
     keys = reasons = label_of = None
@@ -170,7 +170,7 @@ def counted_labels(frame: EventFrame) -> Iterable[int]:
 
 
 def _renumbered(frame: EventFrame, known: dict[Labels, int]) -> U16:
-    """Its ``label_of`` by the numbers of ``known``, to which it adds."""
+    """Return its ``label_of`` by the numbers of ``known``, to which it adds."""
     if frame.label_of is None:
         return np.zeros(len(frame), dtype=np.uint16)
     numbers = [0] * (len(frame.labels) + 1)
@@ -209,7 +209,7 @@ def as_int64(ids: Sequence[int] | npt.NDArray[Any]) -> I64:
 
 @lru_cache(maxsize=128)
 def int64_packer(n: int) -> Callable[..., bytes]:
-    """Packs ``n`` arguments as native 64-bit integers; raises ``struct.error`` if one is no signed one.
+    """Pack ``n`` arguments as native 64-bit integers; raise ``struct.error`` if one is no signed one.
 
     Packers are kept, as reading a format takes longer than packing 20 integers.
     """
@@ -240,7 +240,7 @@ _STEP_BACK_NS = 5_000_000_000
 
 
 def frames_from_events(events: Sequence[Event]) -> list[EventFrame]:
-    """Frames of events in their order, of one source and tier each.
+    """Return frames of events in their order, of one source and tier each.
 
     Where there are several, they come side by side: a frame covers five seconds at most, so that none runs
     ahead of the others. A step back in time of as much begins a frame, so that it is found wherever else
@@ -271,7 +271,7 @@ def _parted_at_steps_back(frame: EventFrame) -> list[EventFrame]:
 
 
 def _edges(numbers: I64) -> list[int]:
-    """Places where runs of equal numbers begin, and the end."""
+    """Return places where runs of equal numbers begin, and the end."""
     return [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
 
 

@@ -26,7 +26,7 @@ class Arrival(Enum):
 
     @property
     def is_dropped(self) -> bool:
-        """Whether the frame is to be dropped."""
+        """Return whether the frame is to be dropped."""
         return self is Arrival.REPEAT or self is Arrival.STALE
 
 
@@ -128,7 +128,7 @@ class FrameSequence:
 
     @staticmethod
     def _revives(life: _Life, seq: int) -> bool:
-        """Whether a frame of a life that was left shows it to be live."""
+        """Return whether a frame of a life that was left shows it to be live."""
         if seq < life.next or life.sign(seq) < SIGNS:
             return False
         life.live, life.signs = True, 0

@@ -166,7 +166,7 @@ class _Text:
 
 @lru_cache(maxsize=64)
 def _labels(names: LabelValues, values: LabelValues) -> str:
-    """Labels in order of name, as the client library writes them."""
+    """Return labels in order of name, as the client library writes them."""
     return ",".join(
         f'{name}="{for_prometheus(value)}"' for name, value in sorted(zip(names, values, strict=True))
     )

@@ -87,7 +87,7 @@ class StreamingCollector:
         self._end_step(cleared=True)
 
     def drain_events(self) -> list[Any]:
-        """Evictions among the blocks that vLLM samples since the last call; that is, since the last step."""
+        """Return evictions among the blocks that vLLM samples since the last call, that is, the last step."""
         self._end_step()
         return self.inner.drain_events()
 

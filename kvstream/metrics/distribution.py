@@ -19,7 +19,7 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def distributions(seen: Measurements) -> dict[str, Distribution]:
-    """Lifetimes, idle times, first reuses and reuse gaps, by name."""
+    """Return lifetimes, idle times, first reuses and reuse gaps, by name."""
     return {
         name: _distribution(getattr(seen, name)) for name in ("lifetime", "idle", "first_reuse", "reuse_gap")
     }

@@ -171,7 +171,7 @@ def exact_sum(values: I64, largest: int) -> int:
 
 
 def sums_fit(values: I64, largest: int) -> bool:
-    """Whether no sum of some of the values overflows int64."""
+    """Return whether no sum of some of the values overflows int64."""
     return not largest or len(values) <= (2**63 - 1) // largest
 
 

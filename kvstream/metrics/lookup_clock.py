@@ -40,7 +40,7 @@ class LookupHistory:
             del self._ends[:_KEPT], self._sums[:_KEPT]
 
     def lookups_in(self, seconds: float) -> float:
-        """Lookups in the last seconds before the end of the newest window.
+        """Return lookups in the last seconds before the end of the newest window.
 
         Within a window they are taken as even; before the oldest window kept, as many as on average since.
         """

@@ -95,30 +95,30 @@ class Measurements:
 
     @property
     def total_evictions(self) -> int:
-        """Generations ended other than by a clear."""
+        """Return generations ended other than by a clear."""
         return int(self.evictions.sum())
 
     @property
     def processed(self) -> int:
-        """Events that these measurements account for."""
+        """Return events that these measurements account for."""
         ended = self.total_evictions - self.replacements + self.unknown_evictions
         return self.allocations + self.accesses + self.unknown_accesses + ended + self.clears
 
     @property
     def ended_by_reason(self) -> dict[str, int]:
-        """Generations ended, by reason; those that a clear ended among the ``cleared``."""
+        """Return generations ended, by reason; those that a clear ended among the ``cleared``."""
         by_reason = dict(zip(REASONS, self.evictions.tolist(), strict=True))
         by_reason["cleared"] += self.cleared
         return by_reason
 
     @property
     def lookups(self) -> int:
-        """Accesses and allocations: blocks that were asked for, found or not."""
+        """Return accesses and allocations: blocks that were asked for, found or not."""
         return self.accesses + self.allocations
 
     @property
     def hit_ratio(self) -> float:
-        """Accesses by lookups: a block-level estimate; 0 without any."""
+        """Return accesses by lookups: a block-level estimate; 0 without any."""
         return self.accesses / self.lookups if self.lookups else 0.0
 
     @property

@@ -154,7 +154,7 @@ class MissRatioCurve:
         self._asked += asked
 
     def pass_windows(self, count: int) -> None:
-        """Tells that so many windows have ended."""
+        """Note that ``count`` windows have ended."""
         if self._half_life is not None:
             self._weigh()
             kept = 0.5 ** (count / self._half_life)
@@ -169,7 +169,7 @@ class MissRatioCurve:
         self._followed_now = 0
 
     def _rescale(self, threshold: int) -> None:
-        """Follows content below another threshold from now on, and leaves out the rest."""
+        """Follow content below another threshold from now on, and leave out the rest."""
         self._weigh()
         if threshold < self.threshold:
             self._stack.keep(are_below(self._stack.keys(), threshold))

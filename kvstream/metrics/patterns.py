@@ -55,7 +55,7 @@ class LifetimeDistribution(msgspec.Struct, frozen=True):
 
 
 def analyze_access_pattern(seen: Measurements) -> AccessPatternAnalysis:
-    """Names the way blocks are reused, with the figures behind it."""
+    """Name the way blocks are reused, with the figures behind it."""
     zero = seen.dead_ratio
     hits = hit_figures(seen if seen.accesses else None)
     if not seen.lifetime.count:

@@ -67,7 +67,7 @@ class Accounts(msgspec.Struct, kw_only=True):
 
     @property
     def balanced(self) -> bool:
-        """Whether both accounts add up."""
+        """Return whether both accounts add up."""
         events = self.processed + sum(self.dropped.values()) + self.malformed + self.in_flight
         blocks = self.live + self.evicted + self.cleared + self.forgotten
         return self.offered == events and self.allocations == blocks

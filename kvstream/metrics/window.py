@@ -58,7 +58,7 @@ class Window(msgspec.Struct, eq=False):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing has happened in it."""
+        """Return whether nothing has happened in it."""
         return not (self.measurements.processed or self.lost or self.restarts or self.clock_step)
 
     def counts(self) -> WindowCounts:
@@ -128,7 +128,7 @@ class WindowRing:
             at = int(reached[-1])
 
     def steps_back(self, newest: I64) -> bool:
-        """Whether one of some frames, with these newest times in ns, is a step of the clock."""
+        """Return whether one of some frames, with these newest times in ns, is a step of the clock."""
         index = newest // self.window_ns
         reached = np.maximum.accumulate(index)
         if (stands := self._stands()) is not None:
@@ -152,7 +152,7 @@ class WindowRing:
         return self.open, closed
 
     def advance(self, index: int) -> Window | None:
-        """Goes on to a later window though nothing has come; returns the one that closes, if any."""
+        """Go on to a later window though nothing has come; return the one that closes, if any."""
         if self.open is None or index <= self.open.index:
             return None
         if self.open.is_empty:

@@ -123,7 +123,7 @@ class EventBuffer:
 
 
 def _packed(ids: Any) -> bytes:
-    """Ids as native 64-bit integers one after the other."""
+    """Return ids as native 64-bit integers one after the other."""
     if isinstance(ids, np.ndarray):
         return ids.tobytes() if ids.dtype is _INT64 else as_int64(ids.reshape(-1)).tobytes()
     if not isinstance(ids, (list, tuple)):
@@ -181,7 +181,7 @@ class Producer:
         self._said_forked = False
 
     async def allocated(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
-        """Blocks were handed out, to someone; what happens to them from now on counts as theirs."""
+        """Record that blocks were handed out; what happens to them from now on counts for the labels."""
         await self._put(Op.ALLOC, ids, ts, 0, labels)
 
     async def accessed(self, ids: Ids, ts: int | None = None) -> None:
@@ -189,7 +189,7 @@ class Producer:
         await self._put(Op.ACCESS, ids, ts, 0)
 
     async def evicted(self, ids: Ids, ts: int | None = None, reason: str = "capacity") -> None:
-        """Blocks were given up."""
+        """Record that blocks were given up."""
         await self._put(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON))
 
     async def cleared(self, ts: int | None = None) -> None:
@@ -197,7 +197,7 @@ class Producer:
         await self._put(Op.CLEAR, 0, ts, 0)
 
     def record_allocated(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
-        """Blocks were handed out, to someone; from any thread."""
+        """Record that blocks were handed out; from any thread."""
         if self._add(Op.ALLOC, ids, ts, 0, labels):
             self._settle()
 
@@ -207,7 +207,7 @@ class Producer:
             self._settle()
 
     def record_evicted(self, ids: Ids, ts: int | None = None, reason: str = "capacity") -> None:
-        """Blocks were given up; from any thread."""
+        """Record that blocks were given up; from any thread."""
         if self._add(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON)):
             self._settle()
 
@@ -318,7 +318,7 @@ class Producer:
             return True
 
     def take_losses(self) -> int:
-        """Events dropped unasked since the last call."""
+        """Return events dropped unasked since the last call."""
         with self._lock:
             losses, self._losses = self._losses, 0
             return losses
@@ -358,7 +358,7 @@ class Producer:
                 self._drop("would_block", len(frame))
 
     def _add(self, op: int, ids: Ids, ts: int | None, reason: int, labels: Labels | None = None) -> bool:
-        """Buffers events; whether a frame is full."""
+        """Buffer events; return whether a frame is full."""
         ts = self._clock() if ts is None else checked_time(ts)
         with self._lock:
             if self._recorder:
@@ -372,7 +372,7 @@ class Producer:
             return True
 
     def _note(self) -> None:
-        """Sees to it that what has been recorded is flushed in time."""
+        """See to it that what has been recorded is flushed in time."""
         if not self._flusher_knows:
             with self._lock:
                 self._used = True
@@ -382,7 +382,7 @@ class Producer:
                     self._wake_flusher(self._queue)
 
     def _take_recorded(self) -> None:
-        """Frames what the recorder holds, after what was recorded before it."""
+        """Frame what the recorder holds, after what was recorded before it."""
         if self._recorder is not None and self._recorder:
             self._note()
             self._frame()
@@ -405,7 +405,7 @@ class Producer:
         self._enqueue(self._buffer.take())
 
     def _enqueue(self, frames: list[EventFrame]) -> None:
-        """Lines frames up for the queue."""
+        """Line frames up for the queue."""
         for frame in frames:
             if self._closed:
                 self._drop_closed(len(frame))
@@ -424,7 +424,7 @@ class Producer:
                 self._pending_events -= len(frame)
 
     def _admit(self, frame: EventFrame) -> bool:
-        """Whether the frame is settled: on the queue, or dropped and counted."""
+        """Return whether the frame is settled: on the queue, or dropped and counted."""
         if self.overflow == "sample":
             self._offer_sample(frame)
             return True
@@ -441,7 +441,7 @@ class Producer:
         return True
 
     def _offer_sample(self, frame: EventFrame) -> None:
-        """Thins out whole blocks, more of them each time the queue is full."""
+        """Thin out whole blocks, more of them each time the queue is full."""
         self._calm = self._calm + 1 if self._queue.fill < 0.25 else 0
         if self._calm >= 64:
             self._sample_rate, self._calm = min(1.0, self._sample_rate * 2), 0

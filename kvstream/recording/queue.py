@@ -92,7 +92,7 @@ class FrameQueue:
 
     @property
     def on_loop_thread(self) -> bool:
-        """Whether the caller runs on the event loop's thread, where waiting would stop everything."""
+        """Return whether the caller runs on the event loop's thread, where waiting would stop everything."""
         return threading.get_ident() == self._loop_thread
 
     @property
@@ -108,7 +108,7 @@ class FrameQueue:
             await self._drained.wait()
 
     def wait_for_room(self, frame: EventFrame | None) -> None:
-        """Blocks a thread until a frame, if there is one, fits or the queue is closed."""
+        """Block a thread until a frame, if there is one, fits or the queue is closed."""
         events, objects = (0, 0) if frame is None else (len(frame.ops), 1 + len(frame.labels))
         with self._room:
             while not self._closed and not self._fits(events, objects):
@@ -155,7 +155,7 @@ class FrameQueue:
             await self._idle.wait()
 
     def close(self) -> None:
-        """Lets the consumer end once all is taken, and everyone who waits for room go."""
+        """Let the consumer end once all is taken, and everyone who waits for room go."""
         with self._room:
             self._closed = True
             self._room.notify_all()

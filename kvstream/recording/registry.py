@@ -108,7 +108,7 @@ class ProducerSet:
             await producer.flush()
 
     async def flush_regularly(self) -> None:
-        """Flushes ``flush_interval`` after something was recorded; hardly wakes up if nothing is."""
+        """Flush ``flush_interval`` after something was recorded; hardly wake up if nothing is."""
         forget_after = self._config.metrics.forget_seconds / 2  # and once more, if it was used meanwhile
         looked_at = anyio.current_time()
         while True:

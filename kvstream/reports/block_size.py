@@ -11,7 +11,7 @@ _BYTES_OF = {"float32": 4, "float16": 2, "bfloat16": 2, "half": 2, "float8_e4m3f
 
 
 def block_bytes(config: dict[str, Any], block_tokens: int) -> int:
-    """Bytes of one block: 2 × layers × KV heads × head size × bytes of a number × tokens.
+    """Return bytes of one block: 2 × layers × KV heads × head size × bytes of a number × tokens.
 
     Two, because keys and values are kept, for each token, in each layer, for each KV head.
 

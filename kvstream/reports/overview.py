@@ -44,7 +44,7 @@ class CacheNow(msgspec.Struct, frozen=True, kw_only=True):
         blocks: Blocks live.
         hit_ratio: In its last closed window; None without lookups, or where hits are unknown.
         eviction_rate: Evictions a second in it.
-        level: The worst level of its alerts that fire and are not muted; None if none does.
+        level: The worst level of its alerts that fire, unless inhibited or silenced; None if none does.
     """
 
     source: str
@@ -169,7 +169,7 @@ async def history(stream: KVStream, place: Place, windows: int) -> History:
 
 
 async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Distribution]:
-    """Lifetimes, idle times and reuse gaps of the last minute."""
+    """Return lifetimes, idle times and reuse gaps of the last minute."""
     config = stream.config.metrics
     total = Measurements(config.histogram_scale)
     for tier in stream.tiers(*place):

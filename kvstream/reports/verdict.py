@@ -150,7 +150,7 @@ def _of_evictions(summary: CacheMetricsSummary, block_bytes: int | None) -> list
 
 
 def _of_reuse(summary: CacheMetricsSummary) -> list[str]:
-    """Whether anything is looked up more than once, and for how long blocks are worth their room."""
+    """Return whether anything is looked up more than once, and for how long blocks are worth their room."""
     sizes = summary.sizes
     if _nothing_came_twice(summary):
         if sizes.asked_once == 1.0:

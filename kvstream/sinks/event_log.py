@@ -107,7 +107,7 @@ class EventLogWriter:
             self._messages += 1
 
     def flush(self) -> None:
-        """Hands what has been written to the system, where a killed process cannot lose it."""
+        """Hand what has been written to the system, where a killed process cannot lose it."""
         with naming(self._path):
             self._file.flush()
 
@@ -177,7 +177,7 @@ class RotatingWriter:
         self.size += size
 
     def flush(self) -> None:
-        """Hands what has been written to the system."""
+        """Hand what has been written to the system."""
         self._writer.flush()
 
     def close(self) -> None:

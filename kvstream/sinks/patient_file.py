@@ -46,7 +46,7 @@ class PatientFile:
 
     @property
     def waiting(self) -> int:
-        """Lines that wait to be written."""
+        """Return lines that wait to be written."""
         return len(self._lines)
 
     def write(self, line: bytes) -> int:

@@ -43,7 +43,7 @@ class Decompressor:
 
     @property
     def is_compressed(self) -> bool:
-        """Whether the input is compressed, as far as is known."""
+        """Return whether the input is compressed, as far as is known."""
         return self._inflate is not None
 
     def read(self, file: BinaryIO) -> Iterator[bytes | Malformed]:

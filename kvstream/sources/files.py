@@ -83,7 +83,7 @@ async def read_events(
 async def _followed(
     path: str, capacity: int | None, on_bytes: Callable[[int], None] | None
 ) -> AsyncIterator[Items]:
-    """Frames of a file and of those that take its place, without end."""
+    """Return frames of a file and of those that take its place, without end."""
     rotation = Rotation(path)
     file = _OpenFile(path, capacity, follow=True)
     try:
@@ -113,7 +113,7 @@ async def _followed(
 async def _whole(
     path: str, capacity: int | None, rotation: Rotation, on_bytes: Callable[[int], None] | None
 ) -> AsyncIterator[Items]:
-    """Frames of a file that was rotated while nobody looked; nothing if it is gone by now."""
+    """Return frames of a file that was rotated while nobody looked; nothing if it is gone by now."""
     try:
         file = _OpenFile(path, capacity)
     except FileNotFoundError:
@@ -142,7 +142,7 @@ async def _opened_again(path: str, capacity: int | None) -> "_OpenFile":
 
 
 def _waits(mode: int) -> bool:
-    """Whether reading can wait for somebody who writes."""
+    """Return whether reading can wait for somebody who writes."""
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
@@ -258,7 +258,7 @@ class _OpenFile:
         return size, items
 
     def _read(self) -> bytes | None:
-        """Bytes that there are, ``b""`` at the end or of a file that was cut, None if a pipe has none now."""
+        """Return bytes that are there, ``b""`` at the end or of a cut file, None if a pipe has none now."""
         if self._follow and not self._waits and self.is_cut():
             return b""
         try:

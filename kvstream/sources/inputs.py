@@ -45,11 +45,11 @@ class Input:
 
     @property
     def size(self) -> int:
-        """Bytes in a recording."""
+        """Return bytes in a recording."""
         return os.stat(sys.stdin.fileno() if self.name == STDIN else self.name).st_size
 
     def read(self, capacity: int | None = None, on_bytes: Callable[[int], None] | None = None) -> Items:
-        """Its frames and what was malformed.
+        """Return its frames and what was malformed.
 
         Args:
             capacity: Blocks of the simulated cache that a hash trace runs through.

@@ -70,12 +70,12 @@ class KVEventDecoder:
 
     @property
     def unknown_events(self) -> int:
-        """Events of a type that is not known here, which were skipped."""
+        """Return events of a type that is not known here, which were skipped."""
         return self._reader.unknown_events
 
     @property
     def batches(self) -> int:
-        """Batches decoded."""
+        """Return how many batches were decoded."""
         return self._reader.batches
 
     @property

@@ -70,7 +70,7 @@ def _json(text: bytes) -> str:
 
 
 def _is_csv(text: bytes) -> bool:
-    """Whether the first lines have the same separators, two of them or more."""
+    """Return whether the first lines have the same separators, two of them or more."""
     lines = text.split(b"\n")[:-1][:3]
     return len(lines) > 1 and any(
         lines[0].count(mark) > 1 and len({line.count(mark) for line in lines}) == 1

@@ -91,12 +91,12 @@ class PublisherFeed:
 
     @property
     def holds(self) -> bool:
-        """Whether batches wait for a replay."""
+        """Return whether batches wait for a replay."""
         return bool(self._held)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a replay has been asked for that has not ended."""
+        """Return whether a replay has been asked for that has not ended."""
         return self._waiting
 
     def live(self, seq: int, payload: bytes) -> None:
@@ -262,7 +262,7 @@ class Publisher:
 
     @property
     def is_pending(self) -> bool:
-        """Whether there are batches that ``take`` has not decoded yet."""
+        """Return whether there are batches that ``take`` has not decoded yet."""
         return bool(self._pending)
 
     def take(self) -> list[EventFrame | Malformed]:

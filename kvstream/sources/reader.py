@@ -158,7 +158,7 @@ class EventReader:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether so much was malformed before the first event that reading on is of no use."""
+        """Return whether so much was malformed before the first event that reading on is of no use."""
         return not self.events and self.malformed >= _HOPELESS
 
     def verify(self) -> None:
@@ -235,7 +235,7 @@ class EventReader:
         )
 
     def _tells_its_kind(self) -> bool:
-        """Whether the first line, if there are lines, is complete."""
+        """Return whether the first line, if there are lines, is complete."""
         text = self._text.removeprefix(_BOM).lstrip(_SPACE)
         return not text.startswith(b"{") or b"\n" in text or len(text) > MAX_LINE_BYTES
 

@@ -28,7 +28,7 @@ class ReportLimiter:
 
     @property
     def is_limiting(self) -> bool:
-        """Whether reports are many now, so that the next ones had better be given together."""
+        """Return whether reports are many now, so that the next ones had better be given together."""
         recent = self._clock() - self._began < _SECONDS
         return recent and any(passed > _SINGLE for passed in self._passed.values())
 

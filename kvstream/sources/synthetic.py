@@ -104,14 +104,14 @@ def generate(
 
 
 def _zipf(n: int) -> npt.NDArray[np.float64]:
-    """Probabilities of n things, the i-th in proportion to 1 / i."""
+    """Return probabilities of n things, the i-th in proportion to 1 / i."""
     weights: npt.NDArray[np.float64] = 1.0 / np.arange(1, n + 1)
     weights /= weights.sum()
     return weights
 
 
 def _chat(rng: np.random.Generator, blocks: int) -> Callable[[float], _Request]:
-    """Conversations: a shared system prompt, then turns that make each request longer."""
+    """Make conversations: a shared system prompt, then turns that make each request longer."""
     fresh = count(1 << 40)
     prompts = [[next(fresh) for _ in range(int(rng.integers(4, 16)))] for _ in range(12)]
     popularity = _zipf(len(prompts))

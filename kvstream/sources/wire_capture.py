@@ -43,7 +43,7 @@ class WireMessage(msgspec.Struct, array_like=True, frozen=True):
 
     @property
     def number(self) -> int:
-        """Its number as an unsigned integer."""
+        """Return its number as an unsigned integer."""
         return int.from_bytes(self.seq, "big")
 
 

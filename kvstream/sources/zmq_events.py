@@ -83,7 +83,7 @@ class ZmqAddress(msgspec.Struct, frozen=True):
 
     @property
     def binds(self) -> bool:
-        """Whether publishers connect to us."""
+        """Return whether publishers connect to us."""
         return self.endpoint.startswith("tcp://*")
 
 

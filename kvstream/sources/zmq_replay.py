@@ -101,7 +101,7 @@ class Replay:
 
     @property
     def overdue_in(self) -> float:
-        """Seconds until live batches have waited for too long; 0 or less if they have."""
+        """Return seconds until live batches have waited for too long; 0 or less if they have."""
         return min(self._progress + _IDLE_SECONDS, self._began + _LONGEST_SECONDS) - time.monotonic()
 
     def close(self) -> None:

@@ -130,7 +130,7 @@ class MessageReader:
 
     @property
     def is_readable(self) -> bool:
-        """Whether ``read`` may return something.
+        """Return whether ``read`` may return something.
 
         Raises:
             ZMQError: If the socket fails.

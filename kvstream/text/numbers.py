@@ -40,12 +40,12 @@ def ratio(value: float | None) -> str:
 
 
 def gib(size: float) -> str:
-    """Bytes in GiB."""
+    """Return bytes in GiB."""
     return f"{size / 2**30:,.2f}" if size >= 0.005 * 2**30 else "< 0.01"
 
 
 def live_blocks(live: int, capacity: int | None) -> str:
-    """Blocks live, by capacity if that is known; more than there is room for is a warning."""
+    """Return blocks live, by capacity if that is known; more than there is room for is a warning."""
     if not capacity:
         return f"{live:,}"
     if live > capacity:

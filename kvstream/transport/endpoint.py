@@ -72,7 +72,7 @@ class Endpoint(msgspec.Struct, frozen=True):
             raise ConfigError(f"{text!r} is no address to serve at; write HOST:PORT") from None
 
     def require_guard(self, named: str, token: str | None, insecure: bool) -> None:
-        """Refuses to be listened at by others than this machine's processes without a token.
+        """Refuse to be listened at by others than this machine's processes without a token.
 
         Args:
             named: How it is called towards the user.
@@ -95,7 +95,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can come here."""
+        """Return whether only this machine can come here."""
         if self.path or self.host == "localhost":
             return True
         try:
@@ -105,7 +105,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @property
     def is_exposed(self) -> bool:
-        """Whether what is sent here can be read on a network."""
+        """Return whether what is sent here can be read on a network."""
         return not self.is_local and not self.tls
 
 
@@ -137,7 +137,7 @@ class MessageReader:
 
     @property
     def held(self) -> int:
-        """Bytes received and not yet taken out."""
+        """Return bytes received and not yet taken out."""
         return len(self._data)
 
     def waiting(self) -> bytes | None:

@@ -60,7 +60,7 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _is_answered(path: str) -> bool:
-    """Whether a process listens at a path; one that is too busy to take us does."""
+    """Return whether a process listens at a path; one that is too busy to take us does."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:

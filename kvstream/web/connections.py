@@ -239,20 +239,20 @@ class _Connection(H11Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is being answered."""
+        """Return whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
     def unsent(self) -> int:
-        """Bytes of answers that wait for the peer."""
+        """Return bytes of answers that wait for the peer."""
         return self.transport.get_write_buffer_size()
 
     def is_late(self, now: float) -> bool:
-        """Whether a request did not come whole in time."""
+        """Return whether a request did not come whole in time."""
         return self._request_since is not None and now - self._request_since > _REQUEST_SECONDS
 
     def is_stuck(self, now: float) -> bool:
-        """Whether the peer has taken nothing for too long; to be asked regularly."""
+        """Return whether the peer has taken nothing for too long; to be asked regularly."""
         before, self._unsent_before = self._unsent_before, self.unsent
         if not self._unsent_before or self._unsent_before < before:
             self._unsent_since = now

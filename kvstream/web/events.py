@@ -185,7 +185,7 @@ class LiveEvents:
             await follower.send(_body(b"", more=False), send)
 
     def _make_room(self) -> None:
-        """Sees to it that there is a place for one more."""
+        """See to it that there is a place for one more."""
         while len(self._followers) >= self._max_clients:
             at_address = Counter(follower.address for follower in self._followers)
             address, _ = at_address.most_common(1)[0]

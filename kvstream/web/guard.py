@@ -60,11 +60,11 @@ class Access:
         self.hosts = None if authenticated or (self.token is not None and not hosts) else hosts
 
     def is_served(self, host: str) -> bool:
-        """Whether a host name may be asked for, so that no other name can be pointed at this machine."""
+        """Return whether a host name may be asked for: no other can be pointed at this machine."""
         return self.hosts is None or host in self.hosts or _is_loopback(host)
 
     def matches(self, given: bytes) -> bool:
-        """Whether something is the token, in a time that does not tell how much of it is."""
+        """Return whether something is the token, in a time that does not tell how much of it is."""
         return self.token is not None and hmac.compare_digest(given, self.token)
 
     @property
@@ -78,7 +78,7 @@ class Access:
         return hmac.new(self.token, b"kvstream dashboard session 1", hashlib.sha256).hexdigest()
 
     def is_cookie(self, given: bytes) -> bool:
-        """Whether something is the cookie of a browser that brought the token."""
+        """Return whether something is the cookie of a browser that brought the token."""
         return hmac.compare_digest(given, self.cookie.encode())
 
 
@@ -136,7 +136,7 @@ class Guard:
         self._app, self._access, self._faults = app, access, faults
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request, or has the application answer it."""
+        """Answer a request, or have the application answer it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -223,7 +223,7 @@ def _values(scope: Scope, name: bytes) -> list[bytes]:
 
 
 def _is_same_origin(scope: Scope, hosts: list[bytes]) -> bool:
-    """Whether a request comes from our page, or from no page at all.
+    """Return whether a request comes from our page, or from no page at all.
 
     Browsers say where a request comes from, in ``Sec-Fetch-Site`` or, older ones, in ``Origin``; other
     clients, which send no cookie unasked, say neither. The first also holds behind a proxy that names
@@ -260,6 +260,6 @@ def _taken_from_query(scope: Scope) -> bytes | None:
 
 
 def _is_secure(scope: Scope) -> bool:
-    """Whether the browser came by TLS, here or at a proxy; who says so wrongly gets no cookie back."""
+    """Return whether the browser came by TLS, here or at a proxy; who says so wrongly gets no cookie back."""
     proxies = _values(scope, b"x-forwarded-proto")
     return scope.get("scheme") == "https" or any(p.strip().lower().startswith(b"https") for p in proxies)

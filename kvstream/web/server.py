@@ -78,7 +78,7 @@ class HttpServer:
         return self._connections.statistics()
 
     def bind(self) -> None:
-        """Begins to listen; ``url`` then has the port, if any was asked for.
+        """Begin to listen; ``url`` then has the port, if any was asked for.
 
         Raises:
             ConfigError: If the endpoint cannot be listened at.

@@ -1,0 +1,33 @@
+"""Public text says things in the words that people search for."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Riddles and quaint words, each with what to write instead.
+WORDS = {
+    r"\btold\b": "reported, notified, given",
+    r"\bof late\b|\blately\b": "recently, in the last 60 s",
+    r"\bleast level\b": "minimum severity",
+    r"\bas there are\b": "n, the capacity",
+    r"\bmuted?\b": "inhibited (by a rule), silenced (by a person)",
+    r"\bhit rate\b": "hit ratio",
+}
+
+
+def public_texts():
+    yield from (ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "kvstream" / "alerts" / "builtin.toml")
+    yield from (ROOT / "docs").glob("*.md")
+    yield from (ROOT / "schemas").glob("*.json")
+    yield from (ROOT / "kvstream" / "cli").glob("*.py")
+
+
+@pytest.mark.parametrize("path", list(public_texts()), ids=lambda path: str(path.relative_to(ROOT)))
+def test_public_text_has_no_riddles(path):
+    text = path.read_text(encoding="utf-8")
+    for pattern, instead in WORDS.items():
+        found = re.search(rf".*({pattern}).*", text, re.IGNORECASE)
+        assert found is None, f"say {instead}: {found[0].strip()}"
