@@ -137,8 +137,9 @@ class ReferenceGhosts:
             later = itertools.takewhile(lambda gone: gone[0] > number, reversed(self.gone.values()))
             not_back = max(1, sum(1 for _ in later))
             del self.gone[content]
-            if self.evictions - number <= self.most and ts - then <= self.longest_ns:
-                self.returned.append((max(0, ts - then), not_back))
+            passed = min(max(0, ts - then), 2**63 - 1)
+            if self.evictions - number <= self.most and passed <= self.longest_ns:
+                self.returned.append((passed, not_back))
 
 
 class ReferenceContents:

@@ -48,6 +48,11 @@ def frame(events, source="s", tier="gpu", epoch=0, seq=-1):
     )
 
 
+def unaligned(column):
+    """Return the same column at an odd address, as those of decoded frames can be."""
+    return np.frombuffer(b"\0" + column.tobytes(), np.uint8)[1:].view(column.dtype)
+
+
 @st.composite
 def cuts(draw, length):
     """Places to cut a list of ``length`` into consecutive pieces."""

@@ -54,7 +54,7 @@ _REPLACED = cython.declare(cython.int, int(REPLACED))
 _EMPTY = cython.declare(cython.int, -1)  # a place that never held a slot
 _REMOVED = cython.declare(cython.int, -2)  # one that holds none any more
 _NONE = cython.declare(cython.int, -1)
-_NEVER = cython.declare(cython.longlong, -1)  # time of eviction at a place without an evicted key
+_NEVER = cython.declare(cython.longlong, int(np.iinfo(np.int64).min))  # eviction time where no key is
 _BIRTH = cython.declare(cython.int, 0)  # columns of a row of the table
 _COUNT = cython.declare(cython.int, 1)
 _TIMES = cython.declare(cython.int, 2)
@@ -113,7 +113,8 @@ def mix(values):
         values: The integers, int64 of any shape.
     """
     result = np.empty(values.size, dtype=np.uint64)
-    value: cython.const[cython.longlong][::1] = memoryview(np.ascontiguousarray(values).reshape(-1))
+    flat = np.ascontiguousarray(values).reshape(-1)
+    value: cython.const[cython.longlong][::1] = memoryview(flat if flat.flags.aligned else flat.copy())
     hashes: cython.ulonglong[::1] = memoryview(result)
     i: cython.Py_ssize_t
     for i in range(len(value)):
@@ -1153,7 +1154,7 @@ class PrematureEvictions:
         """Make an empty ring."""
         self.mask = places - 1
         self.key_array = np.zeros(places, dtype=np.int64)
-        self.ts_array = np.full(places, -1, dtype=np.int64)
+        self.ts_array = np.full(places, _NEVER, dtype=np.int64)
         self.key = self.index.keys = memoryview(self.key_array)
         self.ts = memoryview(self.ts_array)
         self.tree = FenwickTree(np.zeros(places, dtype=np.int32))
@@ -1263,7 +1264,7 @@ class PrematureEvictions:
             self.tree.add(before, -1)
         self.tree.add(at, 1)
         self.key[at] = key
-        self.ts[at] = time
+        self.ts[at] = max(time, _NEVER + 1)
         self.index.put(place, at)
         self.evictions += 1
 
@@ -1519,7 +1520,8 @@ class IntervalBuckets:
                 at = self._bucket(value[i])
                 count[self.exponential[at] - first] += 1
                 classic_count[self.classic[at]] += 1
-        return zeros, first, counts, (upper << 32) + lower, 0 if zeros else low, high
+        total: object = upper  # a Python integer, as a few of the longest intervals take more than 64 bits
+        return zeros, first, counts, (total << 32) + lower, 0 if zeros else low, high
 
     def count_rows(self, values, rows, row_count: cython.Py_ssize_t):
         """Count intervals by row and fine bucket.

@@ -190,7 +190,7 @@ class BlockTable:
 
     def holds(self, ids: I64) -> npt.NDArray[np.bool_]:
         """Return whether each block is live, bool (n,)."""
-        live: npt.NDArray[np.bool_] = self._table.slots_of(np.ascontiguousarray(ids)) >= 0
+        live: npt.NDArray[np.bool_] = self._table.slots_of(_plain(ids)) >= 0
         return live
 
     def block(self, block: int) -> BlockMetricsState | None:

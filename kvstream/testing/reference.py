@@ -153,8 +153,8 @@ class ReferenceTable:
         )
 
     def _interval(self, later: int, earlier: int) -> int:
-        """Return the time between, ns; 0, and counted, where the later time is the earlier one."""
+        """Return the time between, ns, at most 2**63 - 1; 0, and counted, where the later is the earlier."""
         if later < earlier:
             self.time_regressions += 1
             return 0
-        return later - earlier
+        return min(later - earlier, 2**63 - 1)

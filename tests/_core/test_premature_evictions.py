@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,6 +98,28 @@ def test_what_came_back_meanwhile_takes_no_room():
         rows += [(2, turn, False), (2, turn, True)]
     rows += [(1, 30, True)]
     assert sorted(distance for _, distance in returns_of(index, rows)) == [1] * 21
+
+
+@pytest.mark.parametrize("earliest", [-(2**63) + 1, -2, -1])
+def test_times_before_the_epoch_are_times_like_others(earliest):
+    rng = np.random.default_rng(1)
+    ts = rng.choice([earliest, 0, 1, 2**63 - 1], 20_000)
+    rows = list(
+        zip(rng.integers(0, 3_000, 20_000).tolist(), ts.tolist(), rng.random(20_000) < 0.4, strict=True)
+    )
+    index, plain = PrematureEvictions(1_500, 2**63 - 1), ReferenceGhosts(1_500, 2**63 - 1)
+    found = [pair for a in range(0, 20_000, 2_500) for pair in returns_of(index, rows[a : a + 2_500])]
+    for row in rows:
+        plain.apply(*row)
+    assert found == plain.returned
+
+
+def test_the_earliest_time_of_all_is_a_time_of_an_eviction():
+    index = PrematureEvictions(10, 2**63 - 1)
+    for _ in range(3):
+        rows = [(key, -(2**63), False) for key in range(1_024)]
+        assert returns_of(index, rows) == []
+    assert returns_of(index, [(1_023, -(2**63), True)]) == [(0, 1)]
 
 
 @fewer

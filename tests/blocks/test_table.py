@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstream._core.ids import are_below
+from kvstream._core.table import mix
 from kvstream.blocks.apply_result import Observations, joined
 from kvstream.blocks.table import BlockTable
 from kvstream.events.frame import EventFrame, as_int64
 from kvstream.events.types import REASONS, Labels
 from kvstream.testing import ReferenceTable
 from tests.reference import ReferenceContents
-from tests.strategies import cuts, fewer, frame, plain_events
+from tests.strategies import cuts, fewer, frame, plain_events, unaligned
 
 COUNTS = (
     "allocations",
@@ -131,6 +132,20 @@ def test_slots_that_come_one_after_another_are_their_own_places():
         table.apply(EventFrame(np.zeros(len(part), np.uint8), part, np.ones(len(part), np.int64)))
     assert not table.by_hash
     assert table.slots < 2 * 300_000
+
+
+def test_a_frame_whose_columns_are_not_aligned_equals_one_whose_are():
+    events = [(0, 5, 10, ""), (1, 5, 12, ""), (0, 9, 13, ""), (2, 9, 20, "expired"), (4, 2**40, 21, "")]
+    plain = frame(events)
+    columns = {name: unaligned(getattr(plain, name)) for name in ("ops", "blocks", "ts", "reasons")}
+    moved = msgspec.structs.replace(plain, **columns)
+    assert not moved.blocks.flags.aligned
+    table, twin = BlockTable("s", "gpu"), ReferenceTable()
+    seen = [table.apply(moved)]
+    apply_plain(twin, events)
+    assert_same(seen, table, twin)
+    assert table.holds(moved.blocks).tolist() == [True, True, False, False, True]
+    assert mix(moved.blocks).tolist() == mix(plain.blocks).tolist()
 
 
 @pytest.mark.parametrize("op", [5, 77, 255])

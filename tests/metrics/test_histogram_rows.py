@@ -49,3 +49,11 @@ def test_values_at_the_bounds_of_buckets_are_counted_as_they_must_be():
         classic.record(values)
         assert fields(counted.exponential()) == fields(plain)
         assert counted.classic().cumsum().tolist() == classic.cumulative()
+
+
+def test_sums_are_exact_where_they_take_more_than_64_bits():
+    values = np.array([2**63 - 1, 5, 2**63 - 2, 0, 2**63 - 1])
+    counted = HistogramRows(4).record(np.array([0, 1, 0, 1, 1], np.uint16), values)
+    made = buckets(4).count(values, ClassicHistogram().counts)
+    assert counted.sum_ns == made.sum_ns == sum(values.tolist())
+    assert (made.count, made.zero_count, made.min_ns, made.max_ns) == (5, 1, 0, 2**63 - 1)

@@ -1,4 +1,4 @@
-"""Random calls of recorders, counted: ``python -m tests.fuzz_recorder [CALLS] [SEED]``."""
+"""Random calls of recorders, counted: ``python -m tests._core.fuzz_recorder [CALLS] [SEED]``."""
 
 import random
 import sys
