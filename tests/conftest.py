@@ -18,6 +18,12 @@ settings.register_profile("thorough", settings.get_profile("default"), max_examp
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Return two workers a core for quick tests, which wait about as much as they compute."""
+    return 2 * (os.cpu_count() or 1) if config.option.markexpr == "not slow" else None
+
+
 @pytest.fixture
 def browser():
     """Opens a page in Chromium: ``async with browser() as (page, complaints)``."""
