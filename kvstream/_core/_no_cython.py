@@ -38,11 +38,6 @@ def exceptval(*args: Any, **options: Any) -> Any:
 always_allow_keywords = exceptval
 
 
-def locals(**types: Any) -> Any:  # noqa: A001
-    """Return a decorator that does nothing."""
-    return _unchanged
-
-
 def declare(kind: Any, value: Any = None, **options: Any) -> Any:
     """Return the value, whatever its type is to be."""
     return value

@@ -24,11 +24,6 @@ def group_salt(group: int) -> int:
     return int(mix(np.array([group & 2**63 - 1]))[0])
 
 
-def are_hashes(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which ids can only be content hashes, as no cache has so many slots; bool of the same shape."""
-    return ids.view(np.uint64) >= np.uint64(2**32)
-
-
 def are_below(contents: npt.NDArray[np.int64], threshold: int) -> npt.NDArray[np.bool_]:
     """Which contents have a hash below a threshold of at most 2**64, bool of the same shape."""
     if threshold == 2**64:

@@ -34,7 +34,7 @@ NOT_LIVE = -1
 _NOT_LIVE = cython.declare(cython.int, NOT_LIVE)
 _RELEASING = 1024  # events from which on other threads may run meanwhile
 _SMALLEST = 1024  # slots of an empty table
-_DIRECT_ALWAYS, _DIRECT_SPREAD = 65_536, 4  # slots: so many, or so many a live block
+_DIRECT_ALWAYS, _DIRECT_SPREAD = 65_536, 4  # most slots of a slot stream: in all, or for each live block
 _BEGUN_SHARE = 4
 _SMALLEST_BITS = 10
 _LOAD = 0.5  # of the index of ids: fuller, each id takes more tries, and each try a line of memory
@@ -53,7 +53,6 @@ _OTHER = cython.declare(cython.int, int(OTHER))
 _REPLACED = cython.declare(cython.int, int(REPLACED))
 _EMPTY = cython.declare(cython.int, -1)  # a place that never held a slot
 _REMOVED = cython.declare(cython.int, -2)  # one that holds none any more
-_NONE = cython.declare(cython.int, -1)
 _NEVER = cython.declare(cython.longlong, int(np.iinfo(np.int64).min))  # eviction time where no key is
 _BIRTH = cython.declare(cython.int, 0)  # columns of a row of the table
 _COUNT = cython.declare(cython.int, 1)
@@ -90,7 +89,7 @@ def _mixed(value: cython.longlong) -> cython.ulonglong:
 def _signed(bits: cython.ulonglong) -> cython.longlong:
     """Return the signed integer of the same 64 bits."""
     sign: cython.ulonglong = 0x8000_0000_0000_0000
-    return (bits ^ sign) - sign if not cython.compiled else bits
+    return (bits ^ sign) - sign
 
 
 @cython.cfunc
@@ -153,7 +152,7 @@ class Index:
         self.places = memoryview(np.full(1 << bits, -1, dtype=np.int32))
 
     def rebuild(self, more: cython.longlong):
-        """Sweep out removed keys, and make room for so many more."""
+        """Sweep out removed keys, and make room for ``more`` keys."""
         before: cython.int[::1] = self.places
         held: cython.longlong = 0
         i: cython.Py_ssize_t
@@ -195,6 +194,13 @@ class Index:
             slot = self.places[place]
         return free if free >= 0 else place
 
+    def insert(self, slots, more: cython.longlong):
+        """Keep slots, int64 (n,), whose keys are not there yet, with room for ``more`` keys."""
+        self.rebuild(len(slots) + more)
+        slot: cython.longlong
+        for slot in slots.tolist():
+            self._insert(slot)
+
     def probes(self, key: cython.longlong) -> int:
         """Return how many places are looked at to find a key."""
         found: cython.longlong = self.find(key)
@@ -228,7 +234,7 @@ class Index:
     @cython.nogil
     @cython.exceptval(check=False)
     def _insert(self, slot: cython.longlong) -> cython.void:
-        """Keep a slot whose key is not there yet."""
+        """Keep a slot; its key is not there yet."""
         self.put(self.find(self.keys[slot]), slot)
 
     @cython.cfunc
@@ -360,7 +366,7 @@ class Columns:
         return self.arrays[name][:count].copy()
 
     def take(self, attributed: bool, records: bool) -> dict:
-        """Return counts and columns by name, those columns alone that hold anything, and start afresh."""
+        """Return counts and columns by name, those columns alone that hold anything."""
         taken: dict = {
             "allocations": self.allocations,
             "sampled_allocations": self.sampled_allocations,
@@ -403,7 +409,6 @@ class Columns:
             ]
         for name, count in names:
             taken[name] = self._column(name, count)
-        self._empty()
         return taken
 
 
@@ -445,7 +450,7 @@ class Table:
     free_count: cython.longlong
     next: cython.longlong  # first slot never used, in content streams
     begun: cython.longlong[::1]  # slots used since the last clear, in slot streams
-    begun_count: cython.longlong  # -1 where they are so many that looking at each slot costs no more
+    begun_count: cython.longlong  # -1 where looking at each slot costs no more
     key_of: cython.longlong[::1]
     has_keys: cython.bint
     attribution_of: cython.ushort[::1]
@@ -491,7 +496,7 @@ class Table:
     # Room
 
     def _widen(self, slots: cython.longlong):
-        """Hold so many slots, more than there are."""
+        """Hold ``slots`` slots, more than there are."""
         held: cython.longlong = self.slots
         rows = np.zeros((slots, self.rows_array.shape[1]), dtype=np.int64)
         rows[:held] = self.rows_array
@@ -544,10 +549,7 @@ class Table:
         live = self.live_slots()
         self.ids_array = np.arange(self.slots, dtype=np.int64)
         self.ids = self.index.keys = memoryview(self.ids_array)
-        self.index.rebuild(len(live))
-        slot: cython.longlong
-        for slot in live.tolist():
-            self.index._insert(slot)
+        self.index.insert(live, 0)
         vacant = np.flatnonzero(self.rows_array[:, _COUNT] < 0)
         free = np.empty(self.slots, dtype=np.int64)
         free[: len(vacant)] = vacant
@@ -1137,8 +1139,8 @@ class PrematureEvictions:
 
     def _start(self):
         self.evictions = 0
-        self.index = Index(0.375)
         self._hold(_SMALLEST)
+        self.tree = FenwickTree(np.zeros(_SMALLEST, dtype=np.int32))
 
     def clear(self):
         """Forget everything: the cache was emptied, which no memory would have prevented."""
@@ -1151,16 +1153,16 @@ class PrematureEvictions:
         return self.mask + 1
 
     def _hold(self, places: int):
-        """Make an empty ring."""
+        """Make an empty ring and its index; the tree is the caller's to make."""
         self.mask = places - 1
         self.key_array = np.zeros(places, dtype=np.int64)
         self.ts_array = np.full(places, _NEVER, dtype=np.int64)
+        self.index = Index(0.375)
         self.key = self.index.keys = memoryview(self.key_array)
         self.ts = memoryview(self.ts_array)
-        self.tree = FenwickTree(np.zeros(places, dtype=np.int32))
 
     def _see_to_room(self, more: int):
-        """Make room for so many more evictions."""
+        """Make room for ``more`` evictions."""
         wanted = min(self.evictions + more, self.most)
         if wanted > self.mask + 1:
             held = np.flatnonzero(self.ts_array != _NEVER)
@@ -1171,12 +1173,7 @@ class PrematureEvictions:
             self.key_array[place] = key
             self.ts_array[place] = ts
             self.tree = FenwickTree(self.ts_array != _NEVER)
-            self.index = Index(0.375)
-            self.index.keys = self.key
-            self.index.rebuild(len(held) + more)
-            each: cython.longlong
-            for each in place.tolist():
-                self.index._insert(each)
+            self.index.insert(place, more)
         elif self.index.used + more > self.index.limit:
             self.index.rebuild(more)
 
@@ -1316,10 +1313,7 @@ class LruStack:
         self.tree = FenwickTree(self.is_last_array)
         self.index = Index(0.375)
         self.index.keys = self.key
-        self.index.rebuild(held)
-        place: cython.longlong
-        for place in range(held):
-            self.index._insert(place)
+        self.index.insert(np.arange(held), 0)
         self.next = self.held = held
         self.first = 0
         self.again = int(np.count_nonzero(again))

@@ -13,7 +13,7 @@ from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.events.frame import I64, U16, EventFrame, as_int64
 from kvstream.events.types import Op
 
-_BIRTH, _COUNT, _TIMES = 0, 1, 2  # columns of a row of the table
+_BIRTH, _COUNT = 0, 1  # columns of a row of the table; access times follow
 
 
 class BlockTable:
