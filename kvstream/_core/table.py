@@ -365,9 +365,9 @@ class Columns:
     def _column(self, name: str, count: cython.Py_ssize_t):
         return self.arrays[name][:count].copy()
 
-    def take(self, attributed: bool, records: bool) -> dict:
-        """Return counts and columns by name, those columns alone that hold anything."""
-        taken: dict = {
+    def take(self, attributed: bool, records: bool) -> tuple:
+        """Return counts by name, and columns by name, those alone that hold anything."""
+        counts: dict = {
             "allocations": self.allocations,
             "sampled_allocations": self.sampled_allocations,
             "accesses": self.accesses,
@@ -407,9 +407,7 @@ class Columns:
                 ("evicted_of", self.evicted_count),
                 ("change_of", self.change_count),
             ]
-        for name, count in names:
-            taken[name] = self._column(name, count)
-        return taken
+        return counts, {name: self._column(name, count) for name, count in names}
 
 
 _spare_columns: list = []  # one for each thread that applies events at this moment, made once
@@ -673,7 +671,8 @@ class Table:
         """Apply events from one on, up to a clear, the end, or ``AT_ONCE`` of them.
 
         Returns:
-            The event at which it stopped, and what was shown on the way (``Columns.take``).
+            The event at which it stopped, and the counts and columns of what was shown on the way
+            (``Columns.take``).
         """
         end: cython.Py_ssize_t = min(len(self.ops), start + AT_ONCE)
         at: cython.Py_ssize_t = start
@@ -691,7 +690,8 @@ class Table:
                 if at == end or self.ops[at] == _CLEAR:
                     break
                 self._make_room(at, end)
-            return at, self.columns.take(self.is_attributed, self.records)
+            counts, columns = self.columns.take(self.is_attributed, self.records)
+            return at, counts, columns
         finally:
             self.columns._empty()
             _spare_columns.append(self.columns)

@@ -98,8 +98,10 @@ class BlockTable:
         )
         at, end = 0, len(frame)
         while True:
-            at, taken = self._table.apply(at)
-            self._add(taken, seen)
+            at, counts, columns = self._table.apply(at)
+            for name, count in counts.items():
+                setattr(seen, name, getattr(seen, name) + count)
+            self._add(columns, seen)
             if at < end and frame.ops[at] == Op.CLEAR:
                 self.clear(seen, int(frame.ts[at]))
                 others = frame.ops[at:] != Op.CLEAR
@@ -119,9 +121,7 @@ class BlockTable:
         return self.owners.numbers(frame)
 
     def _add(self, taken: dict[str, npt.NDArray[np.int64]], seen: Observations) -> None:
-        """Add what the core showed of some events."""
-        for name in _COUNTS:
-            setattr(seen, name, getattr(seen, name) + taken[name])
+        """Add the columns that the core showed of some events."""
         if "evictions" in taken:
             seen.evictions += taken["evictions"]
         for name, columns in (
@@ -247,17 +247,3 @@ def _plain(column: Column) -> Column:
     """Return a column as the core reads it: contiguous, and aligned, which what was decoded need not be."""
     flags = column.flags
     return column if flags.aligned and flags.c_contiguous else column.copy()
-
-
-_COUNTS = (
-    "allocations",
-    "sampled_allocations",
-    "accesses",
-    "unknown_accesses",
-    "unknown_evictions",
-    "time_regressions",
-    "unknown_reasons",
-    "replacements",
-    "lookups",
-    "stores",
-)
