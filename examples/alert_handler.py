@@ -24,7 +24,7 @@ async def main(path: str) -> None:
                 stream.reject(item)
             else:
                 await stream.send(item)
-    print(f"balanced: {stream.summary().accounts.balanced}")
+    print(f"balanced: {stream.summary_nowait().accounts.balanced}")
 
 
 if __name__ == "__main__":

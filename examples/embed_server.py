@@ -54,7 +54,7 @@ async def main() -> None:
                 body = b"ok\n"
             else:
                 await stream.flush()
-                body = msgspec.json.encode(stream.summary()) + b"\n"
+                body = msgspec.json.encode(stream.summary_nowait()) + b"\n"
             writer.write(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + body)
             await writer.drain()
             writer.close()

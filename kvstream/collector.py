@@ -39,10 +39,14 @@ logger = logging.getLogger("kvstream")
 
 
 class KVCacheMetricsCollector(CallRecorder):
-    """Follows the blocks of one cache as its owner calls ``on_block_*``; safe to call from any thread.
+    """Follows the blocks of one cache as its owner reports them; safe to call from any thread.
+
+    ``on_block_allocated``, ``on_block_accessed`` and ``on_block_evicted`` are the original module's names of
+    ``allocated_nowait``, ``accessed_nowait`` and ``evicted_nowait``. A block is a 64-bit integer, signed or
+    not, or has one as its ``block_id``; several are a sequence of integers or a numpy array.
 
     Calls are stamped and recorded; state is brought up to date a few thousand events at a time and
-    whenever something is asked. A block is a 64-bit integer, signed or not, or has one as its ``block_id``.
+    whenever something is asked.
 
     In a forked child its copy is closed: what is recorded there is dropped, which the log says once, and what
     is asked raises ``ClosedStreamError``, until ``reset`` begins anew there.
@@ -62,6 +66,10 @@ class KVCacheMetricsCollector(CallRecorder):
         >>> [event.access_count for event in collector.drain_events()]
         [1]
     """
+
+    on_block_allocated = CallRecorder.allocated_nowait
+    on_block_accessed = CallRecorder.accessed_nowait
+    on_block_evicted = CallRecorder.evicted_nowait
 
     def __init__(
         self,

@@ -65,7 +65,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ghost_seconds: Seconds after which it is forgotten at the latest.
         curve_contents: Contents that the miss-ratio curve follows in each source and tier; 0 turns it off.
         curve_lookups: Lookups of them in a window, beyond which it follows fewer; 0 is no bound.
-        curve_half_life: Seconds after which what it saw counts half; 0 is for ever.
+        curve_half_life_seconds: Seconds after which what it saw counts half; 0 is for ever.
         max_caches: Sources and tiers that are followed, one to three megabytes each; events of any more
             are dropped (``too_many_caches``).
         max_tiers: Tiers that are followed of one source, so that none takes the room of all; events of any
@@ -94,7 +94,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ghost_seconds: float = 3600.0
     curve_contents: int = 2048
     curve_lookups: int = 2048
-    curve_half_life: float = 300.0
+    curve_half_life_seconds: float = 300.0
     max_caches: int = 4096
     max_tiers: int = 64
     max_live_blocks: int = 50_000_000
@@ -118,7 +118,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _seconds("ghost_seconds", self.ghost_seconds)
         _whole("curve_contents", self.curve_contents, 0, 2**20)
         _whole("curve_lookups", self.curve_lookups, 0, 2**40)
-        _seconds("curve_half_life", self.curve_half_life, off="for ever")
+        _seconds("curve_half_life_seconds", self.curve_half_life_seconds, off="for ever")
         _whole("max_caches", self.max_caches, 1, 10_000_000)
         _whole("max_tiers", self.max_tiers, 1, 10_000_000)
         _whole("max_live_blocks", self.max_live_blocks, 1, 2**40)
@@ -152,7 +152,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             that does not fit; ``drop_oldest`` drops the producer's own oldest frames instead, and the
             new one if it has none there; ``sample`` keeps whole blocks, fewer each time the queue is full.
         frame_events: Events after which a producer closes a frame.
-        flush_interval: Seconds after which a producer's unfinished frame is sent on.
+        flush_seconds: Seconds after which a producer's unfinished frame is sent on.
         shutdown_timeout: Seconds that leaving the stream may take to drain.
         delivery_timeout: Seconds without a success after which leaving the stream no longer waits for a
             handler.
@@ -167,7 +167,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     queue_events: int = 262_144
     overflow: OverflowPolicy = "block"
     frame_events: int = 4096
-    flush_interval: float = 0.05
+    flush_seconds: float = 0.05
     shutdown_timeout: float = 5.0
     delivery_timeout: float = 6.0
     subscriber_buffer: int = 1024
@@ -181,7 +181,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _whole("queue_events", self.queue_events, 1, 2**31)
         _require(self.overflow in POLICIES, "overflow", self.overflow, f"one of {', '.join(POLICIES)}")
         _whole("frame_events", self.frame_events, 1, 2**20)
-        _seconds("flush_interval", self.flush_interval)
+        _seconds("flush_seconds", self.flush_seconds)
         _seconds("shutdown_timeout", self.shutdown_timeout)
         _seconds("delivery_timeout", self.delivery_timeout)
         _whole("subscriber_buffer", self.subscriber_buffer, 1, 2**31)

@@ -99,7 +99,7 @@ class KVStream:
         ...         await engine.allocated([1, 2, 3])
         ...         await engine.accessed(2)
         ...         await engine.evicted([1, 2, 3])
-        ...     return stream.summary().total_evictions
+        ...     return stream.summary_nowait().total_evictions
         >>> anyio.run(main)
         3
     """
@@ -223,7 +223,7 @@ class KVStream:
             for monitor in self._monitors:
                 self._publish_alerts(monitor.finish())
             if self._summaries.listening:
-                self._summaries.publish(self.summary())
+                self._summaries.publish(self.summary_nowait())
 
     def _settle(self, cause: str) -> None:
         """Account for everything that was still on its way."""
@@ -536,25 +536,24 @@ class KVStream:
         self._evictions.handle(handler)
         return handler
 
-    def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
-        """Return the summary of one source and tier, or of all; also after the stream has closed.
+    async def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
+        """Return the summary of one source and tier, or of all, while other tasks go on.
 
-        Events are accounted for a stream as a whole, blocks for the source and tier asked for.
-        """
-        gathering, tiers = self._gathering(source, tier)
-        for found in tiers:
-            gathering.add(found)
-        return self._summary(gathering, source, tier)
-
-    async def summarize(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
-        """Return the same while other tasks go on, as a summary of a thousand sources takes half a second.
-
-        What it says of sources is as they were in that time; its accounts are of one moment.
+        A summary of a thousand sources takes half a second. What it says of each cache is as it was at some
+        moment of that time; its accounts are of one moment. Events are accounted for a stream as a whole,
+        blocks for the source and tier asked for. Cancelling it changes nothing.
         """
         gathering, tiers = self._gathering(source, tier)
         for found in tiers:
             gathering.add(found)
             await checkpoint()
+        return self._summary(gathering, source, tier)
+
+    def summary_nowait(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
+        """Return the same at once, also after the stream has closed; nothing else runs meanwhile."""
+        gathering, tiers = self._gathering(source, tier)
+        for found in tiers:
+            gathering.add(found)
         return self._summary(gathering, source, tier)
 
     def _gathering(self, source: str | None, tier: str | None) -> tuple[Gathering, list[TierMonitor]]:
@@ -811,7 +810,7 @@ class KVStream:
         while True:
             await anyio.sleep(self.config.metrics.export_interval)
             if self._summaries.listening:
-                self._summaries.publish(await self.summarize())
+                self._summaries.publish(await self.summary())
 
     def _publish_alerts(self, alerts: list[CacheAlert]) -> None:
         for alert in alerts:

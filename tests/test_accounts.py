@@ -35,19 +35,19 @@ async def test_accounts_balance_at_every_look_while_threads_record(overflow, mos
         overflow=overflow,
         queue_events=3_000,
         frame_events=50,
-        flush_interval=0.001,
+        flush_seconds=0.001,
     )
     stop = threading.Event()
 
     def record(producer):
         recorder = producer.recorder()
         while not stop.is_set():
-            producer.record_allocated(range(60))
-            producer.record_accessed(7)
-            recorder.allocated_all(range(200))
-            recorder.accessed("no block")
+            producer.allocated_nowait(range(60))
+            producer.accessed_nowait(7)
+            recorder.allocated_nowait(range(200))
+            recorder.accessed_nowait("no block")
             recorder.end_step()
-            producer.record_evicted(range(60))
+            producer.evicted_nowait(range(60))
             time.sleep(0.001)  # lets the loop look
 
     async with KVStream(settings) as stream:

@@ -158,7 +158,7 @@ def test_alerts_are_drained_once():
 def test_export_is_plain_and_whole():
     collector = KVCacheMetricsCollector()
     collector.on_block_allocated(1)
-    collector.on_cache_cleared()
+    collector.cleared_nowait()
     exported = json.loads(json.dumps(collector.export_to_dict()))
     parts = {"config", "counters", "summary", "lifetime_distribution", "access_patterns", "trends"}
     assert set(exported) == parts
@@ -181,7 +181,7 @@ def test_exported_counters_count_everything_at_any_sample_rate_until_the_reset()
     clock.now -= 3 * 10**9
     collector.on_block_accessed(3)
     collector.on_block_evicted(4)
-    collector.on_cache_cleared()
+    collector.cleared_nowait()
     counters = collector.export_to_dict()["counters"]
     sampled = counters.pop("total_blocks_sampled")
     assert 0 <= sampled < 7
@@ -247,7 +247,7 @@ def test_calls_come_to_what_their_events_come_to_one_by_one(calls):
             collector.on_block_evicted(block, reason)
             expect(Op.EVICT, [one], REASON_CODE.get(reason, UNKNOWN_REASON))
         elif kind == "clear":
-            collector.on_cache_cleared()
+            collector.cleared_nowait()
             expect(Op.CLEAR, [0])
         elif kind in ("row", "list"):
             collector.record(Op.STORE, as_int64(several) if kind == "row" else several)

@@ -46,7 +46,7 @@ def test_metrics_config_names_the_field_it_rejects(field, value):
         ("queue_events", 0),
         ("overflow", "explode"),
         ("frame_events", 2**21),
-        ("flush_interval", 0),
+        ("flush_seconds", 0),
         ("shutdown_timeout", 0),
         ("subscriber_buffer", 0),
     ],

@@ -51,14 +51,14 @@ async def engine(stream, name, rng, hours, bad_from=None, bad_to=None):
 )
 def test_some_bad_minutes_wake_someone_once(seed, minutes, bad, monkeypatch):
     async def main():
-        config = StreamConfig(metrics=MetricsConfig(export_interval=60.0), flush_interval=1.0, consumers=2)
+        config = StreamConfig(metrics=MetricsConfig(export_interval=60.0), flush_seconds=1.0, consumers=2)
         async with KVStream(config, clock=virtual_ns) as stream:
             alerts, summaries = stream.alerts(), stream.summaries()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(engine, stream, "good", random.Random(seed), minutes / 60)
                 tasks.start_soon(engine, stream, "bad", random.Random(seed + 1), minutes / 60, *bad)
         found = [(a.source, a.rule, a.state, (a.timestamp - START / 1e9) / 60) async for a in alerts]
-        return found, [s.timestamp async for s in summaries], stream.summary().accounts
+        return found, [s.timestamp async for s in summaries], stream.summary_nowait().accounts
 
     alerts, summaries, accounts = simulate(seed, main, monkeypatch)
     drops = [(source, state) for source, rule, state, _ in alerts if rule == "hit_ratio_drop"]
@@ -76,7 +76,7 @@ def test_some_bad_minutes_wake_someone_once(seed, minutes, bad, monkeypatch):
 
 def test_a_silent_engine_is_noticed_by_the_clock_and_in_time(monkeypatch):
     async def main():
-        async with KVStream(StreamConfig(flush_interval=0.5), clock=virtual_ns) as stream:
+        async with KVStream(StreamConfig(flush_seconds=0.5), clock=virtual_ns) as stream:
             alerts = stream.alerts()
             await engine(stream, "engine-0", random.Random(3), 0.05)
             stopped = trio.current_time()
@@ -93,7 +93,7 @@ def test_a_silent_engine_is_noticed_by_the_clock_and_in_time(monkeypatch):
 
 def test_the_same_seed_gives_the_same_run(monkeypatch):
     async def main():
-        async with KVStream(StreamConfig(frame_events=50, flush_interval=0.3), clock=virtual_ns) as stream:
+        async with KVStream(StreamConfig(frame_events=50, flush_seconds=0.3), clock=virtual_ns) as stream:
             evictions = stream.evictions(buffer=10**6)
             async with anyio.create_task_group() as tasks:
                 for i in range(3):
@@ -110,12 +110,12 @@ def test_cancelling_at_any_moment_keeps_the_accounts(seeds, monkeypatch):
     async def run(at):
         async def main():
             with anyio.move_on_after(at):
-                config = StreamConfig(frame_events=64, queue_events=256, flush_interval=0.1, consumers=2)
+                config = StreamConfig(frame_events=64, queue_events=256, flush_seconds=0.1, consumers=2)
                 async with KVStream(config, clock=virtual_ns) as stream:
                     async with anyio.create_task_group() as tasks:
                         for i in range(4):
                             tasks.start_soon(engine, stream, f"e{i}", random.Random(i), 1)
-            return stream.summary().accounts
+            return stream.summary_nowait().accounts
 
         return main
 

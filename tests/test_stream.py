@@ -52,8 +52,8 @@ async def test_leaving_the_stream_processes_everything_recorded():
         await producer.allocated([1, 2, 3])
         await producer.accessed(2)
         await producer.evicted(np.array([1, 2]), reason="expired")
-        producer.record_cleared()
-    summary = stream.summary()
+        producer.cleared_nowait()
+    summary = stream.summary_nowait()
     assert summary.final
     assert summary.evictions_by_reason["expired"] == 2
     assert summary.evictions_by_reason["cleared"] == 1
@@ -65,11 +65,11 @@ async def test_producers_say_whose_blocks_they_are():
     async with KVStream(StreamConfig(frame_events=3)) as stream:
         producer = stream.producer("engine-0")
         await producer.allocated([1, 2, 3], labels=Labels(tenant="acme"))
-        producer.record_allocated(4, labels=Labels(tenant="umbrella", lora="sql"))
+        producer.allocated_nowait(4, labels=Labels(tenant="umbrella", lora="sql"))
         await producer.accessed([1, 4, 4])
         await producer.allocated(5)
         await stream.flush()
-        summary = stream.summary("engine-0")
+        summary = stream.summary_nowait("engine-0")
     tenants = {of.value: (of.blocks_live, of.accesses, of.hit_share) for of in summary.labels["tenant"]}
     assert tenants == {"acme": (3, 1, 1 / 3), "umbrella": (1, 2, 2 / 3), None: (1, 0, 0.0)}
     assert {of.value for of in summary.labels["lora"]} == {"sql", None}
@@ -79,20 +79,20 @@ async def test_producers_say_whose_blocks_they_are():
 
 
 async def test_flush_makes_a_summary_current():
-    async with KVStream(config(flush_interval=60)) as stream:
+    async with KVStream(config(flush_seconds=60)) as stream:
         producer = stream.producer()
-        producer.record_allocated(range(10))
-        assert stream.summary().accounts.in_flight == 10
+        producer.allocated_nowait(range(10))
+        assert stream.summary_nowait().accounts.in_flight == 10
         await stream.flush()
-        assert stream.summary().blocks_live == 10
+        assert stream.summary_nowait().blocks_live == 10
 
 
 async def test_an_unfinished_frame_is_sent_on_by_time():
-    async with KVStream(config(flush_interval=0.01)) as stream:
+    async with KVStream(config(flush_seconds=0.01)) as stream:
         evictions = stream.evictions()
         producer = stream.producer()
-        producer.record_allocated(1)
-        producer.record_evicted(1)
+        producer.allocated_nowait(1)
+        producer.evicted_nowait(1)
         with anyio.fail_after(DEADLINE):
             assert (await anext(evictions)).block_id == 1
 
@@ -105,10 +105,10 @@ async def test_order_within_a_source_is_kept_over_frames_and_consumers():
                 await producer.allocated([1, 2])
                 await producer.accessed(1)
                 await producer.evicted([1, 2])
-    accounts = stream.summary().accounts
+    accounts = stream.summary_nowait().accounts
     assert accounts.unknown_accesses == accounts.unknown_evictions == 0
     assert accounts.evicted == 10 * 200 * 2
-    assert stream.summary().evictions_by_reason["replaced"] == 0
+    assert stream.summary_nowait().evictions_by_reason["replaced"] == 0
 
 
 @pytest.mark.parametrize("rounds", [200, pytest.param(2_500, marks=pytest.mark.slow)])
@@ -136,8 +136,8 @@ async def test_events_from_threads_and_tasks_are_all_accounted_for(overflow, rou
 
     def in_thread(producer):
         for _ in range(rounds):
-            producer.record_allocated(blocks)
-            producer.record_evicted(blocks)
+            producer.allocated_nowait(blocks)
+            producer.evicted_nowait(blocks)
 
     async def in_task(producer):
         nonlocal most
@@ -195,7 +195,7 @@ async def test_block_makes_a_task_wait_until_there_is_room():
 
             tasks.start_soon(produce)
     assert done
-    assert stream.summary().blocks_live == 1000
+    assert stream.summary_nowait().blocks_live == 1000
     assert producer.statistics().dropped == {}
 
 
@@ -203,31 +203,31 @@ async def test_on_the_loop_a_full_queue_never_waits_and_counts_what_it_drops():
     async with KVStream(config(queue_events=100, frame_events=10)) as stream:
         producer = stream.producer()
         for i in range(100):
-            producer.record_allocated(list(range(10 * i, 10 * i + 10)))
+            producer.allocated_nowait(list(range(10 * i, 10 * i + 10)))
         dropped = producer.statistics().dropped
         assert dropped == {"would_block": 1000 - 100 - 80}
-    assert stream.summary().accounts.processed == 180
-    assert stream.summary().accounts.balanced
+    assert stream.summary_nowait().accounts.processed == 180
+    assert stream.summary_nowait().accounts.balanced
 
 
 async def test_drop_newest_keeps_what_came_first():
     async with KVStream(config(queue_events=100, frame_events=10, overflow="drop_newest")) as stream:
         producer = stream.producer()
         for i in range(20):
-            producer.record_allocated(list(range(10 * i, 10 * i + 10)))
+            producer.allocated_nowait(list(range(10 * i, 10 * i + 10)))
         await stream.flush()
         blocks = {b.block_id for t in stream._monitors[0].tiers() for b in t.table.live_blocks()}
     assert blocks == set(range(100))
-    assert stream.summary().accounts.dropped == {"queue_full": 100}
+    assert stream.summary_nowait().accounts.dropped == {"queue_full": 100}
 
 
 async def test_drop_oldest_keeps_what_came_last_and_leaves_other_producers_alone():
     async with KVStream(config(queue_events=100, frame_events=10)) as stream:
         other = stream.producer("s", "cpu", overflow="block")
         producer = stream.producer("s", "gpu", overflow="drop_oldest")
-        other.record_allocated(list(range(30)))
+        other.allocated_nowait(list(range(30)))
         for i in range(20):
-            producer.record_allocated(list(range(10 * i, 10 * i + 10)))
+            producer.allocated_nowait(list(range(10 * i, 10 * i + 10)))
         await stream.flush()
         live = {t.tier: {b.block_id for b in t.table.live_blocks()} for t in stream._monitors[0].tiers()}
     assert live["cpu"] == set(range(30))
@@ -240,11 +240,11 @@ async def test_sample_keeps_whole_blocks():
         producer = stream.producer()
         blocks = list(range(100))
         for _ in range(30):
-            producer.record_allocated(blocks)
-            producer.record_evicted(blocks)
+            producer.allocated_nowait(blocks)
+            producer.evicted_nowait(blocks)
         rate = producer.statistics().sample_rate
         await stream.flush()
-        accounts = stream.summary().accounts
+        accounts = stream.summary_nowait().accounts
     assert rate < 1.0
     assert accounts.balanced
     assert accounts.dropped["sampled"] > 0
@@ -322,12 +322,12 @@ async def test_cancellation_drains_nothing_but_keeps_accounts_true():
         async with KVStream(config(queue_events=10**6)) as stream:
             alerts = stream.alerts()
             producer = stream.producer()
-            producer.record_allocated(list(range(5)))
+            producer.allocated_nowait(list(range(5)))
             for part in small_frames(50):
                 await stream.send(part)
             scope.cancel()
             await checkpoint()
-    accounts = stream.summary().accounts
+    accounts = stream.summary_nowait().accounts
     assert accounts.balanced
     assert accounts.in_flight == 0
     assert accounts.dropped["cancelled"] >= 5
@@ -337,9 +337,9 @@ async def test_cancellation_drains_nothing_but_keeps_accounts_true():
 async def test_an_exception_in_the_body_comes_out_as_it_is():
     with pytest.raises(KeyError):
         async with KVStream(config()) as stream:
-            stream.producer().record_allocated([1, 2])
+            stream.producer().allocated_nowait([1, 2])
             raise KeyError("mine")
-    accounts = stream.summary().accounts
+    accounts = stream.summary_nowait().accounts
     assert accounts.dropped == {"cancelled": 2}
     assert accounts.balanced
 
@@ -349,7 +349,7 @@ async def test_shutdown_gives_up_on_a_handler_that_never_ends():
         stream.on_summary(lambda_forever)
         await stream.producer().allocated([1])
         await stream.flush()
-    assert stream.summary().accounts.processed == 1
+    assert stream.summary_nowait().accounts.processed == 1
 
 
 async def lambda_forever(_):
@@ -359,10 +359,10 @@ async def lambda_forever(_):
 async def test_events_after_closing_are_counted_as_dropped():
     async with KVStream(config()) as stream:
         producer = stream.producer()
-    producer.record_allocated([1, 2])
+    producer.allocated_nowait([1, 2])
     await producer.allocated(3)
-    assert stream.summary().accounts.dropped == {"closed": 3}
-    assert stream.summary().accounts.balanced
+    assert stream.summary_nowait().accounts.dropped == {"closed": 3}
+    assert stream.summary_nowait().accounts.balanced
 
 
 async def test_a_closed_or_unopened_stream_says_so():
@@ -383,9 +383,9 @@ async def test_rejected_input_is_counted_and_kept_within_a_bound():
     async with KVStream(config()) as stream:
         for i in range(500):
             stream.reject(Malformed("x", "line", i, "odd"))
-    assert stream.summary().accounts.malformed == 500
+    assert stream.summary_nowait().accounts.malformed == 500
     assert len(stream.malformed) == 100
-    assert stream.summary().accounts.balanced
+    assert stream.summary_nowait().accounts.balanced
 
 
 async def test_losses_of_a_producer_raise_an_alert():
@@ -393,7 +393,7 @@ async def test_losses_of_a_producer_raise_an_alert():
         alerts = stream.alerts()
         producer = stream.producer()
         for _ in range(30):
-            producer.record_allocated(list(range(10)), ts=10**9)
+            producer.allocated_nowait(list(range(10)), ts=10**9)
         await stream.flush()
         await producer.allocated(list(range(10)), ts=5 * 10**9)
     assert "lost_frames" in [a.rule async for a in alerts]
@@ -430,8 +430,8 @@ async def test_a_producer_that_cannot_be_is_refused(arguments):
 async def test_a_time_that_is_none_is_refused_and_nothing_recorded(ts):
     async with KVStream(config()) as stream:
         with pytest.raises(MalformedInputError, match="nanoseconds"):
-            stream.producer().record_allocated(1, ts=ts)
-        assert stream.summary().accounts.offered == 0
+            stream.producer().allocated_nowait(1, ts=ts)
+        assert stream.summary_nowait().accounts.offered == 0
 
 
 async def test_a_task_that_only_produces_lets_consumers_run():
@@ -439,7 +439,7 @@ async def test_a_task_that_only_produces_lets_consumers_run():
         producer = stream.producer()
         for i in range(1000):
             await producer.allocated(list(range(10 * i, 10 * i + 10)))
-    assert stream.summary().accounts.processed == 10_000
+    assert stream.summary_nowait().accounts.processed == 10_000
 
 
 @pytest.mark.parametrize("consumers", [1, 3])
@@ -461,7 +461,7 @@ async def test_caches_beyond_the_bound_are_dropped_and_counted(consumers, caplog
                 monitor.note_lost("later", 1)
             assert len(stream.places()) == 5
             assert len(stream.sources()) <= 5
-            accounts = stream.summary().accounts
+            accounts = stream.summary_nowait().accounts
     assert accounts.processed == 5 * 3
     assert accounts.dropped["too_many_caches"] == 40 * 3 - 5 * 3 + 3
     assert accounts.balanced

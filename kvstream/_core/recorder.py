@@ -46,6 +46,7 @@ _ALLOC = cython.declare(cython.uchar, Op.ALLOC)
 _ACCESS = cython.declare(cython.uchar, Op.ACCESS)
 _EVICT = cython.declare(cython.uchar, Op.EVICT)
 _CLEAR = cython.declare(cython.uchar, Op.CLEAR)
+_ROWS = (list, tuple, range, np.ndarray)  # that are certainly several blocks
 
 
 @cython.cfunc
@@ -283,8 +284,9 @@ class StepRecorder(_Recorder):
     All events of a step carry the time at which it began, if ``begin_step`` was called, or else at which it
     ended, or of a flush before that.
 
-    Call it from any thread. A block is a 64-bit integer, signed or not, or has one as its ``block_id``. What
-    is neither is counted as ``malformed`` among the producer's drops, never raised.
+    Call it from any thread. A block is a 64-bit integer, signed or not, or has one as its ``block_id``;
+    several are a sequence of these or a numpy array. What is neither is counted as ``malformed`` among the
+    producer's drops, never raised.
 
     Args:
         clock: Nanoseconds since the Unix epoch.
@@ -297,8 +299,8 @@ class StepRecorder(_Recorder):
 
     Example:
         >>> recorder = StepRecorder(lambda: 5, 4096, on_step=lambda: None, on_full=lambda: None)
-        >>> recorder.allocated(7)
-        >>> recorder.accessed_all([7, 8])
+        >>> recorder.allocated_nowait(7)
+        >>> recorder.accessed_nowait([7, 8])
         >>> recorder.end_step()
         >>> ops, blocks, ts, reasons, malformed = recorder.take()
         >>> list(ops), list(memoryview(blocks).cast("q"))
@@ -317,29 +319,21 @@ class StepRecorder(_Recorder):
         self._on_step, self._on_full = on_step, on_full
         self._called = self._closed = False
 
-    def accessed(self, block, /):
-        """Return a live block was found by a request."""
-        self._put(block, _ACCESS, 0)
+    def allocated_nowait(self, blocks, /):
+        """Record that a block, or each of several, was handed out."""
+        self._put(blocks, _ALLOC, 0)
 
-    def accessed_all(self, blocks, /):
-        """Several live blocks were found by a request."""
-        self._put_all(blocks, _ACCESS, 0)
+    def accessed_nowait(self, blocks, /):
+        """Record that a live block, or each of several, was found by a request."""
+        self._put(blocks, _ACCESS, 0)
 
-    def allocated(self, block, /):
-        """Record that a block was handed out."""
-        self._put(block, _ALLOC, 0)
+    def evicted_nowait(self, blocks, /, reason=None):
+        """Record that a block, or each of several, was given up, by default for lack of capacity."""
+        self._put(blocks, _EVICT, 0 if reason is None else _reason_code(reason))
 
-    def allocated_all(self, blocks, /):
-        """Several blocks were handed out."""
-        self._put_all(blocks, _ALLOC, 0)
-
-    def evicted(self, block, /, reason=None):
-        """Record that a block was given up, for lack of capacity if no reason is given."""
-        self._put(block, _EVICT, 0 if reason is None else _reason_code(reason))
-
-    def evicted_all(self, blocks, /, reason=None):
-        """Several blocks were given up."""
-        self._put_all(blocks, _EVICT, 0 if reason is None else _reason_code(reason))
+    def cleared_nowait(self):
+        """Record that every block was given up at once."""
+        self._put(0, _CLEAR, 0)
 
     def begin_step(self):
         """Note that the events of a step come now."""
@@ -403,47 +397,59 @@ class StepRecorder(_Recorder):
     @cython.cfunc
     @cython.inline
     @cython.exceptval(-1)
-    def _put(self, block, op: cython.uchar, reason: cython.uchar) -> cython.int:
+    def _put(self, blocks, op: cython.uchar, reason: cython.uchar) -> cython.int:
+        return 0 if self._put_plain(blocks, op, reason) else self._put_any(blocks, op, reason)
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _put_plain(self, block, op: cython.uchar, reason: cython.uchar) -> cython.bint:
+        """Record a block whose number is found without running any Python code; return whether it was."""
         if cython.compiled:
             number: cython.longlong = 0
             if block_number(block, self._type_id, self._slot, cython.address(number)):
                 if self._columns.n == self._columns.room:
                     self._empty_or_grow(1)
                 self._append(number, op, reason, 0)
-                return 0
-        return self._put_any(block, op, reason)
+                return True
+        return False
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _put_any(self, block, op: cython.uchar, reason: cython.uchar) -> cython.int:
-        """Record a block whose number has to be asked for; count it if it has none."""
-        number = self._number(block)
-        if self._columns.n == self._columns.room:
+    def _put_any(self, blocks, op: cython.uchar, reason: cython.uchar) -> cython.int:
+        """Record a block whose number has to be asked for, or several; count what is neither."""
+        if type(blocks) not in _ROWS:
+            number = self._number(blocks)
+            if number is not None or not _is_iterable(blocks):
+                return self._put_number(number, op, reason)
+        if self._closed:
             self._empty_or_grow(1)
-        if cython.compiled:
-            return self._put_number(number, op, reason)
-        with self._guard:
-            return self._put_number(number, op, reason)
+        if not self._append_row(blocks, op, reason, 0):
+            for block in _each(blocks):
+                if not self._put_plain(block, op, reason):
+                    self._put_number(self._number(block), op, reason)
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _put_number(self, number, op: cython.uchar, reason: cython.uchar) -> cython.int:
+        """Record the block of a number; count None as malformed."""
+        if self._columns.n == self._columns.room:
+            self._empty_or_grow(1)
+        if cython.compiled:
+            return self._append_number(number, op, reason)
+        with self._guard:
+            return self._append_number(number, op, reason)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _append_number(self, number, op: cython.uchar, reason: cython.uchar) -> cython.int:
         if number is None:
             self._columns.malformed += 1
             return 0
         if self._columns.n == self._columns.room:  # another thread may have used the room
             self._make_room(1)
         self._append(number, op, reason, 0)
-        return 0
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _put_all(self, blocks, op: cython.uchar, reason: cython.uchar) -> cython.int:
-        if self._closed:
-            self._empty_or_grow(1)
-        if not self._append_row(blocks, op, reason, 0):
-            for block in blocks if isinstance(blocks, (list, tuple)) else list(blocks):
-                self._put(block, op, reason)
         return 0
 
     @cython.cfunc
@@ -477,21 +483,21 @@ class CallRecorder(_Recorder):
         raise NotImplementedError
 
     @cython.always_allow_keywords(True)
-    def on_block_allocated(self, block):
-        """Record that a block was handed out."""
+    def allocated_nowait(self, block):
+        """Record that a block, or each of several, was handed out."""
         self._put(block, _ALLOC, 0)
 
     @cython.always_allow_keywords(True)
-    def on_block_accessed(self, block):
-        """Return a live block was found by a request."""
+    def accessed_nowait(self, block):
+        """Record that a live block, or each of several, was found by a request."""
         self._put(block, _ACCESS, 0)
 
-    def on_block_evicted(self, block, reason="capacity"):
-        """Record that a block was given up."""
+    def evicted_nowait(self, block, reason="capacity"):
+        """Record that a block, or each of several, was given up."""
         self._put(block, _EVICT, _reason_code(reason))
 
-    def on_cache_cleared(self):
-        """Every block was given up at once."""
+    def cleared_nowait(self):
+        """Record that every block was given up at once."""
         self._put(0, _CLEAR, 0)
 
     def record(self, op, ids, reason="capacity"):
@@ -607,3 +613,25 @@ def _as_row(ids):
     if not isinstance(ids, (list, tuple, np.ndarray)):
         ids = list(ids) if hasattr(ids, "__iter__") else [ids]
     return as_int64(ids).reshape(-1)
+
+
+def _is_iterable(blocks):
+    """Return whether an object that is no block holds several."""
+    try:
+        return (
+            not isinstance(blocks, (str, bytes))
+            and not hasattr(blocks, "block_id")
+            and hasattr(blocks, "__iter__")
+        )
+    except Exception:  # whatever the engine's own code raises
+        return False
+
+
+def _each(blocks):
+    """Return several blocks as a list or a tuple; as one that is no block where they cannot be listed."""
+    try:
+        if isinstance(blocks, np.ndarray):
+            blocks = np.atleast_1d(blocks)
+        return blocks if isinstance(blocks, (list, tuple)) else list(blocks)
+    except Exception:  # whatever the engine's own code raises
+        return (None,)

@@ -75,7 +75,7 @@ async def measure_latency(seconds: float = 5.0, rate: float = 1_000_000.0) -> La
                     causes[float(window)] = time.perf_counter()
                 ts = window * window_ns + step * (window_ns // _WINDOW_CALLS)
                 bad = window % 2 and step
-                (producer.record_allocated if bad or not call else producer.record_accessed)(slots, ts)
+                (producer.allocated_nowait if bad or not call else producer.accessed_nowait)(slots, ts)
             return 0
 
         recorded = await anyio.to_thread.run_sync(record)

@@ -133,11 +133,11 @@ class Parts:
             for step in steps:
                 for op, block in step:
                     if op == _ACCESS:
-                        recorder.accessed(block)
+                        recorder.accessed_nowait(block)
                     elif op == _ALLOC:
-                        recorder.allocated(block)
+                        recorder.allocated_nowait(block)
                     else:
-                        recorder.evicted(block)
+                        recorder.evicted_nowait(block)
                 recorder.end_step()
 
         return work
@@ -149,11 +149,11 @@ class Parts:
             recorder = _producer().recorder()
             for op, ids in batches:
                 if op == Op.ACCESS:
-                    recorder.accessed_all(ids)
+                    recorder.accessed_nowait(ids)
                 elif op == Op.ALLOC:
-                    recorder.allocated_all(ids)
+                    recorder.allocated_nowait(ids)
                 else:
-                    recorder.evicted_all(ids)
+                    recorder.evicted_nowait(ids)
                 recorder.end_step()
 
         return work
@@ -163,11 +163,11 @@ class Parts:
             producer = _producer()
             for op, _, ids in self._batches:
                 if op == Op.ACCESS:
-                    producer.record_accessed(ids)
+                    producer.accessed_nowait(ids)
                 elif op == Op.ALLOC:
-                    producer.record_allocated(ids)
+                    producer.allocated_nowait(ids)
                 else:
-                    producer.record_evicted(ids)
+                    producer.evicted_nowait(ids)
 
         return work
 
@@ -242,14 +242,14 @@ async def _stream(frames: list[EventFrame]) -> None:
     async with KVStream() as stream:
         for frame in frames:
             await stream.send(frame)
-    stream.summary()
+    stream.summary_nowait()
 
 
 async def _stream_encoded(encoded: list[bytes]) -> None:
     async with KVStream() as stream:
         for data in encoded:
             await stream.send(decode_frame(data))
-    stream.summary()
+    stream.summary_nowait()
 
 
 async def _stream_lines(chunks: list[bytes]) -> None:
@@ -257,7 +257,7 @@ async def _stream_lines(chunks: list[bytes]) -> None:
         for chunk in chunks:
             for frame in decode_lines(chunk, _no_bad):
                 await stream.send(frame)
-    stream.summary()
+    stream.summary_nowait()
 
 
 def _no_bad(number: int, reason: str) -> None:

@@ -106,12 +106,12 @@ class Terminal:
     def _each(self) -> list[CacheMetricsSummary]:
         if self._stream is None:
             return []
-        return [self._stream.summary(source, tier) for source, tier in self._stream.places()]
+        return [self._stream.summary_nowait(source, tier) for source, tier in self._stream.places()]
 
     def _draw(self) -> RenderableType:
         if self._stream is None:
             return self._progress
-        recent = self._stream.summary()
+        recent = self._stream.summary_nowait()
         line = (
             f"{recent.accounts.processed:,} events · {recent.blocks_live:,} blocks · "
             f"hit ratio {ratio(recent.recent.hit_ratio)} · {recent.recent.eviction_rate:,.0f} evictions/s · "

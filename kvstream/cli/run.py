@@ -189,6 +189,6 @@ class _SummaryClock:
         for number, part in self._cutter.cut(frame):
             if self._next is not None and number >= self._next:
                 await self._stream.flush()
-                self._output.show(self._stream.summary())
+                self._output.show(self._stream.summary_nowait())
             self._next = max(number + 1, self._next or 0)
             await self._stream.send(part)

@@ -201,7 +201,7 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
                 )
             inputs.start_soon(refresh)
             inputs.start_soon(read_all, inputs.cancel_scope)
-    last = stream.summary()
+    last = stream.summary_nowait()
     unreadable = any(isinstance(error, UnknownFormatError | UnreadableInputError) for error in failure)
     if last.accounts.processed or not unreadable:  # figures of nothing would look like an answer
         output.show(last)

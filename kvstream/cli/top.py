@@ -82,7 +82,7 @@ def top_command(
     stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences)
     feeds = _feeds(stream, inputs, follow, speed, metrics.capacity)
     anyio.run(_watch_stream, stream, feeds, " ".join(inputs))
-    console().print(summary_table(stream.summary()))
+    console().print(summary_table(stream.summary_nowait()))
 
 
 Feed = Callable[[], Coroutine[Any, Any, None]]

@@ -90,7 +90,7 @@ class TierMonitor:
         self._curve = MissRatioCurve(
             config.curve_contents,
             config.curve_lookups or None,
-            config.curve_half_life / config.window_seconds or None,
+            config.curve_half_life_seconds / config.window_seconds or None,
         )
         self._peak = 0  # most blocks that were live at the end of a window
         self._stores_seen = False  # which may be all that an engine publishes, and no hits
@@ -246,7 +246,7 @@ class TierMonitor:
     def _closed(self, window: Window) -> list[CacheAlert]:
         self._before.merge(window.measurements)
         self._peak = max(self._peak, window.live)
-        if self.config.curve_half_life:
+        if self.config.curve_half_life_seconds:
             self._curve.furthest = round(SIZES[-1] * (self.config.capacity or self._peak)) or None
         return self.rules.close(window)
 

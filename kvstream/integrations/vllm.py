@@ -112,7 +112,7 @@ class StreamingCollector:
                 self._recorder.end_step()
                 self._handle_by(self._first)
             if cleared:
-                self._producer.record_cleared()
+                self._producer.cleared_nowait()
         except Exception:
             _logger.exception("streaming of block events ends here; vLLM's own metrics go on")
             self._failed = True
@@ -122,7 +122,11 @@ class StreamingCollector:
 
 def _handlers(inner: EngineCollector, recorder: StepRecorder) -> tuple[Handler, ...]:
     """Return closures for an allocation, an access and an eviction, which are called for every block."""
-    allocated, accessed, evicted = recorder.allocated, recorder.accessed, recorder.evicted
+    allocated, accessed, evicted = (
+        recorder.allocated_nowait,
+        recorder.accessed_nowait,
+        recorder.evicted_nowait,
+    )
     sampled, inner_accessed, inner_evicted = (
         inner.block_metrics,
         inner.on_block_accessed,

@@ -137,13 +137,15 @@ def _packed(ids: Any) -> bytes:
 class Producer:
     """Records what happens to the blocks of one source and tier.
 
-    Made by ``KVStream.producer``. The coroutine methods are for tasks: under the policy ``block`` they
-    wait for room. The ``record_*`` methods are for other threads and for code that cannot await: under
-    ``block`` they make a thread wait, but never the event loop's own, which sets a few frames aside and
-    drops (``would_block``) beyond that. Ids are an int, a sequence of ints or a numpy array; all ids of
-    one call carry the time of the call, or ``ts`` (nanoseconds since the Unix epoch). What is no id or no
-    time raises ``MalformedInputError`` and records nothing. If a coroutine method is cancelled while it
-    waits, its events stay recorded and are sent with the next ones.
+    Made by ``KVStream.producer``. ``allocated``, ``accessed``, ``evicted`` and ``cleared`` are for tasks:
+    under the policy ``block`` they wait for room. Their ``_nowait`` twins are for other threads and for code
+    that cannot await: under ``block`` they make a thread wait, but never the event loop's own, which sets a
+    few frames aside and drops (``would_block``) beyond that.
+
+    Ids are an int, a sequence of ints or a numpy array; all ids of one call carry the time of the call, or
+    ``ts`` (nanoseconds since the Unix epoch). What is no id or no time raises ``MalformedInputError`` and
+    records nothing. If a coroutine method is cancelled while it waits, its events stay recorded and are sent
+    with the next ones.
 
     In a forked child its copy is closed: what is recorded there is dropped and counted (``forked``).
     """
@@ -185,7 +187,7 @@ class Producer:
         await self._put(Op.ALLOC, ids, ts, 0, labels)
 
     async def accessed(self, ids: Ids, ts: int | None = None) -> None:
-        """Live blocks were found by a request."""
+        """Record that live blocks were found by a request."""
         await self._put(Op.ACCESS, ids, ts, 0)
 
     async def evicted(self, ids: Ids, ts: int | None = None, reason: str = "capacity") -> None:
@@ -193,33 +195,33 @@ class Producer:
         await self._put(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON))
 
     async def cleared(self, ts: int | None = None) -> None:
-        """Every block was given up at once."""
+        """Record that every block was given up at once."""
         await self._put(Op.CLEAR, 0, ts, 0)
 
-    def record_allocated(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
+    def allocated_nowait(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
         """Record that blocks were handed out; from any thread."""
         if self._add(Op.ALLOC, ids, ts, 0, labels):
             self._settle()
 
-    def record_accessed(self, ids: Ids, ts: int | None = None) -> None:
-        """Live blocks were found by a request; from any thread."""
+    def accessed_nowait(self, ids: Ids, ts: int | None = None) -> None:
+        """Record that live blocks were found by a request; from any thread."""
         if self._add(Op.ACCESS, ids, ts, 0):
             self._settle()
 
-    def record_evicted(self, ids: Ids, ts: int | None = None, reason: str = "capacity") -> None:
+    def evicted_nowait(self, ids: Ids, ts: int | None = None, reason: str = "capacity") -> None:
         """Record that blocks were given up; from any thread."""
         if self._add(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON)):
             self._settle()
 
-    def record_cleared(self, ts: int | None = None) -> None:
-        """Every block was given up at once; from any thread."""
+    def cleared_nowait(self, ts: int | None = None) -> None:
+        """Record that every block was given up at once; from any thread."""
         if self._add(Op.CLEAR, 0, ts, 0):
             self._settle()
 
     def recorder(self) -> StepRecorder:
         """For engines that record block by block and step by step, at the least cost; always the same one.
 
-        What it and the ``record_*`` methods record keeps its order. Under ``block``, ``end_step`` waits
+        What it and the producer's own methods record keeps its order. Under ``block``, ``end_step`` waits
         as they do.
         """
         with self._lock:

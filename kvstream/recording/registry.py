@@ -108,14 +108,14 @@ class ProducerSet:
             await producer.flush()
 
     async def flush_regularly(self) -> None:
-        """Flush ``flush_interval`` after something was recorded; hardly wake up if nothing is."""
+        """Flush ``flush_seconds`` after something was recorded; hardly wake up if nothing is."""
         forget_after = self._config.metrics.forget_seconds / 2  # and once more, if it was used meanwhile
         looked_at = anyio.current_time()
         while True:
             with anyio.move_on_after(_IDLE_SECONDS):
                 await self._recorded.wait()
             self._recorded = anyio.Event()
-            await anyio.sleep(self._config.flush_interval)
+            await anyio.sleep(self._config.flush_seconds)
             for producer in self:
                 producer.flush_nowait()
             if forget_after and anyio.current_time() - looked_at >= forget_after:

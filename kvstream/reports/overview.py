@@ -132,7 +132,7 @@ class _Made:
 
 async def state_of(stream: KVStream, place: Place) -> State:
     """Return the state of a place now."""
-    summary = await stream.summarize(*place)
+    summary = await stream.summary(*place)
     return State(
         caches=[_cache_now(tier) for tier in sorted(stream.tiers(), key=_name)],
         summary=summary,

@@ -90,7 +90,7 @@ class _Routes:
         return Response(body, media_type=content_type)
 
     async def summary(self, request: Request) -> Response:
-        return _json(await self._stream.summarize(*_place(request)))
+        return _json(await self._stream.summary(*_place(request)))
 
     async def state(self, request: Request) -> Response:
         return Response(await self._states.get(_place(request)), media_type="application/json")

@@ -13,7 +13,7 @@ from kvstream.events.types import REASONS
 from kvstream.recording.recorder import recorded_frame
 
 EDGES = [0, 1, -1, -32, 2**30 - 1, 2**30, 2**31, 2**62, 2**63 - 1, -(2**63), 2**63, 2**64 - 1]
-BAD = [None, "7", 1.5, 2**64, -(2**63) - 1, object()]
+BAD = [None, "7", b"7", 1.5, 2**64, -(2**63) - 1, object()]
 
 
 def slotted(*names):
@@ -83,13 +83,13 @@ class Fuzz:
         if self.random.random() < 0.2:
             several = self.several()
             self.offered += len(several)
-            getattr(self.steps, f"{name}_all")(several, **options)
+            getattr(self.steps, f"{name}_nowait")(several, **options)
         else:
             self.offered += 1
-            getattr(self.steps, name)(self.block(), **options)
+            getattr(self.steps, f"{name}_nowait")(self.block(), **options)
 
     def call(self):
-        name = self.random.choice(["on_block_accessed", "on_block_allocated", "on_block_evicted", "record"])
+        name = self.random.choice(["accessed_nowait", "allocated_nowait", "evicted_nowait", "record"])
         try:
             if name == "record":
                 several = self.several()

@@ -29,9 +29,9 @@ async def fill(stream, source="engine", start=0, live=10):
     """Ten seconds with a cache that is full, so that ``occupancy_high`` fires."""
     producer = stream.producer(source)
     for second in range(start, start + 10):
-        producer.record_accessed([0], ts=round((T0 + second) * 1e9))
+        producer.accessed_nowait([0], ts=round((T0 + second) * 1e9))
         if second == start:
-            producer.record_allocated(range(live), ts=round((T0 + second) * 1e9))
+            producer.allocated_nowait(range(live), ts=round((T0 + second) * 1e9))
     await stream.flush()
 
 
@@ -84,7 +84,7 @@ async def test_a_silence_begins_and_ends_at_once_without_an_event():
         silence = await stream.silence(Silence(until=at(3600), rule="occupancy_*", reason="known"))
         assert stream.silences() == [silence]
         assert stream.firing() == []
-        assert [each["muted_by"] for each in stream.summary().alerts] == ["known"]
+        assert [each["muted_by"] for each in stream.summary_nowait().alerts] == ["known"]
         await fill(stream, "other")
         assert stream.firing() == [], "of the other source, neither"
         assert await stream.unsilence(silence.id)
@@ -105,9 +105,9 @@ async def test_an_acknowledgement_is_of_one_incident_and_ends_with_it():
         assert len(stream.silences()) == 1
         assert [each.source for each in stream.firing()] == ["other"]
         producer = stream.producer("engine")
-        producer.record_evicted(range(10), ts=round((T0 + 20) * 1e9))
+        producer.evicted_nowait(range(10), ts=round((T0 + 20) * 1e9))
         for second in range(21, 200):
-            producer.record_accessed([0], ts=round((T0 + second) * 1e9))
+            producer.accessed_nowait([0], ts=round((T0 + second) * 1e9))
         await stream.flush()
         assert stream.silences() == []
         assert await stream.acknowledge(first.fingerprint) is None

@@ -76,11 +76,11 @@ def test_recorder_takes_steps_down(benchmark):
     def record():
         for op, block in calls:
             if op == Op.ACCESS:
-                recorder.accessed(block)
+                recorder.accessed_nowait(block)
             elif op == Op.ALLOC:
-                recorder.allocated(block)
+                recorder.allocated_nowait(block)
             else:
-                recorder.evicted(block)
+                recorder.evicted_nowait(block)
         recorder.end_step()
         return recorder.take()
 

@@ -40,11 +40,11 @@ async def test_a_token_is_read_from_a_file_or_the_environment(tmp_path):
     ) as process:
         endpoint = listening(process)
         async with connect(endpoint, config=StreamConfig(shutdown_timeout=0.2)) as remote:
-            remote.producer().record_allocated(1)
+            remote.producer().allocated_nowait(1)
             await until(lambda: remote.statistics().last_error)
         assert "token" in remote.statistics().last_error
         async with connect(endpoint, token="secret") as remote:
-            remote.producer().record_allocated(1)
+            remote.producer().allocated_nowait(1)
             with anyio.fail_after(DEADLINE):
                 await remote.flush()
         process.terminate()
@@ -146,8 +146,8 @@ async def test_a_hangup_has_the_rules_read_again_and_wrong_ones_change_nothing(t
 
     async def half_fill(remote, source):
         producer = remote.producer(source)
-        producer.record_allocated(range(50), ts=10**18)
-        producer.record_accessed([1], ts=10**18 + 10**9)
+        producer.allocated_nowait(range(50), ts=10**18)
+        producer.accessed_nowait([1], ts=10**18 + 10**9)
         await remote.flush()
 
     with running("serve", *listen, stderr=subprocess.PIPE) as process:

@@ -194,7 +194,7 @@ def clock():
 def config(window_seconds=10.0, **metrics):
     return StreamConfig(
         metrics=MetricsConfig(export_interval=0.0, window_seconds=window_seconds, **metrics),
-        flush_interval=1.0,
+        flush_seconds=1.0,
     )
 
 
@@ -283,7 +283,7 @@ def test_refused_events_raise_one_alert_that_names_the_limit_and_ends():
             for n in range(200):
                 await stream.send(frame(Op.ALLOC, [1], f"s{n}", ts=clock()))
                 await anyio.sleep(0.1)
-            firing = stream.summary().alerts
+            firing = stream.summary_nowait().alerts
             await anyio.sleep(120)
         return firing, [alert async for alert in alerts if alert.rule == "limit_reached"]
 
@@ -409,7 +409,7 @@ async def test_producers_made_without_end_are_bounded_and_keep_every_count():
     config = StreamConfig(metrics=MetricsConfig(max_caches=4), max_producers=100, queue_events=1_000)
     async with KVStream(config) as stream:
         for n in range(10_000):
-            stream.producer(f"s{n}", overflow="drop_newest").record_allocated(n)
+            stream.producer(f"s{n}", overflow="drop_newest").allocated_nowait(n)
             if n % 100 == 0:
                 await checkpoint()
         assert len(stream.statistics().producers) <= 100
@@ -426,9 +426,9 @@ async def test_a_producer_too_many_is_refused_where_the_events_of_all_wait_for_r
     async with KVStream(StreamConfig(max_producers=3, queue_events=4, frame_events=2)) as stream:
         with pytest.raises(ConfigError, match="max_producers"):
             for n in range(20):
-                stream.producer(f"s{n}").record_allocated([1, 2])
+                stream.producer(f"s{n}").allocated_nowait([1, 2])
         await stream.flush()
-        stream.producer("late").record_allocated([1, 2])
+        stream.producer("late").allocated_nowait([1, 2])
         await stream.flush()
         accounts = stream.accounts()
     assert accounts.offered == accounts.processed
@@ -436,35 +436,35 @@ async def test_a_producer_too_many_is_refused_where_the_events_of_all_wait_for_r
 
 
 async def test_a_producer_that_is_still_held_goes_on_working_after_it_was_retired():
-    async with KVStream(StreamConfig(max_producers=2, flush_interval=0.001)) as stream:
+    async with KVStream(StreamConfig(max_producers=2, flush_seconds=0.001)) as stream:
         held = stream.producer("held")
         recorder = held.recorder()
-        held.record_allocated([1, 2])
+        held.allocated_nowait([1, 2])
         for n in range(50):
-            stream.producer(f"other-{n}").record_allocated(1)
+            stream.producer(f"other-{n}").allocated_nowait(1)
         assert held.statistics().offered == 0  # handed over
         assert stream.producer("held") is held
-        held.record_allocated(3)
-        recorder.allocated(4)
+        held.allocated_nowait(3)
+        recorder.allocated_nowait(4)
         recorder.end_step()
         del held
         gc.collect()
         await stream.flush()
-        assert stream.summary("held").blocks_live == 4
+        assert stream.summary_nowait("held").blocks_live == 4
         accounts = stream.accounts()
     assert accounts.offered == 54
     assert accounts.balanced
 
 
 async def test_retiring_a_producer_loses_nothing_while_threads_record():
-    config = StreamConfig(max_producers=8, frame_events=10, queue_events=200, flush_interval=0.001)
+    config = StreamConfig(max_producers=8, frame_events=10, queue_events=200, flush_seconds=0.001)
     stop = threading.Event()
     counts = [0] * 4
 
     def record(n):
         producer = stream.producer(f"s{n}")
         while not stop.is_set() and counts[n] < 20_000:
-            producer.record_allocated([1, 2, 3])
+            producer.allocated_nowait([1, 2, 3])
             counts[n] += 3
 
     async with KVStream(config) as stream:

@@ -82,7 +82,7 @@ def by_monitor(frames):
 
 async def by_stream(frames, pause=0.0):
     config = StreamConfig(
-        metrics=METRICS, recorded=True, queue_events=100_000, flush_interval=1e6, shutdown_timeout=DEADLINE
+        metrics=METRICS, recorded=True, queue_events=100_000, flush_seconds=1e6, shutdown_timeout=DEADLINE
     )
     async with KVStream(config) as stream:
         alerts = stream.alerts(buffer=10_000)

@@ -68,7 +68,7 @@ async def test_metrics_and_alerts_arrive_as_they_are():
             await send_chat(stream, 20_000)
             await stream.producer("vllm-1").allocated([1, 2], labels=Labels(tenant="acme"))
             await tell(stream, alert(1, level=AlertLevel.CRITICAL), alert(2, state="resolved"))
-        summary = stream.summary("vllm-0", "gpu")
+        summary = stream.summary_nowait("vllm-0", "gpu")
         metrics = received.of_last_export()
         (resource,) = received.metrics[-1].resource_metrics
         assert attributes(resource.resource)["service.name"] == "kvstream"

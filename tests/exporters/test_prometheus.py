@@ -84,7 +84,7 @@ async def test_values_are_those_of_the_summary():
             for s in family.samples
         }
         one = (("source", "vllm-0"), ("tier", "gpu"))
-        summary = stream.summary("vllm-0", "gpu")
+        summary = stream.summary_nowait("vllm-0", "gpu")
         assert samples["kvstream_blocks", *one] == summary.blocks_live
         assert samples["kvstream_allocations_total", *one] == summary.accounts.allocations
         assert samples["kvstream_accesses_total", *one] == summary.accesses
@@ -101,7 +101,7 @@ async def test_values_are_those_of_the_summary():
             if key[0] == "kvstream_block_lifetime_seconds_bucket"
         ]
         assert sorted(set(bounds)) == [*VLLM_BUCKETS_SECONDS, float("inf")]
-        assert samples["kvstream_events_processed_total",] == stream.summary().accounts.processed
+        assert samples["kvstream_events_processed_total",] == stream.summary_nowait().accounts.processed
         assert samples["kvstream_events_dropped_total", ("cause", "queue_full")] == 3
         odd = (("source", ODD), ("tier", "gpu"))
         assert samples["kvstream_label_blocks", ("label", "tenant"), *odd, ("value", "acme")] == 10
@@ -239,7 +239,7 @@ async def test_a_real_prometheus_scrapes_exact_counts(tmp_path):
         await send_chat(stream, 20_000)
         await send_chat(stream, 10_000, source=ODD, seed=2)
         async with prometheus(tmp_path, url.removeprefix("http://").rstrip("/")) as client:
-            summary, both = stream.summary("vllm-0", "gpu"), stream.summary()
+            summary, both = stream.summary_nowait("vllm-0", "gpu"), stream.summary_nowait()
             one = '{source="vllm-0", tier="gpu"}'
             await answer(client, f"kvstream_allocations_total{one}", summary.accounts.allocations)
             await answer(client, f"kvstream_accesses_total{one}", summary.accesses)

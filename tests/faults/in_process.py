@@ -278,7 +278,7 @@ def quiet_config() -> StreamConfig:
 
 def check_accounts(tally: Tally, seed: int, stream: KVStream) -> None:
     """Note a stream in which events are missing or on their way for ever."""
-    accounts = stream.summary().accounts
+    accounts = stream.summary_nowait().accounts
     if not accounts.balanced or accounts.in_flight:
         tally.crash(seed, f"accounts do not add up: {accounts}")
 

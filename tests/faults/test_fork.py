@@ -75,12 +75,12 @@ class Recording:
 def use(producer, recorder):
     """Everything that an engine may call."""
     for _ in range(50):
-        producer.record_allocated(range(200))
-        producer.record_accessed(7)
-        producer.record_evicted(range(200))
-        producer.record_cleared()
-        recorder.allocated_all(range(100))
-        recorder.accessed(1)
+        producer.allocated_nowait(range(200))
+        producer.accessed_nowait(7)
+        producer.evicted_nowait(range(200))
+        producer.cleared_nowait()
+        recorder.allocated_nowait(range(100))
+        recorder.accessed_nowait(1)
         recorder.end_step()
     return 50 * 503
 
@@ -95,7 +95,7 @@ def closed(call):
 
 @pytest.mark.parametrize("overflow", ["block", "drop_newest", "drop_oldest", "sample"])
 async def test_a_forked_child_never_hangs_and_counts_what_it_is_asked_to_record(overflow):
-    settings = StreamConfig(overflow=overflow, queue_events=2_000, frame_events=100, flush_interval=0.001)
+    settings = StreamConfig(overflow=overflow, queue_events=2_000, frame_events=100, flush_seconds=0.001)
     async with KVStream(settings) as stream:
         producers = [stream.producer(f"engine-{n}") for n in range(THREADS)]
         recorders = [producer.recorder() for producer in producers]
@@ -130,7 +130,7 @@ async def test_a_forked_child_never_hangs_and_counts_what_it_is_asked_to_record(
 async def own_stream():
     async with KVStream() as stream:
         await stream.producer("child").allocated([1, 2, 3])
-    return stream.summary().blocks_live
+    return stream.summary_nowait().blocks_live
 
 
 async def test_a_forked_connection_is_closed_and_another_can_be_made(tmp_path):
@@ -141,7 +141,7 @@ async def test_a_forked_connection_is_closed_and_another_can_be_made(tmp_path):
 
         async def connect_here():
             async with connect(f"unix:{path}", config=StreamConfig(shutdown_timeout=0.01)) as own:
-                own.producer("child").record_allocated([1, 2])
+                own.producer("child").allocated_nowait([1, 2])
             return own.statistics().producers[0].offered
 
         def work():
@@ -185,7 +185,7 @@ async def test_a_forked_child_logs_one_line_and_not_one_for_each_call():
             handler.emit = lambda record: lines.append(record.getMessage())
             logging.getLogger("kvstream").addHandler(handler)
             for _ in range(1000):
-                producer.record_allocated(1)
+                producer.allocated_nowait(1)
             return lines
 
         (line,) = await to_thread.run_sync(in_child, work)
@@ -199,8 +199,8 @@ async def test_an_engine_that_never_ends_its_steps_does_not_fill_a_forked_child(
 
         def work():
             for _ in range(1_000):
-                recorder.allocated_all(range(1_000))
-                recorder.accessed(1)
+                recorder.allocated_nowait(range(1_000))
+                recorder.accessed_nowait(1)
             return len(recorder.take()[0])
 
         held = await to_thread.run_sync(in_child, work)
@@ -217,8 +217,8 @@ def test_a_closed_recorder_is_emptied_between_steps_too(form):
     )
     recorder.close()
     for block in range(10_000):
-        recorder.accessed(block)
-        recorder.evicted(block)
+        recorder.accessed_nowait(block)
+        recorder.evicted_nowait(block)
     taken.append(recorder.take())
     events = [len(ops) for ops, *_ in taken]
     assert sum(events) == 20_000
@@ -229,7 +229,7 @@ def test_a_child_that_leaves_the_stream_by_an_exit_ends_at_once():
     async def main():
         async with KVStream() as stream:
             producer = stream.producer("engine")
-            producer.record_allocated([1, 2, 3])
+            producer.allocated_nowait([1, 2, 3])
             if not os.fork():
                 sys.exit(3)  # unwinds the stream's block in the child
             return await to_thread.run_sync(lambda: os.waitstatus_to_exitcode(os.wait()[1]))
@@ -260,6 +260,6 @@ def test_a_stream_that_was_not_open_is_opened_in_a_child():
     async def main():
         async with stream:
             await stream.producer("child").allocated([1, 2, 3])
-        return stream.summary().blocks_live
+        return stream.summary_nowait().blocks_live
 
     assert in_child(lambda: anyio.run(main)) == 3

@@ -78,12 +78,12 @@ async def test_every_event_is_streamed_and_the_inner_collector_goes_on(tmp_path)
         collector.reset()
         await to_thread.run_sync(connection.close)
         await stream.flush()
-        summary = stream.summary("vllm/dp0", "gpu")
+        summary = stream.summary_nowait("vllm/dp0", "gpu")
         accounts = summary.accounts
         assert (accounts.allocations, summary.accesses) == (2_000, 2_000)
         assert (summary.total_evictions, accounts.unknown_evictions) == (1_950, 50)
         assert (accounts.cleared, accounts.live, accounts.time_regressions) == (50, 0, 0)
-        assert stream.summary().accounts.lost_frames == 0
+        assert stream.summary_nowait().accounts.lost_frames == 0
 
 
 def test_when_nobody_listens_drops_are_counted_and_memory_is_bounded(tmp_path):
@@ -155,7 +155,7 @@ async def test_the_plugin_is_switched_on_by_the_environment(scheduler, monkeypat
             assert isinstance(collector, StreamingCollector)
             assert collector.sample_rate == 0.25
             await to_thread.run_sync(run_engine, collector)
-            while stream.summary("pod-7/dp3").accounts.allocations < 2_000:  # noqa: ASYNC110
+            while stream.summary_nowait("pod-7/dp3").accounts.allocations < 2_000:  # noqa: ASYNC110
                 await anyio.sleep(0.005)
             tasks.cancel_scope.cancel()
 

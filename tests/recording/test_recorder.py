@@ -53,6 +53,7 @@ class Raising:
 NO_IDS = [
     None,
     "17",
+    b"17",  # a hash of bytes is no sequence of ids
     1.5,
     2**64,
     -(2**63) - 1,
@@ -148,7 +149,7 @@ def check_calls(recorder, calls):
             more = (reason,) if op == Op.EVICT and reason else ()
             code = REASON_CODE.get(reason, UNKNOWN_REASON) if more else 0
             ids = several if at_once else [one]
-            getattr(recorder, f"{name}_all" if at_once else name)(several if at_once else one, *more)
+            getattr(recorder, f"{name}_nowait")(several if at_once else one, *more)
             step.extend((op, signed(i), code) for i in ids if is_id(i))
             malformed += sum(not is_id(i) for i in ids)
     take()
@@ -160,9 +161,9 @@ def check_calls(recorder, calls):
 @pytest.mark.parametrize("block", [-1, -31, -32, -33, 2**63 - 1, -(2**63), 2**63, 2**64 - 32, 2**64 - 1])
 def test_every_64_bit_id_is_valid(form, block):
     recorder = counting(form)
-    recorder.allocated(block)
-    recorder.accessed_all([block, Slotted(block)])
-    recorder.evicted(Unslotted(block))
+    recorder.allocated_nowait(block)
+    recorder.accessed_nowait([block, Slotted(block)])
+    recorder.evicted_nowait(Unslotted(block))
     frame, malformed = taken(recorder)
     assert frame.blocks.tolist() == [signed(block)] * 4
     assert malformed == 0
@@ -178,19 +179,20 @@ ROWS = [
     np.array([2**64 - 40, 2**63, 1, 2**64 - 1], dtype=np.uint64),
     np.array([[1, 2], [3, 4]]),
     np.array([1.0, 2.0]),
+    np.array([5]),
     np.arange(3).reshape(3, 1)[:, 0],
     array("q", [1, 2]),
     array("b", [1, 2]),
     memoryview(np.arange(3)),
-    b"\x01\x02",
     range(3),
+    {5},
     (1, 2, None),
     [7] * 10_000,
 ]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
-@pytest.mark.parametrize("name", ["accessed_all", "allocated_all", "evicted_all"])
+@pytest.mark.parametrize("name", ["accessed_nowait", "allocated_nowait", "evicted_nowait"])
 def test_rows_of_blocks_come_in_any_form(row, name):
     found = []
     for recorder in both_forms():
@@ -218,13 +220,13 @@ def test_a_block_may_record_others_while_it_is_asked_for_its_number(form):
         @property
         def block_id(self):
             self.blocks.clear()
-            self.recorder.accessed_all(range(20_000))
+            self.recorder.accessed_nowait(range(20_000))
             return 7
 
     recorder = counting(form)
     blocks = []
     blocks += [1, Talkative(recorder, blocks), 2]
-    recorder.allocated_all(blocks)
+    recorder.allocated_nowait(blocks)
     frame, malformed = taken(recorder)
     assert frame.blocks.tolist() == [1, *range(20_000), 7]
     assert malformed == 0
@@ -238,7 +240,7 @@ def test_a_collection_of_garbage_may_record_and_take_while_something_is_recorded
         nonlocal own
         if phase == "stop":
             own += 1
-            recorder.accessed(own)
+            recorder.accessed_nowait(own)
             if own % 7 == 0:
                 found.extend(taken(recorder)[0].blocks.tolist())
 
@@ -248,8 +250,8 @@ def test_a_collection_of_garbage_may_record_and_take_while_something_is_recorded
     try:
         for block in range(0, 30_000, 3):
             kept.append([Slotted(block + 1)])  # what is kept is what makes Python collect
-            recorder.allocated_all([block, *kept[-1]])
-            recorder.evicted(Unslotted(block + 2))
+            recorder.allocated_nowait([block, *kept[-1]])
+            recorder.evicted_nowait(Unslotted(block + 2))
             if block % 9 == 0:
                 found.extend(taken(recorder)[0].blocks.tolist())
     finally:
@@ -268,9 +270,9 @@ def test_types_of_blocks_come_and_go(form):
         kind = type("Made", (), {"__slots__": (*slots, "block_id")})
         blocks.append(kind())
         blocks[-1].block_id = number
-        recorder.accessed(blocks[-1])
-        recorder.accessed(blocks[number // 2])
-        recorder.accessed(blocks[-1])
+        recorder.accessed_nowait(blocks[-1])
+        recorder.accessed_nowait(blocks[number // 2])
+        recorder.accessed_nowait(blocks[-1])
     frame, malformed = taken(recorder)
     assert malformed == 0
     assert frame.blocks.reshape(-1, 3).tolist() == [[n, n // 2, n] for n in range(300)]
@@ -286,11 +288,11 @@ def test_threads_that_take_turns_at_every_instruction_lose_nothing(form, shared)
 
     if shared == "StepRecorder":
         recorder = form.StepRecorder(Clock(), 1_000, on_step=lambda: None, on_full=apply)
-        accessed, several = recorder.accessed, recorder.allocated_all
+        accessed, several = recorder.accessed_nowait, recorder.allocated_nowait
     else:
         made = type("Applying", (form.CallRecorder,), {"_apply_recorded": lambda _: apply()})
         recorder = made(time.monotonic_ns, 1_000)
-        accessed, several = recorder.on_block_accessed, partial(recorder.record, Op.ALLOC)
+        accessed, several = recorder.accessed_nowait, recorder.allocated_nowait
 
     def work(first):
         try:
@@ -332,9 +334,9 @@ def test_calls_carry_their_times_and_are_applied_in_batches(form, clock):
     before = time.time_ns()
     recorder = made(clock(), 4_096)
     for block in range(5_000):
-        recorder.on_block_allocated(block)
+        recorder.allocated_nowait(block)
     assert [len(batch[0]) for batch in batches] == [4_096]
-    recorder.on_cache_cleared()
+    recorder.cleared_nowait()
     recorder.record(Op.ACCESS, range(3))
     batches.append(recorder._take_recorded())
     frames = [recorded_frame(batch, "engine", "gpu") for batch in batches]
@@ -350,10 +352,10 @@ def test_calls_carry_their_times_and_are_applied_in_batches(form, clock):
 def test_both_forms_are_called_alike_and_keep_nothing_alive():
     block, before = Slotted(3), sys.getrefcount(Slotted)
     for recorder in both_forms():
-        recorder.evicted(block, reason="manual")
-        recorder.evicted_all([block], reason=None)
+        recorder.evicted_nowait(block, reason="manual")
+        recorder.evicted_nowait([block], reason=None)
         assert taken(recorder)[0].reasons.tolist() == [REASON_CODE["manual"], 0]
-        for wrong in ("evicted", "evicted_all", "end_step"):
+        for wrong in ("evicted_nowait", "end_step"):
             with pytest.raises(TypeError):
                 getattr(recorder, wrong)(1, 2, 3)
             with pytest.raises(TypeError):
@@ -366,7 +368,7 @@ def test_both_forms_are_called_alike_and_keep_nothing_alive():
 @pytest.mark.parametrize("ts", [-1, 2**63, 1.5, "now"])
 def test_a_step_ends_at_a_time(ts):
     for recorder in both_forms():
-        recorder.accessed(1)
+        recorder.accessed_nowait(1)
         with pytest.raises(MalformedInputError, match="nanoseconds since 1970"):
             recorder.end_step(ts)
         recorder.end_step(ts=5)
@@ -379,14 +381,14 @@ async def test_steps_and_single_records_keep_their_order():
         recorder = engine.recorder()
         assert engine.recorder() is recorder
         for block in range(2_000):
-            recorder.allocated(block)
-            engine.record_accessed([block] * 3)
-            recorder.evicted(block, "preempted")
+            recorder.allocated_nowait(block)
+            engine.accessed_nowait([block] * 3)
+            recorder.evicted_nowait(block, "preempted")
             if block % 10 == 9:
                 recorder.end_step()
-        recorder.accessed_all([0, "no id"])  # of a step that has not ended yet
+        recorder.accessed_nowait([0, "no id"])  # of a step that has not ended yet
         await stream.flush()
-        summary = stream.summary()
+        summary = stream.summary_nowait()
     assert summary.accesses == 6_000
     assert summary.evictions_by_reason["preempted"] == 2_000
     assert summary.accounts.unknown_accesses == 1
@@ -395,24 +397,24 @@ async def test_steps_and_single_records_keep_their_order():
 
 
 async def test_an_engine_that_never_ends_a_step_is_flushed_by_time_and_never_fills_memory():
-    async with KVStream(StreamConfig(flush_interval=0.001, queue_events=4_096)) as stream:
+    async with KVStream(StreamConfig(flush_seconds=0.001, queue_events=4_096)) as stream:
         recorder = stream.producer("engine").recorder()
-        recorder.allocated(1)
+        recorder.allocated_nowait(1)
         with fail_after(DEADLINE):
-            while not stream.summary().accounts.processed:
+            while not stream.summary_nowait().accounts.processed:
                 await checkpoint()
 
 
 async def test_threads_share_a_recorder_and_lose_nothing():
-    async with KVStream(StreamConfig(flush_interval=0.001)) as stream:
+    async with KVStream(StreamConfig(flush_seconds=0.001)) as stream:
         recorder = stream.producer("engine").recorder()
 
         def work(number):
             for i in range(500):
                 first = (number * 500 + i) * 10
-                recorder.allocated_all(range(first, first + 10))
-                recorder.accessed(first)
-                recorder.evicted_all(range(first, first + 10))
+                recorder.allocated_nowait(range(first, first + 10))
+                recorder.accessed_nowait(first)
+                recorder.evicted_nowait(range(first, first + 10))
                 recorder.end_step()
 
         threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
@@ -420,7 +422,7 @@ async def test_threads_share_a_recorder_and_lose_nothing():
             thread.start()
         for thread in threads:
             await to_thread.run_sync(thread.join)
-    accounts = stream.summary().accounts
+    accounts = stream.summary_nowait().accounts
     assert accounts.processed == 4 * 500 * 21
     assert (accounts.unknown_accesses, accounts.unknown_evictions, accounts.live) == (0, 0, 0)
     assert accounts.balanced
@@ -428,19 +430,19 @@ async def test_threads_share_a_recorder_and_lose_nothing():
 
 def test_a_time_before_1970_is_taken_as_1970(form):
     recorder = form.StepRecorder(lambda: -5, 10, on_step=lambda: None, on_full=lambda: None)
-    recorder.accessed(1)
+    recorder.accessed_nowait(1)
     recorder.end_step()
-    recorder.accessed(2)
+    recorder.accessed_nowait(2)
     assert taken(recorder)[0].ts.tolist() == [0, 0]
 
 
 def test_a_step_that_begins_gives_its_events_that_time():
     for recorder in both_forms():
         recorder.begin_step()
-        recorder.accessed(1)
+        recorder.accessed_nowait(1)
         assert taken(recorder)[0].ts.tolist() == [1_000]  # in the middle of it
-        recorder.accessed(2)
+        recorder.accessed_nowait(2)
         recorder.end_step()
-        recorder.accessed(3)
+        recorder.accessed_nowait(3)
         recorder.end_step()  # of which the beginning was not noted
         assert taken(recorder)[0].ts.tolist() == [1_000, 1_001]

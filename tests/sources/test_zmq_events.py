@@ -36,7 +36,7 @@ async def subscribed(*engines, config=None):
 
 
 def counts(stream):
-    accounts = stream.summary().accounts
+    accounts = stream.summary_nowait().accounts
     return {name: getattr(accounts, name) for name in CHAT}
 
 
@@ -53,7 +53,7 @@ async def test_a_capture_arrives_with_exact_counts(name, expected):
             engine.publish(payloads)
             await settled(stream, subscriber, len(payloads))
             assert counts(stream) == expected
-            summary = stream.summary()
+            summary = stream.summary_nowait()
             assert summary.accounts.balanced
             assert summary.accounts.unknown_evictions == summary.accounts.lost_frames == 0
             statistics = subscriber.statistics()
@@ -88,7 +88,7 @@ async def test_without_a_replay_the_loss_is_exact_and_alerts(first):
             engine.publish([*payloads, msgspec.msgpack.encode([2e9, [["BlockRemoved", [1]]], 0])])
             await settled(stream, subscriber, len(payloads) + 1 if first else len(payloads))
             assert subscriber.statistics().lost_batches == withheld
-            assert stream.summary().accounts.lost_frames == withheld
+            assert stream.summary_nowait().accounts.lost_frames == withheld
             await until(lambda: any(a.rule == "lost_frames" and a.state == "firing" for a in alerts))
 
 
@@ -106,7 +106,7 @@ async def test_a_publisher_killed_and_restarted_mid_stream_starts_over(unnoticed
                 assert await to_thread.run_sync(again.subscribed.wait, DEADLINE)
                 again.publish(second[unnoticed:])
                 await settled(stream, subscriber, len(first) + len(second))
-                accounts = stream.summary().accounts
+                accounts = stream.summary_nowait().accounts
                 assert subscriber.statistics().restarts == accounts.restarts == 1
                 assert (accounts.live, accounts.lost_frames) == (SCAN["live"], 0)
                 assert accounts.allocations == accounts.live + accounts.evicted + accounts.cleared
@@ -138,8 +138,8 @@ async def test_several_engines_at_once_are_sources_of_their_own():
                 other.publish(captured("scan"))
                 await until(lambda: [s.statistics().batches for s in subscribers] == [3952, 3201])
                 await stream.flush()
-                assert stream.summary("one/dp0").accounts.live == 249
-                assert stream.summary("other/dp0").accounts.live == 15
+                assert stream.summary_nowait("one/dp0").accounts.live == 249
+                assert stream.summary_nowait("other/dp0").accounts.live == 15
                 tasks.cancel_scope.cancel()
 
 
@@ -161,9 +161,9 @@ async def test_what_is_no_message_is_reported_between_good_ones():
                 live.send_multipart([b"", (2).to_bytes(8, "big"), good])
                 await until(lambda: subscriber.statistics().messages == 5)
                 await stream.flush()
-                accounts = stream.summary().accounts
+                accounts = stream.summary_nowait().accounts
                 assert (accounts.allocations, accounts.live, accounts.malformed) == (1, 1, 3)
-                assert stream.summary().accesses == 1
+                assert stream.summary_nowait().accesses == 1
                 assert subscriber.statistics().malformed == 3
                 assert [m.unit for m in stream.malformed] == ["message"] * 3
                 tasks.cancel_scope.cancel()
@@ -278,8 +278,10 @@ async def test_answers_in_no_layout_are_counted_in_few_reports_and_hold_nothing_
             statistics = subscriber.statistics()
             assert (statistics.batches, statistics.lost_batches) == (3, 1)
             assert statistics.malformed == statistics.refused["replay"]
-            await until(lambda: stream.summary().accounts.malformed == subscriber.statistics().malformed)
-            assert stream.summary().blocks_live == 3
+            await until(
+                lambda: stream.summary_nowait().accounts.malformed == subscriber.statistics().malformed
+            )
+            assert stream.summary_nowait().blocks_live == 3
             assert len(stream.malformed) <= 40
 
 
@@ -298,7 +300,7 @@ async def test_a_replay_endpoint_that_refuses_connections_delays_live_batches_by
             assert await to_thread.run_sync(engine.subscribed.wait, DEADLINE)
             engine.publish([stored(block) for block in range(4)])
             await settled(stream, subscriber, 4)
-            assert stream.summary().blocks_live == 3
+            assert stream.summary_nowait().blocks_live == 3
 
 
 async def test_an_end_of_a_replay_may_have_a_payload():
@@ -325,7 +327,7 @@ async def test_a_snapshot_stands_for_batches_that_are_no_longer_kept():
             engine.publish([stored(5)])
             await until(lambda: subscriber.statistics().batches == 3)
             await stream.flush()
-            assert stream.summary().blocks_live == 8
+            assert stream.summary_nowait().blocks_live == 8
             assert (subscriber.statistics().lost_batches, subscriber.statistics().malformed) == (0, 0)
 
 
@@ -349,7 +351,7 @@ async def test_engines_that_listen_on_ipv6_only_are_heard():
         async with subscribed(engine) as (stream, (subscriber,)):
             engine.publish([stored(block) for block in range(4)])
             await settled(stream, subscriber, 4)
-            assert stream.summary().blocks_live == 4
+            assert stream.summary_nowait().blocks_live == 4
             assert subscriber.statistics().replayed >= 1
 
 
@@ -380,7 +382,7 @@ async def test_numbers_that_no_publisher_reaches_are_refused_and_harm_none_after
         statistics = subscriber.statistics()
         assert statistics.refused == {"number": 5, "jump": 4}
         assert (statistics.lost_batches, statistics.restarts) == (0, 1)
-        assert stream.summary().blocks_live == 5
+        assert stream.summary_nowait().blocks_live == 5
 
 
 async def test_messages_of_too_many_parts_are_refused():
@@ -455,7 +457,7 @@ async def test_publishers_of_one_given_source_are_sources_of_their_own():
                     publisher.send_multipart([topic, number(seq), stored(seq)])
             await settled(stream, subscriber, 6)
             assert {source for source, _ in stream.places()} == {"fleet", "fleet/b"}
-            assert stream.summary().accounts.duplicate_frames == 0
+            assert stream.summary_nowait().accounts.duplicate_frames == 0
 
 
 async def test_a_socket_that_fails_is_opened_again():

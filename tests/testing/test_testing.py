@@ -8,7 +8,7 @@ async def test_a_script_is_played_to_a_stream_on_a_clock():
     script.allocated([1, 2, 3], at=0).accessed([1], at=1).evicted([2], at=3, reason="preempted")
     async with KVStream(StreamConfig(metrics=MetricsConfig(capacity=4)), clock=clock) as stream:
         await script.play(stream)
-        summary = stream.summary("engine-0")
+        summary = stream.summary_nowait("engine-0")
     assert (summary.blocks_live, summary.total_evictions) == (2, 1)
     assert summary.lifetime.max == 3.0
 

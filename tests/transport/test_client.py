@@ -74,7 +74,7 @@ async def test_leaving_by_an_error_counts_what_is_left_as_cancelled(tmp_path):
     config = StreamConfig(queue_events=100)
     with pytest.raises(ZeroDivisionError):
         async with connect(f"unix:{tmp_path}/nobody", config=config) as remote:
-            remote.producer("engine-1").record_allocated([1, 2])
+            remote.producer("engine-1").allocated_nowait([1, 2])
             await remote.send(frame(60))
             raise ZeroDivisionError
     statistics = remote.statistics()
@@ -109,7 +109,7 @@ async def test_accounts_balance_at_every_moment(tmp_path):
         async with connect(str(server.endpoint), config=StreamConfig(queue_events=5000)) as remote:
             engine = remote.producer("engine-0")
             for step in range(200):
-                engine.record_allocated(range(step, step + 30))
+                engine.allocated_nowait(range(step, step + 30))
                 await remote.send(frame(20, "engine-1"))
                 assert balanced(remote.statistics())
             await remote.flush()

@@ -60,15 +60,15 @@ async def test_events_of_a_remote_producer_arrive(endpoint):
         async with connect(str(server.endpoint)) as remote:
             engine = remote.producer("engine-0")
             await engine.allocated(range(10_000))
-            engine.record_accessed([1, 2])
-            remote.producer("engine-1", "cpu").record_allocated(5)
+            engine.accessed_nowait([1, 2])
+            remote.producer("engine-1", "cpu").allocated_nowait(5)
             await remote.flush()
             statistics = remote.statistics()
             assert statistics.connected
             assert statistics.frames == server.statistics().frames == 3
             assert [p.sent for p in statistics.producers] == [10_002, 1]
         await stream.flush()
-        summary = stream.summary()
+        summary = stream.summary_nowait()
         assert summary.blocks_live == 10_001
         assert summary.accesses == 2
         assert summary.accounts.lost_frames == summary.accounts.duplicate_frames == 0
@@ -80,17 +80,17 @@ async def test_a_connection_waits_for_its_server_and_leaving_sends_everything(tm
     with anyio.fail_after(DEADLINE):
         async with KVStream() as stream, anyio.create_task_group() as tasks:
             async with connect(endpoint) as remote:
-                remote.producer("engine-0").record_allocated([1, 2, 3])
+                remote.producer("engine-0").allocated_nowait([1, 2, 3])
                 while not remote.statistics().last_error:  # noqa: ASYNC110 - it has no listeners
                     await anyio.sleep(0.005)
                 server = FrameServer(stream, Endpoint.parse(endpoint))
                 await server.bind()
                 tasks.start_soon(server.serve)
                 await remote.flush()
-                remote.producer("engine-0").record_evicted(1)
+                remote.producer("engine-0").evicted_nowait(1)
             await stream.flush()
-            assert stream.summary().accounts.allocations == 3
-            assert stream.summary().total_evictions == 1
+            assert stream.summary_nowait().accounts.allocations == 3
+            assert stream.summary_nowait().total_evictions == 1
             tasks.cancel_scope.cancel()
 
 
@@ -129,7 +129,7 @@ async def test_what_was_not_acknowledged_comes_again_and_counts_once(endpoint):
                     assert remote.statistics().connects > 5
                 tasks.cancel_scope.cancel()
             await stream.flush()
-            accounts = stream.summary().accounts
+            accounts = stream.summary_nowait().accounts
             assert accounts.allocations == accounts.live == 6000
             assert accounts.lost_frames == accounts.restarts == 0
             assert accounts.duplicate_frames == server.statistics().frames - 600
@@ -141,7 +141,7 @@ async def test_while_nobody_listens_memory_is_bounded_and_drops_are_counted(tmp_
     async with connect(f"unix:{tmp_path}/nobody", config=config) as remote:
         engine = remote.producer("engine-0")
         for step in range(1000):
-            engine.record_allocated(range(step * 100, step * 100 + 100))
+            engine.allocated_nowait(range(step * 100, step * 100 + 100))
         statistics = remote.statistics()
         assert statistics.queue.events + statistics.queue.processing_events <= 2000
         (of,) = statistics.producers
@@ -157,11 +157,11 @@ async def test_a_token_is_asked_for(endpoint, given):
     async with serving(endpoint, token="right") as (stream, server):
         config = StreamConfig(shutdown_timeout=DEADLINE if given == "right" else 0.2)
         async with connect(str(server.endpoint), token=given, config=config) as remote:
-            remote.producer("engine-0").record_allocated(1)
+            remote.producer("engine-0").allocated_nowait(1)
             if given != "right":
                 await until(lambda: remote.statistics().last_error)
         await stream.flush()
-        arrived = stream.summary().blocks_live == 1
+        arrived = stream.summary_nowait().blocks_live == 1
         assert arrived == (given == "right")
         assert (server.statistics().refused > 0) == (given != "right")
         if given != "right":
@@ -186,7 +186,7 @@ async def test_a_malformed_frame_is_counted_and_its_neighbours_are_kept(endpoint
             pass
         await connection.aclose()
         await stream.flush()
-        accounts = stream.summary().accounts
+        accounts = stream.summary_nowait().accounts
         assert (accounts.processed, accounts.malformed) == (6, 1)
         assert stream.malformed[0].unit == "frame"
         assert stream.malformed[0].position == 2
@@ -243,7 +243,7 @@ def test_it_works_on_trio(tmp_path):
             async with connect(str(server.endpoint)) as remote:
                 await remote.producer("engine-0").allocated(range(10))
             await stream.flush()
-            return stream.summary().blocks_live
+            return stream.summary_nowait().blocks_live
 
     assert anyio.run(main, backend="trio") == 10
 
@@ -280,7 +280,7 @@ async def test_what_a_stranger_does_ends_its_connection_alone(endpoint, said, re
         assert found in (reason, "reset") if how == "reset" else found == reason
         assert stream.faults.counts["frames", found] == 1
         async with connect(str(server.endpoint), token="secret") as remote:
-            remote.producer("engine-0").record_allocated(1)
+            remote.producer("engine-0").allocated_nowait(1)
             await remote.flush()
 
 
@@ -306,7 +306,7 @@ async def test_an_error_of_any_kind_ends_one_connection(endpoint, monkeypatch):
 
         monkeypatch.setattr(stream, "send", fail)
         async with connect(str(server.endpoint)) as remote:
-            remote.producer("engine-0").record_allocated(1)
+            remote.producer("engine-0").allocated_nowait(1)
             await remote.flush()
             odd = await raw_connection(server)
             frame = EventFrame(np.zeros(3, np.uint8), np.arange(3), np.arange(3), "odd")
@@ -317,7 +317,7 @@ async def test_an_error_of_any_kind_ends_one_connection(endpoint, monkeypatch):
             await odd.aclose()
             assert b"the server had an error" in last
             assert stream.faults.counts["frames", "error"] == 1
-            remote.producer("engine-0").record_allocated(2)
+            remote.producer("engine-0").allocated_nowait(2)
             await remote.flush()
             assert remote.statistics().connects == 1
 
@@ -329,9 +329,9 @@ async def test_a_frame_that_no_decoder_foresaw_is_malformed_and_not_sent_for_eve
     monkeypatch.setattr("kvstream.transport.server.decode_frame", fail)
     async with serving(endpoint) as (stream, server):
         async with connect(str(server.endpoint)) as remote:
-            remote.producer("engine-0").record_allocated(1)
+            remote.producer("engine-0").allocated_nowait(1)
             await remote.flush()
-        assert stream.summary().accounts.malformed == 1
+        assert stream.summary_nowait().accounts.malformed == 1
 
 
 async def test_silent_strangers_take_no_producers_place_and_have_limited_time(endpoint):
@@ -339,7 +339,7 @@ async def test_silent_strangers_take_no_producers_place_and_have_limited_time(en
     async with serving(endpoint, **options) as (_, server):
         strangers = [await raw_connection(server) for _ in range(20)]
         async with connect(str(server.endpoint)) as remote:
-            remote.producer("engine-0").record_allocated(1)
+            remote.producer("engine-0").allocated_nowait(1)
             await remote.flush()
             await until(lambda: server.statistics().faults.get("too_many_strangers", 0) >= 16)
             assert server.statistics().strangers <= 4
@@ -436,7 +436,7 @@ async def test_frames_on_the_queue_are_acknowledged_before_the_server_ends(endpo
                         await until(lambda goal=goal: remote.statistics().events >= goal)
                         serving_tasks.cancel_scope.cancel()
                     await stream.flush()
-                    accounts = stream.summary().accounts
+                    accounts = stream.summary_nowait().accounts
                     counted += accounts.allocations
                     assert accounts.lost_frames == 0
             assert remote.statistics().connects >= 5
@@ -489,7 +489,7 @@ async def test_accepting_goes_on_after_an_error(endpoint, monkeypatch):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(server.serve)
                 async with connect(str(server.endpoint)) as remote:
-                    remote.producer("engine-0").record_allocated(1)
+                    remote.producer("engine-0").allocated_nowait(1)
                     await remote.flush()
                 tasks.cancel_scope.cancel()
         assert stream.faults.counts["frames", "accept"] == 4

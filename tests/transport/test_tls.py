@@ -25,7 +25,7 @@ def context_of(certificates, **options):
 async def send_one(server, **options):
     """Sends an event; returns why the server could not be reached, if it could not."""
     async with connect(str(server.endpoint), **options) as remote:
-        remote.producer("engine-0").record_allocated(1)
+        remote.producer("engine-0").allocated_nowait(1)
         await until(lambda: remote.statistics().last_error or remote.statistics().events)
         return remote.statistics().last_error
 
@@ -38,7 +38,7 @@ async def test_frames_arrive_over_tls(certificates):
                 await remote.producer("engine-0").allocated(range(step * 10_000, step * 10_000 + 10_000))
             await remote.flush()
         await stream.flush()
-        assert stream.summary().blocks_live == 500_000
+        assert stream.summary_nowait().blocks_live == 500_000
         assert server.statistics().faults == {}
 
 
@@ -81,7 +81,7 @@ async def test_tls_in_clear_is_said_to_be_no_server(certificates):
     async with serving("tcp://127.0.0.1:0") as (_, server):
         endpoint = f"tls://127.0.0.1:{server.endpoint.port}"
         async with connect(endpoint, ca=certificates.root, config=BRIEF) as remote:
-            remote.producer().record_allocated(1)
+            remote.producer().allocated_nowait(1)
             await until(lambda: remote.statistics().last_error)
         plain = await anyio.connect_tcp("127.0.0.1", server.endpoint.port)
         await say(plain, b"")
@@ -94,7 +94,7 @@ def test_tls_works_on_trio(certificates):
             async with connect(str(server.endpoint), ca=certificates.root) as remote:
                 await remote.producer("engine-0").allocated(range(10))
             await stream.flush()
-            return stream.summary().blocks_live
+            return stream.summary_nowait().blocks_live
 
     assert anyio.run(main, backend="trio") == 10
 

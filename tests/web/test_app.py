@@ -59,7 +59,7 @@ async def test_every_route_tells_what_the_stream_knows():
     async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         await send_chat(stream)
         summary = (await client.get("api/summary")).json()
-        assert summary == json.loads(json.dumps(stream.summary().to_dict()))
+        assert summary == json.loads(json.dumps(stream.summary_nowait().to_dict()))
         one = (await client.get("api/summary", params={"source": "vllm-0", "tier": "gpu"})).json()
         assert one["source"] == "vllm-0"
         assert one["sizes"]["points"]
@@ -371,10 +371,10 @@ async def test_a_question_of_any_form_is_no_error_of_the_server(every):
 async def test_an_error_ends_its_request_alone_and_is_counted(monkeypatch, caplog, capfd):
     async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
 
-        async def summarize(*place):
+        async def summary(*place):
             raise RuntimeError("\x1b[31mno\udcff")
 
-        monkeypatch.setattr(stream, "summarize", summarize)
+        monkeypatch.setattr(stream, "summary", summary)
         for _ in range(20):
             assert (await client.get("api/summary", params={"source": "x"})).status_code == 500
         assert (await client.get("healthz")).status_code == 200
@@ -410,6 +410,6 @@ async def test_a_client_that_takes_nothing_is_dropped_and_delays_nobody(monkeypa
                     await tell(stream, *map(alert, range(500)))
                     await send_chat(stream, 500)
                     await anyio.sleep(0.01)
-        assert stream.summary().accounts.balanced
+        assert stream.summary_nowait().accounts.balanced
         assert (await client.get("healthz")).json()["clients"]["connected"] == 0
         assert stream.faults.counts["http", "slow_client"] == 1

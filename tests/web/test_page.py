@@ -58,7 +58,7 @@ async def test_a_cache_is_chosen_and_alerts_are_filtered(browser):
         await page.get_by_role("button", name="vllm-1 / gpu").click()
         await expect(page.locator("#place")).to_have_value('["vllm-1","gpu"]')
         await expect(page.locator("#alerts tbody tr")).to_have_count(0)
-        held = f"{stream.summary('vllm-1', 'gpu').accounts.allocations:,}"
+        held = f"{stream.summary_nowait('vllm-1', 'gpu').accounts.allocations:,}"
         await expect(page.locator("#accounts")).to_contain_text(held)
         await expect(page.locator("#hot tbody tr")).to_have_count(20)
         await page.reload()
@@ -68,7 +68,7 @@ async def test_a_cache_is_chosen_and_alerts_are_filtered(browser):
 
 def firing(stream):
     """Alerts that the stream has fired by itself."""
-    return stream.summary().alerts
+    return stream.summary_nowait().alerts
 
 
 async def test_what_is_wrong_since_when_and_what_to_try_stands_at_the_top(browser):
@@ -76,12 +76,12 @@ async def test_what_is_wrong_since_when_and_what_to_try_stands_at_the_top(browse
         producer = stream.producer("vllm-0")
         start = 1_767_225_600_000_000_000
         for second in range(900):
-            producer.record_allocated(range(10), ts=start + second * 10**9)
-            producer.record_accessed(list(range(10)) * 3, ts=start + second * 10**9 + 10**6)
-            producer.record_evicted(range(10), ts=start + second * 10**9 + 2 * 10**6)
+            producer.allocated_nowait(range(10), ts=start + second * 10**9)
+            producer.accessed_nowait(list(range(10)) * 3, ts=start + second * 10**9 + 10**6)
+            producer.evicted_nowait(range(10), ts=start + second * 10**9 + 2 * 10**6)
         for second in range(900, 1300):  # nothing is found again
-            producer.record_allocated(range(40), ts=start + second * 10**9)
-            producer.record_evicted(range(40), ts=start + second * 10**9 + 2 * 10**6)
+            producer.allocated_nowait(range(40), ts=start + second * 10**9)
+            producer.evicted_nowait(range(40), ts=start + second * 10**9 + 2 * 10**6)
         await stream.flush()
         await page.goto(url)
         await expect(page.locator("#health")).to_have_class("critical")
