@@ -39,7 +39,7 @@ logger = logging.getLogger("kvstream")
 
 
 class KVCacheMetricsCollector(CallRecorder):
-    """Follows the blocks of one cache as its owner reports them; safe to call from any thread.
+    """Follows the blocks of one cache as its engine reports them; safe to call from any thread.
 
     ``on_block_allocated``, ``on_block_accessed`` and ``on_block_evicted`` are the original module's names of
     ``allocated_nowait``, ``accessed_nowait`` and ``evicted_nowait``. A block is a 64-bit integer, signed or
@@ -167,7 +167,7 @@ class KVCacheMetricsCollector(CallRecorder):
         """Where windowed values are going, by metric; empty before the first event."""
         with self._lock:
             self._flush()
-            return {name: trend for tier in self._monitor.tiers() for name, trend in tier.trends().items()}
+            return {name: trend for cache in self._monitor.caches() for name, trend in cache.trends().items()}
 
     def drain_events(self) -> list[KVCacheEvictionEvent]:
         """Return the evictions since the last call, at most ``history_size``."""
@@ -213,7 +213,7 @@ class KVCacheMetricsCollector(CallRecorder):
     def _measurements(self) -> Measurements:
         with self._lock:
             self._flush()
-            return total_measurements(self._monitor.tiers(), self.config)
+            return total_measurements(self._monitor.caches(), self.config)
 
 
 class BatchMetricsCollector:

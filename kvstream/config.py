@@ -60,9 +60,9 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         access_history: Access times kept a block (an eviction event carries one gap fewer).
         histogram_scale: Scale of the exponential histograms: 2**scale buckets a factor of two.
         capacity: Blocks that the cache has room for, if known.
-        ghost_blocks: Evictions after which content that was evicted is forgotten; until then its return
-            shows that the eviction was premature. 0 turns that off.
-        ghost_seconds: Seconds after which it is forgotten at the latest.
+        remembered_evictions: Newest evictions of each cache of which the content is remembered, so that a
+            later lookup of it shows that its eviction was premature. 0 turns that off.
+        remembered_seconds: Seconds after which it is forgotten at the latest.
         curve_contents: Contents that the miss-ratio curve follows in each source and tier; 0 turns it off.
         curve_lookups: Lookups of them in a window, beyond which it follows fewer; 0 is no bound.
         curve_half_life_seconds: Seconds after which what it saw counts half; 0 is for ever.
@@ -75,7 +75,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         forget_seconds: Seconds without events after which a stream forgets a source, so that it leaves its
             place to others; its counts stay in those of all sources. 0 is never. They are seconds of the
             clock, so that a file that is read faster forgets nothing.
-        owners: Sets of labels that are told apart in each source and tier; any more are ``other``.
+        label_sets: Label sets that are followed in each cache; any more together are ``other``.
             0 passes over labels.
     """
 
@@ -90,8 +90,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     access_history: int = 4
     histogram_scale: int = 4
     capacity: int | None = None
-    ghost_blocks: int = 65_536
-    ghost_seconds: float = 3600.0
+    remembered_evictions: int = 65_536
+    remembered_seconds: float = 3600.0
     curve_contents: int = 2048
     curve_lookups: int = 2048
     curve_half_life_seconds: float = 300.0
@@ -99,7 +99,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_tiers: int = 64
     max_live_blocks: int = 50_000_000
     forget_seconds: float = 3600.0
-    owners: int = 64
+    label_sets: int = 64
 
     def __post_init__(self) -> None:
         _real("sample_rate", self.sample_rate, 0.0, 1.0, "above 0 and at most 1")
@@ -114,8 +114,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _whole("histogram_scale", self.histogram_scale, 0, 8)
         if self.capacity is not None:
             _whole("capacity", self.capacity, 1, 2**40)
-        _whole("ghost_blocks", self.ghost_blocks, 0, 2**27)
-        _seconds("ghost_seconds", self.ghost_seconds)
+        _whole("remembered_evictions", self.remembered_evictions, 0, 2**27)
+        _seconds("remembered_seconds", self.remembered_seconds)
         _whole("curve_contents", self.curve_contents, 0, 2**20)
         _whole("curve_lookups", self.curve_lookups, 0, 2**40)
         _seconds("curve_half_life_seconds", self.curve_half_life_seconds, off="for ever")
@@ -123,7 +123,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _whole("max_tiers", self.max_tiers, 1, 10_000_000)
         _whole("max_live_blocks", self.max_live_blocks, 1, 2**40)
         _seconds("forget_seconds", self.forget_seconds, off="never")
-        _whole("owners", self.owners, 0, 4096)
+        _whole("label_sets", self.label_sets, 0, 4096)
         _require(self.trend_window <= self.windows, "trend_window", self.trend_window, "at most `windows`")
 
     @property

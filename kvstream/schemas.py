@@ -50,13 +50,13 @@ _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
 
 def documents() -> dict[str, str]:
     """Every document by file name, as the text to write."""
-    found = {f"{_file_name(kind)}.schema.json": _schema(kind) for kind in (*_INPUTS, *_OUTPUTS)}
-    found["event_frame.schema.json"] = _frame_schema()
-    found["asyncapi.json"] = _asyncapi()
-    found["wire_vectors.json"] = {"vectors": wire_vectors()}
+    schemas = {f"{_file_name(kind)}.schema.json": _schema(kind) for kind in (*_INPUTS, *_OUTPUTS)}
+    schemas["event_frame.schema.json"] = _frame_schema()
+    schemas["asyncapi.json"] = _asyncapi()
+    schemas["wire_vectors.json"] = {"vectors": wire_vectors()}
     return {
         name: json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n"
-        for name, value in found.items()
+        for name, value in schemas.items()
     }
 
 

@@ -22,7 +22,7 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.apply_result import KVCacheEvictionEvent
 from kvstream.blocks.state import HotBlock
 from kvstream.config import OverflowPolicy, StreamConfig
-from kvstream.engine.cache import TierMonitor
+from kvstream.engine.cache import CacheMonitor
 from kvstream.engine.limits import StreamLimits
 from kvstream.engine.monitor import Gathering, Monitor, SourceMonitor, accounts_of
 from kvstream.engine.recorded import RecordedTime
@@ -87,7 +87,7 @@ class KVStream:
         config: Settings; the defaults measure everything.
         rules: Alert rules; the built-in ones by default.
         clock: Nanoseconds since the Unix epoch, for producers.
-        silences: Alerts not to be told of; ``silence`` adds others.
+        silences: Alerts that nobody is notified of; ``silence`` adds others.
 
     Attributes:
         faults: Where servers and handlers around the stream note the errors that they contain.
@@ -116,7 +116,7 @@ class KVStream:
         self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
         self.faults = FaultLog()
         self._clock = clock or Clock()
-        self._producers = ProducerSet(self.config, self._clock, lambda s: self._queues[self._owner(s)])
+        self._producers = ProducerSet(self.config, self._clock, lambda s: self._queues[self._consumer_of(s)])
         self._limits = StreamLimits(self.config.metrics)
         self._monitors = [
             Monitor(self.config.metrics, rules, self._silences, self._limits)
@@ -182,12 +182,12 @@ class KVStream:
         assert self._tasks is not None  # noqa: S101
         if self._state == "forked":
             return  # its tasks and its loop are the parent's
-        cause = "cancelled"
+        reason = "cancelled"
         try:
             if exc is None:
                 with anyio.move_on_after(self.config.shutdown_timeout) as scope:
                     await self._drain()
-                cause = "shutdown_timeout" if scope.cancelled_caught else "closed"
+                reason = "shutdown_timeout" if scope.cancelled_caught else "closed"
         finally:
             self._state = "closed"
             self._tasks.cancel_scope.cancel()
@@ -195,7 +195,7 @@ class KVStream:
             try:
                 await self._exits.__aexit__(None, None, None)
             finally:
-                self._settle(cause)
+                self._settle(reason)
 
     async def _drain(self) -> None:
         await self._producers.flush()
@@ -205,8 +205,8 @@ class KVStream:
             await end.wait()
         if self._recorded is not None:
             self._publish_alerts(self._recorded.end())
-        for of in self.sources():
-            self._publish_alerts(of.finish())
+        for source in sources_of(self):
+            self._publish_alerts(source.finish())
             await checkpoint()  # as each takes a part of a millisecond
         self._finish()
         for topic in self._topics:
@@ -225,14 +225,14 @@ class KVStream:
             if self._summaries.listening:
                 self._summaries.publish(self.summary_nowait())
 
-    def _settle(self, cause: str) -> None:
+    def _settle(self, reason: str) -> None:
         """Account for everything that was still on its way."""
-        self._producers.close(cause)
+        self._producers.close(reason)
         for queue in self._queues:
-            for frame, owner in queue.abandon():
-                self._count_dropped(owner, cause, len(frame))
+            for frame, producer in queue.abandon():
+                self._count_dropped(producer, reason, len(frame))
             queue.close()
-        if cause != "cancelled":
+        if reason != "cancelled":
             self._finish()
         for topic in self._topics:
             topic.abandon_handlers()
@@ -279,7 +279,7 @@ class KVStream:
         self._require_open()
         checked_name(frame.source)
         checked_name(frame.tier)
-        queue = self._queues[self._owner(frame.source)]
+        queue = self._queues[self._consumer_of(frame.source)]
         self._sent += len(frame.ops)
         settled = False
         try:
@@ -329,7 +329,7 @@ class KVStream:
         self._malformed_count += malformed.count
         self.malformed.append(malformed)
 
-    def _owner(self, source: str) -> int:
+    def _consumer_of(self, source: str) -> int:
         return _hashed(source) % len(self._monitors)
 
     def _require_open(self) -> None:
@@ -398,9 +398,9 @@ class KVStream:
 
         One of the rules file comes back when the file is read again.
         """
-        found = self._silences.remove(silence_id)
+        removed = self._silences.remove(silence_id)
         await self._look_at_silences()
-        return found
+        return removed
 
     def silences(self) -> list[Silence]:
         """Return the silences that are not over, the first to end first."""
@@ -419,7 +419,7 @@ class KVStream:
     def _event_times(self) -> dict[str, float]:
         """Event time now of each source, in seconds."""
         newest = {
-            each.source: max((t.last_ts for t in each.tiers.values()), default=0) for each in self.sources()
+            each.source: max((t.last_ts for t in each.tiers.values()), default=0) for each in sources_of(self)
         }
         return {source: ts / 1e9 + self.input_age(source) for source, ts in newest.items() if ts}
 
@@ -543,25 +543,25 @@ class KVStream:
         moment of that time; its accounts are of one moment. Events are accounted for a stream as a whole,
         blocks for the source and tier asked for. Cancelling it changes nothing.
         """
-        gathering, tiers = self._gathering(source, tier)
-        for found in tiers:
-            gathering.add(found)
+        gathering, caches = self._gathering(source, tier)
+        for cache in caches:
+            gathering.add(cache)
             await checkpoint()
         return self._summary(gathering, source, tier)
 
     def summary_nowait(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
         """Return the same at once, also after the stream has closed; nothing else runs meanwhile."""
-        gathering, tiers = self._gathering(source, tier)
-        for found in tiers:
-            gathering.add(found)
+        gathering, caches = self._gathering(source, tier)
+        for cache in caches:
+            gathering.add(cache)
         return self._summary(gathering, source, tier)
 
-    def _gathering(self, source: str | None, tier: str | None) -> tuple[Gathering, list[TierMonitor]]:
-        tiers = self.tiers(source, tier)
-        gathering = Gathering(self.config.metrics, tiers)
+    def _gathering(self, source: str | None, tier: str | None) -> tuple[Gathering, list[CacheMonitor]]:
+        caches = caches_of(self, source, tier)
+        gathering = Gathering(self.config.metrics, caches)
         for monitor in self._monitors if source is None and tier is None else ():
             gathering.add_forgotten(monitor.forgotten)
-        return gathering, tiers
+        return gathering, caches
 
     def _summary(self, gathering: Gathering, source: str | None, tier: str | None) -> CacheMetricsSummary:
         summary = gathering.summary(source, tier, self.accounts(source, tier), self._final)
@@ -576,13 +576,13 @@ class KVStream:
             return self._accounts(self._producers.statistics())
         return accounts_of(self._monitors, source, tier)
 
-    def hottest(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
-        """Return the live blocks of a source and tier that have been accessed most."""
-        return [b for m in self.tiers(source, tier) for b in m.table.hottest(most, m.last_ts)]
+    def hottest(self, source: str, tier: str = DEFAULT_TIER, n: int = 20) -> list[HotBlock]:
+        """Return the ``n`` live blocks of a source and tier that have been accessed most."""
+        return [b for m in caches_of(self, source, tier) for b in m.table.hottest(n, m.last_ts)]
 
-    def longest_held(self, source: str, tier: str = DEFAULT_TIER, most: int = 20) -> list[HotBlock]:
-        """Return the live blocks of a source and tier that have been held for the longest time."""
-        return [b for m in self.tiers(source, tier) for b in m.table.longest_held(most, m.last_ts)]
+    def longest_held(self, source: str, tier: str = DEFAULT_TIER, n: int = 20) -> list[HotBlock]:
+        """Return the ``n`` live blocks of a source and tier that were allocated first."""
+        return [b for m in caches_of(self, source, tier) for b in m.table.longest_held(n, m.last_ts)]
 
     def firing(self, min_level: AlertLevel = AlertLevel.INFO) -> list[CacheAlert]:
         """Return the alerts of at least a level that fire now and are neither inhibited nor silenced."""
@@ -591,7 +591,7 @@ class KVStream:
         ]
 
     def _all_firing(self) -> list[CacheAlert]:
-        of_caches = (alert for found in self.tiers() for alert in found.rules.firing())
+        of_caches = (alert for cache in caches_of(self) for alert in cache.rules.firing())
         return [*of_caches, *self.drop_alerts()]
 
     def heartbeat(self) -> CacheAlert | None:
@@ -617,21 +617,13 @@ class KVStream:
         """
         return self._lags.get(source)
 
-    def tiers(self, source: str | None = None, tier: str | None = None) -> list[TierMonitor]:
-        """Return what is known of each cache, or of those asked for; to be read as ``sources`` is."""
-        return [found for monitor in self._monitors for found in monitor.tiers(source, tier)]
-
-    def sources(self) -> list[SourceMonitor]:
-        """Return what is known of each source, to be read and not changed, on the event loop."""
-        return [of for monitor in self._monitors for of in monitor.sources.values()]
-
     def drop_alerts(self) -> list[CacheAlert]:
         """Return the alerts that fire on what never reaches a cache: what is refused, or has come before."""
         return self._drops.firing()
 
-    def places(self) -> list[tuple[str, str]]:
-        """Every source and tier seen so far."""
-        return sorted((found.source, found.tier) for found in self.tiers())
+    def caches(self) -> list[tuple[str, str]]:
+        """Return the source and tier of each cache that is followed, sorted."""
+        return sorted((cache.source, cache.tier) for cache in caches_of(self))
 
     def statistics(self) -> StreamStatistics:
         """Return the inside of the stream now."""
@@ -670,8 +662,8 @@ class KVStream:
 
     # Tasks
 
-    async def _consume(self, number: int) -> None:
-        queue, taken = self._queues[number], self._taken[number]
+    async def _consume(self, index: int) -> None:
+        queue, taken = self._queues[index], self._taken[index]
         batches: list[list[Item]] = []
         try:
             while items := await queue.take():
@@ -681,19 +673,19 @@ class KVStream:
                     batches = batches_in_order(items, self._recorded.step_ns)
                 taken.update(batch[0][0].source for batch in batches)
                 while batches:
-                    await self._process(number, batches.pop())
+                    await self._process(index, batches.pop())
                 taken.clear()
         finally:
             for batch in batches:
                 self._cancel(queue, batch, _events_of(batch))
-        self._consumer_ends[number].set()
+        self._consumer_ends[index].set()
 
-    async def _process(self, number: int, batch: list[Item]) -> None:
+    async def _process(self, index: int, batch: list[Item]) -> None:
         """Apply frames of one source, a slice at a time, so that the event loop is not held for long.
 
         If it is cancelled, what is not yet applied is counted as dropped (``cancelled``).
         """
-        queue, monitor = self._queues[number], self._monitors[number]
+        queue, monitor = self._queues[index], self._monitors[index]
         source = batch[0][0].source
         losses = sum(producer.take_losses() for producer in {p for _, p in batch if p is not None})
         if losses:
@@ -758,24 +750,28 @@ class KVStream:
                 self._arrived = {source: arrived + late for source, arrived in self._arrived.items()}
             self._publish_alerts(self._look_at_drops())
             await self._forget_silent()
-            for of in self.sources():
-                for tier in list(of.tiers.values()):
+            for source in sources_of(self):
+                for tier in list(source.tiers.values()):
                     await checkpoint()  # a thousand silent sources take a fifth of a second
-                    if self._monitors[self._owner(of.source)].sources.get(of.source) is not of:
+                    if not self._is_followed(source):
                         break  # forgotten meanwhile
-                    silent = self._silent_seconds(of.source)
+                    silent = self._silent_seconds(source.source)
                     if silent >= _SILENT_WINDOWS * window:
                         self._publish_alerts(tier.pass_time(tier.last_ts + round((silent - window) * 1e9)))
 
+    def _is_followed(self, source: SourceMonitor) -> bool:
+        """Return whether a source has not been forgotten."""
+        return self._monitors[self._consumer_of(source.source)].sources.get(source.source) is source
+
     def _silent_seconds(self, source: str) -> float:
         """Return seconds since a source's last frame was applied; 0 if others may be on their way."""
-        number = self._owner(source)
-        if source in self._taken[number] or self._queues[number].fill > 0:
+        index = self._consumer_of(source)
+        if source in self._taken[index] or self._queues[index].fill > 0:
             return 0.0
         return self.input_age(source)
 
     def _look_at_drops(self) -> list[CacheAlert]:
-        duplicates = ((of.source, of.duplicates) for of in self.sources() if of.duplicates)
+        duplicates = ((each.source, each.duplicates) for each in sources_of(self) if each.duplicates)
         now_ns = self._clock() if self._recorded is None else self._recorded.now_ns
         return self._drops.look(self._limits.refused, duplicates, now_ns / 1e9)
 
@@ -794,7 +790,7 @@ class KVStream:
     def _silent_longest(self, seconds: float) -> bool:
         """Return whether there is a source that has been silent for so many seconds."""
         source, arrived = next(iter(self._arrived.items()), ("", None))
-        if not seconds or arrived is None or source in self._taken[self._owner(source)]:
+        if not seconds or arrived is None or source in self._taken[self._consumer_of(source)]:
             return False
         return anyio.current_time() - arrived >= seconds
 
@@ -803,7 +799,7 @@ class KVStream:
         del self._arrived[source]
         self._lags.pop(source, None)
         why = f"the source was forgotten after {anyio.current_time() - arrived:,.0f} s without events"
-        self._publish_alerts(self._monitors[self._owner(source)].forget(source, why))
+        self._publish_alerts(self._monitors[self._consumer_of(source)].forget(source, why))
         self._publish_alerts(self._drops.forget(source, why, self._clock() / 1e9))
 
     async def _summarize_regularly(self) -> None:
@@ -816,11 +812,21 @@ class KVStream:
         for alert in alerts:
             self._alerts.publish(alert)
 
-    def _count_dropped(self, producer: Producer | None, cause: str, events: int) -> None:
+    def _count_dropped(self, producer: Producer | None, reason: str, events: int) -> None:
         if producer is None:
-            self._dropped[cause] += events
+            self._dropped[reason] += events
         else:
-            producer.drop(cause, events)
+            producer.drop(reason, events)
+
+
+def caches_of(stream: KVStream, source: str | None = None, tier: str | None = None) -> list[CacheMonitor]:
+    """Return the monitor of each cache of a source and tier, None for any, to be read on the event loop."""
+    return [cache for monitor in stream._monitors for cache in monitor.caches(source, tier)]
+
+
+def sources_of(stream: KVStream) -> list[SourceMonitor]:
+    """Return the monitor of each source, to be read and not changed, on the event loop."""
+    return [source for monitor in stream._monitors for source in monitor.sources.values()]
 
 
 def _at_least(min_level: AlertLevel) -> Callable[[CacheAlert], bool]:

@@ -49,7 +49,7 @@ def check(folder: Path) -> bool:
         alerts += outcome.alerts
         evictions += outcome.eviction_events()
     alerts += monitor.finish()
-    summary, (tier,) = monitor.summary(), monitor.tiers()
+    summary, (tier,) = monitor.summary(), monitor.caches()
     theirs = vllm_histograms(folder / "vllm_metrics.txt")
     count, total, buckets = theirs["lifetime"]
     expect("evictions of tracked blocks", summary.total_evictions, count, summary.total_evictions == count)

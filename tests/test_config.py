@@ -179,7 +179,7 @@ def test_any_metrics_config_and_rule_that_is_accepted_can_be_used(fields, number
     for frame in eventful_frames():
         monitor.process(frame, records=True)
         assert monitor.summary().accounts.balanced
-    for tier in monitor.tiers():
+    for tier in monitor.caches():
         tier.pass_time(2**70)
         assert tier.trends()
     assert monitor.finish() is not None

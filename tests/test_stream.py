@@ -19,6 +19,7 @@ from kvstream import (
     MetricsConfig,
     StreamConfig,
 )
+from kvstream.stream import sources_of
 from tests.waiting import DEADLINE
 
 
@@ -73,7 +74,7 @@ async def test_producers_say_whose_blocks_they_are():
     tenants = {of.value: (of.blocks_live, of.accesses, of.hit_share) for of in summary.labels["tenant"]}
     assert tenants == {"acme": (3, 1, 1 / 3), "umbrella": (1, 2, 2 / 3), None: (1, 0, 0.0)}
     assert {of.value for of in summary.labels["lora"]} == {"sql", None}
-    hot, held = stream.hottest("engine-0", most=1)[0], stream.longest_held("engine-0")
+    hot, held = stream.hottest("engine-0", n=1)[0], stream.longest_held("engine-0")
     assert (hot.block_id, hot.accesses, hot.labels) == (4, 2, Labels(tenant="umbrella", lora="sql"))
     assert [block.block_id for block in held][-1] == 5
 
@@ -170,12 +171,12 @@ async def test_events_from_threads_and_tasks_are_all_accounted_for(overflow, rou
         assert accounts.evicted == events // 2
     else:
         assert accounts.processed + sum(accounts.dropped.values()) == events
-        causes = {
+        reasons = {
             "drop_newest": {"queue_full"},
             "drop_oldest": {"displaced", "queue_full"},
             "sample": {"sampled", "queue_full"},
         }
-        assert set(accounts.dropped) <= causes[overflow]
+        assert set(accounts.dropped) <= reasons[overflow]
     by_name = {s.name.split(".")[-1]: s for s in statistics.subscribers}
     assert by_name["raiser"].failures == by_name["raiser"].delivered >= 1
     for s in statistics.subscribers:
@@ -216,7 +217,7 @@ async def test_drop_newest_keeps_what_came_first():
         for i in range(20):
             producer.allocated_nowait(list(range(10 * i, 10 * i + 10)))
         await stream.flush()
-        blocks = {b.block_id for t in stream._monitors[0].tiers() for b in t.table.live_blocks()}
+        blocks = {b.block_id for t in stream._monitors[0].caches() for b in t.table.live_blocks()}
     assert blocks == set(range(100))
     assert stream.summary_nowait().accounts.dropped == {"queue_full": 100}
 
@@ -229,7 +230,7 @@ async def test_drop_oldest_keeps_what_came_last_and_leaves_other_producers_alone
         for i in range(20):
             producer.allocated_nowait(list(range(10 * i, 10 * i + 10)))
         await stream.flush()
-        live = {t.tier: {b.block_id for b in t.table.live_blocks()} for t in stream._monitors[0].tiers()}
+        live = {t.tier: {b.block_id for b in t.table.live_blocks()} for t in stream._monitors[0].caches()}
     assert live["cpu"] == set(range(30))
     assert live["gpu"] == set(range(130, 200))
     assert producer.statistics().dropped == {"displaced": 130}
@@ -459,8 +460,8 @@ async def test_caches_beyond_the_bound_are_dropped_and_counted(consumers, caplog
             await stream.flush()
             for monitor in stream._monitors:
                 monitor.note_lost("later", 1)
-            assert len(stream.places()) == 5
-            assert len(stream.sources()) <= 5
+            assert len(stream.caches()) == 5
+            assert len(sources_of(stream)) <= 5
             accounts = stream.summary_nowait().accounts
     assert accounts.processed == 5 * 3
     assert accounts.dropped["too_many_caches"] == 40 * 3 - 5 * 3 + 3

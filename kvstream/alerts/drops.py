@@ -183,6 +183,6 @@ class _Episode:
             tier=ALL,
             now=now,
             started_at=now,
-            of=self._kind if self._limit else None,
+            identity=self._kind if self._limit else None,
         )
         return replace(alert, labels={**rule.labels, "limit": self._kind}) if self._limit else alert

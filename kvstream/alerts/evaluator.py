@@ -372,8 +372,8 @@ class Evaluator:
         if not state.recurred or not seconds:
             return seconds
         # What comes and goes is over once it has been good for longer than it ever was before it came back.
-        least, most = _RECURRING_CLEAR_SECONDS
-        return max(seconds, least, min(most, _LONGER_THAN_BEFORE * state.longest_good))
+        shortest, longest = _RECURRING_CLEAR_SECONDS
+        return max(seconds, shortest, min(longest, _LONGER_THAN_BEFORE * state.longest_good))
 
     def _reset(self, state: _State, view: View) -> None:
         if state.alert is not None or state.joined:

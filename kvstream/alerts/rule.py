@@ -126,7 +126,7 @@ def alert_by(
     tier: str,
     now: float,
     started_at: float,
-    of: str | None = None,
+    identity: str | None = None,
 ) -> CacheAlert:
     """Return a firing alert of a rule; its incident is named by what it is of and when it began.
 
@@ -139,9 +139,9 @@ def alert_by(
         tier: Tier.
         now: Event time, seconds since the Unix epoch.
         started_at: Event time at which it began.
-        of: What tells it from other alerts of the rule and source; by default the tier.
+        identity: What tells it from other alerts of the rule and source; by default the tier.
     """
-    name = fingerprint(rule.name, source, tier if of is None else of)
+    name = fingerprint(rule.name, source, tier if identity is None else identity)
     return CacheAlert(
         level=rule.level,
         state="firing",

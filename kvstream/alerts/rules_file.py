@@ -117,13 +117,13 @@ class _File:
 
     def _line(self, table: str | None, key: str | None, place: int) -> int:
         """Return the number of the line where a key of a table stands, or else the table's own."""
-        inside, found, seen = table is None, 0, 0
+        inside, found, in_table = table is None, 0, 0
         for number, line in enumerate(self._lines, 1):
             if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
                 name = header[1].replace('"', "").replace("'", "")
                 is_ours = name == table or (table is not None and name.startswith(f"{table}."))
-                seen += name == table
-                inside = is_ours and (seen == place + 1 or seen == place == 0)
+                in_table += name == table
+                inside = is_ours and (in_table == place + 1 or in_table == place == 0)
                 found = number if inside and not found else found
                 if inside and key is not None and name == f"{table}.{key}":
                     return number

@@ -157,12 +157,12 @@ def score(
             and not any(other is not each and other.fires_at(each.end) for other in ours)
             for each in ours
         )
-    told = (each for each in notifications if incident.concerns(each.source, each.tier))
+    concerned = (each for each in notifications if incident.concerns(each.source, each.tier))
     return Score(
         found=bool(inside),
         delay=min(each.start for each in inside) - start if inside else None,
         covered=covered,
-        notifications=sum(start - _ONSET_SECONDS <= each.time <= closing for each in told),
+        notifications=sum(start - _ONSET_SECONDS <= each.time <= closing for each in concerned),
         false_resolves=false_resolves,
         closed=until < closing or not any(each.fires_at(closing) for each in ours),
         paged=any(each.page_at is not None for each in inside),

@@ -111,19 +111,19 @@ def _never() -> I64:
     return np.empty(0, dtype=np.int64)
 
 
-class Owned(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What some events did to the blocks of which owner, by number (``Owners``), in columns.
+class LabelledEvents(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What some events did to the blocks of which label set, by number (``LabelSets``), in columns.
 
     Attributes:
-        begun: Owner of each generation begun, uint16 (b,).
+        begun: Label set of each generation begun, uint16 (b,).
         begun_ts: When, ns.
-        ended: Owner of each generation ended, uint16 (m,).
+        ended: Label set of each generation ended, uint16 (m,).
         ended_ts: When, ns.
         cleared: Whether a clear ended them, which is in no distribution.
-        unobserved: Owner of each block accessed of which sampling observes no interval.
-        reuse_gaps: Owner of each reuse gap that is observed, in their order.
-        first_reuses: Owner of each first reuse that is.
-        lives: Owner of each eviction that is.
+        unobserved: Label set of each block accessed of which sampling observes no interval.
+        reuse_gaps: Label set of each reuse gap that is observed, in their order.
+        first_reuses: Label set of each first reuse that is.
+        lives: Label set of each eviction that is.
     """
 
     begun: U16 = field(default_factory=_nobody)
@@ -144,13 +144,13 @@ class ContentChanges(msgspec.Struct, frozen=True, eq=False):
         content: 64-bit hash of the content, int64 (k,).
         ts: Times, ns, int64 (k,).
         begins: Whether it came in, bool (k,).
-        owners: Owner (``Owners``) of the block that each is in, uint16 (k,); None where there are no labels.
+        label_sets: Label set (``LabelSets``) of the block that each is in, uint16 (k,); None without labels.
     """
 
     content: I64
     ts: I64
     begins: npt.NDArray[np.bool_]
-    owners: U16 | None = None
+    label_sets: U16 | None = None
 
 
 def joined_changes(parts: list[ContentChanges]) -> ContentChanges:
@@ -161,12 +161,14 @@ def joined_changes(parts: list[ContentChanges]) -> ContentChanges:
         np.concatenate([part.content for part in parts]),
         np.concatenate([part.ts for part in parts]),
         np.concatenate([part.begins for part in parts]),
-        None if all(part.owners is None for part in parts) else np.concatenate(list(map(_owners_of, parts))),
+        None
+        if all(part.label_sets is None for part in parts)
+        else np.concatenate(list(map(_label_sets_of, parts))),
     )
 
 
-def _owners_of(changes: ContentChanges) -> U16:
-    return np.zeros(len(changes.content), np.uint16) if changes.owners is None else changes.owners
+def _label_sets_of(changes: ContentChanges) -> U16:
+    return np.zeros(len(changes.content), np.uint16) if changes.label_sets is None else changes.label_sets
 
 
 class Observations(msgspec.Struct, eq=False):
@@ -194,7 +196,7 @@ class Observations(msgspec.Struct, eq=False):
         changes: Content that came and went, where it is known and if asked for; None where a clear ended all.
         used: What was allocated or accessed, each at least once unless told of before: content, or
             generations of slots.
-        owned: The same events by owner, once there are labels.
+        labelled: The same events by label set, once there are labels.
         lookups: Allocations and accesses of known content, if asked for.
         looked_up: Of these, the content that the miss-ratio curve follows, in order.
     """
@@ -219,7 +221,7 @@ class Observations(msgspec.Struct, eq=False):
     evicted: list[EvictionBatch] = field(default_factory=list)
     changes: list[ContentChanges | None] = field(default_factory=list)
     used: list[I64] = field(default_factory=list)
-    owned: list[Owned] = field(default_factory=list)
+    labelled: list[LabelledEvents] = field(default_factory=list)
     lookups: int = 0
     looked_up: list[I64] = field(default_factory=list)
 

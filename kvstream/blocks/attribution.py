@@ -1,4 +1,4 @@
-"""Owners: the label sets that the blocks of a table have, by number."""
+"""LabelSets: the label sets that the blocks of a table have, by number."""
 
 import numpy as np
 
@@ -6,23 +6,23 @@ from kvstream.errors import MalformedInputError
 from kvstream.events.frame import U16, EventFrame, counted_labels
 from kvstream.events.types import Labels, checked_labels
 
-NOBODY, OTHERS = 0, 1
+NO_LABELS, OTHERS = 0, 1
 OTHER = Labels(*["other"] * len(Labels.__struct_fields__))
 
 
-class Owners:
+class LabelSets:
     """Numbers label sets.
 
     Args:
-        most: Owners told apart; any more together are ``other``, for ever.
+        limit: Label sets that are followed; any more together are ``other``, for ever.
 
     Attributes:
-        labels: The labels of each owner by number, none for the first.
+        labels: The labels of each label set by number, none for the first.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limit: int) -> None:
         self.labels: list[Labels | None] = [None, OTHER]
-        self._most = most
+        self._limit = limit
         self._numbers: dict[Labels, int] = {}
 
     @property
@@ -31,9 +31,9 @@ class Owners:
         return len(self.labels) > OTHERS + 1
 
     def numbers(self, frame: EventFrame) -> U16:
-        """Return the number of the owner that each place of a frame's ``label_of`` names, uint16.
+        """Return the number of the label set that each place of a frame's ``label_of`` names, uint16.
 
-        Labels that count for nothing (``counted_labels``) are left at ``NOBODY``.
+        Labels that count for nothing (``counted_labels``) are left at ``NO_LABELS``.
         """
         numbers = np.zeros(len(frame.labels) + 1, dtype=np.uint16)
         for place in counted_labels(frame):
@@ -43,7 +43,7 @@ class Owners:
     def _number(self, labels: Labels) -> int:
         number = self._numbers.get(labels)
         if number is None:
-            if len(self._numbers) >= self._most or not _are_names(labels):
+            if len(self._numbers) >= self._limit or not _are_names(labels):
                 return OTHERS
             number = self._numbers[labels] = len(self.labels)
             self.labels.append(labels)

@@ -6,8 +6,8 @@ import numpy.typing as npt
 from kvstream._core.build import warn_if_interpreted
 from kvstream._core.ids import source_seed
 from kvstream._core.table import NOT_LIVE, Table
-from kvstream.blocks.apply_result import Column, ContentChanges, EvictionBatch, Observations, Owned
-from kvstream.blocks.attribution import Owners
+from kvstream.blocks.apply_result import Column, ContentChanges, EvictionBatch, LabelledEvents, Observations
+from kvstream.blocks.attribution import LabelSets
 from kvstream.blocks.heat_map import BlockMap, block_map
 from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.events.frame import I64, U16, EventFrame, as_int64
@@ -31,10 +31,10 @@ class BlockTable:
         records: Make a record of each eviction (``Observations.evicted``).
         changes: Show which content keys come and go (``Observations.changes``): the block itself in content
             streams, its key in slot streams that have keys.
-        owners: Label sets that are told apart; 0 passes over labels.
+        label_sets: Label sets that are told apart; 0 passes over labels.
 
     Attributes:
-        owners: Label set of each block.
+        label_sets: Label set of each block.
         lookups_below: Show the content keys that are allocated and accessed, if their hash is below
             (``Observations.looked_up``); 0 shows none.
         counted_since: Start of the open window, ns: blocks already counted as used since then are skipped.
@@ -49,9 +49,9 @@ class BlockTable:
         sample_rate: float = 1.0,
         records: bool = True,
         changes: bool = False,
-        owners: int = 0,
+        label_sets: int = 0,
     ) -> None:
-        self.owners = Owners(owners) if owners else None
+        self.label_sets = LabelSets(label_sets) if label_sets else None
         self.records, self.changes = records, changes
         self.lookups_below = 0
         self.counted_since = 2**63 - 1
@@ -113,12 +113,14 @@ class BlockTable:
 
     def _label_sets(self, frame: EventFrame, seen: Observations) -> U16 | None:
         """Return the number of each of a frame's label sets, uint16; None where nothing ever had labels."""
-        if self.owners is None or not (frame.labels or self.owners.known):
+        if self.label_sets is None or not (frame.labels or self.label_sets.known):
             return None
-        if not self.owners.known:  # blocks without labels were not followed until now
+        if not self.label_sets.known:  # blocks without labels were not followed until now
             births = self._table.rows_array[self._table.live_slots(), _BIRTH]
-            seen.owned.append(Owned(begun=np.zeros(len(births), dtype=np.uint16), begun_ts=births))
-        return self.owners.numbers(frame)
+            seen.labelled.append(
+                LabelledEvents(begun=np.zeros(len(births), dtype=np.uint16), begun_ts=births)
+            )
+        return self.label_sets.numbers(frame)
 
     def _add(self, taken: dict[str, npt.NDArray[np.int64]], seen: Observations) -> None:
         """Add the columns that the core showed of some events."""
@@ -147,10 +149,10 @@ class BlockTable:
                     taken["history"],
                 )
             )
-        owned = "begun_of" in taken
-        if owned:
-            seen.owned.append(
-                Owned(
+        labelled = "begun_of" in taken
+        if labelled:
+            seen.labelled.append(
+                LabelledEvents(
                     begun=taken["begun_of"].view(np.uint16),
                     begun_ts=taken["begun_ts"],
                     ended=taken["ended_of"].view(np.uint16),
@@ -167,7 +169,7 @@ class BlockTable:
                     taken["change_key"],
                     taken["change_ts"],
                     taken["change_begins"].view(np.bool_),
-                    taken["change_of"].view(np.uint16) if owned else None,
+                    taken["change_of"].view(np.uint16) if labelled else None,
                 )
             )
 
@@ -177,9 +179,9 @@ class BlockTable:
             seen.changes.append(None)
         if not self.live_count:
             return
-        if self.owners is not None and self.owners.known:
+        if self.label_sets is not None and self.label_sets.known:
             ended = self._attribution(self._table.live_slots())
-            seen.owned.append(Owned(ended=ended, ended_ts=np.full(len(ended), ts), cleared=True))
+            seen.labelled.append(LabelledEvents(ended=ended, ended_ts=np.full(len(ended), ts), cleared=True))
         seen.cleared += self.live_count
         self._table.clear()
 
@@ -202,39 +204,39 @@ class BlockTable:
         """Return every live block, in order of slot."""
         return [self._state(slot) for slot in self._table.live_slots().tolist()]
 
-    def hottest(self, most: int, now_ns: int) -> list[HotBlock]:
+    def hottest(self, n: int, now_ns: int) -> list[HotBlock]:
         """Return the live blocks that have been accessed most."""
-        return self._first(most, self._table.rows_array[:, _COUNT], now_ns)
+        return self._first(n, self._table.rows_array[:, _COUNT], now_ns)
 
-    def longest_held(self, most: int, now_ns: int) -> list[HotBlock]:
+    def longest_held(self, n: int, now_ns: int) -> list[HotBlock]:
         """Return the live blocks that have been held for the longest time."""
         rows = self._table.rows_array
-        return self._first(most, np.where(rows[:, _COUNT] >= 0, now_ns - rows[:, _BIRTH], NOT_LIVE), now_ns)
+        return self._first(n, np.where(rows[:, _COUNT] >= 0, now_ns - rows[:, _BIRTH], NOT_LIVE), now_ns)
 
     def block_map(self, now_ns: int) -> BlockMap:
         """Return the live blocks by age and accesses."""
         rows = self._table.rows_array
         return block_map(now_ns - rows[:, _BIRTH], rows[:, _COUNT])
 
-    def _first(self, most: int, rank: I64, now_ns: int) -> list[HotBlock]:
+    def _first(self, n: int, rank: I64, now_ns: int) -> list[HotBlock]:
         """Return the live blocks of the highest rank, highest first."""
-        most = min(most, self.live_count)
-        chosen = np.argpartition(rank, len(rank) - most)[len(rank) - most :] if most else rank[:0]
+        n = min(n, self.live_count)
+        chosen = np.argpartition(rank, len(rank) - n)[len(rank) - n :] if n else rank[:0]
         chosen = chosen.take(np.argsort(-rank.take(chosen), kind="stable"))
-        labels = self.owners.labels if self.owners is not None else [None]
-        found = []
-        for slot, owner in zip(chosen.tolist(), self._attribution(chosen).tolist(), strict=True):
+        labels = self.label_sets.labels if self.label_sets is not None else [None]
+        blocks = []
+        for slot, label_set in zip(chosen.tolist(), self._attribution(chosen).tolist(), strict=True):
             state = self._state(slot)
-            found.append(
+            blocks.append(
                 HotBlock(
                     block_id=state.block_id,
                     accesses=state.access_count,
                     held_seconds=state.get_lifetime_seconds(now_ns),
                     idle_seconds=state.get_idle_time_seconds(now_ns),
-                    labels=labels[owner],
+                    labels=labels[label_set],
                 )
             )
-        return found
+        return blocks
 
     def _state(self, slot: int) -> BlockMetricsState:
         birth, count, *ring = self._table.rows_array[slot].tolist()

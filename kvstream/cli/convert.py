@@ -44,8 +44,8 @@ def convert_command(
     force: Force = False,
 ) -> None:
     """Convert recorded events between formats; report on standard error what is malformed and left out."""
-    given = Input(recording)
-    if given.subscriber is not None:
+    recorded = Input(recording)
+    if recorded.subscriber is not None:
         raise ConfigError(f"{recording} has no end; record it with kvstream record")
     if output == "-" and format not in (None, "jsonl") and sys.stdout.isatty():
         raise ConfigError(f"{format} is binary; name a file, or pipe it")
@@ -60,7 +60,7 @@ def convert_command(
         task = progress.add_task(f"converting {recording}", total=None)
 
         async def convert() -> None:
-            async for item in given.read(capacity):
+            async for item in recorded.read(capacity):
                 if isinstance(item, EventFrame):
                     if source in (None, item.source):
                         writer.write(item)

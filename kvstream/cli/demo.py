@@ -78,5 +78,5 @@ def _frames(source: str, workload: Workload, seed: int) -> Iterator[EventFrame]:
         frame_events=_FRAME_EVENTS,
     ):
         keys = np.zeros(len(frame), np.int64) if frame.keys is None else frame.keys
-        whose = np.where(keys >= SCANNED, 2, 1) * (frame.ops == Op.ALLOC)
-        yield msgspec.structs.replace(frame, labels=_TENANTS, label_of=whose.astype(np.uint16))
+        label_of = np.where(keys >= SCANNED, 2, 1) * (frame.ops == Op.ALLOC)
+        yield msgspec.structs.replace(frame, labels=_TENANTS, label_of=label_of.astype(np.uint16))

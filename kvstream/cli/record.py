@@ -50,7 +50,7 @@ def record_command(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> int:
     """Write events to a file, or to a row of files, until the input ends or it is stopped."""
-    given = [Input(name) for name in inputs]
+    opened = [Input(name) for name in inputs]
     refuse_inputs(sys.stdout.fileno() if output == "-" else output, inputs)
     appends = not force and os.path.isfile(output) and rotate_mb is rotate_minutes is None
     writer = RotatingWriter(
@@ -68,9 +68,9 @@ def record_command(
     events = 0
     stopped: list[int] = []
 
-    async def write_all(of: Input) -> None:
+    async def write_all(each: Input) -> None:
         nonlocal events
-        async for item in of.read():
+        async for item in each.read():
             if isinstance(item, EventFrame):
                 writer.write(item)
                 events += len(item)
@@ -79,8 +79,8 @@ def record_command(
 
     async def write_inputs(scope: CancelScope) -> None:
         async with anyio.create_task_group() as tasks:
-            for of in given:
-                tasks.start_soon(write_all, of)
+            for each in opened:
+                tasks.start_soon(write_all, each)
         scope.cancel()
 
     async def record() -> None:
@@ -97,9 +97,9 @@ def record_command(
             anyio.run(record)
     finally:
         writer.close()
-    for of in given:
-        if of.subscriber is not None:
-            counted = of.subscriber.statistics()
+    for each in opened:
+        if each.subscriber is not None:
+            counted = each.subscriber.statistics()
             say(
                 f"{counted.input}: {counted.batches:,} batches, {counted.lost_batches:,} lost, "
                 f"{counted.replayed:,} replayed"

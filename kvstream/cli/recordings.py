@@ -35,7 +35,7 @@ def recordings(names: Sequence[str], why: str) -> list[Input]:
         ConfigError: If one of them is live; ``why`` says why that cannot be.
     """
     inputs = [Input(name) for name in names]
-    if any(of.is_live and not of.is_pipe for of in inputs):
+    if any(each.is_live and not each.is_pipe for each in inputs):
         raise ConfigError(f"{why}; record what is live first")
     return inputs
 
@@ -61,8 +61,8 @@ def read_recordings(
         UnreadableInputError: If nothing or nearly nothing of one could be read.
     """
     with progress_on_stderr() as progress:
-        endless = any(of.is_pipe for of in inputs)
-        total = None if endless else sum(of.size for of in inputs)
+        endless = any(each.is_pipe for each in inputs)
+        total = None if endless else sum(each.size for each in inputs)
         task = progress.add_task("reading", total=total)
         report = MalformedReport()
 
@@ -70,7 +70,7 @@ def read_recordings(
             progress.advance(task, count)
 
         async def read() -> None:
-            async for item in merge_by_time([of.read(capacity, on_bytes) for of in inputs], on_end):
+            async for item in merge_by_time([each.read(capacity, on_bytes) for each in inputs], on_end):
                 if isinstance(item, EventFrame):
                     take(item)
                 else:

@@ -106,7 +106,7 @@ class Terminal:
     def _each(self) -> list[CacheMetricsSummary]:
         if self._stream is None:
             return []
-        return [self._stream.summary_nowait(source, tier) for source, tier in self._stream.places()]
+        return [self._stream.summary_nowait(source, tier) for source, tier in self._stream.caches()]
 
     def _draw(self) -> RenderableType:
         if self._stream is None:

@@ -82,8 +82,8 @@ def replay_command(
     ] = None,
 ) -> int:
     """Send recorded events again, spaced as they were."""
-    given = Input(recording)
-    if given.subscriber is not None:
+    recorded = Input(recording)
+    if recorded.subscriber is not None:
         raise ConfigError(f"{recording} is live; record it first")
     progress = progress_on_stderr()
     task = progress.add_task(f"replaying {recording}", total=None)
@@ -98,7 +98,7 @@ def replay_command(
         progress.advance(task, number)
 
     async def frames() -> AsyncIterator[EventFrame]:
-        async for item in paced(given.read(), speed):
+        async for item in paced(recorded.read(), speed):
             if not isinstance(item, EventFrame):
                 tell_malformed(item)
             elif source in (None, item.source):

@@ -100,7 +100,7 @@ def report_command(
                         table.write(outcome.source, outcome.tier, batch)
 
         malformed = read_recordings(inputs, metrics.capacity, take)
-        report = builder.finish([for_unicode(Path(of.name).name) for of in inputs], malformed)
+        report = builder.finish([for_unicode(Path(each.name).name) for each in inputs], malformed)
         text = _WRITERS[format or _format_of(output)](report)
         if path is not None:
             with naming(path), open(path, "wb") as file:

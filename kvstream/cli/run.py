@@ -119,7 +119,7 @@ def run_command(
     chosen, silences = chosen_rules(rules, heartbeat)
     options = RunOptions(summary_every=summary_every, strict=strict, speed=speed, capacity=metrics.capacity)
     metrics = msgspec.structs.replace(metrics, export_interval=0.0)  # by recorded time, not by the clock
-    endless = any(of.is_live for of in inputs)
+    endless = any(each.is_live for each in inputs)
     stream_config = StreamConfig(metrics=metrics, recorded=not endless, shutdown_timeout=60.0)
     stream = KVStream(stream_config, chosen, silences=silences)
     handlers = Handlers(
@@ -137,18 +137,18 @@ def run_command(
         try:
             await _read_all(inputs, options, stream, output)
         finally:
-            for of in inputs:
-                if of.subscriber is not None:
-                    output.show(of.subscriber.statistics())
+            for each in inputs:
+                if each.subscriber is not None:
+                    output.show(each.subscriber.statistics())
 
     return run_session(
         Session(min_level, evictions, fail_on, rules if endless else None, heartbeat),
         stream,
         feed,
         as_json=json,
-        total_bytes=None if endless else sum(of.size for of in inputs),
-        subscribers=[of.subscriber for of in inputs if of.subscriber is not None],
-        is_service=follow or any(of.subscriber is not None for of in inputs),
+        total_bytes=None if endless else sum(each.size for each in inputs),
+        subscribers=[each.subscriber for each in inputs if each.subscriber is not None],
+        is_service=follow or any(each.subscriber is not None for each in inputs),
     )
 
 

@@ -185,10 +185,10 @@ def _duration(text: str) -> float:
     Raises:
         ConfigError: If the text is no duration.
     """
-    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(s|m|min|h|d|)", text.strip())
-    if found is None:
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(s|m|min|h|d|)", text.strip())
+    if match is None:
         raise ConfigError(f"{text!r} is no duration; write 90s, 30m, 2h or 1d")
-    return float(found[1]) * _UNITS[found[2]]
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def _show(silences: list[Silence], as_json: bool) -> None:

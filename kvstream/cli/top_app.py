@@ -232,5 +232,5 @@ def _status(name: str, summary: CacheMetricsSummary) -> Text:
         return Text.assemble(head, ("healthy", "bold green"))
     since = time_of_day(min(a["started_at"] for a in bad))
     worst = max((AlertLevel(a["level"]) for a in bad), key=lambda level: level.severity)
-    said = for_terminal("; ".join(str(a["message"]) for a in bad))
-    return Text.assemble(head, (f"{worst.value} since {since} UTC", LEVEL_STYLE[worst]), f"  {said}")
+    message = for_terminal("; ".join(str(a["message"]) for a in bad))
+    return Text.assemble(head, (f"{worst.value} since {since} UTC", LEVEL_STYLE[worst]), f"  {message}")

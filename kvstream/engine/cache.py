@@ -1,4 +1,4 @@
-"""TierMonitor: one source and tier, from its events to its windows, rules and alerts."""
+"""CacheMonitor: one source and tier, from its events to its windows, rules and alerts."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -30,7 +30,7 @@ from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
 from kvstream.metrics.premature import Returns
 from kvstream.metrics.trend import Trend, detect_trend
-from kvstream.metrics.usage import OwnerUsage, UsageByOwner
+from kvstream.metrics.usage import LabelSetUsage, UsageByLabelSet
 from kvstream.metrics.window import Window, WindowRing
 from kvstream.metrics.working_set import WorkingSetHistory
 
@@ -72,7 +72,7 @@ class Outcome(msgspec.Struct, frozen=True):
         return [event for batch in self.evicted for event in batch.to_events(self.source, self.tier)]
 
 
-class TierMonitor:
+class CacheMonitor:
     """One source and tier: its blocks, its windows, its rules."""
 
     def __init__(
@@ -84,8 +84,8 @@ class TierMonitor:
             tier,
             access_history=config.access_history,
             sample_rate=config.sample_rate,
-            changes=config.ghost_blocks > 0 or config.curve_contents > 0,
-            owners=config.owners,
+            changes=config.remembered_evictions > 0 or config.curve_contents > 0,
+            label_sets=config.label_sets,
         )
         self._curve = MissRatioCurve(
             config.curve_contents,
@@ -95,8 +95,10 @@ class TierMonitor:
         self._peak = 0  # most blocks that were live at the end of a window
         self._stores_seen = False  # which may be all that an engine publishes, and no hits
         self.working_set = WorkingSetHistory()
-        self._usage = UsageByOwner(config.histogram_scale)
-        self.premature = PrematureEvictions(config.ghost_blocks, round(config.ghost_seconds * 1e9))
+        self._usage = UsageByLabelSet(config.histogram_scale)
+        self.premature = PrematureEvictions(
+            config.remembered_evictions, round(config.remembered_seconds * 1e9)
+        )
         detailed = max(config.trend_window, config.recent_windows)
         self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale, detailed)
         self._intervals = Intervals(config.histogram_scale)
@@ -121,17 +123,17 @@ class TierMonitor:
         together = joined_frames(frames)
         # A step of the clock is one of a whole frame, so frames around it stay what they are.
         apart = len(frames) > 1 and self.ring.steps_back(_newest(frames, together))
-        most = _RECORDS_AT_ONCE if self.table.records else _EVENTS_AT_ONCE
+        at_once = _RECORDS_AT_ONCE if self.table.records else _EVENTS_AT_ONCE
         alerts: list[CacheAlert] = []
         evicted: list[EvictionBatch] = []
         events = work = 0
         for index, part in (
             (index, piece)
             for frame in (frames if apart else [together])
-            for index, whole in self.ring.cut(frame, most)
+            for index, whole in self.ring.cut(frame, at_once)
             for piece in _pieces(whole)
         ):
-            if work >= _WORK_AT_ONCE or events + len(part.ops) > most:
+            if work >= _WORK_AT_ONCE or events + len(part.ops) > at_once:
                 yield Outcome(self.source, self.tier, alerts, evicted, events)
                 alerts, evicted, events, work = [], [], 0, 0
             window = self._enter(index, alerts)
@@ -158,7 +160,7 @@ class TierMonitor:
 
     def _follow(self, changes: Sequence[ContentChanges | None]) -> None:
         """Take note of content keys that came and went; returns are looked up for many of them at once."""
-        if not self.config.ghost_blocks:
+        if not self.config.remembered_evictions:
             return
         for some in changes:
             if some is None:
@@ -184,8 +186,8 @@ class TierMonitor:
             begins = changes.begins.view(np.uint8)
             returns = Returns(*self.premature.apply(changes.content, changes.ts, begins))
             self.ring.open.measurements.observe_returns(returns)
-            if changes.owners is not None:
-                self._usage.observe_returns(changes.owners.take(returns.rows))
+            if changes.label_sets is not None:
+                self._usage.observe_returns(changes.label_sets.take(returns.rows))
 
     def _keep_lookups(self, count: int, chosen: I64) -> None:
         """Take note of so many lookups, and of those chosen from them for the curve to follow."""
@@ -293,13 +295,17 @@ class TierMonitor:
         window = self.ring.open
         return self._before.accesses > 0 or (window is not None and window.measurements.accesses > 0)
 
-    def usage(self) -> list[tuple[Labels | None, OwnerUsage]]:
+    def usage(self) -> list[tuple[Labels | None, LabelSetUsage]]:
         """Return the usage of each label set since the start; nothing where there are no labels."""
-        if self.table.owners is None or not self.table.owners.known:
+        if self.table.label_sets is None or not self.table.label_sets.known:
             return []
         self._settle()
         return list(
-            zip(self.table.owners.labels, self._usage.by_number(self.last_ts, self._intervals), strict=False)
+            zip(
+                self.table.label_sets.labels,
+                self._usage.by_number(self.last_ts, self._intervals),
+                strict=False,
+            )
         )
 
     def trends(self) -> dict[str, Trend]:

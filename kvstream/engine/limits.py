@@ -59,12 +59,12 @@ class StreamLimits:
 
     def describe(self, reason: str) -> str:
         """Return which limit is reached, with its setting and its value."""
-        what, setting, most = {
+        what, setting, limit = {
             TOO_MANY_CACHES: ("caches", "max_caches", self._config.max_caches),
             TOO_MANY_TIERS: ("tiers of one source", "max_tiers", self._config.max_tiers),
             TOO_MANY_BLOCKS: ("live blocks", "max_live_blocks", self._config.max_live_blocks),
         }[reason]
-        return f"more than {most:,} {what} ({setting} = {most})"
+        return f"more than {limit:,} {what} ({setting} = {limit})"
 
     def descriptions(self) -> dict[str, str]:
         """Return what ``describe`` says of each drop reason."""

@@ -14,7 +14,7 @@ from kvstream.alerts.rules_file import default_rules
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import STREAM_METRICS, CacheAlert
 from kvstream.config import MetricsConfig
-from kvstream.engine.cache import Outcome, TierMonitor
+from kvstream.engine.cache import CacheMonitor, Outcome
 from kvstream.engine.limits import TOO_MANY_BLOCKS, TOO_MANY_CACHES, StreamLimits
 from kvstream.events.frame import EventFrame
 from kvstream.events.sequence import Arrival, FrameSequence
@@ -46,7 +46,7 @@ class SourceMonitor:
         limits: StreamLimits,
     ) -> None:
         self.source = source
-        self.tiers: dict[str, TierMonitor] = {}
+        self.tiers: dict[str, CacheMonitor] = {}
         self.lost_frames = 0
         self.duplicate_frames = 0
         self.duplicate_events = 0
@@ -62,7 +62,7 @@ class SourceMonitor:
     def slices(self, frames: Iterable[EventFrame], records: bool) -> Iterator[Outcome]:
         """Apply frames, those of a tier joined as far as no loss or restart parts them.
 
-        Yields as ``TierMonitor.slices`` does.
+        Yields as ``CacheMonitor.slices`` does.
         """
         waiting: dict[str, list[EventFrame]] = {}
         for frame in frames:
@@ -115,7 +115,7 @@ class SourceMonitor:
         if reason is not None:
             self._refuse(reason, len(frame))
             return False
-        tier = TierMonitor(self.source, frame.tier, self._config, self._rules, self._silences)
+        tier = CacheMonitor(self.source, frame.tier, self._config, self._rules, self._silences)
         self.tiers[frame.tier] = tier
         self._limits.hold(tier.table)
         return True
@@ -189,7 +189,7 @@ class Monitor:
     Args:
         config: What is measured.
         rules: Alert rules; the built-in ones by default.
-        silences: Alerts not to be told of.
+        silences: Alerts that nobody is notified of.
         limits: What all of it may hold, by default as ``config`` says.
 
     Attributes:
@@ -301,12 +301,12 @@ class Monitor:
 
     def source(self, name: str) -> SourceMonitor:
         """Return the monitor of one source, made if there is none."""
-        found = self.sources.get(name)
-        if found is None:
-            found = self.sources[name] = SourceMonitor(
+        monitor = self.sources.get(name)
+        if monitor is None:
+            monitor = self.sources[name] = SourceMonitor(
                 name, self.config, self._cache_rules, self.silences, self._limits
             )
-        return found
+        return monitor
 
     def pass_time(self, now_ns: int) -> list[CacheAlert]:
         """Judge the silence of every cache from which nothing has come up to a time in ns.
@@ -347,23 +347,26 @@ class Monitor:
         """Close every open window at the end of the stream; return the alerts that changed."""
         return [alert for source in self.sources.values() for alert in source.finish()]
 
-    def tiers(self, source: str | None = None, tier: str | None = None) -> list[TierMonitor]:
-        """Return the monitors that a source and a tier choose; None chooses all."""
+    def caches(self, source: str | None = None, tier: str | None = None) -> list[CacheMonitor]:
+        """Return the monitor of each cache of a source and tier; None is any."""
         return [
-            found for of in self.chosen(source) for found in of.tiers.values() if tier in (None, found.tier)
+            cache
+            for monitor in self.chosen(source)
+            for cache in monitor.tiers.values()
+            if tier in (None, cache.tier)
         ]
 
     def chosen(self, source: str | None) -> list[SourceMonitor]:
         """Return the monitor of a source if it is known; of every source for None."""
-        return [of for name, of in self.sources.items() if source in (None, name)]
+        return [monitor for name, monitor in self.sources.items() if source in (None, name)]
 
     def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
         """Return the summary of a source and tier, or of all of them."""
-        gathering = Gathering(self.config, tiers := self.tiers(source, tier))
+        gathering = Gathering(self.config, caches := self.caches(source, tier))
         if source is None and tier is None:
             gathering.add_forgotten(self.forgotten)
-        for found in tiers:
-            gathering.add(found)
+        for cache in caches:
+            gathering.add(cache)
         return gathering.summary(source, tier, accounts_of([self], source, tier), final=False)
 
 
@@ -375,7 +378,7 @@ def _nothing(config: MetricsConfig) -> Measurements:
     return Measurements(config.histogram_scale)
 
 
-def total_measurements(tiers: Iterable[TierMonitor], config: MetricsConfig) -> Measurements:
+def total_measurements(tiers: Iterable[CacheMonitor], config: MetricsConfig) -> Measurements:
     """Everything that several tiers have seen since the start."""
     total = Measurements(config.histogram_scale)
     for monitor in tiers:
@@ -391,7 +394,7 @@ class Gathering:
         tiers: What is to be summarized.
     """
 
-    def __init__(self, config: MetricsConfig, tiers: Sequence[TierMonitor]) -> None:
+    def __init__(self, config: MetricsConfig, tiers: Sequence[CacheMonitor]) -> None:
         self._config, self._tiers = config, tiers
         self._known, self._unknown = _nothing(config), _nothing(config)  # by whether hits are known
         self._recent_known, self._recent_unknown = _nothing(config), _nothing(config)
@@ -404,7 +407,7 @@ class Gathering:
             oldest = min(m.ring.oldest for m in tiers if m.ring.oldest is not None)
             self._span = min(config.recent_windows, self._newest - oldest + 1)
 
-    def add(self, tier: TierMonitor) -> None:
+    def add(self, tier: CacheMonitor) -> None:
         """Take in what one of the tiers has seen."""
         self._hits_are_known |= tier.hits_are_known
         total = self._known if tier.hits_are_known else self._unknown
@@ -464,16 +467,16 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
     What forgotten sources had counted is in those of all sources and tiers.
     """
     forgotten = [monitor.forgotten for monitor in monitors] if source is None and tier is None else []
-    tiers = [found for monitor in monitors for found in monitor.tiers(source, tier)]
+    caches = [cache for monitor in monitors for cache in monitor.caches(source, tier)]
     total = Measurements(monitors[0].config.histogram_scale)
-    for found in tiers:
-        found.add_counts_to(total)
+    for cache in caches:
+        cache.add_counts_to(total)
     for before in forgotten:
         total.add_counts(before.measurements)
     accounts = Accounts(
         processed=total.processed,
         allocations=total.allocations,
-        live=sum(m.table.live_count for m in tiers),
+        live=sum(cache.table.live_count for cache in caches),
         evicted=total.total_evictions,
         cleared=total.cleared,
         forgotten=sum(before.live for before in forgotten),
@@ -481,7 +484,8 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
         unknown_evictions=total.unknown_evictions,
         unknown_reasons=total.unknown_reasons,
         time_regressions=total.time_regressions,
-        clock_steps=sum(m.ring.clock_steps for m in tiers) + sum(before.clock_steps for before in forgotten),
+        clock_steps=sum(each.ring.clock_steps for each in caches)
+        + sum(each.clock_steps for each in forgotten),
         forgotten_sources=sum(before.sources for before in forgotten),
     )
     dropped: Counter[str] = Counter()

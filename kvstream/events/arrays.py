@@ -59,11 +59,11 @@ class ArrayParser(Generic[T]):
                     )
                     at = end
                     continue
-                found = self._start.search(data, at + 1)
+                match = self._start.search(data, at + 1)
                 # A start may be cut in two by the end of this piece.
                 last = len(data) if at_end or data[-1] & _ARRAY_MASK != _ARRAY else len(data) - 1
-                skip = max(last if found is None else found.start(), at + 1)
-                del found  # a match holds on to the data, which is to shrink
+                skip = max(last if match is None else match.start(), at + 1)
+                del match  # a match holds on to the data, which is to shrink
                 yield Malformed(self._origin, "byte", self._base + at, f"{error}: {skip - at} bytes skipped")
                 at = skip
                 continue

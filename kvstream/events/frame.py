@@ -81,11 +81,11 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
             label_of=None if self.label_of is None else self.label_of[which],
         )
 
-    def cut(self, most: int) -> list["EventFrame"]:
-        """Return the same events in frames of at most ``most``; none for an empty frame."""
-        if 0 < len(self) <= most:
+    def cut(self, limit: int) -> list["EventFrame"]:
+        """Return the same events in frames of at most ``limit``; none for an empty frame."""
+        if 0 < len(self) <= limit:
             return [self]
-        return [self.take(slice(start, start + most)) for start in range(0, len(self), most)]
+        return [self.take(slice(start, start + limit)) for start in range(0, len(self), limit)]
 
     def split(self, numbers: I64) -> Iterator[tuple[int, "EventFrame"]]:
         """Yield (number, part) for each run of events with the same number, in order.
@@ -284,10 +284,10 @@ def _frame_of(events: Sequence[Any], source: str, tier: str) -> EventFrame:
     column = np.frombuffer(ops, dtype=np.uint8)
     keys = reasons = None
     allocated = (column == Op.ALLOC).nonzero()[0]
-    given = [events[i].key for i in allocated.tolist()]
-    if any(key is not None for key in given):
+    content_keys = [events[i].key for i in allocated.tolist()]
+    if any(key is not None for key in content_keys):
         keys = np.zeros(len(events), dtype=np.int64)
-        keys[allocated] = packed_int64([key or 0 for key in given])
+        keys[allocated] = packed_int64([key or 0 for key in content_keys])
     evicted = (column == Op.EVICT).nonzero()[0]
     codes = [REASON_CODE.get(events[i].reason, UNKNOWN_REASON) for i in evicted.tolist()]
     if any(codes):
@@ -297,10 +297,10 @@ def _frame_of(events: Sequence[Any], source: str, tier: str) -> EventFrame:
     known: dict[Labels, int] = {}
     label_of = None
     begun = ((column == Op.ALLOC) | (column == Op.STORE)).nonzero()[0]
-    owners = [events[i].labels for i in begun.tolist()]
-    if any(owner is not None for owner in owners):
+    label_sets = [events[i].labels for i in begun.tolist()]
+    if any(label_set is not None for label_set in label_sets):
         label_of = np.zeros(len(events), dtype=np.uint16)
-        label_of[begun] = [label_number(known, owner) for owner in owners]
+        label_of[begun] = [label_number(known, label_set) for label_set in label_sets]
     return EventFrame(
         column,
         packed_int64(blocks),

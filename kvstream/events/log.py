@@ -75,12 +75,12 @@ class LogParser:
             at, self._started = len(MAGIC), True
         while at < len(data):
             if self._skipped is not None:
-                found = self._next_record(at)
-                if found is None and not at_end:
+                match = self._next_record(at)
+                if match is None and not at_end:
                     # A record may begin in the last bytes.
                     at = max(at, len(data) - _HEADER.size - 1)
                     break
-                at = len(data) if found is None else found
+                at = len(data) if match is None else match
                 yield self._end_of_damage(at)
                 continue
             end = self._record_end(at)
@@ -138,9 +138,9 @@ class LogParser:
         return int(start + length)
 
     def _next_record(self, after: int) -> int | None:
-        for found in FRAME_START.finditer(self._data, after + _HEADER.size):
-            if self._record_end(found.start() - _HEADER.size) is not None:
-                return found.start() - _HEADER.size
+        for match in FRAME_START.finditer(self._data, after + _HEADER.size):
+            if self._record_end(match.start() - _HEADER.size) is not None:
+                return match.start() - _HEADER.size
         return None
 
     def _bad(self, at: int, reason: str) -> Malformed:

@@ -6,12 +6,12 @@ from typing import Literal, NamedTuple
 
 from anyio.lowlevel import checkpoint
 
-from kvstream.engine.cache import TierMonitor
+from kvstream.engine.cache import CacheMonitor
 from kvstream.engine.monitor import SourceMonitor
 from kvstream.exporters.process import cpu_seconds, resident_bytes
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.usage import usage_by_label
-from kvstream.stream import KVStream
+from kvstream.stream import KVStream, sources_of
 
 TIER = ("source", "tier")
 
@@ -69,20 +69,20 @@ _LOST = Family("counter", "kvstream_lost_frames", "Frames missing by their numbe
 _DUPLICATES = Family("counter", "kvstream_duplicate_frames", "Frames seen before.", ("source",))
 _RESTARTS = Family("counter", "kvstream_source_restarts", "Times that a source began anew.", ("source",))
 _FIRING = Family("gauge", "kvstream_alert_firing", "1 for each alert that fires.", (*TIER, "rule", "level"))
-_OWNED = (*TIER, "label", "value")
-_OWNED_BLOCKS = Family("gauge", "kvstream_label_blocks", "Blocks live, by label of allocation.", _OWNED)
-_OWNED_ALLOCATIONS = Family("counter", "kvstream_label_allocations", "Blocks allocated, by label.", _OWNED)
-_OWNED_ACCESSES = Family("counter", "kvstream_label_accesses", "Hits on blocks, by their label.", _OWNED)
-_OWNED_EVICTIONS = Family("counter", "kvstream_label_evictions", "Blocks evicted, by their label.", _OWNED)
-_OWNED_PREMATURE = Family(
-    "counter", "kvstream_label_premature_evictions", "Evicted content that came back to a label.", _OWNED
+_LABEL = (*TIER, "label", "value")
+_LABEL_BLOCKS = Family("gauge", "kvstream_label_blocks", "Blocks live, by label of allocation.", _LABEL)
+_LABEL_ALLOCATIONS = Family("counter", "kvstream_label_allocations", "Blocks allocated, by label.", _LABEL)
+_LABEL_ACCESSES = Family("counter", "kvstream_label_accesses", "Hits on blocks, by their label.", _LABEL)
+_LABEL_EVICTIONS = Family("counter", "kvstream_label_evictions", "Blocks evicted, by their label.", _LABEL)
+_LABEL_PREMATURE = Family(
+    "counter", "kvstream_label_premature_evictions", "Evicted content that came back to a label.", _LABEL
 )
-_OWNED_SHARE = Family(
-    "gauge", "kvstream_label_residency_ratio", "Share of all block seconds, by label.", _OWNED, "ratio"
+_LABEL_SHARE = Family(
+    "gauge", "kvstream_label_residency_ratio", "Share of all block seconds, by label.", _LABEL, "ratio"
 )
 _OFFERED = Family("counter", "kvstream_events_offered", "Events that came.")
 _PROCESSED = Family("counter", "kvstream_events_processed", "Events applied to block state.")
-_DROPPED = Family("counter", "kvstream_events_dropped", "Events dropped, by cause.", ("cause",))
+_DROPPED = Family("counter", "kvstream_events_dropped", "Events dropped, by reason.", ("reason",))
 _MALFORMED = Family("counter", "kvstream_malformed", "Lines and frames that could not be decoded.")
 _IN_FLIGHT = Family("gauge", "kvstream_events_in_flight", "Events in buffers and queues.")
 _UNDELIVERED = Family(
@@ -118,7 +118,7 @@ FAMILIES = (
     *(_BLOCKS, _CAPACITY, _LAST_EVENT, _ALLOCATIONS, _ACCESSES, _EVICTIONS, _UNUSED, _PREMATURE),
     *(_LIFETIME, _IDLE, _REUSE_GAP, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS, _REGRESSIONS, _CLOCK_STEPS),
     *(_LOST, _DUPLICATES, _RESTARTS, _FIRING),
-    *(_OWNED_BLOCKS, _OWNED_SHARE, _OWNED_ALLOCATIONS, _OWNED_ACCESSES, _OWNED_EVICTIONS, _OWNED_PREMATURE),
+    *(_LABEL_BLOCKS, _LABEL_SHARE, _LABEL_ALLOCATIONS, _LABEL_ACCESSES, _LABEL_EVICTIONS, _LABEL_PREMATURE),
     *(_FORGOTTEN, _FORGOTTEN_BLOCKS, _INPUT_AGE, _EVENT_LAG, _QUEUE_FILL, _CPU, _MEMORY),
     *(_OFFERED, _PROCESSED, _DROPPED, _MALFORMED, _IN_FLIGHT, _UNDELIVERED, _FAILURES, _FAULTS),
 )
@@ -127,7 +127,7 @@ FAMILIES = (
 
 async def readings_in_steps(stream: KVStream) -> AsyncIterator[Iterator[Reading]]:
     """Every value of a stream, source by source, between which other tasks go on."""
-    for source in stream.sources():
+    for source in sources_of(stream):
         yield source_readings(stream, source)
         await checkpoint()
     yield stream_readings(stream)
@@ -147,7 +147,7 @@ def source_readings(stream: KVStream, source: SourceMonitor) -> Iterator[Reading
         yield from _tier_readings(tier)
 
 
-def _tier_readings(tier: TierMonitor) -> Iterator[Reading]:
+def _tier_readings(tier: CacheMonitor) -> Iterator[Reading]:
     labels = (tier.source, tier.tier)
     seen = tier.measurements()
     yield _BLOCKS, labels, tier.table.live_count
@@ -173,16 +173,16 @@ def _tier_readings(tier: TierMonitor) -> Iterator[Reading]:
         yield _REUSE_GAP, labels, Interval(tier.classic["reuse_gap"], seen.reuse_gap)
     for alert in tier.rules.firing():
         yield _FIRING, (*labels, alert.rule, alert.level.value), 1
-    for name, owners in usage_by_label(tier.usage(), tier.config.histogram_scale).items():
-        for owner in owners:
-            of_owner = (*labels, name, owner.value or "")
-            yield _OWNED_BLOCKS, of_owner, owner.blocks_live
-            yield _OWNED_SHARE, of_owner, owner.residency_share
-            yield _OWNED_ALLOCATIONS, of_owner, owner.allocations
+    for name, label_sets in usage_by_label(tier.usage(), tier.config.histogram_scale).items():
+        for label_set in label_sets:
+            of_label_set = (*labels, name, label_set.value or "")
+            yield _LABEL_BLOCKS, of_label_set, label_set.blocks_live
+            yield _LABEL_SHARE, of_label_set, label_set.residency_share
+            yield _LABEL_ALLOCATIONS, of_label_set, label_set.allocations
             if hits_are_known:
-                yield _OWNED_ACCESSES, of_owner, owner.accesses
-            yield _OWNED_EVICTIONS, of_owner, owner.evictions
-            yield _OWNED_PREMATURE, of_owner, owner.premature
+                yield _LABEL_ACCESSES, of_label_set, label_set.accesses
+            yield _LABEL_EVICTIONS, of_label_set, label_set.evictions
+            yield _LABEL_PREMATURE, of_label_set, label_set.premature
 
 
 def stream_readings(stream: KVStream) -> Iterator[Reading]:
@@ -203,8 +203,8 @@ def stream_readings(stream: KVStream) -> Iterator[Reading]:
         yield _FIRING, (heartbeat.source, heartbeat.tier, heartbeat.rule, heartbeat.level.value), 1
     for alert in stream.drop_alerts():
         yield _FIRING, (alert.source, alert.tier, alert.rule, alert.level.value), 1
-    for cause, count in sorted(accounts.dropped.items()):
-        yield _DROPPED, (cause,), count
+    for reason, count in sorted(accounts.dropped.items()):
+        yield _DROPPED, (reason,), count
     dropped: Counter[str] = Counter()
     failures: Counter[str] = Counter()
     for subscriber in inside.subscribers:

@@ -23,7 +23,7 @@ from kvstream.exporters.metric_families import (
     stream_readings,
 )
 from kvstream.metrics.histogram import VLLM_BUCKETS_SECONDS, ExponentialHistogram
-from kvstream.stream import KVStream
+from kvstream.stream import KVStream, sources_of
 from kvstream.text.escape import for_prometheus, for_unicode
 
 try:
@@ -65,7 +65,7 @@ class PrometheusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return the metrics as they are now."""
         metrics = _Metrics(self._native)
-        for source in self._stream.sources():
+        for source in sources_of(self._stream):
             metrics.add(source_readings(self._stream, source))
         metrics.add(stream_readings(self._stream))
         return metrics.collect()

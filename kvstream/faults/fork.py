@@ -22,15 +22,15 @@ class Forkable(Protocol):
 _open: WeakSet[Forkable] = WeakSet()
 
 
-def close_in_children(owner: Forkable) -> None:
+def close_in_children(resource: Forkable) -> None:
     """Have an object closed in every child that this process forks; only a weak reference is kept."""
-    _open.add(owner)
+    _open.add(resource)
 
 
 def _close_copies() -> None:
-    for owner in list(_open):
+    for resource in list(_open):
         try:
-            owner.close_after_fork()
+            resource.close_after_fork()
         except Exception:  # whatever one of them does, the others must be closed
             logger.exception("a copy in a forked child could not be closed")
     _open.clear()

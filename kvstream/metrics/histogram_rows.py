@@ -43,15 +43,15 @@ class HistogramRows:
             What was counted, of all rows together.
         """
         self._grow(int(rows.max()) + 1)
-        of = self._buckets
-        first, counts, shortest, longest, sums = of.core.count_rows(values_ns, rows, len(self._sums))
+        buckets = self._buckets
+        first, counts, shortest, longest, sums = buckets.core.count_rows(values_ns, rows, len(self._sums))
         self._sums = [before + more for before, more in zip(self._sums, sums, strict=True)]
         np.minimum(self._min, shortest, out=self._min)
         np.maximum(self._max, longest, out=self._max)
         columns = self._columns(first, counts.shape[1])
         columns += counts
         low, high = int(shortest.min()), int(longest.max())
-        return Counted(of, first, counts.sum(axis=0), sum(sums), low, high)
+        return Counted(buckets, first, counts.sum(axis=0), sum(sums), low, high)
 
     def histogram(self, row: int) -> ExponentialHistogram:
         """Return the histogram of one row, as it is now."""

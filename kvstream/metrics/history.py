@@ -82,10 +82,10 @@ class HistoryBuilder:
             if not window.is_empty:
                 self._sums.setdefault(window.index, _Sums()).add(window, hits_are_known)
 
-    def history(self, most: int | None = None) -> History:
-        """Return the sums so far, in rows of several windows each where there are more than ``most``."""
+    def history(self, limit: int | None = None) -> History:
+        """Return the sums so far, in rows of several windows each where there are more than ``limit``."""
         span = max(self._sums) - min(self._sums) + 1 if self._sums else 0
-        every = 1 if most is None else max(1, -(-span // most))
+        every = 1 if limit is None else max(1, -(-span // limit))
         joined: dict[int, _Sums] = {}
         for index in sorted(self._sums):
             joined.setdefault(index // every * every, _Sums()).follow(self._sums[index])

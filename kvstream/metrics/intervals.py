@@ -12,7 +12,7 @@ _NAMES = ("lifetime", "idle", "first_reuse", "reuse_gap")
 
 
 class Intervals:
-    """Counts the intervals of one source and tier: those of each window, all since the start, and by owner.
+    """Counts the intervals of one source and tier: by window, since the start, and by label set.
 
     They wait until there are many, or somebody asks.
 
@@ -26,15 +26,15 @@ class Intervals:
     def __init__(self, scale: int) -> None:
         self.classic = {name: ClassicHistogram() for name in _NAMES}
         self._buckets = buckets(scale)
-        self._of_owners = {name: HistogramRows(scale) for name in _NAMES}
+        self._by_label_set = {name: HistogramRows(scale) for name in _NAMES}
         self._forget()
 
     def _forget(self) -> None:
         self._values: dict[str, list[I64]] = {name: [] for name in _NAMES}
-        self._owners: dict[str, list[U16]] = {name: [] for name in _NAMES}
+        self._label_sets: dict[str, list[U16]] = {name: [] for name in _NAMES}
         self._access_counts: list[I64] = []
         self._waiting = 0
-        self._are_owned = False
+        self._are_labelled = False
 
     def observe(self, seen: Observations, window: Measurements) -> None:
         """Take in what one ``apply`` saw in a window, and count if much is waiting."""
@@ -42,16 +42,16 @@ class Intervals:
         more = sum(len(values) for of_name in columns for values in of_name)
         if not more:
             return
-        if self._are_owned != bool(seen.owned):
+        if self._are_labelled != bool(seen.labelled):
             self.settle(window)
-            self._are_owned = bool(seen.owned)
+            self._are_labelled = bool(seen.labelled)
         for name, values in zip(_NAMES, columns, strict=True):
             self._values[name] += values
         self._access_counts += seen.access_counts
-        for owned in seen.owned:
-            owners = (owned.lives, owned.lives, owned.first_reuses, owned.reuse_gaps)
-            for name, of in zip(_NAMES, owners, strict=True):
-                self._owners[name].append(of)
+        for events in seen.labelled:
+            label_sets = (events.lives, events.lives, events.first_reuses, events.reuse_gaps)
+            for name, numbers in zip(_NAMES, label_sets, strict=True):
+                self._label_sets[name].append(numbers)
         self._waiting += more
         if self._waiting >= _AT_ONCE:
             self.settle(window)
@@ -68,13 +68,13 @@ class Intervals:
         self._forget()
 
     def _count(self, name: str, values: I64, of_window: ExponentialHistogram) -> None:
-        if self._are_owned:
-            counted = self._of_owners[name].record(joined(self._owners[name]), values)
+        if self._are_labelled:
+            counted = self._by_label_set[name].record(joined(self._label_sets[name]), values)
             of_window.merge(counted.exponential())
             self.classic[name].add(counted.classic())
         else:
             of_window.merge(self._buckets.count(values, self.classic[name].counts))
 
-    def of_owner(self, owner: int) -> dict[str, ExponentialHistogram]:
-        """Everything counted since the start of one owner's blocks, by name; settled before."""
-        return {name: rows.histogram(owner) for name, rows in self._of_owners.items()}
+    def of_label_set(self, label_set: int) -> dict[str, ExponentialHistogram]:
+        """Everything counted since the start of the blocks of one label set, by name; settled before."""
+        return {name: rows.histogram(label_set) for name, rows in self._by_label_set.items()}

@@ -113,19 +113,19 @@ class MissRatioCurve:
         """Share of all content that is followed."""
         return self.threshold / _WHOLE
 
-    def access(self, contents: I64, of: int | None = None) -> None:
+    def access(self, contents: I64, lookups: int | None = None) -> None:
         """Take in lookups, hits and misses alike.
 
         Args:
             contents: What was looked up, in order, int64 (n,).
-            of: Lookups that these were chosen from by ``threshold``, if they were.
+            lookups: Lookups that these were chosen from by ``threshold``, if they were.
         """
-        self.accesses += len(contents) if of is None else of
+        self.accesses += len(contents) if lookups is None else lookups
         contents = contents.compress(are_below(contents, self.threshold))
         while len(contents):
-            most = len(contents) if self._lookups is None else self._lookups - self._followed_now
+            n = len(contents) if self._lookups is None else self._lookups - self._followed_now
             furthest = _ANY if self.furthest is None else math.floor(self.furthest * self.rate) + 1
-            taken = self._take_in(contents[:most], furthest)
+            taken = self._take_in(contents[:n], furthest)
             contents = contents[taken:]
             self._followed += taken
             self._followed_now += taken
@@ -148,10 +148,10 @@ class MissRatioCurve:
         self._waiting += len(distances)
         return taken
 
-    def observe(self, found: int, asked: int) -> None:
+    def observe(self, hits: int, lookups: int) -> None:
         """Take note of how many of some lookups were hits."""
-        self._found += found
-        self._asked += asked
+        self._found += hits
+        self._asked += lookups
 
     def pass_windows(self, count: int) -> None:
         """Note that ``count`` windows have ended."""

@@ -26,7 +26,7 @@ class Accounts(msgspec.Struct, kw_only=True):
     Attributes:
         offered: Events that producers and inputs brought. A frame that cannot be decoded counts as one.
         processed: Events applied to block state, unknown blocks among them.
-        dropped: Events dropped, by cause.
+        dropped: Events dropped, by reason.
         malformed: Lines and frames that could not be decoded.
         in_flight: Events in producers' buffers and in queues.
         allocations: Generations begun.
@@ -344,8 +344,8 @@ def summarize(
             return_time=seen.return_time.stats(),
             extra_blocks_p50=round(seen.return_distance.quantile(0.5)),
             extra_blocks_p90=round(seen.return_distance.quantile(0.9)),
-            within_blocks=config.ghost_blocks,
-            within_seconds=config.ghost_seconds,
+            within_blocks=config.remembered_evictions,
+            within_seconds=config.remembered_seconds,
         ),
         recent=recent,
         reuse_by_idle=[] if known is None else reuse_by_idle(known),

@@ -1,11 +1,11 @@
-"""Usage: what each owner's blocks have done, and how much room they took for it."""
+"""Usage: what the blocks of each label set have done, and how much room they took for it."""
 
 from collections.abc import Iterable
 
 import msgspec
 import numpy as np
 
-from kvstream.blocks.apply_result import Observations, Owned, joined
+from kvstream.blocks.apply_result import LabelledEvents, Observations, joined
 from kvstream.events.frame import I64, U16
 from kvstream.events.types import LABEL_NAMES, Labels
 from kvstream.metrics.histogram import IntervalStats
@@ -18,10 +18,10 @@ _MOST_WAITING = 256  # pieces that wait, however few events are in them
 
 
 class LabelUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """What the blocks of one owner have done since the start.
+    """What the blocks of one label set have done since the start.
 
     Attributes:
-        value: The label's value; None for blocks without one, ``other`` for owners beyond the bound.
+        value: The label's value; None for blocks without one, ``other`` for label sets beyond the bound.
         blocks_live: Blocks live now.
         allocations: Generations begun.
         accesses: Hits on them, whoever made them.
@@ -53,8 +53,8 @@ class LabelUsage(msgspec.Struct, frozen=True, kw_only=True):
     reuse_gap: IntervalStats | None
 
 
-class OwnerUsage:
-    """What the blocks of one owner, or of several, have done.
+class LabelSetUsage:
+    """What the blocks of one label set, or of several, have done.
 
     Attributes:
         measurements: What was seen of them.
@@ -69,16 +69,16 @@ class OwnerUsage:
         self.block_ns = 0.0
         self.premature = 0
 
-    def merge(self, other: "OwnerUsage") -> None:
-        """Add another owner."""
+    def merge(self, other: "LabelSetUsage") -> None:
+        """Add another label set."""
         self.measurements.merge(other.measurements)
         self.live += other.live
         self.block_ns += other.block_ns
         self.premature += other.premature
 
 
-class UsageByOwner:
-    """What the blocks of each owner of one source and tier have done.
+class UsageByLabelSet:
+    """What the blocks of each label set of one source and tier have done.
 
     Args:
         scale: Scale of the histograms.
@@ -86,44 +86,44 @@ class UsageByOwner:
 
     def __init__(self, scale: int) -> None:
         self._scale = scale
-        self._owners: list[OwnerUsage] = []  # without what their intervals say
-        self._waiting: list[Owned] = []
+        self._label_sets: list[LabelSetUsage] = []  # without what their intervals say
+        self._waiting: list[LabelledEvents] = []
         self._access_counts: list[I64] = []
         self._events = 0
         self._start_ns: int | None = None
 
     def observe(self, seen: Observations) -> None:
         """Take in what one ``apply`` saw."""
-        if not seen.owned:
+        if not seen.labelled:
             return
-        self._waiting += seen.owned
+        self._waiting += seen.labelled
         self._access_counts += seen.access_counts
-        self._events += seen.allocations + seen.accesses + sum(len(owned.ended) for owned in seen.owned)
+        self._events += seen.allocations + seen.accesses + sum(len(events.ended) for events in seen.labelled)
         if self._events >= _AT_ONCE or len(self._waiting) >= _MOST_WAITING:
             self._settle()
 
-    def observe_returns(self, owners: U16) -> None:
-        """Take in evicted content that came back, by owner of the blocks that it is in now, uint16 (m,)."""
-        if not len(owners):
+    def observe_returns(self, label_sets: U16) -> None:
+        """Take in premature evictions, by label set of the blocks that hold the content now, uint16 (m,)."""
+        if not len(label_sets):
             return
         self._settle()
-        for owner, count in zip(self._owners, np.bincount(owners).tolist(), strict=False):
-            owner.premature += count
+        for label_set, count in zip(self._label_sets, np.bincount(label_sets).tolist(), strict=False):
+            label_set.premature += count
 
-    def by_number(self, now_ns: int, intervals: Intervals) -> list[OwnerUsage]:
+    def by_number(self, now_ns: int, intervals: Intervals) -> list[LabelSetUsage]:
         """Return usage by label set, with block time up to now and the intervals settled before."""
         self._settle()
-        found = []
-        for number, owner in enumerate(self._owners):
-            copy = OwnerUsage(self._scale)
-            copy.merge(owner)
+        copies = []
+        for number, label_set in enumerate(self._label_sets):
+            copy = LabelSetUsage(self._scale)
+            copy.merge(label_set)
             seen = copy.measurements
-            for name, histogram in intervals.of_owner(number).items():
+            for name, histogram in intervals.of_label_set(number).items():
                 setattr(seen, name, histogram)
             seen.accesses += seen.first_reuse.count + seen.reuse_gap.count
-            copy.block_ns += owner.live * float(now_ns - (self._start_ns or 0))
-            found.append(copy)
-        return found
+            copy.block_ns += label_set.live * float(now_ns - (self._start_ns or 0))
+            copies.append(copy)
+        return copies
 
     def _settle(self) -> None:
         waiting, self._waiting, self._events = self._waiting, [], 0
@@ -136,10 +136,10 @@ class UsageByOwner:
         start = self._start_ns or 0
         begun, ended = joined([o.begun for o in waiting]), joined([o.ended for o in waiting])
         lives, unobserved = joined([o.lives for o in waiting]), joined([o.unobserved for o in waiting])
-        highest = max(int(owners.max(initial=0)) for owners in (begun, ended, unobserved))
-        while len(self._owners) <= highest:
-            self._owners.append(OwnerUsage(self._scale))
-        count = len(self._owners)
+        highest = max(int(label_sets.max(initial=0)) for label_sets in (begun, ended, unobserved))
+        while len(self._label_sets) <= highest:
+            self._label_sets.append(LabelSetUsage(self._scale))
+        count = len(self._label_sets)
         # A block held from b to e adds e - b; one still held adds its part when it is asked for.
         block_times = np.bincount(ended, ended_ts - start, count) - np.bincount(
             begun, begun_ts - start, count
@@ -157,8 +157,10 @@ class UsageByOwner:
             block_times.tolist(),
             strict=True,
         )
-        for owner, (a, hits, e, c, never, once, total, block_ns) in zip(self._owners, columns, strict=True):
-            seen = owner.measurements
+        for label_set, (a, hits, e, c, never, once, total, block_ns) in zip(
+            self._label_sets, columns, strict=True
+        ):
+            seen = label_set.measurements
             seen.allocations += a
             seen.accesses += hits
             seen.evictions[0] += e
@@ -166,8 +168,8 @@ class UsageByOwner:
             seen.never_accessed += never
             seen.accessed_once += once
             seen.access_total += round(total)
-            owner.live += a - e - c
-            owner.block_ns += block_ns
+            label_set.live += a - e - c
+            label_set.block_ns += block_ns
 
 
 class UsageByLabel:
@@ -179,13 +181,13 @@ class UsageByLabel:
 
     def __init__(self, scale: int) -> None:
         self._scale = scale
-        self._values: dict[str, dict[str | None, OwnerUsage]] = {name: {} for name in LABEL_NAMES}
+        self._values: dict[str, dict[str | None, LabelSetUsage]] = {name: {} for name in LABEL_NAMES}
         self._residency = 0.0
         self._hits = 0
 
-    def add(self, owners: Iterable[tuple[Labels | None, OwnerUsage]]) -> None:
-        """Add the owners of a cache, each with its labels."""
-        for labels, usage in owners:
+    def add(self, label_sets: Iterable[tuple[Labels | None, LabelSetUsage]]) -> None:
+        """Add the label sets of a cache, each with its labels."""
+        for labels, usage in label_sets:
             if not usage.measurements.allocations:
                 continue
             self._residency += usage.block_ns
@@ -193,7 +195,7 @@ class UsageByLabel:
             for name, values in self._values.items():
                 value = None if labels is None else getattr(labels, name)
                 if value not in values:
-                    values[value] = OwnerUsage(self._scale)
+                    values[value] = LabelSetUsage(self._scale)
                 values[value].merge(usage)
 
     def labels(self) -> dict[str, list[LabelUsage]]:
@@ -209,15 +211,15 @@ class UsageByLabel:
 
 
 def usage_by_label(
-    owners: Iterable[tuple[Labels | None, OwnerUsage]], scale: int
+    label_sets: Iterable[tuple[Labels | None, LabelSetUsage]], scale: int
 ) -> dict[str, list[LabelUsage]]:
-    """Return what each value of each label has done, of the owners of one cache (``UsageByLabel``)."""
+    """Return what each value of each label has done, of the label sets of one cache (``UsageByLabel``)."""
     total = UsageByLabel(scale)
-    total.add(owners)
+    total.add(label_sets)
     return total.labels()
 
 
-def _usage(value: str | None, usage: OwnerUsage, residency: float, hits: int) -> LabelUsage:
+def _usage(value: str | None, usage: LabelSetUsage, residency: float, hits: int) -> LabelUsage:
     seen = usage.measurements
     return LabelUsage(
         value=value,

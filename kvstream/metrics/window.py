@@ -107,11 +107,11 @@ class WindowRing:
         self._closed: deque[Window] = deque()
         self._older: deque[WindowCounts] = deque(maxlen=keep - self._detailed)
 
-    def cut(self, frame: EventFrame, most: int = MAX_FRAME_EVENTS) -> Iterator[tuple[int, EventFrame]]:
+    def cut(self, frame: EventFrame, limit: int = MAX_FRAME_EVENTS) -> Iterator[tuple[int, EventFrame]]:
         """Yield (index, part) for each window that the frame's events fall into, in order.
 
-        A part holds at most ``most`` events; where they are taken one by one, no step takes longer than
-        those of ``most`` events take.
+        A part holds at most ``limit`` events; where they are taken one by one, no step takes longer than
+        those of ``limit`` events take.
         """
         last = int(frame.ts.max()) // self.window_ns
         first = int(frame.ts[0]) // self.window_ns
@@ -119,7 +119,7 @@ class WindowRing:
         at = first if stands is None else stands
         if last < at - LATE_WINDOWS:
             at = first
-        for piece in frame.cut(most):
+        for piece in frame.cut(limit):
             if last <= at:
                 yield at, piece
                 continue

@@ -104,13 +104,13 @@ class WorkingSetHistory:
 
     def recent(self, until: int | None) -> WorkingSet:
         """Return the working sets up to a window; of a stream without windows, none."""
-        found, counter = [], DistinctCounter()
+        blocks, counter = [], DistinctCounter()
         windows = [] if until is None else [w for w in reversed(self._windows) if w[0] <= until]
         for horizon in HORIZONS:
             while windows and until is not None and windows[0][0] > until - horizon:
                 counter.merge(windows.pop(0)[1])
-            found.append(round(counter.estimate()))
-        return WorkingSet(blocks=found)
+            blocks.append(round(counter.estimate()))
+        return WorkingSet(blocks=blocks)
 
 
 def total_working_set(sets: Iterable[WorkingSet]) -> WorkingSet:

@@ -42,7 +42,7 @@ class ProducerStatistics(NamedTuple):
         offered: Events recorded.
         buffered: Events not yet on the queue.
         sent: Events put onto the queue and not displaced since.
-        dropped: Events dropped, by cause.
+        dropped: Events dropped, by reason.
         sample_rate: Share of blocks kept by the policy ``sample``.
     """
 
@@ -179,7 +179,7 @@ class Producer:
         self._losses = 0  # dropped unasked and not yet told to the source's monitor
         self._sample_rate = 1.0
         self._calm = 0
-        self._closed = ""  # or the cause for which events are dropped since
+        self._closed = ""  # or the reason for which events are dropped since
         self._said_forked = False
 
     async def allocated(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
@@ -267,12 +267,12 @@ class Producer:
             sent = self._offered - buffered - sum(dropped.values())
             return ProducerStatistics(self._offered, buffered, sent, dropped, self._sample_rate)
 
-    def close(self, cause: str) -> None:
-        """Drop what is still buffered, for a cause; later events are dropped as ``closed``."""
+    def close(self, reason: str) -> None:
+        """Drop what is still buffered, for a reason; later events are dropped as ``closed``."""
         with self._lock:
             self._take_recorded()
             self._closed = self._closed or "closed"
-            self._discard(cause)
+            self._discard(reason)
 
     def close_after_fork(self) -> None:
         """Close the copy in a forked child; what is buffered in it is the parent's to send."""
@@ -283,8 +283,8 @@ class Producer:
         self._queue.close_after_fork()
         self._discard("forked")
 
-    def _discard(self, cause: str) -> None:
-        self._drop(cause, self._buffer.events + self._pending_events)
+    def _discard(self, reason: str) -> None:
+        self._drop(reason, self._buffer.events + self._pending_events)
         self._buffer = EventBuffer(self.source, self.tier)
         self._pending.clear()
         self._pending_events = 0
@@ -298,12 +298,12 @@ class Producer:
             return used
 
     def retire(self, take_over: Callable[[int, Counter[str]], None]) -> bool:
-        """Hand the counts over, so that the owner need not keep this producer; it goes on working.
+        """Hand the counts over, so that this producer need not be kept; it goes on working.
 
         What is buffered is put onto the queue.
 
         Args:
-            take_over: Called with the events offered and those dropped by cause, which then count from 0.
+            take_over: Called with the events offered and those dropped by reason, which then count from 0.
 
         Returns:
             False where that does not fit; nothing is handed over then.
@@ -325,11 +325,11 @@ class Producer:
             losses, self._losses = self._losses, 0
             return losses
 
-    def drop(self, cause: str, events: int) -> None:
+    def drop(self, reason: str, events: int) -> None:
         """Count events that were on the queue as dropped."""
         with self._lock:
             self._keep(self)
-            self._drop(cause, events)
+            self._drop(reason, events)
 
     async def _put(
         self, op: int, ids: Ids, ts: int | None, reason: int, labels: Labels | None = None
@@ -469,8 +469,8 @@ class Producer:
             )
         self._drop(self._closed, events)
 
-    def _drop(self, cause: str, events: int) -> None:
+    def _drop(self, reason: str, events: int) -> None:
         if events:
-            self._dropped[cause] += events
-            if cause not in INTENDED_DROPS:
+            self._dropped[reason] += events
+            if reason not in INTENDED_DROPS:
                 self._losses += events

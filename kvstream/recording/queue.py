@@ -64,14 +64,14 @@ class FrameQueue:
         self._idle = anyio.Event()
         self._asleep = False
 
-    def offer(self, frame: EventFrame, owner: "Producer | None") -> bool:
+    def offer(self, frame: EventFrame, producer: "Producer | None") -> bool:
         """Append a frame if it fits; False if the queue is full."""
         events = len(frame.ops)  # a third of what len(frame) takes, which shows where frames are small
         objects = 1 + len(frame.labels)
         with self._lock:
             if not self._fits(events, objects):
                 return False
-            self._items.append((frame, owner))
+            self._items.append((frame, producer))
             self._events += events
             self._objects += objects
             wake, self._asleep = self._asleep, False
@@ -79,11 +79,11 @@ class FrameQueue:
             self.call_on_loop(self._wake_consumer)
         return True
 
-    def displace(self, owner: "Producer") -> EventFrame | None:
+    def displace(self, producer: "Producer") -> EventFrame | None:
         """Take out the oldest frame of one producer; None if it has none here."""
         with self._room:
-            for i, (frame, of) in enumerate(self._items):
-                if of is owner:
+            for i, (frame, sender) in enumerate(self._items):
+                if sender is producer:
                     del self._items[i]
                     self._events -= len(frame)
                     self._objects -= 1 + len(frame.labels)

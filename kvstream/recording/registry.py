@@ -129,10 +129,10 @@ class ProducerSet:
                 if not producer.take_used():
                     self._retire(producer)
 
-    def close(self, cause: str) -> None:
-        """Drop what is still buffered, for a cause."""
+    def close(self, reason: str) -> None:
+        """Drop what is still buffered, for a reason."""
         for producer in self:
-            producer.close(cause)
+            producer.close(reason)
 
     def close_after_fork(self) -> None:
         """Close the copies in a forked child."""

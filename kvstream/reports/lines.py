@@ -9,8 +9,8 @@ def interval(stats: IntervalStats | None) -> str:
     """Return a distribution in one line; a dash where it is unknown or empty."""
     if stats is None or not stats.count:
         return UNKNOWN
-    p50, p95, p99, most = map(seconds, (stats.p50, stats.p95, stats.p99, stats.max))
-    return f"p50 {p50}  p95 {p95}  p99 {p99}  max {most}  ({stats.count:,})"
+    p50, p95, p99, longest = map(seconds, (stats.p50, stats.p95, stats.p99, stats.max))
+    return f"p50 {p50}  p95 {p95}  p99 {p99}  max {longest}  ({stats.count:,})"
 
 
 def accounts_lines(accounts: Accounts, whole: bool) -> list[str]:

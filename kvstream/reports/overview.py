@@ -11,14 +11,14 @@ from anyio.lowlevel import checkpoint
 from kvstream.alerts.types import AlertLevel
 from kvstream.blocks.heat_map import BlockMap
 from kvstream.blocks.state import HotBlock
-from kvstream.engine.cache import TierMonitor
+from kvstream.engine.cache import CacheMonitor
 from kvstream.events.types import Labels
 from kvstream.metrics.distribution import Distribution, distributions
 from kvstream.metrics.history import History, HistoryBuilder
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.reports.verdict import verdict
-from kvstream.stream import KVStream
+from kvstream.stream import KVStream, caches_of
 from kvstream.text.json import encode_json
 
 EVERY_SECONDS = 1.0
@@ -134,18 +134,18 @@ async def state_of(stream: KVStream, place: Place) -> State:
     """Return the state of a place now."""
     summary = await stream.summary(*place)
     return State(
-        caches=[_cache_now(tier) for tier in sorted(stream.tiers(), key=_name)],
+        caches=[_cache_now(tier) for tier in sorted(caches_of(stream), key=_name)],
         summary=summary,
         verdict=verdict(summary) if summary.accounts.allocations else [],
         history=await history(stream, place, _NEWEST_WINDOWS),
     )
 
 
-def _name(tier: TierMonitor) -> tuple[str, str]:
+def _name(tier: CacheMonitor) -> tuple[str, str]:
     return tier.source, tier.tier
 
 
-def _cache_now(tier: TierMonitor) -> CacheNow:
+def _cache_now(tier: CacheMonitor) -> CacheNow:
     levels = [alert.level for alert in tier.rules.firing() if not alert.muted_by]
     last = next(iter(tier.ring.last(1)), None)
     lookups = last.accesses + last.allocations if last and tier.hits_are_known else 0
@@ -162,7 +162,7 @@ def _cache_now(tier: TierMonitor) -> CacheNow:
 async def history(stream: KVStream, place: Place, windows: int) -> History:
     """Return the last windows of a place."""
     builder = HistoryBuilder(stream.config.metrics.window_seconds)
-    for tier in stream.tiers(*place):
+    for tier in caches_of(stream, *place):
         builder.add(tier.ring.last(windows), tier.hits_are_known)
         await checkpoint()
     return builder.history()
@@ -172,7 +172,7 @@ async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Dist
     """Return lifetimes, idle times and reuse gaps of the last minute."""
     config = stream.config.metrics
     total = Measurements(config.histogram_scale)
-    for tier in stream.tiers(*place):
+    for tier in caches_of(stream, *place):
         total.merge(tier.recent(config.recent_windows))
         await checkpoint()
     return distributions(total)
@@ -180,7 +180,7 @@ async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Dist
 
 def blocks(stream: KVStream, place: Place) -> Blocks | None:
     """Return the blocks of a place; None if it is not one source and tier."""
-    tiers = stream.tiers(*place)
+    tiers = caches_of(stream, *place)
     if len(tiers) != 1:
         return None
     (tier,) = tiers

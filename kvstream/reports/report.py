@@ -8,7 +8,7 @@ import msgspec
 from kvstream.alerts.types import CacheAlert
 from kvstream.blocks.heat_map import BlockMap
 from kvstream.config import MetricsConfig
-from kvstream.engine.cache import Outcome, TierMonitor
+from kvstream.engine.cache import CacheMonitor, Outcome
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.distribution import Distribution, distributions
 from kvstream.metrics.history import History, HistoryBuilder
@@ -84,7 +84,7 @@ class ReportBuilder:
         self._events += len(frame)
         outcome = self._analysis.process(frame, records)
         self._note(outcome.alerts)
-        for tier in self._analysis.monitor.tiers(frame.source, frame.tier):
+        for tier in self._analysis.monitor.caches(frame.source, frame.tier):
             self._add_windows(tier)
         return outcome
 
@@ -97,7 +97,7 @@ class ReportBuilder:
         """
         self._note(self._analysis.end())
         self._note(self._analysis.monitor.finish())
-        for tier in self._analysis.monitor.tiers():
+        for tier in self._analysis.monitor.caches():
             self._add_windows(tier)
         caches = [self._cache(result) for result in self._analysis.results()]
         return Report(inputs=inputs, events=self._events, malformed=malformed, caches=caches)
@@ -111,7 +111,7 @@ class ReportBuilder:
                 del kept[0]
                 self._alerts_left_out[place] += 1
 
-    def _add_windows(self, tier: TierMonitor) -> None:
+    def _add_windows(self, tier: CacheMonitor) -> None:
         place = _Place(tier.source, tier.tier)
         new = tier.ring.closed_count - self._seen.get(place, 0)
         self._seen[place] = tier.ring.closed_count
@@ -121,7 +121,7 @@ class ReportBuilder:
 
     def _cache(self, analysis: CacheAnalysis) -> CacheReport:
         place = _Place(analysis.source, analysis.tier)
-        (tier,) = self._analysis.monitor.tiers(*place)
+        (tier,) = self._analysis.monitor.caches(*place)
         return CacheReport(
             analysis=analysis,
             history=self._history[place].history(_WINDOWS_SHOWN),

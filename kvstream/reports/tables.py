@@ -55,7 +55,7 @@ def tables(cache: CacheReport) -> list[Table]:
         _alerts(cache),
         _figures(cache),
         _sizes(cache),
-        _owners(cache),
+        _label_sets(cache),
         *_blocks(cache),
         _accounts(cache),
     ]
@@ -117,7 +117,7 @@ def _gib(blocks: int, cache: CacheReport) -> str:
     return gib(blocks * of_block) if of_block else UNKNOWN
 
 
-def _owners(cache: CacheReport) -> Table:
+def _label_sets(cache: CacheReport) -> Table:
     rows = [
         (
             f"{name}: {usage.value or 'none'}",

@@ -5,7 +5,7 @@ import msgspec
 from kvstream.alerts.types import CacheAlert
 from kvstream.blocks.state import HotBlock
 from kvstream.config import MetricsConfig
-from kvstream.engine.cache import Outcome, TierMonitor
+from kvstream.engine.cache import CacheMonitor, Outcome
 from kvstream.engine.monitor import Monitor
 from kvstream.engine.recorded import RecordedTime
 from kvstream.events.frame import EventFrame
@@ -82,10 +82,10 @@ class Analysis:
 
     def results(self) -> list[CacheAnalysis]:
         """One analysis for each source and tier, in order of name."""
-        tiers = sorted(self.monitor.tiers(), key=lambda tier: (tier.source, tier.tier))
+        tiers = sorted(self.monitor.caches(), key=lambda tier: (tier.source, tier.tier))
         return [self._result(tier) for tier in tiers]
 
-    def _result(self, tier: TierMonitor) -> CacheAnalysis:
+    def _result(self, tier: CacheMonitor) -> CacheAnalysis:
         summary = self.monitor.summary(tier.source, tier.tier)
         return CacheAnalysis(
             source=tier.source,
@@ -106,20 +106,20 @@ def verdict(summary: CacheMetricsSummary, block_bytes: int | None = None) -> lis
         block_bytes: Bytes of a block, if known.
     """
     is_one = ALL not in (summary.source, summary.tier)
-    said = []
+    sentences = []
     if summary.capacity is not None and summary.blocks_live > summary.capacity:
-        said.append(
+        sentences.append(
             f"WARNING: {summary.blocks_live:,} blocks are live, more than the capacity of "
             f"{summary.capacity:,}: that is not what the cache holds, or evictions are missing."
         )
     if summary.accounts.lost_frames:
-        said.append(f"{summary.accounts.lost_frames:,} frames are missing, so that figures are too low.")
-    said += _of_evictions(summary, block_bytes)
+        sentences.append(f"{summary.accounts.lost_frames:,} frames are missing, so that figures are too low.")
+    sentences += _of_evictions(summary, block_bytes)
     if is_one:
-        said += _of_reuse(summary)
-        said += _of_size(summary, block_bytes)
-    said += _of_owners(summary)
-    return said + _of_trends(summary)
+        sentences += _of_reuse(summary)
+        sentences += _of_size(summary, block_bytes)
+    sentences += _of_labels(summary)
+    return sentences + _of_trends(summary)
 
 
 def _of_evictions(summary: CacheMetricsSummary, block_bytes: int | None) -> list[str]:
@@ -127,9 +127,9 @@ def _of_evictions(summary: CacheMetricsSummary, block_bytes: int | None) -> list
     premature = summary.premature
     if not summary.total_evictions:
         return ["Nothing was evicted: the cache holds all that is asked of it."]
-    said = []
+    sentences = []
     if premature.count:
-        said.append(
+        sentences.append(
             f"{percent(premature.share)} of evictions were premature: their content was looked up again, "
             f"half of it {_within(premature.return_time.p50)}. "
             f"{_blocks(premature.extra_blocks_p50, block_bytes)} more would have kept half of it, "
@@ -138,15 +138,15 @@ def _of_evictions(summary: CacheMetricsSummary, block_bytes: int | None) -> list
     blocks = summary.sizes.blocks
     is_cycle = premature.share > _NEARLY_ALL and 0 < premature.extra_blocks_p90 <= _A_LITTLE * blocks
     if is_cycle:
-        said.append(
+        sentences.append(
             "Nearly all content comes back just after it was evicted, as in a scan that goes round and "
             f"round: a cache larger by {percent(premature.extra_blocks_p90 / blocks)} would hold it."
         )
     if summary.zero_access_rate is not None and summary.zero_access_rate > 0.5:
-        said.append(
+        sentences.append(
             f"{percent(summary.zero_access_rate)} of evictions were of blocks that were never reused."
         )
-    return said
+    return sentences
 
 
 def _of_reuse(summary: CacheMetricsSummary) -> list[str]:
@@ -157,10 +157,10 @@ def _of_reuse(summary: CacheMetricsSummary) -> list[str]:
             reported = "" if summary.accesses else ", as far as is reported"
             return [f"Nothing came twice{reported}: no cache size helps."]
         return [f"Hardly anything came twice ({percent(sizes.asked_once)} came once): no cache size helps."]
-    said = []
+    sentences = []
     if sizes.points and sizes.asked_once is not None and sizes.asked_once > _MUCH_ASKED_ONCE:
-        said.append(f"{percent(sizes.asked_once)} of the content was looked up only once.")
-    return said + _of_idle(summary)
+        sentences.append(f"{percent(sizes.asked_once)} of the content was looked up only once.")
+    return sentences + _of_idle(summary)
 
 
 def _nothing_came_twice(summary: CacheMetricsSummary) -> bool:
@@ -191,22 +191,22 @@ def _of_size(summary: CacheMetricsSummary, block_bytes: int | None) -> list[str]
             f"{sizes.measured:.2f} was measured: hits are partly reported, or the capacity is not what was "
             "given. So there is no advice on sizes."
         ]
-    most = curve[-1].hit_ratio - now.hit_ratio
-    if most < _HARDLY:
-        said = [
+    gain = curve[-1].hit_ratio - now.hit_ratio
+    if gain < _HARDLY:
+        sentences = [
             f"More memory would hardly help: {curve[-1].factor:g}× would lift the hit ratio from "
             f"{now.hit_ratio:.2f} to {curve[-1].hit_ratio:.2f}."
         ]
     else:
-        enough = next(point for point in curve if point.hit_ratio - now.hit_ratio >= most / 2)
-        said = [
+        enough = next(point for point in curve if point.hit_ratio - now.hit_ratio >= gain / 2)
+        sentences = [
             f"{enough.factor:g}× the memory{_in_bytes(enough.blocks, block_bytes)} would lift the hit ratio "
             f"from {now.hit_ratio:.2f} to {enough.hit_ratio:.2f}."
         ]
-    said += _of_less(summary, now.hit_ratio)
+    sentences += _of_less(summary, now.hit_ratio)
     if sizes.blocks_for_90 is not None:
-        said.append(f"A hit ratio of 0.9 takes {_blocks(sizes.blocks_for_90, block_bytes)}.")
-    return said
+        sentences.append(f"A hit ratio of 0.9 takes {_blocks(sizes.blocks_for_90, block_bytes)}.")
+    return sentences
 
 
 def _of_less(summary: CacheMetricsSummary, now: float) -> list[str]:
@@ -237,7 +237,7 @@ def _of_idle(summary: CacheMetricsSummary) -> list[str]:
     return []
 
 
-def _of_owners(summary: CacheMetricsSummary) -> list[str]:
+def _of_labels(summary: CacheMetricsSummary) -> list[str]:
     """Which labels take far more room than they are of use."""
     return [
         f"{_LABEL[name]} {usage.value} holds {percent(usage.residency_share)} of block time for "

@@ -210,8 +210,8 @@ class RotatingWriter:
 
 def _last_number(folder: str, stem: str, endings: str) -> int:
     part = re.compile(rf"{re.escape(stem)}-(\d{{4,9}}){re.escape(endings)}")
-    found = [part.fullmatch(name) for name in os.listdir(folder)]
-    return max((int(match[1]) for match in found if match), default=0)
+    matches = [part.fullmatch(name) for name in os.listdir(folder)]
+    return max((int(match[1]) for match in matches if match), default=0)
 
 
 class _Held(NamedTuple):

@@ -36,8 +36,8 @@ class KVEventEncoder:
         Raises:
             ConfigError: If the frame is another engine's than those before.
         """
-        found = _RANKED.fullmatch(frame.source)
-        source, rank = (found[1], int(found[2])) if found else (frame.source, None)
+        match = _RANKED.fullmatch(frame.source)
+        source, rank = (match[1], int(match[2])) if match else (frame.source, None)
         if self.source is not None and source != self.source:
             raise ConfigError(
                 f"KV events are those of one engine, but these are of {self.source} and {source}; name one "

@@ -57,10 +57,10 @@ def refuse_inputs(output: str | Path | int, inputs: Iterable[str]) -> None:
 
 def _file(path: str | Path | int) -> os.stat_result | None:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found if stat.S_ISREG(found.st_mode) else None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 @contextmanager
@@ -125,11 +125,11 @@ def end_torn_line(descriptor: int) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or not found.st_size:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
         return
     appends = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
-    if not appends and os.lseek(descriptor, 0, os.SEEK_CUR) != found.st_size:
+    if not appends and os.lseek(descriptor, 0, os.SEEK_CUR) != status.st_size:
         return
     try:
         with open(f"/dev/fd/{descriptor}", "rb") as file:

@@ -119,18 +119,18 @@ class Decompressor:
                 parts += 1
                 if parts % _PARTS_AT_ONCE == 0:
                     yield b""
-            given = data[at : at + (_GZIP_SLICE if self._is_gzip else _ZSTD_SLICE)]
+            part = data[at : at + (_GZIP_SLICE if self._is_gzip else _ZSTD_SLICE)]
             try:
                 if self._is_gzip:  # zlib can be told how much to give at once, zstd cannot
-                    piece = self._inflate.decompress(given, _PIECE)
+                    piece = self._inflate.decompress(part, _PIECE)
                     left = self._inflate.unconsumed_tail or self._inflate.unused_data
                 else:
-                    piece = self._inflate.decompress(given)
+                    piece = self._inflate.decompress(part)
                     left = self._inflate.unused_data
             except self._errors as error:
                 yield self._bad(_explained(error))
                 return
-            at += len(given) - len(left)
+            at += len(part) - len(left)
             if piece:
                 yield piece
 

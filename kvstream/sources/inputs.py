@@ -78,6 +78,6 @@ def live_and_recorded(
         on_bytes: Told how many bytes each read of a file brought.
         on_end: Called when one of several recordings has ended (``merge_by_time``).
     """
-    live = [of.read(capacity, on_bytes) for of in inputs if of.is_live]
-    recorded = [of.read(capacity, on_bytes) for of in inputs if not of.is_live]
+    live = [each.read(capacity, on_bytes) for each in inputs if each.is_live]
+    recorded = [each.read(capacity, on_bytes) for each in inputs if not each.is_live]
     return live, [merge_by_time(recorded, on_end)] if recorded else []

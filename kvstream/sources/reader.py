@@ -173,10 +173,10 @@ class EventReader:
         if self.events and self.malformed < _MANY_MALFORMED:
             return
         kind = looks_like(self._head)
-        found = f"{self.events:,} event{'s' * (self.events != 1)}" if self.events else "no events"
+        events = f"{self.events:,} event{'s' * (self.events != 1)}" if self.events else "no events"
         like = f"; it looks like {kind}" if kind else ""
         raise UnreadableInputError(
-            f"{self.origin}: {found} in {pieces:,} pieces{like}. The first: {self._first_malformed}"
+            f"{self.origin}: {events} in {pieces:,} pieces{like}. The first: {self._first_malformed}"
         )
 
     def _counted(self, items: Iterator[EventFrame | Malformed]) -> Iterator[EventFrame | Malformed]:

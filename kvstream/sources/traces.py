@@ -78,11 +78,11 @@ class PrefixCacheTrace:
 
     def _serve(self, hashes: list[int], ops: list[int], blocks: list[int]) -> None:
         wanted = list(dict.fromkeys(hashes))[: self._capacity]
-        found = [content for content in wanted if content in self._held]
-        for content in found:  # before room is made, so that none of them is given up for it
+        held = [content for content in wanted if content in self._held]
+        for content in held:  # before room is made, so that none of them is given up for it
             self._held.move_to_end(content)
-        ops += [Op.ACCESS] * len(found)
-        blocks += found
+        ops += [Op.ACCESS] * len(held)
+        blocks += held
         for content in wanted:
             if content in self._held:
                 continue

@@ -64,8 +64,8 @@ class ZmqAddress(msgspec.Struct, frozen=True):
             parts = urlsplit(url)
         except ValueError as error:
             raise ConfigError(f"{url}: {error}") from error
-        given = parse_qs(parts.query, keep_blank_values=True)
-        if unknown := given.keys() - _PARTS:
+        query = parse_qs(parts.query, keep_blank_values=True)
+        if unknown := query.keys() - _PARTS:
             raise ConfigError(f"{url}: unknown {', '.join(sorted(unknown))}; known are topic, replay, source")
         if parts.scheme == "zmq+ipc" and parts.path:
             endpoint = f"ipc://{parts.netloc}{parts.path}"
@@ -73,13 +73,13 @@ class ZmqAddress(msgspec.Struct, frozen=True):
             endpoint = f"tcp://{parts.netloc}"
         else:
             raise ConfigError(f"{url}: write zmq://HOST:PORT or zmq+ipc:///PATH")
-        replay = given.get("replay", [None])[-1]
+        replay = query.get("replay", [None])[-1]
         if replay is not None and "://" not in replay:
             raise ConfigError(f"{url}: write the replay endpoint as tcp://HOST:PORT")
-        source = given.get("source", [None])[-1]
+        source = query.get("source", [None])[-1]
         if source is not None and len(source) > _MAX_SOURCE:
             raise ConfigError(f"{url}: source has {len(source):,} characters, more than {_MAX_SOURCE}")
-        return cls(endpoint, given.get("topic", [""])[-1], replay, source)
+        return cls(endpoint, query.get("topic", [""])[-1], replay, source)
 
     @property
     def binds(self) -> bool:

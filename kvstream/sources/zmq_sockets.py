@@ -78,8 +78,8 @@ async def speaks_ipv6(endpoint: str, patience: float = float("inf")) -> bool:
 async def _family(host: str, port: str) -> int | None:
     """Address family by which a name can be reached; None if that is not known now."""
     try:
-        found = await anyio.getaddrinfo(host, port, type=sockets.SOCK_STREAM)
-        families = {int(family) for family, *_ in found}
+        addresses = await anyio.getaddrinfo(host, port, type=sockets.SOCK_STREAM)
+        families = {int(family) for family, *_ in addresses}
         if len(families) == 1:
             return families.pop()
         stream = await anyio.connect_tcp(host, int(port))

@@ -61,7 +61,7 @@ class ConnectionStatistics(NamedTuple):
         producers: One entry a producer, in order of making.
         last_error: Why the last connection failed or ended; empty if none has.
         offered: Events in frames given to ``send``.
-        dropped: Events of those that were dropped, by cause.
+        dropped: Events of those that were dropped, by reason.
         events: Events acknowledged, of producers and of ``send``.
     """
 
@@ -132,24 +132,24 @@ class Connection:
     ) -> None:
         if self._forked:
             return  # its tasks and its loop are the parent's
-        cause = "cancelled"
+        reason = "cancelled"
         try:
             if exc is None:
                 with anyio.move_on_after(self.config.shutdown_timeout) as scope:
                     await self._producers.flush()
                     self._queue.close()
                     await self._sent_all.wait()
-                cause = "shutdown_timeout" if scope.cancelled_caught else "closed"
+                reason = "shutdown_timeout" if scope.cancelled_caught else "closed"
         finally:
             self._open = False
             self._tasks.cancel_scope.cancel()
             try:
                 await self._exits.__aexit__(None, None, None)
             finally:
-                self._producers.close(cause)
+                self._producers.close(reason)
                 unsent = [item for _, item in self._unsent]
                 for item in [*unsent, *self._queue.abandon()]:
-                    self._drop(item, cause)
+                    self._drop(item, reason)
                 self._unsent.clear()
                 self._queue.close()
                 self._queue.processed(sum(len(frame) for frame, _ in unsent))
@@ -242,12 +242,12 @@ class Connection:
         if not self._open:
             raise ClosedStreamError("the connection is not open")
 
-    def _drop(self, item: Item, cause: str) -> None:
+    def _drop(self, item: Item, reason: str) -> None:
         frame, producer = item
         if producer is None:
-            self._dropped[cause] += len(frame)
+            self._dropped[reason] += len(frame)
         else:
-            producer.drop(cause, len(frame))
+            producer.drop(reason, len(frame))
 
     async def _send_all(self) -> None:
         try:

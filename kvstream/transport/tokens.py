@@ -26,6 +26,6 @@ def checked_token(token: str | None, name: str = "the token") -> str | None:
     return token
 
 
-def same_token(given: str | None, expected: str) -> bool:
+def same_token(token: str | None, expected: str) -> bool:
     """Return whether a token from outside is the expected one, in a time that does not depend on it."""
-    return hmac.compare_digest((given or "").encode(errors="surrogatepass"), expected.encode())
+    return hmac.compare_digest((token or "").encode(errors="surrogatepass"), expected.encode())

@@ -119,10 +119,10 @@ class _Routes:
         return _json(await recent_distributions(self._stream, _place(request)))
 
     async def blocks(self, request: Request) -> Response:
-        found = blocks(self._stream, _place(request))
-        if found is None:
+        shown = blocks(self._stream, _place(request))
+        if shown is None:
             return _json({"error": "choose one source and tier: ?source=…&tier=…"}, 404)
-        return _json(found)
+        return _json(shown)
 
     async def events(self, request: Request) -> Any:
         if request.method == "HEAD":  # which has no body to follow
@@ -146,10 +146,10 @@ def _place(request: Request) -> Place:
     return Place(request.query_params.get("source") or None, request.query_params.get("tier") or None)
 
 
-def _whole(request: Request, name: str, most: int) -> int | None:
-    """Return a number of the query, ``most`` if it has none; None if it cannot be used."""
-    text = request.query_params.get(name, str(most))
-    return int(text) if _NUMBER.fullmatch(text) and 1 <= int(text) <= most else None
+def _whole(request: Request, name: str, limit: int) -> int | None:
+    """Return a number of the query, ``limit`` if it has none; None if it cannot be used."""
+    text = request.query_params.get(name, str(limit))
+    return int(text) if _NUMBER.fullmatch(text) and 1 <= int(text) <= limit else None
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -52,7 +52,7 @@ class ConnectionStatistics(NamedTuple):
 class Connections:
     """Accepts connections and serves HTTP on them.
 
-    There are at most ``most``: one more closes another, of the address that has the most, one without a
+    There are at most ``limit``: one more closes another, of the address that has the most, one without a
     request before one that is being answered, the one silent for the longest time. So strangers that only
     connect keep nobody out. One is closed, too, if its request does not come whole within 10 s, if it takes
     nothing of an answer for 10 s, and, those that have the most to take first, while more than 64 MiB wait
@@ -60,12 +60,12 @@ class Connections:
 
     Args:
         faults: Where errors are noted.
-        most: Connections at once.
+        limit: Connections at once.
         tls: What TLS needs; None serves without.
     """
 
-    def __init__(self, faults: FaultLog, most: int, tls: ssl.SSLContext | None) -> None:
-        self._faults, self._most, self._tls = faults, most, tls
+    def __init__(self, faults: FaultLog, limit: int, tls: ssl.SSLContext | None) -> None:
+        self._faults, self._limit, self._tls = faults, limit, tls
         self._state = ServerState()
         self._open: set[_Connection] = set()
         self._handshakes: dict[anyio.CancelScope, None] = {}  # the first has lasted for the longest time
@@ -147,10 +147,10 @@ class Connections:
             accepted.close()
 
     def _make_room(self) -> None:
-        while len(self._open) + len(self._handshakes) >= self._most:
+        while len(self._open) + len(self._handshakes) >= self._limit:
             self._displaced += 1
             self._faults.note(
-                "http", "too_many_connections", f"{self._most} HTTP connections are open already"
+                "http", "too_many_connections", f"{self._limit} HTTP connections are open already"
             )
             if self._handshakes:
                 scope = next(iter(self._handshakes))

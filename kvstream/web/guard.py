@@ -63,9 +63,9 @@ class Access:
         """Return whether a host name may be asked for: no other can be pointed at this machine."""
         return self.hosts is None or host in self.hosts or _is_loopback(host)
 
-    def matches(self, given: bytes) -> bool:
+    def matches(self, candidate: bytes) -> bool:
         """Return whether something is the token, in a time that does not tell how much of it is."""
-        return self.token is not None and hmac.compare_digest(given, self.token)
+        return self.token is not None and hmac.compare_digest(candidate, self.token)
 
     @property
     def cookie(self) -> str:
@@ -77,9 +77,9 @@ class Access:
         assert self.token is not None  # noqa: S101
         return hmac.new(self.token, b"kvstream dashboard session 1", hashlib.sha256).hexdigest()
 
-    def is_cookie(self, given: bytes) -> bool:
+    def is_cookie(self, candidate: bytes) -> bool:
         """Return whether something is the cookie of a browser that brought the token."""
-        return hmac.compare_digest(given, self.cookie.encode())
+        return hmac.compare_digest(candidate, self.cookie.encode())
 
 
 def _checked_token(token: str) -> bytes:

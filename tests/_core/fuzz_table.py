@@ -146,7 +146,7 @@ class Fuzz:
             sample_rate=1.0 if is_checked else float(rng.choice([1.0, 0.3, 0.0])),
             records=is_checked or bool(rng.random() < 0.5),
             changes=bool(rng.random() < 0.8),
-            owners=int(rng.choice([0, 2, 8])),
+            label_sets=int(rng.choice([0, 2, 8])),
         )
         self.table.lookups_below = int(rng.choice([0, 2**47, 2**62])) * 4
         self.premature = PrematureEvictions(most, longest_ns)
@@ -181,8 +181,8 @@ class Fuzz:
         except (ValueError, IndexError):
             assert wrong
             return  # nothing is applied then
-        owners = self.table.owners
-        assert not wrong or (wrong == "label" and (owners is None or not owners.known))
+        label_sets = self.table.label_sets
+        assert not wrong or (wrong == "label" and (label_sets is None or not label_sets.known))
         self.applied += n
         self.replacements += seen.replacements
         self.evictions += seen.evictions
@@ -249,7 +249,7 @@ class Fuzz:
             assert (made.sum_ns, made.min_ns, made.max_ns) == expected
             assert made.zero_count + int(made.counts.sum()) == len(values)
             if len(self.table._table.attribution_array):
-                of = np.concatenate([getattr(owned, name) for owned in seen.owned])
+                of = np.concatenate([getattr(events, name) for events in seen.labelled])
                 by_row = self.rows.record(of, values)
                 assert (by_row.sum_ns, by_row.min_ns, by_row.max_ns) == expected
                 assert int(by_row.counts.sum()) == len(of) == len(values)

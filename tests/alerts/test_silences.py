@@ -161,7 +161,7 @@ async def turns_during(work):
 
 
 async def test_silences_and_rules_of_many_firing_alerts_leave_the_loop_to_others():
-    async with KVStream(config(curve_contents=0, ghost_blocks=0)) as stream:
+    async with KVStream(config(curve_contents=0, remembered_evictions=0)) as stream:
         for number in range(100):
             await fill(stream, f"engine-{number}")
         assert len(stream.firing()) == 100

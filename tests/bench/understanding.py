@@ -26,7 +26,7 @@ KEYS, ZIPF = 200_000, 1.1  # different ones, and how unequally they are asked fo
 TENANTS = tuple(Labels(tenant=f"tenant-{number}") for number in range(8))
 PAIRS = 7
 ON = StreamConfig()
-OFF = StreamConfig(metrics=MetricsConfig(owners=0, ghost_blocks=0, curve_contents=0))
+OFF = StreamConfig(metrics=MetricsConfig(label_sets=0, remembered_evictions=0, curve_contents=0))
 
 
 def stream(events, live, content=False, source="bench"):

@@ -102,10 +102,12 @@ def test_a_frame_of_a_million_clears_does_not_sweep_the_table_each_time():
 
 
 @pytest.mark.parametrize("factor", [1, 2**40 + 1])
-@pytest.mark.parametrize("owners", [0, 8])
-def test_a_clear_looks_at_no_more_slots_than_were_used_since_the_last(factor, owners):
-    table = BlockTable("s", "gpu", changes=True, owners=owners)
-    labelled = {"labels": (Labels(tenant="a"),), "label_of": np.ones(100_000, np.uint16)} if owners else {}
+@pytest.mark.parametrize("label_sets", [0, 8])
+def test_a_clear_looks_at_no_more_slots_than_were_used_since_the_last(factor, label_sets):
+    table = BlockTable("s", "gpu", changes=True, label_sets=label_sets)
+    labelled = (
+        {"labels": (Labels(tenant="a"),), "label_of": np.ones(100_000, np.uint16)} if label_sets else {}
+    )
     ids = np.arange(100_000) * factor
     table.apply(EventFrame(np.zeros(100_000, np.uint8), ids, np.ones(100_000, np.int64), **labelled))
     cleared = table.apply(frame([(3, 0, 2, "")])).cleared

@@ -20,8 +20,8 @@ def test_the_demo_shows_two_engines_and_what_went_wrong():
         with urllib.request.urlopen(f"{url}api/state", timeout=DEADLINE) as answer:
             state = json.load(answer)
         assert [cache["source"] for cache in state["caches"]] == ["vllm-0", "vllm-1"]
-        owners = {owner["value"]: owner for owner in state["summary"]["labels"]["tenant"]}
-        assert owners["nightly-batch"]["hit_share"] < 0.1 < owners["chat"]["hit_share"]
+        usage = {each["value"]: each for each in state["summary"]["labels"]["tenant"]}
+        assert usage["nightly-batch"]["hit_share"] < 0.1 < usage["chat"]["hit_share"]
         with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
             assert b"<title>kvstream</title>" in answer.read()
         process.send_signal(signal.SIGINT)

@@ -35,6 +35,7 @@ from kvstream.metrics.histogram import IntervalStats
 from kvstream.recording.producer import Producer
 from kvstream.recording.queue import MOST_OBJECTS, FrameQueue
 from kvstream.sources.timing import FrameCutter
+from kvstream.stream import sources_of
 from tests.blocks.test_table import apply_plain
 from tests.reference import ReferenceSource
 from tests.strategies import cuts, fewer, plain_events
@@ -208,14 +209,14 @@ def test_a_stream_forgets_silent_sources_and_lets_others_in():
             await stream.producer("dead-2").accessed(1)
             await stream.flush()
             await anyio.sleep(310)
-            left = [source.source for source in stream.sources()]
+            left = [source.source for source in sources_of(stream)]
             for n in range(2):
                 await stream.producer(f"living-{n}").allocated(range(5))
             await stream.flush()
             await anyio.sleep(600)
             accounts = stream.accounts()
             assert stream.statistics().producers == ()
-        return left, stream.places(), accounts
+        return left, stream.caches(), accounts
 
     left, places, accounts = simulated(main)
     assert left == ["dead-2"]
@@ -232,7 +233,7 @@ def test_with_0_nothing_is_ever_forgotten():
             await stream.producer("engine").allocated(range(10))
             await stream.flush()
             await anyio.sleep(3 * 3600)
-            assert stream.places() == [("engine", "gpu")]
+            assert stream.caches() == [("engine", "gpu")]
 
     simulated(main)
 
@@ -246,10 +247,10 @@ def test_where_places_are_short_the_longest_silent_source_goes_sooner():
                 await anyio.sleep(60)
             await stream.producer("third").allocated([1])  # "first" is silent for two minutes
             await stream.flush()
-            assert stream.places() == [("second", "gpu"), ("third", "gpu")]
+            assert stream.caches() == [("second", "gpu"), ("third", "gpu")]
             await stream.producer("fourth").allocated([1])  # "second" for one
             await stream.flush()
-            assert stream.places() == [("second", "gpu"), ("third", "gpu")]
+            assert stream.caches() == [("second", "gpu"), ("third", "gpu")]
             assert stream.accounts().dropped == {"too_many_caches": 1}
 
     simulated(main)

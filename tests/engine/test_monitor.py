@@ -242,7 +242,7 @@ def test_any_block_and_any_time_can_be_processed(frames, keyed, window_seconds):
             len(plain.live),
             plain.cleared,
         )
-    for tier in monitor.tiers():
+    for tier in monitor.caches():
         tier.pass_time(2**63 + 10**18)
     assert monitor.summary("s", "gpu").to_dict()
     monitor.finish()

@@ -10,6 +10,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from kvstream import AlertLevel, KVStream, Labels, MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError
 from kvstream.exporters.otel import OpenTelemetry
+from kvstream.stream import sources_of
 from tests.ports import posted_to
 from tests.serving import alert, send_chat, tell
 
@@ -77,7 +78,7 @@ async def test_metrics_and_alerts_arrive_as_they_are():
         lifetime = metrics["kvstream.block_lifetime"]
         assert lifetime.unit == "s"
         point = of_source(lifetime.exponential_histogram.data_points, "vllm-0")
-        ours = stream.sources()[0].tiers["gpu"].measurements().lifetime
+        ours = sources_of(stream)[0].tiers["gpu"].measurements().lifetime
         assert (point.count, point.scale, point.zero_count) == (ours.count, 4, ours.zero_count)
         assert (point.positive.offset, list(point.positive.bucket_counts)) == (
             ours.offset,
@@ -91,8 +92,8 @@ async def test_metrics_and_alerts_arrive_as_they_are():
         assert allocations.is_monotonic
         assert of_source(allocations.data_points, "vllm-0").as_int == summary.accounts.allocations
         assert of_source(metrics["kvstream.blocks"].gauge.data_points, "vllm-0").as_int == 512
-        (owner,) = metrics["kvstream.label_blocks"].gauge.data_points
-        assert attributes(owner) == {"source": "vllm-1", "tier": "gpu", "label": "tenant", "value": "acme"}
+        (point,) = metrics["kvstream.label_blocks"].gauge.data_points
+        assert attributes(point) == {"source": "vllm-1", "tier": "gpu", "label": "tenant", "value": "acme"}
         assert metrics["kvstream.events_processed"].sum.data_points[0].as_int == 20_002
 
         told = {record.body.string_value: record for record in received.records()}

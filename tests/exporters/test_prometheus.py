@@ -23,6 +23,7 @@ from kvstream.exporters.metric_families import FAMILIES
 from kvstream.exporters.prometheus import PrometheusCollector, _Metrics, _Text, exposition, native_histogram
 from kvstream.metrics.histogram import VLLM_BUCKETS_SECONDS, ExponentialHistogram
 from kvstream.sources.synthetic import generate
+from kvstream.stream import sources_of
 from tests.ports import free_port
 from tests.serving import DEADLINE, send_chat, served
 from tests.text.test_escape import HOSTILE_NAMES
@@ -102,7 +103,7 @@ async def test_values_are_those_of_the_summary():
         ]
         assert sorted(set(bounds)) == [*VLLM_BUCKETS_SECONDS, float("inf")]
         assert samples["kvstream_events_processed_total",] == stream.summary_nowait().accounts.processed
-        assert samples["kvstream_events_dropped_total", ("cause", "queue_full")] == 3
+        assert samples["kvstream_events_dropped_total", ("reason", "queue_full")] == 3
         odd = (("source", ODD), ("tier", "gpu"))
         assert samples["kvstream_label_blocks", ("label", "tenant"), *odd, ("value", "acme")] == 10
         assert samples["kvstream_label_accesses_total", ("label", "lora"), *odd, ("value", "sql")] == 3
@@ -132,7 +133,7 @@ async def test_native_histograms_come_with_openmetrics_2():
     async with filled() as stream:
         body, content_type = await exposition(stream, NATIVE)
         assert "version=2.0.0" in content_type
-        seen = stream.sources()[0].tiers["gpu"].measurements().lifetime
+        seen = sources_of(stream)[0].tiers["gpu"].measurements().lifetime
         line = next(
             line
             for line in body.decode().splitlines()
@@ -245,7 +246,7 @@ async def test_a_real_prometheus_scrapes_exact_counts(tmp_path):
             await answer(client, f"kvstream_accesses_total{one}", summary.accesses)
             await answer(client, f"sum(kvstream_evictions_total{one})", summary.total_evictions)
             await answer(client, f"kvstream_block_lifetime_seconds_count{one}", summary.lifetime.count)
-            below = stream.sources()[0].tiers["gpu"].classic["lifetime"].cumulative()
+            below = sources_of(stream)[0].tiers["gpu"].classic["lifetime"].cumulative()
             for bound, count in zip(VLLM_BUCKETS_SECONDS, below, strict=False):
                 query = f'kvstream_block_lifetime_seconds_bucket{{source="vllm-0", le=~"{bound:g}(.0)?"}}'
                 await answer(client, query, count)

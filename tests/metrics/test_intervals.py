@@ -1,4 +1,4 @@
-"""Intervals come to the windows, vLLM's buckets and the owners that they are of, however long they wait."""
+"""Intervals come to their windows, vLLM's buckets and their label sets, however long they wait."""
 
 from collections import defaultdict
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream.blocks.apply_result import Observations, Owned
+from kvstream.blocks.apply_result import LabelledEvents, Observations
 from kvstream.metrics import intervals as module
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.intervals import Intervals
@@ -19,7 +19,7 @@ NAMES = ("lifetime", "idle", "first_reuse", "reuse_gap")
 
 @st.composite
 def observed(draw):
-    """What one ``apply`` sees: intervals by name, how often each evicted block was accessed, and owners."""
+    """What one ``apply`` sees: intervals by name, accesses of each evicted block, and label sets."""
     lives, firsts, gaps = (draw(st.integers(0, 6)) for _ in range(3))
     counts = dict(zip(NAMES, (lives, lives, firsts, gaps), strict=True))
     lengths = st.integers(0, 100) | st.integers(0, 2**40)
@@ -27,23 +27,27 @@ def observed(draw):
     accesses = draw(st.lists(st.integers(0, 3), min_size=lives, max_size=lives))
     if draw(st.booleans()):
         return values, accesses, None
-    owners = {name: draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)) for name, n in counts.items()}
-    return values, accesses, {**owners, "idle": owners["lifetime"]}
+    label_sets = {
+        name: draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)) for name, n in counts.items()
+    }
+    return values, accesses, {**label_sets, "idle": label_sets["lifetime"]}
 
 
-def observations(values, accesses, owners):
+def observations(values, accesses, label_sets):
     columns = {name: [np.array(of, np.int64)] for name, of in values.items()}
-    owned = []
-    if owners is not None:
-        of = {name: np.array(numbers, np.uint16) for name, numbers in owners.items()}
-        owned = [Owned(lives=of["lifetime"], first_reuses=of["first_reuse"], reuse_gaps=of["reuse_gap"])]
+    labelled = []
+    if label_sets is not None:
+        of = {name: np.array(numbers, np.uint16) for name, numbers in label_sets.items()}
+        labelled = [
+            LabelledEvents(lives=of["lifetime"], first_reuses=of["first_reuse"], reuse_gaps=of["reuse_gap"])
+        ]
     return Observations(
         lifetimes=columns["lifetime"],
         idles=columns["idle"],
         first_reuses=columns["first_reuse"],
         reuse_gaps=columns["reuse_gap"],
         access_counts=[np.array(accesses, np.int64)],
-        owned=owned,
+        labelled=labelled,
     )
 
 
@@ -56,19 +60,19 @@ def recorded(values):
 @given(st.lists(st.lists(observed(), max_size=5), max_size=3), st.integers(1, 30))
 def test_every_interval_is_counted_once_in_its_window_and_for_its_owner(windows, at_once):
     intervals = Intervals(4)
-    of_owner, all_values = defaultdict(list), defaultdict(list)
+    of_label_set, all_values = defaultdict(list), defaultdict(list)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_AT_ONCE", at_once)
         for seen_in_window in windows:
             window, expected, evicted = Measurements(4), defaultdict(list), []
-            for values, accesses, owners in seen_in_window:
-                intervals.observe(observations(values, accesses, owners), window)
+            for values, accesses, label_sets in seen_in_window:
+                intervals.observe(observations(values, accesses, label_sets), window)
                 evicted += accesses
                 for name in NAMES:
                     expected[name] += values[name]
                     all_values[name] += values[name]
-                    for owner, value in zip((owners or {}).get(name, []), values[name], strict=False):
-                        of_owner[owner, name].append(value)
+                    for label_set, value in zip((label_sets or {}).get(name, []), values[name], strict=False):
+                        of_label_set[label_set, name].append(value)
             intervals.settle(window)
             for name in NAMES:
                 assert fields(getattr(window, name)) == fields(recorded(expected[name]))
@@ -81,5 +85,7 @@ def test_every_interval_is_counted_once_in_its_window_and_for_its_owner(windows,
         classic = ClassicHistogram()
         classic.record(np.array(all_values[name], np.int64))
         assert intervals.classic[name].cumulative() == classic.cumulative()
-        for owner in range(4):
-            assert fields(intervals.of_owner(owner)[name]) == fields(recorded(of_owner[owner, name]))
+        for label_set in range(4):
+            assert fields(intervals.of_label_set(label_set)[name]) == fields(
+                recorded(of_label_set[label_set, name])
+            )

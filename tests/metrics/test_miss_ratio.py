@@ -61,7 +61,7 @@ def test_a_bound_of_lookups_leaves_out_content_and_the_curve_stays_near():
     curve = MissRatioCurve(8192, lookups=2_000)
     for part in np.array_split(contents, 40):
         chosen = part.compress(are_below(part, curve.threshold))
-        curve.access(chosen, of=len(part))
+        curve.access(chosen, lookups=len(part))
         curve.pass_windows(1)
     assert curve.rate < 1.0
     sizes = np.linspace(1, len(np.unique(contents)), 200).astype(int).tolist()

@@ -79,7 +79,7 @@ def test_a_steady_engine_has_hardly_any_trends():
         monitor = Monitor(MetricsConfig(capacity=512))
         for frame in generate("chat", 60_000, blocks=512, rate=400.0, seed=seed):
             monitor.process(frame)
-        (tier,) = monitor.tiers()
+        (tier,) = monitor.caches()
         assert {trend.points for trend in tier.trends().values()} == {60}
         directions += [trend.direction for trend in tier.trends().values()]
     assert len(directions) == 50

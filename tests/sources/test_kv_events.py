@@ -73,10 +73,10 @@ def test_adapters_are_labels():
         [TS, [row, ["BlockStored", [9], None, SECRET, 32, 3, "GPU", "sql"]], None],
     )
     assert not reasons
-    owners = [
+    labelled = [
         (e.block, e.labels.lora if e.labels else None) for e in frame.to_events() if hasattr(e, "labels")
     ]
-    assert owners == [(1, None), (2, None), (5, "sql"), (6, "sql"), (8, "3"), (9, "sql")]
+    assert labelled == [(1, None), (2, None), (5, "sql"), (6, "sql"), (8, "3"), (9, "sql")]
     monitor = Monitor()
     monitor.process(frame)
     usage = {of.value: of.blocks_live for of in monitor.summary().labels["lora"]}

@@ -58,7 +58,7 @@ async def test_a_capture_arrives_with_exact_counts(name, expected):
             assert summary.accounts.unknown_evictions == summary.accounts.lost_frames == 0
             statistics = subscriber.statistics()
             assert (statistics.batches, statistics.lost_batches) == (len(payloads), 0)
-            assert stream.places() == [("engine/dp0", "gpu")]
+            assert stream.caches() == [("engine/dp0", "gpu")]
 
 
 @pytest.mark.parametrize(("name", "expected"), [("chat", CHAT), ("scan", SCAN)])
@@ -187,7 +187,7 @@ async def test_publishers_that_connect_to_us_are_told_apart_by_their_topics():
                     publisher.send_multipart([topic, (0).to_bytes(8, "big"), batch])
                 await until(lambda: subscriber.statistics().batches == 2)
                 await stream.flush()
-                assert [source for source, _ in stream.places()] == ["pod-a", "pod-b"]
+                assert [source for source, _ in stream.caches()] == ["pod-a", "pod-b"]
                 tasks.cancel_scope.cancel()
     finally:
         context.destroy(linger=0)
@@ -405,7 +405,7 @@ async def test_more_publishers_than_are_allowed_are_refused_and_those_before_go_
         assert (statistics.publishers, statistics.refused) == (3, {"too_many_publishers": 14})
         assert statistics.malformed == 0
         assert subscriber.faults.counts["zmq", "too_many_publishers"] == 14
-        assert sorted(source for source, _ in stream.places()) == ["pod-0", "pod-1", "pod-2"]
+        assert sorted(source for source, _ in stream.caches()) == ["pod-0", "pod-1", "pod-2"]
 
 
 async def test_publishers_that_are_silent_make_room_and_their_accounts_stay():
@@ -428,7 +428,7 @@ async def test_publishers_that_are_silent_make_room_and_their_accounts_stay():
         assert statistics.batches > before.batches
         assert statistics.lost_batches == before.lost_batches == 4
         assert statistics.refused["batch"] == 2
-        assert "new" in {source for source, _ in stream.places()}
+        assert "new" in {source for source, _ in stream.caches()}
 
 
 async def test_topics_become_valid_names_that_stay_apart():
@@ -438,7 +438,7 @@ async def test_topics_become_valid_names_that_stay_apart():
             publisher.send_multipart([topic, number(0), stored(1, rank=4095)])
         await until(lambda: subscriber.statistics().messages == len(topics))
         await settled(stream, subscriber, len(topics) - 1)
-        sources = {source for source, _ in stream.places()}
+        sources = {source for source, _ in stream.caches()}
         assert len(sources) == len(topics) - 1
         assert "\u00e9\u00e9/dp4095" in sources
         assert all(len(source) <= 256 and source.encode() for source in sources)
@@ -456,7 +456,7 @@ async def test_publishers_of_one_given_source_are_sources_of_their_own():
                 for seq in range(3):
                     publisher.send_multipart([topic, number(seq), stored(seq)])
             await settled(stream, subscriber, 6)
-            assert {source for source, _ in stream.places()} == {"fleet", "fleet/b"}
+            assert {source for source, _ in stream.caches()} == {"fleet", "fleet/b"}
             assert stream.summary_nowait().accounts.duplicate_frames == 0
 
 

@@ -72,7 +72,7 @@ async def test_events_of_a_remote_producer_arrive(endpoint):
         assert summary.blocks_live == 10_001
         assert summary.accesses == 2
         assert summary.accounts.lost_frames == summary.accounts.duplicate_frames == 0
-        assert stream.places() == [("engine-0", "gpu"), ("engine-1", "cpu")]
+        assert stream.caches() == [("engine-0", "gpu"), ("engine-1", "cpu")]
 
 
 async def test_a_connection_waits_for_its_server_and_leaving_sends_everything(tmp_path):

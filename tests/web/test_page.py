@@ -130,7 +130,7 @@ async def test_it_fits_a_narrow_screen_in_the_dark_and_works_by_keyboard(browser
         await stream.producer("engine-0").allocated(range(10), labels=Labels(tenant="acme"))
         await send_chat(stream, 5_000)
         await page.goto(url)
-        await expect(page.locator("#owners")).to_contain_text("tenant: acme")
+        await expect(page.locator("#labels")).to_contain_text("tenant: acme")
         # The page's own policy forbids page scripts to be evaluated; attributes and boxes tell the same.
         await expect(page.locator("html")).to_have_attribute("data-theme", "dark")
         for part in ("main", "#alerts-title", "#ratio-chart canvas", "#tiles"):
@@ -192,7 +192,7 @@ async def test_hostile_names_are_shown_as_text(browser):
         await expect(page.locator("#alerts tbody tr").first).to_be_visible()
         for name in names:
             shown = for_terminal(name)
-            for selector in ("#caches button", "#place option", "#owners td", "#alerts td"):
+            for selector in ("#caches button", "#place option", "#labels td", "#alerts td"):
                 await expect(page.locator(selector, has_text=shown)).not_to_have_count(0)
         assert await page.locator("main script, main b, [onmouseover]").count() == 0
         hostile = json.dumps([names[0], names[0]])

@@ -148,7 +148,7 @@
     drawHealth(summary);
     drawTiles(summary);
     drawAccounts(summary);
-    drawOwners(summary);
+    drawLabels(summary);
     kvCharts.curve(get("curve-chart"), summary.sizes);
     if (history) {
       kvCharts.ratios(get("ratio-chart"), history, summary.capacity);
@@ -269,11 +269,11 @@
     fill(get("accounts"), [["what", false, ([name]) => name.replaceAll("_", " ")], ["count", true, ([, text]) => text]], rows);
   }
 
-  function drawOwners({ labels }) {
+  function drawLabels({ labels }) {
     const rows = Object.entries(labels).flatMap(([name, owners]) => owners.map((owner) => ({ name, ...owner })));
-    get("owners-empty").hidden = rows.length > 0;
-    get("owners").hidden = rows.length === 0;
-    fill(get("owners"), [
+    get("labels-empty").hidden = rows.length > 0;
+    get("labels").hidden = rows.length === 0;
+    fill(get("labels"), [
       ["label", false, (o) => `${o.name}: ${o.value ?? "none"}`], ["blocks", true, (o) => count(o.blocks_live)],
       ["of room", true, (o) => percent(o.residency_share)], ["of hits", true, (o) => percent(o.hit_share)],
       ["hit ratio", true, (o) => ratio(o.hit_ratio)], ["premature", true, (o) => count(o.premature)],
