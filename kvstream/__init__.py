@@ -32,6 +32,7 @@ from kvstream.events.types import (
     Labels,
     Malformed,
 )
+from kvstream.metrics.anomalies import Anomaly
 from kvstream.metrics.patterns import AccessPatternAnalysis, LifetimeDistribution
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.metrics.trend import Trend
@@ -45,6 +46,7 @@ __all__ = [
     "Accounts",
     "AlertGroup",
     "AlertLevel",
+    "Anomaly",
     "BatchMetricsCollector",
     "BlockAccessed",
     "BlockAllocated",

@@ -22,6 +22,7 @@ from kvstream.events.clock import Clock
 from kvstream.events.frame import MAX_FRAME_EVENTS, as_int64
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Op
 from kvstream.faults.fork import close_in_children
+from kvstream.metrics.anomalies import Anomaly
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.patterns import (
     AccessPatternAnalysis,
@@ -169,6 +170,16 @@ class KVCacheMetricsCollector(CallRecorder):
             self._flush()
             return {name: trend for cache in self._monitor.caches() for name, trend in cache.trends().items()}
 
+    def detect_anomalies(self) -> list[Anomaly]:
+        """Return the windows with lifetimes far from those of the others, oldest first.
+
+        ``anomaly_threshold`` says how far, as a robust z-score; windows of the last minute, or of
+        ``trend_window``, are judged.
+        """
+        with self._lock:
+            self._flush()
+            return [anomaly for cache in self._monitor.caches() for anomaly in cache.anomalies()]
+
     def drain_events(self) -> list[KVCacheEvictionEvent]:
         """Return the evictions since the last call, at most ``history_size``."""
         with self._lock:
@@ -195,7 +206,7 @@ class KVCacheMetricsCollector(CallRecorder):
             close_in_children(self)  # of this process
 
     def export_to_dict(self) -> dict[str, Any]:
-        """Return config, counters, summary, distributions and trends as a dictionary of plain values.
+        """Return config, counters, summary, distributions, trends and anomalies as plain values.
 
         The counters are since the start or the last ``reset``: ``total_allocations``, ``total_accesses`` and
         ``total_evictions`` as the original module has them, and what else the summary counts.
@@ -208,12 +219,13 @@ class KVCacheMetricsCollector(CallRecorder):
             "lifetime_distribution": self.get_lifetime_distribution().to_dict(),
             "access_patterns": self.get_access_pattern_analysis().to_dict(),
             "trends": msgspec.to_builtins(self.detect_trends()),
+            "anomalies": msgspec.to_builtins(self.detect_anomalies()),
         }
 
     def _measurements(self) -> Measurements:
         with self._lock:
             self._flush()
-            return total_measurements(self._monitor.caches(), self.config)
+            return total_measurements(self._monitor.caches())
 
 
 class BatchMetricsCollector:

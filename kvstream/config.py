@@ -49,27 +49,21 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             Counters always count everything.
         history_size: Eviction and alert records kept for the ``drain_*`` calls; older ones go first.
         trend_window: Windows that a trend is fitted over.
-        anomaly_threshold: Without effect, and kept so that settings made for ``kv_cache_metrics`` are still
-            accepted. It was the robust z-score beyond which a window of lifetimes counted as anomalous.
-            Rules judge differently now, and thresholds are set in a rules file only.
+        anomaly_threshold: Robust z-score (median and MAD of the windows kept with distributions) beyond
+            which ``detect_anomalies`` reports the lifetimes of a window. Alert rules do not use it.
         enable_detailed: Make a ``KVCacheEvictionEvent`` of each eviction in the synchronous collectors.
         export_interval: Seconds between periodic summaries of a stream; 0 turns them off.
         window_seconds: Length of one window.
         windows: Windows whose counts are kept, so that ``window_seconds * windows`` is how far back a
             history goes; those of the last minute, or of ``trend_window``, are kept with distributions.
-        access_history: Access times kept a block (an eviction event carries one gap fewer).
-        histogram_scale: Scale of the exponential histograms: 2**scale buckets a factor of two.
         capacity: Blocks that the cache has room for, if known.
         remembered_evictions: Newest evictions of each cache of which the content is remembered, so that a
             later lookup of it shows that its eviction was premature. 0 turns that off.
-        remembered_seconds: Seconds after which it is forgotten at the latest.
         curve_contents: Contents that the miss-ratio curve follows in each source and tier; 0 turns it off.
-        curve_lookups: Lookups of them in a window, beyond which it follows fewer; 0 is no bound.
-        curve_half_life_seconds: Seconds after which what it saw counts half; 0 is for ever.
+        curve_half_life_seconds: Seconds after which a lookup counts half in the curve. 0 is for ever, as for
+            a recording that is analysed as a whole; then the curve follows every lookup of its contents.
         max_caches: Sources and tiers that are followed, one to three megabytes each; events of any more
             are dropped (``too_many_caches``).
-        max_tiers: Tiers that are followed of one source, so that none takes the room of all; events of any
-            more are dropped (``too_many_tiers``).
         max_live_blocks: Blocks live at once in all caches, some 100 bytes each; allocations of any more are
             dropped (``too_many_blocks``).
         forget_seconds: Seconds without events after which a stream forgets a source, so that it leaves its
@@ -87,16 +81,11 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     export_interval: float = 10.0
     window_seconds: float = 1.0
     windows: int = 600
-    access_history: int = 4
-    histogram_scale: int = 4
     capacity: int | None = None
     remembered_evictions: int = 65_536
-    remembered_seconds: float = 3600.0
     curve_contents: int = 2048
-    curve_lookups: int = 2048
     curve_half_life_seconds: float = 300.0
     max_caches: int = 4096
-    max_tiers: int = 64
     max_live_blocks: int = 50_000_000
     forget_seconds: float = 3600.0
     label_sets: int = 64
@@ -110,17 +99,12 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _seconds("export_interval", self.export_interval, off="off")
         _real("window_seconds", self.window_seconds, 1e-3, 86400.0, "above 0.001 and at most 86400")
         _whole("windows", self.windows, 2, 100_000)
-        _whole("access_history", self.access_history, 1, 64)
-        _whole("histogram_scale", self.histogram_scale, 0, 8)
         if self.capacity is not None:
             _whole("capacity", self.capacity, 1, 2**40)
         _whole("remembered_evictions", self.remembered_evictions, 0, 2**27)
-        _seconds("remembered_seconds", self.remembered_seconds)
         _whole("curve_contents", self.curve_contents, 0, 2**20)
-        _whole("curve_lookups", self.curve_lookups, 0, 2**40)
         _seconds("curve_half_life_seconds", self.curve_half_life_seconds, off="for ever")
         _whole("max_caches", self.max_caches, 1, 10_000_000)
-        _whole("max_tiers", self.max_tiers, 1, 10_000_000)
         _whole("max_live_blocks", self.max_live_blocks, 1, 2**40)
         _seconds("forget_seconds", self.forget_seconds, off="never")
         _whole("label_sets", self.label_sets, 0, 4096)
@@ -157,8 +141,6 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         delivery_timeout: Seconds without a success after which leaving the stream no longer waits for a
             handler.
         subscriber_buffer: Items a subscription holds before its own policy applies.
-        max_producers: Producers that are kept. Beyond, the oldest one's counts go into the totals; it goes on
-            working where somebody still uses it.
     """
 
     metrics: MetricsConfig = MetricsConfig()
@@ -171,7 +153,6 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     shutdown_timeout: float = 5.0
     delivery_timeout: float = 6.0
     subscriber_buffer: int = 1024
-    max_producers: int = 10_000
 
     def __post_init__(self) -> None:
         _require(isinstance(self.recorded, bool), "recorded", self.recorded, "a bool")
@@ -185,7 +166,6 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         _seconds("shutdown_timeout", self.shutdown_timeout)
         _seconds("delivery_timeout", self.delivery_timeout)
         _whole("subscriber_buffer", self.subscriber_buffer, 1, 2**31)
-        _whole("max_producers", self.max_producers, 1, 10_000_000)
 
 
 C = TypeVar("C", MetricsConfig, StreamConfig)

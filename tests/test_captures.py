@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from kvstream.config import MetricsConfig
+from kvstream.engine import cache
 from kvstream.engine.monitor import Monitor
 from kvstream.events.types import Op
 from kvstream.sources.reader import EventReader
@@ -63,9 +64,10 @@ def test_half_a_minute_is_too_short_to_judge_by_but_tells_that_the_cache_is_full
 
 
 @pytest.mark.parametrize("name", ["chat", "scan"])
-def test_premature_evictions_of_a_capture_are_those_of_the_plain_twin(name):
+def test_premature_evictions_of_a_capture_are_those_of_the_plain_twin(name, monkeypatch):
     """Content that the real engine removed and stored again."""
-    config = MetricsConfig(remembered_evictions=400, remembered_seconds=5.0)
+    monkeypatch.setattr(cache, "REMEMBERED_SECONDS", 5.0)
+    config = MetricsConfig(remembered_evictions=400)
     monitor, plain, live = Monitor(config), ReferenceGhosts(400, 5_000_000_000), set()
     reader = EventReader(f"{name}.wire.gz")
     for frame in [*reader.feed((WIRE / f"{name}.wire.gz").read_bytes()), *reader.finish()]:

@@ -160,7 +160,15 @@ def test_export_is_plain_and_whole():
     collector.on_block_allocated(1)
     collector.cleared_nowait()
     exported = json.loads(json.dumps(collector.export_to_dict()))
-    parts = {"config", "counters", "summary", "lifetime_distribution", "access_patterns", "trends"}
+    parts = {
+        "config",
+        "counters",
+        "summary",
+        "lifetime_distribution",
+        "access_patterns",
+        "trends",
+        "anomalies",
+    }
     assert set(exported) == parts
     assert exported["summary"]["evictions_by_reason"]["cleared"] == 1
     assert exported["access_patterns"]["pattern"] == "no_data"
@@ -318,3 +326,23 @@ def test_block_state_tells_its_times():
     assert block.get_reuse_gaps_seconds() == [2.0, 4.0, 5.0]
     assert block.get_access_frequency(now) == 0.25
     assert block.get_access_frequency(0) == 0.0
+
+
+@pytest.mark.parametrize(("threshold", "found"), [(6.0, [30]), (1e6, [])])
+def test_windows_of_unusual_lifetimes_are_anomalies_beyond_the_threshold(threshold, found):
+    now = 0
+    config = MetricsConfig(anomaly_threshold=threshold)
+    collector = KVCacheMetricsCollector(config, clock=lambda: now)
+    for second in range(1, 41):
+        lifetime_ms = 5 if second == 30 else 200 + 7 * (second % 5)
+        now = second * 10**9
+        collector.allocated_nowait(range(20))
+        now += lifetime_ms * 10**6
+        collector.evicted_nowait(range(20))
+    now = 50 * 10**9
+    collector.allocated_nowait(99)  # ends the last window
+    anomalies = collector.detect_anomalies()
+    assert [anomaly.window_start for anomaly in anomalies] == found
+    assert all(anomaly.z_score < -threshold for anomaly in anomalies)
+    assert all(anomaly.median_lifetime_seconds == pytest.approx(0.005, rel=0.03) for anomaly in anomalies)
+    assert len(collector.export_to_dict()["anomalies"]) == len(found)

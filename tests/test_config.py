@@ -29,8 +29,6 @@ from tests.strategies import fewer
         ("export_interval", -1),
         ("window_seconds", 0),
         ("windows", 1),
-        ("access_history", 0),
-        ("histogram_scale", 9),
         ("capacity", 0),
     ],
 )

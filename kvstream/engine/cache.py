@@ -24,11 +24,12 @@ from kvstream.blocks.table import BlockTable
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import I64, EventFrame, joined_frames
 from kvstream.events.types import Labels, Op
+from kvstream.metrics.anomalies import Anomaly, lifetime_anomalies
 from kvstream.metrics.histogram import ClassicHistogram
 from kvstream.metrics.intervals import Intervals
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
-from kvstream.metrics.premature import Returns
+from kvstream.metrics.premature import REMEMBERED_SECONDS, Returns
 from kvstream.metrics.trend import Trend, detect_trend
 from kvstream.metrics.usage import LabelSetUsage, UsageByLabelSet
 from kvstream.metrics.window import Window, WindowRing
@@ -39,6 +40,7 @@ _EVENTS_AT_ONCE = 32_768  # where none are
 _WORK_AT_ONCE = 16  # windows between two yields
 _CLEAR = int(Op.CLEAR)
 _CLEARS_A_WINDOW = 2  # that cost what a window does
+_CURVE_LOOKUPS = 2048  # of the contents that the curve follows in a window, beyond which it follows fewer
 _CHANGES_AT_ONCE = 65_536  # of content: each time costs what a thousand of them do
 _LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
 _TREND_METRICS = (
@@ -82,33 +84,30 @@ class CacheMonitor:
         self.table = BlockTable(
             source,
             tier,
-            access_history=config.access_history,
             sample_rate=config.sample_rate,
             changes=config.remembered_evictions > 0 or config.curve_contents > 0,
             label_sets=config.label_sets,
         )
         self._curve = MissRatioCurve(
             config.curve_contents,
-            config.curve_lookups or None,
+            _CURVE_LOOKUPS if config.curve_half_life_seconds else None,
             config.curve_half_life_seconds / config.window_seconds or None,
         )
         self._peak = 0  # most blocks that were live at the end of a window
         self._stores_seen = False  # which may be all that an engine publishes, and no hits
         self.working_set = WorkingSetHistory()
-        self._usage = UsageByLabelSet(config.histogram_scale)
-        self.premature = PrematureEvictions(
-            config.remembered_evictions, round(config.remembered_seconds * 1e9)
-        )
+        self._usage = UsageByLabelSet()
+        self.premature = PrematureEvictions(config.remembered_evictions, round(REMEMBERED_SECONDS * 1e9))
         detailed = max(config.trend_window, config.recent_windows)
-        self.ring = WindowRing(config.window_ns, config.windows, config.histogram_scale, detailed)
-        self._intervals = Intervals(config.histogram_scale)
+        self.ring = WindowRing(config.window_ns, config.windows, detailed=detailed)
+        self._intervals = Intervals()
         self.rules = Evaluator(rules, source, tier, config.window_seconds, config.capacity, silences)
         self.last_ts = 0
         self._changes: list[ContentChanges] = []  # of the open window, not yet looked at for returns
         self._lookups, self._looked_up = 0, list[I64]()  # not yet seen by the curve
         self._changes_waiting = self._lookups_waiting = 0
         self._restarts_unseen = 0  # not yet in a window
-        self._before = Measurements(config.histogram_scale)  # all closed windows
+        self._before = Measurements()  # all closed windows
 
     def slices(self, frames: Sequence[EventFrame], lost: int) -> Iterator[Outcome]:
         """Apply frames of at least one event each, and yield after as much as takes some milliseconds.
@@ -261,7 +260,7 @@ class CacheMonitor:
     def measurements(self) -> Measurements:
         """Everything seen since the start."""
         self._settle()
-        total = Measurements(self.config.histogram_scale)
+        total = Measurements()
         total.merge(self._before)
         if self.ring.open is not None:
             total.merge(self.ring.open.measurements)
@@ -321,6 +320,19 @@ class CacheMonitor:
             metric.value: detect_trend([t for t, _ in values], [v for _, v in values])
             for metric, values in series.items()
         }
+
+    def anomalies(self) -> list[Anomaly]:
+        """Return the closed windows with lifetimes beyond ``anomaly_threshold``, oldest first.
+
+        Windows without evictions are passed over; those that are no longer kept with their distributions
+        cannot be judged.
+        """
+        windows = [window for window in self.ring.closed() if window.measurements.lifetime.count]
+        return lifetime_anomalies(
+            [window.index * self.config.window_seconds for window in windows],
+            [window.measurements.lifetime.quantile(0.5) for window in windows],
+            self.config.anomaly_threshold,
+        )
 
 
 def _pieces(part: EventFrame) -> list[EventFrame]:

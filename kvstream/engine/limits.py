@@ -14,6 +14,7 @@ from kvstream.events.types import Op
 logger = logging.getLogger("kvstream")
 
 TOO_MANY_CACHES, TOO_MANY_TIERS, TOO_MANY_BLOCKS = "too_many_caches", "too_many_tiers", "too_many_blocks"
+MAX_TIERS = 64  # of one source, so that none takes the room of all
 
 
 class StreamLimits:
@@ -39,7 +40,7 @@ class StreamLimits:
 
     def reason_against(self, tiers: int) -> str | None:
         """Return why a source of so many tiers can have no other one; None if it can."""
-        if tiers >= self._config.max_tiers:
+        if tiers >= MAX_TIERS:
             return TOO_MANY_TIERS
         return TOO_MANY_CACHES if self.reached else None
 
@@ -58,10 +59,11 @@ class StreamLimits:
         self.refused[reason] += events
 
     def describe(self, reason: str) -> str:
-        """Return which limit is reached, with its setting and its value."""
+        """Return which limit is reached, with its value and its setting if it has one."""
+        if reason == TOO_MANY_TIERS:
+            return f"more than {MAX_TIERS:,} tiers of one source"
         what, setting, limit = {
             TOO_MANY_CACHES: ("caches", "max_caches", self._config.max_caches),
-            TOO_MANY_TIERS: ("tiers of one source", "max_tiers", self._config.max_tiers),
             TOO_MANY_BLOCKS: ("live blocks", "max_live_blocks", self._config.max_live_blocks),
         }[reason]
         return f"more than {limit:,} {what} ({setting} = {limit})"

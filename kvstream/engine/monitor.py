@@ -161,9 +161,9 @@ class ForgottenSources:
         live: Generations that went on when they were forgotten.
     """
 
-    def __init__(self, histogram_scale: int) -> None:
+    def __init__(self) -> None:
         self.sources = 0
-        self.measurements = Measurements(histogram_scale)
+        self.measurements = Measurements()
         self.live = 0
         self.clock_steps = 0
         self.lost_frames = self.duplicate_frames = self.duplicate_events = self.restarts = 0
@@ -216,7 +216,7 @@ class Monitor:
             rules = default_rules()
         self.rules = tuple(rules)
         self.sources: dict[str, SourceMonitor] = {}
-        self.forgotten = ForgottenSources(self.config.histogram_scale)
+        self.forgotten = ForgottenSources()
         self.refused: Counter[str] = Counter()
         self._cache_rules = _rules_of_caches(self.rules)
         self._limits = StreamLimits(self.config) if limits is None else limits
@@ -374,15 +374,11 @@ def _rules_of_caches(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     return tuple(rule for rule in rules if rule.metric not in STREAM_METRICS)
 
 
-def _nothing(config: MetricsConfig) -> Measurements:
-    return Measurements(config.histogram_scale)
-
-
-def total_measurements(tiers: Iterable[CacheMonitor], config: MetricsConfig) -> Measurements:
-    """Everything that several tiers have seen since the start."""
-    total = Measurements(config.histogram_scale)
-    for monitor in tiers:
-        total.merge(monitor.measurements())
+def total_measurements(caches: Iterable[CacheMonitor]) -> Measurements:
+    """Return what several caches have measured since the start."""
+    total = Measurements()
+    for cache in caches:
+        total.merge(cache.measurements())
     return total
 
 
@@ -396,11 +392,11 @@ class Gathering:
 
     def __init__(self, config: MetricsConfig, tiers: Sequence[CacheMonitor]) -> None:
         self._config, self._tiers = config, tiers
-        self._known, self._unknown = _nothing(config), _nothing(config)  # by whether hits are known
-        self._recent_known, self._recent_unknown = _nothing(config), _nothing(config)
+        self._known, self._unknown = Measurements(), Measurements()  # by whether hits are known
+        self._recent_known, self._recent_unknown = Measurements(), Measurements()
         self._hits_are_known = False
         self._working_sets: list[WorkingSet] = []
-        self._usage = UsageByLabel(config.histogram_scale)
+        self._usage = UsageByLabel()
         self._newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
         self._span = 0
         if self._newest is not None:
@@ -430,7 +426,7 @@ class Gathering:
         """Return the summary, once every tier was taken in."""
         config, tiers = self._config, self._tiers
         alone = tiers[0] if len(tiers) == 1 else None
-        total, recent = _nothing(config), _nothing(config)
+        total, recent = Measurements(), Measurements()
         for part in (self._known, self._unknown):
             total.merge(part)
         for part in (self._recent_known, self._recent_unknown):
@@ -468,7 +464,7 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
     """
     forgotten = [monitor.forgotten for monitor in monitors] if source is None and tier is None else []
     caches = [cache for monitor in monitors for cache in monitor.caches(source, tier)]
-    total = Measurements(monitors[0].config.histogram_scale)
+    total = Measurements()
     for cache in caches:
         cache.add_counts_to(total)
     for before in forgotten:

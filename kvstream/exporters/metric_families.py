@@ -173,7 +173,7 @@ def _tier_readings(tier: CacheMonitor) -> Iterator[Reading]:
         yield _REUSE_GAP, labels, Interval(tier.classic["reuse_gap"], seen.reuse_gap)
     for alert in tier.rules.firing():
         yield _FIRING, (*labels, alert.rule, alert.level.value), 1
-    for name, label_sets in usage_by_label(tier.usage(), tier.config.histogram_scale).items():
+    for name, label_sets in usage_by_label(tier.usage()).items():
         for label_set in label_sets:
             of_label_set = (*labels, name, label_set.value or "")
             yield _LABEL_BLOCKS, of_label_set, label_set.blocks_live

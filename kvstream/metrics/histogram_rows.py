@@ -4,7 +4,7 @@ import numpy as np
 
 from kvstream.events.frame import I64, U16
 from kvstream.metrics.buckets import Counted, buckets
-from kvstream.metrics.histogram import ExponentialHistogram
+from kvstream.metrics.histogram import DEFAULT_SCALE, ExponentialHistogram
 
 _NEVER = 2**63 - 1
 _SPARE = 32
@@ -24,7 +24,7 @@ class HistogramRows:
         [1, 0, 2]
     """
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int = DEFAULT_SCALE) -> None:
         self._buckets = buckets(scale)
         self._lowest = 0  # bucket of the first column
         self._counts = np.zeros((0, 0), dtype=np.int64)

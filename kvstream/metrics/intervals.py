@@ -3,7 +3,7 @@
 from kvstream.blocks.apply_result import Observations, joined
 from kvstream.events.frame import I64, U16
 from kvstream.metrics.buckets import buckets
-from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
+from kvstream.metrics.histogram import DEFAULT_SCALE, ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.histogram_rows import HistogramRows
 from kvstream.metrics.measurements import Measurements
 
@@ -23,7 +23,7 @@ class Intervals:
         classic: By name of the interval, those counted since the start in vLLM's buckets.
     """
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int = DEFAULT_SCALE) -> None:
         self.classic = {name: ClassicHistogram() for name in _NAMES}
         self._buckets = buckets(scale)
         self._by_label_set = {name: HistogramRows(scale) for name in _NAMES}

@@ -5,7 +5,7 @@ import numpy as np
 from kvstream.blocks.apply_result import Observations
 from kvstream.events.frame import I64
 from kvstream.events.types import REASONS
-from kvstream.metrics.histogram import ExponentialHistogram
+from kvstream.metrics.histogram import DEFAULT_SCALE, ExponentialHistogram
 from kvstream.metrics.premature import Returns
 
 _COUNTS = (
@@ -53,7 +53,7 @@ class Measurements:
     cleared: int
     replacements: int
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int = DEFAULT_SCALE) -> None:
         for name in _COUNTS:
             setattr(self, name, 0)
         self.evictions = np.zeros(len(REASONS), dtype=np.int64)

@@ -4,6 +4,9 @@ import msgspec
 
 from kvstream.events.frame import I64
 
+REMEMBERED_SECONDS = 3600.0
+"""Seconds after which evicted content is forgotten; what comes back later was not evicted too early."""
+
 
 class Returns(msgspec.Struct, frozen=True, eq=False):
     """Evicted content that came back, in columns of equal length m (``_core.table.PrematureEvictions``).

@@ -8,6 +8,7 @@ from kvstream.config import MetricsConfig
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import CacheSizes
+from kvstream.metrics.premature import REMEMBERED_SECONDS
 from kvstream.metrics.reuse import ReuseByIdle, reuse_by_idle
 from kvstream.metrics.trend import Trend
 from kvstream.metrics.usage import LabelUsage
@@ -345,7 +346,7 @@ def summarize(
             extra_blocks_p50=round(seen.return_distance.quantile(0.5)),
             extra_blocks_p90=round(seen.return_distance.quantile(0.9)),
             within_blocks=config.remembered_evictions,
-            within_seconds=config.remembered_seconds,
+            within_seconds=REMEMBERED_SECONDS,
         ),
         recent=recent,
         reuse_by_idle=[] if known is None else reuse_by_idle(known),

@@ -8,7 +8,7 @@ import numpy as np
 from kvstream.blocks.apply_result import LabelledEvents, Observations, joined
 from kvstream.events.frame import I64, U16
 from kvstream.events.types import LABEL_NAMES, Labels
-from kvstream.metrics.histogram import IntervalStats
+from kvstream.metrics.histogram import DEFAULT_SCALE, IntervalStats
 from kvstream.metrics.intervals import Intervals
 from kvstream.metrics.measurements import Measurements
 
@@ -63,7 +63,7 @@ class LabelSetUsage:
         premature: Evicted content that came back into their blocks.
     """
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int = DEFAULT_SCALE) -> None:
         self.measurements = Measurements(scale)
         self.live = 0
         self.block_ns = 0.0
@@ -84,7 +84,7 @@ class UsageByLabelSet:
         scale: Scale of the histograms.
     """
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int = DEFAULT_SCALE) -> None:
         self._scale = scale
         self._label_sets: list[LabelSetUsage] = []  # without what their intervals say
         self._waiting: list[LabelledEvents] = []
@@ -179,7 +179,7 @@ class UsageByLabel:
         scale: Scale of the histograms.
     """
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int = DEFAULT_SCALE) -> None:
         self._scale = scale
         self._values: dict[str, dict[str | None, LabelSetUsage]] = {name: {} for name in LABEL_NAMES}
         self._residency = 0.0
@@ -210,11 +210,9 @@ class UsageByLabel:
         }
 
 
-def usage_by_label(
-    label_sets: Iterable[tuple[Labels | None, LabelSetUsage]], scale: int
-) -> dict[str, list[LabelUsage]]:
+def usage_by_label(label_sets: Iterable[tuple[Labels | None, LabelSetUsage]]) -> dict[str, list[LabelUsage]]:
     """Return what each value of each label has done, of the label sets of one cache (``UsageByLabel``)."""
-    total = UsageByLabel(scale)
+    total = UsageByLabel()
     total.add(label_sets)
     return total.labels()
 

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from kvstream.events.frame import I64, MAX_FRAME_EVENTS, EventFrame
+from kvstream.metrics.histogram import DEFAULT_SCALE
 from kvstream.metrics.measurements import Measurements
 
 
@@ -96,7 +97,9 @@ class WindowRing:
             All of them by default.
     """
 
-    def __init__(self, window_ns: int, keep: int, scale: int, detailed: int | None = None) -> None:
+    def __init__(
+        self, window_ns: int, keep: int, scale: int = DEFAULT_SCALE, detailed: int | None = None
+    ) -> None:
         self.window_ns = window_ns
         self.clock_steps = 0
         self.open: Window | None = None

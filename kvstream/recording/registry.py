@@ -16,6 +16,7 @@ from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import FrameQueue
 
 _IDLE_SECONDS = 1.0  # after which recorders are looked at whose engine does not end its steps
+_MAX_PRODUCERS = 10_000  # beyond, the counts of the oldest go into the totals
 _RETIRED_AT_ONCE = 64  # producers that are tried where there is no room for another
 
 
@@ -76,7 +77,7 @@ class ProducerSet:
         with self._lock:
             made = self._known.get(key)
             if made is None:
-                if len(self._kept) >= self._config.max_producers:
+                if len(self._kept) >= _MAX_PRODUCERS:
                     self._make_room()
                 made = Producer(
                     source,
@@ -151,9 +152,7 @@ class ProducerSet:
                 return
             del self._kept[producer]
             self._keep(producer)
-        raise ConfigError(
-            f"{self._config.max_producers} producers (max_producers) have events that wait for room"
-        )
+        raise ConfigError(f"{_MAX_PRODUCERS:,} producers have events that wait for room")
 
     def _retire(self, producer: Producer) -> bool:
         def take_over(offered: int, dropped: Counter[str]) -> None:

@@ -28,10 +28,11 @@ from kvstream import (
 )
 from kvstream.alerts.drops import DropWatch
 from kvstream.alerts.silences import Silences
-from kvstream.engine.limits import StreamLimits
+from kvstream.engine.limits import MAX_TIERS, StreamLimits
 from kvstream.engine.monitor import Monitor
 from kvstream.events.types import Op
 from kvstream.metrics.histogram import IntervalStats
+from kvstream.recording import registry
 from kvstream.recording.producer import Producer
 from kvstream.recording.queue import MOST_OBJECTS, FrameQueue
 from kvstream.sources.timing import FrameCutter
@@ -100,13 +101,13 @@ def test_the_limit_holds_over_any_stream_and_the_accounts_with_it(events, most, 
 
 
 def test_no_source_takes_all_places_with_its_tiers():
-    monitor = Monitor(MetricsConfig(max_caches=10, max_tiers=3))
-    for n in range(20):
+    monitor = Monitor(MetricsConfig(max_caches=MAX_TIERS + 2))
+    for n in range(MAX_TIERS + 17):
         monitor.process(frame(Op.ALLOC, [1, 2], "greedy", f"tier-{n}"))
     monitor.process(frame(Op.ALLOC, [1, 2], "modest"))
     accounts = monitor.summary().accounts
     assert accounts.dropped == {"too_many_tiers": 17 * 2}
-    assert accounts.live == 4 * 2
+    assert accounts.live == (MAX_TIERS + 1) * 2
     assert accounts.balanced
 
 
@@ -406,8 +407,9 @@ async def test_what_is_no_name_is_refused_at_every_entrance(name):
 # Producers
 
 
-async def test_producers_made_without_end_are_bounded_and_keep_every_count():
-    config = StreamConfig(metrics=MetricsConfig(max_caches=4), max_producers=100, queue_events=1_000)
+async def test_producers_made_without_end_are_bounded_and_keep_every_count(monkeypatch):
+    monkeypatch.setattr(registry, "_MAX_PRODUCERS", 100)
+    config = StreamConfig(metrics=MetricsConfig(max_caches=4), queue_events=1_000)
     async with KVStream(config) as stream:
         for n in range(10_000):
             stream.producer(f"s{n}", overflow="drop_newest").allocated_nowait(n)
@@ -423,9 +425,10 @@ async def test_producers_made_without_end_are_bounded_and_keep_every_count():
     assert accounts.balanced
 
 
-async def test_a_producer_too_many_is_refused_where_the_events_of_all_wait_for_room():
-    async with KVStream(StreamConfig(max_producers=3, queue_events=4, frame_events=2)) as stream:
-        with pytest.raises(ConfigError, match="max_producers"):
+async def test_a_producer_too_many_is_refused_where_the_events_of_all_wait_for_room(monkeypatch):
+    monkeypatch.setattr(registry, "_MAX_PRODUCERS", 3)
+    async with KVStream(StreamConfig(queue_events=4, frame_events=2)) as stream:
+        with pytest.raises(ConfigError, match="3 producers"):
             for n in range(20):
                 stream.producer(f"s{n}").allocated_nowait([1, 2])
         await stream.flush()
@@ -436,8 +439,9 @@ async def test_a_producer_too_many_is_refused_where_the_events_of_all_wait_for_r
     assert accounts.balanced
 
 
-async def test_a_producer_that_is_still_held_goes_on_working_after_it_was_retired():
-    async with KVStream(StreamConfig(max_producers=2, flush_seconds=0.001)) as stream:
+async def test_a_producer_that_is_still_held_goes_on_working_after_it_was_retired(monkeypatch):
+    monkeypatch.setattr(registry, "_MAX_PRODUCERS", 2)
+    async with KVStream(StreamConfig(flush_seconds=0.001)) as stream:
         held = stream.producer("held")
         recorder = held.recorder()
         held.allocated_nowait([1, 2])
@@ -457,8 +461,9 @@ async def test_a_producer_that_is_still_held_goes_on_working_after_it_was_retire
     assert accounts.balanced
 
 
-async def test_retiring_a_producer_loses_nothing_while_threads_record():
-    config = StreamConfig(max_producers=8, frame_events=10, queue_events=200, flush_seconds=0.001)
+async def test_retiring_a_producer_loses_nothing_while_threads_record(monkeypatch):
+    monkeypatch.setattr(registry, "_MAX_PRODUCERS", 8)
+    config = StreamConfig(frame_events=10, queue_events=200, flush_seconds=0.001)
     stop = threading.Event()
     counts = [0] * 4
 
