@@ -80,4 +80,4 @@ def test_every_rule_has_a_row():
 
 
 def test_metric_names_are_spelled_as_rules_files_spell_them():
-    assert {m.value for m in MetricType} >= {"hit_ratio", "lifetime", "dead_ratio"}
+    assert {m.value for m in MetricType} >= {"hit_ratio", "lifetime", "never_reused_ratio"}

@@ -24,9 +24,11 @@ def points_of(window: Window, window_seconds: float, capacity: int | None) -> di
         MetricType.FIRST_REUSE: Point(seen.first_reuse.quantile(0.5), seen.first_reuse.count),
         MetricType.HIT_RATIO: Point(seen.hit_ratio, lookups),
         MetricType.EVICTION_RATE: Point(evicted / window_seconds, 1),
-        MetricType.DEAD_RATIO: Point(seen.dead_ratio, seen.lifetime.count),
-        MetricType.DEAD_PER_LOOKUP: Point(seen.dead_ratio * evicted / max(1, lookups), lookups),
-        MetricType.REGRET_RATIO: Point(seen.regret_ratio, evicted),
+        MetricType.NEVER_REUSED_RATIO: Point(seen.never_reused_ratio, seen.lifetime.count),
+        MetricType.NEVER_REUSED_PER_LOOKUP: Point(
+            seen.never_reused_ratio * evicted / max(1, lookups), lookups
+        ),
+        MetricType.PREMATURE_RATIO: Point(seen.premature_ratio, evicted),
         MetricType.EVENT_RATE: Point(events / window_seconds, 1),
         MetricType.LOST: Point(float(window.lost), 1),
         MetricType.RESTARTS: Point(float(window.restarts), 1),

@@ -52,7 +52,9 @@ _LAST_EVENT = Family(
 _ALLOCATIONS = Family("counter", "kvstream_allocations", "Blocks allocated.", TIER)
 _ACCESSES = Family("counter", "kvstream_accesses", "Hits on live blocks.", TIER)
 _EVICTIONS = Family("counter", "kvstream_evictions", "Blocks that went, by reason.", (*TIER, "reason"))
-_UNUSED = Family("counter", "kvstream_unused_evictions", "Evicted blocks that were never accessed.", TIER)
+_NEVER_REUSED = Family(
+    "counter", "kvstream_never_reused_evictions", "Evicted blocks that were never accessed.", TIER
+)
 _PREMATURE = Family(
     "counter", "kvstream_premature_evictions", "Evicted content that was looked up again.", TIER
 )
@@ -82,7 +84,7 @@ _LABEL_SHARE = Family(
 )
 _OFFERED = Family("counter", "kvstream_events_offered", "Events that came.")
 _PROCESSED = Family("counter", "kvstream_events_processed", "Events applied to block state.")
-_DROPPED = Family("counter", "kvstream_events_dropped", "Events dropped, by reason.", ("reason",))
+_DROPPED = Family("counter", "kvstream_events_dropped", "Events dropped, by drop reason.", ("reason",))
 _MALFORMED = Family("counter", "kvstream_malformed", "Lines and frames that could not be decoded.")
 _IN_FLIGHT = Family("gauge", "kvstream_events_in_flight", "Events in buffers and queues.")
 _UNDELIVERED = Family(
@@ -115,7 +117,7 @@ _CPU = Family("counter", "kvstream_process_cpu_seconds", "CPU time of the whole 
 _MEMORY = Family("gauge", "kvstream_process_resident_bytes", "Memory of the whole process.", unit="bytes")
 
 FAMILIES = (
-    *(_BLOCKS, _CAPACITY, _LAST_EVENT, _ALLOCATIONS, _ACCESSES, _EVICTIONS, _UNUSED, _PREMATURE),
+    *(_BLOCKS, _CAPACITY, _LAST_EVENT, _ALLOCATIONS, _ACCESSES, _EVICTIONS, _NEVER_REUSED, _PREMATURE),
     *(_LIFETIME, _IDLE, _REUSE_GAP, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS, _REGRESSIONS, _CLOCK_STEPS),
     *(_LOST, _DUPLICATES, _RESTARTS, _FIRING),
     *(_LABEL_BLOCKS, _LABEL_SHARE, _LABEL_ALLOCATIONS, _LABEL_ACCESSES, _LABEL_EVICTIONS, _LABEL_PREMATURE),
@@ -161,7 +163,7 @@ def _tier_readings(tier: CacheMonitor) -> Iterator[Reading]:
     for reason, count in seen.ended_by_reason.items():
         yield _EVICTIONS, (*labels, reason), count
     if hits_are_known:
-        yield _UNUSED, labels, seen.never_accessed
+        yield _NEVER_REUSED, labels, seen.never_accessed
     yield _PREMATURE, labels, seen.return_time.count
     yield _UNKNOWN_ACCESSES, labels, seen.unknown_accesses
     yield _UNKNOWN_EVICTIONS, labels, seen.unknown_evictions

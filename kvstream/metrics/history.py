@@ -18,7 +18,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
         access_rate: Accesses a second.
         eviction_rate: Evictions a second.
         hit_ratio: accesses / (accesses + allocations); None without any, or where hits are unknown.
-        dead_ratio: Share of evicted blocks that were never accessed; None likewise.
+        never_reused_ratio: Share of evicted blocks that were never accessed; None likewise.
         lost: Frames lost, and events dropped unasked.
     """
 
@@ -29,7 +29,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     access_rate: list[float]
     eviction_rate: list[float]
     hit_ratio: list[float | None]
-    dead_ratio: list[float | None]
+    never_reused_ratio: list[float | None]
     lost: list[int]
 
 
@@ -99,7 +99,7 @@ class HistoryBuilder:
             access_rate=[row.accesses / seconds for _, row in rows],
             eviction_rate=[row.evictions / seconds for _, row in rows],
             hit_ratio=[_share(row.accesses, row.lookups) for _, row in rows],
-            dead_ratio=[_share(row.never, row.observed) for _, row in rows],
+            never_reused_ratio=[_share(row.never, row.observed) for _, row in rows],
             lost=[row.lost for _, row in rows],
         )
 

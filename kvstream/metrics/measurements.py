@@ -122,13 +122,13 @@ class Measurements:
         return self.accesses / self.lookups if self.lookups else 0.0
 
     @property
-    def dead_ratio(self) -> float:
-        """Share of evicted generations that were never accessed; 0 without evictions."""
+    def never_reused_ratio(self) -> float:
+        """Return the share of evicted generations that were never accessed; 0 without evictions."""
         return self._of_evicted(self.never_accessed)
 
     @property
-    def regret_ratio(self) -> float:
-        """Evicted content that came back, by evictions; 0 without evictions."""
+    def premature_ratio(self) -> float:
+        """Return premature evictions by all evictions; 0 without evictions."""
         evicted = self.total_evictions
         return self.return_time.count / evicted if evicted else 0.0
 

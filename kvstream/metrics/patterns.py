@@ -56,14 +56,14 @@ class LifetimeDistribution(msgspec.Struct, frozen=True):
 
 def analyze_access_pattern(seen: Measurements) -> AccessPatternAnalysis:
     """Name the way blocks are reused, with the figures behind it."""
-    zero = seen.dead_ratio
+    zero = seen.never_reused_ratio
     hits = hit_figures(seen if seen.accesses else None)
     if not seen.lifetime.count:
         pattern = "no_data"
     elif not seen.accesses:
         pattern = "unknown"
     elif zero >= 0.9:
-        # Accesses that go to a few survivors leave the victims unused.
+        # Accesses that go to a few survivors leave the evicted blocks without any.
         pattern = "hot_set" if seen.hit_ratio >= 0.5 else "scan"
     elif zero <= 0.5:
         pattern = "reuse"

@@ -27,7 +27,7 @@ class Accounts(msgspec.Struct, kw_only=True):
     Attributes:
         offered: Events that producers and inputs brought. A frame that cannot be decoded counts as one.
         processed: Events applied to block state, unknown blocks among them.
-        dropped: Events dropped, by reason.
+        dropped: Events dropped, by drop reason.
         malformed: Lines and frames that could not be decoded.
         in_flight: Events in producers' buffers and in queues.
         allocations: Generations begun.
@@ -83,8 +83,8 @@ class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):
         access_rate: Accesses a second.
         eviction_rate: Evictions a second.
         hit_ratio: accesses / (accesses + allocations), of blocks; None where hits are unknown.
-        dead_ratio: Share of evicted blocks that were never accessed; None where hits are unknown.
-        regret_ratio: Evicted content that came back, by evictions.
+        never_reused_ratio: Share of evicted blocks that were never accessed; None where hits are unknown.
+        premature_ratio: Premature evictions by all evictions.
         lifetime: Allocation to eviction.
         idle: Last access to eviction.
         first_reuse: Allocation to first access; None where hits are unknown.
@@ -96,8 +96,8 @@ class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):
     access_rate: float
     eviction_rate: float
     hit_ratio: float | None
-    dead_ratio: float | None
-    regret_ratio: float
+    never_reused_ratio: float | None
+    premature_ratio: float
     lifetime: IntervalStats
     idle: IntervalStats
     first_reuse: IntervalStats | None
@@ -235,7 +235,7 @@ def hit_figures(known: Measurements | None) -> HitFigures:
         return HitFigures()
     return HitFigures(
         hit_ratio=known.hit_ratio,
-        never_accessed=known.dead_ratio,
+        never_accessed=known.never_reused_ratio,
         accessed_once=known.single_access_ratio,
         accessed_more=known.multi_access_ratio,
         mean_accesses=known.mean_accesses,
@@ -260,8 +260,8 @@ def recent_metrics(seen: Measurements, known: Measurements | None, seconds: floa
         access_rate=seen.accesses * per_second,
         eviction_rate=seen.total_evictions * per_second,
         hit_ratio=hits.hit_ratio,
-        dead_ratio=hits.never_accessed,
-        regret_ratio=seen.regret_ratio,
+        never_reused_ratio=hits.never_accessed,
+        premature_ratio=seen.premature_ratio,
         lifetime=seen.lifetime.stats(),
         idle=seen.idle.stats(),
         first_reuse=hits.first_reuse,
@@ -341,7 +341,7 @@ def summarize(
         multi_access_rate=hits.accessed_more,
         premature=PrematureEvictions(
             count=seen.return_time.count,
-            share=seen.regret_ratio,
+            share=seen.premature_ratio,
             return_time=seen.return_time.stats(),
             extra_blocks_p50=round(seen.return_distance.quantile(0.5)),
             extra_blocks_p90=round(seen.return_distance.quantile(0.9)),

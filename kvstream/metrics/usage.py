@@ -229,7 +229,7 @@ def _usage(value: str | None, usage: LabelSetUsage, residency: float, hits: int)
         residency_share=usage.block_ns / residency if residency > 0 else 0.0,
         hit_share=seen.accesses / hits if hits else None,
         hit_ratio=seen.hit_ratio if hits else None,
-        zero_access_rate=seen.dead_ratio if hits else None,
+        zero_access_rate=seen.never_reused_ratio if hits else None,
         lifetime=seen.lifetime.stats(),
         idle=seen.idle.stats(),
         first_reuse=seen.first_reuse.stats() if hits else None,

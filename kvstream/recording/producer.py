@@ -42,7 +42,7 @@ class ProducerStatistics(NamedTuple):
         offered: Events recorded.
         buffered: Events not yet on the queue.
         sent: Events put onto the queue and not displaced since.
-        dropped: Events dropped, by reason.
+        dropped: Events dropped, by drop reason.
         sample_rate: Share of blocks kept by the policy ``sample``.
     """
 

@@ -133,7 +133,7 @@ def test_where_hits_are_not_reported_nothing_is_said_of_reuse():
     on_hits = {"hit_rate_estimate", "avg_access_count", "avg_reuse_gap_seconds", "first_reuse", "reuse_gap"}
     on_hits |= {"zero_access_rate", "single_access_rate", "multi_access_rate"}
     assert [name for name in on_hits if summary[name] is not None] == []
-    on_hits = ("hit_ratio", "dead_ratio", "first_reuse", "reuse_gap")
+    on_hits = ("hit_ratio", "never_reused_ratio", "first_reuse", "reuse_gap")
     assert [name for name in on_hits if summary["recent"][name] is not None] == []
     assert summary["reuse_by_idle"] == summary["sizes"]["points"] == []
     assert summary["sizes"]["asked_once"] is None

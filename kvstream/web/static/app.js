@@ -246,7 +246,7 @@
     const tiles = [
       ["Hit ratio", ratio(recent.hit_ratio), summary.hit_rate_estimate === null ? "unknown: no hit was reported" : `${minute}; ${ratio(summary.hit_rate_estimate)} in all`],
       ["Blocks live", count(summary.blocks_live), capacityWords(summary)],
-      ["Evictions a second", count(recent.eviction_rate), recent.dead_ratio === null ? minute : `${percent(recent.dead_ratio)} of them never reused`],
+      ["Evictions a second", count(recent.eviction_rate), recent.never_reused_ratio === null ? minute : `${percent(recent.never_reused_ratio)} of them never reused`],
       ["Lifetime, median", recent.lifetime.count ? seconds(recent.lifetime.p50) : "–", `p99 ${recent.lifetime.count ? seconds(recent.lifetime.p99) : "–"}`],
       ["Premature evictions", premature.count ? percent(premature.share) : "–", premature.count ? `${count(premature.extra_blocks_p50)} more blocks keep half` : "none seen"],
       ["Working set", count(summary.working_set.blocks[2]), "blocks used in 60 windows"],
@@ -261,7 +261,7 @@
 
   function drawAccounts({ accounts, timestamp }) {
     const rows = Object.entries(accounts).filter(([name]) => name !== "dropped").map(([name, n]) => [name, count(n)]);
-    rows.push(...Object.entries(accounts.dropped).map(([cause, n]) => [`dropped: ${cause}`, count(n)]));
+    rows.push(...Object.entries(accounts.dropped).map(([reason, n]) => [`dropped: ${reason}`, count(n)]));
     if (timestamp) {
       const ago = Date.now() / 1000 - timestamp;
       rows.unshift(["last event", `${dated(timestamp)}, ${ago >= 1 ? `${seconds(Math.round(ago))} ago` : "now"}`]);

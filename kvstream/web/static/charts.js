@@ -69,11 +69,11 @@ const kvCharts = (() => {
           line("never reused", "orange", { value: withUnit(ratio), dash: [4, 4] }),
         ],
       }),
-      [history.ts, history.hit_ratio, occupancy, history.dead_ratio],
+      [history.ts, history.hit_ratio, occupancy, history.never_reused_ratio],
       `Hit ratio ${ratio(history.hit_ratio[last])}, occupancy ${ratio(occupancy[last])} at ${clock(history.ts[last])}`,
       () => [
         [["at", false, (i) => clock(history.ts[i])], ["hit ratio", true, (i) => ratio(history.hit_ratio[i])],
-          ["blocks", true, (i) => count(history.blocks[i])], ["never reused", true, (i) => ratio(history.dead_ratio[i])]],
+          ["blocks", true, (i) => count(history.blocks[i])], ["never reused", true, (i) => ratio(history.never_reused_ratio[i])]],
         history.ts.map((_, i) => last - i),
       ],
     );
