@@ -19,6 +19,7 @@ from kvstream.config import MetricsConfig
 from kvstream.engine.monitor import Monitor, total_measurements
 from kvstream.errors import ClosedStreamError, ConfigError
 from kvstream.events.clock import Clock
+from kvstream.events.counters import CacheCounts, counts_of
 from kvstream.events.frame import MAX_FRAME_EVENTS, as_int64
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Op
 from kvstream.faults.fork import close_in_children
@@ -299,11 +300,11 @@ def _counters(summary: CacheMetricsSummary) -> dict[str, int]:
         "total_cleared": accounts.cleared,
         "total_blocks_sampled": summary.total_blocks_sampled,
         "total_premature_evictions": summary.premature.count,
-        "unknown_accesses": accounts.unknown_accesses,
-        "unknown_evictions": accounts.unknown_evictions,
-        "unknown_reasons": accounts.unknown_reasons,
-        "time_regressions": accounts.time_regressions,
-        "clock_steps": accounts.clock_steps,
+        **{
+            name: getattr(accounts, name)
+            for name, count in counts_of(CacheCounts).items()
+            if count.is_problem
+        },
         "blocks_live": summary.blocks_live,
     }
 

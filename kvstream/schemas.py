@@ -1,4 +1,4 @@
-"""The documents in ``schemas/``: JSON Schema of every message, AsyncAPI 3, golden wire vectors."""
+"""The documents in ``schemas/``: JSON Schema of messages, AsyncAPI 3, golden wire vectors, metrics."""
 
 import inspect
 import json
@@ -11,9 +11,11 @@ import numpy as np
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType, fingerprint
 from kvstream.blocks.apply_result import KVCacheEvictionEvent
 from kvstream.events.codec import WireFrame, encode_frame, encode_lines
+from kvstream.events.counters import DROP_REASONS
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import MAGIC
 from kvstream.events.types import (
+    REASONS,
     BlockAccessed,
     BlockAllocated,
     BlockEvicted,
@@ -22,7 +24,9 @@ from kvstream.events.types import (
     Labels,
     Malformed,
 )
+from kvstream.exporters.metric_families import FAMILIES
 from kvstream.metrics.summary import CacheMetricsSummary
+from kvstream.reports.markdown import markdown_table
 from kvstream.reports.overview import State
 from kvstream.reports.report import Report
 from kvstream.reports.verdict import CacheAnalysis
@@ -54,10 +58,11 @@ def documents() -> dict[str, str]:
     schemas["event_frame.schema.json"] = _frame_schema()
     schemas["asyncapi.json"] = _asyncapi()
     schemas["wire_vectors.json"] = {"vectors": wire_vectors()}
-    return {
+    texts = {
         name: json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n"
         for name, value in schemas.items()
     }
+    return {**texts, "metrics.md": _metrics()}
 
 
 def wire_vectors() -> list[dict[str, Any]]:
@@ -114,6 +119,27 @@ def wire_vectors() -> list[dict[str, Any]]:
         {"name": ".kvlog of one frame", "hex": (MAGIC + record).hex(), "events": _plain(plain.to_events())}
     )
     return vectors
+
+
+def _metrics() -> str:
+    """Return every metric, drop reason and eviction reason as Markdown."""
+    metrics = [
+        (f"`{family.sample_name}`", family.kind, ", ".join(family.labels), family.help) for family in FAMILIES
+    ]
+    drops = [
+        (f"`{name}`", "intended" if reason.is_intended else "a loss", reason.help)
+        for name, reason in DROP_REASONS.items()
+    ]
+    parts = (
+        "# Metrics",
+        markdown_table(("metric", "kind", "labels", "meaning"), metrics),
+        "`reason` of `kvstream_evictions_total` is one of "
+        + ", ".join(f"`{name}`" for name in REASONS)
+        + ".",
+        "`reason` of `kvstream_events_dropped_total` is one of these; losses raise an alert:",
+        markdown_table(("reason", "kind", "what happened to the events"), drops),
+    )
+    return "\n\n".join(parts) + "\n"
 
 
 def _plain(events: list[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import field
 
+from kvstream.events.counters import CacheCounts
 from kvstream.events.frame import I64, U8, U16
 from kvstream.events.types import REASONS
 
@@ -171,22 +172,11 @@ def _label_sets_of(changes: ContentChanges) -> U16:
     return np.zeros(len(changes.content), np.uint16) if changes.label_sets is None else changes.label_sets
 
 
-class Observations(msgspec.Struct, eq=False):
-    """What one ``BlockTable.apply`` saw. Intervals are ns; each list holds int64 columns.
+class Observations(CacheCounts, eq=False):
+    """What one ``BlockTable.apply`` saw: counts, and columns in lists: int64, intervals in ns.
 
     Attributes:
-        allocations: Generations begun.
-        sampled_allocations: Of these, generations chosen by sampling (all at sample rate 1).
-        accesses: Accesses of live blocks.
-        unknown_accesses: Accesses of blocks that were not live.
-        unknown_evictions: Evictions of blocks that were not live.
-        time_regressions: Negative intervals, taken as 0.
-        unknown_reasons: Evictions whose reason nobody knows, kept as ``other``.
-        clears: Clears of the whole cache.
-        cleared: Generations ended by them.
-        evictions: Generations ended otherwise, by reason code.
-        replacements: Those of them that another allocation ended, without an event of their own.
-        stores: Stores, which were accesses or allocations.
+        evictions: Generations ended otherwise than by a clear, by reason code.
         reuse_gaps: Access to access.
         first_reuses: Allocation to first access.
         lifetimes: Allocation to eviction.
@@ -201,17 +191,6 @@ class Observations(msgspec.Struct, eq=False):
         looked_up: Of these, the content that the miss-ratio curve follows, in order.
     """
 
-    allocations: int = 0
-    sampled_allocations: int = 0
-    accesses: int = 0
-    unknown_accesses: int = 0
-    unknown_evictions: int = 0
-    time_regressions: int = 0
-    unknown_reasons: int = 0
-    clears: int = 0
-    cleared: int = 0
-    replacements: int = 0
-    stores: int = 0
     evictions: I64 = field(default_factory=lambda: np.zeros(len(REASONS), dtype=np.int64))
     reuse_gaps: list[I64] = field(default_factory=list)
     first_reuses: list[I64] = field(default_factory=list)

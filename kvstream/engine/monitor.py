@@ -16,6 +16,7 @@ from kvstream.alerts.types import STREAM_METRICS, CacheAlert
 from kvstream.config import MetricsConfig
 from kvstream.engine.cache import CacheMonitor, Outcome
 from kvstream.engine.limits import TOO_MANY_BLOCKS, TOO_MANY_CACHES, StreamLimits
+from kvstream.events.counters import SourceCounts
 from kvstream.events.frame import EventFrame
 from kvstream.events.sequence import Arrival, FrameSequence
 from kvstream.metrics.measurements import Measurements
@@ -47,10 +48,7 @@ class SourceMonitor:
     ) -> None:
         self.source = source
         self.tiers: dict[str, CacheMonitor] = {}
-        self.lost_frames = 0
-        self.duplicate_frames = 0
-        self.duplicate_events = 0
-        self.restarts = 0
+        self.counts = SourceCounts()
         self.duplicates: Counter[str] = Counter()  # frames by kind: repeated, stale, conflicting
         self.refused: Counter[str] = Counter()  # events by drop reason
         self._config, self._rules, self._silences = config, rules, silences
@@ -70,8 +68,8 @@ class SourceMonitor:
             if arrival is not Arrival.NEXT and arrival.value in _KINDS:
                 self.duplicates[_KINDS[arrival.value]] += 1
             if arrival.is_dropped:
-                self.duplicate_frames += 1
-                self.duplicate_events += len(frame)
+                self.counts.duplicate_frames += 1
+                self.counts.duplicate_events += len(frame)
                 self._dropped_unseen += len(frame)
                 continue
             missing = self._sequence.missing
@@ -79,10 +77,10 @@ class SourceMonitor:
                 for tier in list(waiting):
                     yield from self._apply(tier, waiting.pop(tier), records)
                 if arrival is Arrival.RESTART:
-                    self.restarts += 1
+                    self.counts.restarts += 1
                     for restarted in self.tiers.values():
                         restarted.restart()
-                self.lost_frames += missing
+                self.counts.lost_frames += missing
                 self._lost_unseen += missing
             if frame.tier not in self.tiers and not self._admit(frame):
                 continue
@@ -158,6 +156,7 @@ class ForgottenSources:
     Attributes:
         sources: How many they were.
         measurements: What was seen of all their tiers.
+        counts: What was counted of their frames.
         live: Generations that went on when they were forgotten.
     """
 
@@ -165,8 +164,7 @@ class ForgottenSources:
         self.sources = 0
         self.measurements = Measurements()
         self.live = 0
-        self.clock_steps = 0
-        self.lost_frames = self.duplicate_frames = self.duplicate_events = self.restarts = 0
+        self.counts = SourceCounts()
         self.refused: Counter[str] = Counter()
 
     def add(self, source: SourceMonitor) -> None:
@@ -175,11 +173,7 @@ class ForgottenSources:
         for tier in source.tiers.values():
             self.measurements.merge(tier.measurements())
             self.live += tier.table.live_count
-            self.clock_steps += tier.ring.clock_steps
-        self.lost_frames += source.lost_frames
-        self.duplicate_frames += source.duplicate_frames
-        self.duplicate_events += source.duplicate_events
-        self.restarts += source.restarts
+        self.counts.add(source.counts)
         self.refused += source.refused
 
 
@@ -480,22 +474,23 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
         unknown_evictions=total.unknown_evictions,
         unknown_reasons=total.unknown_reasons,
         time_regressions=total.time_regressions,
-        clock_steps=sum(each.ring.clock_steps for each in caches)
-        + sum(each.clock_steps for each in forgotten),
+        clock_steps=total.clock_steps,
         forgotten_sources=sum(before.sources for before in forgotten),
     )
     dropped: Counter[str] = Counter()
     for monitor in monitors if source is None else ():
         dropped += monitor.refused
-    counts: list[SourceMonitor | ForgottenSources] = [*forgotten]
+    frames = SourceCounts()
+    counted: list[SourceMonitor | ForgottenSources] = [*forgotten]
     for monitor in monitors:
-        counts += monitor.chosen(source)
-    for counted in counts:
-        accounts.duplicate_frames += counted.duplicate_frames
-        accounts.lost_frames += counted.lost_frames
-        accounts.restarts += counted.restarts
-        dropped["duplicate"] += counted.duplicate_events
-        dropped += counted.refused
+        counted += monitor.chosen(source)
+    for each in counted:
+        frames.add(each.counts)
+        dropped += each.refused
+    accounts.duplicate_frames = frames.duplicate_frames
+    accounts.lost_frames = frames.lost_frames
+    accounts.restarts = frames.restarts
+    dropped["duplicate"] += frames.duplicate_events
     accounts.dropped = dict(+dropped)
     accounts.offered = accounts.processed + dropped.total()
     return accounts

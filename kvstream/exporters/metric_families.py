@@ -5,11 +5,14 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Literal, NamedTuple
 
 from anyio.lowlevel import checkpoint
+from msgspec import Struct
 
 from kvstream.engine.cache import CacheMonitor
 from kvstream.engine.monitor import SourceMonitor
+from kvstream.events.counters import CacheCounts, SourceCounts, counts_of
 from kvstream.exporters.process import cpu_seconds, resident_bytes
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
+from kvstream.metrics.summary import Accounts
 from kvstream.metrics.usage import usage_by_label
 from kvstream.stream import KVStream, sources_of
 
@@ -44,32 +47,34 @@ Reading = tuple[Family, LabelValues, "float | Interval"]
 """A family, label values, and the value now."""
 
 
+def _families(kind: type[Struct], labels: LabelValues) -> dict[str, Family]:
+    """Return the metrics of those counts of a Struct that are exported, by the name of its field."""
+    return {
+        name: Family(count.kind, count.metric, count.help, labels)
+        for name, count in counts_of(kind).items()
+        if count.metric
+    }
+
+
+_OF_CACHE = _families(CacheCounts, TIER)
+_OF_SOURCE = _families(SourceCounts, ("source",))
+_OF_STREAM = _families(Accounts, ())
+_RESTING_ON_HITS = {name for name, count in counts_of(CacheCounts).items() if count.rests_on_hits}
+
 _BLOCKS = Family("gauge", "kvstream_blocks", "Blocks live.", TIER)
 _CAPACITY = Family("gauge", "kvstream_capacity_blocks", "Blocks there is room for.", TIER)
 _LAST_EVENT = Family(
     "gauge", "kvstream_last_event_timestamp_seconds", "Time of the last event.", TIER, "seconds"
 )
-_ALLOCATIONS = Family("counter", "kvstream_allocations", "Blocks allocated.", TIER)
-_ACCESSES = Family("counter", "kvstream_accesses", "Hits on live blocks.", TIER)
 _EVICTIONS = Family("counter", "kvstream_evictions", "Blocks that went, by reason.", (*TIER, "reason"))
-_NEVER_REUSED = Family(
-    "counter", "kvstream_never_reused_evictions", "Evicted blocks that were never accessed.", TIER
-)
 _PREMATURE = Family(
     "counter", "kvstream_premature_evictions", "Evicted content that was looked up again.", TIER
 )
-_UNKNOWN_ACCESSES = Family("counter", "kvstream_unknown_accesses", "Accesses of blocks not live.", TIER)
-_UNKNOWN_EVICTIONS = Family("counter", "kvstream_unknown_evictions", "Evictions of blocks not live.", TIER)
-_REGRESSIONS = Family("counter", "kvstream_time_regressions", "Negative intervals, taken as 0.", TIER)
-_CLOCK_STEPS = Family("counter", "kvstream_clock_steps", "Steps back in time.", TIER)
 _LIFETIME = Family("histogram", "kvstream_block_lifetime_seconds", "Allocation to eviction.", TIER, "seconds")
 _IDLE = Family(
     "histogram", "kvstream_block_idle_before_evict_seconds", "Last access to eviction.", TIER, "seconds"
 )
 _REUSE_GAP = Family("histogram", "kvstream_block_reuse_gap_seconds", "Access to access.", TIER, "seconds")
-_LOST = Family("counter", "kvstream_lost_frames", "Frames missing by their numbers.", ("source",))
-_DUPLICATES = Family("counter", "kvstream_duplicate_frames", "Frames seen before.", ("source",))
-_RESTARTS = Family("counter", "kvstream_source_restarts", "Times that a source began anew.", ("source",))
 _FIRING = Family("gauge", "kvstream_alert_firing", "1 for each alert that fires.", (*TIER, "rule", "level"))
 _LABEL = (*TIER, "label", "value")
 _LABEL_BLOCKS = Family("gauge", "kvstream_label_blocks", "Blocks live, by label of allocation.", _LABEL)
@@ -82,11 +87,7 @@ _LABEL_PREMATURE = Family(
 _LABEL_SHARE = Family(
     "gauge", "kvstream_label_residency_ratio", "Share of all block seconds, by label.", _LABEL, "ratio"
 )
-_OFFERED = Family("counter", "kvstream_events_offered", "Events that came.")
-_PROCESSED = Family("counter", "kvstream_events_processed", "Events applied to block state.")
 _DROPPED = Family("counter", "kvstream_events_dropped", "Events dropped, by drop reason.", ("reason",))
-_MALFORMED = Family("counter", "kvstream_malformed", "Lines and frames that could not be decoded.")
-_IN_FLIGHT = Family("gauge", "kvstream_events_in_flight", "Events in buffers and queues.")
 _UNDELIVERED = Family(
     "counter", "kvstream_subscriber_dropped", "Items that a subscriber did not take in time.", ("subscriber",)
 )
@@ -94,12 +95,6 @@ _FAULTS = Family(
     "counter", "kvstream_faults", "Errors contained at the edges, by part and reason.", ("part", "reason")
 )
 _FAILURES = Family("counter", "kvstream_subscriber_failures", "Times that a handler raised.", ("subscriber",))
-
-_FORGOTTEN = Family("counter", "kvstream_forgotten_sources", "Sources forgotten as they were silent.")
-_FORGOTTEN_BLOCKS = Family(
-    "counter", "kvstream_forgotten_blocks", "Blocks live when their source was forgotten."
-)
-
 _INPUT_AGE = Family(
     "gauge", "kvstream_input_age_seconds", "Since the last frame of a source.", ("source",), "seconds"
 )
@@ -117,12 +112,11 @@ _CPU = Family("counter", "kvstream_process_cpu_seconds", "CPU time of the whole 
 _MEMORY = Family("gauge", "kvstream_process_resident_bytes", "Memory of the whole process.", unit="bytes")
 
 FAMILIES = (
-    *(_BLOCKS, _CAPACITY, _LAST_EVENT, _ALLOCATIONS, _ACCESSES, _EVICTIONS, _NEVER_REUSED, _PREMATURE),
-    *(_LIFETIME, _IDLE, _REUSE_GAP, _UNKNOWN_ACCESSES, _UNKNOWN_EVICTIONS, _REGRESSIONS, _CLOCK_STEPS),
-    *(_LOST, _DUPLICATES, _RESTARTS, _FIRING),
+    *(_BLOCKS, _CAPACITY, _LAST_EVENT, *_OF_CACHE.values(), _EVICTIONS, _PREMATURE),
+    *(_LIFETIME, _IDLE, _REUSE_GAP, *_OF_SOURCE.values(), _FIRING),
     *(_LABEL_BLOCKS, _LABEL_SHARE, _LABEL_ALLOCATIONS, _LABEL_ACCESSES, _LABEL_EVICTIONS, _LABEL_PREMATURE),
-    *(_FORGOTTEN, _FORGOTTEN_BLOCKS, _INPUT_AGE, _EVENT_LAG, _QUEUE_FILL, _CPU, _MEMORY),
-    *(_OFFERED, _PROCESSED, _DROPPED, _MALFORMED, _IN_FLIGHT, _UNDELIVERED, _FAILURES, _FAULTS),
+    *(_INPUT_AGE, _EVENT_LAG, _QUEUE_FILL, _CPU, _MEMORY),
+    *(*_OF_STREAM.values(), _DROPPED, _UNDELIVERED, _FAILURES, _FAULTS),
 )
 """Every metric, in the order of the exposition."""
 
@@ -142,9 +136,8 @@ def source_readings(stream: KVStream, source: SourceMonitor) -> Iterator[Reading
     if lag is not None:
         yield _INPUT_AGE, of_source, stream.input_age(source.source)
         yield _EVENT_LAG, of_source, lag
-    yield _LOST, of_source, source.lost_frames
-    yield _DUPLICATES, of_source, source.duplicate_frames
-    yield _RESTARTS, of_source, source.restarts
+    for name, family in _OF_SOURCE.items():
+        yield family, of_source, getattr(source.counts, name)
     for tier in source.tiers.values():
         yield from _tier_readings(tier)
 
@@ -156,19 +149,13 @@ def _tier_readings(tier: CacheMonitor) -> Iterator[Reading]:
     if tier.config.capacity:
         yield _CAPACITY, labels, tier.config.capacity
     yield _LAST_EVENT, labels, tier.last_ts / 1e9
-    yield _ALLOCATIONS, labels, seen.allocations
     hits_are_known = tier.hits_are_known  # else a 0 would say that there were none
-    if hits_are_known:
-        yield _ACCESSES, labels, seen.accesses
+    for name, family in _OF_CACHE.items():
+        if hits_are_known or name not in _RESTING_ON_HITS:
+            yield family, labels, getattr(seen, name)
     for reason, count in seen.ended_by_reason.items():
         yield _EVICTIONS, (*labels, reason), count
-    if hits_are_known:
-        yield _NEVER_REUSED, labels, seen.never_accessed
     yield _PREMATURE, labels, seen.return_time.count
-    yield _UNKNOWN_ACCESSES, labels, seen.unknown_accesses
-    yield _UNKNOWN_EVICTIONS, labels, seen.unknown_evictions
-    yield _REGRESSIONS, labels, seen.time_regressions
-    yield _CLOCK_STEPS, labels, tier.ring.clock_steps
     yield _LIFETIME, labels, Interval(tier.classic["lifetime"], seen.lifetime)
     yield _IDLE, labels, Interval(tier.classic["idle"], seen.idle)
     if hits_are_known:
@@ -191,12 +178,8 @@ def stream_readings(stream: KVStream) -> Iterator[Reading]:
     """Return what only the stream as a whole knows."""
     inside = stream.statistics()
     accounts = inside.accounts
-    yield _OFFERED, (), accounts.offered
-    yield _PROCESSED, (), accounts.processed
-    yield _MALFORMED, (), accounts.malformed
-    yield _IN_FLIGHT, (), accounts.in_flight
-    yield _FORGOTTEN, (), accounts.forgotten_sources
-    yield _FORGOTTEN_BLOCKS, (), accounts.forgotten
+    for name, family in _OF_STREAM.items():
+        yield family, (), getattr(accounts, name)
     yield _CPU, (), cpu_seconds()
     yield _MEMORY, (), resident_bytes()
     for number, queue in enumerate(inside.queues):

@@ -3,23 +3,13 @@
 import numpy as np
 
 from kvstream.blocks.apply_result import Observations
+from kvstream.events.counters import CacheCounts
 from kvstream.events.frame import I64
 from kvstream.events.types import REASONS
 from kvstream.metrics.histogram import DEFAULT_SCALE, ExponentialHistogram
 from kvstream.metrics.premature import Returns
 
-_COUNTS = (
-    "allocations",
-    "sampled_allocations",
-    "accesses",
-    "unknown_accesses",
-    "unknown_evictions",
-    "time_regressions",
-    "unknown_reasons",
-    "clears",
-    "cleared",
-    "replacements",
-)
+_COUNTS = CacheCounts.__struct_fields__
 _HISTOGRAMS = ("lifetime", "idle", "first_reuse", "reuse_gap", "return_time", "return_distance")
 _BLOCK = 1_000_000_000  # as long as a second, so that a histogram of times can count blocks
 
@@ -27,31 +17,29 @@ _BLOCK = 1_000_000_000  # as long as a second, so that a histogram of times can 
 class Measurements:
     """What was seen of one source and tier in a window, or since the start.
 
-    The attributes named in ``Observations`` are their sums; ``lifetime``, ``idle``, ``first_reuse``
-    and ``reuse_gap`` are histograms, as are ``return_time`` and ``return_distance`` (in blocks, not
-    seconds) of evicted content that came back; ``never_accessed``, ``accessed_once`` and
-    ``access_total`` speak of the sampled generations that were evicted.
+    Its counts are those of ``CacheCounts``, and ``evictions`` by reason code, int64; ``never_accessed``,
+    ``accessed_once`` and ``access_total`` are of the sampled generations that were evicted. ``lifetime``,
+    ``idle``, ``first_reuse`` and ``reuse_gap`` are histograms, as are ``return_time`` and
+    ``return_distance`` (in blocks, not seconds) of premature evictions.
     """
 
-    __slots__ = (
-        *_COUNTS,
-        *_HISTOGRAMS,
-        "access_total",
-        "accessed_once",
-        "evictions",
-        "never_accessed",
-    )
+    __slots__ = (*_COUNTS, *_HISTOGRAMS, "evictions")
 
     allocations: int
     sampled_allocations: int
     accesses: int
-    unknown_accesses: int
-    unknown_evictions: int
-    time_regressions: int
-    unknown_reasons: int
+    stores: int
     clears: int
     cleared: int
     replacements: int
+    never_accessed: int
+    accessed_once: int
+    access_total: int
+    unknown_evictions: int
+    unknown_accesses: int
+    unknown_reasons: int
+    time_regressions: int
+    clock_steps: int
 
     def __init__(self, scale: int = DEFAULT_SCALE) -> None:
         for name in _COUNTS:
@@ -63,9 +51,6 @@ class Measurements:
         self.reuse_gap = ExponentialHistogram(scale)
         self.return_time = ExponentialHistogram(scale)
         self.return_distance = ExponentialHistogram(scale)
-        self.never_accessed = 0
-        self.accessed_once = 0
-        self.access_total = 0
 
     def observe_accesses(self, counts: I64) -> None:
         """Add evicted generations, by how often they were accessed, int64 (m,)."""
@@ -83,14 +68,12 @@ class Measurements:
         self.add_counts(other)
         for name in _HISTOGRAMS:
             getattr(self, name).merge(getattr(other, name))
-        self.never_accessed += other.never_accessed
-        self.accessed_once += other.accessed_once
-        self.access_total += other.access_total
 
     def add_counts(self, other: "Observations | Measurements") -> None:
         """Add the counts alone, at a fraction of what merging costs."""
         for name in _COUNTS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+            if count := getattr(other, name):  # few are not 0 where frames are small
+                setattr(self, name, getattr(self, name) + count)
         self.evictions += other.evictions
 
     @property

@@ -1,10 +1,11 @@
 """CacheMetricsSummary: the state of one source and tier, or of all of them, at one moment."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from kvstream.config import MetricsConfig
+from kvstream.events.counters import CacheCounts, Count, SourceCounts, counts_of
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import CacheSizes
@@ -41,21 +42,25 @@ class Accounts(msgspec.Struct, kw_only=True):
         time_regressions: Intervals that would have been negative, taken as 0.
         clock_steps: Steps back in time of more than ten windows.
         duplicate_frames: Frames seen before, or later than their place, and dropped.
-        lost_frames: Frames missing by their numbers.
+        lost_frames: Frames missing by their sequence numbers.
         restarts: Times that a source began a new epoch.
         forgotten_sources: Sources forgotten after a time without events.
     """
 
-    offered: int = 0
-    processed: int = 0
+    offered: Annotated[int, Count("Events that came.", "kvstream_events_offered")] = 0
+    processed: Annotated[int, Count("Events applied to block state.", "kvstream_events_processed")] = 0
     dropped: dict[str, int] = {}
-    malformed: int = 0
-    in_flight: int = 0
+    malformed: Annotated[int, Count("Lines and frames that could not be decoded.", "kvstream_malformed")] = 0
+    in_flight: Annotated[
+        int, Count("Events in buffers and queues.", "kvstream_events_in_flight", kind="gauge")
+    ] = 0
     allocations: int = 0
     live: int = 0
     evicted: int = 0
     cleared: int = 0
-    forgotten: int = 0
+    forgotten: Annotated[
+        int, Count("Blocks live when their source was forgotten.", "kvstream_forgotten_blocks")
+    ] = 0
     unknown_accesses: int = 0
     unknown_evictions: int = 0
     unknown_reasons: int = 0
@@ -64,7 +69,9 @@ class Accounts(msgspec.Struct, kw_only=True):
     duplicate_frames: int = 0
     lost_frames: int = 0
     restarts: int = 0
-    forgotten_sources: int = 0
+    forgotten_sources: Annotated[
+        int, Count("Sources forgotten as they were silent.", "kvstream_forgotten_sources", is_problem=True)
+    ] = 0
 
     @property
     def balanced(self) -> bool:
@@ -72,6 +79,15 @@ class Accounts(msgspec.Struct, kw_only=True):
         events = self.processed + sum(self.dropped.values()) + self.malformed + self.in_flight
         blocks = self.live + self.evicted + self.cleared + self.forgotten
         return self.offered == events and self.allocations == blocks
+
+
+PROBLEM_COUNTS = tuple(
+    name
+    for kind in (CacheCounts, SourceCounts, Accounts)
+    for name, count in counts_of(kind).items()
+    if count.is_problem
+)
+"""Fields of ``Accounts`` that are 0 where all is well, in the order of reports."""
 
 
 class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):

@@ -101,7 +101,6 @@ class WindowRing:
         self, window_ns: int, keep: int, scale: int = DEFAULT_SCALE, detailed: int | None = None
     ) -> None:
         self.window_ns = window_ns
-        self.clock_steps = 0
         self.open: Window | None = None
         self._scale = scale
         self._entered: int | None = None  # newest window that events have opened
@@ -147,11 +146,11 @@ class WindowRing:
         if self.open is None or self.open.index != index:
             closed = self.close()
             step = closed is not None and index < closed.index
+            self.open = Window(index, Measurements(self._scale), clock_step=step)
             if step:
-                self.clock_steps += 1
+                self.open.measurements.clock_steps = 1
                 self._closed.clear()
                 self._older.clear()
-            self.open = Window(index, Measurements(self._scale), clock_step=step)
         return self.open, closed
 
     def advance(self, index: int) -> Window | None:

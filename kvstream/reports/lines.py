@@ -1,7 +1,7 @@
 """Distributions and accounts in lines of text."""
 
 from kvstream.metrics.histogram import IntervalStats
-from kvstream.metrics.summary import Accounts
+from kvstream.metrics.summary import PROBLEM_COUNTS, Accounts
 from kvstream.text.numbers import UNKNOWN, seconds
 
 
@@ -27,16 +27,6 @@ def accounts_lines(accounts: Accounts, whole: bool) -> list[str]:
             f"{accounts.offered:,} events = {accounts.processed:,} processed + {dropped:,} dropped"
             f" + {accounts.malformed:,} malformed" + ("" if accounts.balanced else "  NOT BALANCED"),
         )
-    counted = {
-        "unknown evictions": accounts.unknown_evictions,
-        "unknown accesses": accounts.unknown_accesses,
-        "unknown reasons": accounts.unknown_reasons,
-        "time regressions": accounts.time_regressions,
-        "clock steps": accounts.clock_steps,
-        "duplicate frames": accounts.duplicate_frames,
-        "lost frames": accounts.lost_frames,
-        "restarts": accounts.restarts,
-        "forgotten sources": accounts.forgotten_sources,
-    }
-    odd = ", ".join(f"{n:,} {name}" for name, n in counted.items() if n)
-    return [*lines, odd] if odd else lines
+    problems = ((name.replace("_", " "), getattr(accounts, name)) for name in PROBLEM_COUNTS)
+    found = ", ".join(f"{count:,} {name}" for name, count in problems if count)
+    return [*lines, found] if found else lines

@@ -1,5 +1,7 @@
 """A report as Markdown."""
 
+from collections.abc import Iterable
+
 from kvstream.reports.report import Report
 from kvstream.reports.tables import Table, opening, overview, tables
 from kvstream.text.escape import for_markdown
@@ -21,8 +23,13 @@ def to_markdown(report: Report) -> str:
 
 
 def _table(table: Table, level: int) -> str:
-    lines = [f"{'#' * level} {table.title}", "", _row(table.columns), _row(("---",) * len(table.columns))]
-    return "\n".join([*lines, *(_row(tuple(map(for_markdown, row))) for row in table.rows)])
+    rows = [tuple(map(for_markdown, row)) for row in table.rows]
+    return f"{'#' * level} {table.title}\n\n{markdown_table(table.columns, rows)}"
+
+
+def markdown_table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a table of cells that are Markdown already."""
+    return "\n".join([_row(columns), _row(("---",) * len(columns)), *map(_row, rows)])
 
 
 def _row(cells: tuple[str, ...]) -> str:

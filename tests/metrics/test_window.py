@@ -33,12 +33,16 @@ def test_every_event_counts_in_the_window_where_the_stream_stands(frames):
         assert ring.recent(last).allocations == total
 
 
+def clock_steps(ring):
+    return sum(window.measurements.clock_steps for window in [*ring.closed(), ring.open])
+
+
 def test_a_step_back_of_many_windows_starts_afresh():
     ring = WindowRing(window_ns=10, keep=5, scale=4)
     for times in ([1000], [910], [899], [905], [800]):
         for index, _ in ring.cut(frame(times)):
             ring.enter(index)
-    assert ring.clock_steps == 1
+    assert clock_steps(ring) == 1
     assert ring.latest == 90
     assert [window.clock_step for window in ring.closed()] == [True]
 
@@ -80,7 +84,7 @@ def test_events_that_were_on_their_way_while_time_went_on_are_not_late():
     ring.advance(150)
     assert ring.recent(40).allocations == 0, "a minute of silence is seen"
     take([995, 1021, 1400])
-    assert ring.clock_steps == 0
+    assert clock_steps(ring) == 0
     ring.close()
     assert {w.index: w.measurements.allocations for w in ring.closed()} == {100: 1, 101: 1, 102: 1, 140: 1}
 
@@ -91,4 +95,4 @@ def test_a_step_back_is_seen_after_time_went_on_without_events():
     ring.advance(150)
     for index, _ in ring.cut(frame([800])):
         ring.enter(index)
-    assert ring.clock_steps == 1
+    assert clock_steps(ring) == 1

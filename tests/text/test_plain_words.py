@@ -21,7 +21,7 @@ WORDS = {
 def public_texts():
     yield from (ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "kvstream" / "alerts" / "builtin.toml")
     yield from (ROOT / "docs").glob("*.md")
-    yield from (ROOT / "schemas").glob("*.json")
+    yield from (ROOT / "schemas").glob("*.*")
     yield from (ROOT / "kvstream" / "cli").glob("*.py")
 
 

@@ -1,0 +1,121 @@
+"""What is counted of events: each count declared once, with its help text and the metric that exports it."""
+
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+
+from msgspec import Struct
+
+
+class Count(NamedTuple):
+    """How a count is shown; it annotates the field that holds it.
+
+    Attributes:
+        help: What is counted, in a sentence.
+        metric: Name of its Prometheus metric, without ``_total``; empty where none exports it.
+        kind: Whether it only grows.
+        rests_on_hits: Whether nothing is known of it where an engine publishes no hits.
+        is_problem: Whether reports list it where it is not 0; ``Accounts`` has a field of that name.
+    """
+
+    help: str
+    metric: str = ""
+    kind: Literal["counter", "gauge"] = "counter"
+    rests_on_hits: bool = False
+    is_problem: bool = False
+
+
+class CacheCounts(Struct, eq=False, kw_only=True):
+    """What is counted of the events of one source and tier."""
+
+    allocations: Annotated[int, Count("Blocks allocated.", "kvstream_allocations")] = 0
+    sampled_allocations: Annotated[int, Count("Generations whose intervals are measured.")] = 0
+    accesses: Annotated[int, Count("Hits on live blocks.", "kvstream_accesses", rests_on_hits=True)] = 0
+    stores: Annotated[int, Count("Stores, which were accesses or allocations.")] = 0
+    clears: Annotated[int, Count("Clears of the whole cache.")] = 0
+    cleared: Annotated[int, Count("Generations ended by a clear or a restart.")] = 0
+    replacements: Annotated[int, Count("Generations ended by another allocation of their block.")] = 0
+    never_accessed: Annotated[
+        int,
+        Count(
+            "Evicted blocks that were never accessed.", "kvstream_never_reused_evictions", rests_on_hits=True
+        ),
+    ] = 0
+    accessed_once: Annotated[int, Count("Evicted blocks that were accessed once.")] = 0
+    access_total: Annotated[int, Count("Hits on blocks that were evicted later.")] = 0
+    unknown_evictions: Annotated[
+        int, Count("Evictions of blocks not live.", "kvstream_unknown_evictions", is_problem=True)
+    ] = 0
+    unknown_accesses: Annotated[
+        int, Count("Accesses of blocks not live.", "kvstream_unknown_accesses", is_problem=True)
+    ] = 0
+    unknown_reasons: Annotated[
+        int, Count("Evictions for an unknown reason, kept as other.", is_problem=True)
+    ] = 0
+    time_regressions: Annotated[
+        int, Count("Negative intervals, taken as 0.", "kvstream_time_regressions", is_problem=True)
+    ] = 0
+    clock_steps: Annotated[
+        int, Count("Steps back in time of more than ten windows.", "kvstream_clock_steps", is_problem=True)
+    ] = 0
+
+
+class SourceCounts(Struct, eq=False, kw_only=True):
+    """What is counted of the frames of one source."""
+
+    duplicate_frames: Annotated[
+        int, Count("Frames seen before.", "kvstream_duplicate_frames", is_problem=True)
+    ] = 0
+    duplicate_events: Annotated[int, Count("Events in frames seen before.")] = 0
+    lost_frames: Annotated[
+        int, Count("Frames missing by their sequence numbers.", "kvstream_lost_frames", is_problem=True)
+    ] = 0
+    restarts: Annotated[
+        int, Count("Times that a source began a new epoch.", "kvstream_source_restarts", is_problem=True)
+    ] = 0
+
+    def add(self, other: "SourceCounts") -> None:
+        """Add the counts of another source."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+def counts_of(kind: type[Struct]) -> dict[str, Count]:
+    """Return how each count of a Struct is shown, by the name of its field, in their order."""
+    hints: dict[str, Any] = get_type_hints(kind, include_extras=True)
+    return {
+        name: noted
+        for name in kind.__struct_fields__
+        for noted in getattr(hints[name], "__metadata__", ())
+        if isinstance(noted, Count)
+    }
+
+
+class DropReason(NamedTuple):
+    """Why events never reach the state of a cache.
+
+    Attributes:
+        help: What happened to them, in a sentence.
+        is_intended: Whether an overflow policy or a sequence number asked for it; all else is a loss.
+    """
+
+    help: str
+    is_intended: bool = False
+
+
+DROP_REASONS = {
+    "queue_full": DropReason(
+        "The queue was full (drop_newest, and the others where that did not help).", True
+    ),
+    "displaced": DropReason("Newer events of their producer took their place (drop_oldest).", True),
+    "sampled": DropReason("Their blocks were left out to make room (sample).", True),
+    "duplicate": DropReason("Their frame was seen before.", True),
+    "would_block": DropReason("Waiting for room (block) would have stopped the event loop."),
+    "malformed": DropReason("They could not be encoded, or were no block ids."),
+    "cancelled": DropReason("Who waited, or the stream, was cancelled."),
+    "closed": DropReason("The producer, connection or stream was closed."),
+    "shutdown_timeout": DropReason("Closing took longer than shutdown_timeout."),
+    "forked": DropReason("They were recorded in a forked child."),
+    "too_many_caches": DropReason("There are max_caches sources and tiers already."),
+    "too_many_tiers": DropReason("Their source has max_tiers tiers already."),
+    "too_many_blocks": DropReason("There are max_live_blocks live blocks already."),
+}
+"""Each drop reason by name."""
