@@ -3,14 +3,14 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import msgspec
 
 from kvstream.errors import ConfigError
 
 OverflowPolicy = Literal["block", "drop_newest", "drop_oldest", "sample"]
-POLICIES: tuple[OverflowPolicy, ...] = ("block", "drop_newest", "drop_oldest", "sample")
+POLICIES: tuple[OverflowPolicy, ...] = get_args(OverflowPolicy)
 
 _RECENT_SECONDS = 60.0
 _MOST_RECENT = 600  # windows, as each of them is added up for every summary

@@ -29,7 +29,7 @@ from kvstream.engine.recorded import RecordedTime
 from kvstream.errors import ClosedStreamError, MalformedInputError
 from kvstream.events.clock import Clock
 from kvstream.events.frame import EventFrame
-from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed, checked_name
+from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
 from kvstream.faults.fork import close_in_children
 from kvstream.faults.log import FaultLog
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
@@ -116,7 +116,9 @@ class KVStream:
         self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
         self.faults = FaultLog()
         self._clock = clock or Clock()
-        self._producers = ProducerSet(self.config, self._clock, lambda s: self._queues[self._consumer_of(s)])
+        self._producers = ProducerSet(
+            self.config, self._clock, lambda s: self._queues[self._consumer_of(s)], self._require_open
+        )
         self._limits = StreamLimits(self.config.metrics)
         self._monitors = [
             Monitor(self.config.metrics, rules, self._silences, self._limits)
@@ -132,9 +134,7 @@ class KVStream:
         self._queues: list[FrameQueue] = []
         self._taken: list[set[str]] = []  # by consumer, the sources of the frames that it is about to apply
         self._consumer_ends: list[anyio.Event] = []
-        self._sent = 0  # events in frames given to send()
         self._malformed_count = 0
-        self._dropped: Counter[str] = Counter()  # of frames given to send()
         buffer = self.config.subscriber_buffer
         self._alerts: Topic[CacheAlert] = Topic("alerts", buffer, AlertBuffer, faults=self.faults)
         self._summaries: Topic[CacheMetricsSummary] = Topic("summaries", buffer, faults=self.faults)
@@ -229,8 +229,8 @@ class KVStream:
         """Account for everything that was still on its way."""
         self._producers.close(reason)
         for queue in self._queues:
-            for frame, producer in queue.abandon():
-                self._count_dropped(producer, reason, len(frame))
+            for frame, sender in queue.abandon():
+                sender.drop(reason, len(frame))
             queue.close()
         if reason != "cancelled":
             self._finish()
@@ -264,31 +264,19 @@ class KVStream:
             ClosedStreamError: If the stream is not open.
             ConfigError: If an argument cannot be used.
         """
-        self._require_open()
         return self._producers.get(source, tier, overflow)
 
     async def send(self, frame: EventFrame) -> None:
         """Put a ready frame onto its source's queue, waiting for room.
 
-        If the wait is cancelled, the frame is counted as dropped (``cancelled``).
+        If the wait is cancelled, the frame is counted as dropped (``cancelled``); if the stream is closed
+        meanwhile, as ``closed``.
 
         Raises:
             ClosedStreamError: If the stream is not open.
             MalformedInputError: If the source or tier is no name; nothing is counted then.
         """
-        self._require_open()
-        checked_name(frame.source)
-        checked_name(frame.tier)
-        queue = self._queues[self._consumer_of(frame.source)]
-        self._sent += len(frame.ops)
-        settled = False
-        try:
-            while not (settled := queue.offer(frame, None)):
-                await queue.room()
-                self._require_open()
-        finally:
-            if not settled:
-                self._dropped["cancelled"] += len(frame)
+        await self._producers.send(frame)
 
     async def feed(self, items: AsyncIterable[EventFrame | Malformed]) -> None:
         """Send every frame of an input on and count what of it was malformed, until the input ends."""
@@ -644,13 +632,13 @@ class KVStream:
         applied. The last changes on the event loop only, each producer's counts under a lock of its own.
         """
         accounts = accounts_of(self._monitors, None, None)
-        dropped = Counter(accounts.dropped) + self._dropped
-        offered = self._sent
-        in_flight = self._sent - self._dropped.total() - sum(queue.consumed for queue in self._queues)
-        for producer in (counted.retired, *counted.producers):
-            offered += producer.offered
-            in_flight += producer.offered - sum(producer.dropped.values())
-            dropped.update(producer.dropped)
+        dropped = Counter(accounts.dropped)
+        offered = 0
+        in_flight = -sum(queue.consumed for queue in self._queues)
+        for sender in (counted.others, *counted.producers):
+            offered += sender.offered
+            in_flight += sender.offered - sum(sender.dropped.values())
+            dropped.update(sender.dropped)
         if self._state == "forked":
             dropped["forked"] += in_flight
             in_flight = 0
@@ -687,7 +675,7 @@ class KVStream:
         """
         queue, monitor = self._queues[index], self._monitors[index]
         source = batch[0][0].source
-        losses = sum(producer.take_losses() for producer in {p for _, p in batch if p is not None})
+        losses = sum(sender.take_losses() for sender in {sender for _, sender in batch})
         if losses:
             monitor.note_lost(source, losses)
         if not monitor.has_room_for(frame for frame, _ in batch):
@@ -721,10 +709,9 @@ class KVStream:
         if not left:
             return
         queue.discarded(left)
-        for frame, producer in reversed(batch):
+        for frame, sender in reversed(batch):
             dropped = min(left, len(frame))
-            if dropped:
-                self._count_dropped(producer, "cancelled", dropped)
+            sender.drop("cancelled", dropped)
             left -= dropped
 
     def _reach(self, recorded: RecordedTime, frames: list[EventFrame]) -> None:
@@ -811,12 +798,6 @@ class KVStream:
     def _publish_alerts(self, alerts: list[CacheAlert]) -> None:
         for alert in alerts:
             self._alerts.publish(alert)
-
-    def _count_dropped(self, producer: Producer | None, reason: str, events: int) -> None:
-        if producer is None:
-            self._dropped[reason] += events
-        else:
-            producer.drop(reason, events)
 
 
 def caches_of(stream: KVStream, source: str | None = None, tier: str | None = None) -> list[CacheMonitor]:

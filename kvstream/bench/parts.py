@@ -16,6 +16,7 @@ from kvstream.events.clock import Clock
 from kvstream.events.codec import decode_frame, decode_lines, encode_frame, encode_lines
 from kvstream.events.frame import EventFrame, joined_frames
 from kvstream.events.types import Op
+from kvstream.recording.overflow import DropOldest
 from kvstream.recording.producer import Producer
 from kvstream.recording.queue import FrameQueue
 from kvstream.sources.kv_events import KVEventDecoder
@@ -222,7 +223,7 @@ def _producer() -> Producer:
     """Return a producer whose queue lets its oldest frames go, as nobody takes them."""
     queue = FrameQueue(65_536)
     return Producer(
-        "bench", "gpu", queue, "drop_oldest", FRAME_EVENTS, Clock(), lambda _: None, lambda _: None
+        "bench", "gpu", queue, DropOldest(), FRAME_EVENTS, Clock(), lambda _: None, lambda _: None
     )
 
 

@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from anyio.lowlevel import checkpoint
 
-from kvstream._core.ids import below_rate
 from kvstream._core.recorder import StepRecorder, checked_time
-from kvstream._core.table import mix
-from kvstream.config import OverflowPolicy
+from kvstream.events.counters import DROP_REASONS
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, int64_packer, label_number
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op, checked_labels
+from kvstream.recording.overflow import Overflow
 from kvstream.recording.queue import FrameQueue
 from kvstream.recording.recorder import recorded_frame
 from kvstream.text.escape import for_terminal
@@ -25,13 +24,8 @@ logger = logging.getLogger("kvstream")
 
 Ids = int | Sequence[int] | npt.NDArray[Any]
 
-INTENDED_DROPS = frozenset({"queue_full", "displaced", "sampled", "duplicate"})
-"""Causes that a policy asked for; the others (``would_block``, ``closed``, ``cancelled``, ``forked``,
-``shutdown_timeout``, ``malformed``) are losses."""
-
 _PENDING_FRAMES = 8
 _RECORDED_FRAMES = 4  # that a recorder's events become at once, so that decoding them costs little each
-_LOWEST_RATE = 1 / 4096
 _INT64 = np.dtype(np.int64)
 
 
@@ -155,14 +149,14 @@ class Producer:
         source: str,
         tier: str,
         queue: FrameQueue,
-        overflow: OverflowPolicy,
+        overflow: Overflow,
         frame_events: int,
         clock: Callable[[], int],
         keep: Callable[["Producer"], None],
         wake_flusher: Callable[[FrameQueue], None],
     ) -> None:
-        self.source, self.tier, self.overflow = source, tier, overflow
-        self._queue = queue
+        self.source, self.tier = source, tier
+        self._queue, self._overflow = queue, overflow
         self._frame_events = frame_events
         self._clock = clock
         self._keep = keep  # must be called before anything is counted that could be lost with this object
@@ -177,8 +171,6 @@ class Producer:
         self._offered = 0
         self._dropped: Counter[str] = Counter()
         self._losses = 0  # dropped unasked and not yet told to the source's monitor
-        self._sample_rate = 1.0
-        self._calm = 0
         self._closed = ""  # or the reason for which events are dropped since
         self._said_forked = False
 
@@ -265,7 +257,7 @@ class Producer:
             dropped = dict(self._dropped)
             buffered = self._buffer.events + self._pending_events
             sent = self._offered - buffered - sum(dropped.values())
-            return ProducerStatistics(self._offered, buffered, sent, dropped, self._sample_rate)
+            return ProducerStatistics(self._offered, buffered, sent, dropped, self._overflow.sample_rate)
 
     def close(self, reason: str) -> None:
         """Drop what is still buffered, for a reason; later events are dropped as ``closed``."""
@@ -326,10 +318,11 @@ class Producer:
             return losses
 
     def drop(self, reason: str, events: int) -> None:
-        """Count events that were on the queue as dropped."""
-        with self._lock:
-            self._keep(self)
-            self._drop(reason, events)
+        """Count events that were to be put onto the queue, or were on it, as dropped for a reason."""
+        if events:
+            with self._lock:
+                self._keep(self)
+                self._drop(reason, events)
 
     async def _put(
         self, op: int, ids: Ids, ts: int | None, reason: int, labels: Labels | None = None
@@ -420,44 +413,10 @@ class Producer:
         with self._lock:
             while self._pending:
                 frame = self._pending[0]
-                if not self._admit(frame):
+                if not self._overflow.settle(frame, self._queue, self):
                     return
                 self._pending.popleft()
                 self._pending_events -= len(frame)
-
-    def _admit(self, frame: EventFrame) -> bool:
-        """Return whether the frame is settled: on the queue, or dropped and counted."""
-        if self.overflow == "sample":
-            self._offer_sample(frame)
-            return True
-        if self._queue.offer(frame, self):
-            return True
-        if self.overflow == "block":
-            return False
-        if self.overflow == "drop_oldest":
-            while (oldest := self._queue.displace(self)) is not None:
-                self._drop("displaced", len(oldest))
-                if self._queue.offer(frame, self):
-                    return True
-        self._drop("queue_full", len(frame))
-        return True
-
-    def _offer_sample(self, frame: EventFrame) -> None:
-        """Thin out whole blocks, more of them each time the queue is full."""
-        self._calm = self._calm + 1 if self._queue.fill < 0.25 else 0
-        if self._calm >= 64:
-            self._sample_rate, self._calm = min(1.0, self._sample_rate * 2), 0
-        while True:
-            kept = frame
-            if self._sample_rate < 1.0:
-                kept = frame.take(below_rate(mix(frame.blocks), self._sample_rate) | (frame.ops == Op.CLEAR))
-            if not len(kept) or self._queue.offer(kept, self):
-                self._drop("sampled", len(frame) - len(kept))
-                return
-            if self._sample_rate <= _LOWEST_RATE:
-                self._drop("queue_full", len(frame))
-                return
-            self._sample_rate /= 2
 
     def _drop_closed(self, events: int) -> None:
         if self._closed == "forked" and not self._said_forked:
@@ -472,5 +431,5 @@ class Producer:
     def _drop(self, reason: str, events: int) -> None:
         if events:
             self._dropped[reason] += events
-            if reason not in INTENDED_DROPS:
+            if not DROP_REASONS[reason].is_intended:
                 self._losses += events

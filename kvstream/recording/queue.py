@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import anyio
 from anyio.lowlevel import EventLoopToken, checkpoint, current_token
@@ -12,10 +12,19 @@ from kvstream.events.frame import EventFrame
 
 _JOINED_EVENTS = 32_768  # at most, of frames that a batch joins
 
-if TYPE_CHECKING:
-    from kvstream.recording.producer import Producer
 
-Item = tuple[EventFrame, "Producer | None"]
+class Sender(Protocol):
+    """Who puts frames onto a queue: it keeps their accounts, whatever becomes of them there."""
+
+    def drop(self, reason: str, events: int) -> None:
+        """Count events as dropped for a reason (``DROP_REASONS``); from any thread."""
+
+    def take_losses(self) -> int:
+        """Return events dropped unasked since the last call, which nothing but this call can tell."""
+
+
+Item = tuple[EventFrame, Sender]
+"""A frame, and who sent it."""
 
 MOST_OBJECTS = 65_536
 """Frames and labels that a queue holds: each takes up to a kilobyte, however few events there are."""
@@ -64,14 +73,14 @@ class FrameQueue:
         self._idle = anyio.Event()
         self._asleep = False
 
-    def offer(self, frame: EventFrame, producer: "Producer | None") -> bool:
+    def offer(self, frame: EventFrame, sender: Sender) -> bool:
         """Append a frame if it fits; False if the queue is full."""
         events = len(frame.ops)  # a third of what len(frame) takes, which shows where frames are small
         objects = 1 + len(frame.labels)
         with self._lock:
             if not self._fits(events, objects):
                 return False
-            self._items.append((frame, producer))
+            self._items.append((frame, sender))
             self._events += events
             self._objects += objects
             wake, self._asleep = self._asleep, False
@@ -79,11 +88,11 @@ class FrameQueue:
             self.call_on_loop(self._wake_consumer)
         return True
 
-    def displace(self, producer: "Producer") -> EventFrame | None:
-        """Take out the oldest frame of one producer; None if it has none here."""
+    def displace(self, sender: Sender) -> EventFrame | None:
+        """Take out the oldest frame of one sender; None if it has none here."""
         with self._room:
-            for i, (frame, sender) in enumerate(self._items):
-                if sender is producer:
+            for i, (frame, other) in enumerate(self._items):
+                if other is sender:
                     del self._items[i]
                     self._events -= len(frame)
                     self._objects -= 1 + len(frame.labels)

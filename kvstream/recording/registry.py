@@ -1,4 +1,4 @@
-"""ProducerSet: the producers of one stream or connection, and what flushes them in time."""
+"""ProducerSet: how events get into one stream or connection, by producers and as ready frames."""
 
 import threading
 from collections import Counter
@@ -9,9 +9,11 @@ from weakref import WeakValueDictionary
 
 import anyio
 
-from kvstream.config import POLICIES, OverflowPolicy, StreamConfig
-from kvstream.errors import ConfigError, MalformedInputError
+from kvstream.config import OverflowPolicy, StreamConfig
+from kvstream.errors import ClosedStreamError, ConfigError, MalformedInputError
+from kvstream.events.frame import EventFrame
 from kvstream.events.types import checked_name
+from kvstream.recording.overflow import OVERFLOW
 from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import FrameQueue
 
@@ -25,15 +27,37 @@ class ProducersStatistics(NamedTuple):
 
     Attributes:
         producers: One entry a producer, in order of making; those retired are not among them.
-        retired: What producers had counted when they were retired, together.
+        others: What producers had counted when they were retired, and ready frames, together.
     """
 
     producers: tuple[ProducerStatistics, ...]
-    retired: ProducerStatistics
+    others: ProducerStatistics
+
+
+class SentFrames:
+    """The accounts of ready frames, which no producer has made; changed on the event loop only.
+
+    Attributes:
+        offered: Events in frames given to ``ProducerSet.send``.
+        dropped: Those of them that were dropped, by drop reason.
+    """
+
+    def __init__(self) -> None:
+        self.offered = 0
+        self.dropped: Counter[str] = Counter()
+
+    def drop(self, reason: str, events: int) -> None:
+        """Count events as dropped for a reason."""
+        if events:
+            self.dropped[reason] += events
+
+    def take_losses(self) -> int:
+        """Return 0: what is lost of them is missing by its sequence number."""
+        return 0
 
 
 class ProducerSet:
-    """Makes producers, one for each source, tier and policy, and flushes them.
+    """Makes producers, one for each source, tier and policy, flushes them, and takes ready frames.
 
     A producer that is not used for ``forget_seconds``, or is one too many, is retired: its counts go into a
     total and only whoever uses it keeps it alive. Once it is used again it is kept again.
@@ -42,12 +66,22 @@ class ProducerSet:
         config: How they frame and flush, how many are kept and for how long.
         clock: Nanoseconds since the Unix epoch.
         queue_of: The queue that a source's frames go to.
+        require_open: Raises ``ClosedStreamError`` unless events can be taken.
+
+    Attributes:
+        frames: The accounts of ready frames.
     """
 
     def __init__(
-        self, config: StreamConfig, clock: Callable[[], int], queue_of: Callable[[str], FrameQueue]
+        self,
+        config: StreamConfig,
+        clock: Callable[[], int],
+        queue_of: Callable[[str], FrameQueue],
+        require_open: Callable[[], None],
     ) -> None:
-        self._config, self._clock, self._queue_of = config, clock, queue_of
+        self._config, self._clock = config, clock
+        self._queue_of, self._require_open = queue_of, require_open
+        self.frames = SentFrames()
         # Order of locks: this one, then a producer's, then a queue's. Recording takes only the last two.
         self._lock = threading.Lock()
         self._known: WeakValueDictionary[tuple[str, str, str], Producer] = WeakValueDictionary()
@@ -65,11 +99,13 @@ class ProducerSet:
         """Return the producer of one source's events; asked again in the same words, the same one.
 
         Raises:
+            ClosedStreamError: If the stream or connection is not open.
             ConfigError: If an argument cannot be used, or too many producers have events that wait for room.
         """
+        self._require_open()
         policy = overflow or self._config.overflow
-        if policy not in POLICIES:
-            raise ConfigError(f"overflow must be one of {', '.join(POLICIES)}, not {overflow!r}")
+        if policy not in OVERFLOW:
+            raise ConfigError(f"overflow must be one of {', '.join(OVERFLOW)}, not {overflow!r}")
         try:
             key = checked_name(source), checked_name(tier), policy
         except MalformedInputError as error:
@@ -83,7 +119,7 @@ class ProducerSet:
                     source,
                     tier,
                     self._queue_of(source),
-                    policy,
+                    OVERFLOW[policy](),
                     self._config.frame_events,
                     self._clock,
                     self._keep,
@@ -93,15 +129,38 @@ class ProducerSet:
                 self._keep(made)
         return made
 
+    async def send(self, frame: EventFrame) -> None:
+        """Put a ready frame onto its source's queue, waiting for room.
+
+        If the wait is cancelled, the frame is counted as dropped (``cancelled``); if the stream or connection
+        is closed meanwhile, as ``closed``.
+
+        Raises:
+            ClosedStreamError: If the stream or connection is not open.
+            MalformedInputError: If the source or tier is no name; nothing is counted then.
+        """
+        self._require_open()
+        checked_name(frame.source)
+        checked_name(frame.tier)
+        queue = self._queue_of(frame.source)
+        self.frames.offered += len(frame.ops)
+        try:
+            while not queue.offer(frame, self.frames):
+                await queue.room()
+                self._require_open()
+        except BaseException as error:
+            reason = "closed" if isinstance(error, ClosedStreamError) else "cancelled"
+            self.frames.drop(reason, len(frame.ops))
+            raise
+
     def statistics(self) -> ProducersStatistics:
-        """Return the accounts of all producers; each event is in exactly one of them."""
+        """Return the accounts of all producers and ready frames; each event is in exactly one of them."""
         with self._lock:
             producers = tuple(producer.statistics() for producer in list(self._kept))
-            dropped = dict(self._retired_dropped)
-            sent = self._retired_offered - sum(dropped.values())
-            return ProducersStatistics(
-                producers, ProducerStatistics(self._retired_offered, 0, sent, dropped, 1.0)
-            )
+            offered = self._retired_offered + self.frames.offered
+            dropped = dict(self._retired_dropped + self.frames.dropped)
+            sent = offered - sum(dropped.values())
+            return ProducersStatistics(producers, ProducerStatistics(offered, 0, sent, dropped, 1.0))
 
     async def flush(self) -> None:
         """Put everything recorded so far onto the queues, waiting for room under ``block``."""

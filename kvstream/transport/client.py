@@ -61,7 +61,7 @@ class ConnectionStatistics(NamedTuple):
         producers: One entry a producer, in order of making.
         last_error: Why the last connection failed or ended; empty if none has.
         offered: Events in frames given to ``send``.
-        dropped: Events of those that were dropped, by reason.
+        dropped: Events of those that were dropped, by drop reason.
         events: Events acknowledged, of producers and of ``send``.
     """
 
@@ -97,15 +97,13 @@ class Connection:
         self.endpoint, self.config = endpoint, config
         self.faults = FaultLog()
         self._token, self._tls = token, tls
-        self._producers = ProducerSet(config, clock or Clock(), lambda _: self._queue)
+        self._producers = ProducerSet(config, clock or Clock(), lambda _: self._queue, self._require_open)
         self._epoch = new_epoch()
         self._numbers: Counter[str] = Counter()  # frames so far, by source
         self._unsent: deque[tuple[bytes, Item]] = deque()  # taken from the queue and not acknowledged
         self._stream: ByteStream | None = None
         self._connects = self._acknowledged = self._acknowledged_events = 0
         self._acknowledged_here = 0  # on this connection
-        self._offered = 0  # events in frames given to send()
-        self._dropped: Counter[str] = Counter()  # of frames given to send()
         self._pause = _FIRST_PAUSE
         self._last_error = self._refusal = ""
         self._outcome: anyio.Event | None = None  # of the next attempt to connect; None if nobody waits
@@ -148,8 +146,8 @@ class Connection:
             finally:
                 self._producers.close(reason)
                 unsent = [item for _, item in self._unsent]
-                for item in [*unsent, *self._queue.abandon()]:
-                    self._drop(item, reason)
+                for frame, sender in [*unsent, *self._queue.abandon()]:
+                    sender.drop(reason, len(frame))
                 self._unsent.clear()
                 self._queue.close()
                 self._queue.processed(sum(len(frame) for frame, _ in unsent))
@@ -166,7 +164,6 @@ class Connection:
             ClosedStreamError: If the connection is not open.
             ConfigError: If an argument cannot be used.
         """
-        self._require_open()
         return self._producers.get(source, tier, overflow)
 
     async def send(self, frame: EventFrame) -> None:
@@ -177,17 +174,9 @@ class Connection:
 
         Raises:
             ClosedStreamError: If the connection is not open.
+            MalformedInputError: If the source or tier is no name; nothing is counted then.
         """
-        self._require_open()
-        self._offered += len(frame)
-        settled = False
-        try:
-            while not (settled := self._queue.offer(frame, None)):
-                await self._queue.room()
-                self._require_open()
-        finally:
-            if not settled:
-                self._dropped["cancelled" if self._open else "closed"] += len(frame)
+        await self._producers.send(frame)
 
     async def flush(self) -> None:
         """Wait until everything recorded so far has been acknowledged.
@@ -224,8 +213,8 @@ class Connection:
             self._queue.statistics(),
             self._producers.statistics().producers,
             self._last_error,
-            self._offered,
-            dict(self._dropped),
+            self._producers.frames.offered,
+            dict(self._producers.frames.dropped),
             self._acknowledged_events,
         )
 
@@ -242,13 +231,6 @@ class Connection:
         if not self._open:
             raise ClosedStreamError("the connection is not open")
 
-    def _drop(self, item: Item, reason: str) -> None:
-        frame, producer = item
-        if producer is None:
-            self._dropped[reason] += len(frame)
-        else:
-            producer.drop(reason, len(frame))
-
     async def _send_all(self) -> None:
         try:
             while items := await self._queue.take():
@@ -261,13 +243,13 @@ class Connection:
 
     def _encode(self, item: Item) -> None:
         """Give a frame its sequence number and queue it; drop it if it cannot be encoded."""
-        frame = item[0]
+        frame, sender = item
         number = self._numbers[frame.source]
         try:
             message = encode_frame(msgspec.structs.replace(frame, epoch=self._epoch, seq=number))
         except Exception as error:
             self.faults.note("connection", "malformed", f"{self.endpoint}: a frame was dropped: {error}")
-            self._drop(item, "malformed")
+            sender.drop("malformed", len(frame))
             self._queue.processed(len(frame))
         else:
             self._numbers[frame.source] = number + 1

@@ -35,6 +35,7 @@ from kvstream.metrics.histogram import IntervalStats
 from kvstream.recording import registry
 from kvstream.recording.producer import Producer
 from kvstream.recording.queue import MOST_OBJECTS, FrameQueue
+from kvstream.recording.registry import SentFrames
 from kvstream.sources.timing import FrameCutter
 from kvstream.stream import sources_of
 from tests.blocks.test_table import apply_plain
@@ -501,12 +502,12 @@ async def test_a_queue_is_bounded_also_by_frames_without_events_and_by_labels(la
     queue = FrameQueue(1_000_000)
     one = msgspec.structs.replace(frame(Op.ALLOC, []), labels=labels, label_of=np.zeros(0, np.uint16))
     count = 0
-    while queue.offer(one, None):
+    while queue.offer(one, SentFrames()):
         count += 1
     assert count == MOST_OBJECTS // (1 + len(labels))
     items = await queue.take()
     assert len(items) == count
-    assert queue.offer(one, None)
+    assert queue.offer(one, SentFrames())
 
 
 def test_a_cutter_remembers_a_bounded_number_of_sources(monkeypatch):
