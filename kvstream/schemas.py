@@ -15,6 +15,7 @@ from kvstream.events.counters import DROP_REASONS
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import MAGIC
 from kvstream.events.types import (
+    EVENT_TYPES,
     REASONS,
     BlockAccessed,
     BlockAllocated,
@@ -33,13 +34,6 @@ from kvstream.reports.verdict import CacheAnalysis
 from kvstream.sources.zmq_events import SubscriberStatistics
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_INPUTS: tuple[type[msgspec.Struct], ...] = (
-    BlockAllocated,
-    BlockAccessed,
-    BlockEvicted,
-    CacheCleared,
-    BlockStored,
-)
 _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
     CacheAlert,
     CacheMetricsSummary,
@@ -54,7 +48,7 @@ _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
 
 def documents() -> dict[str, str]:
     """Every document by file name, as the text to write."""
-    schemas = {f"{_file_name(kind)}.schema.json": _schema(kind) for kind in (*_INPUTS, *_OUTPUTS)}
+    schemas = {f"{_file_name(kind)}.schema.json": _schema(kind) for kind in (*EVENT_TYPES, *_OUTPUTS)}
     schemas["event_frame.schema.json"] = _frame_schema()
     schemas["asyncapi.json"] = _asyncapi()
     schemas["wire_vectors.json"] = {"vectors": wire_vectors()}
@@ -178,7 +172,7 @@ def _asyncapi() -> dict[str, Any]:
             "payload": {"$ref": f"./{_file_name(kind)}.schema.json"},
             "examples": [{"payload": example}] if (example := _examples().get(kind)) else [],
         }
-        for kind in (*_INPUTS, *_OUTPUTS)
+        for kind in (*EVENT_TYPES, *_OUTPUTS)
     }
     messages["event_frame"] = {
         "name": "event_frame",
@@ -187,7 +181,7 @@ def _asyncapi() -> dict[str, Any]:
         "payload": {"$ref": "./event_frame.schema.json"},
         "examples": [],
     }
-    inputs = [_file_name(kind) for kind in _INPUTS]
+    inputs = [_file_name(kind) for kind in EVENT_TYPES]
     outputs = [_file_name(kind) for kind in _OUTPUTS]
     channels = {
         "events": (inputs, "Block events as JSON lines, one event a line."),

@@ -176,7 +176,6 @@ class Observations(CacheCounts, eq=False):
     """What one ``BlockTable.apply`` saw: counts, and columns in lists: int64, intervals in ns.
 
     Attributes:
-        evictions: Generations ended otherwise than by a clear, by reason code.
         reuse_gaps: Access to access.
         first_reuses: Allocation to first access.
         lifetimes: Allocation to eviction.
@@ -191,7 +190,6 @@ class Observations(CacheCounts, eq=False):
         looked_up: Of these, the content that the miss-ratio curve follows, in order.
     """
 
-    evictions: I64 = field(default_factory=lambda: np.zeros(len(REASONS), dtype=np.int64))
     reuse_gaps: list[I64] = field(default_factory=list)
     first_reuses: list[I64] = field(default_factory=list)
     lifetimes: list[I64] = field(default_factory=list)

@@ -107,7 +107,7 @@ class CacheMonitor:
         self._lookups, self._looked_up = 0, list[I64]()  # not yet seen by the curve
         self._changes_waiting = self._lookups_waiting = 0
         self._restarts_unseen = 0  # not yet in a window
-        self._before = Measurements()  # all closed windows
+        self._before = Measurements.empty()  # all closed windows
 
     def slices(self, frames: Sequence[EventFrame], lost: int) -> Iterator[Outcome]:
         """Apply frames of at least one event each, and yield after as much as takes some milliseconds.
@@ -260,7 +260,7 @@ class CacheMonitor:
     def measurements(self) -> Measurements:
         """Everything seen since the start."""
         self._settle()
-        total = Measurements()
+        total = Measurements.empty()
         total.merge(self._before)
         if self.ring.open is not None:
             total.merge(self.ring.open.measurements)

@@ -162,7 +162,7 @@ class ForgottenSources:
 
     def __init__(self) -> None:
         self.sources = 0
-        self.measurements = Measurements()
+        self.measurements = Measurements.empty()
         self.live = 0
         self.counts = SourceCounts()
         self.refused: Counter[str] = Counter()
@@ -370,7 +370,7 @@ def _rules_of_caches(rules: Sequence[Rule]) -> tuple[Rule, ...]:
 
 def total_measurements(caches: Iterable[CacheMonitor]) -> Measurements:
     """Return what several caches have measured since the start."""
-    total = Measurements()
+    total = Measurements.empty()
     for cache in caches:
         total.merge(cache.measurements())
     return total
@@ -386,8 +386,8 @@ class Gathering:
 
     def __init__(self, config: MetricsConfig, tiers: Sequence[CacheMonitor]) -> None:
         self._config, self._tiers = config, tiers
-        self._known, self._unknown = Measurements(), Measurements()  # by whether hits are known
-        self._recent_known, self._recent_unknown = Measurements(), Measurements()
+        self._known, self._unknown = Measurements.empty(), Measurements.empty()  # by whether hits are known
+        self._recent_known, self._recent_unknown = Measurements.empty(), Measurements.empty()
         self._hits_are_known = False
         self._working_sets: list[WorkingSet] = []
         self._usage = UsageByLabel()
@@ -420,7 +420,7 @@ class Gathering:
         """Return the summary, once every tier was taken in."""
         config, tiers = self._config, self._tiers
         alone = tiers[0] if len(tiers) == 1 else None
-        total, recent = Measurements(), Measurements()
+        total, recent = Measurements.empty(), Measurements.empty()
         for part in (self._known, self._unknown):
             total.merge(part)
         for part in (self._recent_known, self._recent_unknown):
@@ -458,7 +458,7 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
     """
     forgotten = [monitor.forgotten for monitor in monitors] if source is None and tier is None else []
     caches = [cache for monitor in monitors for cache in monitor.caches(source, tier)]
-    total = Measurements()
+    total = Measurements.empty()
     for cache in caches:
         cache.add_counts_to(total)
     for before in forgotten:

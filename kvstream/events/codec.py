@@ -18,7 +18,7 @@ from kvstream.events.frame import (
     as_int64,
     frames_from_events,
 )
-from kvstream.events.types import BlockAllocated, CacheCleared, Event, Labels, Name, Op
+from kvstream.events.types import EVENT_TYPES, BlockAllocated, CacheCleared, Event, Labels, Name
 from kvstream.text.escape import for_unicode
 
 FRAME_VERSION = 1
@@ -49,7 +49,7 @@ class WireFrame(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 _WIDE = np.dtype("<i8")
 _FEW = 512  # events
-_KNOWN_OPS = bytes(range(Op.STORE + 1))
+_KNOWN_OPS = bytes(range(len(EVENT_TYPES)))
 _frame_encoder = msgspec.msgpack.Encoder()
 _frame_decoder = msgspec.msgpack.Decoder(WireFrame)
 _labels_decoder = msgspec.msgpack.Decoder(tuple[Labels, ...])
@@ -165,7 +165,8 @@ def _unknown_ops(column: bytes | memoryview) -> bytes:
     """Return the operation codes that are none."""
     if len(column) > _FEW:
         ops = np.frombuffer(column, np.uint8)
-        return ops.compress(ops > Op.STORE).tobytes() if ops.max() > Op.STORE else b""
+        last = len(EVENT_TYPES) - 1
+        return ops.compress(ops > last).tobytes() if ops.max() > last else b""
     return bytes(column).translate(None, _KNOWN_OPS)
 
 

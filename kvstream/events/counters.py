@@ -2,7 +2,11 @@
 
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
-from msgspec import Struct
+import numpy as np
+from msgspec import Struct, field
+
+from kvstream.events.frame import I64
+from kvstream.events.types import REASONS
 
 
 class Count(NamedTuple):
@@ -24,8 +28,13 @@ class Count(NamedTuple):
 
 
 class CacheCounts(Struct, eq=False, kw_only=True):
-    """What is counted of the events of one source and tier."""
+    """What is counted of the events of one source and tier.
 
+    Attributes:
+        evictions: Generations ended otherwise than by a clear, by reason code, int64.
+    """
+
+    evictions: I64 = field(default_factory=lambda: np.zeros(len(REASONS), dtype=np.int64))
     allocations: Annotated[int, Count("Blocks allocated.", "kvstream_allocations")] = 0
     sampled_allocations: Annotated[int, Count("Generations whose intervals are measured.")] = 0
     accesses: Annotated[int, Count("Hits on live blocks.", "kvstream_accesses", rests_on_hits=True)] = 0
@@ -57,6 +66,31 @@ class CacheCounts(Struct, eq=False, kw_only=True):
         int, Count("Steps back in time of more than ten windows.", "kvstream_clock_steps", is_problem=True)
     ] = 0
 
+    def add_counts(self, other: "CacheCounts") -> None:
+        """Add the counts of another stretch, and nothing else that it may hold."""
+        for name in _CACHE_COUNTS:
+            if count := getattr(other, name):  # few are not 0 where frames are small
+                setattr(self, name, getattr(self, name) + count)
+        self.evictions += other.evictions
+
+    @property
+    def total_evictions(self) -> int:
+        """Return generations ended other than by a clear."""
+        return int(self.evictions.sum())
+
+    @property
+    def processed(self) -> int:
+        """Return events that these counts account for."""
+        ended = self.total_evictions - self.replacements + self.unknown_evictions
+        return self.allocations + self.accesses + self.unknown_accesses + ended + self.clears
+
+    @property
+    def ended_by_reason(self) -> dict[str, int]:
+        """Return generations ended, by reason; those that a clear ended among the ``cleared``."""
+        by_reason = dict(zip(REASONS, self.evictions.tolist(), strict=True))
+        by_reason["cleared"] += self.cleared
+        return by_reason
+
 
 class SourceCounts(Struct, eq=False, kw_only=True):
     """What is counted of the frames of one source."""
@@ -87,6 +121,9 @@ def counts_of(kind: type[Struct]) -> dict[str, Count]:
         for noted in getattr(hints[name], "__metadata__", ())
         if isinstance(noted, Count)
     }
+
+
+_CACHE_COUNTS = tuple(counts_of(CacheCounts))
 
 
 class DropReason(NamedTuple):

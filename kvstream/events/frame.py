@@ -14,10 +14,11 @@ from kvstream.errors import MalformedInputError
 from kvstream.events.types import (
     DEFAULT_SOURCE,
     DEFAULT_TIER,
+    EVENT_TYPES,
+    OP_OF,
     REASON_CODE,
     REASONS,
     UNKNOWN_REASON,
-    BlockAccessed,
     BlockAllocated,
     BlockEvicted,
     BlockStored,
@@ -110,16 +111,16 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
             if op == Op.ALLOC:
                 key = (keys[i] or None) if keys else None
                 events.append(BlockAllocated(block, ts, source, tier, key, labels[label_of[i]]))
-            elif op == Op.ACCESS:
-                events.append(BlockAccessed(block, ts, source, tier))
             elif op == Op.EVICT:
                 code = reasons[i] if reasons else 0
                 reason = REASONS[code] if code < len(REASONS) else "unknown"
                 events.append(BlockEvicted(block, ts, source, tier, reason))
             elif op == Op.CLEAR:
                 events.append(CacheCleared(ts, source, tier))
-            else:
+            elif op == Op.STORE:
                 events.append(BlockStored(block, ts, source, tier, labels[label_of[i]]))
+            else:
+                events.append(EVENT_TYPES[op](block, ts, source, tier))
         return events
 
 
@@ -226,15 +227,6 @@ def packed_int64(ids: Sequence[int]) -> I64:
     return column
 
 
-_OP_OF: dict[Any, int] = {
-    BlockAllocated: Op.ALLOC,
-    BlockAccessed: Op.ACCESS,
-    BlockEvicted: Op.EVICT,
-    CacheCleared: Op.CLEAR,
-    BlockStored: Op.STORE,
-}
-
-
 _SIDE_BY_SIDE_NS = 5_000_000_000
 _STEP_BACK_NS = 5_000_000_000
 
@@ -276,7 +268,7 @@ def _edges(numbers: I64) -> list[int]:
 
 
 def _frame_of(events: Sequence[Any], source: str, tier: str) -> EventFrame:
-    ops = bytes([_OP_OF[type(event)] for event in events])
+    ops = bytes([OP_OF[type(event)] for event in events])
     if Op.CLEAR in ops:
         blocks = [0 if type(event) is CacheCleared else event.block for event in events]
     else:

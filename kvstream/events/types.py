@@ -1,6 +1,6 @@
 """The events, one Struct each: the form people, pipes and JSON lines use."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -149,6 +149,12 @@ class BlockStored(Struct, frozen=True, tag="store", omit_defaults=True, gc=False
 
 
 Event = BlockAllocated | BlockAccessed | BlockEvicted | CacheCleared | BlockStored
+
+EVENT_TYPES: tuple[type[Any], ...] = get_args(Event)
+"""The Struct of each operation; its code in a frame (``Op``) is its place here."""
+
+OP_OF = {kind: op for op, kind in enumerate(EVENT_TYPES)}
+"""The operation code of each event's Struct."""
 
 
 class Malformed(msgspec.Struct, frozen=True, tag="malformed"):

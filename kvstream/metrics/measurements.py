@@ -1,56 +1,41 @@
 """Measurements: counts and histograms of one stretch of one stream. They merge by addition."""
 
+from typing import Self
+
 import numpy as np
 
-from kvstream.blocks.apply_result import Observations
 from kvstream.events.counters import CacheCounts
 from kvstream.events.frame import I64
-from kvstream.events.types import REASONS
 from kvstream.metrics.histogram import DEFAULT_SCALE, ExponentialHistogram
 from kvstream.metrics.premature import Returns
 
-_COUNTS = CacheCounts.__struct_fields__
 _HISTOGRAMS = ("lifetime", "idle", "first_reuse", "reuse_gap", "return_time", "return_distance")
 _BLOCK = 1_000_000_000  # as long as a second, so that a histogram of times can count blocks
 
 
-class Measurements:
-    """What was seen of one source and tier in a window, or since the start.
+class Measurements(CacheCounts, eq=False):
+    """What was seen of one source and tier in a window, or since the start: counts, and histograms.
 
-    Its counts are those of ``CacheCounts``, and ``evictions`` by reason code, int64; ``never_accessed``,
-    ``accessed_once`` and ``access_total`` are of the sampled generations that were evicted. ``lifetime``,
-    ``idle``, ``first_reuse`` and ``reuse_gap`` are histograms, as are ``return_time`` and
-    ``return_distance`` (in blocks, not seconds) of premature evictions.
+    Attributes:
+        lifetime: Allocation to eviction, as all of these of the generations that sampling observes.
+        idle: Last access to eviction.
+        first_reuse: Allocation to first access.
+        reuse_gap: Access to access.
+        return_time: Eviction to return, of premature evictions.
+        return_distance: Blocks more, not seconds, that would have kept each of them.
     """
 
-    __slots__ = (*_COUNTS, *_HISTOGRAMS, "evictions")
+    lifetime: ExponentialHistogram
+    idle: ExponentialHistogram
+    first_reuse: ExponentialHistogram
+    reuse_gap: ExponentialHistogram
+    return_time: ExponentialHistogram
+    return_distance: ExponentialHistogram
 
-    allocations: int
-    sampled_allocations: int
-    accesses: int
-    stores: int
-    clears: int
-    cleared: int
-    replacements: int
-    never_accessed: int
-    accessed_once: int
-    access_total: int
-    unknown_evictions: int
-    unknown_accesses: int
-    unknown_reasons: int
-    time_regressions: int
-    clock_steps: int
-
-    def __init__(self, scale: int = DEFAULT_SCALE) -> None:
-        for name in _COUNTS:
-            setattr(self, name, 0)
-        self.evictions = np.zeros(len(REASONS), dtype=np.int64)
-        self.lifetime = ExponentialHistogram(scale)
-        self.idle = ExponentialHistogram(scale)
-        self.first_reuse = ExponentialHistogram(scale)
-        self.reuse_gap = ExponentialHistogram(scale)
-        self.return_time = ExponentialHistogram(scale)
-        self.return_distance = ExponentialHistogram(scale)
+    @classmethod
+    def empty(cls, scale: int = DEFAULT_SCALE) -> Self:
+        """Return measurements of nothing, with histograms of a scale."""
+        return cls(*(ExponentialHistogram(scale) for _ in _HISTOGRAMS))
 
     def observe_accesses(self, counts: I64) -> None:
         """Add evicted generations, by how often they were accessed, int64 (m,)."""
@@ -68,31 +53,6 @@ class Measurements:
         self.add_counts(other)
         for name in _HISTOGRAMS:
             getattr(self, name).merge(getattr(other, name))
-
-    def add_counts(self, other: "Observations | Measurements") -> None:
-        """Add the counts alone, at a fraction of what merging costs."""
-        for name in _COUNTS:
-            if count := getattr(other, name):  # few are not 0 where frames are small
-                setattr(self, name, getattr(self, name) + count)
-        self.evictions += other.evictions
-
-    @property
-    def total_evictions(self) -> int:
-        """Return generations ended other than by a clear."""
-        return int(self.evictions.sum())
-
-    @property
-    def processed(self) -> int:
-        """Return events that these measurements account for."""
-        ended = self.total_evictions - self.replacements + self.unknown_evictions
-        return self.allocations + self.accesses + self.unknown_accesses + ended + self.clears
-
-    @property
-    def ended_by_reason(self) -> dict[str, int]:
-        """Return generations ended, by reason; those that a clear ended among the ``cleared``."""
-        by_reason = dict(zip(REASONS, self.evictions.tolist(), strict=True))
-        by_reason["cleared"] += self.cleared
-        return by_reason
 
     @property
     def lookups(self) -> int:

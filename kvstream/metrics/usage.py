@@ -64,7 +64,7 @@ class LabelSetUsage:
     """
 
     def __init__(self, scale: int = DEFAULT_SCALE) -> None:
-        self.measurements = Measurements(scale)
+        self.measurements = Measurements.empty(scale)
         self.live = 0
         self.block_ns = 0.0
         self.premature = 0

@@ -146,7 +146,7 @@ class WindowRing:
         if self.open is None or self.open.index != index:
             closed = self.close()
             step = closed is not None and index < closed.index
-            self.open = Window(index, Measurements(self._scale), clock_step=step)
+            self.open = Window(index, Measurements.empty(self._scale), clock_step=step)
             if step:
                 self.open.measurements.clock_steps = 1
                 self._closed.clear()
@@ -161,7 +161,7 @@ class WindowRing:
             self.open.index = index  # a long silence is one window
             return None
         closed = self.close()
-        self.open = Window(index, Measurements(self._scale))
+        self.open = Window(index, Measurements.empty(self._scale))
         return closed
 
     def _stands(self) -> int | None:
@@ -185,7 +185,7 @@ class WindowRing:
 
         It reaches back as far as windows are detailed.
         """
-        total = Measurements(self._scale)
+        total = Measurements.empty(self._scale)
         until = self.latest if until is None else until
         if until is None:
             return total

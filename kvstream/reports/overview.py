@@ -171,7 +171,7 @@ async def history(stream: KVStream, place: Place, windows: int) -> History:
 async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Distribution]:
     """Return lifetimes, idle times and reuse gaps of the last minute."""
     config = stream.config.metrics
-    total = Measurements()
+    total = Measurements.empty()
     for tier in caches_of(stream, *place):
         total.merge(tier.recent(config.recent_windows))
         await checkpoint()

@@ -1,7 +1,7 @@
 """Frames as the batches of KV events that vLLM publishes, for replays to what subscribes to engines.
 
 Allocations, stores and accesses become ``BlockStored``, which is what an engine says of all three where it
-reports hits. There are no token ids to send.
+reports hits. There are no token ids to send, and operations that no engine publishes are left out.
 """
 
 import re
@@ -18,6 +18,7 @@ from kvstream.events.types import Op
 
 _MEDIUM_OF_TIER = {"gpu": "GPU", "cpu": "CPU", "disk": "STORAGE"}
 _RANKED = re.compile(r"(.+)/dp(\d+)")
+_STORED = (Op.ALLOC, Op.ACCESS, Op.STORE)
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -57,7 +58,7 @@ def _events(frame: EventFrame) -> list[dict[str, Any]]:
     medium = _MEDIUM_OF_TIER.get(frame.tier, frame.tier.upper())
     rows = zip(frame.ops.tolist(), frame.blocks.view(np.uint64).tolist(), strict=True)
     events: list[dict[str, Any]] = []
-    for kind, run in groupby(rows, key=lambda row: row[0] if row[0] in (Op.EVICT, Op.CLEAR) else Op.STORE):
+    for kind, run in groupby(rows, key=lambda row: Op.STORE if row[0] in _STORED else row[0]):
         hashes = [block for _, block in run]
         if kind == Op.STORE:
             events.append(
@@ -73,8 +74,8 @@ def _events(frame: EventFrame) -> list[dict[str, Any]]:
             )
         elif kind == Op.EVICT:
             events.append({"type": "BlockRemoved", "block_hashes": hashes, "medium": medium})
-        elif frame.tier == "gpu":
+        elif kind == Op.CLEAR and frame.tier == "gpu":
             events += [{"type": "AllBlocksCleared"}] * len(hashes)
-        else:
-            raise ConfigError(f"KV events cannot tell of a clear of the tier {frame.tier}")
+        elif kind == Op.CLEAR:
+            raise ConfigError(f"KV events cannot report a clear of the tier {frame.tier}")
     return events

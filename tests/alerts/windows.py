@@ -14,7 +14,7 @@ def window(
     index, lookups=200, hit_ratio=0.8, evicted=None, lifetime=10.0, live=95, premature=0, lost=0, **more
 ):
     """A window of a second with a hit ratio; lifetimes all alike, in seconds."""
-    seen = Measurements(4)
+    seen = Measurements.empty(4)
     seen.accesses = round(lookups * hit_ratio)
     seen.allocations = lookups - seen.accesses
     evicted = seen.allocations if evicted is None else evicted
@@ -28,7 +28,7 @@ def window(
 
 
 def empty(index):
-    return Window(index, Measurements(4), live=95)
+    return Window(index, Measurements.empty(4), live=95)
 
 
 def stretch(start, end, noise=0.0, every=1, seed=1, **what):

@@ -4,8 +4,11 @@ import pytest
 
 from kvstream import EventFrame, KVStream, Labels
 from kvstream.errors import ConfigError, MalformedInputError
-from kvstream.events.types import MAX_NAME, checked_labels, checked_name
+from kvstream.events.codec import decode_frame, encode_frame
+from kvstream.events.frame import frames_from_events
+from kvstream.events.types import EVENT_TYPES, MAX_NAME, OP_OF, CacheCleared, Op, checked_labels, checked_name
 
+CODES = {name: code for name, code in vars(Op).items() if name.isupper()}
 NO_NAMES = ("", "x" * (MAX_NAME + 1), "a\udcff", "\ud800", 5, b"acme")
 
 
@@ -57,3 +60,18 @@ async def test_frames_made_by_hand_with_odd_names_end_nothing():
         await stream.flush()
         assert [usage.value for usage in stream.summary_nowait().labels.get("tenant", [])] in ([], ["other"])
         assert stream.accounts().processed == 4
+
+
+def test_every_operation_has_its_event():
+    assert sorted(CODES.values()) == list(range(len(EVENT_TYPES)))
+    tags = {kind.__struct_config__.tag: op for kind, op in OP_OF.items()}
+    assert tags == {name.lower(): code for name, code in CODES.items()}
+
+
+@pytest.mark.parametrize("kind", EVENT_TYPES)
+def test_an_event_goes_into_a_frame_and_comes_back(kind):
+    event = kind(ts=7, **({} if kind is CacheCleared else {"block": -3}))
+    (frame,) = frames_from_events([event])
+    assert frame.ops.tolist() == [OP_OF[kind]]
+    assert frame.to_events() == [event]
+    assert decode_frame(encode_frame(frame)).to_events() == [event]

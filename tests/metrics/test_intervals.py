@@ -64,7 +64,7 @@ def test_every_interval_is_counted_once_in_its_window_and_for_its_owner(windows,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_AT_ONCE", at_once)
         for seen_in_window in windows:
-            window, expected, evicted = Measurements(4), defaultdict(list), []
+            window, expected, evicted = Measurements.empty(4), defaultdict(list), []
             for values, accesses, label_sets in seen_in_window:
                 intervals.observe(observations(values, accesses, label_sets), window)
                 evicted += accesses

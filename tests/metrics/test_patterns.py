@@ -18,7 +18,7 @@ def measured(accesses_per_block, survivors=0):
         events += [(1, block, ts + 10 * (i + 1), "") for i in range(accesses)]
         ts += 1000
         events.append((2, block, ts, "capacity"))
-    seen = Measurements(4)
+    seen = Measurements.empty(4)
     applied = BlockTable("s", "gpu").apply(frame(events))
     intervals = Intervals(4)
     seen.add_counts(applied)
