@@ -16,7 +16,7 @@ import msgspec
 from examples.convert_hooks import frames, read_hooks
 from kvstream.config import MetricsConfig
 from kvstream.engine.monitor import Monitor
-from kvstream.metrics.histogram import VLLM_BUCKETS_SECONDS
+from kvstream.metrics.buckets import VLLM_BUCKETS_SECONDS
 
 
 def vllm_histograms(path: Path) -> dict[str, tuple[int, float, list[int]]]:

@@ -1,8 +1,11 @@
 """Plain twins of what follows the block table, in lists and dictionaries: slow, and written to be read."""
 
 import itertools
+from bisect import bisect_left
+from collections import Counter
 
 from kvstream.events.types import Op
+from kvstream.metrics.buckets import VLLM_BUCKETS_SECONDS, upper_bounds
 from kvstream.testing import ReferenceTable
 
 
@@ -234,3 +237,18 @@ def reference_hit_ratios(contents: list[int], sizes: list[int]) -> list[float]:
         last[content] = now
     within = list(itertools.accumulate(hits))
     return [within[min(size, n)] / n if n else 0.0 for size in sizes]
+
+
+def interval_fields(values, scale):
+    """What an exponential histogram of a scale holds of intervals in ns, as ``fields`` of one reads it."""
+    lowest, bounds = upper_bounds(scale)
+    bounds = bounds.tolist()
+    counts = Counter(lowest + bisect_left(bounds, value) for value in values if value)
+    held = [(0.0, values.count(0))] if 0 in values else []
+    held += [(2.0 ** ((bucket + 1) / 2**scale), n) for bucket, n in sorted(counts.items())]
+    return held, len(values), values.count(0), sum(values), min(values, default=0), max(values, default=0)
+
+
+def at_most_bounds(values):
+    """How many intervals in ns are at most each of vLLM's bounds, and how many there are."""
+    return [sum(v <= round(b * 1e9) for v in values) for b in VLLM_BUCKETS_SECONDS] + [len(values)]

@@ -41,7 +41,6 @@ try:
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 finally:
     assert sys.modules[NAME].__file__ == PATH
-    assert sys.modules[NAME].COMPILED
 """
 
 

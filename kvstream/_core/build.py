@@ -3,11 +3,13 @@
 import logging
 from functools import cache
 
-from kvstream._core import kv_events, recorder, table
+from kvstream._core import buckets, columns, kv_events, recorder, reuse, table
 
 logger = logging.getLogger("kvstream")
 
-COMPILED = kv_events.COMPILED and recorder.COMPILED and table.COMPILED
+_MODULES = (buckets, columns, kv_events, recorder, reuse, table)
+
+COMPILED = not any(str(module.__file__).endswith(".py") for module in _MODULES)
 """Whether every module of the core is compiled."""
 
 CORE = "compiled" if COMPILED else "interpreted, some 90 times slower"

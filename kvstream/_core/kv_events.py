@@ -18,16 +18,16 @@ import struct
 import numpy as np
 
 if cython.compiled:  # pragma: no cover
+    from cython.cimports.kvstream._core.native import as_signed
     from cython.cimports.libc.string import memcmp, memcpy
+else:
+    from kvstream._core.native import as_signed
 
 from kvstream._core.ids import group_salt
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import MAX_FRAME_EVENTS, label_number
 from kvstream.events.types import MAX_RANK, Labels, Op
 from kvstream.text.names import bounded_name
-
-COMPILED = bool(cython.compiled)
-"""Whether this module runs as machine code."""
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 """Bytes of a batch."""
@@ -661,13 +661,13 @@ class KVEventReader:
         for place in range(count):
             head = self._data[at]
             if head == 0xCF:  # as hashes are, but for one in thousands
-                self._hashes[place] = _signed(self._eight(at + 1))
+                self._hashes[place] = as_signed(self._eight(at + 1))
                 at += 9
             elif 0xC4 <= head <= 0xC6:
                 size = self._count(at)
                 at = self._inside(at) + size
                 size = min(size, 8)
-                self._hashes[place] = _signed(self._word(at - size, size))
+                self._hashes[place] = as_signed(self._word(at - size, size))
             elif _is_integer(head):
                 self._hashes[place] = self._bits(at)
                 at += _SIZES[head]
@@ -686,7 +686,7 @@ class KVEventReader:
             raise self._unexpected("group_idx", at)
         group: cython.longlong = self._bits(at)
         if group != self._group:
-            self._salt = _signed(group_salt(group)) if group else 0
+            self._salt = as_signed(group_salt(group)) if group else 0
             self._group = group
         return self._salt
 
@@ -938,15 +938,6 @@ class KVEventReader:
         head = self._data[at]
         kind = next(kind for last, kind in _KINDS if head <= last)
         return MalformedInputError(f"{what}: unexpected {kind} at byte {at}")
-
-
-@cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-def _signed(bits: cython.ulonglong) -> cython.longlong:
-    """Return the signed integer of the same 64 bits."""
-    sign: cython.ulonglong = 0x8000_0000_0000_0000
-    return (bits ^ sign) - sign
 
 
 @cython.cfunc

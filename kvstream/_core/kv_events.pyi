@@ -4,7 +4,6 @@ from typing import final
 from kvstream.events.frame import I64, U8, U16
 from kvstream.events.types import Labels
 
-COMPILED: bool
 MAX_PAYLOAD_BYTES: int
 MAX_BATCH_EVENTS: int
 MAX_DEPTH: int

@@ -17,3 +17,8 @@ cdef extern from * nogil:
     """
     void prefetch "kvstream_prefetch" (const void *address) noexcept
     int bit_length "kvstream_bit_length" (unsigned long long value) noexcept  # of at least 1
+
+
+cdef inline long long as_signed(unsigned long long bits) noexcept nogil:
+    """Return the signed integer of the same 64 bits."""
+    return <long long>bits

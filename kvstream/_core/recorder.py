@@ -38,9 +38,6 @@ if cython.compiled:  # pragma: no cover
         slot_of,
     )
 
-COMPILED = bool(cython.compiled)
-"""Whether this module is compiled."""
-
 _FIRST_ROOM = 4096
 _ALLOC = cython.declare(cython.uchar, Op.ALLOC)
 _ACCESS = cython.declare(cython.uchar, Op.ACCESS)

@@ -1,10 +1,8 @@
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Any, final
 
 from kvstream.events.clock import Clock
 from kvstream.recording.recorder import Block, Blocks, Recorded
-
-COMPILED: Final[bool]
 
 def checked_time(ts: object) -> int: ...
 

@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
 """The block table: what each event of a frame does to its block, in order, over plain arrays.
 
-Also what follows blocks by their content key: the index of keys, premature evictions and the LRU stack.
+The index of ids and the hash functions are here too, so that they are compiled into its loop.
 ``kvstream.testing.ReferenceTable`` says what the results must be.
 """
 
@@ -18,18 +18,18 @@ import numpy as np
 from kvstream.events.types import OTHER, REASONS, REPLACED, Op
 
 if cython.compiled:  # pragma: no cover
-    from cython.cimports.kvstream._core.native import bit_length, prefetch
+    from cython.cimports.kvstream._core.columns import Columns
+    from cython.cimports.kvstream._core.native import as_signed, prefetch
 else:
-    bit_length = int.bit_length
-
-COMPILED = bool(cython.compiled)
-"""Whether this module runs as machine code."""
-
-AT_ONCE = 16_384
-"""Events that are applied before what they showed is taken out; more would only take more memory."""
+    from kvstream._core.columns import Columns
+    from kvstream._core.native import as_signed
+from kvstream._core.columns import AT_ONCE
 
 NOT_LIVE = -1
 """Access count of a slot that holds no block."""
+
+REMOVED = -2
+"""In a place of the index that does not hold a slot any more."""
 
 _NOT_LIVE = cython.declare(cython.int, NOT_LIVE)
 _RELEASING = 1024  # events from which on other threads may run meanwhile
@@ -52,13 +52,11 @@ _REASONS = cython.declare(cython.int, len(REASONS))
 _OTHER = cython.declare(cython.int, int(OTHER))
 _REPLACED = cython.declare(cython.int, int(REPLACED))
 _EMPTY = cython.declare(cython.int, -1)  # a place that never held a slot
-_REMOVED = cython.declare(cython.int, -2)  # one that holds none any more
-_NEVER = cython.declare(cython.longlong, int(np.iinfo(np.int64).min))  # eviction time where no key is
+_REMOVED = cython.declare(cython.int, REMOVED)
 _BIRTH = cython.declare(cython.int, 0)  # columns of a row of the table
 _COUNT = cython.declare(cython.int, 1)
 _TIMES = cython.declare(cython.int, 2)
 _AHEAD = cython.declare(cython.int, 32)  # events that are applied while memory answers
-_KEYS_AHEAD = cython.declare(cython.int, 16)
 _MOST_SLOTS = cython.declare(cython.longlong, 2**32)  # beyond, an id can only be a content hash
 
 
@@ -66,7 +64,7 @@ _MOST_SLOTS = cython.declare(cython.longlong, 2**32)  # beyond, an id can only b
 @cython.inline
 @cython.nogil
 @cython.exceptval(check=False)
-def _mixed(value: cython.longlong) -> cython.ulonglong:
+def mixed(value: cython.longlong) -> cython.ulonglong:
     """Return 64 bits, scattered evenly.
 
     Source: the finaliser of splitmix64, https://prng.di.unimi.it/splitmix64.c
@@ -82,21 +80,7 @@ def _mixed(value: cython.longlong) -> cython.ulonglong:
     return bits ^ (bits >> 31)
 
 
-@cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def _signed(bits: cython.ulonglong) -> cython.longlong:
-    """Return the signed integer of the same 64 bits."""
-    sign: cython.ulonglong = 0x8000_0000_0000_0000
-    return (bits ^ sign) - sign
-
-
-@cython.cfunc
-@cython.inline
-@cython.nogil
-@cython.exceptval(check=False)
-def _span(later: cython.longlong, earlier: cython.longlong) -> cython.longlong:
+def span(later: cython.longlong, earlier: cython.longlong) -> cython.longlong:
     """Return the time between two times of which the first is not the earlier one, ns, at most 2**63 - 1."""
     full: cython.ulonglong = 0xFFFF_FFFF_FFFF_FFFF
     most: cython.ulonglong = 0x7FFF_FFFF_FFFF_FFFF
@@ -117,8 +101,34 @@ def mix(values):
     hashes: cython.ulonglong[::1] = memoryview(result)
     i: cython.Py_ssize_t
     for i in range(len(value)):
-        hashes[i] = _mixed(value[i])
+        hashes[i] = mixed(value[i])
     return result.reshape(values.shape)
+
+
+def count_distinct(values, registers, bits: cython.int):
+    """Count integers in the registers of a HyperLogLog sketch.
+
+    Source: P. Flajolet and others, "HyperLogLog", 2007.
+
+    Args:
+        values: The integers, int64 (n,).
+        registers: Highest rank of each place, uint8 (2**bits,); changed.
+        bits: Of the hash that name the place; the others are ranked.
+    """
+    value: cython.const[cython.longlong][::1] = memoryview(values)
+    register: cython.uchar[::1] = memoryview(registers)
+    mask: cython.ulonglong = (1 << bits) - 1
+    ranked: cython.int = 64 - bits
+    i: cython.Py_ssize_t
+    for i in range(len(value)):
+        hashed: cython.ulonglong = mixed(value[i])
+        place: cython.Py_ssize_t = hashed & mask
+        # A rank exceeds that of the register if no bit is set before it, which it seldom does.
+        rest: cython.ulonglong = hashed >> bits
+        rank: cython.int = register[place]
+        while rank <= ranked and rest >> (ranked - rank) == 0:
+            rank += 1
+        register[place] = rank
 
 
 @cython.final
@@ -129,15 +139,6 @@ class Index:
     Memory is 4 bytes a place. Places are doubled, and removed keys swept out, where more of them are used
     than ``load``; the emptier they are, the fewer tries a key takes.
     """
-
-    keys: cython.longlong[::1]  # by slot
-    places: cython.int[::1]  # slot, or what else each place holds
-    factor: cython.ulonglong
-    shift: cython.int
-    mask: cython.longlong
-    used: cython.longlong  # places that are not empty
-    limit: cython.longlong  # used at most
-    load: cython.double
 
     def __init__(self, load: float):
         self.load = load
@@ -164,19 +165,11 @@ class Index:
             if before[i] >= 0:
                 self._insert(before[i])
 
-    @cython.cfunc
-    @cython.inline
-    @cython.nogil
-    @cython.exceptval(check=False)
     def _home(self, key: cython.longlong) -> cython.longlong:
         """Return the place where a key is if no other is there."""
         full: cython.ulonglong = 0xFFFF_FFFF_FFFF_FFFF
         return ((((key & full) * self.factor) & full) >> self.shift) & self.mask
 
-    @cython.cfunc
-    @cython.inline
-    @cython.nogil
-    @cython.exceptval(check=False)
     def find(self, key: cython.longlong) -> cython.longlong:
         """Return the place of a key, or one at which it can be put if it is not there."""
         place: cython.longlong = self._home(key)
@@ -211,203 +204,24 @@ class Index:
             place = (place + step) & self.mask
         return step + 1
 
-    @cython.cfunc
-    @cython.inline
-    @cython.nogil
-    @cython.exceptval(check=False)
     def put(self, place: cython.longlong, slot: cython.longlong) -> cython.void:
         """Keep a slot at a place that ``find`` gave for its key."""
         if self.places[place] == _EMPTY:
             self.used += 1
         self.places[place] = slot
 
-    @cython.cfunc
-    @cython.inline
-    @cython.nogil
-    @cython.exceptval(check=False)
     def remove(self, key: cython.longlong) -> cython.void:
         """Take out a key that is there."""
         self.places[self.find(key)] = _REMOVED
 
-    @cython.cfunc
-    @cython.inline
-    @cython.nogil
-    @cython.exceptval(check=False)
     def _insert(self, slot: cython.longlong) -> cython.void:
         """Keep a slot; its key is not there yet."""
         self.put(self.find(self.keys[slot]), slot)
 
-    @cython.cfunc
-    @cython.inline
-    @cython.nogil
-    @cython.exceptval(check=False)
     def load_ahead(self, key: cython.longlong) -> cython.void:
         """Begin to load the place of a key into the processor's cache."""
         if cython.compiled:  # pragma: no cover
             prefetch(cython.address(self.places[self._home(key)]))
-
-
-@cython.final
-@cython.cclass
-class Columns:
-    """What applying at most ``AT_ONCE`` events showed: counts, and columns in the order of the events.
-
-    Attributions are numbers of label sets, of which there is one for each entry of the column beside it.
-    """
-
-    allocations: cython.longlong
-    sampled_allocations: cython.longlong
-    accesses: cython.longlong
-    unknown_accesses: cython.longlong
-    unknown_evictions: cython.longlong
-    time_regressions: cython.longlong
-    unknown_reasons: cython.longlong
-    replacements: cython.longlong
-    stores: cython.longlong
-    lookups: cython.longlong  # allocations and accesses of known content
-    evictions: cython.longlong[::1]  # by reason
-    # How much there is in each column.
-    gap_count: cython.Py_ssize_t
-    first_count: cython.Py_ssize_t
-    unobserved_count: cython.Py_ssize_t
-    used_count: cython.Py_ssize_t
-    looked_up_count: cython.Py_ssize_t
-    begun_count: cython.Py_ssize_t
-    ended_count: cython.Py_ssize_t
-    evicted_count: cython.Py_ssize_t
-    change_count: cython.Py_ssize_t
-    reuse_gap: cython.longlong[::1]  # access to access, ns
-    gap_of: cython.ushort[::1]
-    first_reuse: cython.longlong[::1]  # allocation to first access, ns
-    first_of: cython.ushort[::1]
-    unobserved_of: cython.ushort[::1]  # accesses of generations that sampling leaves out
-    used: cython.longlong[::1]  # content key or generation that was in use
-    looked_up: cython.longlong[::1]  # content keys for the miss-ratio curve
-    begun_ts: cython.longlong[::1]
-    begun_of: cython.ushort[::1]
-    ended_ts: cython.longlong[::1]
-    ended_of: cython.ushort[::1]
-    # Of each generation that was evicted and that sampling observes.
-    lifetime: cython.longlong[::1]
-    idle: cython.longlong[::1]
-    access_count: cython.longlong[::1]
-    evicted_of: cython.ushort[::1]
-    evicted_block: cython.longlong[::1]
-    evicted_ts: cython.longlong[::1]
-    evicted_reason: cython.uchar[::1]
-    history: cython.longlong[:, ::1]  # last access times, oldest first, right-aligned
-    # Content keys that came into the cache or left it.
-    change_key: cython.longlong[::1]
-    change_ts: cython.longlong[::1]
-    change_begins: cython.uchar[::1]
-    change_of: cython.ushort[::1]
-    arrays = cython.declare(dict)
-
-    def __init__(self):
-        wide = (
-            *("reuse_gap", "first_reuse", "used", "looked_up", "begun_ts", "ended_ts"),
-            *("lifetime", "idle", "access_count", "evicted_block", "evicted_ts"),
-        )
-        narrow = ("gap_of", "first_of", "unobserved_of", "begun_of", "ended_of", "evicted_of")
-        arrays = {name: np.empty(AT_ONCE, dtype=np.int64) for name in wide}
-        arrays |= {name: np.empty(AT_ONCE, dtype=np.uint16) for name in narrow}
-        arrays |= {name: np.empty(2 * AT_ONCE, dtype=np.int64) for name in ("change_key", "change_ts")}
-        arrays["change_begins"] = np.empty(2 * AT_ONCE, dtype=np.uint8)
-        arrays["change_of"] = np.empty(2 * AT_ONCE, dtype=np.uint16)
-        arrays["evicted_reason"] = np.empty(AT_ONCE, dtype=np.uint8)
-        arrays["evictions"] = np.empty(len(REASONS), dtype=np.int64)
-        self.arrays = arrays
-        self.evictions = memoryview(arrays["evictions"])
-        self.reuse_gap = memoryview(arrays["reuse_gap"])
-        self.gap_of = memoryview(arrays["gap_of"])
-        self.first_reuse = memoryview(arrays["first_reuse"])
-        self.first_of = memoryview(arrays["first_of"])
-        self.unobserved_of = memoryview(arrays["unobserved_of"])
-        self.used = memoryview(arrays["used"])
-        self.looked_up = memoryview(arrays["looked_up"])
-        self.begun_ts = memoryview(arrays["begun_ts"])
-        self.begun_of = memoryview(arrays["begun_of"])
-        self.ended_ts = memoryview(arrays["ended_ts"])
-        self.ended_of = memoryview(arrays["ended_of"])
-        self.lifetime = memoryview(arrays["lifetime"])
-        self.idle = memoryview(arrays["idle"])
-        self.access_count = memoryview(arrays["access_count"])
-        self.evicted_of = memoryview(arrays["evicted_of"])
-        self.evicted_block = memoryview(arrays["evicted_block"])
-        self.evicted_ts = memoryview(arrays["evicted_ts"])
-        self.evicted_reason = memoryview(arrays["evicted_reason"])
-        self.change_key = memoryview(arrays["change_key"])
-        self.change_ts = memoryview(arrays["change_ts"])
-        self.change_begins = memoryview(arrays["change_begins"])
-        self.change_of = memoryview(arrays["change_of"])
-        self._make_history(1)
-        self._empty()
-
-    def _make_history(self, depth: cython.Py_ssize_t):
-        self.arrays["history"] = np.zeros((AT_ONCE, depth), dtype=np.int64)
-        self.history = memoryview(self.arrays["history"])
-
-    def _see_to_history(self, depth: cython.Py_ssize_t):
-        if self.history.shape[1] != depth:
-            self._make_history(depth)
-
-    def _empty(self):
-        self.allocations = self.sampled_allocations = self.accesses = self.stores = self.lookups = 0
-        self.unknown_accesses = self.unknown_evictions = self.time_regressions = 0
-        self.unknown_reasons = self.replacements = 0
-        self.gap_count = self.first_count = self.unobserved_count = self.used_count = 0
-        self.looked_up_count = self.begun_count = self.ended_count = self.evicted_count = 0
-        self.change_count = 0
-        reason: cython.Py_ssize_t
-        for reason in range(_REASONS):
-            self.evictions[reason] = 0
-
-    def _column(self, name: str, count: cython.Py_ssize_t):
-        return self.arrays[name][:count].copy()
-
-    def take(self, attributed: bool, records: bool) -> tuple:
-        """Return counts by name, and columns by name, those alone that hold anything."""
-        counts: dict = {
-            "allocations": self.allocations,
-            "sampled_allocations": self.sampled_allocations,
-            "accesses": self.accesses,
-            "unknown_accesses": self.unknown_accesses,
-            "unknown_evictions": self.unknown_evictions,
-            "time_regressions": self.time_regressions,
-            "unknown_reasons": self.unknown_reasons,
-            "replacements": self.replacements,
-            "stores": self.stores,
-            "lookups": self.lookups,
-        }
-        names: list = [("evictions", _REASONS)] if self.ended_count else []
-        if self.gap_count:
-            names.append(("reuse_gap", self.gap_count))
-        if self.first_count:
-            names.append(("first_reuse", self.first_count))
-        if self.used_count:
-            names.append(("used", self.used_count))
-        if self.looked_up_count:
-            names.append(("looked_up", self.looked_up_count))
-        if self.evicted_count:
-            names += [(name, self.evicted_count) for name in ("lifetime", "idle", "access_count")]
-            if records:
-                of_records = ("evicted_block", "evicted_ts", "evicted_reason", "history")
-                names += [(name, self.evicted_count) for name in of_records]
-        if self.change_count:
-            names += [(name, self.change_count) for name in ("change_key", "change_ts", "change_begins")]
-        if attributed:
-            names += [
-                ("gap_of", self.gap_count),
-                ("first_of", self.first_count),
-                ("unobserved_of", self.unobserved_count),
-                ("begun_ts", self.begun_count),
-                ("begun_of", self.begun_count),
-                ("ended_ts", self.ended_count),
-                ("ended_of", self.ended_count),
-                ("evicted_of", self.evicted_count),
-                ("change_of", self.change_count),
-            ]
-        return counts, {name: self._column(name, count) for name, count in names}
 
 
 _spare_columns: list = []  # one for each thread that applies events at this moment, made once
@@ -503,19 +317,19 @@ class Table:
         self.rows = memoryview(rows)
         self.slots = slots
         if self.by_hash:
-            self.ids_array = _widened(self.ids_array, slots)
+            self.ids_array = widened(self.ids_array, slots)
             self.ids = self.index.keys = memoryview(self.ids_array)
-            self.free = memoryview(_widened(np.asarray(self.free), slots))
+            self.free = memoryview(widened(np.asarray(self.free), slots))
         else:
             begun = np.empty(slots // _BEGUN_SHARE, dtype=np.int64)
             if self.begun_count > 0:
                 begun[: self.begun_count] = np.asarray(self.begun)[: self.begun_count]
             self.begun = memoryview(begun)
         if self.has_keys and not self.by_hash:
-            self.keys_array = _widened(self.keys_array, slots)
+            self.keys_array = widened(self.keys_array, slots)
             self.key_of = memoryview(self.keys_array)
         if self.is_attributed:
-            self.attribution_array = _widened(self.attribution_array, slots)
+            self.attribution_array = widened(self.attribution_array, slots)
             self.attribution_of = memoryview(self.attribution_array)
 
     def _grow(self, needed: cython.longlong, most: cython.longlong):
@@ -680,7 +494,7 @@ class Table:
         self.columns = _spare_columns.pop() if _spare_columns else Columns()
         try:
             if self.records:
-                self.columns._see_to_history(self.depth)
+                self.columns.see_to_history(self.depth)
             while True:
                 if end - at >= _RELEASING:
                     with cython.nogil:
@@ -693,7 +507,7 @@ class Table:
             counts, columns = self.columns.take(self.is_attributed, self.records)
             return at, counts, columns
         finally:
-            self.columns._empty()
+            self.columns.empty()
             _spare_columns.append(self.columns)
             self.busy = False
 
@@ -786,8 +600,8 @@ class Table:
         """Return whether a generation is observed."""
         if self.all_sampled:
             return True
-        of_block: cython.longlong = _signed(_mixed(block ^ self.seed))
-        return _mixed(of_block ^ birth) < self.sampled_below
+        of_block: cython.longlong = as_signed(mixed(block ^ self.seed))
+        return mixed(of_block ^ birth) < self.sampled_below
 
     @cython.cfunc
     @cython.inline
@@ -798,7 +612,7 @@ class Table:
         if later < earlier:
             self.columns.time_regressions += 1
             return 0
-        return _span(later, earlier)
+        return span(later, earlier)
 
     @cython.cfunc
     @cython.inline
@@ -1022,7 +836,7 @@ class Table:
         scatter: cython.ulonglong = 0x1E37_79B9_7F4A_7C15
         used: cython.longlong = block
         if not content:
-            used = _signed((((block & full) * scatter) + (birth & full)) & full)
+            used = as_signed((((block & full) * scatter) + (birth & full)) & full)
         self.columns.used[self.columns.used_count] = used
         self.columns.used_count += 1
 
@@ -1034,7 +848,7 @@ class Table:
         """Count a lookup of a known content key, and show it if the miss-ratio curve follows it."""
         if key:
             self.columns.lookups += 1
-            if self.all_looked_up or (self.looked_up_below and _mixed(key) < self.looked_up_below):
+            if self.all_looked_up or (self.looked_up_below and mixed(key) < self.looked_up_below):
                 self.columns.looked_up[self.columns.looked_up_count] = key
                 self.columns.looked_up_count += 1
 
@@ -1064,511 +878,8 @@ class Table:
                     prefetch(cython.address(self.attribution_of[slot]))
 
 
-def _widened(column, slots: int):
+def widened(column, slots: int):
     """Return a column by slot with zeros behind it."""
     wider = np.zeros(slots, dtype=column.dtype)
     wider[: len(column)] = column
     return wider
-
-
-@cython.final
-@cython.cclass
-class FenwickTree:
-    """Counts at places, and their sums up to any place, each in the logarithm of the places."""
-
-    nodes: cython.int[::1]  # node n counts what lies at as many places up to n as its lowest bit says
-
-    def __init__(self, flags):
-        before = np.concatenate([[0], np.cumsum(flags)])
-        ends = np.arange(len(flags) + 1)
-        self.nodes = memoryview((before[ends] - before[ends & (ends - 1)]).astype(np.int32))
-
-    @cython.cfunc
-    @cython.inline
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def add(self, place: cython.longlong, change: cython.int) -> cython.void:
-        """Add to the count at a place."""
-        node: cython.longlong = place + 1
-        while node < len(self.nodes):
-            self.nodes[node] += change
-            node += node & -node
-
-    @cython.cfunc
-    @cython.inline
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def before(self, place: cython.longlong) -> cython.longlong:
-        """Return the sum of the counts before a place."""
-        total: cython.longlong = 0
-        while place > 0:
-            total += self.nodes[place]
-            place &= place - 1
-        return total
-
-
-@cython.final
-@cython.cclass
-class PrematureEvictions:
-    """Remembers the last evictions of content keys, and shows which allocations bring one back.
-
-    A key is remembered until it comes back, until ``most`` evictions have followed its own, or until
-    ``longest_ns`` have passed. Within these bounds it is exact.
-
-    Args:
-        most: Keys remembered; memory is 25 to 50 bytes each and grows as they come.
-        longest_ns: How long they are remembered.
-    """
-
-    most: cython.longlong
-    longest_ns: cython.longlong
-    evictions: cython.longlong  # so far; the place of one in the ring is its number modulo the ring's length
-    mask: cython.longlong
-    index: Index
-    tree: FenwickTree  # of the places that hold a key that has not come back
-    key_array = cython.declare(object)
-    ts_array = cython.declare(object)
-    key: cython.longlong[::1]
-    ts: cython.longlong[::1]  # of the eviction, or that there is none
-    returned: cython.longlong[:, ::1]  # where ``apply`` writes what came back
-
-    def __init__(self, most: int, longest_ns: int):
-        self.most = most
-        self.longest_ns = longest_ns
-        self._start()
-
-    def _start(self):
-        self.evictions = 0
-        self._hold(_SMALLEST)
-        self.tree = FenwickTree(np.zeros(_SMALLEST, dtype=np.int32))
-
-    def clear(self):
-        """Forget everything: the cache was emptied, which no memory would have prevented."""
-        if self.evictions:
-            self._start()
-
-    @property
-    def places(self) -> int:
-        """Return how many evictions there is room for."""
-        return self.mask + 1
-
-    def _hold(self, places: int):
-        """Make an empty ring and its index; the tree is the caller's to make."""
-        self.mask = places - 1
-        self.key_array = np.zeros(places, dtype=np.int64)
-        self.ts_array = np.full(places, _NEVER, dtype=np.int64)
-        self.index = Index(0.375)
-        self.key = self.index.keys = memoryview(self.key_array)
-        self.ts = memoryview(self.ts_array)
-
-    def _see_to_room(self, more: int):
-        """Make room for ``more`` evictions."""
-        wanted = min(self.evictions + more, self.most)
-        if wanted > self.mask + 1:
-            held = np.flatnonzero(self.ts_array != _NEVER)
-            key, ts = self.key_array[held], self.ts_array[held]
-            number = self.evictions - 1 - ((self.evictions - 1 - held) & self.mask)
-            self._hold(1 << (wanted - 1).bit_length())
-            place = number & self.mask
-            self.key_array[place] = key
-            self.ts_array[place] = ts
-            self.tree = FenwickTree(self.ts_array != _NEVER)
-            self.index.insert(place, more)
-        elif self.index.used + more > self.index.limit:
-            self.index.rebuild(more)
-
-    def apply(self, keys, ts, begins):
-        """Take in content keys that came into a cache or left it, in order.
-
-        Args:
-            keys: Content keys, int64 (k,).
-            ts: Times, ns, int64 (k,).
-            begins: 1 where the key came in, 0 where it was evicted, uint8 (k,).
-
-        Returns:
-            Of the m keys that came back, three columns, int64 (m,): the time from eviction to return, ns;
-            how many keys evicted later had not come back by then, at least 1; and which of the changes it is.
-        """
-        count: cython.Py_ssize_t = len(keys)
-        evictions: cython.Py_ssize_t = count - int(np.count_nonzero(begins))
-        if not evictions and not self.evictions:
-            nothing = np.empty(0, dtype=np.int64)
-            return nothing, nothing, nothing
-        self._see_to_room(evictions)
-        returned = np.empty((3, count), dtype=np.int64)
-        key: cython.const[cython.longlong][::1] = memoryview(keys)
-        times: cython.const[cython.longlong][::1] = memoryview(ts)
-        comes: cython.const[cython.uchar][::1] = memoryview(begins)
-        self.returned = memoryview(returned)
-        returns: cython.Py_ssize_t = 0
-        row: cython.Py_ssize_t
-        with cython.nogil:
-            for row in range(count):
-                if row + _KEYS_AHEAD < count:
-                    self.index.load_ahead(key[row + _KEYS_AHEAD])
-                if not comes[row]:
-                    self._evict(key[row], times[row])
-                elif self._return(key[row], times[row], returns):
-                    self.returned[2, returns] = row
-                    returns += 1
-        return returned[0, :returns], returned[1, :returns], returned[2, :returns]
-
-    @cython.cfunc
-    @cython.inline
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _return(
-        self,
-        key: cython.longlong,
-        time: cython.longlong,
-        at: cython.Py_ssize_t,
-    ) -> cython.bint:
-        """Take in a key that came; return whether it is a return, and write which one."""
-        place: cython.longlong = self.index.find(key)
-        evicted: cython.longlong = self.index.places[place]
-        if evicted < 0:
-            return False
-        self.index.places[place] = _REMOVED
-        then: cython.longlong = self.ts[evicted]
-        self.ts[evicted] = _NEVER
-        since: cython.longlong = ((self.evictions - evicted - 1) & self.mask) + 1
-        passed: cython.longlong = _span(time, then) if time > then else 0
-        within: cython.bint = since <= self.most and passed <= self.longest_ns
-        if within:
-            end: cython.longlong = self.evictions & self.mask
-            later: cython.longlong = self.tree.before(end) - self.tree.before(evicted)
-            if evicted >= end:
-                later += self.tree.before(self.mask + 1)
-            self.returned[0, at] = passed
-            self.returned[1, at] = later - 1 if later > 2 else 1
-        self.tree.add(evicted, -1)
-        return within
-
-    @cython.cfunc
-    @cython.inline
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _evict(self, key: cython.longlong, time: cython.longlong) -> cython.void:
-        """Remember an eviction, in the place of the oldest one."""
-        at: cython.longlong = self.evictions & self.mask
-        if self.ts[at] != _NEVER:
-            self.index.remove(self.key[at])
-            self.tree.add(at, -1)
-        place: cython.longlong = self.index.find(key)
-        before: cython.longlong = self.index.places[place]
-        if before >= 0:  # evicted anew
-            self.ts[before] = _NEVER
-            self.tree.add(before, -1)
-        self.tree.add(at, 1)
-        self.key[at] = key
-        self.ts[at] = max(time, _NEVER + 1)
-        self.index.put(place, at)
-        self.evictions += 1
-
-
-@cython.final
-@cython.cclass
-class LruStack:
-    """Content keys by the time of their last access, and how many others lie between two accesses of one.
-
-    Each access has a place of its own, one after the other; when they are used up, the keys are put together
-    at the first ones. Takes about 100 bytes a key.
-
-    Source: R. Mattson and others, "Evaluation techniques for storage hierarchies", 1970.
-
-    Example:
-        >>> import numpy as np
-        >>> stack = LruStack()
-        >>> stack.access(np.array([1, 2, 3, 1]), 10, 10)
-        (4, array([2]))
-    """
-
-    held = cython.declare(cython.longlong, visibility="readonly")  # keys
-    again = cython.declare(cython.longlong, visibility="readonly")  # those of them accessed more than once
-    next: cython.longlong  # place of the next access
-    first: cython.longlong  # no last access is at a place before it
-    key_array = cython.declare(object)
-    is_last_array = cython.declare(object)
-    is_again_array = cython.declare(object)
-    key: cython.longlong[::1]  # by place
-    is_last: cython.uchar[::1]
-    is_again: cython.uchar[::1]
-    tree: FenwickTree  # of the last accesses
-    index: Index
-
-    def __init__(self):
-        self._hold(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint8))
-
-    def _hold(self, keys, again):
-        """Put keys, oldest access first, at the first places."""
-        held = len(keys)
-        places = 4 * max(256, 1 << held.bit_length())
-        self.key_array = _widened(keys, places)
-        self.is_last_array = np.zeros(places, dtype=np.uint8)
-        self.is_last_array[:held] = 1
-        self.is_again_array = _widened(again, places)
-        self.key = memoryview(self.key_array)
-        self.is_last = memoryview(self.is_last_array)
-        self.is_again = memoryview(self.is_again_array)
-        self.tree = FenwickTree(self.is_last_array)
-        self.index = Index(0.375)
-        self.index.keys = self.key
-        self.index.insert(np.arange(held), 0)
-        self.next = self.held = held
-        self.first = 0
-        self.again = int(np.count_nonzero(again))
-
-    def keys(self):
-        """Return the keys, the one accessed longest ago first, int64."""
-        return self.key_array[self.is_last_array != 0]
-
-    def keep(self, which):
-        """Forget all of ``keys()`` but some, bool of the same shape."""
-        again = self.is_again_array[self.is_last_array != 0]
-        self._hold(self.keys()[which], again[which])
-
-    def access(self, keys, room: cython.longlong, furthest: cython.longlong):
-        """Take in accesses, up to one that leaves more keys than there is room for.
-
-        Args:
-            keys: What was accessed, in order, int64 (n,).
-            room: Keys that there is room for.
-            furthest: With more keys than these, what comes anew takes the place of the oldest.
-
-        Returns:
-            How many accesses were taken in, not always all: what is left is to be given again; and how many
-            other keys were accessed between two accesses of one, int64.
-        """
-        if self.next == len(self.key):
-            self.keep(np.ones(self.held, dtype=np.bool_))
-        count: cython.Py_ssize_t = min(len(keys), len(self.key) - self.next)
-        if self.index.used + count > self.index.limit:
-            self.index.rebuild(count)
-        accessed: cython.const[cython.longlong][::1] = memoryview(keys)
-        found = np.empty(count, dtype=np.int64)
-        others: cython.longlong[::1] = memoryview(found)
-        distances: cython.Py_ssize_t = 0
-        taken: cython.Py_ssize_t = 0
-        while taken < count and self.held <= room:
-            distance: cython.longlong = self._access_one(accessed[taken], furthest)
-            if distance >= 0:
-                others[distances] = distance
-                distances += 1
-            taken += 1
-        return taken, found[:distances]
-
-    @cython.cfunc
-    @cython.inline
-    @cython.exceptval(check=False)
-    def _access_one(self, key: cython.longlong, furthest: cython.longlong) -> cython.longlong:
-        """Take in an access; return how many other keys came since the last of the same, -1 if none."""
-        place: cython.longlong = self.index.find(key)
-        before: cython.longlong = self.index.places[place]
-        at: cython.longlong = self.next
-        distance: cython.longlong = -1
-        if before >= 0:
-            distance = self.held - self.tree.before(before + 1)
-            self.again += not self.is_again[before]
-            self.is_last[before] = 0
-            self.tree.add(before, -1)
-        self.next += 1
-        self.key[at] = key
-        self.is_last[at] = 1
-        self.is_again[at] = before >= 0
-        self.tree.add(at, 1)
-        self.index.put(place, at)
-        if before < 0:
-            self.held += 1
-            if self.held > furthest:
-                self._forget_oldest()
-        return distance
-
-    @cython.cfunc
-    @cython.exceptval(check=False)
-    def _forget_oldest(self) -> cython.void:
-        """Forget the key that was accessed longest ago."""
-        while not self.is_last[self.first]:
-            self.first += 1
-        self.index.remove(self.key[self.first])
-        self.is_last[self.first] = 0
-        self.tree.add(self.first, -1)
-        self.again -= self.is_again[self.first]
-        self.held -= 1
-
-
-def count_distinct(values, registers, bits: cython.int):
-    """Count integers in the registers of a HyperLogLog sketch.
-
-    Source: P. Flajolet and others, "HyperLogLog", 2007.
-
-    Args:
-        values: The integers, int64 (n,).
-        registers: Highest rank of each place, uint8 (2**bits,); changed.
-        bits: Of the hash that name the place; the others are ranked.
-    """
-    value: cython.const[cython.longlong][::1] = memoryview(values)
-    register: cython.uchar[::1] = memoryview(registers)
-    mask: cython.ulonglong = (1 << bits) - 1
-    ranked: cython.int = 64 - bits
-    i: cython.Py_ssize_t
-    for i in range(len(value)):
-        hashed: cython.ulonglong = _mixed(value[i])
-        place: cython.Py_ssize_t = hashed & mask
-        # A rank exceeds that of the register if no bit is set before it, which it seldom does.
-        rest: cython.ulonglong = hashed >> bits
-        rank: cython.int = register[place]
-        while rank <= ranked and rest >> (ranked - rank) == 0:
-            rank += 1
-        register[place] = rank
-
-
-@cython.final
-@cython.cclass
-class IntervalBuckets:
-    """Counts intervals in exponential buckets and in classic ones, which are both made of finer ones.
-
-    A value's bucket is found by its cell, which its power of two and its first binary digits name.
-
-    Args:
-        bounds: Upper bounds of the fine buckets, ns, ascending from 0, int64 (b,).
-        digits: Binary digits after the first one that name a cell.
-        lowest: Lowest fine bucket of each cell from that of 1 ns on, int64; a cell has at most two.
-        exponential: Exponential bucket that each fine one is a part of, but for the first, int64 (b,).
-        classic: Classic bucket that each fine one is a part of, int64 (b,).
-    """
-
-    bounds: cython.const[cython.longlong][::1]
-    digits: cython.int
-    lowest: cython.const[cython.longlong][::1]
-    exponential: cython.const[cython.longlong][::1]
-    classic: cython.const[cython.longlong][::1]
-
-    def __init__(self, bounds, digits: int, lowest, exponential, classic):
-        self.bounds, self.lowest = memoryview(bounds), memoryview(lowest)
-        self.exponential, self.classic = memoryview(exponential), memoryview(classic)
-        self.digits = digits
-
-    @cython.cfunc
-    @cython.inline
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _bucket(self, value: cython.longlong) -> cython.Py_ssize_t:
-        """Return the first fine bucket whose upper bound is not below a value."""
-        if value < 1:
-            return 0
-        power: cython.int = bit_length(value) - 1
-        cell: cython.longlong = power
-        cell <<= self.digits
-        below: cython.longlong = value & ((cython.cast(cython.longlong, 1) << power) - 1)
-        if power >= self.digits:
-            cell += below >> (power - self.digits)
-        else:
-            cell += below << (self.digits - power)
-        at: cython.Py_ssize_t
-        if cell < len(self.lowest):
-            at = self.lowest[cell]
-            return at + (value > self.bounds[at])
-        at = self.lowest[len(self.lowest) - 1]
-        while at < len(self.bounds) and value > self.bounds[at]:
-            at += 1
-        return at
-
-    def count(self, values, classic_counts):
-        """Count intervals.
-
-        Args:
-            values: Intervals, ns, none negative, int64 (n,), n at least 1.
-            classic_counts: Intervals by classic bucket, int64; added to.
-
-        Returns:
-            How many are 0; the first exponential bucket that is counted in, and the intervals by bucket from
-            there on, int64; the sum; the shortest and the longest, ns.
-        """
-        lower_bits: cython.longlong = 0xFFFF_FFFF
-        value: cython.const[cython.longlong][::1] = memoryview(values)
-        classic_count: cython.longlong[::1] = memoryview(classic_counts)
-        low: cython.longlong = 0x7FFF_FFFF_FFFF_FFFF  # of those that are not 0
-        high: cython.longlong = 0
-        zeros: cython.longlong = 0
-        lower: cython.longlong = 0  # the sum of the lower 32 bits, and of the others
-        upper: cython.longlong = 0
-        i: cython.Py_ssize_t
-        for i in range(len(value)):
-            if value[i] == 0:
-                zeros += 1
-            else:
-                low = min(low, value[i])
-                high = max(high, value[i])
-            lower += value[i] & lower_bits
-            upper += value[i] >> 32
-        classic_count[self.classic[0]] += zeros
-        if not high:
-            return zeros, 0, np.empty(0, dtype=np.int64), 0, 0, 0
-        first: cython.longlong = self.exponential[self._bucket(low)]
-        last: cython.longlong = self.exponential[self._bucket(high)]
-        counts = np.zeros(last - first + 1, dtype=np.int64)
-        count: cython.longlong[::1] = memoryview(counts)
-        at: cython.Py_ssize_t
-        for i in range(len(value)):
-            if value[i]:
-                at = self._bucket(value[i])
-                count[self.exponential[at] - first] += 1
-                classic_count[self.classic[at]] += 1
-        total: object = upper  # a Python integer, as a few of the longest intervals take more than 64 bits
-        return zeros, first, counts, (total << 32) + lower, 0 if zeros else low, high
-
-    def count_rows(self, values, rows, row_count: cython.Py_ssize_t):
-        """Count intervals by row and fine bucket.
-
-        Args:
-            values: Intervals, ns, none negative, int64 (n,), n at least 1.
-            rows: Row of each interval, below ``row_count``, uint16 (n,).
-            row_count: Rows.
-
-        Returns:
-            The first fine bucket that is counted in; the intervals by row and bucket from that one on, int64;
-            and of each row the shortest and longest interval, int64, and their sum.
-        """
-        lower_bits: cython.longlong = 0xFFFF_FFFF
-        value: cython.const[cython.longlong][::1] = memoryview(values)
-        row_of: cython.const[cython.ushort][::1] = memoryview(rows)
-        low: cython.longlong = value[0]
-        high: cython.longlong = value[0]
-        i: cython.Py_ssize_t
-        for i in range(len(value)):
-            low = min(low, value[i])
-            high = max(high, value[i])
-        first: cython.Py_ssize_t = self._bucket(low)
-        counts = np.zeros((row_count, self._bucket(high) - first + 1), dtype=np.int64)
-        shortest = np.full(row_count, 2**63 - 1, dtype=np.int64)
-        longest = np.zeros(row_count, dtype=np.int64)
-        sums = np.zeros((row_count, 2), dtype=np.int64)  # their lower 32 bits, and the others
-        count: cython.longlong[:, ::1] = memoryview(counts)
-        least: cython.longlong[::1] = memoryview(shortest)
-        most: cython.longlong[::1] = memoryview(longest)
-        total: cython.longlong[:, ::1] = memoryview(sums)
-        row: cython.Py_ssize_t
-        for i in range(len(value)):
-            row = row_of[i]
-            least[row] = min(least[row], value[i])
-            most[row] = max(most[row], value[i])
-            total[row, 0] += value[i] & lower_bits
-            total[row, 1] += value[i] >> 32
-            count[row, self._bucket(value[i]) - first] += 1
-        return first, counts, shortest, longest, [(upper << 32) + lower for lower, upper in sums.tolist()]
-
-
-def find_rank(counts, below: cython.longlong, rank: cython.double):
-    """Return the bucket that holds the value of a rank, and how many values lie below that bucket.
-
-    Args:
-        counts: Values by bucket, int64 (b,), b at least 1.
-        below: Values below the first bucket.
-        rank: The rank, from 0 on; beyond all values it is in the last bucket.
-    """
-    count: cython.const[cython.longlong][::1] = memoryview(counts)
-    i: cython.Py_ssize_t = 0
-    while i < len(count) - 1 and below + count[i] < rank:
-        below += count[i]
-        i += 1
-    return i, below

@@ -6,7 +6,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from kvstream._core.table import PrematureEvictions
+from kvstream._core.reuse import PrematureEvictions
 from kvstream.alerts.evaluator import Evaluator
 from kvstream.alerts.points import points_of
 from kvstream.alerts.rule import Rule

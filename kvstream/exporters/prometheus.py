@@ -22,7 +22,8 @@ from kvstream.exporters.metric_families import (
     source_readings,
     stream_readings,
 )
-from kvstream.metrics.histogram import VLLM_BUCKETS_SECONDS, ExponentialHistogram
+from kvstream.metrics.buckets import VLLM_BUCKETS_SECONDS
+from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.stream import KVStream, sources_of
 from kvstream.text.escape import for_prometheus, for_unicode
 

@@ -1,13 +1,22 @@
 """Buckets so fine that exponential ones and vLLM's are sums of them: intervals are counted once for both."""
 
+import math
 from functools import cache
 
 import msgspec
 import numpy as np
 
-from kvstream._core.table import IntervalBuckets
+from kvstream._core.buckets import IntervalBuckets
 from kvstream.events.frame import I64
-from kvstream.metrics.histogram import VLLM_BUCKETS_NS, ExponentialHistogram, upper_bounds
+
+VLLM_BUCKETS_SECONDS = (
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+    *(1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0),
+)
+"""Upper bounds of vLLM's kv_block_* histograms (vllm/v1/metrics/loggers.py)."""
+
+VLLM_BUCKETS_NS = np.array([math.floor(bound * 1e9) for bound in VLLM_BUCKETS_SECONDS], dtype=np.int64)
+"""The same in ns; a whole number of ns is at most a bound exactly if it is at most the one here."""
 
 _POWERS = 53  # of two, up to 104 days, that cells are made for
 
@@ -28,23 +37,6 @@ class Buckets(msgspec.Struct, frozen=True, eq=False):
     exponential: I64
     classic: I64
     core: IntervalBuckets
-
-    def count(self, values_ns: I64, classic_counts: I64) -> ExponentialHistogram:
-        """Count intervals in both kinds of buckets.
-
-        Args:
-            values_ns: Intervals, at least one, ns, none negative, int64 (n,).
-            classic_counts: Intervals by vLLM's buckets and beyond them; added to, int64 (bounds + 1,).
-
-        Returns:
-            Their exponential histogram.
-        """
-        made = ExponentialHistogram(self.scale)
-        made.count = len(values_ns)
-        made.zero_count, made.offset, made.counts, made.sum_ns, made.min_ns, made.max_ns = self.core.count(
-            values_ns, classic_counts
-        )
-        return made
 
 
 @cache
@@ -67,47 +59,10 @@ def buckets(scale: int) -> Buckets:
     return Buckets(scale, bounds, exponential_of, classic_of, core)
 
 
-class Counted(msgspec.Struct, frozen=True, eq=False):
-    """Intervals, at least one, counted by bucket.
-
-    Attributes:
-        of: The buckets.
-        first: The bucket of the first count.
-        counts: Intervals in each bucket from there on, int64.
-        sum_ns: Their sum, ns.
-        min_ns: The shortest, ns.
-        max_ns: The longest, ns.
-    """
-
-    of: Buckets
-    first: int
-    counts: I64
-    sum_ns: int
-    min_ns: int
-    max_ns: int
-
-    def exponential(self) -> ExponentialHistogram:
-        """Return the same in exponential buckets."""
-        made = ExponentialHistogram(self.of.scale)
-        made.count = int(self.counts.sum())
-        made.sum_ns, made.min_ns, made.max_ns = self.sum_ns, self.min_ns, self.max_ns
-        held = self.counts.nonzero()[0]
-        if held[0] + self.first == 0:
-            made.zero_count = int(self.counts[held[0]])
-            held = held[1:]
-        if len(held):
-            part = slice(int(held[0]), int(held[-1]) + 1)
-            of = self.of.exponential[self.first :][part]
-            made.offset = int(of[0])
-            made.counts = _sums(of - of[0], self.counts[part])
-        return made
-
-    def classic(self) -> I64:
-        """How many are in each of vLLM's buckets and beyond them, int64 (bounds + 1,)."""
-        of = self.of.classic[self.first : self.first + len(self.counts)]
-        return _sums(of, self.counts, len(VLLM_BUCKETS_NS) + 1)
-
-
-def _sums(of: I64, counts: I64, length: int = 0) -> I64:
-    """Return the sums of the counts of each bucket, as floats hold them exactly."""
-    return np.bincount(of, counts, length).astype(np.int64)
+@cache
+def upper_bounds(scale: int) -> tuple[int, I64]:
+    """Return the bucket of 1 ns, and the upper bounds in whole ns of that and all further buckets."""
+    lowest = math.ceil(math.log2(1e-9) * 2**scale) - 1
+    highest = math.ceil(math.log2(2**63 / 1e9) * 2**scale)
+    bounds = np.exp2(np.arange(lowest + 1, highest + 1) / 2**scale) * 1e9
+    return lowest, np.append(bounds[bounds < 2**63].astype(np.int64), 2**63 - 1)

@@ -1,24 +1,13 @@
 """Histograms of intervals: exponential buckets as OpenTelemetry's, and vLLM's classic ones."""
 
-import math
-from functools import cache
-
 import msgspec
 import numpy as np
 
-from kvstream._core.table import find_rank
+from kvstream._core.buckets import find_rank
 from kvstream.events.frame import I64
+from kvstream.metrics.buckets import VLLM_BUCKETS_NS, buckets
 
 DEFAULT_SCALE = 4
-
-VLLM_BUCKETS_SECONDS = (
-    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
-    *(1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0),
-)
-"""Upper bounds of vLLM's kv_block_* histograms (vllm/v1/metrics/loggers.py)."""
-
-VLLM_BUCKETS_NS = np.array([math.floor(bound * 1e9) for bound in VLLM_BUCKETS_SECONDS], dtype=np.int64)
-"""The same in ns; a whole number of ns is at most a bound exactly if it is at most the one here."""
 
 
 class IntervalStats(msgspec.Struct, frozen=True):
@@ -64,35 +53,21 @@ class ExponentialHistogram:
         self.min_ns = 0
         self.max_ns = 0
 
-    def record(self, values_ns: I64) -> None:
-        """Count intervals in nanoseconds, int64 of shape (n,), none negative."""
-        self.record_ascending(np.sort(values_ns))
+    def record(self, values_ns: I64, classic: "ClassicHistogram | None" = None) -> None:
+        """Count intervals, and count them in classic buckets at the same time.
 
-    def record_ascending(self, values_ns: I64) -> None:
-        """Count intervals that are sorted already.
-
-        The places of the bounds among sorted values give exact counts, at a third of what looking up
-        each value's bucket costs.
+        Args:
+            values_ns: Intervals, ns, none negative, int64 (n,).
+            classic: Histogram that they are added to as well.
         """
-        n = len(values_ns)
-        if not n:
+        if not len(values_ns):
             return
-        low, high = int(values_ns[0]), int(values_ns[-1])
-        self.min_ns = low if not self.count else min(self.min_ns, low)
-        self.max_ns = max(self.max_ns, high)
-        self.count += n
-        self.sum_ns += exact_sum(values_ns, high)
-        zeros = 0 if low else int(values_ns.searchsorted(0, side="right"))
-        self.zero_count += zeros
-        if zeros == n:
-            return
-        lowest, bounds = upper_bounds(self.scale)
-        first = int(bounds.searchsorted(values_ns[zeros]))
-        last = int(bounds.searchsorted(high))
-        places = values_ns.searchsorted(bounds[first : last + 1], side="right")
-        places[1:] -= places[:-1].copy()
-        places[0] -= zeros
-        self._add(lowest + first, places)
+        made = ExponentialHistogram(self.scale)
+        made.count = len(values_ns)
+        made.zero_count, made.offset, made.counts, made.sum_ns, made.min_ns, made.max_ns = buckets(
+            self.scale
+        ).core.count(values_ns, (classic or ClassicHistogram()).counts)
+        self.merge(made)
 
     def merge(self, other: "ExponentialHistogram") -> None:
         """Add another histogram of the same scale."""
@@ -156,25 +131,6 @@ class ExponentialHistogram:
         ]
 
 
-@cache
-def upper_bounds(scale: int) -> tuple[int, I64]:
-    """Return the bucket of 1 ns, and the upper bounds in whole ns of that and all further buckets."""
-    lowest = math.ceil(math.log2(1e-9) * 2**scale) - 1
-    highest = math.ceil(math.log2(2**63 / 1e9) * 2**scale)
-    bounds = np.exp2(np.arange(lowest + 1, highest + 1) / 2**scale) * 1e9
-    return lowest, np.append(bounds[bounds < 2**63].astype(np.int64), 2**63 - 1)
-
-
-def exact_sum(values: I64, largest: int) -> int:
-    """Return the sum as a Python int, also where int64 would overflow."""
-    return int(values.sum()) if sums_fit(values, largest) else sum(values.tolist())
-
-
-def sums_fit(values: I64, largest: int) -> bool:
-    """Return whether no sum of some of the values overflows int64."""
-    return not largest or len(values) <= (2**63 - 1) // largest
-
-
 class ClassicHistogram:
     """Exact cumulative counts for vLLM's upper bounds, as Prometheus's classic histograms have them.
 
@@ -186,17 +142,6 @@ class ClassicHistogram:
 
     def __init__(self) -> None:
         self.counts = np.zeros(len(VLLM_BUCKETS_NS) + 1, dtype=np.int64)
-
-    def record(self, values_ns: I64) -> None:
-        """Count intervals in nanoseconds, int64 of shape (n,)."""
-        self.record_ascending(np.sort(values_ns))
-
-    def record_ascending(self, values_ns: I64) -> None:
-        """Count intervals that are sorted already."""
-        places = values_ns.searchsorted(VLLM_BUCKETS_NS, side="right")
-        self.counts[:-1] += places
-        self.counts[1:] -= places
-        self.counts[-1] += len(values_ns)
 
     def add(self, counts: I64) -> None:
         """Add intervals by bucket, the last for those above all bounds, int64 (bounds + 1,)."""

@@ -1,13 +1,60 @@
 """Histograms for many at once: a row of buckets each, filled together."""
 
+import msgspec
 import numpy as np
 
 from kvstream.events.frame import I64, U16
-from kvstream.metrics.buckets import Counted, buckets
+from kvstream.metrics.buckets import VLLM_BUCKETS_NS, Buckets, buckets
 from kvstream.metrics.histogram import DEFAULT_SCALE, ExponentialHistogram
 
 _NEVER = 2**63 - 1
 _SPARE = 32
+
+
+class Counted(msgspec.Struct, frozen=True, eq=False):
+    """Intervals, at least one, counted by bucket.
+
+    Attributes:
+        of: The buckets.
+        first: The bucket of the first count.
+        counts: Intervals in each bucket from there on, int64.
+        sum_ns: Their sum, ns.
+        min_ns: The shortest, ns.
+        max_ns: The longest, ns.
+    """
+
+    of: Buckets
+    first: int
+    counts: I64
+    sum_ns: int
+    min_ns: int
+    max_ns: int
+
+    def exponential(self) -> ExponentialHistogram:
+        """Return the same in exponential buckets."""
+        made = ExponentialHistogram(self.of.scale)
+        made.count = int(self.counts.sum())
+        made.sum_ns, made.min_ns, made.max_ns = self.sum_ns, self.min_ns, self.max_ns
+        held = self.counts.nonzero()[0]
+        if held[0] + self.first == 0:
+            made.zero_count = int(self.counts[held[0]])
+            held = held[1:]
+        if len(held):
+            part = slice(int(held[0]), int(held[-1]) + 1)
+            of = self.of.exponential[self.first :][part]
+            made.offset = int(of[0])
+            made.counts = _sums(of - of[0], self.counts[part])
+        return made
+
+    def classic(self) -> I64:
+        """How many are in each of vLLM's buckets and beyond them, int64 (bounds + 1,)."""
+        of = self.of.classic[self.first : self.first + len(self.counts)]
+        return _sums(of, self.counts, len(VLLM_BUCKETS_NS) + 1)
+
+
+def _sums(of: I64, counts: I64, length: int = 0) -> I64:
+    """Return the sums of the counts of each bucket, as floats hold them exactly."""
+    return np.bincount(of, counts, length).astype(np.int64)
 
 
 class HistogramRows:

@@ -2,7 +2,6 @@
 
 from kvstream.blocks.apply_result import Observations, joined
 from kvstream.events.frame import I64, U16
-from kvstream.metrics.buckets import buckets
 from kvstream.metrics.histogram import DEFAULT_SCALE, ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.histogram_rows import HistogramRows
 from kvstream.metrics.measurements import Measurements
@@ -25,7 +24,6 @@ class Intervals:
 
     def __init__(self, scale: int = DEFAULT_SCALE) -> None:
         self.classic = {name: ClassicHistogram() for name in _NAMES}
-        self._buckets = buckets(scale)
         self._by_label_set = {name: HistogramRows(scale) for name in _NAMES}
         self._forget()
 
@@ -73,7 +71,7 @@ class Intervals:
             of_window.merge(counted.exponential())
             self.classic[name].add(counted.classic())
         else:
-            of_window.merge(self._buckets.count(values, self.classic[name].counts))
+            of_window.record(values, self.classic[name])
 
     def of_label_set(self, label_set: int) -> dict[str, ExponentialHistogram]:
         """Everything counted since the start of the blocks of one label set, by name; settled before."""

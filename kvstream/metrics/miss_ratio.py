@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kvstream._core.ids import are_below
-from kvstream._core.table import LruStack, mix
+from kvstream._core.reuse import LruStack
+from kvstream._core.table import mix
 from kvstream.blocks.apply_result import joined
 from kvstream.events.frame import I64
 

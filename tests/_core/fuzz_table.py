@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvstream._core.table import LruStack, PrematureEvictions
+from kvstream._core.reuse import LruStack, PrematureEvictions
 from kvstream.blocks.apply_result import joined
 from kvstream.blocks.table import BlockTable
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import REASON_CODE, REASONS, REPLACED, Labels, Op
-from kvstream.metrics.buckets import buckets
-from kvstream.metrics.histogram import ClassicHistogram
+from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.histogram_rows import HistogramRows
 from kvstream.metrics.working_set import DistinctCounter
 from kvstream.testing import ReferenceTable
@@ -245,7 +244,8 @@ class Fuzz:
             if not len(values):
                 continue
             expected = (sum(values.tolist()), int(values.min()), int(values.max()))
-            made = buckets(4).count(values, self.classic.counts)
+            made = ExponentialHistogram()
+            made.record(values, self.classic)
             assert (made.sum_ns, made.min_ns, made.max_ns) == expected
             assert made.zero_count + int(made.counts.sum()) == len(values)
             if len(self.table._table.attribution_array):

@@ -1,4 +1,4 @@
-"""Where there is no C compiler, the core's modules are interpreted: the same rules, slower."""
+"""Where there is no C compiler, the core's modules are interpreted: the same rules and types, slower."""
 
 import os
 import shutil
@@ -20,12 +20,34 @@ def interpreted(tmp_path_factory):
     shutil.copy(ROOT / "pyproject.toml", folder)
 
     def run(*arguments):
-        environment = {**os.environ, "PYTHONPATH": str(folder), "HYPOTHESIS_PROFILE": "few"}
-        return subprocess.run(
-            [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
-        )
+        return run_python(folder, *arguments)
 
     return run
+
+
+def run_python(folder, *arguments):
+    """Run Python with the package that is in a folder."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "MYPYPATH": str(folder),
+        "HYPOTHESIS_PROFILE": "few",
+    }
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+def test_type_checkers_read_the_types_that_the_core_has(interpreted):
+    stubs = sorted((ROOT / "kvstream" / "_core").glob("*.pyi"))
+    arguments = [
+        *("-m", "mypy.stubtest", "--ignore-missing-stub", "--ignore-unused-allowlist"),
+        *("--allowlist", str(ROOT / "tests" / "_core" / "stubtest.txt")),
+        *(f"kvstream._core.{stub.stem}" for stub in stubs),
+    ]
+    for done in (run_python(ROOT, *arguments), interpreted(*arguments)):
+        assert done.stdout == f"Success: no issues found in {len(stubs)} modules\n", done.stdout + done.stderr
 
 
 def test_the_interpreted_core_equals_the_plain_twin(interpreted):
@@ -51,9 +73,9 @@ def test_it_says_once_that_it_is_slow(interpreted):
 
 def test_it_needs_no_cython(interpreted):
     program = (
-        "import sys; sys.modules['cython'] = None; from kvstream._core import table; "
+        "import sys; sys.modules['cython'] = None; from kvstream._core.build import COMPILED; "
         "from kvstream.engine.monitor import Monitor; from kvstream.bench.streams import busy; "
-        "print(table.COMPILED, len(Monitor().process(busy(50, 200)).alerts))"
+        "print(COMPILED, len(Monitor().process(busy(50, 200)).alerts))"
     )
     done = interpreted("-c", program)
     assert done.stdout.split()[:1] == ["False"], done.stderr

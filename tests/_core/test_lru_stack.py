@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstream._core.table import LruStack
+from kvstream._core.reuse import LruStack
 from tests.reference import ReferenceStack
 
 CONTENTS = st.sampled_from([0, 1, 2, 3, 5, 8, -7, 2**62, -(2**63), 40, 41, 42])

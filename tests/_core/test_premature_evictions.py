@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream._core.table import PrematureEvictions
+from kvstream._core.reuse import PrematureEvictions
 from tests.reference import ReferenceGhosts
 from tests.strategies import cuts, fewer
 

@@ -1,4 +1,4 @@
-"""The block table, with checked indices, under the address and undefined-behaviour sanitizers."""
+"""The block table and what follows it, with checked indices, under the sanitizers, module by module."""
 
 import pytest
 
@@ -6,28 +6,27 @@ from tests.sanitized import MARKS, assert_clean, build, run, run_tests
 
 pytestmark = MARKS
 
-TESTS = (
-    "tests/blocks/test_table.py",
-    "tests/_core/test_premature_evictions.py",
-    "tests/_core/test_lru_stack.py",
-    "tests/metrics/test_histogram_rows.py",
-    "tests/metrics/test_intervals.py",
-    "tests/metrics/test_working_set.py",
-)
+TESTS = {
+    "table": ("tests/blocks/test_table.py", "tests/metrics/test_working_set.py"),
+    "columns": ("tests/blocks/test_table.py",),
+    "reuse": ("tests/_core/test_premature_evictions.py", "tests/_core/test_lru_stack.py"),
+    "buckets": ("tests/metrics/test_histogram_rows.py", "tests/metrics/test_intervals.py"),
+}
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    return build("table", tmp_path_factory.mktemp("checked"))
+@pytest.fixture(scope="module", params=TESTS)
+def built(request, tmp_path_factory):
+    return request.param, build(request.param, tmp_path_factory.mktemp("checked"))
 
 
 def test_the_tests_do_nothing_that_the_sanitizers_forbid(built):
-    assert_clean(run_tests(built, *TESTS, HYPOTHESIS_PROFILE="few"))
+    name, made = built
+    assert_clean(run_tests(made, *TESTS[name], HYPOTHESIS_PROFILE="few"))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_million_random_events_do_nothing_that_the_sanitizers_forbid(built, seed):
-    done = run(built, "tests._core.fuzz_table", "1000000", str(seed))
+def test_a_million_random_events_do_nothing_that_the_sanitizers_forbid(built):
+    name, made = built
+    done = run(made, "tests._core.fuzz_table", "1000000", str(list(TESTS).index(name)))
     assert_clean(done)
     assert "events, " in done.stdout
 

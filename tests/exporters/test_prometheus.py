@@ -21,7 +21,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from kvstream import EventFrame, KVStream, Labels, MetricsConfig, StreamConfig
 from kvstream.exporters.metric_families import FAMILIES
 from kvstream.exporters.prometheus import PrometheusCollector, _Metrics, _Text, exposition, native_histogram
-from kvstream.metrics.histogram import VLLM_BUCKETS_SECONDS, ExponentialHistogram
+from kvstream.metrics.buckets import VLLM_BUCKETS_SECONDS
+from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.sources.synthetic import generate
 from kvstream.stream import sources_of
 from tests.ports import free_port

@@ -1,0 +1,50 @@
+# The types of the columns, which the loop of the block table writes to.
+
+cdef class Columns:
+    cdef long long allocations
+    cdef long long sampled_allocations
+    cdef long long accesses
+    cdef long long unknown_accesses
+    cdef long long unknown_evictions
+    cdef long long time_regressions
+    cdef long long unknown_reasons
+    cdef long long replacements
+    cdef long long stores
+    cdef long long lookups  # allocations and accesses of known content
+    cdef long long[::1] evictions  # by reason
+    # How much there is in each column.
+    cdef Py_ssize_t gap_count
+    cdef Py_ssize_t first_count
+    cdef Py_ssize_t unobserved_count
+    cdef Py_ssize_t used_count
+    cdef Py_ssize_t looked_up_count
+    cdef Py_ssize_t begun_count
+    cdef Py_ssize_t ended_count
+    cdef Py_ssize_t evicted_count
+    cdef Py_ssize_t change_count
+    cdef long long[::1] reuse_gap  # access to access, ns
+    cdef unsigned short[::1] gap_of
+    cdef long long[::1] first_reuse  # allocation to first access, ns
+    cdef unsigned short[::1] first_of
+    cdef unsigned short[::1] unobserved_of  # accesses of generations that sampling leaves out
+    cdef long long[::1] used  # content key or generation that was in use
+    cdef long long[::1] looked_up  # content keys for the miss-ratio curve
+    cdef long long[::1] begun_ts
+    cdef unsigned short[::1] begun_of
+    cdef long long[::1] ended_ts
+    cdef unsigned short[::1] ended_of
+    # Of each generation that was evicted and that sampling observes.
+    cdef long long[::1] lifetime
+    cdef long long[::1] idle
+    cdef long long[::1] access_count
+    cdef unsigned short[::1] evicted_of
+    cdef long long[::1] evicted_block
+    cdef long long[::1] evicted_ts
+    cdef unsigned char[::1] evicted_reason
+    cdef long long[:, ::1] history  # last access times, oldest first, right-aligned
+    # Content keys that came into the cache or left it.
+    cdef long long[::1] change_key
+    cdef long long[::1] change_ts
+    cdef unsigned char[::1] change_begins
+    cdef unsigned short[::1] change_of
+    cdef dict arrays

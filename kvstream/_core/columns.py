@@ -1,0 +1,114 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""What the loop of the block table shows, on its way out."""
+
+try:
+    import cython
+except ImportError:
+    from kvstream._core import _no_cython as cython
+
+import numpy as np
+
+from kvstream.events.types import REASONS
+
+AT_ONCE = 16_384
+"""Events that are applied before what they showed is taken out; more would only take more memory."""
+
+
+@cython.final
+@cython.cclass
+class Columns:
+    """What applying at most ``AT_ONCE`` events showed: counts, and columns in the order of the events.
+
+    Attributions are numbers of label sets, of which there is one for each entry of the column beside it.
+    """
+
+    def __init__(self):
+        self.arrays = {}
+        self.evictions = self._make("evictions", np.int64, len(REASONS))
+        self.reuse_gap = self._make("reuse_gap", np.int64)
+        self.gap_of = self._make("gap_of", np.uint16)
+        self.first_reuse = self._make("first_reuse", np.int64)
+        self.first_of = self._make("first_of", np.uint16)
+        self.unobserved_of = self._make("unobserved_of", np.uint16)
+        self.used = self._make("used", np.int64)
+        self.looked_up = self._make("looked_up", np.int64)
+        self.begun_ts = self._make("begun_ts", np.int64)
+        self.begun_of = self._make("begun_of", np.uint16)
+        self.ended_ts = self._make("ended_ts", np.int64)
+        self.ended_of = self._make("ended_of", np.uint16)
+        self.lifetime = self._make("lifetime", np.int64)
+        self.idle = self._make("idle", np.int64)
+        self.access_count = self._make("access_count", np.int64)
+        self.evicted_of = self._make("evicted_of", np.uint16)
+        self.evicted_block = self._make("evicted_block", np.int64)
+        self.evicted_ts = self._make("evicted_ts", np.int64)
+        self.evicted_reason = self._make("evicted_reason", np.uint8)
+        self.change_key = self._make("change_key", np.int64, 2 * AT_ONCE)
+        self.change_ts = self._make("change_ts", np.int64, 2 * AT_ONCE)
+        self.change_begins = self._make("change_begins", np.uint8, 2 * AT_ONCE)
+        self.change_of = self._make("change_of", np.uint16, 2 * AT_ONCE)
+        self.see_to_history(1)
+        self.empty()
+
+    def _make(self, name: str, kind, shape=AT_ONCE):
+        self.arrays[name] = np.empty(shape, dtype=kind)
+        return memoryview(self.arrays[name])
+
+    def see_to_history(self, depth: cython.Py_ssize_t):
+        """Have room for so many access times of each evicted block."""
+        if "history" not in self.arrays or self.history.shape[1] != depth:
+            self.history = self._make("history", np.int64, (AT_ONCE, depth))
+
+    def empty(self):
+        """Forget what was shown."""
+        self.allocations = self.sampled_allocations = self.accesses = self.stores = self.lookups = 0
+        self.unknown_accesses = self.unknown_evictions = self.time_regressions = 0
+        self.unknown_reasons = self.replacements = 0
+        self.gap_count = self.first_count = self.unobserved_count = self.used_count = 0
+        self.looked_up_count = self.begun_count = self.ended_count = self.evicted_count = 0
+        self.change_count = 0
+        self.arrays["evictions"].fill(0)
+
+    def take(self, attributed: bool, records: bool) -> tuple:
+        """Return counts by name, and columns by name, those alone that hold anything."""
+        counts: dict = {
+            "allocations": self.allocations,
+            "sampled_allocations": self.sampled_allocations,
+            "accesses": self.accesses,
+            "unknown_accesses": self.unknown_accesses,
+            "unknown_evictions": self.unknown_evictions,
+            "time_regressions": self.time_regressions,
+            "unknown_reasons": self.unknown_reasons,
+            "replacements": self.replacements,
+            "stores": self.stores,
+            "lookups": self.lookups,
+        }
+        names: list = [("evictions", len(REASONS))] if self.ended_count else []
+        if self.gap_count:
+            names.append(("reuse_gap", self.gap_count))
+        if self.first_count:
+            names.append(("first_reuse", self.first_count))
+        if self.used_count:
+            names.append(("used", self.used_count))
+        if self.looked_up_count:
+            names.append(("looked_up", self.looked_up_count))
+        if self.evicted_count:
+            names += [(name, self.evicted_count) for name in ("lifetime", "idle", "access_count")]
+            if records:
+                of_records = ("evicted_block", "evicted_ts", "evicted_reason", "history")
+                names += [(name, self.evicted_count) for name in of_records]
+        if self.change_count:
+            names += [(name, self.change_count) for name in ("change_key", "change_ts", "change_begins")]
+        if attributed:
+            names += [
+                ("gap_of", self.gap_count),
+                ("first_of", self.first_count),
+                ("unobserved_of", self.unobserved_count),
+                ("begun_ts", self.begun_count),
+                ("begun_of", self.begun_count),
+                ("ended_ts", self.ended_count),
+                ("ended_of", self.ended_count),
+                ("evicted_of", self.evicted_count),
+                ("change_of", self.change_count),
+            ]
+        return counts, {name: self.arrays[name][:count].copy() for name, count in names}

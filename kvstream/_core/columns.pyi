@@ -1,0 +1,1 @@
+AT_ONCE: int

@@ -1,0 +1,345 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""How far apart the uses of a content key are: premature evictions, and the stack of an LRU cache."""
+
+try:
+    import cython
+except ImportError:
+    from kvstream._core import _no_cython as cython
+
+import numpy as np
+
+if cython.compiled:  # pragma: no cover
+    from cython.cimports.kvstream._core.table import Index, span
+else:
+    from kvstream._core.table import Index, span
+from kvstream._core.table import REMOVED, widened
+
+_REMOVED = cython.declare(cython.int, REMOVED)
+_SMALLEST = 1024  # evictions that there is room for at first
+_NEVER = cython.declare(cython.longlong, int(np.iinfo(np.int64).min))  # eviction time where no key is
+_KEYS_AHEAD = cython.declare(cython.int, 16)
+
+
+@cython.final
+@cython.cclass
+class FenwickTree:
+    """Counts at places, and their sums up to any place, each in the logarithm of the places."""
+
+    nodes: cython.int[::1]  # node n counts what lies at as many places up to n as its lowest bit says
+
+    def __init__(self, flags):
+        before = np.concatenate([[0], np.cumsum(flags)])
+        ends = np.arange(len(flags) + 1)
+        self.nodes = memoryview((before[ends] - before[ends & (ends - 1)]).astype(np.int32))
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def add(self, place: cython.longlong, change: cython.int) -> cython.void:
+        """Add to the count at a place."""
+        node: cython.longlong = place + 1
+        while node < len(self.nodes):
+            self.nodes[node] += change
+            node += node & -node
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def before(self, place: cython.longlong) -> cython.longlong:
+        """Return the sum of the counts before a place."""
+        total: cython.longlong = 0
+        while place > 0:
+            total += self.nodes[place]
+            place &= place - 1
+        return total
+
+
+@cython.final
+@cython.cclass
+class PrematureEvictions:
+    """Remembers the last evictions of content keys, and shows which allocations bring one back.
+
+    A key is remembered until it comes back, until ``most`` evictions have followed its own, or until
+    ``longest_ns`` have passed. Within these bounds it is exact.
+
+    Args:
+        most: Keys remembered; memory is 25 to 50 bytes each and grows as they come.
+        longest_ns: How long they are remembered.
+    """
+
+    most: cython.longlong
+    longest_ns: cython.longlong
+    evictions: cython.longlong  # so far; the place of one in the ring is its number modulo the ring's length
+    mask: cython.longlong
+    index: Index
+    tree: FenwickTree  # of the places that hold a key that has not come back
+    key_array = cython.declare(object)
+    ts_array = cython.declare(object)
+    key: cython.longlong[::1]
+    ts: cython.longlong[::1]  # of the eviction, or that there is none
+    returned: cython.longlong[:, ::1]  # where ``apply`` writes what came back
+
+    def __init__(self, most: int, longest_ns: int):
+        self.most = most
+        self.longest_ns = longest_ns
+        self._start()
+
+    def _start(self):
+        self.evictions = 0
+        self._hold(_SMALLEST)
+        self.tree = FenwickTree(np.zeros(_SMALLEST, dtype=np.int32))
+
+    def clear(self):
+        """Forget everything: the cache was emptied, which no memory would have prevented."""
+        if self.evictions:
+            self._start()
+
+    @property
+    def places(self) -> int:
+        """Return how many evictions there is room for."""
+        return self.mask + 1
+
+    def _hold(self, places: int):
+        """Make an empty ring and its index; the tree is the caller's to make."""
+        self.mask = places - 1
+        self.key_array = np.zeros(places, dtype=np.int64)
+        self.ts_array = np.full(places, _NEVER, dtype=np.int64)
+        self.index = Index(0.375)
+        self.key = self.index.keys = memoryview(self.key_array)
+        self.ts = memoryview(self.ts_array)
+
+    def _see_to_room(self, more: int):
+        """Make room for ``more`` evictions."""
+        wanted = min(self.evictions + more, self.most)
+        if wanted > self.mask + 1:
+            held = np.flatnonzero(self.ts_array != _NEVER)
+            key, ts = self.key_array[held], self.ts_array[held]
+            number = self.evictions - 1 - ((self.evictions - 1 - held) & self.mask)
+            self._hold(1 << (wanted - 1).bit_length())
+            place = number & self.mask
+            self.key_array[place] = key
+            self.ts_array[place] = ts
+            self.tree = FenwickTree(self.ts_array != _NEVER)
+            self.index.insert(place, more)
+        elif self.index.used + more > self.index.limit:
+            self.index.rebuild(more)
+
+    def apply(self, keys, ts, begins):
+        """Take in content keys that came into a cache or left it, in order.
+
+        Args:
+            keys: Content keys, int64 (k,).
+            ts: Times, ns, int64 (k,).
+            begins: 1 where the key came in, 0 where it was evicted, uint8 (k,).
+
+        Returns:
+            Of the m keys that came back, three columns, int64 (m,): the time from eviction to return, ns;
+            how many keys evicted later had not come back by then, at least 1; and which of the changes it is.
+        """
+        count: cython.Py_ssize_t = len(keys)
+        evictions: cython.Py_ssize_t = count - int(np.count_nonzero(begins))
+        if not evictions and not self.evictions:
+            nothing = np.empty(0, dtype=np.int64)
+            return nothing, nothing, nothing
+        self._see_to_room(evictions)
+        returned = np.empty((3, count), dtype=np.int64)
+        key: cython.const[cython.longlong][::1] = memoryview(keys)
+        times: cython.const[cython.longlong][::1] = memoryview(ts)
+        comes: cython.const[cython.uchar][::1] = memoryview(begins)
+        self.returned = memoryview(returned)
+        returns: cython.Py_ssize_t = 0
+        row: cython.Py_ssize_t
+        with cython.nogil:
+            for row in range(count):
+                if row + _KEYS_AHEAD < count:
+                    self.index.load_ahead(key[row + _KEYS_AHEAD])
+                if not comes[row]:
+                    self._evict(key[row], times[row])
+                elif self._return(key[row], times[row], returns):
+                    self.returned[2, returns] = row
+                    returns += 1
+        return returned[0, :returns], returned[1, :returns], returned[2, :returns]
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _return(
+        self,
+        key: cython.longlong,
+        time: cython.longlong,
+        at: cython.Py_ssize_t,
+    ) -> cython.bint:
+        """Take in a key that came; return whether it is a return, and write which one."""
+        place: cython.longlong = self.index.find(key)
+        evicted: cython.longlong = self.index.places[place]
+        if evicted < 0:
+            return False
+        self.index.places[place] = _REMOVED
+        then: cython.longlong = self.ts[evicted]
+        self.ts[evicted] = _NEVER
+        since: cython.longlong = ((self.evictions - evicted - 1) & self.mask) + 1
+        passed: cython.longlong = span(time, then) if time > then else 0
+        within: cython.bint = since <= self.most and passed <= self.longest_ns
+        if within:
+            end: cython.longlong = self.evictions & self.mask
+            later: cython.longlong = self.tree.before(end) - self.tree.before(evicted)
+            if evicted >= end:
+                later += self.tree.before(self.mask + 1)
+            self.returned[0, at] = passed
+            self.returned[1, at] = later - 1 if later > 2 else 1
+        self.tree.add(evicted, -1)
+        return within
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _evict(self, key: cython.longlong, time: cython.longlong) -> cython.void:
+        """Remember an eviction, in the place of the oldest one."""
+        at: cython.longlong = self.evictions & self.mask
+        if self.ts[at] != _NEVER:
+            self.index.remove(self.key[at])
+            self.tree.add(at, -1)
+        place: cython.longlong = self.index.find(key)
+        before: cython.longlong = self.index.places[place]
+        if before >= 0:  # evicted anew
+            self.ts[before] = _NEVER
+            self.tree.add(before, -1)
+        self.tree.add(at, 1)
+        self.key[at] = key
+        self.ts[at] = max(time, _NEVER + 1)
+        self.index.put(place, at)
+        self.evictions += 1
+
+
+@cython.final
+@cython.cclass
+class LruStack:
+    """Content keys by the time of their last access, and how many others lie between two accesses of one.
+
+    Each access has a place of its own, one after the other; when they are used up, the keys are put together
+    at the first ones. Takes about 100 bytes a key.
+
+    Source: R. Mattson and others, "Evaluation techniques for storage hierarchies", 1970.
+
+    Example:
+        >>> import numpy as np
+        >>> stack = LruStack()
+        >>> stack.access(np.array([1, 2, 3, 1]), 10, 10)
+        (4, array([2]))
+    """
+
+    held = cython.declare(cython.longlong, visibility="readonly")  # keys
+    again = cython.declare(cython.longlong, visibility="readonly")  # those of them accessed more than once
+    next: cython.longlong  # place of the next access
+    first: cython.longlong  # no last access is at a place before it
+    key_array = cython.declare(object)
+    is_last_array = cython.declare(object)
+    is_again_array = cython.declare(object)
+    key: cython.longlong[::1]  # by place
+    is_last: cython.uchar[::1]
+    is_again: cython.uchar[::1]
+    tree: FenwickTree  # of the last accesses
+    index: Index
+
+    def __init__(self):
+        self._hold(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint8))
+
+    def _hold(self, keys, again):
+        """Put keys, oldest access first, at the first places."""
+        held = len(keys)
+        places = 4 * max(256, 1 << held.bit_length())
+        self.key_array = widened(keys, places)
+        self.is_last_array = np.zeros(places, dtype=np.uint8)
+        self.is_last_array[:held] = 1
+        self.is_again_array = widened(again, places)
+        self.key = memoryview(self.key_array)
+        self.is_last = memoryview(self.is_last_array)
+        self.is_again = memoryview(self.is_again_array)
+        self.tree = FenwickTree(self.is_last_array)
+        self.index = Index(0.375)
+        self.index.keys = self.key
+        self.index.insert(np.arange(held), 0)
+        self.next = self.held = held
+        self.first = 0
+        self.again = int(np.count_nonzero(again))
+
+    def keys(self):
+        """Return the keys, the one accessed longest ago first, int64."""
+        return self.key_array[self.is_last_array != 0]
+
+    def keep(self, which):
+        """Forget all of ``keys()`` but some, bool of the same shape."""
+        again = self.is_again_array[self.is_last_array != 0]
+        self._hold(self.keys()[which], again[which])
+
+    def access(self, keys, room: cython.longlong, furthest: cython.longlong):
+        """Take in accesses, up to one that leaves more keys than there is room for.
+
+        Args:
+            keys: What was accessed, in order, int64 (n,).
+            room: Keys that there is room for.
+            furthest: With more keys than these, what comes anew takes the place of the oldest.
+
+        Returns:
+            How many accesses were taken in, not always all: what is left is to be given again; and how many
+            other keys were accessed between two accesses of one, int64.
+        """
+        if self.next == len(self.key):
+            self.keep(np.ones(self.held, dtype=np.bool_))
+        count: cython.Py_ssize_t = min(len(keys), len(self.key) - self.next)
+        if self.index.used + count > self.index.limit:
+            self.index.rebuild(count)
+        accessed: cython.const[cython.longlong][::1] = memoryview(keys)
+        found = np.empty(count, dtype=np.int64)
+        others: cython.longlong[::1] = memoryview(found)
+        distances: cython.Py_ssize_t = 0
+        taken: cython.Py_ssize_t = 0
+        while taken < count and self.held <= room:
+            distance: cython.longlong = self._access_one(accessed[taken], furthest)
+            if distance >= 0:
+                others[distances] = distance
+                distances += 1
+            taken += 1
+        return taken, found[:distances]
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _access_one(self, key: cython.longlong, furthest: cython.longlong) -> cython.longlong:
+        """Take in an access; return how many other keys came since the last of the same, -1 if none."""
+        place: cython.longlong = self.index.find(key)
+        before: cython.longlong = self.index.places[place]
+        at: cython.longlong = self.next
+        distance: cython.longlong = -1
+        if before >= 0:
+            distance = self.held - self.tree.before(before + 1)
+            self.again += not self.is_again[before]
+            self.is_last[before] = 0
+            self.tree.add(before, -1)
+        self.next += 1
+        self.key[at] = key
+        self.is_last[at] = 1
+        self.is_again[at] = before >= 0
+        self.tree.add(at, 1)
+        self.index.put(place, at)
+        if before < 0:
+            self.held += 1
+            if self.held > furthest:
+                self._forget_oldest()
+        return distance
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _forget_oldest(self) -> cython.void:
+        """Forget the key that was accessed longest ago."""
+        while not self.is_last[self.first]:
+            self.first += 1
+        self.index.remove(self.key[self.first])
+        self.is_last[self.first] = 0
+        self.tree.add(self.first, -1)
+        self.again -= self.is_again[self.first]
+        self.held -= 1

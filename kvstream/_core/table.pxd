@@ -1,0 +1,20 @@
+# What other modules of the core call without the GIL, each through a pointer.
+
+cdef long long span(long long later, long long earlier) noexcept nogil
+
+cdef class Index:
+    cdef long long[::1] keys  # by slot
+    cdef int[::1] places  # slot, or what else each place holds
+    cdef unsigned long long factor
+    cdef int shift
+    cdef long long mask
+    cdef long long used  # places that are not empty
+    cdef long long limit  # used at most
+    cdef double load
+
+    cdef long long _home(self, long long key) noexcept nogil
+    cdef long long find(self, long long key) noexcept nogil
+    cdef void put(self, long long place, long long slot) noexcept nogil
+    cdef void remove(self, long long key) noexcept nogil
+    cdef void _insert(self, long long slot) noexcept nogil
+    cdef void load_ahead(self, long long key) noexcept nogil
