@@ -5,12 +5,13 @@ lasts. It is asked whenever a window has closed and when time passes without one
 """
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
-from itertools import pairwise
-from statistics import mean, median, stdev
+from statistics import fmean, median, stdev
 from typing import Protocol
 
 import msgspec
+import numpy as np
 
 from kvstream.alerts.evidence import (
     Baseline,
@@ -18,12 +19,10 @@ from kvstream.alerts.evidence import (
     EvidenceLog,
     Measure,
     baseline_of,
-    hit_logit,
-    log_lifetime,
     ratio_of,
     values,
 )
-from kvstream.alerts.points import Point
+from kvstream.alerts.points import Points
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.types import MetricType
 
@@ -49,7 +48,7 @@ class View(msgspec.Struct):
     now: float
     log: EvidenceLog
     piece: Evidence | None = None
-    points: dict[MetricType, Point] | None = None
+    points: Points | None = None
     lost_cache: bool = False
     cold_since: float = 0.0
 
@@ -116,7 +115,7 @@ class Drop:
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
         self._is_ratio = rule.metric is MetricType.HIT_RATIO
-        self._measure: Measure = hit_logit if self._is_ratio else log_lifetime
+        self._measure: Measure = "hit_logit" if self._is_ratio else "log_lifetime"
         self._baseline: Baseline | None = None  # of the incident that is open
         self._since = 0.0
         self._worst = 0.0
@@ -153,22 +152,24 @@ class Drop:
     ) -> tuple[Baseline | None, float]:
         """Return the baseline to compare with, and since when it is bad: NaN if it is not."""
         log, threshold = view.log, self._rule.threshold
-        baseline = baseline_of(log.before(SHORT), self._measure, SHORT, NOISE_FLOOR)
+        baseline = baseline_of(log, self._measure, SHORT)
         if baseline is None:
             return None, math.nan
         needed = threshold if baseline.established else threshold * self._NEW_SHARE
-        if self._is_far(baseline, now, max(needed, self._SIGMAS * baseline.noise)):
+        if self._is_far(baseline, now, needed, self._SIGMAS):
             return baseline, recent[0].start
         fresh = max(view.cold_since, self._judged_until)
         recent = log.last(LONG, fresh)
-        series = values(recent, self._measure)
-        before = baseline_of(log.before(LONG), self._measure, SHORT, NOISE_FLOOR)
-        if len(series) < LONG or before is None or not before.established:
+        if len(recent) < LONG:
+            return baseline, math.nan
+        before = baseline_of(log, self._measure, LONG)
+        if before is None or not before.established:
             return baseline, math.nan
         needed = self._LONG_SHARE * threshold
-        both = self._is_far(before, median(series), max(needed, self._LONG_SIGMAS * before.noise))
-        if both and self._is_far(before, now, needed):
-            return before, recent[0].start
+        if self._is_far(before, now, needed):
+            series = values(recent, self._measure)
+            if len(series) == LONG and self._is_far(before, median(series), needed, self._LONG_SIGMAS):
+                return before, recent[0].start
         if self._is_ratio and self._is_lower_on_average(log, fresh):
             return baseline, log.last(MIDDLE, fresh)[0].start
         return baseline, math.nan
@@ -179,20 +180,26 @@ class Drop:
         Where few requests come, single pieces find nothing or everything, and no median of log odds says
         much; their mean does. Its standard error allows for pieces that resemble their neighbours.
         """
-        after = [piece.hits / piece.lookups for piece in log.last(MIDDLE, since)]
-        before = [piece.hits / piece.lookups for piece in log.before(MIDDLE) if piece.calm]
+        after = values(log.last(MIDDLE, since), "hit_ratio")
+        before = log.normal("hit_ratio", MIDDLE)
         if len(after) < MIDDLE or len(before) < MIDDLE + LONG // 2:
             return False
-        level, spread = mean(before), max(stdev(before), 0.02)
-        neighbours = sum((a - level) * (b - level) for a, b in pairwise(before)) / (len(before) - 1)
+        level = float(before.mean())
+        fall = level - fmean(after)
+        if fall < self._MEAN_SHARE * level:
+            return False
+        around = before - level
+        spread = max(float(np.std(before, ddof=1)), 0.02)
+        neighbours = float(around[1:] @ around[:-1]) / (len(before) - 1)
         alike = min(0.9, max(0.0, neighbours / spread**2))
         of_after = max(stdev(after), spread / math.sqrt(2))
         error = math.sqrt((1 + alike) / (1 - alike) * (spread**2 / len(before) + of_after**2 / len(after)))
-        fall = level - mean(after)
-        return fall >= self._MEAN_SHARE * level and fall >= self._MEAN_SIGMAS * error
+        return fall >= self._MEAN_SIGMAS * error
 
-    def _is_far(self, baseline: Baseline, now: float, needed: float) -> bool:
-        if baseline.level - now < needed:
+    def _is_far(self, baseline: Baseline, now: float, needed: float, sigmas: float = 0.0) -> bool:
+        """Return whether a value is below the baseline by what is needed, and by so many times its noise."""
+        fall = baseline.level - now
+        if fall < needed or (sigmas and fall < sigmas * baseline.noise(SHORT, NOISE_FLOOR)):
             return False
         return not self._is_ratio or ratio_of(now) <= (1 - self._LEAST_RELATIVE) * ratio_of(baseline.level)
 
@@ -201,7 +208,7 @@ class Drop:
     ) -> Finding:
         fall = baseline.level - value
         self._worst = max(self._worst, fall)
-        near = max(self._rule.clear, self._NEAR_SIGMAS * baseline.noise)
+        near = max(self._rule.clear, self._NEAR_SIGMAS * baseline.noise(SHORT, NOISE_FLOOR))
         is_near = fall < min(max(near, self._RECOVERED * self._worst), self._OF_WORST * self._worst)
         if fall >= min(self._MOSTLY_RECOVERED * self._worst, self._rule.threshold):
             self._mostly_since = None
@@ -221,7 +228,10 @@ class Drop:
         self, baseline: Baseline, now: float, recent: list[Evidence], *, bad: bool, good: bool, since: float
     ) -> Finding:
         plain = ratio_of if self._is_ratio else math.exp
-        lookups, seconds = sum(p.lookups for p in recent), recent[-1].end - recent[0].start
+        evidence = ""
+        if bad:
+            lookups, seconds = sum(p.lookups for p in recent), recent[-1].end - recent[0].start
+            evidence = f"{lookups:,} lookups in {seconds:,.0f} s against {baseline.lookups:,} before"
         return Finding(
             bad=bad,
             good=good,
@@ -230,7 +240,7 @@ class Drop:
             baseline=plain(baseline.level),
             measure=baseline.level - now,
             since=since,
-            evidence=f"{lookups:,} lookups in {seconds:,.0f} s against {baseline.lookups:,} before",
+            evidence=evidence,
         )
 
 
@@ -303,9 +313,9 @@ class Silent:
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
-        self._pauses: deque[float] = deque(maxlen=self._KEPT)
+        self._pauses: deque[float] = deque()
+        self._ascending: list[float] = []  # the same
         self._last: float | None = None
-        self._limit: float | None = None  # seconds
 
     def over(self, view: View) -> None:
         """Keep nothing of an incident."""
@@ -316,9 +326,9 @@ class Silent:
             silence = 0.0 if self._last is None else view.now - self._last
             if not self._is_silent(view.now):
                 if self._last is not None:
-                    self._pauses.append(silence)
+                    self._note_pause(silence)
                 silence = 0.0
-            self._last, self._limit = view.now, None
+            self._last = view.now
             return Finding(bad=False, good=True, value=silence, limit=0.0, measure=silence, since=view.now)
         if self._last is None or not self._is_silent(view.now):
             return None
@@ -328,10 +338,10 @@ class Silent:
             good=False,
             value=silence,
             limit=self._limit_seconds(),
-            baseline=max(self._pauses, default=0.0),
+            baseline=self._ascending[-1],
             measure=silence,
             since=self._last,
-            evidence=f"the longest pause before was {max(self._pauses, default=0.0):,.0f} s",
+            evidence=f"the longest pause before was {self._ascending[-1]:,.0f} s",
         )
 
     def forget(self) -> None:
@@ -347,12 +357,15 @@ class Silent:
     def _is_silent(self, now: float) -> bool:
         return now > self.due()
 
+    def _note_pause(self, seconds: float) -> None:
+        if len(self._pauses) == self._KEPT:
+            del self._ascending[bisect_left(self._ascending, self._pauses.popleft())]
+        self._pauses.append(seconds)
+        insort(self._ascending, seconds)
+
     def _limit_seconds(self) -> float:
-        if self._limit is None:  # until the next event
-            pauses = sorted(self._pauses)
-            usual = pauses[-2] if len(pauses) >= self._MANY else pauses[-1]
-            self._limit = max(self._LEAST_SECONDS, self._rule.threshold * usual)
-        return self._limit
+        usual = self._ascending[-2 if len(self._ascending) >= self._MANY else -1]
+        return max(self._LEAST_SECONDS, self._rule.threshold * usual)
 
 
 class Restarted:
@@ -378,7 +391,7 @@ class Restarted:
         """Return what there is to say now; None if nothing new can be said."""
         if view.lost_cache:
             if self._baseline is None:
-                self._baseline = baseline_of(list(view.log.pieces), hit_logit, SHORT, NOISE_FLOOR)
+                self._baseline = baseline_of(view.log, "hit_logit", 0)
             self._at = view.now
             return self._finding(view.now, bad=True, good=False)
         if self._at is None:
@@ -387,11 +400,11 @@ class Restarted:
             return self._finding(self._at, bad=False, good=True)
         if view.piece is None:
             return None
-        series = values(view.log.last(SHORT, self._at), hit_logit)
+        series = values(view.log.last(SHORT, self._at), "hit_logit")
         if len(series) < SHORT - 1:
             return self._finding(self._at, bad=True, good=False)
         fall = self._baseline.level - median(series)
-        good = fall < max(self._rule.clear, self._NEAR_SIGMAS * self._baseline.noise)
+        good = fall < max(self._rule.clear, self._NEAR_SIGMAS * self._baseline.noise(SHORT, NOISE_FLOOR))
         return self._finding(self._at, bad=not good, good=good, value=ratio_of(median(series)), fall=fall)
 
     def _finding(

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from kvstream.alerts.conditions import Condition, Finding, Silent, View, condition_of
 from kvstream.alerts.evidence import EvidenceLog
-from kvstream.alerts.points import Point, points_of
+from kvstream.alerts.points import Point, Points
 from kvstream.alerts.rule import Rule, alert_by
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
@@ -43,7 +43,6 @@ class _State(msgspec.Struct):
         fired_at: When it fired.
         worst: The worst finding.
         finding: The last finding.
-        is_new: Whether it was found just now.
         notified: Level that was notified; None if nobody was.
         ended_at: When the last incident that it was part of ended.
         recurred: Whether that was only minutes before this one began.
@@ -65,7 +64,10 @@ class _State(msgspec.Struct):
     recurred: bool = False
     was_good_since: float = -math.inf
     longest_good: float = 0.0
-    is_new: bool = False
+
+    @property
+    def is_idle(self) -> bool:
+        return self.alert is None and not self.joined
 
     @property
     def fires(self) -> bool:
@@ -174,17 +176,17 @@ class Evaluator:
             self._cold_since = start
             self._log.cut()
         self._live = window.live
-        points = points_of(window, self._window_seconds, self._capacity)
-        self._load.add(window.index, window.measurements.lookups)
-        lifetime = points[MetricType.LIFETIME]
-        in_lookups = self._load.lookups_in(lifetime.value)
-        points[MetricType.LIFETIME_LOOKUPS] = Point(in_lookups, lifetime.weight)
-        self._hits_known |= window.measurements.accesses > 0
+        seen = window.measurements
+        self._load.add(window.index, seen.lookups)
+        in_lookups = self._load.lookups_in(seen.lifetime.quantile(0.5))
+        given = {MetricType.LIFETIME_LOOKUPS: Point(in_lookups, seen.lifetime.count)}
+        self._hits_known |= seen.accesses > 0
         if not self._hits_known:  # an engine that reports none: the ratio is not 0 but unknown
-            points[MetricType.HIT_RATIO] = Point(0.0, 0)
-        piece = self._log.add(start, end, window.measurements, in_lookups)
-        if piece is not None:
-            piece.calm = piece.start >= self._cold_since + _WARM_UP_SECONDS and not self._unusual()
+            given[MetricType.HIT_RATIO] = Point(0.0, 0)
+        points = Points(window, self._window_seconds, self._capacity, given)
+        piece = self._log.add(start, end, seen, in_lookups)
+        if piece is not None and piece.start >= self._cold_since + _WARM_UP_SECONDS and not self._unusual():
+            self._log.mark_normal()
         # Silence may have been judged up to a later time while the window's events were on their way.
         now = self._judged_at = max(end, self._judged_at)
         return changes + self._judge(View(now, self._log, piece, points, lost_cache, self._cold_since))
@@ -238,6 +240,8 @@ class Evaluator:
         """Return the end of the next window in which something can change, infinite if there is none."""
         moments = [self._silent_at()]
         for state in self._states.values():
+            if state.is_idle:
+                continue
             if state.fires and state.rule.page is not None and state.notified is not AlertLevel.CRITICAL:
                 moments.append(state.fired_at + state.rule.page.after_seconds)
             if (state.fires or state.joined) and state.good_since is not None:
@@ -262,26 +266,30 @@ class Evaluator:
         return any(state.fires and state.rule.level is not AlertLevel.INFO for state in self._states.values())
 
     def _judge(self, view: View) -> list[CacheAlert]:
+        found: list[tuple[_State, Finding]] = []
         for state in self._states.values():
-            self._take_in(state, state.condition.look(view), view.now)
+            finding = state.condition.look(view)
+            # What is good changes nothing where nothing was bad.
+            if finding is not None and (finding.bad or not state.is_idle):
+                self._take_in(state, finding, view.now)
+                found.append((state, finding))
         # What begins joins an incident before that could end.
-        for state in self._states.values():
+        for state, finding in found:
             if not state.fires and not state.joined:
-                self._begin(state, view)
+                self._begin(state, finding, view)
+        firing = [state for state in self._states.values() if state.fires]
+        if not firing:
+            return []
         changes = []
-        for state in self._states.values():
-            if state.fires:
-                self._rise(state, view)
-                over = self._end(state, view)
-                if over is not None:
-                    changes.append(over)
+        for state in firing:
+            self._rise(state, view)
+            over = self._end(state, view)
+            if over is not None:
+                changes.append(over)
         return changes + self._to_notify()
 
-    def _take_in(self, state: _State, finding: Finding | None, now: float) -> None:
-        """Take note of what a condition found; where it found nothing new, what was found before holds."""
-        state.is_new = finding is not None
-        if finding is None:
-            return
+    def _take_in(self, state: _State, finding: Finding, now: float) -> None:
+        """Take note of what a condition found."""
         state.finding = finding
         if not finding.good:
             if state.fires and state.good_since is not None:
@@ -296,11 +304,9 @@ class Evaluator:
         if state.worst is None or finding.measure > state.worst.measure:
             state.worst = finding
 
-    def _begin(self, state: _State, view: View) -> None:
+    def _begin(self, state: _State, finding: Finding, view: View) -> None:
         """Let an idle or pending rule fire, or join the incident of its cause."""
-        finding, rule = state.finding, state.rule
-        if finding is None or not state.is_new:
-            return
+        rule = state.rule
         follows = rule.yields_to and view.now - self._last_end(rule.cause) < _FOLLOWS_SECONDS
         if not finding.bad or follows or self._is_inhibited(state, view.now):
             self._reset(state, view)

@@ -8,7 +8,7 @@ import numpy as np
 
 from kvstream._core.reuse import PrematureEvictions
 from kvstream.alerts.evaluator import Evaluator
-from kvstream.alerts.points import points_of
+from kvstream.alerts.points import point_of
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert, MetricType
@@ -312,10 +312,10 @@ class CacheMonitor:
         windows = self.ring.closed()[-self.config.trend_window :]
         series: dict[MetricType, list[tuple[float, float]]] = {metric: [] for metric in _TREND_METRICS}
         for window in windows:
-            points = points_of(window, self.config.window_seconds, None)
             for metric, values in series.items():
-                if points[metric].weight and (self.hits_are_known or metric is not MetricType.HIT_RATIO):
-                    values.append((window.index * self.config.window_seconds, points[metric].value))
+                point = point_of(metric, window, self.config.window_seconds)
+                if point and point.weight and (self.hits_are_known or metric is not MetricType.HIT_RATIO):
+                    values.append((window.index * self.config.window_seconds, point.value))
         return {
             metric.value: detect_trend([t for t, _ in values], [v for _, v in values])
             for metric, values in series.items()
