@@ -148,19 +148,3 @@ class IntervalBuckets:
             total[row, 1] += value[i] >> 32
             count[row, self._bucket(value[i]) - first] += 1
         return first, counts, shortest, longest, [(upper << 32) + lower for lower, upper in sums.tolist()]
-
-
-def find_rank(counts, below: cython.longlong, rank: cython.double):
-    """Return the bucket that holds the value of a rank, and how many values lie below that bucket.
-
-    Args:
-        counts: Values by bucket, int64 (b,), b at least 1.
-        below: Values below the first bucket.
-        rank: The rank, from 0 on; beyond all values it is in the last bucket.
-    """
-    count: cython.const[cython.longlong][::1] = memoryview(counts)
-    i: cython.Py_ssize_t = 0
-    while i < len(count) - 1 and below + count[i] < rank:
-        below += count[i]
-        i += 1
-    return i, below

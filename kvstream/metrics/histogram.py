@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 
-from kvstream._core.buckets import find_rank
+from kvstream._core.histogram import BucketCounts
 from kvstream.events.frame import I64
 from kvstream.metrics.buckets import VLLM_BUCKETS_NS, buckets
 
@@ -21,7 +21,7 @@ class IntervalStats(msgspec.Struct, frozen=True):
     max: float = 0.0
 
 
-class ExponentialHistogram:
+class ExponentialHistogram(BucketCounts):
     """Intervals in base-2 exponential buckets of seconds.
 
     Bucket i counts values v with base**i < v <= base**(i + 1), base = 2**(2**-scale), exactly as
@@ -41,17 +41,7 @@ class ExponentialHistogram:
         1.0
     """
 
-    __slots__ = ("count", "counts", "max_ns", "min_ns", "offset", "scale", "sum_ns", "zero_count")
-
-    def __init__(self, scale: int = DEFAULT_SCALE) -> None:
-        self.scale = scale
-        self.counts: I64 = np.empty(0, dtype=np.int64)
-        self.offset = 0
-        self.zero_count = 0
-        self.count = 0
-        self.sum_ns = 0
-        self.min_ns = 0
-        self.max_ns = 0
+    __slots__ = ()
 
     def record(self, values_ns: I64, classic: "ClassicHistogram | None" = None) -> None:
         """Count intervals, and count them in classic buckets at the same time.
@@ -60,57 +50,9 @@ class ExponentialHistogram:
             values_ns: Intervals, ns, none negative, int64 (n,).
             classic: Histogram that they are added to as well.
         """
-        if not len(values_ns):
-            return
-        made = ExponentialHistogram(self.scale)
-        made.count = len(values_ns)
-        made.zero_count, made.offset, made.counts, made.sum_ns, made.min_ns, made.max_ns = buckets(
-            self.scale
-        ).core.count(values_ns, (classic or ClassicHistogram()).counts)
-        self.merge(made)
-
-    def merge(self, other: "ExponentialHistogram") -> None:
-        """Add another histogram of the same scale."""
-        if not other.count:
-            return
-        self.min_ns = other.min_ns if not self.count else min(self.min_ns, other.min_ns)
-        self.max_ns = max(self.max_ns, other.max_ns)
-        self.count += other.count
-        self.sum_ns += other.sum_ns
-        self.zero_count += other.zero_count
-        if len(other.counts):
-            self._add(other.offset, other.counts)
-
-    def _add(self, offset: int, counts: I64) -> None:
-        if not len(self.counts):
-            self.offset, self.counts = offset, counts.astype(np.int64)
-            return
-        low = min(self.offset, offset)
-        high = max(self.offset + len(self.counts), offset + len(counts))
-        if low < self.offset or high > self.offset + len(self.counts):
-            wider = np.zeros(high - low, dtype=np.int64)
-            wider[self.offset - low : self.offset - low + len(self.counts)] = self.counts
-            self.offset, self.counts = low, wider
-        self.counts[offset - low : offset - low + len(counts)] += counts
-
-    def quantile(self, q: float) -> float:
-        """Return the value in seconds below which a share ``q`` of the intervals lies; 0 if there are none.
-
-        Interpolates geometrically inside the bucket and never leaves [min, max].
-        """
-        if not self.count:
-            return 0.0
-        rank = q * self.count
-        if rank <= self.zero_count and self.zero_count:
-            return 0.0
-        i, below = find_rank(self.counts, self.zero_count, rank)
-        inside = (rank - below) / int(self.counts[i])
-        value = 2.0 ** ((self.offset + i + min(max(inside, 0.0), 1.0)) / 2**self.scale)
-        return float(min(max(value, self.min_ns / 1e9), self.max_ns / 1e9))
-
-    def count_above(self, power: int) -> int:
-        """How many intervals are longer than ``2**power`` seconds, exactly, as that is a bucket's bound."""
-        return int(self.counts[max(0, (power << self.scale) - self.offset) :].sum())
+        if len(values_ns):
+            into = ClassicHistogram() if classic is None else classic
+            self.add(len(values_ns), *buckets(self.scale).core.count(values_ns, into.counts))
 
     @property
     def mean(self) -> float:

@@ -33,17 +33,18 @@ class Counted(msgspec.Struct, frozen=True, eq=False):
     def exponential(self) -> ExponentialHistogram:
         """Return the same in exponential buckets."""
         made = ExponentialHistogram(self.of.scale)
-        made.count = int(self.counts.sum())
-        made.sum_ns, made.min_ns, made.max_ns = self.sum_ns, self.min_ns, self.max_ns
         held = self.counts.nonzero()[0]
+        zeros = offset = 0
+        counts = self.counts[:0]
         if held[0] + self.first == 0:
-            made.zero_count = int(self.counts[held[0]])
+            zeros = int(self.counts[held[0]])
             held = held[1:]
         if len(held):
             part = slice(int(held[0]), int(held[-1]) + 1)
             of = self.of.exponential[self.first :][part]
-            made.offset = int(of[0])
-            made.counts = _sums(of - of[0], self.counts[part])
+            offset = int(of[0])
+            counts = _sums(of - of[0], self.counts[part])
+        made.add(int(self.counts.sum()), zeros, offset, counts, self.sum_ns, self.min_ns, self.max_ns)
         return made
 
     def classic(self) -> I64:

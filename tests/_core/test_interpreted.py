@@ -52,9 +52,17 @@ def test_type_checkers_read_the_types_that_the_core_has(interpreted):
 
 def test_the_interpreted_core_equals_the_plain_twin(interpreted):
     done = interpreted(
-        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "however_the_stream_is_cut or equals"),
+        *(
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "however_the_stream_is_cut or equals or merging or quantiles",
+        ),
         *("tests/blocks/test_table.py", "tests/_core/test_premature_evictions.py"),
-        *("tests/_core/test_lru_stack.py",),
+        *("tests/_core/test_lru_stack.py", "tests/metrics/test_histogram.py"),
     )
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout

@@ -78,5 +78,6 @@ def test_every_interval_is_counted_once_in_its_window_and_for_its_owner(windows,
     for name in NAMES:
         assert intervals.classic[name].cumulative() == at_most_bounds(all_values[name])
         for label_set in range(4):
-            found = intervals.of_label_set(label_set)[name]
-            assert fields(found) == interval_fields(of_label_set[label_set, name], 4)
+            assert fields(intervals.of_label_set(label_set)[name]) == interval_fields(
+                of_label_set[label_set, name], 4
+            )
