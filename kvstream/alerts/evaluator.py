@@ -115,7 +115,7 @@ class Evaluator:
         self._inhibitors: dict[str, list[_State]] = {
             name: [by for by in states.values() if name in by.rule.inhibits] for name in states
         }
-        self._silent = [state for state in states.values() if isinstance(state.condition, Silent)]
+        self._silent = [(s, s.condition) for s in states.values() if isinstance(s.condition, Silent)]
 
     def replace_rules(self, rules: Sequence[Rule]) -> list[CacheAlert]:
         """Judge by other rules from now on; return the alerts that end with their rule.
@@ -208,9 +208,8 @@ class Evaluator:
 
     def forget_silence(self) -> None:
         """Take what has not come since the last event for not recorded, not for a silence of the engine."""
-        for state in self._silent:
-            if isinstance(state.condition, Silent):
-                state.condition.forget()
+        for _, condition in self._silent:
+            condition.forget()
 
     def due(self) -> float:
         """Return the event time in seconds at which something can change though nothing comes."""
@@ -253,8 +252,8 @@ class Evaluator:
 
     def _silent_at(self) -> float:
         """Return when silence that is not yet known will be too long."""
-        conditions = (s.condition for s in self._silent if not s.fires and not s.joined)
-        due = min((each.due() for each in conditions if isinstance(each, Silent)), default=math.inf)
+        judged = (condition for state, condition in self._silent if not state.fires and not state.joined)
+        due = min((condition.due() for condition in judged), default=math.inf)
         return math.nextafter(due, math.inf)
 
     def _was_cleared(self, window: Window) -> bool:
@@ -277,7 +276,7 @@ class Evaluator:
         for state, finding in found:
             if not state.fires and not state.joined:
                 self._begin(state, finding, view)
-        firing = [state for state in self._states.values() if state.fires]
+        firing = [state for state in self._states.values() if not state.is_idle and state.fires]
         if not firing:
             return []
         changes = []

@@ -100,7 +100,8 @@ class BlockTable:
         while True:
             at, counts, columns = self._table.apply(at)
             for name, count in counts.items():
-                setattr(seen, name, getattr(seen, name) + count)
+                if count:
+                    setattr(seen, name, getattr(seen, name) + count)
             self._add(columns, seen)
             if at < end and frame.ops[at] == Op.CLEAR:
                 self.clear(seen, int(frame.ts[at]))

@@ -76,7 +76,7 @@ class CacheCounts(Struct, eq=False, kw_only=True):
     @property
     def total_evictions(self) -> int:
         """Return generations ended other than by a clear."""
-        return int(self.evictions.sum())
+        return sum(self.evictions.tolist())  # a tenth of what numpy takes for so few
 
     @property
     def processed(self) -> int:

@@ -41,7 +41,7 @@ class Measurements(CacheCounts, eq=False):
         """Add evicted generations, by how often they were accessed, int64 (m,)."""
         self.never_accessed += int(np.count_nonzero(counts == 0))
         self.accessed_once += int(np.count_nonzero(counts == 1))
-        self.access_total += int(counts.sum())
+        self.access_total += int(np.add.reduce(counts))
 
     def observe_returns(self, returns: Returns) -> None:
         """Add evicted content that came back."""

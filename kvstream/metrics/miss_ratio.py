@@ -165,7 +165,7 @@ class MissRatioCurve:
             self._found *= kept
             self._asked *= kept
             idle = self._lookups is None or self._followed_now < self._lookups // 4
-            if idle and self._stack.held < self.samples // 4:
+            if idle and self.threshold < _WHOLE and self._stack.held < self.samples // 4:
                 self._rescale(min(_WHOLE, self.threshold * 2))
         self._followed_now = 0
 

@@ -119,7 +119,7 @@ class WindowRing:
         first = int(frame.ts[0]) // self.window_ns
         stands = self._stands()
         at = first if stands is None else stands
-        if last < at - LATE_WINDOWS:
+        if last < at - LATE_WINDOWS or first == last > at:  # nothing is late, or all of it in a new window
             at = first
         for piece in frame.cut(limit):
             if last <= at:
