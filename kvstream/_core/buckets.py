@@ -13,6 +13,8 @@ if cython.compiled:  # pragma: no cover
 else:
     bit_length = int.bit_length
 
+_RELEASING = 1024  # intervals from which on other threads may run meanwhile
+
 
 @cython.final
 @cython.cclass
@@ -100,14 +102,32 @@ class IntervalBuckets:
         last: cython.longlong = self.exponential[self._bucket(high)]
         counts = np.zeros(last - first + 1, dtype=np.int64)
         count: cython.longlong[::1] = memoryview(counts)
+        if len(value) >= _RELEASING:
+            with cython.nogil:
+                self._count(value, first, count, classic_count)
+        else:
+            self._count(value, first, count, classic_count)
+        total: object = upper  # a Python integer, as a few of the longest intervals take more than 64 bits
+        return zeros, first, counts, (total << 32) + lower, 0 if zeros else low, high
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _count(
+        self,
+        value: cython.const[cython.longlong][::1],
+        first: cython.longlong,
+        count: cython.longlong[::1],
+        classic_count: cython.longlong[::1],
+    ) -> cython.void:
+        """Count intervals that are not 0 in exponential buckets, from ``first`` on, and in classic ones."""
+        i: cython.Py_ssize_t
         at: cython.Py_ssize_t
         for i in range(len(value)):
             if value[i]:
                 at = self._bucket(value[i])
                 count[self.exponential[at] - first] += 1
                 classic_count[self.classic[at]] += 1
-        total: object = upper  # a Python integer, as a few of the longest intervals take more than 64 bits
-        return zeros, first, counts, (total << 32) + lower, 0 if zeros else low, high
 
     def count_rows(self, values, rows, row_count: cython.Py_ssize_t):
         """Count intervals by row and fine bucket.
@@ -121,7 +141,6 @@ class IntervalBuckets:
             The first fine bucket that is counted in; the intervals by row and bucket from that one on, int64;
             and of each row the shortest and longest interval, int64, and their sum.
         """
-        lower_bits: cython.longlong = 0xFFFF_FFFF
         value: cython.const[cython.longlong][::1] = memoryview(values)
         row_of: cython.const[cython.ushort][::1] = memoryview(rows)
         low: cython.longlong = value[0]
@@ -139,6 +158,29 @@ class IntervalBuckets:
         least: cython.longlong[::1] = memoryview(shortest)
         most: cython.longlong[::1] = memoryview(longest)
         total: cython.longlong[:, ::1] = memoryview(sums)
+        if len(value) >= _RELEASING:
+            with cython.nogil:
+                self._count_rows(value, row_of, first, count, least, most, total)
+        else:
+            self._count_rows(value, row_of, first, count, least, most, total)
+        return first, counts, shortest, longest, [(upper << 32) + lower for lower, upper in sums.tolist()]
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _count_rows(
+        self,
+        value: cython.const[cython.longlong][::1],
+        row_of: cython.const[cython.ushort][::1],
+        first: cython.longlong,
+        count: cython.longlong[:, ::1],
+        least: cython.longlong[::1],
+        most: cython.longlong[::1],
+        total: cython.longlong[:, ::1],
+    ) -> cython.void:
+        """Count intervals by row and fine bucket from a first one on, and what else is kept of each row."""
+        lower_bits: cython.longlong = 0xFFFF_FFFF
+        i: cython.Py_ssize_t
         row: cython.Py_ssize_t
         for i in range(len(value)):
             row = row_of[i]
@@ -147,4 +189,3 @@ class IntervalBuckets:
             total[row, 0] += value[i] & lower_bits
             total[row, 1] += value[i] >> 32
             count[row, self._bucket(value[i]) - first] += 1
-        return first, counts, shortest, longest, [(upper << 32) + lower for lower, upper in sums.tolist()]

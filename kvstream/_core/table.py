@@ -117,6 +117,19 @@ def count_distinct(values, registers, bits: cython.int):
     """
     value: cython.const[cython.longlong][::1] = memoryview(values)
     register: cython.uchar[::1] = memoryview(registers)
+    if len(value) >= _RELEASING:
+        with cython.nogil:
+            _count_distinct(value, register, bits)
+    else:
+        _count_distinct(value, register, bits)
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _count_distinct(
+    value: cython.const[cython.longlong][::1], register: cython.uchar[::1], bits: cython.int
+) -> cython.void:
     mask: cython.ulonglong = (1 << bits) - 1
     ranked: cython.int = 64 - bits
     i: cython.Py_ssize_t
@@ -491,7 +504,10 @@ class Table:
         end: cython.Py_ssize_t = min(len(self.ops), start + AT_ONCE)
         at: cython.Py_ssize_t = start
         self.busy = True
-        self.columns = _spare_columns.pop() if _spare_columns else Columns()
+        try:
+            self.columns = _spare_columns.pop()
+        except IndexError:
+            self.columns = Columns()
         try:
             if self.records:
                 self.columns.see_to_history(self.depth)
