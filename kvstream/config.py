@@ -129,7 +129,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         recorded: Events are a recording, given in order of time: silence is judged by event time, never by
             the clock, and no source is forgotten, so that the same events give the same alerts. It takes
             one consumer.
-        consumers: Consumer tasks, each with a queue of its own; a source belongs to exactly one.
+        consumers: Consumer tasks, each with a queue of its own; a source belongs to exactly one. One applies
+            everything on the event loop, several apply large batches in a worker thread each, at once.
         queue_events: Events a queue holds before its producers' overflow policies apply, in at most 65,536
             frames and label sets together.
         overflow: Policy of producers that name none. ``block`` waits; ``drop_newest`` drops the frame

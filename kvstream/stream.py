@@ -2,7 +2,15 @@
 
 import zlib
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack
 from functools import lru_cache
 from types import TracebackType
@@ -22,7 +30,8 @@ from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.apply_result import KVCacheEvictionEvent
 from kvstream.blocks.state import HotBlock
 from kvstream.config import OverflowPolicy, StreamConfig
-from kvstream.engine.cache import CacheMonitor
+from kvstream.consumer import Consumer
+from kvstream.engine.cache import CacheMonitor, Outcome
 from kvstream.engine.limits import StreamLimits
 from kvstream.engine.monitor import Gathering, Monitor, SourceMonitor, accounts_of
 from kvstream.engine.recorded import RecordedTime
@@ -34,7 +43,7 @@ from kvstream.faults.fork import close_in_children
 from kvstream.faults.log import FaultLog
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.recording.producer import Producer, ProducerStatistics
-from kvstream.recording.queue import FrameQueue, Item, QueueStatistics, batches_in_order, batches_of
+from kvstream.recording.queue import QueueStatistics
 from kvstream.recording.registry import ProducerSet, ProducersStatistics
 from kvstream.subscriptions import (
     Batching,
@@ -49,10 +58,12 @@ AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any] | Deliv
 GroupHandler = TypeVar("GroupHandler", bound=Callable[[AlertGroup], Any] | Delivery)
 SummaryHandler = TypeVar("SummaryHandler", bound=Callable[[CacheMetricsSummary], Any])
 EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEvent], Any])
+Monitored = TypeVar("Monitored", SourceMonitor, CacheMonitor)
 
 _MALFORMED_KEPT = 100
 _SILENT_WINDOWS = 2  # after which a source's time goes on without events
 _LEAST_TICK_SECONDS = 0.1
+_TURN_SECONDS = 0.002  # of looking at one cache after the other, until other tasks have their turn
 _STOPPED_SECONDS = 10.0  # by which the loop is late when its process was stopped
 _SOONER = 12  # parts of forget_seconds after which a source may be forgotten where others need its place
 
@@ -117,23 +128,26 @@ class KVStream:
         self.faults = FaultLog()
         self._clock = clock or Clock()
         self._producers = ProducerSet(
-            self.config, self._clock, lambda s: self._queues[self._consumer_of(s)], self._require_open
+            self.config, self._clock, lambda s: self._consumer_of(s).queue, self._require_open
         )
         self._limits = StreamLimits(self.config.metrics)
-        self._monitors = [
+        monitors = [
             Monitor(self.config.metrics, rules, self._silences, self._limits)
             for _ in range(self.config.consumers)
         ]
-        self._drops = DropWatch(self._monitors[0].rules, self._silences, self._limits.descriptions())
-        self._recorded = RecordedTime(self._monitors[0]) if self.config.recorded else None
+        rules = monitors[0].rules
+        self._drops = DropWatch(rules, self._silences, self._limits.descriptions())
+        self._recorded = RecordedTime(monitors[0]) if self.config.recorded else None
+        step_ns = None if self._recorded is None else self._recorded.step_ns
+        self._consumers = [
+            Consumer(monitor, step_ns, self._before_batch, self._publish_outcome, self._after_batch)
+            for monitor in monitors
+        ]
         # Source of a live stream: time of its last frame, by the event loop's clock; oldest first.
         self._arrived: dict[str, float] = {}
         self._lags: dict[str, float] = {}  # seconds that the last frame of a source was behind the clock
-        self._heartbeat = heartbeat_rule(self._monitors[0].rules)
+        self._heartbeat = heartbeat_rule(rules)
         self._opened_at = 0.0
-        self._queues: list[FrameQueue] = []
-        self._taken: list[set[str]] = []  # by consumer, the sources of the frames that it is about to apply
-        self._consumer_ends: list[anyio.Event] = []
         self._malformed_count = 0
         buffer = self.config.subscriber_buffer
         self._alerts: Topic[CacheAlert] = Topic("alerts", buffer, AlertBuffer, faults=self.faults)
@@ -156,14 +170,14 @@ class KVStream:
         if self._state != "new":
             raise ClosedStreamError("a KVStream is opened once; make another")
         close_in_children(self)
-        self._queues = [FrameQueue(self.config.queue_events) for _ in self._monitors]
-        self._taken = [set() for _ in self._monitors]
-        self._consumer_ends = [anyio.Event() for _ in self._monitors]
+        threads = anyio.CapacityLimiter(len(self._consumers)) if len(self._consumers) > 1 else None
+        for consumer in self._consumers:
+            consumer.open(self.config.queue_events, threads)
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         self._state = "open"
         self._opened_at = self._clock() / 1e9
-        for i in range(self.config.consumers):
-            self._tasks.start_soon(self._consume, i, name=f"kvstream consumer {i}")
+        for number, consumer in enumerate(self._consumers):
+            self._tasks.start_soon(consumer.run, name=f"kvstream consumer {number}")
         self._tasks.start_soon(self._producers.flush_regularly, name="kvstream flusher")
         if self._recorded is None:
             self._tasks.start_soon(self._pass_time, name="kvstream clock")
@@ -199,15 +213,14 @@ class KVStream:
 
     async def _drain(self) -> None:
         await self._producers.flush()
-        for queue in self._queues:
-            queue.close()
-        for end in self._consumer_ends:
-            await end.wait()
+        for consumer in self._consumers:
+            consumer.queue.close()
+        for consumer in self._consumers:
+            await consumer.ended.wait()
         if self._recorded is not None:
             self._publish_alerts(self._recorded.end())
-        for source in sources_of(self):
+        async for source in sources_in_turn(self):
             self._publish_alerts(source.finish())
-            await checkpoint()  # as each takes a part of a millisecond
         self._finish()
         for topic in self._topics:
             topic.close()
@@ -228,10 +241,8 @@ class KVStream:
     def _settle(self, reason: str) -> None:
         """Account for everything that was still on its way."""
         self._producers.close(reason)
-        for queue in self._queues:
-            for frame, sender in queue.abandon():
-                sender.drop(reason, len(frame))
-            queue.close()
+        for consumer in self._consumers:
+            consumer.abandon(reason)
         if reason != "cancelled":
             self._finish()
         for topic in self._topics:
@@ -241,8 +252,8 @@ class KVStream:
     def close_after_fork(self) -> None:
         """Close the copy in a forked child; what was on its way is the parent's to process."""
         self._state = "forked"
-        for queue in self._queues:
-            queue.close_after_fork()
+        for consumer in self._consumers:
+            consumer.close_after_fork()
         self._producers.close_after_fork()
 
     # Getting events in
@@ -297,8 +308,8 @@ class KVStream:
         """Wait until everything recorded or sent so far has been processed."""
         self._require_open()
         await self._producers.flush()
-        for queue in self._queues:
-            await queue.join()
+        for consumer in self._consumers:
+            await consumer.queue.join()
 
     def input_ended(self, ends: Mapping[str, int]) -> None:
         """Take note that recordings have ended while others go on, so that their sources are not silent.
@@ -317,8 +328,18 @@ class KVStream:
         self._malformed_count += malformed.count
         self.malformed.append(malformed)
 
-    def _consumer_of(self, source: str) -> int:
-        return _hashed(source) % len(self._monitors)
+    def _consumer_of(self, source: str) -> Consumer:
+        return self._consumers[_hashed(source) % len(self._consumers)]
+
+    @property
+    def _monitors(self) -> list[Monitor]:
+        """The state of each consumer, which no thread changes before the next ``await``."""
+        return [consumer.at_rest() for consumer in self._consumers]
+
+    def _rest(self) -> None:
+        """Wait until no thread changes any state, some milliseconds; none does before the next ``await``."""
+        for consumer in self._consumers:
+            consumer.at_rest()
 
     def _require_open(self) -> None:
         if self._state == "new":
@@ -350,6 +371,7 @@ class KVStream:
         Raises:
             ConfigError: If there are 1,000 already.
         """
+        self._rest()  # as silences are looked at wherever windows close
         self._drop_ended_silences()
         silence = self._silences.add(silence)
         await self._look_at_silences()
@@ -386,12 +408,14 @@ class KVStream:
 
         One of the rules file comes back when the file is read again.
         """
+        self._rest()  # as silences are looked at wherever windows close
         removed = self._silences.remove(silence_id)
         await self._look_at_silences()
         return removed
 
     def silences(self) -> list[Silence]:
         """Return the silences that are not over, the first to end first."""
+        self._rest()
         self._drop_ended_silences()
         return self._silences.all()
 
@@ -417,8 +441,8 @@ class KVStream:
             self._silences.drop_ended(min(times.values()), {each.incident for each in self._all_firing()})
 
     async def _look_at_silences(self) -> None:
-        for monitor in self._monitors:
-            await self._publish_bit_by_bit(monitor.look_at_silences())
+        for consumer in self._consumers:
+            await self._publish_bit_by_bit(consumer.at_rest_for(Monitor.look_at_silences))
         await self._publish_bit_by_bit(self._drops.look_at_silences(self._clock() / 1e9))
 
     async def _publish_bit_by_bit(self, parts: Iterable[list[CacheAlert]]) -> None:
@@ -443,11 +467,12 @@ class KVStream:
         Raises:
             ConfigError: If there are too many silences; nothing is changed then.
         """
+        self._rest()  # as silences are looked at wherever windows close
         self._silences.replace_configured(silences)
         self._heartbeat = heartbeat_rule(rules)
         self._publish_alerts(self._drops.replace_rules(rules, self._clock() / 1e9))
-        for monitor in self._monitors:
-            await self._publish_bit_by_bit(monitor.replace_rules(rules))
+        for consumer in self._consumers:
+            await self._publish_bit_by_bit(consumer.at_rest_for(lambda monitor: monitor.replace_rules(rules)))
         await self._look_at_silences()
 
     def alerts(
@@ -532,9 +557,8 @@ class KVStream:
         blocks for the source and tier asked for. Cancelling it changes nothing.
         """
         gathering, caches = self._gathering(source, tier)
-        for cache in caches:
+        async for cache in _in_turn(self, caches):
             gathering.add(cache)
-            await checkpoint()
         return self._summary(gathering, source, tier)
 
     def summary_nowait(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
@@ -618,7 +642,7 @@ class KVStream:
         counted = self._producers.statistics()
         return StreamStatistics(
             self._accounts(counted),
-            tuple(queue.statistics() for queue in self._queues),
+            () if self._state == "new" else tuple(each.queue.statistics() for each in self._consumers),
             counted.producers,
             tuple(entry for topic in self._topics for entry in topic.statistics()),
             dict(self.faults.counts),
@@ -629,18 +653,19 @@ class KVStream:
 
         While threads record, events go from a producer to a queue between two looks. So what is in flight is
         not looked for there: it is what was offered and has neither been dropped nor left a queue to be
-        applied. The last changes on the event loop only, each producer's counts under a lock of its own.
+        applied. The last changes with the state of a consumer only, which is at rest, each producer's counts
+        under a lock of its own.
         """
         accounts = accounts_of(self._monitors, None, None)
         dropped = Counter(accounts.dropped)
         offered = 0
-        in_flight = -sum(queue.consumed for queue in self._queues)
+        in_flight = -sum(consumer.consumed for consumer in self._consumers)
         for sender in (counted.others, *counted.producers):
             offered += sender.offered
             in_flight += sender.offered - sum(sender.dropped.values())
             dropped.update(sender.dropped)
-        if self._state == "forked":
-            dropped["forked"] += in_flight
+        if self._state == "forked":  # which may have been in the middle of a slice
+            dropped["forked"] += offered - accounts.processed - dropped.total()
             in_flight = 0
         accounts.offered = offered + self._malformed_count
         accounts.malformed = self._malformed_count
@@ -650,71 +675,30 @@ class KVStream:
 
     # Tasks
 
-    async def _consume(self, index: int) -> None:
-        queue, taken = self._queues[index], self._taken[index]
-        batches: list[list[Item]] = []
-        try:
-            while items := await queue.take():
-                if self._recorded is None:
-                    batches = batches_of(items)
-                else:
-                    batches = batches_in_order(items, self._recorded.step_ns)
-                taken.update(batch[0][0].source for batch in batches)
-                while batches:
-                    await self._process(index, batches.pop())
-                taken.clear()
-        finally:
-            for batch in batches:
-                self._cancel(queue, batch, _events_of(batch))
-        self._consumer_ends[index].set()
-
-    async def _process(self, index: int, batch: list[Item]) -> None:
-        """Apply frames of one source, a slice at a time, so that the event loop is not held for long.
-
-        If it is cancelled, what is not yet applied is counted as dropped (``cancelled``).
-        """
-        queue, monitor = self._queues[index], self._monitors[index]
-        source = batch[0][0].source
-        losses = sum(sender.take_losses() for sender in {sender for _, sender in batch})
-        if losses:
-            monitor.note_lost(source, losses)
-        if not monitor.has_room_for(frame for frame, _ in batch):
+    def _before_batch(self, monitor: Monitor, frames: Sequence[EventFrame]) -> bool:
+        """Prepare for frames that are to be applied; return whether anybody listens to evictions."""
+        if not monitor.has_room_for(frames):
             self._make_room()
-        listening = self._evictions.listening
-        left = _events_of(batch)
         if self._recorded is not None:
-            self._reach(self._recorded, [frame for frame, _ in batch])
-        try:
-            for outcome in monitor.slices([frame for frame, _ in batch], records=listening):
-                self._publish_alerts(outcome.alerts)
-                if listening:
-                    for event in outcome.eviction_events():
-                        self._evictions.publish(event)
-                left -= outcome.settled
-                queue.processed(outcome.settled)
-                if left:
-                    await checkpoint()
-        finally:
-            self._cancel(queue, batch, left)
+            self._reach(self._recorded, frames)
+        return self._evictions.listening
+
+    def _publish_outcome(self, outcome: Outcome) -> None:
+        self._publish_alerts(outcome.alerts)
+        for event in outcome.eviction_events():
+            self._evictions.publish(event)
+
+    def _after_batch(self, monitor: Monitor, frames: Sequence[EventFrame]) -> None:
+        """Take note that frames of a source were applied."""
+        source = frames[0].source
         if source in monitor.sources and self._recorded is None:
             self._arrived.pop(source, None)  # so that it goes to the end
             self._arrived[source] = anyio.current_time()
-            newest = batch[-1][0].ts
+            newest = frames[-1].ts
             if len(newest):
                 self._lags[source] = (self._clock() - int(newest[-1])) / 1e9
-        await checkpoint()
 
-    def _cancel(self, queue: FrameQueue, batch: list[Item], left: int) -> None:
-        """Count the last events of a batch, taken in the order of its frames, as dropped."""
-        if not left:
-            return
-        queue.discarded(left)
-        for frame, sender in reversed(batch):
-            dropped = min(left, len(frame))
-            sender.drop("cancelled", dropped)
-            left -= dropped
-
-    def _reach(self, recorded: RecordedTime, frames: list[EventFrame]) -> None:
+    def _reach(self, recorded: RecordedTime, frames: Sequence[EventFrame]) -> None:
         """Let the time of a recording go on to frames that are to be applied."""
         before = recorded.now_ns
         self._publish_alerts(recorded.reach(frames))
@@ -737,23 +721,20 @@ class KVStream:
                 self._arrived = {source: arrived + late for source, arrived in self._arrived.items()}
             self._publish_alerts(self._look_at_drops())
             await self._forget_silent()
-            for source in sources_of(self):
-                for tier in list(source.tiers.values()):
-                    await checkpoint()  # a thousand silent sources take a fifth of a second
-                    if not self._is_followed(source):
-                        break  # forgotten meanwhile
-                    silent = self._silent_seconds(source.source)
-                    if silent >= _SILENT_WINDOWS * window:
-                        self._publish_alerts(tier.pass_time(tier.last_ts + round((silent - window) * 1e9)))
+            async for cache in caches_in_turn(self):
+                silent = self._silent_seconds(cache.source)
+                if silent >= _SILENT_WINDOWS * window and self._is_followed(cache):
+                    self._publish_alerts(cache.pass_time(cache.last_ts + round((silent - window) * 1e9)))
 
-    def _is_followed(self, source: SourceMonitor) -> bool:
-        """Return whether a source has not been forgotten."""
-        return self._monitors[self._consumer_of(source.source)].sources.get(source.source) is source
+    def _is_followed(self, cache: CacheMonitor) -> bool:
+        """Return whether a cache has not been forgotten."""
+        source = self._consumer_of(cache.source).at_rest().sources.get(cache.source)
+        return source is not None and source.tiers.get(cache.tier) is cache
 
     def _silent_seconds(self, source: str) -> float:
         """Return seconds since a source's last frame was applied; 0 if others may be on their way."""
-        index = self._consumer_of(source)
-        if source in self._taken[index] or self._queues[index].fill > 0:
+        consumer = self._consumer_of(source)
+        if source in consumer.taken or consumer.queue.fill > 0:
             return 0.0
         return self.input_age(source)
 
@@ -777,7 +758,7 @@ class KVStream:
     def _silent_longest(self, seconds: float) -> bool:
         """Return whether there is a source that has been silent for so many seconds."""
         source, arrived = next(iter(self._arrived.items()), ("", None))
-        if not seconds or arrived is None or source in self._taken[self._consumer_of(source)]:
+        if not seconds or arrived is None or source in self._consumer_of(source).taken:
             return False
         return anyio.current_time() - arrived >= seconds
 
@@ -786,7 +767,7 @@ class KVStream:
         del self._arrived[source]
         self._lags.pop(source, None)
         why = f"the source was forgotten after {anyio.current_time() - arrived:,.0f} s without events"
-        self._publish_alerts(self._monitors[self._consumer_of(source)].forget(source, why))
+        self._publish_alerts(self._consumer_of(source).at_rest().forget(source, why))
         self._publish_alerts(self._drops.forget(source, why, self._clock() / 1e9))
 
     async def _summarize_regularly(self) -> None:
@@ -801,21 +782,43 @@ class KVStream:
 
 
 def caches_of(stream: KVStream, source: str | None = None, tier: str | None = None) -> list[CacheMonitor]:
-    """Return the monitor of each cache of a source and tier, None for any, to be read on the event loop."""
+    """Return the monitor of each cache of a source and tier, None for any; to be read as ``sources_of``."""
     return [cache for monitor in stream._monitors for cache in monitor.caches(source, tier)]
 
 
 def sources_of(stream: KVStream) -> list[SourceMonitor]:
-    """Return the monitor of each source, to be read and not changed, on the event loop."""
+    """Return the monitor of each source, to be read on the event loop up to the next ``await``."""
     return [source for monitor in stream._monitors for source in monitor.sources.values()]
+
+
+def caches_in_turn(
+    stream: KVStream, source: str | None = None, tier: str | None = None
+) -> AsyncIterator[CacheMonitor]:
+    """Yield what ``caches_of`` returns one by one, each to be read up to the next ``await``.
+
+    Other tasks go on meanwhile, and may change or forget what is yielded later.
+    """
+    return _in_turn(stream, caches_of(stream, source, tier))
+
+
+def sources_in_turn(stream: KVStream) -> AsyncIterator[SourceMonitor]:
+    """Yield what ``sources_of`` returns as ``caches_in_turn`` does."""
+    return _in_turn(stream, sources_of(stream))
+
+
+async def _in_turn(stream: KVStream, monitors: Sequence[Monitored]) -> AsyncIterator[Monitored]:
+    began = anyio.current_time()
+    for monitor in monitors:
+        stream._consumer_of(monitor.source).at_rest()
+        yield monitor
+        if anyio.current_time() - began >= _TURN_SECONDS:
+            await checkpoint()
+            began = anyio.current_time()
+    await checkpoint()
 
 
 def _at_least(min_level: AlertLevel) -> Callable[[CacheAlert], bool]:
     return lambda alert: alert.level.at_least(min_level)
-
-
-def _events_of(batch: list[Item]) -> int:
-    return sum(len(frame.ops) for frame, _ in batch)
 
 
 @lru_cache(maxsize=4096)

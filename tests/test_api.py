@@ -23,6 +23,7 @@ ORDER = [
     "alerts",
     "engine",
     "recording",
+    "consumer",
     "stream",
     "collector",
     "transport",

@@ -1,6 +1,7 @@
 """StreamLimits: how much a stream holds at most, over the monitors of all consumers, and what it refuses."""
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ MAX_TIERS = 64  # of one source, so that none takes the room of all
 class StreamLimits:
     """Counts the caches and live blocks of a stream, and refuses those beyond its settings.
 
+    Any thread may ask, as the consumers of a stream share it.
+
     Args:
         config: The settings.
 
@@ -30,7 +33,8 @@ class StreamLimits:
     def __init__(self, config: MetricsConfig) -> None:
         self.refused: Counter[str] = Counter()
         self._config = config
-        self._tables: set[BlockTable] = set()
+        self._lock = threading.Lock()
+        self._tables: dict[BlockTable, int] = {}  # events on their way into each
         self._live_at_most = 0  # blocks live when they were last counted, and all events begun since
 
     @property
@@ -44,19 +48,26 @@ class StreamLimits:
             return TOO_MANY_TIERS
         return TOO_MANY_CACHES if self.reached else None
 
-    def hold(self, table: BlockTable) -> None:
-        """Take in a cache."""
-        self._tables.add(table)
+    def hold(self, table: BlockTable) -> str | None:
+        """Take in a cache; return why it cannot be if the last place was taken meanwhile."""
+        with self._lock:
+            if self.reached:
+                return TOO_MANY_CACHES
+            self._tables[table] = 0
+            return None
 
     def release(self, table: BlockTable) -> None:
         """Give the place of a cache back."""
-        self._tables.discard(table)
+        with self._lock:
+            self._tables.pop(table, None)
 
     def refuse(self, reason: str, events: int) -> None:
         """Count refused events."""
-        if reason not in self.refused:
+        with self._lock:
+            is_first = reason not in self.refused
+            self.refused[reason] += events
+        if is_first:
             logger.warning("events are dropped (%s): %s", reason, self.describe(reason))
-        self.refused[reason] += events
 
     def describe(self, reason: str) -> str:
         """Return which limit is reached, with its value and its setting if it has one."""
@@ -79,17 +90,30 @@ class StreamLimits:
 
         Where there is room for all events of the frames, as nearly always, no block is looked at. Otherwise
         each block that was not live before the frames needs room for each time that it is allocated.
+        The frames count as on their way into the cache until ``applied`` says that they are there.
 
         Returns:
             The frames, and how many events were left out; those are not yet counted as refused.
         """
+        with self._lock:
+            return self._fitting(table, frames)
+
+    def applied(self, table: BlockTable) -> None:
+        """Take note that the frames of a cache that were fitting are applied, or never will be."""
+        with self._lock:
+            if table in self._tables:
+                self._tables[table] = 0
+
+    def _fitting(self, table: BlockTable, frames: Sequence[EventFrame]) -> tuple[Sequence[EventFrame], int]:
         events = sum(len(frame.ops) for frame in frames)
         if self._live_at_most + events > self._config.max_live_blocks:
-            self._live_at_most = sum(held.live_count for held in self._tables)
+            self._live_at_most = sum(held.live_count + coming for held, coming in self._tables.items())
         room = self._config.max_live_blocks - self._live_at_most
         if events <= room:
             self._live_at_most += events
+            self._tables[table] = events
             return frames, 0
+        before = room
         fitting: list[EventFrame] = []
         for frame in frames:
             begins = (frame.ops == Op.ALLOC) | (frame.ops == Op.STORE)
@@ -99,5 +123,6 @@ class StreamLimits:
             room -= taken
             self._live_at_most += taken
             fitting.append(frame.take(~beyond) if beyond.any() else frame)
+        self._tables[table] = before - room
         kept = [frame for frame in fitting if len(frame.ops)]
         return kept, events - sum(len(frame.ops) for frame in kept)

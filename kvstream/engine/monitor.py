@@ -97,11 +97,15 @@ class SourceMonitor:
         if not frames:
             return
         lost, self._lost_unseen = self._lost_unseen, 0
-        self.tiers[tier].table.records = records
-        for outcome in self.tiers[tier].slices(frames, lost):
-            if self._dropped_unseen:
-                outcome = msgspec.structs.replace(outcome, settled=outcome.settled + self._take_dropped())
-            yield outcome
+        table = self.tiers[tier].table
+        table.records = records
+        try:
+            for outcome in self.tiers[tier].slices(frames, lost):
+                if self._dropped_unseen:
+                    outcome = msgspec.structs.replace(outcome, settled=outcome.settled + self._take_dropped())
+                yield outcome
+        finally:
+            self._limits.applied(table)
 
     def _take_dropped(self) -> int:
         dropped, self._dropped_unseen = self._dropped_unseen, 0
@@ -110,12 +114,13 @@ class SourceMonitor:
     def _admit(self, frame: EventFrame) -> bool:
         """Make room for a tier; False if there is none."""
         reason = self._limits.reason_against(len(self.tiers))
+        if reason is None:
+            tier = CacheMonitor(self.source, frame.tier, self._config, self._rules, self._silences)
+            reason = self._limits.hold(tier.table)
         if reason is not None:
             self._refuse(reason, len(frame))
             return False
-        tier = CacheMonitor(self.source, frame.tier, self._config, self._rules, self._silences)
         self.tiers[frame.tier] = tier
-        self._limits.hold(tier.table)
         return True
 
     def _fitting(self, tier: str, frames: Sequence[EventFrame]) -> Sequence[EventFrame]:

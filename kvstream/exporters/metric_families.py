@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Literal, NamedTuple
 
-from anyio.lowlevel import checkpoint
 from msgspec import Struct
 
 from kvstream.engine.cache import CacheMonitor
@@ -14,7 +13,7 @@ from kvstream.exporters.process import cpu_seconds, resident_bytes
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.summary import Accounts
 from kvstream.metrics.usage import usage_by_label
-from kvstream.stream import KVStream, sources_of
+from kvstream.stream import KVStream, sources_in_turn
 
 TIER = ("source", "tier")
 
@@ -123,9 +122,8 @@ FAMILIES = (
 
 async def readings_in_steps(stream: KVStream) -> AsyncIterator[Iterator[Reading]]:
     """Every value of a stream, source by source, between which other tasks go on."""
-    for source in sources_of(stream):
+    async for source in sources_in_turn(stream):
         yield source_readings(stream, source)
-        await checkpoint()
     yield stream_readings(stream)
 
 

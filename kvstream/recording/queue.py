@@ -51,9 +51,6 @@ class FrameQueue:
 
     A frame larger than a bound is let in when the queue is empty. Made and drained on the event
     loop; filled from anywhere.
-
-    Attributes:
-        consumed: Events taken out and processed, so far.
     """
 
     def __init__(self, limit_events: int) -> None:
@@ -62,7 +59,6 @@ class FrameQueue:
         self._events = 0
         self._objects = 0
         self._processing = 0
-        self.consumed = 0
         self._closed = False
         self._lock = threading.Lock()  # taken directly where nobody waits, as a Condition costs more
         self._room = threading.Condition(self._lock)
@@ -147,12 +143,7 @@ class FrameQueue:
             await self._arrived.wait()
 
     def processed(self, events: int) -> None:
-        """Count events that the consumer took and processed, in the same step of the loop as it did."""
-        self.consumed += events
-        self.discarded(events)
-
-    def discarded(self, events: int) -> None:
-        """Let go of events that the consumer took and will not process."""
+        """Let go of events that the consumer took, and has processed or never will."""
         self._processing -= events
         if not self._processing and not self._items:
             idle, self._idle = self._idle, anyio.Event()

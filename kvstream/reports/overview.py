@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import anyio
 import msgspec
-from anyio.lowlevel import checkpoint
 
 from kvstream.alerts.types import AlertLevel
 from kvstream.blocks.heat_map import BlockMap
@@ -18,7 +17,7 @@ from kvstream.metrics.history import History, HistoryBuilder
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.reports.verdict import verdict
-from kvstream.stream import KVStream, caches_of
+from kvstream.stream import KVStream, caches_in_turn, caches_of
 from kvstream.text.json import encode_json
 
 EVERY_SECONDS = 1.0
@@ -162,9 +161,8 @@ def _cache_now(tier: CacheMonitor) -> CacheNow:
 async def history(stream: KVStream, place: Place, windows: int) -> History:
     """Return the last windows of a place."""
     builder = HistoryBuilder(stream.config.metrics.window_seconds)
-    for tier in caches_of(stream, *place):
+    async for tier in caches_in_turn(stream, *place):
         builder.add(tier.ring.last(windows), tier.hits_are_known)
-        await checkpoint()
     return builder.history()
 
 
@@ -172,9 +170,8 @@ async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Dist
     """Return lifetimes, idle times and reuse gaps of the last minute."""
     config = stream.config.metrics
     total = Measurements.empty()
-    for tier in caches_of(stream, *place):
+    async for tier in caches_in_turn(stream, *place):
         total.merge(tier.recent(config.recent_windows))
-        await checkpoint()
     return distributions(total)
 
 

@@ -1,0 +1,238 @@
+"""Consumer: frames of some sources, from a queue into their state, on the event loop or in a thread."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from queue import SimpleQueue
+from typing import TypeVar
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import checkpoint
+
+from kvstream.engine.cache import Outcome
+from kvstream.engine.monitor import Monitor
+from kvstream.events.frame import EventFrame
+from kvstream.faults.containment import outcome
+from kvstream.recording.queue import FrameQueue, Item, batches_in_order, batches_of
+
+_WORTH_A_THREAD = 4096
+"""Events that take a worker thread longer than it takes to hand them over."""
+
+T = TypeVar("T")
+
+
+class Consumer:
+    """Takes frames from a queue and applies them, those of one source together, a slice at a time.
+
+    Only one thread is in its state at a time. A slice is always begun by the event loop, and runs there or in
+    a worker thread. So whoever runs on the loop waits for the slice that a thread may be applying
+    (``at_rest``), and then has the state to itself up to its next ``await``.
+
+    Args:
+        monitor: The state of its sources; nobody else enters it.
+        step_ns: Length of the steps of event time by which frames of a recording are applied, ns; None for
+            live sources, of which all that waits is applied source by source.
+        before: Called with the frames of a batch before they are applied; returns whether to make records of
+            evictions.
+        publish: Called with what each slice led to.
+        after: Called with the frames of a batch once they are applied.
+
+    Attributes:
+        queue: Frames on their way here; made by ``open``.
+        taken: Sources of the frames that are about to be applied.
+        consumed: Events taken from the queue and applied, or counted as dropped by the state.
+        ended: Set once the queue is closed and everything is applied.
+    """
+
+    queue: FrameQueue
+    ended: anyio.Event
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        step_ns: int | None,
+        before: Callable[[Monitor, Sequence[EventFrame]], bool],
+        publish: Callable[[Outcome], None],
+        after: Callable[[Monitor, Sequence[EventFrame]], None],
+    ) -> None:
+        self._monitor, self._step_ns = monitor, step_ns
+        self._before, self._publish, self._after = before, publish, after
+        self.taken: set[str] = set()
+        self.consumed = 0
+        self._unsettled = 0  # events of the batch that is applied
+        self._worker: _Worker | None = None
+
+    def open(self, queue_events: int, threads: CapacityLimiter | None) -> None:
+        """Make the queue, on the event loop.
+
+        Args:
+            queue_events: Events that it holds.
+            threads: Room for a worker thread for each consumer; None applies everything on the event loop.
+        """
+        self.queue = FrameQueue(queue_events)
+        self.ended = anyio.Event()
+        self._worker = None if threads is None else _Worker(threads, self.queue.call_on_loop)
+
+    def at_rest(self) -> Monitor:
+        """Return the state, to be read or changed on the event loop up to the next ``await``.
+
+        Waits for the slice that a thread is applying, some milliseconds.
+        """
+        if self._worker is not None:
+            self._worker.wait()
+        return self._monitor
+
+    def at_rest_for(self, work: Callable[[Monitor], Iterable[T]]) -> Iterator[T]:
+        """Do some work on the state part by part, between which the caller may await."""
+        for part in work(self.at_rest()):
+            yield part
+            self.at_rest()
+
+    async def run(self) -> None:
+        """Apply what comes until the queue is closed and empty.
+
+        If it is cancelled, what is not applied by then is counted as dropped (``cancelled``).
+        """
+        if (worker := self._worker) is None:
+            await self._consume()
+        else:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(worker.run)
+                try:
+                    await worker.ready.wait()
+                    await self._consume()
+                finally:
+                    worker.stop()
+        self.ended.set()
+
+    async def _consume(self) -> None:
+        batches: list[list[Item]] = []
+        try:
+            while items := await self.queue.take():
+                if self._step_ns is None:
+                    batches = batches_of(items)
+                else:
+                    batches = batches_in_order(items, self._step_ns)
+                self.taken.update(batch[0][0].source for batch in batches)
+                while batches:
+                    await self._process(batches.pop())
+                self.taken.clear()
+        finally:
+            for batch in batches:
+                self._cancel(batch, _events_of(batch))
+
+    async def _process(self, batch: list[Item]) -> None:
+        """Apply frames of one source."""
+        frames = [frame for frame, _ in batch]
+        losses = sum(sender.take_losses() for sender in {sender for _, sender in batch})
+        if losses:
+            self._monitor.note_lost(frames[0].source, losses)
+        slices = self._monitor.slices(frames, self._before(self._monitor, frames))
+        self._unsettled = _events_of(batch)
+        try:
+            while (applied := await self._next(slices)) is not None:
+                self.queue.processed(applied.settled)
+                self._publish(applied)
+                if self._unsettled:
+                    await checkpoint()
+        finally:
+            self.at_rest()
+            self._cancel(batch, self._unsettled)
+        self._after(self._monitor, frames)
+        await checkpoint()
+
+    async def _next(self, slices: Iterator[Outcome]) -> Outcome | None:
+        """Apply the next slice; None if there is no other."""
+        if self._worker is None or self._unsettled < _WORTH_A_THREAD:
+            return self._step(slices)
+        return await self._worker.call(partial(self._step, slices))
+
+    def _step(self, slices: Iterator[Outcome]) -> Outcome | None:
+        applied = next(slices, None)
+        if applied is not None:
+            self._unsettled -= applied.settled
+            self.consumed += applied.settled
+        return applied
+
+    def _cancel(self, batch: list[Item], left: int) -> None:
+        """Count the last events of a batch, taken in the order of its frames, as dropped."""
+        if not left:
+            return
+        self.queue.processed(left)
+        for frame, sender in reversed(batch):
+            dropped = min(left, len(frame))
+            sender.drop("cancelled", dropped)
+            left -= dropped
+
+    def abandon(self, reason: str) -> None:
+        """Close the queue, and count what waits in it as dropped for a reason."""
+        for frame, sender in self.queue.abandon():
+            sender.drop(reason, len(frame))
+        self.queue.close()
+
+    def close_after_fork(self) -> None:
+        """Close the copy in a forked child, which has no thread that applies anything."""
+        self._worker = None
+        self.queue.close_after_fork()
+
+
+def _events_of(batch: list[Item]) -> int:
+    return sum(len(frame.ops) for frame, _ in batch)
+
+
+class _Worker:
+    """A worker thread that runs one function at a time, for the event loop.
+
+    To hand a function over takes no turn of the loop, so that the loop may stand still for it (``wait``).
+
+    Args:
+        threads: Room for the thread.
+        call_on_loop: Calls back on the event loop's thread.
+
+    Attributes:
+        ready: Set once the thread is there.
+    """
+
+    def __init__(self, threads: CapacityLimiter, call_on_loop: Callable[[Callable[[], None]], None]) -> None:
+        self._threads, self._call_on_loop = threads, call_on_loop
+        self.ready = anyio.Event()
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._idle = threading.Event()
+        self._idle.set()
+
+    async def run(self) -> None:
+        """Be the thread until it is stopped, also if this is cancelled."""
+        await to_thread.run_sync(self._run, limiter=self._threads)
+
+    def _run(self) -> None:
+        self._call_on_loop(self.ready.set)
+        while (work := self._work.get()) is not None:
+            work()
+
+    def stop(self) -> None:
+        """Let the thread end."""
+        self._work.put(None)
+
+    def wait(self) -> None:
+        """Wait until the thread runs nothing; nothing begins before the event loop's next turn."""
+        self._idle.wait()
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Return what a function returns in the thread; if this is cancelled, it is still waited for."""
+        done = anyio.Event()
+        answers: list[tuple[T, BaseException | None]] = []
+
+        def work() -> None:
+            answers.append(outcome(function))
+            self._idle.set()
+            self._call_on_loop(done.set)
+
+        self._idle.clear()
+        self._work.put(work)
+        with anyio.CancelScope(shield=True):
+            await done.wait()
+        returned, raised = answers[0]
+        if raised is not None:
+            raise raised
+        return returned

@@ -1,0 +1,282 @@
+"""Several consumers apply batches in threads at once, to the same effect as one does on the event loop."""
+
+import os
+import sys
+import threading
+from collections import defaultdict
+
+import anyio
+import numpy as np
+import pytest
+from anyio.lowlevel import checkpoint
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kvstream import EventFrame, KVStream, MetricsConfig, StreamConfig
+from kvstream.engine.monitor import Monitor, SourceMonitor
+from kvstream.stream import caches_of, sources_in_turn
+from tests.faults.test_fork import in_child
+from tests.strategies import cuts, fewer, plain_events
+from tests.strategies import frame as event_frame
+from tests.test_stream import frame, trouble, turns_while
+from tests.waiting import DEADLINE
+
+BACKENDS = ["asyncio", "trio"]
+SOURCES = [f"engine-{number}" for number in range(8)]
+QUIET = MetricsConfig(export_interval=0.0)
+
+
+@pytest.fixture
+def threads_take_turns_often():
+    """Threads change places within calls, where a look at half of a change would show."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture(autouse=True)
+def no_source_is_silent_for_too_long(monkeypatch):
+    """However slow the machine is, the clock closes no windows."""
+    monkeypatch.setattr("kvstream.stream._SILENT_WINDOWS", 10**9)
+
+
+@pytest.fixture
+def every_batch_in_a_thread(monkeypatch):
+    """However small batches are, those of several consumers are applied in threads."""
+    monkeypatch.setattr("kvstream.consumer._WORTH_A_THREAD", 1)
+
+
+@pytest.fixture
+def entered(monkeypatch):
+    """Threads that were in the state of each source; fails where two are at once."""
+    inside, seen, met = defaultdict(int), defaultdict(set), []
+    slices = SourceMonitor.slices
+
+    def watched(self, frames, records):
+        parts = slices(self, frames, records)
+        while True:
+            inside[self.source] += 1
+            met.extend([self.source] * (inside[self.source] > 1))
+            seen[self.source].add(threading.get_ident())
+            part = next(parts, None)
+            inside[self.source] -= 1
+            if part is None:
+                return
+            yield part
+
+    monkeypatch.setattr(SourceMonitor, "slices", watched)
+    yield seen
+    assert met == []
+
+
+def large(source, events=40_000, start=0):
+    """Allocations and evictions of the same blocks by turns, a millisecond apart."""
+    at = np.arange(start, start + events)
+    return frame(at % 2 * 2, at // 2 % 100, at * 10**6, source)
+
+
+def state_of(stream):
+    """Everything that is known of each source, in plain values."""
+    return {
+        (tier.source, tier.tier): (
+            stream.accounts(tier.source, tier.tier),
+            stream.summary_nowait(tier.source, tier.tier).to_dict() | {"accounts": None},
+            [(b.block_id, b.access_count, b.birth_ns) for b in tier.table.live_blocks()],
+        )
+        for tier in caches_of(stream)
+    }
+
+
+async def fed(frames, consumers, **options):
+    """The state, alerts and evictions by source of a stream that was given frames."""
+    alerts, evictions = defaultdict(list), defaultdict(list)
+    async with KVStream(StreamConfig(metrics=QUIET, consumers=consumers, **options)) as stream:
+        told, ended = stream.alerts(buffer=10_000), stream.evictions(buffer=100_000)
+        for each in frames:
+            await stream.send(each)
+        await stream.flush()
+        state = state_of(stream)
+    async for alert in told:
+        alerts[alert.source].append((alert.rule, alert.level, alert.state, alert.timestamp))
+    async for event in ended:
+        evictions[event.source].append((event.block_id, event.lifetime_seconds, event.reason))
+    return state, alerts, evictions, stream.accounts()
+
+
+@st.composite
+def interleaved_frames(draw):
+    """Frames of several sources and tiers, each with its events in order."""
+    streams = []
+    for source in draw(st.lists(st.sampled_from(SOURCES), min_size=2, max_size=5, unique=True)):
+        events = draw(plain_events())
+        tier = draw(st.sampled_from(["gpu", "cpu"]))
+        pieces = [events[a:b] for a, b in draw(cuts(len(events)))]
+        streams.append([event_frame(piece, source, tier) for piece in pieces if piece])
+    turns = draw(st.permutations([number for number, of in enumerate(streams) for _ in of]))
+    parts = [iter(of) for of in streams]
+    return [next(parts[number]) for number in turns]
+
+
+@settings(fewer, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(frames=interleaved_frames(), consumers=st.integers(2, 4))
+def test_several_consumers_come_to_what_one_does(frames, consumers, every_batch_in_a_thread):
+    assert anyio.run(fed, frames, consumers) == anyio.run(fed, frames, 1)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_alerts_and_large_batches_of_several_consumers_are_those_of_one(backend, entered):
+    by_source = [
+        [*trouble(source), *(large(source, 9_000, 540_000 + n) for n in (0, 9_000))] for source in SOURCES[:2]
+    ]
+    frames = [each for turn in zip(*by_source, strict=True) for each in turn]
+    one = anyio.run(fed, frames, 1, backend=backend)
+    assert {thread for threads in entered.values() for thread in threads} == {threading.get_ident()}
+    several = anyio.run(fed, frames, 3, backend=backend)
+    assert several == one
+    assert {rule for rule, *_ in one[1][SOURCES[0]]} == {"hit_ratio_drop"}
+    assert {thread for threads in entered.values() for thread in threads} > {threading.get_ident()}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_looks_at_state_while_threads_change_it_are_exact(backend, entered, threads_take_turns_often):
+    async def main():
+        looks = 0
+        async with KVStream(StreamConfig(metrics=QUIET, consumers=3)) as stream:
+
+            async def feed(source):
+                for start in range(0, 400_000, 20_000):
+                    await stream.send(large(source, 20_000, start))
+                left.discard(source)
+
+            left = set(SOURCES)
+            async with anyio.create_task_group() as tasks:
+                for source in SOURCES:
+                    tasks.start_soon(feed, source)
+                while left or stream.accounts().in_flight:
+                    accounts = stream.statistics().accounts
+                    assert accounts.balanced, accounts
+                    assert accounts.in_flight >= 0
+                    summary = await stream.summary() if looks % 2 else stream.summary_nowait()
+                    assert summary.accounts.balanced
+                    assert sum(tier.table.live_count for tier in caches_of(stream)) == stream.accounts().live
+                    async for source in sources_in_turn(stream):
+                        of = stream.accounts(source.source)
+                        assert of.allocations == of.live + of.evicted + of.cleared
+                    looks += 1
+                    await checkpoint()
+        return stream.accounts(), looks
+
+    accounts, looks = anyio.run(main, backend=backend)
+    assert accounts.processed == 400_000 * len(SOURCES)
+    assert (accounts.unknown_evictions, accounts.time_regressions) == (0, 0)
+    assert looks > 5
+    assert {thread for threads in entered.values() for thread in threads} > {threading.get_ident()}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_cancelled_in_the_middle_of_a_batch_what_is_not_applied_counts_as_dropped(
+    backend, every_batch_in_a_thread
+):
+    events = 100 * 16
+    seconds_apart = frame([0] * events, range(events), np.arange(events) * 10**9, SOURCES[0])
+    streams = []
+
+    async def run():
+        async with KVStream(StreamConfig(metrics=QUIET, consumers=2)) as stream:
+            streams.append(stream)
+            await stream.send(seconds_apart)
+            await stream.flush()
+
+    async def main():
+        with anyio.fail_after(DEADLINE):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run)
+                while not streams or streams[0].accounts().processed < 20 * 16:
+                    for stream in streams:
+                        assert stream.accounts().balanced
+                    await checkpoint()
+                tasks.cancel_scope.cancel()
+
+    anyio.run(main, backend=backend)
+    accounts = streams[0].accounts()
+    assert 20 * 16 <= accounts.processed < events
+    assert accounts.balanced
+    assert accounts.in_flight == 0
+    assert accounts.dropped == {"cancelled": events - accounts.processed}
+
+
+async def test_one_consumer_applies_everything_on_the_event_loop(entered):
+    async with KVStream(StreamConfig(metrics=QUIET)) as stream:
+        await stream.send(large(SOURCES[0]))
+    assert entered == {SOURCES[0]: {threading.get_ident()}}
+
+
+async def test_a_small_batch_of_several_consumers_is_applied_on_the_event_loop(entered):
+    async with KVStream(StreamConfig(metrics=QUIET, consumers=2)) as stream:
+        await stream.send(large(SOURCES[0], 100))
+    assert entered == {SOURCES[0]: {threading.get_ident()}}
+
+
+async def test_others_get_their_turn_while_a_thread_applies_a_batch(every_batch_in_a_thread):
+    async with KVStream(StreamConfig(metrics=QUIET, consumers=2)) as stream:
+        await stream.send(large(SOURCES[0], 300_000))
+        assert await turns_while(stream.flush) >= 9
+        assert stream.accounts().processed == 300_000
+
+
+async def test_what_a_thread_raises_ends_the_stream(every_batch_in_a_thread, monkeypatch):
+    def fail(self, frames, records=False):
+        yield from ()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Monitor, "slices", fail)
+    with pytest.raises(BaseExceptionGroup) as raised:
+        async with KVStream(StreamConfig(metrics=QUIET, consumers=2)) as stream:
+            await stream.send(large(SOURCES[0], 100))
+            await anyio.sleep(DEADLINE)
+    assert raised.group_contains(ZeroDivisionError)
+    assert stream.accounts().dropped == {"cancelled": 100}
+
+
+@pytest.mark.parametrize("most", [7, 500])
+async def test_consumers_at_once_keep_to_the_bounds_of_the_stream(most, every_batch_in_a_thread, caplog):
+    metrics = MetricsConfig(export_interval=0.0, max_caches=5, max_live_blocks=most)
+    live = []
+    async with KVStream(StreamConfig(metrics=metrics, consumers=4)) as stream:
+        for start in range(0, 1_000, 100):
+            for source in SOURCES:
+                await stream.send(
+                    EventFrame(
+                        np.zeros(100, np.uint8), np.arange(start, start + 100), np.full(100, start), source
+                    )
+                )
+            await checkpoint()
+            live.append(stream.accounts().live)
+        await stream.flush()
+        assert len(caches_of(stream)) == 5
+        accounts = stream.accounts()
+    assert max(live) <= accounts.live == most
+    assert accounts.balanced
+    assert accounts.dropped["too_many_caches"] == 3_000
+    assert accounts.dropped["too_many_blocks"] == 5_000 - most
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_a_child_forked_while_threads_apply_waits_for_none_of_them():
+    def look():
+        accounts = stream.accounts()
+        return accounts.balanced, accounts.in_flight, accounts.dropped["forked"]
+
+    async with KVStream(StreamConfig(metrics=QUIET, consumers=2)) as stream:
+        for source in SOURCES:
+            await stream.send(large(source, 300_000))
+        while not stream.accounts().processed:
+            await checkpoint()
+        await checkpoint()  # the next slices have begun
+        balanced, in_flight, dropped = in_child(look)
+    assert balanced
+    assert in_flight == 0
+    assert dropped > 0
+    assert stream.accounts().processed == 300_000 * len(SOURCES)
