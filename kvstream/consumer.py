@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -14,10 +13,13 @@ from kvstream.engine.cache import Outcome
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame
 from kvstream.faults.containment import outcome
-from kvstream.recording.queue import FrameQueue, Item, batches_in_order, batches_of
+from kvstream.recording.queue import JOINED_EVENTS, FrameQueue, Item, batches_in_order, batches_of
 
 _WORTH_A_THREAD = 4096
 """Events that take a worker thread longer than it takes to hand them over."""
+
+_THREAD_EVENTS = 8 * JOINED_EVENTS
+"""Events of a batch where there are worker threads, so that a large one seldom waits for the event loop."""
 
 T = TypeVar("T")
 
@@ -110,10 +112,10 @@ class Consumer:
         batches: list[list[Item]] = []
         try:
             while items := await self.queue.take():
-                if self._step_ns is None:
-                    batches = batches_of(items)
-                else:
+                if self._step_ns is not None:
                     batches = batches_in_order(items, self._step_ns)
+                else:
+                    batches = batches_of(items, JOINED_EVENTS if self._worker is None else _THREAD_EVENTS)
                 self.taken.update(batch[0][0].source for batch in batches)
                 while batches:
                     await self._process(batches.pop())
@@ -131,10 +133,12 @@ class Consumer:
         slices = self._monitor.slices(frames, self._before(self._monitor, frames))
         self._unsettled = _events_of(batch)
         try:
+            left = self._unsettled
             while (applied := await self._next(slices)) is not None:
-                self.queue.processed(applied.settled)
+                self.queue.processed(left - self._unsettled)
+                left = self._unsettled
                 self._publish(applied)
-                if self._unsettled:
+                if left:
                     await checkpoint()
         finally:
             self.at_rest()
@@ -143,10 +147,19 @@ class Consumer:
         await checkpoint()
 
     async def _next(self, slices: Iterator[Outcome]) -> Outcome | None:
-        """Apply the next slice; None if there is no other."""
-        if self._worker is None or self._unsettled < _WORTH_A_THREAD:
+        """Apply a slice, or several in a thread while there is nothing to publish; None if none is left."""
+        if (worker := self._worker) is None or self._unsettled < _WORTH_A_THREAD:
             return self._step(slices)
-        return await self._worker.call(partial(self._step, slices))
+
+        def work() -> Outcome | None:
+            while True:
+                applied = self._step(slices)
+                if applied is None or applied.alerts or applied.evicted:
+                    return applied
+                if worker.is_awaited or not self._unsettled:
+                    return applied
+
+        return await worker.call(work)
 
     def _step(self, slices: Iterator[Outcome]) -> Outcome | None:
         applied = next(slices, None)
@@ -192,11 +205,13 @@ class _Worker:
 
     Attributes:
         ready: Set once the thread is there.
+        is_awaited: Whether the event loop stands still until the function that runs is done.
     """
 
     def __init__(self, threads: CapacityLimiter, call_on_loop: Callable[[Callable[[], None]], None]) -> None:
         self._threads, self._call_on_loop = threads, call_on_loop
         self.ready = anyio.Event()
+        self.is_awaited = False
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._idle = threading.Event()
         self._idle.set()
@@ -216,7 +231,10 @@ class _Worker:
 
     def wait(self) -> None:
         """Wait until the thread runs nothing; nothing begins before the event loop's next turn."""
-        self._idle.wait()
+        if not self._idle.is_set():
+            self.is_awaited = True
+            self._idle.wait()
+            self.is_awaited = False
 
     async def call(self, function: Callable[[], T]) -> T:
         """Return what a function returns in the thread; if this is cancelled, it is still waited for."""

@@ -204,6 +204,7 @@ class KVStream:
                 reason = "shutdown_timeout" if scope.cancelled_caught else "closed"
         finally:
             self._state = "closed"
+            self._rest()  # as threads stop after a slice then, and not after the whole batch
             self._tasks.cancel_scope.cancel()
             # The body's own exception goes on as it is, not wrapped into a group.
             try:

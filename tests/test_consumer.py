@@ -92,7 +92,7 @@ async def fed(frames, consumers, **options):
     """The state, alerts and evictions by source of a stream that was given frames."""
     alerts, evictions = defaultdict(list), defaultdict(list)
     async with KVStream(StreamConfig(metrics=QUIET, consumers=consumers, **options)) as stream:
-        told, ended = stream.alerts(buffer=10_000), stream.evictions(buffer=100_000)
+        told, ended = stream.alerts(buffer=10_000), stream.evictions(buffer=1_000_000)
         for each in frames:
             await stream.send(each)
         await stream.flush()

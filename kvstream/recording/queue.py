@@ -10,8 +10,6 @@ from anyio.lowlevel import EventLoopToken, checkpoint, current_token
 
 from kvstream.events.frame import EventFrame
 
-_JOINED_EVENTS = 32_768  # at most, of frames that a batch joins
-
 
 class Sender(Protocol):
     """Who puts frames onto a queue: it keeps their accounts, whatever becomes of them there."""
@@ -25,6 +23,9 @@ class Sender(Protocol):
 
 Item = tuple[EventFrame, Sender]
 """A frame, and who sent it."""
+
+JOINED_EVENTS = 32_768
+"""Events at most of the frames that a batch joins."""
 
 MOST_OBJECTS = 65_536
 """Frames and labels that a queue holds: each takes up to a kilobyte, however few events there are."""
@@ -198,17 +199,21 @@ class FrameQueue:
         self._arrived.set()
 
 
-def batches_of(items: list[Item]) -> list[list[Item]]:
+def batches_of(items: list[Item], most_events: int = JOINED_EVENTS) -> list[list[Item]]:
     """Return the frames of each source together, in order, as many as are applied at once; last batch first.
 
     So small frames cost little more than large ones, and the event loop gets its turn after each batch.
+
+    Args:
+        items: Frames in order.
+        most_events: Events of a batch at most, but for a frame that has more.
     """
     batches: list[list[Item]] = []
     filling: dict[str, list[Item]] = {}
     events: dict[str, int] = {}
     for item in items:
         source, n = item[0].source, len(item[0].ops)
-        if source not in filling or events[source] + n > _JOINED_EVENTS:
+        if source not in filling or events[source] + n > most_events:
             filling[source] = []
             events[source] = 0
             batches.append(filling[source])
