@@ -8,7 +8,7 @@ import msgspec
 
 from kvstream.bench.captures import captured_batches
 from kvstream.bench.rival import Block, PlainCollector
-from kvstream.bench.streams import busy, filling
+from kvstream.bench.streams import busy, filling, keyed, labelled
 from kvstream.blocks.table import BlockTable
 from kvstream.collector import KVCacheMetricsCollector
 from kvstream.engine.monitor import Monitor
@@ -59,6 +59,7 @@ class Parts:
         fill = filling(min(BLOCKS, events // 2))
         whole = joined_frames([fill, busy(len(fill), events - len(fill))])
         self._frames = whole.cut(FRAME_EVENTS)
+        self._keyed = labelled(keyed(whole)).cut(FRAME_EVENTS)
         self._encoded = [encode_frame(frame) for frame in self._frames]
         self._lines = [encode_lines(frame.to_events()) for frame in whole.cut(LINE_EVENTS)]
         blocks = [Block(i) for i in range(len(fill))]
@@ -94,6 +95,7 @@ class Parts:
             ("KV events of captures: all fields decoded with msgspec", self._decode_kv_events),
             ("KV events of captures: to frames", self._read_kv_events),
             ("apply to block state", self._apply),
+            ("apply to block state: with labels and keys", self._apply_keyed),
             ("end to end: frames of 4,096", lambda: partial(_stream, self._frames)),
             ("end to end: frames of 4,096, encoded", lambda: partial(_stream_encoded, self._encoded)),
             ("end to end: frames of 64, 64 sources", lambda: partial(_stream, self._small)),
@@ -207,6 +209,10 @@ class Parts:
     def _apply(self) -> Work:
         table = BlockTable("bench", "gpu", records=False)
         return lambda: [table.apply(frame) for frame in self._frames]
+
+    def _apply_keyed(self) -> Work:
+        table = BlockTable("bench", "gpu", records=False, changes=True, label_sets=64)
+        return lambda: [table.apply(frame) for frame in self._keyed]
 
     def _apply_content(self) -> Work:
         monitor = Monitor()

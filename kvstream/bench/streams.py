@@ -1,10 +1,11 @@
 """Streams to measure with: a cache that fills, then accesses and evictions as a busy one has them."""
 
 import numpy as np
+from msgspec.structs import replace
 
 from kvstream._core.table import mix
 from kvstream.events.frame import I64, EventFrame
-from kvstream.events.types import Op
+from kvstream.events.types import Labels, Op
 from kvstream.sources.synthetic import START_NS
 
 _REPLACED = 0.078
@@ -13,6 +14,8 @@ _REPLACED = 0.078
 With a fill of 16,384 blocks, 400,000 events are then 11 % allocations, 82 % accesses, 7 % evictions.
 """
 _STEP_NS = 1_000
+_KEYS, _ZIPF = 200_000, 1.1  # different ones, and how unequally they are asked for
+_TENANTS = tuple(Labels(tenant=f"tenant-{number}") for number in range(8))
 
 
 def filling(blocks: int, *, content: bool = False, source: str = "bench") -> EventFrame:
@@ -43,6 +46,19 @@ def busy(
     ops = np.where(replaced[step], np.where(second, Op.ALLOC, Op.EVICT), Op.ACCESS).astype(np.uint8)
     ids = _content_ids(slots, _generation(slots, ops)) if content else slots
     return EventFrame(ops, ids, START_NS + np.arange(events) * _STEP_NS, source)
+
+
+def keyed(frame: EventFrame) -> EventFrame:
+    """Return the events of slots with a content key for each allocation."""
+    keys = np.random.default_rng(1).zipf(_ZIPF, len(frame)) % _KEYS
+    return replace(frame, keys=np.where(frame.ops == Op.ALLOC, mix(keys).view(np.int64), 0))
+
+
+def labelled(frame: EventFrame) -> EventFrame:
+    """Return the events with one of eight label sets for each allocation."""
+    label_of = np.random.default_rng(2).integers(1, len(_TENANTS) + 1, len(frame))
+    label_of[frame.ops != Op.ALLOC] = 0
+    return replace(frame, labels=_TENANTS, label_of=label_of.astype(np.uint16))
 
 
 def _generation(slots: I64, ops: np.ndarray) -> I64:

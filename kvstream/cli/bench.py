@@ -8,6 +8,8 @@ import msgspec
 import typer
 from rich.table import Table
 
+from kvstream.bench.consumers import Consumers, measure_consumers
+from kvstream.bench.growth import Growth, measure_endurance, measure_growth
 from kvstream.bench.latency import Latency, measure_latency
 from kvstream.bench.measure import Report, measure
 from kvstream.cli.exit_codes import EXIT_ALERT
@@ -25,6 +27,10 @@ EXAMPLES = """
 
   kvstream bench --compare before.json           exit code 3 if a part has become slower
 
+  kvstream bench --scale                         what grows with blocks, and two consumers; 2 GB of memory
+
+  kvstream bench --long                          what grows with events, up to a hundred million of them
+
 [bold]Columns[/bold]: ns/event is the median of the repeats, spread (slowest - fastest) / median; of 1 % and
 of 100 % compare with a plain collector that follows so many of the blocks, within the same repeat.
 """
@@ -35,6 +41,8 @@ class BenchReport(msgspec.Struct, frozen=True):
 
     throughput: Report
     alert_latency_ms: Latency | None = None
+    consumers: Consumers | None = None
+    growth: list[Growth] = []
 
 
 def bench_command(
@@ -43,6 +51,12 @@ def bench_command(
     latency: Annotated[
         bool, typer.Option(help="Also measure how long alerts take at a million events a second.")
     ] = True,
+    scale: Annotated[
+        bool, typer.Option("--scale", help="Also measure up to ten million live blocks, and two consumers.")
+    ] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="Also measure up to a hundred million events.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
     compare: Annotated[
         Path | None,
@@ -62,10 +76,16 @@ def bench_command(
     """Measure recording, decoding, block state and whole streams on synthetic events."""
     before = _read(compare) if compare else None
     with console(stderr=True).status("measuring", spinner="line") as status:
-        report = anyio.run(measure, events, repeats, lambda part: status.update(f"measuring {part}"))
-        status.update("measuring alert latency")
+
+        def show(part: str) -> None:
+            status.update(f"measuring {part}")
+
+        report = anyio.run(measure, events, repeats, show)
+        show("alert latency")
         delays = anyio.run(measure_latency) if latency else None
-    document = BenchReport(report, delays)
+        consumers = measure_consumers(show) if scale else None
+        sizes = [*(measure_growth(show) if scale else ()), *(measure_endurance(show) if long else ())]
+    document = BenchReport(report, delays, consumers, sizes)
     slower = _slower(before.throughput, report, tolerance) if before else {}
     if json:
         write_document(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
@@ -121,4 +141,14 @@ def _print(document: BenchReport, before: BenchReport | None) -> None:
             f"alert latency at {delays.offered_per_second / 1e6:.2f} M events/s: p50 {delays.p50:.1f} ms, "
             f"p99 {delays.p99:.1f} ms, worst {delays.worst:.1f} ms of {delays.alerts} alerts"
         )
+    if (gain := document.consumers) is not None:
+        screen.print(
+            f"two sources end to end, of one consumer's {gain.ns_per_event:.1f} ns/event: two processes are "
+            f"{gain.two_processes:.2f} times as fast, two consumers {gain.two_consumers:.2f} times"
+        )
+    if document.growth:
+        grown = Table("what grows", "to", "ns/event", "of the smallest", title="growth")
+        for at in document.growth:
+            grown.add_row(at.what, f"{at.size:,}", f"{at.ns_per_event:.1f}", f"{at.of_smallest:.2f}")
+        screen.print(grown)
     screen.print(", ".join(f"{key} {value}" for key, value in report.machine.items()), style="dim")

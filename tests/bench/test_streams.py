@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kvstream.bench.streams import busy, filling
+from kvstream.bench.streams import busy, filling, keyed, labelled
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import joined_frames
 from kvstream.events.types import Op
@@ -23,3 +23,11 @@ def test_content_ids_are_new_for_each_allocation():
     frame = joined_frames([filling(100, content=True), busy(100, 5_000, content=True)])
     allocated = frame.blocks[frame.ops == Op.ALLOC]
     assert len(np.unique(allocated)) == len(allocated)
+
+
+def test_keys_and_labels_are_those_of_allocations():
+    frame = labelled(keyed(joined_frames([filling(100), busy(100, 5_000)])))
+    allocated = frame.ops == Op.ALLOC
+    assert not frame.keys[~allocated].any()
+    assert set(frame.label_of[allocated].tolist()) == set(range(1, len(frame.labels) + 1))
+    assert set(frame.label_of[~allocated].tolist()) == {0}

@@ -10,20 +10,14 @@ import time
 from unittest import mock
 
 import anyio
-import msgspec
-import numpy as np
 
 from kvstream import KVStream, MetricsConfig, StreamConfig
-from kvstream._core.table import mix
-from kvstream.bench.streams import busy, filling
+from kvstream.bench.streams import busy, filling, keyed, labelled
 from kvstream.events.codec import decode_lines, encode_lines
 from kvstream.events.frame import joined_frames
-from kvstream.events.types import Labels, Op
 from kvstream.metrics.working_set import WorkingSetHistory
 
 SLOTS, CONTENTS, SOURCES = 16_384, 200_000, 64
-KEYS, ZIPF = 200_000, 1.1  # different ones, and how unequally they are asked for
-TENANTS = tuple(Labels(tenant=f"tenant-{number}") for number in range(8))
 PAIRS = 7
 ON = StreamConfig()
 OFF = StreamConfig(metrics=MetricsConfig(label_sets=0, remembered_evictions=0, curve_contents=0))
@@ -34,17 +28,6 @@ def stream(events, live, content=False, source="bench"):
     parts = [filling(live, content=content, source=source)]
     parts.append(busy(live, events, content=content, source=source))
     return joined_frames(parts)
-
-
-def keyed(frame):
-    keys = np.random.default_rng(1).zipf(ZIPF, len(frame)) % KEYS
-    return msgspec.structs.replace(frame, keys=np.where(frame.ops == Op.ALLOC, mix(keys).view(np.int64), 0))
-
-
-def labelled(frame):
-    of = np.random.default_rng(2).integers(1, len(TENANTS) + 1, len(frame))
-    of[frame.ops != Op.ALLOC] = 0
-    return msgspec.structs.replace(frame, labels=TENANTS, label_of=of.astype(np.uint16))
 
 
 def small_frames(events):
@@ -58,7 +41,7 @@ async def consume(frames, config):
     async with KVStream(config) as running:
         for frame in frames:
             await running.send(frame)
-    running.summary()
+    running.summary_nowait()
 
 
 async def consume_lines(chunks, config):
@@ -66,7 +49,7 @@ async def consume_lines(chunks, config):
         for chunk in chunks:
             for frame in decode_lines(chunk, print):
                 await running.send(frame)
-    running.summary()
+    running.summary_nowait()
 
 
 def uncounted(history, index, used):

@@ -41,7 +41,7 @@ def test_bench_measures_every_part_beside_the_plain_collectors(kvstream, tmp_pat
     assert results["plain collector, 1 % (the rival)"]["of_sampled"] == 1.0
     assert results["plain collector, 1 % (the rival)"]["net_of_sampled"] == 1.0
     assert sum(r["net_of_sampled"] is not None for r in results.values()) == 6
-    assert len(results) == 22
+    assert len(results) == 23
     assert all(r["ns_per_event"] > 0 for r in results.values())
     facts = {"python", "numpy", "core", "system", "processor", "cores"}
     assert report["machine"].keys() == facts
