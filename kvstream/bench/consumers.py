@@ -15,7 +15,9 @@ from kvstream.config import StreamConfig
 from kvstream.events.frame import EventFrame, joined_frames
 from kvstream.stream import KVStream
 
-_SOURCES = ("a", "b")  # which belong to different consumers
+SOURCES = ("a", "d")
+"""Sources that belong to different consumers."""
+
 _BLOCKS = 16_384
 _FRAME_EVENTS = 4096
 
@@ -45,11 +47,11 @@ def measure_consumers(
         events: Events a repeat, of both sources together.
         repeats: Repeats; a first one is not counted.
     """
-    each = [_frames(source, events // 2) for source in _SOURCES]
+    each = [_frames(source, events // 2) for source in SOURCES]
     both = [frame for turn in zip(*each, strict=True) for frame in turn]
     context = multiprocessing.get_context("spawn")
     processes, pipes = [], []
-    for source in _SOURCES:
+    for source in SOURCES:
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(source, events // 2, theirs), daemon=True)
         process.start()

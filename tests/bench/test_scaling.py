@@ -1,4 +1,5 @@
-from kvstream.bench.consumers import measure_consumers
+from kvstream import KVStream, StreamConfig
+from kvstream.bench.consumers import SOURCES, measure_consumers
 from kvstream.bench.growth import measure_endurance, measure_growth
 
 
@@ -17,6 +18,11 @@ def test_a_cache_is_measured_after_more_and_more_events():
     assert [at.size for at in grown] == [400_000, 6_000_000]
     assert grown[1].of_smallest > 0
     assert shown[-1].endswith("of 6,000,000")
+
+
+def test_the_sources_that_are_measured_belong_to_different_consumers():
+    stream = KVStream(StreamConfig(consumers=2))
+    assert len({stream._consumer_of(source) for source in SOURCES}) == 2
 
 
 def test_two_consumers_are_measured_beside_two_processes():
