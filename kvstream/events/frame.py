@@ -117,7 +117,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
                 events.append(BlockEvicted(block, ts, source, tier, reason))
             elif op == Op.CLEAR:
                 events.append(CacheCleared(ts, source, tier))
-            elif op == Op.STORE:
+            elif op == Op.STORE or op >= len(EVENT_TYPES):  # what is unknown is applied as a store
                 events.append(BlockStored(block, ts, source, tier, labels[label_of[i]]))
             else:
                 events.append(EVENT_TYPES[op](block, ts, source, tier))

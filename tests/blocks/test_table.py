@@ -11,7 +11,7 @@ from kvstream._core.table import mix
 from kvstream.blocks.apply_result import Observations, joined
 from kvstream.blocks.table import BlockTable
 from kvstream.events.frame import EventFrame, as_int64
-from kvstream.events.types import REASONS, Labels
+from kvstream.events.types import EVENT_TYPES, REASONS, Labels
 from kvstream.testing import ReferenceTable
 from tests.reference import ReferenceContents
 from tests.strategies import cuts, fewer, frame, plain_events, unaligned
@@ -150,7 +150,7 @@ def test_a_frame_whose_columns_are_not_aligned_equals_one_whose_are():
     assert mix(moved.blocks).tolist() == mix(plain.blocks).tolist()
 
 
-@pytest.mark.parametrize("op", [5, 77, 255])
+@pytest.mark.parametrize("op", [len(EVENT_TYPES), 77, 255])
 def test_an_unknown_operation_is_a_store(op):
     table = BlockTable("s", "gpu", changes=True)
     for blocks in (np.arange(5_000) * 3, np.arange(5_000) * 2**33):

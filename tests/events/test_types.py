@@ -6,7 +6,16 @@ from kvstream import EventFrame, KVStream, Labels
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.codec import decode_frame, encode_frame
 from kvstream.events.frame import frames_from_events
-from kvstream.events.types import EVENT_TYPES, MAX_NAME, OP_OF, CacheCleared, Op, checked_labels, checked_name
+from kvstream.events.types import (
+    EVENT_TYPES,
+    MAX_NAME,
+    OP_OF,
+    BlockStored,
+    CacheCleared,
+    Op,
+    checked_labels,
+    checked_name,
+)
 
 CODES = {name: code for name, code in vars(Op).items() if name.isupper()}
 NO_NAMES = ("", "x" * (MAX_NAME + 1), "a\udcff", "\ud800", 5, b"acme")
@@ -75,3 +84,9 @@ def test_an_event_goes_into_a_frame_and_comes_back(kind):
     assert frame.ops.tolist() == [OP_OF[kind]]
     assert frame.to_events() == [event]
     assert decode_frame(encode_frame(frame)).to_events() == [event]
+
+
+@pytest.mark.parametrize("op", [len(EVENT_TYPES), 255])
+def test_an_unknown_operation_is_a_store(op):
+    one = EventFrame(np.array([op], np.uint8), np.array([7]), np.array([9]), "s")
+    assert one.to_events() == [BlockStored(7, 9, "s")]
