@@ -1,20 +1,18 @@
 """Producer: events of one source and tier, from any task or thread, framed and put onto a queue."""
 
 import logging
-import struct
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from anyio.lowlevel import checkpoint
 
 from kvstream._core.recorder import StepRecorder, checked_time
 from kvstream.events.counters import DROP_REASONS
-from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, int64_packer, label_number
-from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op, checked_labels
+from kvstream.events.frame import EventFrame
+from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op
+from kvstream.recording.buffer import EventBuffer, Ids
 from kvstream.recording.overflow import Overflow
 from kvstream.recording.queue import FrameQueue
 from kvstream.recording.recorder import recorded_frame
@@ -22,11 +20,8 @@ from kvstream.text.escape import for_terminal
 
 logger = logging.getLogger("kvstream")
 
-Ids = int | Sequence[int] | npt.NDArray[Any]
-
 _PENDING_FRAMES = 8
 _RECORDED_FRAMES = 4  # that a recorder's events become at once, so that decoding them costs little each
-_INT64 = np.dtype(np.int64)
 
 
 class ProducerStatistics(NamedTuple):
@@ -45,87 +40,6 @@ class ProducerStatistics(NamedTuple):
     sent: int
     dropped: dict[str, int]
     sample_rate: float
-
-
-class EventBuffer:
-    """Events of one source and tier, in order, until they become a frame.
-
-    Attributes:
-        events: How many they are.
-    """
-
-    def __init__(self, source: str, tier: str) -> None:
-        self.source, self.tier = source, tier
-        self._clear()
-
-    def _clear(self) -> None:
-        self.events = 0
-        self._columns: list[bytes] = []  # ids of calls, as native 64-bit integers
-        self._single: list[int] = []  # ids that came alone, after those in columns
-        self._runs: list[int] = []  # for each call: operation, number of ids, time, reason, label
-        self._labels: dict[Labels, int] = {}
-
-    def add(self, op: int, ids: Ids, ts: int, reason: int = 0, labels: Labels | None = None) -> int:
-        """Append one event for each id; return how many.
-
-        Raises:
-            MalformedInputError: If an id is no 64-bit integer or a label no name; nothing is appended then.
-        """
-        label = 0
-        if labels is not None:
-            label = self._labels.get(labels) or label_number(self._labels, checked_labels(labels))
-        if type(ids) is int and -(2**63) <= ids < 2**63:
-            self._single.append(ids)
-            n = 1
-        else:
-            column = ids.tobytes() if type(ids) is np.ndarray and ids.dtype is _INT64 else _packed(ids)
-            if self._single:
-                self._pack_single()
-            self._columns.append(column)
-            n = len(column) // 8
-        self._runs.extend((op, n, ts, reason, label))
-        self.events += n
-        return n
-
-    def _pack_single(self) -> None:
-        self._columns.append(struct.pack(f"{len(self._single)}q", *self._single))
-        self._single = []
-
-    def take(self) -> list[EventFrame]:
-        """Return the events as frames; the buffer is empty afterwards."""
-        if not self.events:
-            self._clear()
-            return []
-        if self._single:
-            self._pack_single()
-        runs = np.frombuffer(struct.pack(f"{len(self._runs)}q", *self._runs), dtype=np.int64).reshape(-1, 5)
-        op, n, ts, reason = runs[:, 0].astype(np.uint8), runs[:, 1], runs[:, 2], runs[:, 3].astype(np.uint8)
-        label_of = runs[:, 4].astype(np.uint16).repeat(n) if self._labels else None
-        frame = EventFrame(
-            op.repeat(n),
-            np.frombuffer(b"".join(self._columns), dtype=np.int64),
-            ts.repeat(n),
-            self.source,
-            self.tier,
-            None,
-            reason.repeat(n) if reason.any() else None,
-            labels=tuple(self._labels),
-            label_of=label_of,
-        )
-        self._clear()
-        return frame.cut(MAX_FRAME_EVENTS)
-
-
-def _packed(ids: Any) -> bytes:
-    """Return ids as native 64-bit integers one after the other."""
-    if isinstance(ids, np.ndarray):
-        return ids.tobytes() if ids.dtype is _INT64 else as_int64(ids.reshape(-1)).tobytes()
-    if not isinstance(ids, (list, tuple)):
-        ids = list(ids) if hasattr(ids, "__iter__") else [ids]
-    try:
-        return int64_packer(len(ids))(*ids)
-    except struct.error:
-        return as_int64(ids).tobytes()
 
 
 class Producer:
