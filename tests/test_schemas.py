@@ -32,8 +32,8 @@ def test_no_other_documents_are_checked_in():
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda v: v["name"])
 def test_golden_bytes_decode_to_what_stands_beside_them(vector):
-    reader = EventReader("x")
-    items = [*reader.feed(bytes.fromhex(vector["hex"])), *reader.finish()]
+    reader, data = EventReader("x"), bytes.fromhex(vector["hex"])
+    items = [decode_frame(data)] if "seq" in vector else [*reader.feed(data), *reader.finish()]
     events = [e for frame in items for e in frame.to_events()]
     assert events == msgspec.convert(vector["events"], list[Event])
 

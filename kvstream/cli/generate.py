@@ -43,7 +43,7 @@ def generate_command(
     force: Force = False,
 ) -> None:
     """Write the block events of a simulated engine: requests on an LRU prefix cache."""
-    if output == "-" and format in ("kvlog", "frames") and sys.stdout.isatty():
+    if output == "-" and format == "kvlog" and sys.stdout.isatty():
         raise ConfigError(f"{format} is binary; write it to a file with -o, or pipe it")
     frames = generate(workload, events, blocks=blocks, rate=rate, seed=seed, source=source, tier=tier)
     form = chosen_format(output, format)

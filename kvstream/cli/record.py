@@ -27,7 +27,7 @@ EXAMPLES = """
   tail -f events.jsonl | kvstream record - -o events.kvlog
 
 A recording that is killed can be read up to its last second. It holds no token ids. Nothing is overwritten:
-parts take the next free number, and a single file that exists is appended to (JSON lines, .kvlog and frames,
+parts take the next free number, and a single file that exists is appended to (JSON lines and .kvlog,
 compressed or not; captures are refused) unless --force replaces it.
 """
 _FLUSH_SECONDS = 1.0

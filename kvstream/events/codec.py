@@ -1,4 +1,8 @@
-"""Frames as msgpack and events as JSON lines: one frame or one chunk of lines at a time."""
+"""Frames as msgpack and events as JSON lines: one frame or one chunk of lines at a time.
+
+docs/formats.md has the rule of how frames may change: later releases may add fields at the end, which older
+readers ignore; what those would misunderstand gets a new version, and a reader of version n also reads n - 1.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -23,15 +27,21 @@ from kvstream.text.escape import for_unicode
 
 FRAME_VERSION = 1
 MAX_FRAME_BYTES = 64 * 1024 * 1024
-FRAME_START = re.compile(rb"[\x9a\x9c]\x01")
-"""First bytes of every encoded frame: a msgpack array of ten or, with labels, twelve, then the version."""
-FRAME_HEADS = (b"\x9a", b"\x9c")
+FRAME_START = re.compile(rb"[\x9a-\x9f][\x01\x02]")
+"""First bytes of every encoded frame: a msgpack array of 10 to 15, then this version or the next one.
+
+Ten fields are written without labels and twelve with them. The next version is known here, so that it is
+refused as such instead of being taken for damage.
+"""
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class WireFrame(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A frame as it stands on the wire; columns are little-endian bytes, read without a copy."""
+class WireFrame(msgspec.Struct, array_like=True, frozen=True):
+    """A frame as it stands on the wire; columns are little-endian bytes, read without a copy.
+
+    Fields after the last are those of later releases, and are ignored.
+    """
 
     version: int
     source: Name
@@ -119,16 +129,18 @@ def decode_frame(data: bytes | memoryview) -> EventFrame:
     """Return the frame of one msgpack message; its columns are views of ``data``.
 
     Raises:
-        MalformedInputError: If the message is no frame, or its columns do not agree.
+        MalformedInputError: If the message is no frame, is of a later version, or its columns do not agree.
     """
     if len(data) > MAX_FRAME_BYTES:
         raise MalformedInputError(f"frame of {len(data):,} bytes is longer than {MAX_FRAME_BYTES:,}")
     try:
         wire = _frame_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if FRAME_START.match(data) and data[1] != FRAME_VERSION:
+            raise _of_another_version(data[1]) from error
         raise MalformedInputError(f"not a frame: {error}") from error
     if wire.version != FRAME_VERSION:
-        raise MalformedInputError(f"frame version {wire.version} is not {FRAME_VERSION}")
+        raise _of_another_version(wire.version)
     n = len(wire.ops)
     if n > MAX_FRAME_EVENTS:
         raise MalformedInputError(f"a frame holds at most {MAX_FRAME_EVENTS:,} events, not {n:,}")
@@ -155,6 +167,12 @@ def decode_frame(data: bytes | memoryview) -> EventFrame:
         wire.seq,
         labels,
         label_of,
+    )
+
+
+def _of_another_version(version: int) -> MalformedInputError:
+    return MalformedInputError(
+        f"frame version {version} cannot be read, only {FRAME_VERSION}: update kvstream"
     )
 
 

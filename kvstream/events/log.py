@@ -1,7 +1,7 @@
-"""The binary forms of a stream on disk: ``.kvlog`` (framed, with checksums) and raw msgpack frames.
+"""The binary form of a stream on disk, ``.kvlog``: frames with lengths and checksums.
 
-A ``.kvlog`` file is the 8 bytes of ``MAGIC``, then records of a 4-byte little-endian length, a 4-byte
-little-endian CRC-32 and that many bytes of one encoded frame.
+A file is the 8 bytes of ``MAGIC``, the seventh of which is the version, then records: a 4-byte little-endian
+length, a 4-byte little-endian CRC-32, and that many bytes of one encoded frame.
 """
 
 import struct
@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from kvstream.errors import MalformedInputError
-from kvstream.events.arrays import ArrayParser
 from kvstream.events.codec import FRAME_START, MAX_FRAME_BYTES, decode_frame, encode_frame
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
@@ -145,8 +144,3 @@ class LogParser:
 
     def _bad(self, at: int, reason: str) -> Malformed:
         return Malformed(self._origin, "byte", self._base + at, reason)
-
-
-def raw_frame_parser(origin: str) -> ArrayParser[EventFrame]:
-    """Read encoded frames that stand one after another with nothing between them."""
-    return ArrayParser(origin, FRAME_START, decode_frame)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple, Self, cast
 
 from kvstream.errors import ConfigError, MissingExtraError
-from kvstream.events.codec import FRAME_START, encode_frame, encode_lines
+from kvstream.events.codec import encode_lines
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import MAGIC, LogWriter
 from kvstream.events.types import Malformed
@@ -21,14 +21,13 @@ from kvstream.sinks.output_file import is_special, naming
 from kvstream.sources.compression import Decompressor
 from kvstream.sources.wire_capture import WireMessage, encode_wire_message
 
-Format = Literal["jsonl", "kvlog", "frames", "wire"]
+Format = Literal["jsonl", "kvlog", "wire"]
 """``wire`` is a capture of what an engine would have published over ZMQ."""
 
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".kvlog": "kvlog",
-    ".frames": "frames",
     ".wire": "wire",
 }
 
@@ -61,7 +60,7 @@ class EventLogWriter:
     Args:
         path: Where to.
         format: Format; by default as the file is named.
-        existing: What is done with a file that exists. JSON lines, .kvlog and frames can be appended to,
+        existing: What is done with a file that exists. JSON lines and .kvlog can be appended to,
             compressed or not, a torn last line being ended before.
 
     Raises:
@@ -95,8 +94,6 @@ class EventLogWriter:
         with naming(self._path):
             if self._log is not None:
                 return self._log.write(frame)
-            if self._format == "frames":
-                return self._file.write(encode_frame(frame))
             if self._format == "wire":
                 return sum(self._file.write(message) for message in self._wire_messages(frame))
             return self._file.write(encode_lines(frame.to_events()))
@@ -223,7 +220,6 @@ class _Held(NamedTuple):
 _BEGINNINGS: dict[Format, re.Pattern[bytes]] = {
     "jsonl": re.compile(rb"(\xef\xbb\xbf)?\s*(\{|\Z)"),
     "kvlog": re.compile(re.escape(MAGIC)),
-    "frames": FRAME_START,
 }
 
 

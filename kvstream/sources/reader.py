@@ -1,6 +1,6 @@
 """Any input to frames: sniffs what it is, plain, gzipped or in zstd.
 
-Known are JSON lines of events, of TensorRT-LLM and of hash traces, .kvlog, raw frames and ZMQ captures.
+Known are JSON lines of events, of TensorRT-LLM and of hash traces, .kvlog and ZMQ captures.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ from typing import Protocol
 import msgspec
 
 from kvstream.errors import ConfigError, UnknownFormatError, UnreadableInputError
-from kvstream.events.codec import FRAME_HEADS, decode_lines
+from kvstream.events.codec import decode_lines
 from kvstream.events.frame import EventFrame
-from kvstream.events.log import MAGIC, LogParser, raw_frame_parser
+from kvstream.events.log import MAGIC, LogParser
 from kvstream.events.types import DEFAULT_SOURCE, Malformed
 from kvstream.sources.compression import Decompressor
 from kvstream.sources.lookalikes import looks_like
@@ -218,10 +218,11 @@ class EventReader:
     def _sniff(self, data: bytes) -> Parser:
         if data.startswith(MAGIC[:5]):
             if not data.startswith(MAGIC[: len(data)]):
-                raise UnknownFormatError(f"{self.origin}: a .kvlog of another version")
+                raise UnknownFormatError(
+                    f"{self.origin}: not a .kvlog of version {MAGIC[6]}; "
+                    "update kvstream if a later release wrote it"
+                )
             return LogParser(self.origin)
-        if data[:1] in FRAME_HEADS:
-            return raw_frame_parser(self.origin)
         if CAPTURE_START.match(data):
             return WireCaptureParser(self.origin, self._source())
         # A first line that is damaged text is a bad line; anything else is another kind of file.
@@ -230,7 +231,7 @@ class EventReader:
             return LineParser(self.origin, self._line_decoder(data.lstrip(_SPACE).split(b"\n", 1)[0]))
         kind = looks_like(data)
         raise UnknownFormatError(
-            f"{self.origin}: not JSON lines, .kvlog, msgpack frames or a capture, nor gzip or zstd of these; "
+            f"{self.origin}: not JSON lines, .kvlog or a capture, nor gzip or zstd of these; "
             + (f"it looks like {kind}" if kind else f"it starts with {data[:8]!r}")
         )
 

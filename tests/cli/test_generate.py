@@ -1,7 +1,7 @@
 import pytest
 
 
-@pytest.mark.parametrize("name", ["x.jsonl", "x.kvlog", "x.frames", "x.jsonl.gz", "x.kvlog.zst"])
+@pytest.mark.parametrize("name", ["x.jsonl", "x.kvlog", "x.jsonl.gz", "x.kvlog.zst"])
 def test_every_output_is_read_back(kvstream, tmp_path, name):
     path = tmp_path / name
     assert kvstream("generate", "mixed", "--events", 5000, "-o", path).code == 0
@@ -9,7 +9,7 @@ def test_every_output_is_read_back(kvstream, tmp_path, name):
 
 
 def test_generate_pipes_into_run(kvstream):
-    for name in ("jsonl", "kvlog", "frames"):
+    for name in ("jsonl", "kvlog"):
         made = kvstream("generate", "chat", "--events", 3000, "--format", name)
         assert made.code == 0
         assert made.err == ""

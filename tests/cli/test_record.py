@@ -81,7 +81,7 @@ def test_a_recording_is_published_as_an_engine_would(kvstream, tmp_path, source)
     assert {name: found[name] for name in CHAT} == CHAT
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "kvlog", "frames", "wire", "jsonl.gz", "kvlog.zst"])
+@pytest.mark.parametrize("ending", ["jsonl", "kvlog", "wire", "jsonl.gz", "kvlog.zst"])
 def test_every_format_can_be_converted_to(kvstream, tmp_path, ending):
     made = tmp_path / f"chat.{ending}"
     assert kvstream("convert", CHAT_WIRE, made).code == 0

@@ -1,4 +1,5 @@
 import gzip
+import io
 import json
 import os
 import pty
@@ -11,8 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from kvstream.events.codec import encode_frame, encode_lines
+from kvstream.events.codec import encode_lines
 from kvstream.events.frame import EventFrame
+from kvstream.events.log import LogWriter
 from tests.alerting import endpoint
 from tests.cli.conftest import CAPACITY, CHAT, DEADLINE, INCIDENT, SCAN, running
 
@@ -252,12 +254,16 @@ def test_a_terminal_sees_tables_and_colours_unless_told_not_to(troubles, tmp_pat
     assert ("\x1b[1;31m" in text) is colour
 
 
-def test_raw_frames_are_read_from_a_pipe(kvstream):
+def test_a_log_is_read_from_a_pipe(kvstream):
     frames = [
         EventFrame(np.zeros(5, np.uint8), np.arange(5) + 5 * i, np.arange(5), "s", seq=seq)
         for i, seq in enumerate([0, 1, 1, 4])
     ]
-    accounts = kvstream("run", stdin=b"".join(map(encode_frame, frames))).results[-1]["accounts"]
+    log = io.BytesIO()
+    writer = LogWriter(log)
+    for frame in frames:
+        writer.write(frame)
+    accounts = kvstream("run", stdin=log.getvalue()).results[-1]["accounts"]
     assert accounts["lost_frames"] == 2
     assert accounts["duplicate_frames"] == 1
     assert accounts["dropped"] == {"duplicate": 5}

@@ -96,6 +96,22 @@ def test_inconsistent_frame_is_malformed(change):
 
 
 @pytest.mark.parametrize(
+    "more", [[], [None], ["more", 5, b"\x00" * 8], [{"nested": [1, {"a": None}]}, -1, 2.5]]
+)
+def test_fields_of_later_releases_are_ignored(more):
+    frame = msgspec.structs.replace(a_frame(), labels=(Labels("a"),), label_of=np.array([0, 1, 0], np.uint16))
+    fields = msgspec.msgpack.decode(encode_frame(frame))
+    found = decode_frame(msgspec.msgpack.encode([*fields, *more]))
+    assert found.to_events() == frame.to_events()
+
+
+def test_a_frame_of_a_later_version_is_refused_and_says_what_to_do():
+    fields = msgspec.msgpack.decode(encode_frame(a_frame()))
+    with pytest.raises(MalformedInputError, match="version 2 cannot be read, only 1: update kvstream"):
+        decode_frame(msgspec.msgpack.encode([2, *fields[1:], "more"]))
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {10: b"\x91"},

@@ -28,7 +28,7 @@ def read(path):
     return blocks, [item for item in items if isinstance(item, Malformed)]
 
 
-APPENDABLE = ["jsonl", "kvlog", "frames", "jsonl.gz", "kvlog.gz", "kvlog.zst", "frames.zst"]
+APPENDABLE = ["jsonl", "kvlog", "jsonl.gz", "kvlog.gz", "kvlog.zst"]
 
 
 @pytest.mark.parametrize("ending", APPENDABLE)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstream.errors import ConfigError, UnknownFormatError
-from kvstream.events.codec import encode_frame, encode_lines
+from kvstream.events.codec import encode_lines
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import LogWriter
 from kvstream.events.types import Malformed
@@ -33,7 +33,7 @@ def as_kvlog(f):
     return out.getvalue()
 
 
-FORMATS = {"jsonl": as_jsonl, "kvlog": as_kvlog, "frames": encode_frame}
+FORMATS = {"jsonl": as_jsonl, "kvlog": as_kvlog}
 PACKINGS = {
     "plain": lambda data: data,
     "gzip": gzip.compress,
@@ -171,3 +171,9 @@ def test_a_capture_is_read_as_frames():
     assert sum(len(frame) for frame in items) == 17_430 + 17_181
     assert {frame.source for frame in items} == {"chat/dp0"}
     assert [frame.seq for frame in items] == list(range(len(items)))
+
+
+def test_a_log_of_a_later_version_is_refused_and_says_what_to_do():
+    for head in (b"KVLOG\x00\x02\n" + bytes(100), b"KVLOG\x01"):
+        with pytest.raises(UnknownFormatError, match=r"not a \.kvlog of version 1; update kvstream if"):
+            read(head)
