@@ -14,8 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from kvstream.events.frame import EventFrame
-from kvstream.events.types import Op
+from kvstream import EventFrame, Op
 from kvstream.sinks.event_log import EventLogWriter
 
 OPS = {"alloc": Op.ALLOC, "access": Op.ACCESS, "evict": Op.EVICT, "reset": Op.CLEAR}

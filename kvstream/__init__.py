@@ -1,26 +1,32 @@
-"""kvstream: every KV-cache block, every access, as an asyncio event stream."""
+"""kvstream: every KV-cache block, every access, as an asyncio event stream.
 
+What is public is listed in the ``__all__`` of this module and of the others that docs/api.md names; all else
+is internal and may change in any release.
+"""
+
+from kvstream._core.recorder import StepRecorder
 from kvstream.alerts.groups import AlertGroup
-from kvstream.alerts.rule import Rule
+from kvstream.alerts.rule import Page, Rule
 from kvstream.alerts.rules_file import default_rules, load_rules
 from kvstream.alerts.silences import Silence
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
 from kvstream.blocks.apply_result import KVCacheEvictionEvent
-from kvstream.blocks.state import BlockMetricsState
+from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.collector import (
     BatchMetricsCollector,
     KVCacheMetricsCollector,
     create_metrics_collector,
 )
 from kvstream.config import MetricsConfig, StreamConfig, load_config
-from kvstream.engine.monitor import Monitor
 from kvstream.errors import (
     ClosedStreamError,
     ConfigError,
     KVStreamError,
     MalformedInputError,
     MissingExtraError,
+    UndeliveredError,
     UnknownFormatError,
+    UnreadableInputError,
 )
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import (
@@ -31,15 +37,25 @@ from kvstream.events.types import (
     CacheCleared,
     Labels,
     Malformed,
+    Op,
 )
 from kvstream.metrics.anomalies import Anomaly
+from kvstream.metrics.histogram import IntervalStats
+from kvstream.metrics.miss_ratio import CacheSizes, CurvePoint
 from kvstream.metrics.patterns import AccessPatternAnalysis, LifetimeDistribution
-from kvstream.metrics.summary import Accounts, CacheMetricsSummary
+from kvstream.metrics.reuse import ReuseByIdle
+from kvstream.metrics.summary import Accounts, CacheMetricsSummary, PrematureEvictions, RecentMetrics
 from kvstream.metrics.trend import Trend
-from kvstream.recording.producer import Producer
-from kvstream.stream import KVStream
-from kvstream.subscriptions import Subscription
-from kvstream.transport.client import connect
+from kvstream.metrics.usage import LabelUsage
+from kvstream.metrics.working_set import WorkingSet
+from kvstream.recording.producer import Producer, ProducerStatistics
+from kvstream.recording.queue import QueueStatistics
+from kvstream.recording.recorder import HasBlockId
+from kvstream.stream import KVStream, StreamStatistics
+from kvstream.subscriptions import Batching, Delivery, Subscription, SubscriptionStatistics
+from kvstream.transport.client import Connection, ConnectionStatistics, connect
+
+__version__ = "0.1.0"
 
 __all__ = [
     "AccessPatternAnalysis",
@@ -48,6 +64,7 @@ __all__ = [
     "AlertLevel",
     "Anomaly",
     "BatchMetricsCollector",
+    "Batching",
     "BlockAccessed",
     "BlockAllocated",
     "BlockEvicted",
@@ -56,13 +73,22 @@ __all__ = [
     "CacheAlert",
     "CacheCleared",
     "CacheMetricsSummary",
+    "CacheSizes",
     "ClosedStreamError",
     "ConfigError",
+    "Connection",
+    "ConnectionStatistics",
+    "CurvePoint",
+    "Delivery",
     "EventFrame",
+    "HasBlockId",
+    "HotBlock",
+    "IntervalStats",
     "KVCacheEvictionEvent",
     "KVCacheMetricsCollector",
     "KVStream",
     "KVStreamError",
+    "LabelUsage",
     "Labels",
     "LifetimeDistribution",
     "Malformed",
@@ -70,14 +96,27 @@ __all__ = [
     "MetricType",
     "MetricsConfig",
     "MissingExtraError",
-    "Monitor",
+    "Op",
+    "Page",
+    "PrematureEvictions",
     "Producer",
+    "ProducerStatistics",
+    "QueueStatistics",
+    "RecentMetrics",
+    "ReuseByIdle",
     "Rule",
     "Silence",
+    "StepRecorder",
     "StreamConfig",
+    "StreamStatistics",
     "Subscription",
+    "SubscriptionStatistics",
     "Trend",
+    "UndeliveredError",
     "UnknownFormatError",
+    "UnreadableInputError",
+    "WorkingSet",
+    "__version__",
     "connect",
     "create_metrics_collector",
     "default_rules",

@@ -1,12 +1,32 @@
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
+import tomllib
+import typing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import kvstream
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = [
+    "kvstream",
+    "kvstream.exporters.prometheus",
+    "kvstream.notifiers.alert_file",
+    "kvstream.notifiers.alertmanager",
+    "kvstream.notifiers.command",
+    "kvstream.notifiers.webhook",
+    "kvstream.sinks.event_log",
+    "kvstream.sources.files",
+    "kvstream.testing",
+    "kvstream.transport.endpoint",
+    "kvstream.transport.server",
+    "kvstream.web",
+]
 
 NOT_READ = ("kvstream.__main__",)
 MODULES = [m.name for m in pkgutil.walk_packages(kvstream.__path__, "kvstream.") if m.name not in NOT_READ]
@@ -57,9 +77,77 @@ def test_names_of_the_original_module_are_exported():
         assert hasattr(kvstream, name)
 
 
-def test_every_public_name_exists_and_is_documented():
-    for name in kvstream.__all__:
-        assert getattr(kvstream, name).__doc__, name
+def public_names():
+    return [(module, name) for module in PUBLIC for name in importlib.import_module(module).__all__]
+
+
+def classes_in(annotation):
+    """The classes that an annotation is made of."""
+    parts = [
+        part for each in typing.get_args(annotation) for part in (each if isinstance(each, list) else [each])
+    ]
+    if parts:
+        return {found for part in parts for found in classes_in(part)} | {typing.get_origin(annotation)}
+    return {annotation} if isinstance(annotation, type) else set()
+
+
+def annotations_of(public):
+    """The annotations of a function; of a class, those of its fields and of its public methods."""
+    if inspect.isfunction(public):
+        return [inspect.get_annotations(public, eval_str=public.__module__ != "kvstream.web")]
+    if not inspect.isclass(public):
+        return []
+    members = [member for name, member in inspect.getmembers(public) if name[0] != "_"]
+    functions = [getattr(member, "fget", None) or member for member in members]
+    return [
+        typing.get_type_hints(public) if issubclass(public, (msgspec.Struct, tuple)) else {},
+        *(typing.get_type_hints(function) for function in functions if inspect.isfunction(function)),
+    ]
+
+
+@pytest.mark.parametrize(("module", "name"), public_names())
+def test_every_public_name_exists_and_is_documented(module, name):
+    assert getattr(importlib.import_module(module), name).__doc__
+
+
+@pytest.mark.parametrize(("module", "name"), public_names())
+def test_public_calls_and_fields_are_of_public_types(module, name):
+    public = {id(getattr(importlib.import_module(module), name)) for module, name in public_names()}
+    for annotations in annotations_of(getattr(importlib.import_module(module), name)):
+        for place, annotation in annotations.items():
+            for found in classes_in(annotation):
+                assert id(found) in public or not found.__module__.startswith("kvstream"), (place, found)
+
+
+def test_modules_without_a_list_of_names_are_internal():
+    listed = {name for name in MODULES if hasattr(importlib.import_module(name), "__all__")}
+    assert listed == set(PUBLIC) - {"kvstream"}
+
+
+def test_every_public_name_stands_in_the_docs():
+    sections = re.split(r"^## `([\w.]+)`$", (ROOT / "docs" / "api.md").read_text(), flags=re.M)
+    documented = {
+        module: re.findall(r"^\| `(\w+)` \|", text, re.M)
+        for module, text in zip(sections[1::2], sections[2::2], strict=True)
+    }
+    assert documented == {module: sorted(importlib.import_module(module).__all__) for module in PUBLIC}
+
+
+@pytest.mark.parametrize(
+    "path", ["README.md", *map(str, Path("docs").glob("*.md")), *map(str, Path("examples").glob("*.py"))]
+)
+def test_what_is_shown_to_users_is_public(path):
+    imports = re.findall(r"^\s*from (kvstream[\w.]*) import (.+)$", (ROOT / path).read_text(), re.M)
+    for module, names in imports:
+        assert set(re.split(r",\s*", names)) <= set(importlib.import_module(module).__all__), (
+            f"{path}: {module}"
+        )
+
+
+def test_the_version_is_that_of_the_package():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", kvstream.__version__)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "kvstream.__version__"}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -68,11 +68,10 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
-
+        from kvstream import __version__
         from kvstream._core.build import CORE
 
-        typer.echo(f"kvstream {version('kvstream')} (core: {CORE})")
+        typer.echo(f"kvstream {__version__} (core: {CORE})")
         raise typer.Exit
 
 

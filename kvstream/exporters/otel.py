@@ -9,11 +9,11 @@ Source: https://opentelemetry.io/docs/specs/otel/metrics/data-model/
 import time
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from anyio import to_thread
 
+from kvstream import __version__
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.errors import ConfigError, KVStreamError, MissingExtraError
 from kvstream.exporters.metric_families import FAMILIES, Family, Interval, LabelValues, readings_in_steps
@@ -65,13 +65,13 @@ class OpenTelemetry:
             raise ConfigError(f"{endpoint!r} is no OTLP endpoint; write http://HOST:4318")
         base = endpoint.rstrip("/")
         self._resource = Resource.create({"service.name": "kvstream", **(resource or {})})
-        self._scope = InstrumentationScope("kvstream", version("kvstream"))
+        self._scope = InstrumentationScope("kvstream", __version__)
         self._metrics = OTLPMetricExporter(f"{base}/v1/metrics", timeout=timeout)
         self._logs = LoggerProvider(self._resource, shutdown_on_exit=False)
         self._logs.add_log_record_processor(
             BatchLogRecordProcessor(OTLPLogExporter(f"{base}/v1/logs", timeout=timeout))
         )
-        self._logger = self._logs.get_logger("kvstream", version("kvstream"))
+        self._logger = self._logs.get_logger("kvstream", __version__)
         self._start_ns = time.time_ns()
         self._endpoint = base
         self._stream: KVStream | None = None

@@ -27,6 +27,8 @@ from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.stream import KVStream, sources_of
 from kvstream.text.escape import for_prometheus, for_unicode
 
+__all__ = ["PrometheusCollector"]
+
 try:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
     from prometheus_client.exposition import choose_encoder

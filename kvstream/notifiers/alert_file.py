@@ -10,6 +10,8 @@ from kvstream.errors import UndeliveredError
 from kvstream.subscriptions import Delivery
 from kvstream.text.json import encode_json
 
+__all__ = ["AlertFile"]
+
 
 class AlertFile(Delivery):
     """A handler that appends alerts to a file, one a line.

@@ -17,6 +17,8 @@ from kvstream.stream import KVStream
 from kvstream.subscriptions import Batching, Delivery, Subscription
 from kvstream.text.escape import for_unicode
 
+__all__ = ["Alertmanager", "Post"]
+
 _MOST_IN_A_POST = 256
 _EXPIRES_SECONDS = 300.0  # after the last post, or five repeats
 

@@ -17,6 +17,8 @@ from kvstream.errors import ConfigError, KVStreamError
 from kvstream.subscriptions import Delivery
 from kvstream.text.json import encode_json
 
+__all__ = ["Command"]
+
 _GRACE_SECONDS = 1.5
 _POLL_SECONDS = 0.05
 _LAST_WORDS_SECONDS = 0.5  # for what a command printed before it ended

@@ -21,6 +21,8 @@ from kvstream.sinks.output_file import is_special, naming
 from kvstream.sources.compression import Decompressor
 from kvstream.sources.wire_capture import WireMessage, encode_wire_message
 
+__all__ = ["EventLogWriter"]
+
 Format = Literal["jsonl", "kvlog", "wire"]
 """``wire`` is a capture of what an engine would have published over ZMQ."""
 

@@ -18,6 +18,8 @@ from kvstream.sources.reader import EventReader
 from kvstream.sources.rotation import Rotation
 from kvstream.text.escape import for_terminal
 
+__all__ = ["read_events"]
+
 STDIN = "-"
 Items = list[EventFrame | Malformed]
 

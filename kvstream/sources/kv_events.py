@@ -5,12 +5,11 @@ Token ids and extra keys may hold what users wrote. They are passed over undecod
 
 import msgspec
 
-from kvstream._core.kv_events import MAX_PAYLOAD_BYTES, NO_RANK, KVEventReader
+from kvstream._core.kv_events import MAX_PAYLOAD_BYTES as MAX_PAYLOAD_BYTES
+from kvstream._core.kv_events import NO_RANK, KVEventReader
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame
 from kvstream.text.escape import shortened
-
-__all__ = ["MAX_PAYLOAD_BYTES", "TIER_OF_MEDIUM", "KVEventDecoder", "Rejected"]
 
 TIER_OF_MEDIUM = {None: "gpu", "GPU": "gpu", "CPU": "cpu", "STORAGE": "disk", "DISK": "disk"}
 """Tiers of the media that engines name; of any other, the name in small letters."""

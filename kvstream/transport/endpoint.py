@@ -16,6 +16,8 @@ from anyio.abc import ByteStream
 
 from kvstream.errors import ConfigError, MalformedInputError
 
+__all__ = ["Endpoint"]
+
 LINK_VERSION = 1
 MAX_HELLO_BYTES = 4096
 

@@ -23,6 +23,8 @@ from kvstream.transport.socket_file import SocketFile
 from kvstream.transport.tls import asks_for_certificates
 from kvstream.transport.tokens import checked_token
 
+__all__ = ["FrameServer", "ServerStatistics"]
+
 _HELLO_SECONDS = 10.0
 _ACCEPT_PAUSE_SECONDS = 0.1
 _KEEPALIVE_SECONDS = 60  # of silence, after which a TCP peer is asked whether it is still there

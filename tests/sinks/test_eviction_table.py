@@ -6,7 +6,8 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from kvstream import MetricsConfig, Monitor
+from kvstream import MetricsConfig
+from kvstream.engine.monitor import Monitor
 from kvstream.errors import ConfigError
 from kvstream.sinks.eviction_table import EvictionTable
 from kvstream.sources.synthetic import generate

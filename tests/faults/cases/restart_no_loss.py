@@ -2,7 +2,7 @@
 
 import numpy as np
 from kvstream import EventFrame
-from kvstream import Monitor
+from kvstream.engine.monitor import Monitor
 
 S, monitor, alerts = 10**9, Monitor(), []
 for i in range(30):
