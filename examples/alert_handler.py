@@ -18,7 +18,7 @@ async def page_someone(alert: CacheAlert) -> None:
 
 async def main(path: str) -> None:
     async with KVStream(StreamConfig(recorded=True, shutdown_timeout=60.0)) as stream:
-        stream.on_alert(page_someone, min_level=AlertLevel.CRITICAL)
+        stream.on_alert(page_someone, min_severity=AlertLevel.CRITICAL)
         async for item in read_events(path):
             if isinstance(item, Malformed):
                 stream.reject(item)

@@ -2,7 +2,7 @@
 # A pipe: events in on standard input, one JSON object a line out; here only what is critical.
 #
 #     sh examples/pipe.sh < examples/data/incident.kvlog.gz
-kvstream run - --json --min-level critical | while read -r line; do
+kvstream run - --json --min-severity critical | while read -r line; do
     case $line in
         '{"type":"alert"'*) echo "wake someone: $line" ;;
         '{"type":"summary"'*) echo "at the end: $line" | cut -c1-120 ;;

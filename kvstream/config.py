@@ -59,7 +59,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         capacity: Blocks that the cache has room for, if known.
         remembered_evictions: Newest evictions of each cache of which the content is remembered, so that a
             later lookup of it shows that its eviction was premature. 0 turns that off.
-        curve_contents: Contents that the miss-ratio curve follows in each source and tier; 0 turns it off.
+        curve_keys: Content keys that the miss-ratio curve follows in each cache; 0 turns the curve off.
         curve_half_life_seconds: Seconds after which a lookup counts half in the curve. 0 is for ever, as for
             a recording that is analysed as a whole; then the curve follows every lookup of its contents.
         max_caches: Sources and tiers that are followed, one to three megabytes each; events of any more
@@ -83,7 +83,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     windows: int = 600
     capacity: int | None = None
     remembered_evictions: int = 65_536
-    curve_contents: int = 2048
+    curve_keys: int = 2048
     curve_half_life_seconds: float = 300.0
     max_caches: int = 4096
     max_live_blocks: int = 50_000_000
@@ -102,7 +102,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if self.capacity is not None:
             _whole("capacity", self.capacity, 1, 2**40)
         _whole("remembered_evictions", self.remembered_evictions, 0, 2**27)
-        _whole("curve_contents", self.curve_contents, 0, 2**20)
+        _whole("curve_keys", self.curve_keys, 0, 2**20)
         _seconds("curve_half_life_seconds", self.curve_half_life_seconds, off="for ever")
         _whole("max_caches", self.max_caches, 1, 10_000_000)
         _whole("max_live_blocks", self.max_live_blocks, 1, 2**40)

@@ -478,23 +478,23 @@ class KVStream:
 
     def alerts(
         self,
-        min_level: AlertLevel = AlertLevel.INFO,
+        min_severity: AlertLevel = AlertLevel.INFO,
         *,
         buffer: int | None = None,
         policy: SubscriberPolicy = "drop_oldest",
     ) -> Subscription[CacheAlert]:
-        """Return alerts of at least a level, as they fire and resolve, beginning with those that fire now.
+        """Return alerts of a minimum severity, as they fire and resolve, beginning with those that fire now.
 
         Alerts are state: whoever is slow misses intermediate states, but not the newest of any alert.
 
         Args:
-            min_level: The least severe level.
+            min_severity: Minimum severity.
             buffer: Alerts that wait with all their states; of any more only the newest states do.
             policy: Beyond that, which of the alerts that began and ended unknown to the subscriber to drop.
         """
         self._require_unclosed()
-        wanted = _at_least(min_level)
-        return self._alerts.subscribe(buffer, policy, wanted, first=self.firing(min_level))
+        wanted = _at_least(min_severity)
+        return self._alerts.subscribe(buffer, policy, wanted, first=self.firing(min_severity))
 
     def summaries(
         self, *, buffer: int | None = None, policy: SubscriberPolicy = "drop_oldest"
@@ -510,33 +510,33 @@ class KVStream:
         self._require_unclosed()
         return self._evictions.subscribe(buffer, policy)
 
-    def on_alert(self, handler: AlertHandler, min_level: AlertLevel = AlertLevel.INFO) -> AlertHandler:
+    def on_alert(self, handler: AlertHandler, min_severity: AlertLevel = AlertLevel.INFO) -> AlertHandler:
         """Call ``handler(alert)``, async or plain, for each alert; also a decorator.
 
         It begins with the alerts that fire now. A handler that raises ``UndeliveredError`` is called again
         later, with the newest state of each alert; any other error counts the alert as undelivered.
         """
         self._require_unclosed()
-        self._alerts.handle(handler, _at_least(min_level), first=self.firing(min_level))
+        self._alerts.handle(handler, _at_least(min_severity), first=self.firing(min_severity))
         return handler
 
     def on_alert_group(
-        self, handler: GroupHandler, min_level: AlertLevel = AlertLevel.INFO, wait: float = 1.0
+        self, handler: GroupHandler, min_severity: AlertLevel = AlertLevel.INFO, wait: float = 1.0
     ) -> GroupHandler:
         """Call ``handler(group)`` with the alerts of a source that change within ``wait`` seconds."""
         batching = Batching[CacheAlert](lambda alerts: alert_groups(alerts, wait), lambda group: group.alerts)
-        self.on_alert_batch(handler, batching, min_level)
+        self.on_alert_batch(handler, batching, min_severity)
         return handler
 
     def on_alert_batch(
         self,
         handler: Callable[[Any], Any] | Delivery,
         batching: Batching[CacheAlert],
-        min_level: AlertLevel = AlertLevel.INFO,
+        min_severity: AlertLevel = AlertLevel.INFO,
     ) -> None:
         """Call ``handler(batch)`` with what ``batching`` makes of the alerts, as ``on_alert`` does."""
         self._require_unclosed()
-        self._alerts.handle(handler, _at_least(min_level), batching, self.firing(min_level))
+        self._alerts.handle(handler, _at_least(min_severity), batching, self.firing(min_severity))
 
     def on_summary(self, handler: SummaryHandler) -> SummaryHandler:
         """Call ``handler(summary)``, async or plain, for each periodic summary; also a decorator."""
@@ -597,10 +597,12 @@ class KVStream:
         """Return the ``n`` live blocks of a source and tier that were allocated first."""
         return [b for m in caches_of(self, source, tier) for b in m.table.longest_held(n, m.last_ts)]
 
-    def firing(self, min_level: AlertLevel = AlertLevel.INFO) -> list[CacheAlert]:
-        """Return the alerts of at least a level that fire now and are neither inhibited nor silenced."""
+    def firing(self, min_severity: AlertLevel = AlertLevel.INFO) -> list[CacheAlert]:
+        """Return the alerts of a minimum severity that fire now and are neither inhibited nor silenced."""
         return [
-            alert for alert in self._all_firing() if not alert.muted_by and alert.level.at_least(min_level)
+            alert
+            for alert in self._all_firing()
+            if not alert.silenced_by and alert.level.at_least(min_severity)
         ]
 
     def _all_firing(self) -> list[CacheAlert]:
@@ -818,8 +820,8 @@ async def _in_turn(stream: KVStream, monitors: Sequence[Monitored]) -> AsyncIter
     await checkpoint()
 
 
-def _at_least(min_level: AlertLevel) -> Callable[[CacheAlert], bool]:
-    return lambda alert: alert.level.at_least(min_level)
+def _at_least(min_severity: AlertLevel) -> Callable[[CacheAlert], bool]:
+    return lambda alert: alert.level.at_least(min_severity)
 
 
 @lru_cache(maxsize=4096)

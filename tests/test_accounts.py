@@ -30,7 +30,7 @@ POLICIES = ["block", "drop_newest", "drop_oldest", "sample"]
 @pytest.mark.parametrize("most", [500, pytest.param(5_000, marks=pytest.mark.slow)])
 async def test_accounts_balance_at_every_look_while_threads_record(overflow, most):
     settings = StreamConfig(
-        metrics=MetricsConfig(export_interval=0.0, curve_contents=0, remembered_evictions=0),
+        metrics=MetricsConfig(export_interval=0.0, curve_keys=0, remembered_evictions=0),
         consumers=2,
         overflow=overflow,
         queue_events=3_000,

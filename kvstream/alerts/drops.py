@@ -37,7 +37,7 @@ class DropWatch:
         self._rules = _by_metric(rules)
         self._silences, self._describe_limit = silences, describe_limit
         self._seen: dict[tuple[str, str], int] = {}  # by source and drop reason or kind of duplicate
-        self._episodes: dict[tuple[str, str], list[_Episode]] = {}
+        self._drop_rules: dict[tuple[str, str], list[_DropRule]] = {}
 
     def look(
         self, refused: Mapping[str, int], duplicates: Iterable[tuple[str, Mapping[str, int]]], now: float
@@ -57,42 +57,42 @@ class DropWatch:
                 self._begin(source, kind)
             new = count - self._seen.get((source, kind), 0)
             self._seen[source, kind] = count
-            for episode in self._episodes[source, kind]:
-                episode.new = new
+            for each in self._drop_rules[source, kind]:
+                each.new = new
         return [
             alert
-            for episodes in self._episodes.values()
-            for episode in episodes
-            if (alert := episode.close_window(now)) is not None
+            for states in self._drop_rules.values()
+            for each in states
+            if (alert := each.close_window(now)) is not None
         ]
 
     def replace_rules(self, rules: Sequence[Rule], now: float) -> list[CacheAlert]:
         """Watch by other rules from now on, as ``Evaluator.replace_rules`` does."""
         ended = []
         self._rules = _by_metric(rules)
-        for (source, kind), episodes in self._episodes.items():
-            kept = {each.rule.name: each for each in episodes if each.rule in self._rules[each.rule.metric]}
-            gone = [each for each in episodes if each.rule.name not in kept]
+        for (source, kind), states in self._drop_rules.items():
+            kept = {each.rule.name: each for each in states if each.rule in self._rules[each.rule.metric]}
+            gone = [each for each in states if each.rule.name not in kept]
             ended += [each.end("its rule was changed or taken away", now) for each in gone]
             self._begin(source, kind)
-            fresh = self._episodes[source, kind]
-            self._episodes[source, kind] = [kept.get(each.rule.name, each) for each in fresh]
+            fresh = self._drop_rules[source, kind]
+            self._drop_rules[source, kind] = [kept.get(each.rule.name, each) for each in fresh]
         return [alert for alert in ended if alert is not None]
 
     def look_at_silences(self, now: float) -> Iterator[list[CacheAlert]]:
         """Take note of silences that have begun or ended; yield what is to be published now, bit by bit."""
-        for key in list(self._episodes):
-            changes = [each.to_publish(now) for each in self._episodes.get(key, ())]
+        for key in list(self._drop_rules):
+            changes = [each.to_publish(now) for each in self._drop_rules.get(key, ())]
             yield [alert for alert in changes if alert is not None]
 
     def firing(self) -> list[CacheAlert]:
         """Return the alerts that fire."""
-        return [e.alert for episodes in self._episodes.values() for e in episodes if e.alert is not None]
+        return [e.alert for states in self._drop_rules.values() for e in states if e.alert is not None]
 
     def forget(self, source: str, why: str, now: float) -> list[CacheAlert]:
         """Forget a source; return its alerts, resolved with a message."""
         gone = [key for key in self._seen if key[0] == source]
-        ended = [episode.end(why, now) for key in gone for episode in self._episodes.pop(key)]
+        ended = [each.end(why, now) for key in gone for each in self._drop_rules.pop(key)]
         for key in gone:
             del self._seen[key]
         return [alert for alert in ended if alert is not None]
@@ -108,8 +108,8 @@ class DropWatch:
     def _begin(self, source: str, kind: str) -> None:
         limit = self._describe_limit.get(kind, "") if source == ALL else ""
         metric = _KIND_METRICS.get(kind, MetricType.REFUSED_EVENTS)
-        self._episodes[source, kind] = [
-            _Episode(rule, source, limit, kind, self._silences) for rule in self._rules[metric]
+        self._drop_rules[source, kind] = [
+            _DropRule(rule, source, limit, kind, self._silences) for rule in self._rules[metric]
         ]
 
 
@@ -119,7 +119,7 @@ def _by_metric(rules: Sequence[Rule]) -> dict[MetricType, list[Rule]]:
     }
 
 
-class _Episode:
+class _DropRule:
     """One rule on one kind of drops, from window to window."""
 
     def __init__(self, rule: Rule, source: str, limit: str, kind: str, silences: Silences) -> None:
@@ -155,16 +155,16 @@ class _Episode:
         self.alert, self._published, self._good_since = None, False, None
         if ended is None or not published:
             return None
-        return replace(ended, state="resolved", message=message, timestamp=now, hint="", muted_by="")
+        return replace(ended, state="resolved", message=message, timestamp=now, hint="", silenced_by="")
 
     def to_publish(self, now: float) -> CacheAlert | None:
         """Return the alert if it fires, is not silenced, and has not been published yet."""
         if self.alert is None:
             return None
-        muted_by = self._silences.reason(self.alert, now)
-        if muted_by != self.alert.muted_by:
-            self.alert = replace(self.alert, muted_by=muted_by)
-        if muted_by or self._published:
+        silenced_by = self._silences.reason(self.alert, now)
+        if silenced_by != self.alert.silenced_by:
+            self.alert = replace(self.alert, silenced_by=silenced_by)
+        if silenced_by or self._published:
             return None
         self._published = True
         return self.alert

@@ -224,7 +224,7 @@ class Evaluator:
         return [self._ended(alert, message) for alert in known]
 
     def _ended(self, alert: CacheAlert, message: str) -> CacheAlert:
-        return replace(alert, state="resolved", message=message, timestamp=self._now, hint="", muted_by="")
+        return replace(alert, state="resolved", message=message, timestamp=self._now, hint="", silenced_by="")
 
     @property
     def _now(self) -> float:
@@ -245,7 +245,7 @@ class Evaluator:
                 moments.append(state.fired_at + state.rule.page.after_seconds)
             if (state.fires or state.joined) and state.good_since is not None:
                 moments.append(state.good_since + self._clear_seconds(state))
-            if state.alert is not None and state.alert.muted_by:
+            if state.alert is not None and state.alert.silenced_by:
                 moments.append(self._silences.next_end(self._now) + self._shift)
         ends = (math.ceil(m / self._window_seconds) * self._window_seconds for m in moments if m < math.inf)
         return min((end for end in ends if end > self._judged_at), default=math.inf)
@@ -407,10 +407,10 @@ class Evaluator:
             if alert is None or not state.fires:
                 continue
             evidence = self._evidence(state)
-            muted_by = self._silences.reason(alert, now)
-            if muted_by != alert.muted_by or evidence != alert.evidence:
-                alert = state.alert = replace(alert, muted_by=muted_by, evidence=evidence)
-            if not muted_by and state.notified != alert.level:
+            silenced_by = self._silences.reason(alert, now)
+            if silenced_by != alert.silenced_by or evidence != alert.evidence:
+                alert = state.alert = replace(alert, silenced_by=silenced_by, evidence=evidence)
+            if not silenced_by and state.notified != alert.level:
                 state.notified = alert.level
                 state.alert = replace(alert, timestamp=now)
                 changes.append(state.alert)

@@ -1,4 +1,4 @@
-"""CacheAlert and its levels: what subscribers are told."""
+"""CacheAlert and its severities: what subscribers receive."""
 
 from enum import StrEnum
 from typing import Any, Literal
@@ -66,22 +66,22 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
     """Something that went wrong, or is over.
 
     Attributes:
-        level: How much it matters.
-        state: ``firing`` when the episode begins and when its level rises, ``resolved`` when it ends;
+        level: Severity.
+        state: ``firing`` when the incident begins and when its severity rises, ``resolved`` when it ends;
             in a summary also ``pending``, while it has not lasted long enough to fire.
         rule: Name of the rule.
         metric: The value that it looks at.
         message: What happened, in words.
         value: The metric's value: seconds, a ratio, a rate a second or a count.
-        threshold: The value that it was held against.
+        threshold: The value that the rule compares it with.
         source: Cache instance.
         tier: Tier.
         timestamp: Event time of this change, seconds since the Unix epoch.
-        started_at: Event time at which the episode began.
+        started_at: Event time at which the incident began, seconds since the Unix epoch.
         fingerprint: The same for every alert of one rule, source and tier.
         hint: What to try; empty once it is over.
         labels: The rule's labels, to route it by.
-        muted_by: Reason of the silence that covers it; empty if none does.
+        silenced_by: Reason of the silence that covers it; empty if none does.
         incident: Id of the incident, the same from its beginning to its end and in every replay.
         evidence: What it rests on, a line each.
         runbook: Where the documentation says why it fires and what to do.
@@ -101,7 +101,7 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
     fingerprint: str
     hint: str = ""
     labels: dict[str, str] = {}
-    muted_by: str = ""
+    silenced_by: str = ""
     incident: str = ""
     evidence: list[str] = []
     runbook: str = ""
@@ -112,7 +112,7 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
 
 
 def fingerprint(rule: str, source: str, tier: str) -> str:
-    """Sixteen hexadecimal digits that name an alert across episodes and processes."""
+    """Return sixteen hexadecimal digits that name an alert across incidents and processes."""
     import hashlib  # here, as loading OpenSSL is a good part of what importing kvstream would cost
 
     name = f"{rule}\0{source}\0{tier}".encode("utf-8", "surrogatepass")

@@ -70,7 +70,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     alert_log: Path | None = None
     otlp: str | None = None
 
-    def attach(self, stream: KVStream, min_level: AlertLevel) -> None:
+    def attach(self, stream: KVStream, min_severity: AlertLevel) -> None:
         """Add the handlers to a stream.
 
         Raises:
@@ -82,19 +82,19 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError("--heartbeat goes to an Alertmanager: name one with --alertmanager URL")
         secret = os.environ.get("KVSTREAM_WEBHOOK_SECRET")
         for command in self.on_alert or ():
-            stream.on_alert(Command(command), min_level)
+            stream.on_alert(Command(command), min_severity)
         for url in self.webhook or ():
-            stream.on_alert(Webhook(url, secret=secret), min_level)
+            stream.on_alert(Webhook(url, secret=secret), min_severity)
         for url in self.slack or ():
-            stream.on_alert_group(Webhook(url, slack_payload), min_level)
+            stream.on_alert_group(Webhook(url, slack_payload), min_severity)
         for url in self.alertmanager or ():
-            Alertmanager(url).attach(stream, min_level)
+            Alertmanager(url).attach(stream, min_severity)
         if self.otlp is not None:
             from kvstream.exporters.otel import OpenTelemetry  # here, as it needs an extra
 
             OpenTelemetry(self.otlp).attach(stream)
         if self.alert_log is not None:
-            stream.on_alert(AlertFile(self.alert_log), min_level)
+            stream.on_alert(AlertFile(self.alert_log), min_severity)
 
 
 def undelivered_lines(stream: KVStream) -> list[str]:

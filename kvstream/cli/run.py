@@ -25,7 +25,7 @@ from kvstream.cli.session import (
     Evictions,
     FailOn,
     Json,
-    MinLevel,
+    MinSeverity,
     Output,
     Session,
     run_session,
@@ -54,7 +54,7 @@ EXAMPLES = f"""
 
   kvstream run nightly.kvlog --fail-on critical       exit code 3 if it fired
 
-  kvstream run zmq://vllm-0:5557 --min-level warning --on-alert ./page.sh --alertmanager http://am:9093
+  kvstream run zmq://vllm-0:5557 --min-severity warning --on-alert ./page.sh --alertmanager http://am:9093
 {EXIT_CODES}"""
 
 
@@ -91,7 +91,7 @@ def run_command(
     capacity: Capacity = None,
     rules: RulesFile = None,
     config: ConfigFile = None,
-    min_level: MinLevel = AlertLevel.INFO,
+    min_severity: MinSeverity = AlertLevel.INFO,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed input.")] = False,
     speed: Annotated[
         float,
@@ -131,7 +131,7 @@ def run_command(
         alert_log=alert_log,
         otlp=otlp,
     )
-    handlers.attach(stream, min_level)
+    handlers.attach(stream, min_severity)
 
     async def feed(stream: KVStream, output: Output) -> None:
         try:
@@ -142,7 +142,7 @@ def run_command(
                     output.show(each.subscriber.statistics())
 
     return run_session(
-        Session(min_level, evictions, fail_on, rules if endless else None, heartbeat),
+        Session(min_severity, evictions, fail_on, rules if endless else None, heartbeat),
         stream,
         feed,
         as_json=json,

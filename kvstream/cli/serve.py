@@ -27,7 +27,7 @@ from kvstream.cli.session import (
     Evictions,
     FailOn,
     Json,
-    MinLevel,
+    MinSeverity,
     Output,
     Session,
     run_session,
@@ -111,7 +111,7 @@ def serve_command(
     capacity: Capacity = None,
     rules: RulesFile = None,
     config: ConfigFile = None,
-    min_level: MinLevel = AlertLevel.INFO,
+    min_severity: MinSeverity = AlertLevel.INFO,
     fail_on: FailOn = None,
     on_alert: OnAlert = None,
     webhook: WebhookUrl = None,
@@ -137,7 +137,7 @@ def serve_command(
         alert_log=alert_log,
         otlp=otlp,
     )
-    handlers.attach(stream, min_level)
+    handlers.attach(stream, min_severity)
     budget = ReceiveBudget(max_receive_bytes)
     servers = [
         FrameServer(
@@ -171,7 +171,7 @@ def serve_command(
             for server in servers:
                 await server.aclose()
 
-    session = Session(min_level, evictions, fail_on, rules, heartbeat)
+    session = Session(min_severity, evictions, fail_on, rules, heartbeat)
     return run_session(session, stream, feed, as_json=json, is_service=True)
 
 

@@ -43,10 +43,10 @@ Capacity = Annotated[
 ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="Settings of the metrics.", show_default=False)
 ]
-MinLevel = Annotated[AlertLevel, typer.Option(help="Minimum severity of the alerts shown.")]
+MinSeverity = Annotated[AlertLevel, typer.Option(help="Minimum severity of the alerts shown.")]
 FailOn = Annotated[
     AlertLevel | None,
-    typer.Option(help="Exit with 3 if an alert of this level fired.", show_default=False),
+    typer.Option(help="Exit with 3 if an alert of at least this severity fired.", show_default=False),
 ]
 
 
@@ -70,14 +70,14 @@ class Session(msgspec.Struct, frozen=True):
     """What is shown of a stream, when that is a failure, and what it is judged by.
 
     Attributes:
-        min_level: Minimum severity of the alerts shown.
+        min_severity: Minimum severity of the alerts shown.
         evictions: Also show evictions.
         fail_on: Severity from which an alert is a failure.
         rules: File of rules that SIGHUP has read again; without one, SIGHUP ends the process.
         heartbeat: Whether the rules of the heartbeat are on.
     """
 
-    min_level: AlertLevel = AlertLevel.INFO
+    min_severity: AlertLevel = AlertLevel.INFO
     evictions: bool = False
     fail_on: AlertLevel | None = None
     rules: Path | None = None
@@ -163,7 +163,7 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
     async def show_alerts() -> None:
         nonlocal failed_on
         async for alert in alerts:
-            if alert.level.at_least(session.min_level):
+            if alert.level.at_least(session.min_severity):
                 output.show(alert)
             if session.fail_on and alert.state == "firing" and alert.level.at_least(session.fail_on):
                 failed_on += 1

@@ -227,7 +227,7 @@ def _status(name: str, summary: CacheMetricsSummary) -> Text:
     head = for_terminal(f"kvstream {name}  {place}  ")
     if not summary.accounts.processed:
         return Text.assemble(head, ("waiting for the first events", "dim"))
-    bad = [a for a in summary.alerts if a["level"] != AlertLevel.INFO and not a["muted_by"]]
+    bad = [a for a in summary.alerts if a["level"] != AlertLevel.INFO and not a["silenced_by"]]
     if not bad:
         return Text.assemble(head, ("healthy", "bold green"))
     since = time_of_day(min(a["started_at"] for a in bad))

@@ -85,11 +85,11 @@ class CacheMonitor:
             source,
             tier,
             sample_rate=config.sample_rate,
-            changes=config.remembered_evictions > 0 or config.curve_contents > 0,
+            changes=config.remembered_evictions > 0 or config.curve_keys > 0,
             label_sets=config.label_sets,
         )
         self._curve = MissRatioCurve(
-            config.curve_contents,
+            config.curve_keys,
             _CURVE_LOOKUPS if config.curve_half_life_seconds else None,
             config.curve_half_life_seconds / config.window_seconds or None,
         )
@@ -136,7 +136,7 @@ class CacheMonitor:
                 yield Outcome(self.source, self.tier, alerts, evicted, events)
                 alerts, evicted, events, work = [], [], 0, 0
             window = self._enter(index, alerts)
-            self.table.lookups_below = self._curve.threshold if self.config.curve_contents else 0
+            self.table.lookups_below = self._curve.threshold if self.config.curve_keys else 0
             self.table.counted_since = index * self.config.window_ns
             window.lost += lost
             window.restarts += self._restarts_unseen

@@ -68,7 +68,7 @@ class Alertmanager(Delivery):
         self._posted: dict[str, CacheAlert] = {}  # by fingerprint, what was last taken as firing
         self.destination = f"Alertmanager {self._post.place}"
 
-    def attach(self, stream: KVStream, min_level: AlertLevel = AlertLevel.INFO) -> None:
+    def attach(self, stream: KVStream, min_severity: AlertLevel = AlertLevel.INFO) -> None:
         """Make it a handler of the stream's alerts of at least a level."""
 
         async def posts(alerts: Subscription[CacheAlert]) -> AsyncIterator[Post]:
@@ -82,7 +82,7 @@ class Alertmanager(Delivery):
                 if batch := _next_batch(alerts):
                     yield Post(batch, changed=True)
                 if anyio.current_time() >= repeat_at:
-                    firing = stream.firing(min_level)
+                    firing = stream.firing(min_severity)
                     if (heartbeat := stream.heartbeat()) is not None:
                         firing.append(heartbeat)
                     for start in range(0, len(firing), _MOST_IN_A_POST):
@@ -91,7 +91,7 @@ class Alertmanager(Delivery):
                     repeat_at = anyio.current_time() + self._repeat
 
         batching: Batching[CacheAlert] = Batching(posts, _changed_alerts)
-        stream.on_alert_batch(self, batching, min_level)
+        stream.on_alert_batch(self, batching, min_severity)
 
     async def deliver(self, item: Post) -> None:
         """Post alerts that changed or still fire, and the end of those whose level they left.

@@ -145,7 +145,7 @@ def _name(tier: CacheMonitor) -> tuple[str, str]:
 
 
 def _cache_now(tier: CacheMonitor) -> CacheNow:
-    levels = [alert.level for alert in tier.rules.firing() if not alert.muted_by]
+    levels = [alert.level for alert in tier.rules.firing() if not alert.silenced_by]
     last = next(iter(tier.ring.last(1)), None)
     lookups = last.accesses + last.allocations if last and tier.hits_are_known else 0
     return CacheNow(

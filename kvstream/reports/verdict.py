@@ -64,7 +64,7 @@ class Analysis:
 
     def __init__(self, config: MetricsConfig | None = None, block_bytes: int | None = None) -> None:
         whole = msgspec.structs.replace(
-            config or MetricsConfig(), curve_contents=_CONTENTS, curve_half_life_seconds=0.0
+            config or MetricsConfig(), curve_keys=_CONTENTS, curve_half_life_seconds=0.0
         )
         self.monitor = Monitor(whole)
         self._time = RecordedTime(self.monitor)

@@ -149,7 +149,7 @@ def test_what_is_over_before_its_silence_ends_is_never_notified():
 def test_a_silenced_alert_says_why_it_is_quiet():
     judge = evaluator("lost_frames", silences=Silences([silence(400.0, reason="load test")]))
     said(judge, [*stretch(0, 100), window(100, lost=1)])
-    assert [alert.muted_by for alert in judge.firing()] == ["load test"]
+    assert [alert.silenced_by for alert in judge.firing()] == ["load test"]
 
 
 # Time

@@ -84,7 +84,7 @@ async def test_a_silence_begins_and_ends_at_once_without_an_event():
         silence = await stream.silence(Silence(until=at(3600), rule="occupancy_*", reason="known"))
         assert stream.silences() == [silence]
         assert stream.firing() == []
-        assert [each["muted_by"] for each in stream.summary_nowait().alerts] == ["known"]
+        assert [each["silenced_by"] for each in stream.summary_nowait().alerts] == ["known"]
         await fill(stream, "other")
         assert stream.firing() == [], "of the other source, neither"
         assert await stream.unsilence(silence.id)
@@ -161,7 +161,7 @@ async def turns_during(work):
 
 
 async def test_silences_and_rules_of_many_firing_alerts_leave_the_loop_to_others():
-    async with KVStream(config(curve_contents=0, remembered_evictions=0)) as stream:
+    async with KVStream(config(curve_keys=0, remembered_evictions=0)) as stream:
         for number in range(100):
             await fill(stream, f"engine-{number}")
         assert len(stream.firing()) == 100

@@ -51,7 +51,7 @@ def test_two_logs_at_once_give_one_summary_and_the_alerts_of_each(kvstream):
 
 
 def test_an_incident_of_one_engine_is_one_alert_that_rises_and_ends(kvstream):
-    ran = kvstream("run", INCIDENT, "--min-level", "warning", "--fail-on", "critical")
+    ran = kvstream("run", INCIDENT, "--min-severity", "warning", "--fail-on", "critical")
     assert ran.code == 3
     told = [(a["source"], a["rule"], a["level"], a["state"]) for a in ran.of_type("alert")]
     assert told == [
@@ -108,7 +108,7 @@ def test_evictions_are_written_on_request(kvstream):
 
 
 def test_min_level_hides_lesser_alerts(kvstream, troubles):
-    for options, seen in (((), {"info", "warning"}), (("--min-level", "warning"), {"warning"})):
+    for options, seen in (((), {"info", "warning"}), (("--min-severity", "warning"), {"warning"})):
         ran = kvstream("run", troubles, "--capacity", CAPACITY, *options)
         assert {a["level"] for a in ran.of_type("alert")} == seen
 

@@ -24,7 +24,7 @@ from tests.waiting import DEADLINE
 
 SECOND = 1_000_000_000
 START = 1_767_225_600 * SECOND
-METRICS = MetricsConfig(curve_contents=0, remembered_evictions=0, export_interval=0.0)
+METRICS = MetricsConfig(curve_keys=0, remembered_evictions=0, export_interval=0.0)
 END = 600
 
 

@@ -30,7 +30,9 @@ async def test_a_silence_is_made_listed_and_ended():
         assert abs(until - datetime.fromtimestamp(T0 + 9 + 3600, UTC)) < timedelta(seconds=DEADLINE)
         assert (silence["rule"], silence["source"], silence["reason"]) == ("occupancy_*", "*", "known")
         assert (await client.get("api/silences")).json() == {"silences": [silence]}
-        assert [each["muted_by"] for each in (await client.get("api/summary")).json()["alerts"]] == ["known"]
+        assert [each["silenced_by"] for each in (await client.get("api/summary")).json()["alerts"]] == [
+            "known"
+        ]
         ended = await client.delete(f"api/silences/{silence['id']}")
         assert (ended.status_code, ended.content) == (204, b"")
         assert (await client.delete(f"api/silences/{silence['id']}")).status_code == 404

@@ -207,7 +207,7 @@
 
   function drawHealth(summary) {
     const health = get("health");
-    const bad = summary.alerts.filter((alert) => rank(alert.level) > 0 && !alert.muted_by);
+    const bad = summary.alerts.filter((alert) => rank(alert.level) > 0 && !alert.silenced_by);
     let kind = "good", word, why = "", hint = "";
     if (!summary.accounts.processed) {
       kind = "unknown";
@@ -323,8 +323,8 @@
   function actions(alert) {
     const cell = element("td");
     if (!alert) return cell;
-    if (alert.muted_by) {
-      cell.append(element("span", `silenced: ${alert.muted_by}`));
+    if (alert.silenced_by) {
+      cell.append(element("span", `silenced: ${alert.silenced_by}`));
       return cell;
     }
     const where = `${alert.rule} of ${alert.source} / ${alert.tier}`;
