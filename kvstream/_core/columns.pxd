@@ -1,16 +1,7 @@
 # The types of the columns, which the loop of the block table writes to.
 
 cdef class Columns:
-    cdef long long allocations
-    cdef long long sampled_allocations
-    cdef long long accesses
-    cdef long long unknown_accesses
-    cdef long long unknown_evictions
-    cdef long long time_regressions
-    cdef long long unknown_reasons
-    cdef long long replacements
-    cdef long long stores
-    cdef long long lookups  # allocations and accesses of known content
+    cdef long long[::1] counts  # by place in COUNTED
     cdef long long[::1] evictions  # by reason
     # How much there is in each column.
     cdef Py_ssize_t gap_count

@@ -8,10 +8,14 @@ except ImportError:
 
 import numpy as np
 
+from kvstream.events.counters import CacheCounts, counts_of
 from kvstream.events.types import REASONS
 
 AT_ONCE = 16_384
 """Events that are applied before what they showed is taken out; more would only take more memory."""
+
+COUNTED = (*counts_of(CacheCounts), "lookups")
+"""Names of what can be counted, by place in ``Columns.counts``; lookups are those of known content."""
 
 
 @cython.final
@@ -24,6 +28,7 @@ class Columns:
 
     def __init__(self):
         self.arrays = {}
+        self.counts = self._make("counts", np.int64, len(COUNTED))
         self.evictions = self._make("evictions", np.int64, len(REASONS))
         self.reuse_gap = self._make("reuse_gap", np.int64)
         self.gap_of = self._make("gap_of", np.uint16)
@@ -61,28 +66,16 @@ class Columns:
 
     def empty(self):
         """Forget what was shown."""
-        self.allocations = self.sampled_allocations = self.accesses = self.stores = self.lookups = 0
-        self.unknown_accesses = self.unknown_evictions = self.time_regressions = 0
-        self.unknown_reasons = self.replacements = 0
         self.gap_count = self.first_count = self.unobserved_count = self.used_count = 0
         self.looked_up_count = self.begun_count = self.ended_count = self.evicted_count = 0
         self.change_count = 0
+        self.arrays["counts"].fill(0)
         self.arrays["evictions"].fill(0)
 
     def take(self, attributed: bool, records: bool) -> tuple:
-        """Return counts by name, and columns by name, those alone that hold anything."""
-        counts: dict = {
-            "allocations": self.allocations,
-            "sampled_allocations": self.sampled_allocations,
-            "accesses": self.accesses,
-            "unknown_accesses": self.unknown_accesses,
-            "unknown_evictions": self.unknown_evictions,
-            "time_regressions": self.time_regressions,
-            "unknown_reasons": self.unknown_reasons,
-            "replacements": self.replacements,
-            "stores": self.stores,
-            "lookups": self.lookups,
-        }
+        """Return counts by name, those alone that are not 0, and columns by name that hold anything."""
+        counted = zip(COUNTED, self.arrays["counts"].tolist(), strict=True)
+        counts: dict = {name: count for name, count in counted if count}
         names: list = [("evictions", len(REASONS))] if self.ended_count else []
         if self.gap_count:
             names.append(("reuse_gap", self.gap_count))

@@ -1,1 +1,2 @@
 AT_ONCE: int
+COUNTED: tuple[str, ...]

@@ -23,7 +23,7 @@ if cython.compiled:  # pragma: no cover
 else:
     from kvstream._core.columns import Columns
     from kvstream._core.native import as_signed
-from kvstream._core.columns import AT_ONCE
+from kvstream._core.columns import AT_ONCE, COUNTED
 
 NOT_LIVE = -1
 """Access count of a slot that holds no block."""
@@ -51,6 +51,16 @@ _STORE = cython.declare(cython.int, int(Op.STORE))
 _REASONS = cython.declare(cython.int, len(REASONS))
 _OTHER = cython.declare(cython.int, int(OTHER))
 _REPLACED = cython.declare(cython.int, int(REPLACED))
+_ALLOCATIONS = cython.declare(cython.int, COUNTED.index("allocations"))
+_SAMPLED_ALLOCATIONS = cython.declare(cython.int, COUNTED.index("sampled_allocations"))
+_ACCESSES = cython.declare(cython.int, COUNTED.index("accesses"))
+_UNKNOWN_ACCESSES = cython.declare(cython.int, COUNTED.index("unknown_accesses"))
+_UNKNOWN_EVICTIONS = cython.declare(cython.int, COUNTED.index("unknown_evictions"))
+_TIME_REGRESSIONS = cython.declare(cython.int, COUNTED.index("time_regressions"))
+_UNKNOWN_REASONS = cython.declare(cython.int, COUNTED.index("unknown_reasons"))
+_REPLACEMENTS = cython.declare(cython.int, COUNTED.index("replacements"))
+_STORES = cython.declare(cython.int, COUNTED.index("stores"))
+_LOOKUPS = cython.declare(cython.int, COUNTED.index("lookups"))
 _EMPTY = cython.declare(cython.int, -1)  # a place that never held a slot
 _REMOVED = cython.declare(cython.int, REMOVED)
 _BIRTH = cython.declare(cython.int, 0)  # columns of a row of the table
@@ -570,9 +580,9 @@ class Table:
             self._allocate(event, slot, block, time, is_live)
         elif not is_live:
             if op == _ACCESS:
-                self.columns.unknown_accesses += 1
+                self.columns.counts[_UNKNOWN_ACCESSES] += 1
             else:
-                self.columns.unknown_evictions += 1
+                self.columns.counts[_UNKNOWN_EVICTIONS] += 1
         elif op == _EVICT:
             self._evict(event, slot, block, time)
             if self.by_hash:
@@ -581,7 +591,7 @@ class Table:
                 self.free_count += 1
         else:
             self._access(slot, block, time)
-        self.columns.stores += op >= _STORE
+        self.columns.counts[_STORES] += op >= _STORE
         return True
 
     @cython.cfunc
@@ -626,7 +636,7 @@ class Table:
     def _interval(self, later: cython.longlong, earlier: cython.longlong) -> cython.longlong:
         """Return the time between, ns; 0, and counted, where the later time is the earlier one."""
         if later < earlier:
-            self.columns.time_regressions += 1
+            self.columns.counts[_TIME_REGRESSIONS] += 1
             return 0
         return span(later, earlier)
 
@@ -681,7 +691,7 @@ class Table:
         if is_live:
             before: cython.longlong = self._key(slot, block)
             self._end(event, slot, block, time, _REPLACED)
-            self.columns.replacements += 1
+            self.columns.counts[_REPLACEMENTS] += 1
             if before != key:
                 self._change(before, time, False, self._attribution(slot))
                 self._change(key, time, True, attribution)
@@ -697,8 +707,8 @@ class Table:
             self.columns.begun_ts[self.columns.begun_count] = time
             self.columns.begun_of[self.columns.begun_count] = attribution
             self.columns.begun_count += 1
-        self.columns.allocations += 1
-        self.columns.sampled_allocations += self._is_sampled(block, time)
+        self.columns.counts[_ALLOCATIONS] += 1
+        self.columns.counts[_SAMPLED_ALLOCATIONS] += self._is_sampled(block, time)
         self.rows[slot, _BIRTH] = time
         self.rows[slot, _COUNT] = 0
         self.rows[slot, _TIMES + (-1 & self.mask)] = time
@@ -727,7 +737,7 @@ class Table:
             self.columns.first_reuse[self.columns.first_count] = interval
             self.columns.first_of[self.columns.first_count] = self._attribution(slot)
             self.columns.first_count += 1
-        self.columns.accesses += 1
+        self.columns.counts[_ACCESSES] += 1
         self.rows[slot, _COUNT] = count + 1
         self.rows[slot, _TIMES + (count & self.mask)] = time
         if not self.counted_since <= last <= time:
@@ -749,7 +759,7 @@ class Table:
         reason: cython.int = self.reasons[event] if self.given_reasons else 0
         if reason >= _REASONS:
             reason = _OTHER
-            self.columns.unknown_reasons += 1
+            self.columns.counts[_UNKNOWN_REASONS] += 1
         self._end(event, slot, block, time, reason)
         self._change(self._key(slot, block), time, False, self._attribution(slot))
         self.rows[slot, _COUNT] = _NOT_LIVE
@@ -863,7 +873,7 @@ class Table:
     def _look_up(self, key: cython.longlong) -> cython.void:
         """Count a lookup of a known content key, and show it if the miss-ratio curve follows it."""
         if key:
-            self.columns.lookups += 1
+            self.columns.counts[_LOOKUPS] += 1
             if self.all_looked_up or (self.looked_up_below and mixed(key) < self.looked_up_below):
                 self.columns.looked_up[self.columns.looked_up_count] = key
                 self.columns.looked_up_count += 1
