@@ -158,15 +158,15 @@ class KVCacheMetricsCollector(CallRecorder):
             return self._monitor.summary()
 
     def get_lifetime_distribution(self) -> LifetimeDistribution:
-        """How long evicted blocks had lived."""
+        """Return how long evicted blocks had lived."""
         return lifetime_distribution(self._measurements())
 
     def get_access_pattern_analysis(self) -> AccessPatternAnalysis:
-        """How evicted blocks had been used."""
+        """Return how evicted blocks had been used."""
         return analyze_access_pattern(self._measurements())
 
     def detect_trends(self) -> dict[str, Trend]:
-        """Where windowed values are going, by metric; empty before the first event."""
+        """Return the trend of each windowed metric, by name; empty before the first event."""
         with self._lock:
             self._flush()
             return {name: trend for cache in self._monitor.caches() for name, trend in cache.trends().items()}
@@ -254,7 +254,7 @@ class BatchMetricsCollector:
         self.collector.record(Op.ALLOC, blocks)
 
     def batch_access(self, blocks: Sequence[int] | npt.NDArray[Any]) -> None:
-        """Live blocks were found by a request."""
+        """Record that live blocks were found by a request."""
         self.collector.record(Op.ACCESS, blocks)
 
     def batch_evict(self, blocks: Sequence[int] | npt.NDArray[Any], reason: str = "capacity") -> None:

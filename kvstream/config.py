@@ -45,7 +45,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What is measured, how finely, and how much of it is kept.
 
     Attributes:
-        sample_rate: Share of block generations whose lifetimes and gaps are measured, 0 < rate ≤ 1.
+        sample_rate: Share of generations with measured lifetimes and gaps, 0 < rate ≤ 1.
             Counters always count everything.
         history_size: Eviction and alert records kept for the ``drain_*`` calls; older ones go first.
         trend_window: Windows that a trend is fitted over.
@@ -54,7 +54,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         enable_detailed: Make a ``KVCacheEvictionEvent`` of each eviction in the synchronous collectors.
         export_interval: Seconds between periodic summaries of a stream; 0 turns them off.
         window_seconds: Length of one window.
-        windows: Windows whose counts are kept, so that ``window_seconds * windows`` is how far back a
+        windows: Windows kept with their counts, so that ``window_seconds * windows`` is how far back a
             history goes; those of the last minute, or of ``trend_window``, are kept with distributions.
         capacity: Blocks that the cache has room for, if known.
         remembered_evictions: Newest evictions of each cache of which the content is remembered, so that a

@@ -47,7 +47,7 @@ _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
 
 
 def documents() -> dict[str, str]:
-    """Every document by file name, as the text to write."""
+    """Return every document's text by file name."""
     schemas = {f"{_file_name(kind)}.schema.json": _schema(kind) for kind in (*EVENT_TYPES, *_OUTPUTS)}
     schemas["event_frame.schema.json"] = _frame_schema()
     schemas["asyncapi.json"] = _asyncapi()

@@ -98,7 +98,7 @@ class KVStream:
         config: Settings; the defaults measure everything.
         rules: Alert rules; the built-in ones by default.
         clock: Nanoseconds since the Unix epoch, for producers.
-        silences: Alerts that nobody is notified of; ``silence`` adds others.
+        silences: Silences to begin with; ``silence`` adds others.
 
     Attributes:
         faults: Where servers and handlers around the stream note the errors that they contain.
@@ -265,7 +265,7 @@ class KVStream:
         tier: str = DEFAULT_TIER,
         overflow: OverflowPolicy | None = None,
     ) -> Producer:
-        """Return the producer of one source's events; asked again in the same words, the same one.
+        """Return the producer of one source's events; equal arguments return the same one.
 
         Args:
             source: Cache instance, such as an engine rank; 1 to 256 characters.
@@ -421,7 +421,7 @@ class KVStream:
         return self._silences.all()
 
     def event_time(self, source: str = "*") -> float:
-        """Event time now, in seconds: that of the newest source of a pattern, or of all if none fits.
+        """Return the event time now, in seconds, of the newest source that a pattern fits, or of all if none.
 
         It goes on with the clock while a source is silent. Without any source it is the clock's.
         """
@@ -430,7 +430,7 @@ class KVStream:
         return max(chosen or times.values(), default=self._clock() / 1e9)
 
     def _event_times(self) -> dict[str, float]:
-        """Event time now of each source, in seconds."""
+        """Return the event time now of each source, in seconds."""
         newest = {
             each.source: max((t.last_ts for t in each.tiers.values()), default=0) for each in sources_of(self)
         }
@@ -447,7 +447,7 @@ class KVStream:
         await self._publish_bit_by_bit(self._drops.look_at_silences(self._clock() / 1e9))
 
     async def _publish_bit_by_bit(self, parts: Iterable[list[CacheAlert]]) -> None:
-        """Publish alerts as they are found, each part of which takes a millisecond or less."""
+        """Publish alerts part by part; each part takes a millisecond or less."""
         for alerts in parts:
             self._publish_alerts(alerts)
             await checkpoint()
@@ -506,7 +506,7 @@ class KVStream:
     def evictions(
         self, *, buffer: int | None = None, policy: SubscriberPolicy = "drop_oldest"
     ) -> Subscription[KVCacheEvictionEvent]:
-        """Every eviction. Records are made only while somebody listens."""
+        """Return a subscription of every eviction; records are made only while somebody listens."""
         self._require_unclosed()
         return self._evictions.subscribe(buffer, policy)
 
@@ -584,7 +584,7 @@ class KVStream:
         return summary
 
     def accounts(self, source: str | None = None, tier: str | None = None) -> Accounts:
-        """Where every event and block went; of one source and tier, as far as that is known."""
+        """Return where every event and block went; of one source and tier, as far as that is known."""
         if source is None and tier is None:
             return self._accounts(self._producers.statistics())
         return accounts_of(self._monitors, source, tier)
@@ -759,7 +759,7 @@ class KVStream:
             self._forget_longest_silent()
 
     def _silent_longest(self, seconds: float) -> bool:
-        """Return whether there is a source that has been silent for so many seconds."""
+        """Return whether the source silent for longest has been silent for ``seconds``."""
         source, arrived = next(iter(self._arrived.items()), ("", None))
         if not seconds or arrived is None or source in self._consumer_of(source).taken:
             return False

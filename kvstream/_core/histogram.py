@@ -138,7 +138,7 @@ class BucketCounts:
         return min(max(value, self.min_ns / 1e9), self.max_ns / 1e9)
 
     def count_above(self, power: cython.int) -> int:
-        """How many intervals are longer than ``2**power`` seconds, exactly, as that is a bucket's bound."""
+        """Return how many intervals are longer than ``2**power`` seconds, a bucket's bound: exact."""
         first: cython.longlong = power * (1 << self.scale) - self.offset
         total: cython.longlong = 0
         i: cython.Py_ssize_t

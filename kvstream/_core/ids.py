@@ -25,7 +25,7 @@ def group_salt(group: int) -> int:
 
 
 def are_below(contents: npt.NDArray[np.int64], threshold: int) -> npt.NDArray[np.bool_]:
-    """Which contents have a hash below a threshold of at most 2**64, bool of the same shape."""
+    """Return which content keys have a hash below a threshold of at most 2**64, bool of the same shape."""
     if threshold == 2**64:
         return np.ones(contents.shape, dtype=np.bool_)
     return mix(contents) < np.uint64(threshold)
@@ -38,7 +38,7 @@ def source_seed(source: str, tier: str) -> int:
 
 
 def below_rate(hashes: U64, rate: float) -> npt.NDArray[np.bool_]:
-    """Which hashes fall under a rate from 0 to 1, bool of the same shape."""
+    """Return which hashes fall under a rate from 0 to 1, bool of the same shape."""
     if rate >= 1.0:
         return np.ones(hashes.shape, dtype=np.bool_)
     return hashes < np.uint64(int(rate * 2**64))

@@ -1003,7 +1003,7 @@ def _double(bits: cython.ulonglong) -> cython.double:
 @cython.cfunc
 @cython.exceptval(-2, check=True)
 def _nanoseconds(seconds: cython.double) -> cython.longlong:
-    """Return seconds since the Unix epoch as nanoseconds, -1 if there are not so many."""
+    """Return seconds since the Unix epoch as nanoseconds, -1 beyond 64 bits."""
     if not 0 <= seconds < _MOST_SECONDS:
         return -1
     # Apart, as the product of a whole time of today has no room for nanoseconds. Halves become even.

@@ -27,7 +27,7 @@ _RECURS_SECONDS = 600.0  # after which an incident of the same rule is another o
 _RECURRING_CLEAR_SECONDS = (180.0, 270.0)
 _LONGER_THAN_BEFORE = 1.1  # times the longest good stretch before it recurred
 _FOLLOWS_SECONDS = 420.0  # after an incident in which its evidence may still show
-_CLEARED_SHARE = 0.5  # of the live blocks: a clear of so many is a restart
+_CLEARED_SHARE = 0.5  # of the live blocks: a clear of at least this share is a restart
 
 
 class _State(msgspec.Struct):

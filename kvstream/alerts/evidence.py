@@ -34,8 +34,7 @@ class Evidence(msgspec.Struct):
         hits: Blocks that were found.
         evictions: Generations ended other than by a clear.
         premature: Evicted content that came back.
-        never_reused: Evicted generations without a hit.
-        lifetimes: Evicted generations whose lifetime was observed.
+        lifetimes: Evicted generations with an observed lifetime.
         lifetime_logs: Sum of the logarithms of their windows' median lifetimes, in lookups.
     """
 
@@ -46,7 +45,6 @@ class Evidence(msgspec.Struct):
     hits: int = 0
     evictions: int = 0
     premature: int = 0
-    never_reused: int = 0
     lifetimes: int = 0
     lifetime_logs: float = 0.0
 
@@ -68,7 +66,6 @@ class Evidence(msgspec.Struct):
         self.hits += seen.accesses
         self.evictions += seen.total_evictions
         self.premature += seen.return_time.count
-        self.never_reused += seen.never_accessed
         lifetimes = seen.lifetime.count
         self.lifetimes += lifetimes
         self.lifetime_logs += lifetimes * math.log(max(1.0, lifetime_lookups))

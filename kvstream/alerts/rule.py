@@ -58,7 +58,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         page: When it becomes critical.
         inhibits: Rules of the same cache that begin no alert while this one fires.
         recovery_seconds: How long they are inhibited beyond its end.
-        yields_to: Rules whose finding, once part of the incident, decides alone when it is over.
+        yields_to: Rules that, once part of the incident, decide alone when it is over.
         labels: Sent with the alert, to route it by.
         enabled: Whether the rule is used at all.
         message: Text with ``{value}``, ``{threshold}``, ``{baseline}`` and ``{since}``, a time of day.
@@ -139,7 +139,7 @@ def alert_by(
         tier: Tier.
         now: Event time, seconds since the Unix epoch.
         started_at: Event time at which it began.
-        identity: What tells it from other alerts of the rule and source; by default the tier.
+        identity: What distinguishes it from other alerts of the rule and source; by default the tier.
     """
     name = fingerprint(rule.name, source, tier if identity is None else identity)
     return CacheAlert(

@@ -75,7 +75,7 @@ class Parts:
         self._content = busy(CONTENT_BLOCKS, events, content=True).cut(FRAME_EVENTS)
 
     def all(self) -> list[tuple[str, Callable[[], Work]]]:
-        """Name and maker of each part."""
+        """Return the name of each part and what makes it."""
         small = [encode_frame(frame) for frame in self._small]
         numbered = [[(op, block.block_id) for op, block in step] for step in self._steps]
         return [
@@ -226,7 +226,7 @@ class Parts:
 
 
 def _producer() -> Producer:
-    """Return a producer whose queue lets its oldest frames go, as nobody takes them."""
+    """Return a producer whose queue drops its oldest frames, as nothing takes them."""
     queue = FrameQueue(65_536)
     return Producer(
         "bench", "gpu", queue, DropOldest(), FRAME_EVENTS, Clock(), lambda _: None, lambda _: None

@@ -62,7 +62,7 @@ def labelled(frame: EventFrame) -> EventFrame:
 
 
 def _generation(slots: I64, ops: np.ndarray) -> I64:
-    """How many allocations of the same slot there were up to each event."""
+    """Return the number of allocations of the same slot up to each event."""
     order = np.argsort(slots, kind="stable")
     allocated = ops[order] == Op.ALLOC
     total = np.cumsum(allocated)

@@ -113,7 +113,7 @@ def _never() -> I64:
 
 
 class LabelledEvents(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What some events did to the blocks of which label set, by number (``LabelSets``), in columns.
+    """What some events did, by number of the blocks' label set (``LabelSets``), in columns.
 
     Attributes:
         begun: Label set of each generation begun, uint16 (b,).
@@ -183,7 +183,7 @@ class Observations(CacheCounts, eq=False):
         access_counts: Accesses of each evicted generation.
         evicted: Records of the evictions, if asked for.
         changes: Content that came and went, where it is known and if asked for; None where a clear ended all.
-        used: What was allocated or accessed, each at least once unless told of before: content, or
+        used: What was allocated or accessed, each at least once unless reported before: content, or
             generations of slots.
         labelled: The same events by label set, once there are labels.
         lookups: Allocations and accesses of known content, if asked for.

@@ -16,7 +16,7 @@ class HotBlock(msgspec.Struct, frozen=True, kw_only=True):
         accesses: Accesses since its allocation.
         held_seconds: Time since then: the room that it took, in block·seconds.
         idle_seconds: Time since the last access, or since the allocation.
-        labels: Whose it is.
+        labels: Its label set; None without labels.
     """
 
     block_id: int

@@ -31,7 +31,7 @@ class BlockTable:
         records: Make a record of each eviction (``Observations.evicted``).
         changes: Show which content keys come and go (``Observations.changes``): the block itself in content
             streams, its key in slot streams that have keys.
-        label_sets: Label sets that are told apart; 0 passes over labels.
+        label_sets: Label sets that are followed; 0 ignores labels.
 
     Attributes:
         label_sets: Label set of each block.

@@ -32,7 +32,7 @@ EXAMPLES = """
   kvstream bench --long                          what grows with events, up to a hundred million of them
 
 [bold]Columns[/bold]: ns/event is the median of the repeats, spread (slowest - fastest) / median; of 1 % and
-of 100 % compare with a plain collector that follows so many of the blocks, within the same repeat.
+of 100 % compare with a plain collector that follows this share of the blocks, within the same repeat.
 """
 
 
@@ -104,7 +104,7 @@ def _read(path: Path) -> BenchReport:
 
 
 def _growth(before: Report, now: Report) -> dict[str, float]:
-    """How much the cost of each part has grown, relative to the plain collector at 100 %."""
+    """Return how much the cost of each part has grown, relative to the plain collector at 100 %."""
     earlier = {result.part: result.of_plain for result in before.results}
     return {r.part: r.of_plain / earlier[r.part] for r in now.results if r.part in earlier}
 

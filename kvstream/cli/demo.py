@@ -65,7 +65,7 @@ async def _play(stream: KVStream, source: str, workload: Workload, seed: int) ->
 
 
 def _frames(source: str, workload: Workload, seed: int) -> Iterator[EventFrame]:
-    """Return the frames of a simulated engine; allocations say whose they are."""
+    """Return the frames of a simulated engine; allocations carry tenants."""
     start = time.time_ns() - _HISTORY_SECONDS * 10**9
     for frame in generate(
         workload,

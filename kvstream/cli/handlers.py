@@ -43,7 +43,7 @@ SlackUrl = Annotated[
 ]
 AlertmanagerUrl = Annotated[
     list[str] | None,
-    typer.Option(metavar="URL", help="Tell a Prometheus Alertmanager of alerts.", show_default=False),
+    typer.Option(metavar="URL", help="Post alerts to a Prometheus Alertmanager.", show_default=False),
 ]
 AlertLog = Annotated[
     Path | None,

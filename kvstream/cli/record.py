@@ -41,11 +41,11 @@ def record_command(
     ] = None,
     rotate_mb: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Begin another file after so many megabytes.", show_default=False),
+        typer.Option(min=0.001, help="Begin another file after this many megabytes.", show_default=False),
     ] = None,
     rotate_minutes: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Begin another file after so many minutes.", show_default=False),
+        typer.Option(min=0.001, help="Begin another file after this many minutes.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> int:

@@ -22,7 +22,7 @@ Recordings = Annotated[
 ModelConfig = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.json", help="A model's config.json, to tell sizes in GiB.", show_default=False
+        metavar="FILE.json", help="A model's config.json, to show sizes in GiB.", show_default=False
     ),
 ]
 BlockTokens = Annotated[int, typer.Option(min=1, help="Tokens in a block.")]

@@ -124,7 +124,7 @@ def try_rules(
 
 
 class _Span:
-    """When a recording begins and ends, and of which sources it is."""
+    """The begin, the end and the sources of a recording."""
 
     def __init__(self) -> None:
         self.start, self.end = math.inf, -math.inf

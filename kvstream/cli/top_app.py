@@ -157,7 +157,7 @@ class TopApp(App[None]):
             self._say(Text(f"paused; p goes on. {self._heard}", "yellow"))
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
-        """Show the cache whose row was entered."""
+        """Show the cache of the chosen row."""
         source, _, tier = str(event.row_key.value).partition("\0")
         self._choose(Place(source, tier))
 

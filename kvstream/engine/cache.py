@@ -189,7 +189,7 @@ class CacheMonitor:
                 self._usage.observe_returns(changes.label_sets.take(returns.rows))
 
     def _keep_lookups(self, count: int, chosen: I64) -> None:
-        """Take note of so many lookups, and of those chosen from them for the curve to follow."""
+        """Count lookups, and keep those that the curve follows until there are many."""
         self._lookups += count
         if len(chosen):
             self._looked_up.append(chosen)
@@ -258,7 +258,7 @@ class CacheMonitor:
             total.add_counts(self.ring.open.measurements)
 
     def measurements(self) -> Measurements:
-        """Everything seen since the start."""
+        """Return everything counted since the start."""
         self._settle()
         total = Measurements.empty()
         total.merge(self._before)
@@ -267,7 +267,7 @@ class CacheMonitor:
         return total
 
     def recent(self, windows: int, until: int | None = None) -> Measurements:
-        """Return what the last so many windows have seen, up to an index (``WindowRing.recent``)."""
+        """Return what the last ``windows`` windows have counted, up to an index (``WindowRing.recent``)."""
         self._settle()
         return self.ring.recent(windows, until)
 
@@ -308,7 +308,7 @@ class CacheMonitor:
         )
 
     def trends(self) -> dict[str, Trend]:
-        """Where the windowed values are going, over the last ``trend_window`` closed windows."""
+        """Return the trend of each windowed metric over the last ``trend_window`` closed windows."""
         windows = self.ring.closed()[-self.config.trend_window :]
         series: dict[MetricType, list[tuple[float, float]]] = {metric: [] for metric in _TREND_METRICS}
         for window in windows:

@@ -43,7 +43,7 @@ class StreamLimits:
         return len(self._tables) >= self._config.max_caches
 
     def reason_against(self, tiers: int) -> str | None:
-        """Return why a source of so many tiers can have no other one; None if it can."""
+        """Return why a source with ``tiers`` tiers can have no further one; None if it can."""
         if tiers >= MAX_TIERS:
             return TOO_MANY_TIERS
         return TOO_MANY_CACHES if self.reached else None

@@ -457,7 +457,7 @@ class Gathering:
 
 
 def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | None) -> Accounts:
-    """Where the events and blocks of a source and tier went, or of all, at this moment.
+    """Return where the events and blocks of a source and tier went, or of all, at this moment.
 
     What forgotten sources had counted is in those of all sources and tiers.
     """

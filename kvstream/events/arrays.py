@@ -73,7 +73,7 @@ class ArrayParser(Generic[T]):
         self._base += at
 
     def _end(self, at: int) -> int | None:
-        """Offset behind the array that starts at ``at``; None if it goes on past the end of the data.
+        """Return the offset behind the array that starts at ``at``; None if its end is not there yet.
 
         Source: the msgpack specification, https://github.com/msgpack/msgpack/blob/master/spec.md
         """

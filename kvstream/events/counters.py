@@ -36,7 +36,7 @@ class CacheCounts(Struct, eq=False, kw_only=True):
 
     evictions: I64 = field(default_factory=lambda: np.zeros(len(REASONS), dtype=np.int64))
     allocations: Annotated[int, Count("Blocks allocated.", "kvstream_allocations")] = 0
-    sampled_allocations: Annotated[int, Count("Generations whose intervals are measured.")] = 0
+    sampled_allocations: Annotated[int, Count("Generations with measured intervals.")] = 0
     accesses: Annotated[int, Count("Hits on live blocks.", "kvstream_accesses", rests_on_hits=True)] = 0
     stores: Annotated[int, Count("Stores, which were accesses or allocations.")] = 0
     clears: Annotated[int, Count("Clears of the whole cache.")] = 0

@@ -218,7 +218,7 @@ def int64_packer(n: int) -> Callable[..., bytes]:
 
 
 def packed_int64(ids: Sequence[int]) -> I64:
-    """As ``as_int64``, at a third of the time where all ids are signed."""
+    """Return what ``as_int64`` does, in a third of the time where all ids are signed."""
     try:
         packed = int64_packer(len(ids))(*ids)
     except struct.error:

@@ -125,7 +125,7 @@ class LogParser:
         return Malformed(self._origin, "byte", start, f"{what}: {self._base + at - start} bytes skipped")
 
     def _record_end(self, at: int) -> int | None:
-        """Where the record at ``at`` ends by its header; None if this cannot be one."""
+        """Return where the record at ``at`` ends by its header; None if it is no record."""
         if at + _HEADER.size > len(self._data):
             return len(self._data) + 1
         length = _HEADER.unpack_from(self._data, at)[0]

@@ -61,7 +61,7 @@ def checked_name(name: str) -> str:
 
 
 class Labels(Struct, frozen=True, omit_defaults=True):
-    """Whose blocks they are: who is charged for their room, and who has the use of them.
+    """Labels of an allocation: what happens to the block from then on counts for them.
 
     Attributes:
         tenant: Customer or team.
@@ -100,7 +100,7 @@ class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True, gc=Fa
         source: Cache instance, such as an engine rank (``vllm-0/dp0``).
         tier: Where the block lives: ``gpu``, ``cpu``, ``disk``, ``remote``.
         key: 64-bit hash of the content, if known.
-        labels: Whose it is; all that happens to the generation counts as theirs.
+        labels: Label set that all that happens to the generation counts for.
     """
 
     block: BlockId

@@ -38,7 +38,7 @@ class Family(NamedTuple):
 
     @property
     def sample_name(self) -> str:
-        """The name of its samples."""
+        """Return the name of its samples."""
         return self.name + ("_total" if self.kind == "counter" else "")
 
 
@@ -121,14 +121,14 @@ FAMILIES = (
 
 
 async def readings_in_steps(stream: KVStream) -> AsyncIterator[Iterator[Reading]]:
-    """Every value of a stream, source by source, between which other tasks go on."""
+    """Yield the values of a stream, source by source; other tasks run in between."""
     async for source in sources_in_turn(stream):
         yield source_readings(stream, source)
     yield stream_readings(stream)
 
 
 def source_readings(stream: KVStream, source: SourceMonitor) -> Iterator[Reading]:
-    """Every value of a source and of its tiers."""
+    """Yield the values of a source and of its tiers."""
     of_source = (source.source,)
     lag = stream.event_lag(source.source)
     if lag is not None:

@@ -62,7 +62,7 @@ class PrometheusCollector(Collector):
         self._stream, self._native = stream, native
 
     def describe(self) -> list[Metric]:
-        """Nothing: that it is registered does not mean that it is scraped."""
+        """Return nothing, so that registering it does not collect."""
         return []
 
     def collect(self) -> Iterator[Metric]:

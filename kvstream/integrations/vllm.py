@@ -64,7 +64,7 @@ class StreamingCollector:
     kvstream fails, vLLM's metrics go on without it.
 
     Args:
-        inner: vLLM's collector, told of what it samples.
+        inner: vLLM's collector, which is called for the blocks that it samples.
         producer: Where the events go, with a policy that does not wait.
     """
 

@@ -56,7 +56,7 @@ class ExponentialHistogram(BucketCounts):
 
     @property
     def mean(self) -> float:
-        """Mean in seconds, 0 if there are no intervals."""
+        """Return the mean in seconds, 0 without intervals."""
         return self.sum_ns / self.count / 1e9 if self.count else 0.0
 
     def stats(self) -> IntervalStats:
@@ -90,5 +90,5 @@ class ClassicHistogram:
         self.counts += counts
 
     def cumulative(self) -> list[int]:
-        """How many values are at most each bound; the last entry counts all of them."""
+        """Return how many values are at most each bound; the last entry counts all."""
         return self.counts.cumsum().tolist()  # type: ignore[no-any-return]

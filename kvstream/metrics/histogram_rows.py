@@ -48,7 +48,7 @@ class Counted(msgspec.Struct, frozen=True, eq=False):
         return made
 
     def classic(self) -> I64:
-        """How many are in each of vLLM's buckets and beyond them, int64 (bounds + 1,)."""
+        """Return how many are in each of vLLM's buckets and beyond the last, int64 (bounds + 1,)."""
         of = self.of.classic[self.first : self.first + len(self.counts)]
         return _sums(of, self.counts, len(VLLM_BUCKETS_NS) + 1)
 

@@ -74,5 +74,5 @@ class Intervals:
             of_window.record(values, self.classic[name])
 
     def of_label_set(self, label_set: int) -> dict[str, ExponentialHistogram]:
-        """Everything counted since the start of the blocks of one label set, by name; settled before."""
+        """Return the histograms of one label set since the start, by name; the caller has settled."""
         return {name: rows.histogram(label_set) for name, rows in self._by_label_set.items()}

@@ -20,7 +20,7 @@ SIZES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 8.0, 16.0)
 """Sizes of cache that a summary looks at, by the size that there is."""
 
 WANTED = 0.9
-"""The hit ratio whose price in blocks a summary names."""
+"""Hit ratio for which a summary says how many blocks it takes."""
 
 _FEWEST = 128  # contents followed: with fewer a curve says nothing
 _SCALE = 64  # buckets a factor of two, so that a size is off by 1.1 % at the most
@@ -56,7 +56,7 @@ class CacheSizes(msgspec.Struct, frozen=True, kw_only=True):
         rate: Share of the content that this rests on.
         peak: Most blocks that were live.
         measured: Hit ratio that was measured on the lookups that the points are of; None where unknown.
-            An LRU cache of the size given, all of whose hits are reported, has that of the point at 1.0.
+            An LRU cache of this size that reports all hits has that of the point at 1.0.
     """
 
     blocks: int = 0
@@ -83,8 +83,8 @@ class MissRatioCurve:
 
     Attributes:
         threshold: Content is followed if its hash is below.
-        furthest: Size in blocks, as far as which the curve is wanted: what lies behind so many others is
-            forgotten, so that an endless stream need not follow ever less. None is any size.
+        furthest: Largest size of interest, blocks. Content beyond it on the stack is forgotten, so that an
+            endless stream can be followed at a constant rate. None is any size.
 
     Example:
         >>> curve = MissRatioCurve()
@@ -111,7 +111,7 @@ class MissRatioCurve:
 
     @property
     def rate(self) -> float:
-        """Share of all content that is followed."""
+        """Return the share of content keys that is followed."""
         return self.threshold / _WHOLE
 
     def access(self, contents: I64, lookups: int | None = None) -> None:
@@ -188,7 +188,7 @@ class MissRatioCurve:
 
     @property
     def asked_once(self) -> float | None:
-        """Share of the content that was accessed only once; None with too little content to say."""
+        """Return the share of content keys accessed only once; None with too few to say."""
         followed = self._stack.held
         if not followed or (followed < _FEWEST and self.rate < 1.0):
             return None

@@ -55,7 +55,7 @@ class LifetimeDistribution(msgspec.Struct, frozen=True):
 
 
 def analyze_access_pattern(seen: Measurements) -> AccessPatternAnalysis:
-    """Name the way blocks are reused, with the figures behind it."""
+    """Return the pattern of reuse, with the figures that it rests on."""
     zero = seen.never_reused_ratio
     hits = hit_figures(seen if seen.accesses else None)
     if not seen.lifetime.count:

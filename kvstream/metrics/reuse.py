@@ -24,7 +24,7 @@ class ReuseByIdle(msgspec.Struct, frozen=True):
 
 
 def reuse_by_idle(seen: Measurements) -> list[ReuseByIdle]:
-    """From no idle time on, in steps of a factor of four, as far as anything was idle for so long."""
+    """Return reuse by idle time: from 0, in steps of a factor of four, to the longest idle time."""
     ended = seen.lifetime.count  # every eviction has an idle time
     again = seen.first_reuse.count + seen.reuse_gap.count
     rows = [(0.0, again, ended)]

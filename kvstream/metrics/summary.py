@@ -126,7 +126,7 @@ class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
     It is known where blocks are content hashes, or where allocations carry keys.
 
     Attributes:
-        count: Evictions whose content came back.
+        count: Evictions of content that was looked up again.
         share: The same by all evictions.
         return_time: Eviction to return.
         extra_blocks_p50: Blocks more than there are that would have kept half of them, in an LRU cache:
@@ -161,7 +161,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         occupancy: ``blocks_live / capacity``, if known.
         hit_rate_estimate: accesses / (accesses + allocations) since the start, of blocks; None where hits
             are unknown.
-        total_blocks_sampled: Generations whose intervals are measured.
+        total_blocks_sampled: Generations with measured intervals.
         total_evictions: Generations ended by eviction or replacement.
         evictions_by_reason: The same by reason; ``cleared`` ones stand apart from the total.
         accesses: Accesses of live blocks.
@@ -179,7 +179,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         zero_access_rate: Share of evicted blocks never accessed; None where hits are unknown.
         single_access_rate: Share accessed once, likewise.
         multi_access_rate: Share accessed more often, likewise.
-        premature: Evictions whose content was looked up again.
+        premature: Evictions of content that was looked up again.
         recent: The last windows.
         reuse_by_idle: What became of blocks that had been idle for a time; empty where hits are unknown.
         working_set: Different blocks in use recently.
@@ -246,7 +246,7 @@ class HitFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def hit_figures(known: Measurements | None) -> HitFigures:
-    """Return what rests on hits; ``known`` is of caches whose hits are known, None if there are none."""
+    """Return what rests on hits; ``known`` is of caches that report hits, None if there are none."""
     if known is None:
         return HitFigures()
     return HitFigures(
@@ -265,7 +265,7 @@ def recent_metrics(seen: Measurements, known: Measurements | None, seconds: floa
 
     Args:
         seen: What all caches have seen.
-        known: What those have seen whose hits are known; None if there are none.
+        known: What the caches that report hits have counted; None if there are none.
         seconds: What they span.
     """
     hits = hit_figures(known)
@@ -309,7 +309,7 @@ def summarize(
 
     Args:
         seen: What all caches have seen.
-        known: What those have seen whose hits are known; None if there are none.
+        known: What the caches that report hits have counted; None if there are none.
         recent: The last windows.
         source: Cache instance, ``*`` for all.
         tier: Tier, ``*`` for all.

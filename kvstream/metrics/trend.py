@@ -1,4 +1,4 @@
-"""Trends: a slope, and whether it is more than chance in a series whose neighbours resemble each other."""
+"""Trends: a slope, and whether it is more than chance in an autocorrelated series."""
 
 import math
 from collections.abc import Sequence

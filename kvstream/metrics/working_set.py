@@ -1,4 +1,4 @@
-"""Working set: how many different blocks were in use lately."""
+"""Working set: how many different blocks were in use recently."""
 
 import math
 from collections import deque
@@ -17,7 +17,7 @@ ERROR = 1.04 / math.sqrt(_REGISTERS)
 """Standard error of the counts, relative: 2.3 %."""
 
 HORIZONS = (1, 10, 60)
-"""Windows that working sets are told for."""
+"""Numbers of windows that a working set is counted over."""
 
 
 class WorkingSet(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ class DistinctCounter:
         np.maximum(self._registers, other._registers, out=self._registers)
 
     def estimate(self) -> float:
-        """How many different integers there were, about."""
+        """Return the estimated number of different integers."""
         counts = np.bincount(self._registers, minlength=_LONGEST_RANK + 1).tolist()
         total = _REGISTERS * _tau(1.0 - counts[_LONGEST_RANK] / _REGISTERS)
         for count in counts[_LONGEST_RANK - 1 : 0 : -1]:

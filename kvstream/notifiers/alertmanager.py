@@ -40,7 +40,7 @@ class Alertmanager(Delivery):
 
     Alertmanager takes an alert as over that it has not heard of for a while, so that what fires is posted
     every ``repeat`` seconds, and what still fires when the process ends is left to expire. Severity is a
-    label: an alert whose level rises is a new one there, and the one of the lower level ends with it.
+    label: an alert of a higher severity is a new one there, which ends that of the lower one.
     What cannot be posted waits in the stream in its newest state. The heartbeat, if its rule is on, is
     posted as soon as the stream is open and with each repeat, whatever its level; a dead man's switch
     behind Alertmanager notices when it expires.
@@ -94,7 +94,7 @@ class Alertmanager(Delivery):
         stream.on_alert_batch(self, batching, min_severity)
 
     async def deliver(self, item: Post) -> None:
-        """Post alerts that changed or still fire, and the end of those whose level they left.
+        """Post alerts that changed or still fire, and the end of those with their former severity.
 
         Raises:
             UndeliveredError: If they may be taken later.
@@ -115,7 +115,7 @@ class Alertmanager(Delivery):
                 self._posted[alert.fingerprint] = alert
 
     def _forget_all_but(self, firing: Sequence[CacheAlert]) -> None:
-        """Forget alerts of sources that are gone; those whose end is still to be posted expire."""
+        """Forget alerts of sources that are gone; those with an end still to be posted expire."""
         fires = {alert.fingerprint for alert in firing}
         self._posted = {name: alert for name, alert in self._posted.items() if name in fires}
 

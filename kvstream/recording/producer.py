@@ -84,7 +84,7 @@ class Producer:
         self._pending_events = 0
         self._offered = 0
         self._dropped: Counter[str] = Counter()
-        self._losses = 0  # dropped unasked and not yet told to the source's monitor
+        self._losses = 0  # dropped unasked and not yet reported to the source's monitor
         self._closed = ""  # or the reason for which events are dropped since
         self._said_forked = False
 

@@ -103,7 +103,7 @@ class FrameQueue:
 
     @property
     def fill(self) -> float:
-        """How full the queue is, 0 to 1 and a little beyond."""
+        """Return how full the queue is, from 0 to a little over 1."""
         return self._events / self._limit
 
     async def room(self) -> None:

@@ -91,12 +91,12 @@ class ProducerSet:
         self._recorded = anyio.Event()
 
     def __iter__(self) -> Iterator[Producer]:
-        """Every producer that is alive, also the retired ones."""
+        """Iterate over all producers in use, also the retired ones."""
         with self._lock:
             return iter(list(self._known.values()))
 
     def get(self, source: str, tier: str, overflow: OverflowPolicy | None) -> Producer:
-        """Return the producer of one source's events; asked again in the same words, the same one.
+        """Return the producer of one source's events; equal arguments return the same one.
 
         Raises:
             ClosedStreamError: If the stream or connection is not open.

@@ -30,11 +30,11 @@ def block_bytes(config: dict[str, Any], block_tokens: int) -> int:
         dtype = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
         return 2 * layers * kv_heads * head_size * _BYTES_OF[dtype] * block_tokens
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"no size of a block can be told from this model configuration: {error}") from error
+        raise ConfigError(f"no block size in this model configuration: {error}") from error
 
 
 def block_bytes_of_file(path: str | Path, block_tokens: int) -> int:
-    """As ``block_bytes``, of a file.
+    """Return ``block_bytes`` of the model configuration in a file.
 
     Raises:
         ConfigError: If it cannot be read or used.

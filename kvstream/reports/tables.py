@@ -30,7 +30,7 @@ def opening(report: Report) -> str:
 
 
 def overview(report: Report) -> Table:
-    """Every cache in a line."""
+    """Return a table with a line for each cache."""
     rows = []
     for cache in report.caches:
         summary = cache.analysis.summary

@@ -81,7 +81,7 @@ class Analysis:
         return self._time.end()
 
     def results(self) -> list[CacheAnalysis]:
-        """One analysis for each source and tier, in order of name."""
+        """Return one analysis for each cache, sorted by name."""
         tiers = sorted(self.monitor.caches(), key=lambda tier: (tier.source, tier.tier))
         return [self._result(tier) for tier in tiers]
 
@@ -225,7 +225,7 @@ def _of_less(summary: CacheMetricsSummary, now: float) -> list[str]:
 
 
 def _of_idle(summary: CacheMetricsSummary) -> list[str]:
-    """After what idle time blocks are hardly used again, where many are kept for longer."""
+    """Return the idle time after which blocks are hardly reused, where many are kept for longer."""
     many = _MANY_EVICTED * summary.total_evictions
     for row in summary.reuse_by_idle:
         if row.idle_seconds and row.reuse_share < _HARDLY and row.evicted > many:
@@ -238,7 +238,7 @@ def _of_idle(summary: CacheMetricsSummary) -> list[str]:
 
 
 def _of_labels(summary: CacheMetricsSummary) -> list[str]:
-    """Which labels take far more room than they are of use."""
+    """Return the labels with a far larger share of room than of hits."""
     return [
         f"{_LABEL[name]} {usage.value} holds {percent(usage.residency_share)} of block time for "
         f"{percent(usage.hit_share)} of hits."

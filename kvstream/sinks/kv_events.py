@@ -25,7 +25,7 @@ _encoder = msgspec.msgpack.Encoder()
 class KVEventEncoder:
     """Encodes the frames of one engine.
 
-    A publisher's messages do not say whose they are, so that there can be only one.
+    A publisher's messages do not name their source, so that there can be only one.
     """
 
     def __init__(self) -> None:

@@ -121,7 +121,7 @@ class Decompressor:
                     yield b""
             part = data[at : at + (_GZIP_SLICE if self._is_gzip else _ZSTD_SLICE)]
             try:
-                if self._is_gzip:  # zlib can be told how much to give at once, zstd cannot
+                if self._is_gzip:  # zlib has a limit to what it returns at once, zstd has none
                     piece = self._inflate.decompress(part, _PIECE)
                     left = self._inflate.unconsumed_tail or self._inflate.unused_data
                 else:

@@ -53,7 +53,7 @@ class Parser(Protocol):
 
 
 Decode = Callable[[bytes, Callable[[int, str], None]], Iterator[EventFrame]]
-"""Frames of a chunk of lines; told of the number in the chunk (from 1) and the reason of each bad one."""
+"""Makes frames of a chunk of lines, and calls back with the number (from 1) and reason of each bad line."""
 
 
 class LineParser:
@@ -241,7 +241,7 @@ class EventReader:
         return not text.startswith(b"{") or b"\n" in text or len(text) > MAX_LINE_BYTES
 
     def _line_decoder(self, first: bytes) -> Decode:
-        """How to decode lines of which this is the first."""
+        """Return the decoder of lines, chosen by the first one."""
         try:
             shape = _shape_decoder.decode(first)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -255,5 +255,5 @@ class EventReader:
         return decode_lines
 
     def _source(self) -> str:
-        """Name of a source whose events carry none: the file's, without its endings."""
+        """Return the source of events that name none: the file's name without its endings."""
         return PurePath(self.origin).name.partition(".")[0] or DEFAULT_SOURCE

@@ -43,7 +43,7 @@ class ZmqAddress(msgspec.Struct, frozen=True):
 
     Attributes:
         endpoint: ZMQ endpoint to connect to, or to bind to if its host is ``*``.
-        topic: Messages whose topic begins with it.
+        topic: Prefix of the topics to receive.
         replay: Endpoint that answers for what was missed; None if there is none.
         source: Name of the publisher's events; by default its host and port, or its topic if bound.
     """

@@ -1,4 +1,4 @@
-"""Help for tests of what is built on kvstream: a clock, a source and a handler that do as they are told.
+"""Help for tests of what is built on kvstream: a fake clock, a scripted source and captured alerts.
 
 Example:
     >>> from kvstream.testing import ReferenceTable

@@ -287,7 +287,7 @@ class FrameServer:
             self._note(error.reason, f"refused a producer: {error}")
         elif isinstance(error, (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)):
             self._note("reset", "a producer's connection broke")
-        elif not isinstance(error, ClosedStreamError):  # which everybody is told
+        elif not isinstance(error, ClosedStreamError):  # which every producer is sent
             self._note("error", f"a producer's connection ended by {type(error).__name__}: {error}")
 
     def _note(self, reason: str, message: str) -> None:

@@ -96,7 +96,7 @@ class _Routes:
         return Response(await self._states.get(_place(request)), media_type="application/json")
 
     async def alerts(self, request: Request) -> Response:
-        """Newest first, and how far they go."""
+        """Answer with alerts, newest first, and the number of the newest."""
         limit = _whole(request, "limit", _MOST_ALERTS)
         if limit is None:
             return _json({"error": f"limit must be a number from 1 to {_MOST_ALERTS:,}"}, 400)
@@ -104,7 +104,7 @@ class _Routes:
         return _json(
             {
                 "last_event_id": f"{self._log.boot}-{self._log.newest}",
-                "told": self._log.newest,
+                "newest": self._log.newest,
                 "alerts": [msgspec.Raw(alert) for _, alert in reversed(kept)],
             }
         )

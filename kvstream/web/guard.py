@@ -64,12 +64,12 @@ class Access:
         return self.hosts is None or host in self.hosts or _is_loopback(host)
 
     def matches(self, candidate: bytes) -> bool:
-        """Return whether something is the token, in a time that does not tell how much of it is."""
+        """Return whether something is the token, in constant time."""
         return self.token is not None and hmac.compare_digest(candidate, self.token)
 
     @property
     def cookie(self) -> str:
-        """What a browser keeps instead of the token.
+        """Return what a browser keeps instead of the token.
 
         Derived from the token, so that it outlives a reload and a restart, needs no memory on this side and
         ends with the token; it is of no use where the token itself is asked for, as by producers.

@@ -70,7 +70,7 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        """Where a browser finds it."""
+        """Return the URL of the dashboard."""
         return f"{self._scheme}://{str(self.endpoint).removeprefix('tcp://')}/"
 
     def statistics(self) -> ConnectionStatistics:

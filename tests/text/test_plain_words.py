@@ -1,5 +1,6 @@
 """Public text says things in the words that people search for."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -15,7 +16,15 @@ WORDS = {
     r"\bas there are\b": "n, the capacity",
     r"\bmuted?\b": "inhibited (by a rule), silenced (by a person)",
     r"\bhit rate\b": "hit ratio",
+    r"\bwhose\b": "of which, with, its",
+    r"\bghosts?\b|\bregret\b|\bwanted again\b": "premature eviction",
+    r"\bowners?\b": "label set",
+    r"\bepisodes?\b": "incident",
+    r"\btells?\b": "shows, reports, notifies",
+    r"\basked again\b|\bin the same words\b": "repeated, with equal arguments",
 }
+# In docstrings of the package, also of what is internal: riddles that had to be read twice.
+RIDDLES = r"\b(told|of late|lately|so many|in the same words|a pity|ghosts?)\b"
 
 
 def public_texts():
@@ -31,3 +40,14 @@ def test_public_text_has_no_riddles(path):
     for pattern, instead in WORDS.items():
         found = re.search(pattern, text, re.IGNORECASE)
         assert found is None, f"say {instead}: …{text[max(0, found.start() - 60) : found.end() + 60]}…"
+
+
+MODULES = sorted((ROOT / "kvstream").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[str(path.relative_to(ROOT)) for path in MODULES])
+def test_docstrings_have_no_riddles(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in (node for node in ast.walk(tree) if isinstance(node, documented)):
+        assert not re.search(RIDDLES, ast.get_docstring(node) or ""), getattr(node, "name", path.name)

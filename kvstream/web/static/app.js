@@ -12,7 +12,7 @@
   let events = null; // the EventSource
   let boot = "", state = null, processed = -1;
   let heardAt = 0, movedAt = 0; // when a state came, and when it last had new events
-  let alerts = [], alertsTold = 0, alertsMissed = 0; // newest first
+  let alerts = [], newestAlert = 0, alertsMissed = 0; // newest first
   let alertsDrawn = ""; // what the table of them was last drawn from
   let history = null, frame = 0;
   let distributions = null, blocks = null;
@@ -65,15 +65,15 @@
   async function begin() {
     history = state = distributions = blocks = null;
     processed = -1;
-    const [told, windows] = await Promise.all([
+    const [log, windows] = await Promise.all([
       fetched("api/alerts"), fetched(`api/history${query({ windows: WINDOWS_SHOWN })}`),
     ]);
-    alerts = told.alerts;
-    alertsTold = told.told;
+    alerts = log.alerts;
+    newestAlert = log.newest;
     alertsMissed = 0;
     history = windows;
     slowly();
-    return told.last_event_id;
+    return log.last_event_id;
   }
 
   async function start() {
@@ -108,7 +108,7 @@
 
   function takeAlert(alert) {
     alerts.unshift(alert);
-    alertsTold += 1;
+    newestAlert += 1;
     if (alerts.length > ALERTS_KEPT) alerts.length = ALERTS_KEPT;
     draw();
   }
@@ -201,7 +201,7 @@
       ? `${count(CACHES_SHOWN)} of ${count(state.caches.length)} are shown, the worst first.` : "";
   }
 
-  const worst = (told) => told.reduce((most, alert) => (rank(alert.level) > rank(most.level) ? alert : most));
+  const worst = (listed) => listed.reduce((a, b) => (rank(b.level) > rank(a.level) ? b : a));
   const rank = (level) => LEVELS.indexOf(level);
   const ofPlace = (alert) => !place || place === placeOf(alert);
 
@@ -270,7 +270,7 @@
   }
 
   function drawLabels({ labels }) {
-    const rows = Object.entries(labels).flatMap(([name, owners]) => owners.map((owner) => ({ name, ...owner })));
+    const rows = Object.entries(labels).flatMap(([name, values]) => values.map((usage) => ({ name, ...usage })));
     get("labels-empty").hidden = rows.length > 0;
     get("labels").hidden = rows.length === 0;
     fill(get("labels"), [
@@ -295,8 +295,8 @@
     const least = rank(get("level").value);
     const chosen = alerts.filter((alert) => rank(alert.level) >= least && ofPlace(alert));
     const missed = alertsMissed ? `, ${count(alertsMissed)} missed while away` : "";
-    get("alert-count").textContent = alertsTold
-      ? `showing ${count(Math.min(chosen.length, ALERTS_SHOWN))} of ${count(alertsTold)}${missed}`
+    get("alert-count").textContent = newestAlert
+      ? `showing ${count(Math.min(chosen.length, ALERTS_SHOWN))} of ${count(newestAlert)}${missed}`
       : "No alert yet.";
     // Only what has changed is drawn, so that no button goes away between two halves of a click.
     const firing = new Map((state?.summary.alerts ?? []).map((alert) => [alert.fingerprint, alert]));
