@@ -46,6 +46,7 @@ class KVEventDecoder:
     Args:
         source: Name of the publisher; batches of rank 1 belong to ``{source}/dp1``.
         epoch: Number of the publisher's first life; each restart adds one.
+        has_one_rank: Whether ``source`` names the rank, whatever its batches say.
 
     Attributes:
         rejected: What the last ``frames`` could not decode. Other parts of a batch are in the frames.
@@ -58,8 +59,8 @@ class KVEventDecoder:
         [[7]]
     """
 
-    def __init__(self, source: str, epoch: int = 0) -> None:
-        self.source, self.epoch = source, epoch
+    def __init__(self, source: str, epoch: int = 0, has_one_rank: bool = False) -> None:
+        self.source, self.epoch, self._has_one_rank = source, epoch, has_one_rank
         self.rejected: list[Rejected] = []
         self.undecoded = 0
         self._waiting: list[bytes] = []
@@ -110,7 +111,7 @@ class KVEventDecoder:
             return []
         made: list[EventFrame] = []
         for rank, tier, ops, blocks, ts, label_of, labels in taken:
-            source = self.source if rank == NO_RANK else f"{self.source}/dp{rank}"
+            source = self.source if rank == NO_RANK or self._has_one_rank else f"{self.source}/dp{rank}"
             whole = EventFrame(
                 ops, blocks, ts, source, tier, epoch=self.epoch, labels=labels, label_of=label_of
             )

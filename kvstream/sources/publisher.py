@@ -69,6 +69,9 @@ class PublisherFeed:
         taker: Takes what comes, in order.
         ask: Asks for a replay from a number on, dropping any replay under way; None if there is none
             to be had. It is asked for everything at once, as batches may come before we listen.
+
+    Attributes:
+        newest_live: Number of the last batch that was published; -1 before the first.
     """
 
     def __init__(self, taker: Taker, ask: Callable[[int], None] | None) -> None:
@@ -77,7 +80,7 @@ class PublisherFeed:
         self._taker, self._ask = taker, ask
         self._next = 0
         self._begun = False  # whether ``_next`` is known to be the next one
-        self._newest_live = -1
+        self.newest_live = -1
         self._jump: int | None = None  # a number that the next one may confirm
         self._last: bytes | None = None  # the batch before the next, if a replay may show it again
         self._held: dict[int, bytes] = {}
@@ -101,20 +104,20 @@ class PublisherFeed:
 
     def live(self, seq: int, payload: bytes) -> None:
         """Take a batch that was published."""
-        if seq == self._next and seq > self._newest_live and not self._waiting:  # as nearly all are
-            self._jump, self._newest_live = None, seq
+        if seq == self._next and seq > self.newest_live and not self._waiting:  # as nearly all are
+            self._jump, self.newest_live = None, seq
             self._begun, self._next = True, seq + 1
             self._take_in(seq, payload)
             return
-        if seq <= self._newest_live or seq + FARTHEST_OVERLAP < self._next:
+        if seq <= self.newest_live or seq + FARTHEST_OVERLAP < self._next:
             self._deliver_held()
             self._begin_again()
         elif self._is_jump(seq) and (self._jump is None or not self._jump < seq <= self._jump + HELD_BATCHES):
             self._jump = seq
-            self._taker.refuse("jump", seq, f"number {seq} after {max(self._newest_live, self._next - 1)}")
+            self._taker.refuse("jump", seq, f"number {seq} after {max(self.newest_live, self._next - 1)}")
             return
         self._jump = None
-        self._newest_live = seq
+        self.newest_live = seq
         if not self._waiting:
             if seq <= self._next or self._ask is None:
                 self._take(seq, payload)
@@ -183,8 +186,8 @@ class PublisherFeed:
         self._deliver_held()
 
     def _is_jump(self, seq: int) -> bool:
-        known = self._begun or self._newest_live >= 0
-        return known and seq - max(self._next, self._newest_live + 1) > FARTHEST_JUMP
+        known = self._begun or self.newest_live >= 0
+        return known and seq - max(self._next, self.newest_live + 1) > FARTHEST_JUMP
 
     def _request_missing(self) -> None:
         self._request(max(0, self._next - 1))
@@ -192,13 +195,13 @@ class PublisherFeed:
     def _request(self, start: int) -> None:
         if self._ask is not None:
             self._waiting, self._answers, self._snapshot = True, 0, None
-            self._asked_until = self._newest_live
+            self._asked_until = self.newest_live
             self._ask(start)
 
     def _begin_again(self) -> None:
         self._taker.restart()
         self._next, self._begun = 0, True
-        self._newest_live, self._last = max(self._held, default=-1), None
+        self.newest_live, self._last = max(self._held, default=-1), None
         self._request(0)
 
     def _deliver_held(self, before: int | None = None) -> None:
@@ -239,6 +242,7 @@ class Publisher:
         source: Name of the publisher's events.
         epoch: Number of its first epoch; each restart adds one.
         ask: Asks for a replay from a number on; None if there is none to be had.
+        has_one_rank: Whether ``source`` names the rank, whatever its batches say.
 
     Attributes:
         refused: Batches, events and numbers that were not taken, by reason.
@@ -247,9 +251,14 @@ class Publisher:
     """
 
     def __init__(
-        self, origin: str, source: str, epoch: int = 0, ask: Callable[[int], None] | None = None
+        self,
+        origin: str,
+        source: str,
+        epoch: int = 0,
+        ask: Callable[[int], None] | None = None,
+        has_one_rank: bool = False,
     ) -> None:
-        self.decoder = KVEventDecoder(source, epoch)
+        self.decoder = KVEventDecoder(source, epoch, has_one_rank)
         self.refused: Counter[str] = Counter()
         self.lost_batches = self.restarts = 0
         self._origin = origin

@@ -17,7 +17,8 @@ from kvstream.events.arrays import ArrayParser
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
 from kvstream.sources.compression import Decompressor
-from kvstream.sources.publisher import Publisher, batch_number
+from kvstream.sources.publisher import batch_number
+from kvstream.sources.publishers import Publishers
 
 CAPTURE_START = re.compile(rb"\x94\xcf")
 """First bytes of each message: a msgpack array of four, then a 64-bit integer."""
@@ -75,8 +76,10 @@ class WireCaptureParser:
     """Reads a capture as frames; what is missing in it is a hole in their numbers."""
 
     def __init__(self, origin: str, source: str) -> None:
+        self._origin = origin
         self._messages = wire_message_parser(origin)
-        self._publisher = Publisher(origin, source)
+        # Epochs of recordings begin at 0, so that a file is the same each time.
+        self._publishers = Publishers(origin, source, forget_seconds=float("inf"), first_epoch=lambda: 0)
 
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
         """Yield what is complete once ``data`` has been added."""
@@ -92,22 +95,30 @@ class WireCaptureParser:
             if isinstance(message, Malformed):
                 yield message
                 continue
-            try:
-                number = batch_number(message.seq)
-            except MalformedInputError as error:
-                self._publisher.refuse("number", 0, str(error))
-            else:
-                self._publisher.feed.live(number, message.payload)
+            if (refused := self._take(message)) is not None:
+                yield refused
             count, size = count + 1, size + len(message.payload)
             if count == _AT_ONCE or size >= _AT_ONCE_BYTES:
                 count = size = 0
                 yield from self._taken()
         yield from self._taken()
 
+    def _take(self, message: WireMessage) -> Malformed | None:
+        try:
+            number = batch_number(message.seq)
+        except MalformedInputError as error:
+            return Malformed(self._origin, "message", 0, str(error))
+        publisher = self._publishers.get(message.topic, number)
+        if publisher is None:
+            return Malformed(self._origin, "message", number, "of one more than 1,024 publishers")
+        publisher.feed.live(number, message.payload)
+        return None
+
     def _taken(self) -> Iterator[EventFrame | Malformed]:
-        yield from self._publisher.take()
-        while self._publisher.is_pending:
-            yield from self._publisher.take()
+        for publisher in self._publishers:
+            yield from publisher.take()
+            while publisher.is_pending:
+                yield from publisher.take()
 
 
 def read_wire_messages(path: str) -> Iterator[WireMessage] | None:

@@ -16,16 +16,12 @@ from kvstream.events.types import Malformed
 from kvstream.faults.log import FaultLog
 from kvstream.sources.kv_events import MAX_PAYLOAD_BYTES
 from kvstream.sources.publisher import Publisher, batch_number
+from kvstream.sources.publishers import FORGET_SECONDS, MAX_SOURCE, MOST_PUBLISHERS, Publishers
 from kvstream.sources.reports import ReportLimiter
 from kvstream.sources.zmq_replay import Replay, ReplayAnswer
 from kvstream.sources.zmq_sockets import MOST_PARTS, MessageReader, attach_socket, speaks_ipv6
-from kvstream.text.names import MAX_NAME, bounded_name
-
-MOST_PUBLISHERS = 1024
-FORGET_SECONDS = 3600.0
 
 _PARTS = {"topic", "replay", "source"}
-_MAX_SOURCE = MAX_NAME - len("/dp4095")  # characters, as a rank may follow
 _MAX_TOPIC_BYTES = 4096
 _AT_ONCE = 1024  # messages between two looks at the other tasks
 _AT_ONCE_BYTES = 16 * 1024 * 1024
@@ -35,7 +31,6 @@ _HEARTBEAT_MS = 5_000
 _GATHER_SECONDS = 0.05
 _PAUSE_SECONDS = 1.0  # after a socket failed
 _FIND_SECONDS = 1.0  # for the address of the replay endpoint
-_SWEEP_SECONDS = 1.0  # between two looks for publishers to forget
 
 
 class ZmqAddress(msgspec.Struct, frozen=True):
@@ -77,8 +72,8 @@ class ZmqAddress(msgspec.Struct, frozen=True):
         if replay is not None and "://" not in replay:
             raise ConfigError(f"{url}: write the replay endpoint as tcp://HOST:PORT")
         source = query.get("source", [None])[-1]
-        if source is not None and len(source) > _MAX_SOURCE:
-            raise ConfigError(f"{url}: source has {len(source):,} characters, more than {_MAX_SOURCE}")
+        if source is not None and len(source) > MAX_SOURCE:
+            raise ConfigError(f"{url}: source has {len(source):,} characters, more than {MAX_SOURCE}")
         return cls(endpoint, query.get("topic", [""])[-1], replay, source)
 
     @property
@@ -104,7 +99,7 @@ class SubscriberStatistics(msgspec.Struct, frozen=True, tag="input"):
         refused: What was not taken, by reason: ``parts`` (a message of other parts than topic, number and
             payload), ``topic`` (too long), ``number`` (none of 8 bytes that a publisher could reach),
             ``jump`` (a number far ahead that the next did not confirm), ``batch`` and ``event`` (not
-            decodable), ``replay`` (an answer in no known layout), all of these ``malformed``;
+            decodable), ``replay`` (replays with answers in no known layout), all of these ``malformed``;
             ``no_memory`` (to decode a batch), ``too_many_publishers``.
         publishers: Publishers that are followed.
         forgotten_publishers: Publishers that sent nothing for so long that they are followed no more.
@@ -126,27 +121,6 @@ class SubscriberStatistics(msgspec.Struct, frozen=True, tag="input"):
 
 
 _NOT_MALFORMED = {"no_memory", "too_many_publishers"}
-
-
-class _Totals(msgspec.Struct):
-    """Accounts of publishers, added up."""
-
-    batches: int = 0
-    replayed: int = 0
-    lost_batches: int = 0
-    duplicates: int = 0
-    restarts: int = 0
-    unknown_events: int = 0
-    refused: Counter[str] = msgspec.field(default_factory=Counter)
-
-    def add(self, publisher: Publisher) -> None:
-        self.batches += publisher.decoder.batches
-        self.replayed += publisher.feed.replayed
-        self.lost_batches += publisher.lost_batches
-        self.duplicates += publisher.feed.duplicates
-        self.restarts += publisher.restarts
-        self.unknown_events += publisher.decoder.unknown_events
-        self.refused.update(publisher.refused)
 
 
 class KVEventSubscriber:
@@ -187,14 +161,19 @@ class KVEventSubscriber:
         self.url, self.address = url, ZmqAddress.parse(url)
         self.faults = FaultLog()
         self._zmq: Any = zmq
-        self._most_publishers, self._forget_seconds = most_publishers, forget_seconds
-        self._publishers: dict[bytes, Publisher] = {}
-        self._heard: dict[bytes, float] = {}  # when, by topic
-        self._forgotten = 0
-        self._past = _Totals()  # of publishers that are forgotten
-        self._epoch = 0  # lowest epoch of new publishers
-        self._swept = -_SWEEP_SECONDS
-        self._active: dict[bytes, Publisher] = {}  # those with something to take
+        self._most_publishers = most_publishers
+        binds = self.address.binds
+        self._publishers = Publishers(
+            url,
+            self.address.source,
+            fallback=self.address.endpoint.partition("://")[2],
+            by_topic=binds,
+            ask=self._ask if self.address.replay and not binds else None,
+            most=most_publishers,
+            forget_seconds=forget_seconds,
+        )
+        self._replayed: Publisher | None = None  # whose batches can be asked for
+        self._active: dict[Publisher, None] = {}  # those with something to take
         self._messages = 0
         self._refused: Counter[str] = Counter()
         self._items: list[EventFrame | Malformed] = []
@@ -206,10 +185,8 @@ class KVEventSubscriber:
 
     def statistics(self) -> SubscriberStatistics:
         """Return the accounts now."""
-        totals = msgspec.structs.replace(self._past, refused=self._past.refused + self._refused)
-        for publisher in self._publishers.values():
-            totals.add(publisher)
-        refused = dict(totals.refused)
+        totals = self._publishers.totals()
+        refused = dict(totals.refused + self._refused)
         return SubscriberStatistics(
             self.url,
             self._messages,
@@ -223,7 +200,7 @@ class KVEventSubscriber:
             self._lag_ns / 1e9,
             refused,
             len(self._publishers),
-            self._forgotten,
+            self._publishers.forgotten,
         )
 
     async def read(self) -> AsyncIterator[EventFrame | Malformed]:
@@ -274,10 +251,10 @@ class KVEventSubscriber:
         socket.setsockopt(zmq.SUBSCRIBE, address.topic.encode())
         attach_socket(socket, address.endpoint, bind=address.binds, origin=self.url, ipv6=ipv6)
         if asks:
-            if publisher := self._publishers.get(b""):
-                publisher.feed.catch_up()
+            if self._replayed is not None:
+                self._replayed.feed.catch_up()
             else:
-                self._publisher(b"")  # asks for everything there is
+                self._replayed = self._publishers.get(b"", 0)  # asks for everything there is
         return MessageReader(socket)
 
     def _close(self) -> None:
@@ -293,7 +270,7 @@ class KVEventSubscriber:
         looked at before.
         """
         seconds = None
-        if self._replay is not None and self._publishers[b""].feed.holds:
+        if self._replay is not None and self._holds:
             seconds = max(0.0, self._replay.overdue_in)
         with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as tasks:
@@ -318,10 +295,10 @@ class KVEventSubscriber:
                 if size >= _AT_ONCE_BYTES:
                     break
             self._receive_replay()
-        for topic, publisher in list(self._active.items()):
+        for publisher in list(self._active):
             self._items.extend(publisher.take())
             if not publisher.is_pending:
-                del self._active[topic]
+                del self._active[publisher]
             if publisher.decoder.last_ts:
                 self._lag_ns = max(0, time.time_ns() - publisher.decoder.last_ts)
         items, self._items = self._items, []
@@ -341,12 +318,13 @@ class KVEventSubscriber:
         except MalformedInputError as error:
             self._refuse("number", str(error))
             return
-        publisher = self._publisher(topic)
+        publisher = self._publishers.get(topic, seq)
         if publisher is None:
             self._refused["too_many_publishers"] += 1
             message = f"{self.url}: refused a batch of one more than {self._most_publishers:,} publishers"
             self.faults.note("zmq", "too_many_publishers", message)
             return
+        self._active[publisher] = None
         waited = publisher.feed.holds
         publisher.feed.live(seq, payload)
         if self._replay is not None and publisher.feed.holds and not waited:
@@ -357,12 +335,11 @@ class KVEventSubscriber:
         self._items.append(Malformed(self.url, "message", self._messages, text))
 
     def _receive_replay(self) -> None:
-        replay, publisher = self._replay, self._publishers.get(b"")
+        replay, publisher = self._replay, self._replayed
         if publisher is None or not publisher.feed.is_waiting:
             return
-        self._active[b""] = publisher
-        bad = bytes_read = 0
-        reason = ""
+        self._active[publisher] = None
+        bytes_read = 0
         for _ in range(_AT_ONCE):
             parts = None if replay is None else replay.messages.read()
             if replay is None or parts is None or bytes_read >= _AT_ONCE_BYTES:
@@ -371,7 +348,10 @@ class KVEventSubscriber:
             try:
                 answer = ReplayAnswer.parse(parts)
             except MalformedInputError as error:
-                bad, reason = bad + 1, str(error)
+                if not replay.has_odd_answers:  # counted once a replay: more of them say nothing more
+                    replay.has_odd_answers = True
+                    self._refused["replay"] += 1
+                    self._items.append(Malformed(self.url, "replay", publisher.feed.replayed, str(error)))
                 continue
             if answer.kind == "end":
                 self._close_replay()
@@ -383,61 +363,19 @@ class KVEventSubscriber:
                 replay.progress()
             if self._replay is not replay:  # it has ended, or another one was asked for
                 break
-        if bad:
-            self._refused["replay"] += bad
-            self._items.append(Malformed(self.url, "replay", publisher.feed.replayed, reason, bad))
         if publisher.feed.holds and (self._replay is None or self._replay.overdue_in <= 0):
             self._close_replay()
             publisher.feed.give_up()
             self.faults.note("zmq", "replay", f"{self.url}: {self.address.replay} does not answer a replay")
 
+    @property
+    def _holds(self) -> bool:
+        return self._replayed is not None and self._replayed.feed.holds
+
     def _close_replay(self) -> None:
         if self._replay is not None:
             self._replay.close()
             self._replay = None
-
-    def _publisher(self, topic: bytes) -> Publisher | None:
-        """Return the publisher of a topic, where several connect to us; otherwise there is one.
-
-        None if there are too many.
-        """
-        key = topic if self.address.binds else b""
-        publisher = self._publishers.get(key)
-        if publisher is None:
-            if len(self._publishers) >= self._most_publishers:
-                self._forget()
-                if len(self._publishers) >= self._most_publishers:
-                    return None
-            ask = self._ask if self.address.replay and not self.address.binds else None
-            self._epoch = max(time.time_ns(), self._epoch)
-            publisher = Publisher(self.url, self._name(key), self._epoch, ask)
-            self._publishers[key] = publisher
-        self._active[key] = publisher
-        self._heard[key] = time.monotonic()
-        return publisher
-
-    def _name(self, topic: bytes) -> str:
-        name = self.address.source
-        if not name:
-            name = bounded_name(topic, _MAX_SOURCE) or self.address.endpoint.partition("://")[2]
-        elif self._publishers:  # batches of two publishers cannot be one source's: their numbers differ
-            name = f"{name}/{bounded_name(topic)}"
-        return bounded_name(name, _MAX_SOURCE)
-
-    def _forget(self) -> None:
-        """Forget publishers that have sent nothing for long; their accounts stay in the totals."""
-        now = time.monotonic()
-        if now - self._swept < _SWEEP_SECONDS:
-            return
-        self._swept = now
-        for topic, heard in list(self._heard.items()):
-            if now - heard > self._forget_seconds and topic not in self._active:
-                publisher = self._publishers.pop(topic)
-                del self._heard[topic]
-                self._past.add(publisher)
-                self._forgotten += 1
-                # Whoever comes back is a new publisher, whatever the clock says meanwhile.
-                self._epoch = max(self._epoch, publisher.decoder.epoch + 1)
 
     def _ask(self, start: int) -> None:
         """Ask for the batches from a number on; if that fails, what waits for them is given up soon."""
@@ -446,7 +384,7 @@ class KVEventSubscriber:
         try:
             self._replay = Replay(self._context, endpoint, start, origin=self.url, ipv6=self._replay_ipv6)
         except (self._zmq.ZMQError, ConfigError) as error:
-            if isinstance(error, ConfigError) and not self._publishers:
+            if isinstance(error, ConfigError) and self._replayed is None:
                 raise  # at the first time, it is the endpoint that is wrong
             self.faults.note("zmq", "replay", f"{self.url}: cannot ask for missed batches: {error}")
 

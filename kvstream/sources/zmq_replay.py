@@ -68,6 +68,9 @@ class Replay:
         origin: The input's name, for errors.
         ipv6: Connect over IPv6.
 
+    Attributes:
+        has_odd_answers: Whether some answer was in no known layout.
+
     Raises:
         ConfigError: If the endpoint cannot be used.
         ZMQError: If no socket can be had.
@@ -89,6 +92,7 @@ class Replay:
             self._socket.close(linger=0)
             raise
         self.messages = MessageReader(self._socket)
+        self.has_odd_answers = False
         self.await_progress()
 
     def await_progress(self) -> None:

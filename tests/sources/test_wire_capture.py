@@ -1,4 +1,5 @@
 import struct
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -8,6 +9,7 @@ from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
 from kvstream.sources.wire_capture import WireCaptureParser, decode_wire_message, encode_wire_message
 
+DATA = Path(__file__).parent.parent / "data"
 RECEIVED = 2**60  # ns
 
 
@@ -32,11 +34,38 @@ def test_hostile_records_are_counted_and_good_ones_beside_them_are_read():
         record(2**40, 99),
         record(b"short", 99),
         record(1, payload=b"\x91" * 5_000),
-        record(2, 2, topic=b"t" * 100_000),
+        record(2, 2),
         record(3, 3),
     )
     assert [block for frame in frames for block in frame.blocks.tolist()] == [1, 2, 3]
     assert sum(item.count for item in malformed) == 5
+
+
+def test_topics_are_sources_of_their_own_and_long_ones_too():
+    frames, malformed = read(
+        record(7, 1), record(0, 2, topic=b"t" * 100_000), record(8, 3), record(1, 4, topic=b"t" * 100_000)
+    )
+    assert not malformed
+    blocks = {}
+    for frame in frames:
+        blocks.setdefault(frame.source, []).extend(frame.blocks.tolist())
+        assert frame.seq < 2  # no hole between them
+    first, second = sorted(blocks)
+    assert blocks == {first: [1, 3], second: [2, 4]}
+    assert first == "x"
+    assert len(second) <= 256
+
+
+def test_two_publishers_under_one_topic_are_told_apart_by_their_numbers(caplog):
+    (frames, malformed) = read((DATA / "shared_topic.wire").read_bytes())
+    assert not malformed
+    blocks = {}
+    for frame in frames:
+        blocks.setdefault(frame.source, []).extend(frame.blocks.tolist())
+    assert blocks == {"x/dp0": [100, 200, 201, 202, 203], "x/2/dp0": [101, 102, 103]}
+    assert [record.getMessage() for record in caplog.records] == [
+        "x: several publishers send under the topic '', each with its own numbers; give each a topic"
+    ]
 
 
 @pytest.mark.parametrize("received", [-1, 2**63, 2**64 - 1])
