@@ -10,6 +10,7 @@ import numpy as np
 
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType, fingerprint
 from kvstream.blocks.apply_result import KVCacheEvictionEvent
+from kvstream.engine.inputs import InputStatistics
 from kvstream.events.codec import WireFrame, encode_frame, encode_lines
 from kvstream.events.counters import DROP_REASONS
 from kvstream.events.frame import EventFrame
@@ -31,7 +32,6 @@ from kvstream.reports.markdown import markdown_table
 from kvstream.reports.overview import State
 from kvstream.reports.report import Report
 from kvstream.reports.verdict import CacheAnalysis
-from kvstream.sources.zmq_events import SubscriberStatistics
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
@@ -39,7 +39,7 @@ _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
     CacheMetricsSummary,
     KVCacheEvictionEvent,
     Malformed,
-    SubscriberStatistics,
+    InputStatistics,
     CacheAnalysis,
     Report,
     State,

@@ -12,6 +12,15 @@ def free_port():
         return server.getsockname()[1]
 
 
+def has_ipv6():
+    """Whether this machine has a loopback address of IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def posted_to(take):
     """The URL of an HTTP server; ``take(path, headers, body)`` says the status, or that and headers."""

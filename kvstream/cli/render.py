@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.engine.inputs import InputStatistics
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.usage import LabelUsage
 from kvstream.reports.lines import accounts_lines, interval
-from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
+from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.stream import KVStream
 from kvstream.text.escape import for_terminal
 from kvstream.text.numbers import live_blocks, percent, ratio, seconds, time_of_day
@@ -98,7 +99,7 @@ class Terminal:
                 if len(each) > 1:
                     self._live.console.print(*map(summary_table, each))
             self._live.console.print(summary_table(result))
-        elif isinstance(result, SubscriberStatistics):
+        elif isinstance(result, InputStatistics):
             self._live.console.print(_input_line(result))
         else:
             self._live.console.print(result)
@@ -137,7 +138,7 @@ def alert_line(alert: CacheAlert) -> Text:
     )
 
 
-def _input_line(seen: SubscriberStatistics) -> Text:
+def _input_line(seen: InputStatistics) -> Text:
     counted = {
         "replayed": seen.replayed,
         "lost": seen.lost_batches,
@@ -147,8 +148,11 @@ def _input_line(seen: SubscriberStatistics) -> Text:
         "malformed": seen.malformed,
     }
     odd = "".join(f", {n:,} {name}" for name, n in counted.items() if n)
-    name = for_terminal(seen.input)
-    return Text(f"{name}: {seen.batches:,} batches{odd}; {seen.lag_seconds:.1f} s behind the engine")
+    counts = f"{for_terminal(seen.input)}: {seen.batches:,} batches{odd}"
+    if seen.state == "connected":
+        return Text(f"{counts}; {seen.lag_seconds:.1f} s behind the engine")
+    why = f" ({for_terminal(seen.error)})" if seen.error else ""
+    return Text.assemble(f"{counts}; ", (f"{seen.state} since {time_of_day(seen.since)}{why}", "red"))
 
 
 def summary_table(summary: CacheMetricsSummary) -> Table:

@@ -19,7 +19,7 @@ from kvstream.sinks.zmq_publisher import KVEventPublisher
 from kvstream.sources.inputs import Input
 from kvstream.sources.timing import Pace, paced
 from kvstream.sources.wire_capture import read_wire_messages
-from kvstream.sources.zmq_events import ZmqAddress
+from kvstream.sources.zmq_address import ZmqAddress
 from kvstream.transport.client import Connection, connect
 
 EXAMPLES = """

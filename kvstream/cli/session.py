@@ -20,18 +20,19 @@ from kvstream.cli.handlers import undelivered_lines
 from kvstream.cli.json_lines import JsonLines
 from kvstream.cli.messages import say
 from kvstream.cli.render import Terminal
+from kvstream.engine.inputs import InputStatistics
 from kvstream.errors import KVStreamError, UnknownFormatError, UnreadableInputError
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sinks.output_file import end_torn_line
 from kvstream.sinks.patient_file import PatientFile
-from kvstream.sources.zmq_events import KVEventSubscriber, SubscriberStatistics
+from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.stream import KVStream
 
 _BUFFER = 1_000_000
 _REFRESH_SECONDS = 0.25
 
-Result = CacheAlert | CacheMetricsSummary | KVCacheEvictionEvent | Malformed | SubscriberStatistics
+Result = CacheAlert | CacheMetricsSummary | KVCacheEvictionEvent | Malformed | InputStatistics
 
 # Options of more than one command.
 Json = Annotated[bool, typer.Option("--json", help="JSON lines, as when piped.")]

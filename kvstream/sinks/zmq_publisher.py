@@ -10,9 +10,9 @@ from typing import Any, Self
 import anyio
 from anyio.lowlevel import checkpoint
 
-from kvstream.errors import MissingExtraError
+from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.faults.log import FaultLog
-from kvstream.sources.zmq_events import ZmqAddress
+from kvstream.sources.zmq_address import ZmqAddress
 from kvstream.sources.zmq_replay import END_OF_REPLAY
 from kvstream.sources.zmq_sockets import MessageReader, attach_socket, speaks_ipv6
 
@@ -36,6 +36,7 @@ class KVEventPublisher:
         faults: What went wrong with sockets and requests, by part ``zmq_publisher`` and reason.
 
     Raises:
+        ConfigError: If the address is one of several ranks.
         MissingExtraError: If ``kvstream[zmq]`` is not installed.
     """
 
@@ -44,6 +45,8 @@ class KVEventPublisher:
             import zmq
         except ImportError:
             raise MissingExtraError("publishing to zmq://", "zmq") from None
+        if address.ranks is not None:
+            raise ConfigError("dp= is for reading: publish the ranks of a recording at one port")
         self._zmq: Any = zmq
         self._address = address
         self.faults = FaultLog()

@@ -3,25 +3,25 @@
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+from typing import Any
 
 import anyio
-import msgspec
 from anyio.lowlevel import checkpoint
 
+from kvstream.engine.inputs import InputStatistics
 from kvstream.errors import ConfigError, MalformedInputError, MissingExtraError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
 from kvstream.faults.log import FaultLog
+from kvstream.sources.connection_state import Connection, ConnectionMonitor
 from kvstream.sources.kv_events import MAX_PAYLOAD_BYTES
 from kvstream.sources.publisher import Publisher, batch_number
-from kvstream.sources.publishers import FORGET_SECONDS, MAX_SOURCE, MOST_PUBLISHERS, Publishers
+from kvstream.sources.publishers import FORGET_SECONDS, MOST_PUBLISHERS, Publishers
 from kvstream.sources.reports import ReportLimiter
+from kvstream.sources.zmq_address import ZmqAddress
 from kvstream.sources.zmq_replay import Replay, ReplayAnswer
 from kvstream.sources.zmq_sockets import MOST_PARTS, MessageReader, attach_socket, speaks_ipv6
 
-_PARTS = {"topic", "replay", "source"}
 _MAX_TOPIC_BYTES = 4096
 _AT_ONCE = 1024  # messages between two looks at the other tasks
 _AT_ONCE_BYTES = 16 * 1024 * 1024
@@ -31,93 +31,6 @@ _HEARTBEAT_MS = 5_000
 _GATHER_SECONDS = 0.05
 _PAUSE_SECONDS = 1.0  # after a socket failed
 _FIND_SECONDS = 1.0  # for the address of the replay endpoint
-
-
-class ZmqAddress(msgspec.Struct, frozen=True):
-    """Where a publisher is, from ``zmq://host:port?topic=…&replay=tcp://host:port&source=name``.
-
-    Attributes:
-        endpoint: ZMQ endpoint to connect to, or to bind to if its host is ``*``.
-        topic: Prefix of the topics to receive.
-        replay: Endpoint that answers for what was missed; None if there is none.
-        source: Name of the publisher's events; by default its host and port, or its topic if bound.
-    """
-
-    endpoint: str
-    topic: str = ""
-    replay: str | None = None
-    source: str | None = None
-
-    @classmethod
-    def parse(cls, url: str) -> Self:
-        """Return the address that a URL names.
-
-        Raises:
-            ConfigError: If it is none.
-        """
-        try:
-            parts = urlsplit(url)
-        except ValueError as error:
-            raise ConfigError(f"{url}: {error}") from error
-        query = parse_qs(parts.query, keep_blank_values=True)
-        if unknown := query.keys() - _PARTS:
-            raise ConfigError(f"{url}: unknown {', '.join(sorted(unknown))}; known are topic, replay, source")
-        if parts.scheme == "zmq+ipc" and parts.path:
-            endpoint = f"ipc://{parts.netloc}{parts.path}"
-        elif parts.scheme == "zmq" and parts.netloc.rpartition(":")[2].isdecimal():
-            endpoint = f"tcp://{parts.netloc}"
-        else:
-            raise ConfigError(f"{url}: write zmq://HOST:PORT or zmq+ipc:///PATH")
-        replay = query.get("replay", [None])[-1]
-        if replay is not None and "://" not in replay:
-            raise ConfigError(f"{url}: write the replay endpoint as tcp://HOST:PORT")
-        source = query.get("source", [None])[-1]
-        if source is not None and len(source) > MAX_SOURCE:
-            raise ConfigError(f"{url}: source has {len(source):,} characters, more than {MAX_SOURCE}")
-        return cls(endpoint, query.get("topic", [""])[-1], replay, source)
-
-    @property
-    def binds(self) -> bool:
-        """Return whether publishers connect to us."""
-        return self.endpoint.startswith("tcp://*")
-
-
-class SubscriberStatistics(msgspec.Struct, frozen=True, tag="input"):
-    """A subscription's accounts at one moment.
-
-    Attributes:
-        input: Its URL.
-        messages: Messages received live.
-        batches: Batches decoded, replayed ones among them.
-        replayed: Batches had by replay.
-        lost_batches: Batches that could not be had.
-        duplicates: Batches that came twice.
-        restarts: Restarts of publishers.
-        unknown_events: Events of unknown types, skipped.
-        malformed: Messages and events that could not be decoded.
-        lag_seconds: From the time of the last batch until it was decoded, by the two machines' clocks.
-        refused: What was not taken, by reason: ``parts`` (a message of other parts than topic, number and
-            payload), ``topic`` (too long), ``number`` (none of 8 bytes that a publisher could reach),
-            ``jump`` (a number far ahead that the next did not confirm), ``batch`` and ``event`` (not
-            decodable), ``replay`` (replays with answers in no known layout), all of these ``malformed``;
-            ``no_memory`` (to decode a batch), ``too_many_publishers``.
-        publishers: Publishers that are followed.
-        forgotten_publishers: Publishers that sent nothing for so long that they are followed no more.
-    """
-
-    input: str
-    messages: int = 0
-    batches: int = 0
-    replayed: int = 0
-    lost_batches: int = 0
-    duplicates: int = 0
-    restarts: int = 0
-    unknown_events: int = 0
-    malformed: int = 0
-    lag_seconds: float = 0.0
-    refused: dict[str, int] = {}
-    publishers: int = 0
-    forgotten_publishers: int = 0
 
 
 _NOT_MALFORMED = {"no_memory", "too_many_publishers"}
@@ -133,12 +46,14 @@ class KVEventSubscriber:
     is counted, and a socket that fails is opened again.
 
     Args:
-        url: ``zmq://HOST:PORT``, as ``ZmqAddress`` says.
+        url: ``zmq://HOST:PORT``, as ``ZmqAddress`` says, of one publisher.
+        address: Where it is, if that is not what ``url`` says.
         most_publishers: Publishers that are followed where they connect to us, each by its topic; messages
             of any more are refused.
         forget_seconds: Seconds without a message after which such a publisher makes room for another.
 
     Attributes:
+        connection: Whether it is connected.
         faults: What went wrong with sockets and publishers, by part ``zmq`` and reason.
 
     Raises:
@@ -150,7 +65,12 @@ class KVEventSubscriber:
     """
 
     def __init__(
-        self, url: str, *, most_publishers: int = MOST_PUBLISHERS, forget_seconds: float = FORGET_SECONDS
+        self,
+        url: str,
+        *,
+        address: ZmqAddress | None = None,
+        most_publishers: int = MOST_PUBLISHERS,
+        forget_seconds: float = FORGET_SECONDS,
     ) -> None:
         try:
             import zmq
@@ -158,7 +78,10 @@ class KVEventSubscriber:
             raise MissingExtraError("reading zmq://", "zmq") from None
         if most_publishers < 1 or not 0 < forget_seconds < float("inf"):
             raise ConfigError("most_publishers must be 1 or more, and forget_seconds above 0")
-        self.url, self.address = url, ZmqAddress.parse(url)
+        self.url, self.address = url, address or ZmqAddress.parse(url)
+        if self.address.ranks is not None:
+            raise ConfigError(f"{url}: a subscriber is of one rank")
+        self.connection = Connection()
         self.faults = FaultLog()
         self._zmq: Any = zmq
         self._most_publishers = most_publishers
@@ -169,6 +92,7 @@ class KVEventSubscriber:
             fallback=self.address.endpoint.partition("://")[2],
             by_topic=binds,
             ask=self._ask if self.address.replay and not binds else None,
+            rank=self.address.rank,
             most=most_publishers,
             forget_seconds=forget_seconds,
         )
@@ -180,27 +104,32 @@ class KVEventSubscriber:
         self._reports = ReportLimiter()
         self._lag_ns = 0
         self._context: Any = None
+        self._monitor: ConnectionMonitor | None = None
         self._replay: Replay | None = None  # the one under way
         self._replay_ipv6 = False
 
-    def statistics(self) -> SubscriberStatistics:
+    def statistics(self) -> InputStatistics:
         """Return the accounts now."""
         totals = self._publishers.totals()
         refused = dict(totals.refused + self._refused)
-        return SubscriberStatistics(
-            self.url,
-            self._messages,
-            totals.batches,
-            totals.replayed,
-            totals.lost_batches,
-            totals.duplicates,
-            totals.restarts,
-            totals.unknown_events,
-            sum(count for reason, count in refused.items() if reason not in _NOT_MALFORMED),
-            self._lag_ns / 1e9,
-            refused,
-            len(self._publishers),
-            self._publishers.forgotten,
+        return InputStatistics(
+            input=self.url,
+            state=self.connection.state,
+            since=self.connection.since,
+            error=self.connection.error,
+            messages=self._messages,
+            batches=totals.batches,
+            replayed=totals.replayed,
+            lost_batches=totals.lost_batches,
+            duplicates=totals.duplicates,
+            restarts=totals.restarts,
+            unknown_events=totals.unknown_events,
+            malformed=sum(count for reason, count in refused.items() if reason not in _NOT_MALFORMED),
+            lag_seconds=self._lag_ns / 1e9,
+            refused=refused,
+            publishers=len(self._publishers),
+            forgotten_publishers=self._publishers.forgotten,
+            shared_topics=self._publishers.shared_topics,
         )
 
     async def read(self) -> AsyncIterator[EventFrame | Malformed]:
@@ -213,12 +142,14 @@ class KVEventSubscriber:
         try:
             while True:
                 try:
-                    live = await self._open()
+                    live, self._monitor = await self._open()
                     is_usable = True
                     while True:
                         for item in self._receive(live):
                             yield item
-                        readers = [live] if self._replay is None else [live, self._replay.messages]
+                        readers = [live, self._monitor.messages]
+                        if self._replay is not None:
+                            readers.append(self._replay.messages)
                         if self._active or any(reader.is_readable for reader in readers):
                             await checkpoint()
                         else:
@@ -230,11 +161,12 @@ class KVEventSubscriber:
                         raise
                     self.faults.note("zmq", "socket", f"{self.url}: {error}; opening the socket again")
                     self._close()
+                    self.connection.become("not connected", str(error))
                     await anyio.sleep(_PAUSE_SECONDS)
         finally:
             self._close()
 
-    async def _open(self) -> MessageReader:
+    async def _open(self) -> tuple[MessageReader, ConnectionMonitor]:
         zmq, address = self._zmq, self.address
         asks = address.replay is not None and not address.binds
         ipv6 = await speaks_ipv6(address.endpoint)
@@ -249,16 +181,18 @@ class KVEventSubscriber:
         socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SUBSCRIBE, address.topic.encode())
+        monitor = ConnectionMonitor(socket, self.connection)
         attach_socket(socket, address.endpoint, bind=address.binds, origin=self.url, ipv6=ipv6)
         if asks:
             if self._replayed is not None:
                 self._replayed.feed.catch_up()
             else:
                 self._replayed = self._publishers.get(b"", 0)  # asks for everything there is
-        return MessageReader(socket)
+        return MessageReader(socket), monitor
 
     def _close(self) -> None:
         self._close_replay()
+        self._monitor = None
         if self._context is not None:
             self._context.destroy(linger=0)
             self._context = None
@@ -284,6 +218,8 @@ class KVEventSubscriber:
 
     def _receive(self, live: MessageReader) -> list[EventFrame | Malformed]:
         """Take what has arrived, in bounded portions; nothing while batches wait to be decoded."""
+        if self._monitor is not None:
+            self._monitor.take()
         if not self._active:
             size = 0
             for _ in range(_AT_ONCE):

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 
 from kvstream.errors import ConfigError
+from kvstream.sources.zmq_address import host_of
 
 MOST_PARTS = 5
 """Parts of a message that are kept: one more than any message that is known has."""
@@ -36,7 +37,7 @@ def attach_socket(socket: Any, endpoint: str, *, bind: bool, origin: str, ipv6: 
             socket.setsockopt(IPV6, int(ipv6))
             attach(endpoint)
         except ZMQError:
-            if not (ipv6 and _host(endpoint) == "*"):
+            if not (ipv6 and host_of(endpoint) == "*"):
                 raise
             socket.setsockopt(IPV6, 0)  # a machine may have no IPv6 at all
             attach(endpoint)
@@ -55,7 +56,7 @@ async def speaks_ipv6(endpoint: str, patience: float = float("inf")) -> bool:
         endpoint: A ZMQ endpoint.
         patience: Seconds to wait for a name that has addresses of both kinds, or none yet.
     """
-    host = _host(endpoint)
+    host = host_of(endpoint)
     if not host:
         return False
     if host == "*":
@@ -87,12 +88,6 @@ async def _family(host: str, port: str) -> int | None:
         return None
     async with stream:
         return int(stream.extra(anyio.abc.SocketAttribute.family))  # noqa: S610
-
-
-def _host(endpoint: str) -> str:
-    """Host of a ``tcp://`` endpoint, without brackets; empty for other kinds."""
-    kind, _, place = endpoint.partition("://")
-    return place.rpartition(";")[2].rpartition(":")[0].strip("[]") if kind == "tcp" else ""
 
 
 class MessageReader:

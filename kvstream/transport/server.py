@@ -144,8 +144,10 @@ class FrameServer:
                 self._file = SocketFile(self.endpoint.path)
                 self._listener = await self._file.listen()
             else:
+                # [::] is every address of this machine, of IPv4 too, and of a machine without IPv6.
+                host = None if self.endpoint.host == "::" else self.endpoint.host
                 self._listener = await anyio.create_tcp_listener(
-                    local_host=self.endpoint.host, local_port=self.endpoint.port
+                    local_host=host, local_port=self.endpoint.port
                 )
                 port = self._listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
                 self.endpoint = Endpoint(host=self.endpoint.host, port=port, tls=self.endpoint.tls)

@@ -86,7 +86,13 @@ class HttpServer:
         host, port = self.endpoint.host, self.endpoint.port
         try:
             family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            self._socket = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+            self._socket = socket.create_server(
+                address,
+                family=family,
+                backlog=_BACKLOG,
+                # [::] is every address of this machine, of IPv4 too.
+                dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+            )
         except OSError as error:
             raise ConfigError(f"cannot listen at {self.url}: {error.strerror or error}") from error
         self._socket.setblocking(False)

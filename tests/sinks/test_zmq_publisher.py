@@ -7,7 +7,8 @@ import zmq
 from anyio import to_thread
 
 from kvstream.sinks.zmq_publisher import KVEventPublisher
-from kvstream.sources.zmq_events import KVEventSubscriber, ZmqAddress
+from kvstream.sources.zmq_address import ZmqAddress
+from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.stream import KVStream
 from tests.ports import free_port
 from tests.publisher import END, number

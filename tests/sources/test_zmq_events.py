@@ -1,5 +1,6 @@
 import os
 import socket
+import time
 from contextlib import asynccontextmanager
 
 import anyio
@@ -7,10 +8,11 @@ import msgspec
 import pytest
 import zmq
 from anyio import to_thread
+from anyio.abc import SocketAttribute
 
 from kvstream.config import StreamConfig
 from kvstream.errors import ConfigError
-from kvstream.sources.zmq_events import KVEventSubscriber, ZmqAddress
+from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.stream import KVStream
 from tests.ports import free_port
 from tests.publisher import END, TOPIC, Engine, answers_with_topic, answers_without, captured, number
@@ -193,26 +195,6 @@ async def test_publishers_that_connect_to_us_are_told_apart_by_their_topics():
         context.destroy(linger=0)
 
 
-def test_addresses():
-    assert ZmqAddress.parse("zmq://h:5557?topic=kv&replay=tcp://h:5558&source=a") == ZmqAddress(
-        "tcp://h:5557", "kv", "tcp://h:5558", "a"
-    )
-    assert ZmqAddress.parse("zmq+ipc:///run/kv").endpoint == "ipc:///run/kv"
-    assert ZmqAddress.parse("zmq://*:5557").binds
-    assert ZmqAddress.parse("zmq://[::1]:5557").endpoint == "tcp://[::1]:5557"
-    for wrong in (
-        "zmq://host",
-        "zmq:",
-        "http://h:1",
-        "zmq://h:1?topics=x",
-        "zmq://h:1?replay=h:2",
-        "zmq://[::1:5557",
-        "zmq://h:1?source=" + "x" * 250,
-    ):
-        with pytest.raises(ConfigError):
-            ZmqAddress.parse(wrong)
-
-
 @pytest.mark.filterwarnings("ignore::trio.TrioDeprecationWarning")
 def test_it_works_on_trio():
     async def main():
@@ -342,6 +324,62 @@ async def test_a_snapshot_stands_for_batches_that_are_no_longer_kept():
             await stream.flush()
             assert stream.summary_nowait().blocks_live == 8
             assert (subscriber.statistics().lost_batches, subscriber.statistics().malformed) == (0, 0)
+
+
+async def test_an_endpoint_where_nobody_listens_is_not_connected_and_says_since_when():
+    before = time.time()
+    async with listening(f"zmq://127.0.0.1:{free_port()}") as (_, subscriber):
+        assert subscriber.statistics().state == "connecting"
+        await until(lambda: subscriber.statistics().state == "not connected")
+        statistics = subscriber.statistics()
+        assert before <= statistics.since <= time.time()
+        assert statistics.error == "nobody answers there"
+
+
+async def test_an_endpoint_that_speaks_something_else_says_so():
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+
+        async def greet(stream):
+            async with stream:
+                await stream.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n" * 4)
+
+        port = listener.extra(SocketAttribute.local_port)
+        async with (
+            listening(f"zmq://127.0.0.1:{port}") as (_, subscriber),
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(listener.serve, greet)
+            await until(lambda: "does not speak ZMQ" in subscriber.statistics().error)
+            assert subscriber.statistics().state == "not connected"
+            tasks.cancel_scope.cancel()
+
+
+async def test_an_engine_that_goes_and_comes_back_is_not_connected_meanwhile():
+    with Engine() as engine:
+        async with subscribed(engine) as (_, (subscriber,)):
+            await until(lambda: subscriber.statistics().state == "connected")
+            first = subscriber.statistics().since
+            engine.__exit__()
+            await until(lambda: subscriber.statistics().state == "not connected")
+            assert subscriber.statistics().since >= first
+            with Engine(endpoints=(engine.endpoint, engine.replay_endpoint)):
+                await until(lambda: subscriber.statistics().state == "connected")
+                assert subscriber.statistics().error == ""
+
+
+async def test_where_publishers_connect_to_us_it_is_connected_while_one_is():
+    port = free_port()
+    with zmq.Context() as context:
+        async with listening(f"zmq://[::]:{port}") as (_, subscriber):
+            with context.socket(zmq.PUB) as one, context.socket(zmq.PUB) as other:
+                for publisher in (one, other):
+                    publisher.setsockopt(zmq.LINGER, 0)
+                    publisher.connect(f"tcp://127.0.0.1:{port}")
+                await until(lambda: subscriber.statistics().state == "connected")
+                other.close()
+                one.send_multipart([b"a", number(0), stored(1)])
+                assert subscriber.statistics().state == "connected"
+            await until(lambda: subscriber.statistics().state == "not connected")
 
 
 def test_an_endpoint_for_replays_that_is_none_is_an_error_at_the_start():

@@ -21,13 +21,16 @@ from kvstream.stream import KVStream
 from kvstream.transport.endpoint import Endpoint, Hello, MessageReader, with_length
 from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.server import FrameServer
-from tests.ports import free_port
+from tests.ports import free_port, has_ipv6
 from tests.waiting import DEADLINE, until
 
 
 @pytest.fixture(params=["unix", "tcp"])
 def endpoint(request, tmp_path):
     return f"unix:{tmp_path}/kv.sock" if request.param == "unix" else "tcp://127.0.0.1:0"
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
 
 
 @asynccontextmanager
@@ -511,3 +514,22 @@ def test_a_budget_without_room_for_a_frame_is_refused():
 )
 def test_promises_hold_on_trio_too(endpoint, promise):
     anyio.run(promise, endpoint, backend="trio")
+
+
+@needs_ipv6
+@pytest.mark.parametrize(
+    ("listen", "hosts"), [("[::1]", ["[::1]"]), ("[::]", ["[::1]", "127.0.0.1"]), ("0.0.0.0", ["127.0.0.1"])]
+)
+async def test_it_listens_on_ipv6_and_at_every_address_of_the_machine(listen, hosts):
+    async with serving(f"tcp://{listen}:0", insecure=True) as (stream, server):
+        for host in hosts:
+            async with connect(f"tcp://{host}:{server.endpoint.port}") as remote:
+                await remote.producer(host).allocated([1])
+        await stream.flush()
+        assert {source for source, _ in stream.places()} == set(hosts)
+
+
+async def test_beyond_loopback_ipv6_needs_a_token_as_well():
+    async with KVStream() as stream:
+        with pytest.raises(ConfigError, match="set a token"):
+            FrameServer(stream, Endpoint.parse("tcp://[::]:0"))

@@ -18,6 +18,7 @@ import kvstream.web.connections as connections_module
 from kvstream import KVStream
 from kvstream.transport.endpoint import Endpoint
 from kvstream.web.server import HttpServer
+from tests.ports import has_ipv6
 from tests.serving import DEADLINE, send_chat, served
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
@@ -282,3 +283,21 @@ def test_a_token_that_travels_unencrypted_beyond_this_machine_is_warned_of(caplo
     server._socket.close()
     assert "unencrypted" in caplog.text
     assert "s3cret" not in caplog.text
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="needs IPv6")
+@pytest.mark.parametrize(
+    ("listen", "hosts"), [("[::1]", ["[::1]"]), ("[::]", ["[::1]", "127.0.0.1"]), ("0.0.0.0", ["127.0.0.1"])]
+)
+async def test_it_listens_on_ipv6_and_at_every_address_of_the_machine(listen, hosts):
+    stream = KVStream()
+    server = HttpServer(stream, Endpoint.parse_address(f"{listen}:0"), insecure=True)
+    server.bind()
+    assert server.url.startswith(f"http://{listen}:")
+    async with stream, anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve)
+        async with httpx2.AsyncClient(timeout=DEADLINE) as client:
+            for host in hosts:
+                answer = await client.get(f"http://{host}:{server.endpoint.port}/readyz")
+                assert answer.status_code == 200
+        tasks.cancel_scope.cancel()

@@ -1,0 +1,54 @@
+"""The inputs of a stream: what came over each, and whether it is connected."""
+
+from typing import Literal
+
+import msgspec
+
+ConnectionState = Literal["connecting", "connected", "not connected", "error"]
+
+
+class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, tag="input"):
+    """An input's accounts at one moment.
+
+    Attributes:
+        input: Its URL.
+        state: ``connecting`` at first; ``connected``; ``not connected``, as nobody answers or has left; or
+            ``error``, as it cannot be used. Where publishers connect to us, ``connected`` while one is.
+        since: Since when, seconds since the Unix epoch.
+        error: Why it is not connected, where that is known; empty otherwise.
+        messages: Messages received live.
+        batches: Batches decoded, replayed ones among them.
+        replayed: Batches had by replay.
+        lost_batches: Batches that could not be had.
+        duplicates: Batches that came twice.
+        restarts: Restarts of publishers.
+        unknown_events: Events of unknown types, skipped.
+        malformed: Messages and events that could not be decoded.
+        lag_seconds: From the time of the last batch until it was decoded, by the two machines' clocks.
+        refused: What was not taken, by reason: ``parts`` (a message of other parts than topic, number and
+            payload), ``topic`` (too long), ``number`` (none of 8 bytes that a publisher could reach),
+            ``jump`` (a number far ahead that the next did not confirm), ``batch`` and ``event`` (not
+            decodable), ``replay`` (replays with answers in no known layout), all of these ``malformed``;
+            ``no_memory`` (to decode a batch), ``too_many_publishers``.
+        publishers: Publishers that are followed.
+        forgotten_publishers: Publishers that sent nothing for so long that they are followed no more.
+        shared_topics: Topics under which several publishers send.
+    """
+
+    input: str
+    state: ConnectionState
+    since: float
+    error: str = ""
+    messages: int = 0
+    batches: int = 0
+    replayed: int = 0
+    lost_batches: int = 0
+    duplicates: int = 0
+    restarts: int = 0
+    unknown_events: int = 0
+    malformed: int = 0
+    lag_seconds: float = 0.0
+    refused: dict[str, int] = {}
+    publishers: int = 0
+    forgotten_publishers: int = 0
+    shared_topics: list[str] = []
