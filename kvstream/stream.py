@@ -32,6 +32,7 @@ from kvstream.blocks.state import HotBlock
 from kvstream.config import OverflowPolicy, StreamConfig
 from kvstream.consumer import Consumer
 from kvstream.engine.cache import CacheMonitor, Outcome
+from kvstream.engine.inputs import InputStatistics
 from kvstream.engine.limits import StreamLimits
 from kvstream.engine.monitor import Gathering, Monitor, SourceMonitor, accounts_of
 from kvstream.engine.recorded import RecordedTime
@@ -77,6 +78,7 @@ class StreamStatistics(NamedTuple):
         producers: One entry a producer, in order of making.
         subscribers: One entry a subscription or handler.
         faults: Errors that ended what they concern and nothing more, by (part, reason).
+        inputs: One entry a connection of the inputs around the stream (``watch_inputs``).
     """
 
     accounts: Accounts
@@ -84,6 +86,7 @@ class StreamStatistics(NamedTuple):
     producers: tuple[ProducerStatistics, ...]
     subscribers: tuple[SubscriptionStatistics, ...]
     faults: dict[tuple[str, str], int]
+    inputs: tuple[InputStatistics, ...]
 
 
 class KVStream:
@@ -148,6 +151,7 @@ class KVStream:
         self._lags: dict[str, float] = {}  # seconds that the last frame of a source was behind the clock
         self._heartbeat = heartbeat_rule(rules)
         self._opened_at = 0.0
+        self._inputs: list[Callable[[], Iterable[InputStatistics]]] = []
         self._malformed_count = 0
         buffer = self.config.subscriber_buffer
         self._alerts: Topic[CacheAlert] = Topic("alerts", buffer, AlertBuffer, faults=self.faults)
@@ -294,16 +298,26 @@ class KVStream:
         """Send every frame of an input on and count what of it was malformed, until the input ends."""
         try:
             async for item in items:
-                if not isinstance(item, EventFrame):
-                    self.reject(item)
-                    continue
-                try:
-                    await self.send(item)
-                except MalformedInputError as error:
-                    self.reject(Malformed("input", "frame", 0, str(error)))
+                await self.take(item)
         finally:
             if isinstance(items, AsyncGenerator):  # which holds files or sockets
                 await items.aclose()
+
+    async def take(self, item: EventFrame | Malformed) -> None:
+        """Send a frame of an input on, or count what of it was malformed."""
+        if not isinstance(item, EventFrame):
+            self.reject(item)
+            return
+        try:
+            await self.send(item)
+        except MalformedInputError as error:
+            self.reject(Malformed("input", "frame", 0, str(error)))
+
+    async def forget(self, source: str) -> None:
+        """Forget a source that is watched no more: its accounts stay in the totals, its alerts end."""
+        await self._consumer_of(source).queue.join()
+        if source in self._arrived:
+            self._forget(source, "it is watched no more")
 
     async def flush(self) -> None:
         """Wait until everything recorded or sent so far has been processed."""
@@ -323,6 +337,14 @@ class KVStream:
         """
         if self._recorded is not None:
             self._recorded.input_ended(ends)
+
+    def watch_inputs(self, statistics: Callable[[], Iterable[InputStatistics]]) -> None:
+        """Show the states of inputs beside the stream's own: what it returns is asked for when needed."""
+        self._inputs.append(statistics)
+
+    def inputs(self) -> list[InputStatistics]:
+        """Return the accounts of the inputs that are watched, one entry a connection."""
+        return [seen for statistics in self._inputs for seen in statistics()]
 
     def reject(self, malformed: Malformed) -> None:
         """Count a piece of input that could not be decoded; the last hundred are kept."""
@@ -649,6 +671,7 @@ class KVStream:
             counted.producers,
             tuple(entry for topic in self._topics for entry in topic.statistics()),
             dict(self.faults.counts),
+            tuple(self.inputs()),
         )
 
     def _accounts(self, counted: ProducersStatistics) -> Accounts:
@@ -767,9 +790,13 @@ class KVStream:
 
     def _forget_longest_silent(self) -> None:
         source, arrived = next(iter(self._arrived.items()))
+        self._forget(
+            source, f"the source was forgotten after {anyio.current_time() - arrived:,.0f} s without events"
+        )
+
+    def _forget(self, source: str, why: str) -> None:
         del self._arrived[source]
         self._lags.pop(source, None)
-        why = f"the source was forgotten after {anyio.current_time() - arrived:,.0f} s without events"
         self._publish_alerts(self._consumer_of(source).at_rest().forget(source, why))
         self._publish_alerts(self._drops.forget(source, why, self._clock() / 1e9))
 

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -12,6 +12,19 @@ def free_port():
         return server.getsockname()[1]
 
 
+def free_ports(count):
+    """The first of some TCP ports, one after another, that nobody listens at."""
+    while True:
+        first = free_port()
+        try:
+            with ExitStack() as open_ports:
+                for port in range(first, first + count):
+                    open_ports.enter_context(socket.create_server(("127.0.0.1", port)))
+        except (OSError, OverflowError):
+            continue
+        return first
+
+
 def has_ipv6():
     """Whether this machine has a loopback address of IPv6."""
     try:
@@ -19,6 +32,25 @@ def has_ipv6():
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def answering(answer):
+    """The URL of an HTTP server; ``answer(path)`` returns a status and a body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, body = answer(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    with _serving(Handler) as url:
+        yield url
 
 
 @contextmanager
@@ -39,7 +71,13 @@ def posted_to(take):
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with _serving(Handler) as url:
+        yield url
+
+
+@contextmanager
+def _serving(handler):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

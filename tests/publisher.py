@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from pathlib import Path
 
+import msgspec
 import zmq
 
 from kvstream.sources.wire_capture import wire_message_parser
@@ -23,6 +24,11 @@ def captured(name):
     """Payloads of a capture, in order."""
     data = gzip.decompress((DATA / f"{name}.wire.gz").read_bytes())
     return [message.payload for message in wire_message_parser(name).feed(data)]
+
+
+def stored(*blocks, rank=None):
+    """A batch that stores some blocks."""
+    return msgspec.msgpack.encode([1.7e9, [["BlockStored", [*blocks], None, [], 32, None]], rank])
 
 
 def answers_with_topic(start, kept):

@@ -45,7 +45,7 @@ def convert_command(
 ) -> None:
     """Convert recorded events between formats; report on standard error what is malformed and left out."""
     recorded = Input(recording)
-    if recorded.subscriber is not None:
+    if recorded.engine is not None:
         raise ConfigError(f"{recording} has no end; record it with kvstream record")
     if output == "-" and format not in (None, "jsonl") and sys.stdout.isatty():
         raise ConfigError(f"{format} is binary; name a file, or pipe it")

@@ -1,11 +1,9 @@
 """Results as JSON lines: alerts, summaries, evictions and malformed input, each with its ``type``."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 
-from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.stream import KVStream
 from kvstream.text.json import encode_json
 
@@ -46,5 +44,5 @@ class JsonLines:
         """Write what has waited for room."""
         self._file.flush()
 
-    def watch(self, stream: KVStream, subscribers: Sequence[KVEventSubscriber]) -> None:
+    def watch(self, stream: KVStream) -> None:
         """Return what is shown is all it needs."""

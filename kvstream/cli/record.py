@@ -13,9 +13,11 @@ from kvstream.cli.messages import MalformedReport, say
 from kvstream.cli.render import progress_on_stderr
 from kvstream.cli.session import stop_on_signal
 from kvstream.events.frame import EventFrame
+from kvstream.events.types import Malformed
 from kvstream.sinks.event_log import Format, RotatingWriter
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.inputs import Input
+from kvstream.text.escape import for_terminal
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -62,20 +64,27 @@ def record_command(
     )
     if appends:
         say(f"kvstream: {output} exists and is appended to")
+    engines = [each.engine for each in opened if each.engine is not None]
     report = MalformedReport()
     progress = progress_on_stderr(TextColumn("{task.description}"))
     task = progress.add_task("waiting for events", total=None)
     events = 0
     stopped: list[int] = []
 
-    async def write_all(each: Input) -> None:
+    async def take(item: EventFrame | Malformed) -> None:
         nonlocal events
+        if isinstance(item, EventFrame):
+            writer.write(item)
+            events += len(item)
+        else:
+            report.add(item)
+
+    async def write_all(each: Input) -> None:
+        if each.engine is not None:
+            await each.engine.deliver(take, is_alone=len(opened) == 1)
+            return
         async for item in each.read():
-            if isinstance(item, EventFrame):
-                writer.write(item)
-                events += len(item)
-            else:
-                report.add(item)
+            await take(item)
 
     async def write_inputs(scope: CancelScope) -> None:
         async with anyio.create_task_group() as tasks:
@@ -90,20 +99,25 @@ def record_command(
             while True:
                 await anyio.sleep(_FLUSH_SECONDS)
                 writer.flush()
-                progress.update(task, description=f"{events:,} events, {writer.size / 1e6:.1f} MB")
+                away = [
+                    seen.input
+                    for engine in engines
+                    for seen in engine.statistics()
+                    if seen.state != "connected"
+                ]
+                missing = f"; not connected: {', '.join(map(for_terminal, away))}" if away else ""
+                progress.update(task, description=f"{events:,} events, {writer.size / 1e6:.1f} MB{missing}")
 
     try:
         with progress:
             anyio.run(record)
     finally:
         writer.close()
-    for each in opened:
-        if each.subscriber is not None:
-            counted = each.subscriber.statistics()
-            say(
-                f"{counted.input}: {counted.batches:,} batches, {counted.lost_batches:,} lost, "
-                f"{counted.replayed:,} replayed"
-            )
+    for counted in (seen for engine in engines for seen in engine.statistics()):
+        say(
+            f"{counted.input}: {counted.batches:,} batches, {counted.lost_batches:,} lost, "
+            f"{counted.replayed:,} replayed"
+        )
     say(
         f"{events:,} events, {report.count:,} malformed pieces left out, {writer.size / 1e6:.1f} MB in "
         f"{', '.join(writer.paths)}"

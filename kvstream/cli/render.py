@@ -1,6 +1,5 @@
 """Results on a terminal: progress and live figures while it runs, alerts above, a summary at the end."""
 
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +18,6 @@ from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.usage import LabelUsage
 from kvstream.reports.lines import accounts_lines, interval
-from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.stream import KVStream
 from kvstream.text.escape import for_terminal
 from kvstream.text.numbers import live_blocks, percent, ratio, seconds, time_of_day
@@ -46,7 +44,6 @@ class Terminal:
     def __init__(self, total_bytes: int | None, screen: Console | None = None) -> None:
         self._console = screen or console()
         self._stream: KVStream | None = None
-        self._subscribers: Sequence[KVEventSubscriber] = ()
         self._malformed = 0
         self._bytes = 0
         self._progress = Progress(
@@ -69,9 +66,9 @@ class Terminal:
     ) -> None:
         self._live.stop()
 
-    def watch(self, stream: KVStream, subscribers: Sequence[KVEventSubscriber]) -> None:
+    def watch(self, stream: KVStream) -> None:
         """Give what there is to look at while it runs."""
-        self._stream, self._subscribers = stream, subscribers
+        self._stream = stream
 
     def read(self, count: int) -> None:
         """Move the progress bar."""
@@ -118,7 +115,7 @@ class Terminal:
             f"hit ratio {ratio(recent.recent.hit_ratio)} · {recent.recent.eviction_rate:,.0f} evictions/s · "
             f"{len(recent.alerts)} alerts firing"
         )
-        inputs = [_input_line(subscriber.statistics()) for subscriber in self._subscribers]
+        inputs = [_input_line(seen) for seen in self._stream.inputs()]
         return Group(self._progress, *inputs, Text(line))
 
 

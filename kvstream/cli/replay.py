@@ -83,7 +83,7 @@ def replay_command(
 ) -> int:
     """Send recorded events again, spaced as they were."""
     recorded = Input(recording)
-    if recorded.subscriber is not None:
+    if recorded.engine is not None:
         raise ConfigError(f"{recording} is live; record it first")
     progress = progress_on_stderr()
     task = progress.add_task(f"replaying {recording}", total=None)

@@ -1,6 +1,7 @@
 """``kvstream run``: event logs, standard input and publishers to summaries and alerts."""
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import anyio
@@ -33,6 +34,7 @@ from kvstream.cli.session import (
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.frame import EventFrame
+from kvstream.events.types import Malformed
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.files import STDIN
 from kvstream.sources.inputs import Input, live_and_recorded
@@ -44,7 +46,9 @@ EXAMPLES = f"""
 
   kvstream run examples/data/*.kvlog.gz               two engines at once
 
-  kvstream run zmq://vllm-0:5557?replay=tcp://vllm-0:5558
+  kvstream run 'zmq://vllm-0:5557?replay=tcp://vllm-0:5600&dp=8'      eight ranks, at ports 5557 to 5564
+
+  kvstream run http://sglang-0:30000                  asks SGLang where it publishes
 
   kvstream run events.jsonl.gz | jq .accesses         for programs
 
@@ -71,9 +75,10 @@ def run_command(
     paths: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE|-|zmq://HOST:PORT]...",
+            metavar="[FILE|-|zmq://HOST:PORT|http://HOST:PORT]...",
             help="Event logs: JSON lines, .kvlog, frames, ZMQ captures, TensorRT-LLM events or hash traces, "
-            "plain, .gz or .zst; - is standard input; zmq:// subscribes to vLLM and SGLang.",
+            "plain, .gz or .zst; - is standard input; zmq:// subscribes to vLLM, SGLang and "
+            "others, http:// to SGLang.",
             show_default=False,
         ),
     ] = None,
@@ -137,9 +142,8 @@ def run_command(
         try:
             await _read_all(inputs, options, stream, output)
         finally:
-            for each in inputs:
-                if each.subscriber is not None:
-                    output.show(each.subscriber.statistics())
+            for seen in stream.inputs():
+                output.show(seen)
 
     return run_session(
         Session(min_severity, evictions, fail_on, rules if endless else None, heartbeat),
@@ -147,31 +151,34 @@ def run_command(
         feed,
         as_json=json,
         total_bytes=None if endless else sum(each.size for each in inputs),
-        subscribers=[each.subscriber for each in inputs if each.subscriber is not None],
-        is_service=follow or any(each.subscriber is not None for each in inputs),
+        is_service=follow or any(each.engine is not None for each in inputs),
     )
 
 
 async def _read_all(inputs: list[Input], options: RunOptions, stream: KVStream, output: Output) -> None:
     """Send what the inputs hold: recorded ones merged by time, live ones as it comes."""
     clock = _SummaryClock(options.summary_every, stream, output)
-    live, recorded = live_and_recorded(inputs, options.capacity, output.read, stream.input_ended)
-    async with anyio.create_task_group() as tasks:
-        for items in [*live, *recorded]:
-            tasks.start_soon(_send_all, items, options, stream, output, clock)
 
-
-async def _send_all(
-    items: Items, options: RunOptions, stream: KVStream, output: Output, clock: "_SummaryClock"
-) -> None:
-    async for item in paced(items, options.speed):
+    async def take(item: EventFrame | Malformed) -> None:
         if isinstance(item, EventFrame):
             await clock.send(item)
-            continue
+            return
         stream.reject(item)
         output.show(item)
         if options.strict:
             raise MalformedInputError(f"{item} (stopped by --strict)")
+
+    async def take_all(items: Items) -> None:
+        async for item in paced(items, options.speed):
+            await take(item)
+
+    live, recorded = live_and_recorded(inputs, options.capacity, output.read, stream.input_ended)
+    async with anyio.create_task_group() as tasks:
+        for engine in (each.engine for each in inputs if each.engine is not None):
+            stream.watch_inputs(engine.statistics)
+            tasks.start_soon(partial(engine.deliver, take, stream.forget, is_alone=len(inputs) == 1))
+        for items in [*live, *recorded]:
+            tasks.start_soon(take_all, items)
 
 
 class _SummaryClock:

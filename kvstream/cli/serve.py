@@ -1,7 +1,8 @@
-"""``kvstream serve``: a stream for producers in other processes."""
+"""``kvstream serve``: a stream for engines and for producers in other processes."""
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,9 @@ from kvstream.cli.tokens import TokenFile, token_from
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError
 from kvstream.events.codec import MAX_FRAME_BYTES
+from kvstream.sources.engine_input import LiveInput
+from kvstream.sources.inputs import live_input
+from kvstream.sources.targets import Targets
 from kvstream.stream import KVStream
 from kvstream.transport.endpoint import Endpoint
 from kvstream.transport.receive_budget import DEFAULT_RECEIVE_BYTES, ReceiveBudget
@@ -48,6 +52,10 @@ if TYPE_CHECKING:
 
 EXAMPLES = f"""
 [bold]Examples[/bold]
+
+  kvstream serve --from 'zmq://vllm-0:5557?replay=tcp://vllm-0:5558' --http 127.0.0.1:9109
+
+  kvstream serve --from 'zmq://vllm-0:5557?dp=8' --from http://sglang-0:30000 --targets engines.json --http …
 
   kvstream serve --listen unix:/run/kvstream.sock
 
@@ -63,12 +71,32 @@ In the engine: async with kvstream.connect("unix:/run/kvstream.sock") as remote:
 
 def serve_command(
     listen: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="unix:PATH|tcp://HOST:PORT|tls://HOST:PORT",
-            help="Where to take frames; can be given again.",
+            help="Where to take frames of producers; can be given again.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    from_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="zmq://HOST:PORT|http://HOST:PORT|FILE",
+            help="An engine to follow: where vLLM, SGLang or others publish KV events (?replay=… &dp=RANKS "
+            "&topic=… &source=NAME), or the HTTP server of SGLang, or a file that grows; can be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    targets: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="A file of engines to follow, which is watched; JSON in the manner of Prometheus' file_sd, "
+            "or TOML.",
+            show_default=False,
+        ),
+    ] = None,
     http: Annotated[
         str | None,
         typer.Option(
@@ -121,7 +149,9 @@ def serve_command(
     alert_log: AlertLog = None,
     otlp: OtlpUrl = None,
 ) -> int:
-    """Take block events from other processes and show what the caches do, until it is stopped."""
+    """Follow engines, take block events of other processes, and show what the caches do, until stopped."""
+    if not (listen or from_ or targets):
+        raise ConfigError("nothing to serve: name engines by --from or --targets, or where to --listen")
     token = token_from(token_file)
     tls = _tls(tls_cert, tls_key, tls_client_ca)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
@@ -138,6 +168,11 @@ def serve_command(
         otlp=otlp,
     )
     handlers.attach(stream, min_severity)
+    inputs: list[LiveInput] = [live_input(name) for name in dict.fromkeys(from_ or ())]
+    if targets is not None:
+        inputs.append(Targets(targets))
+    for each in inputs:
+        stream.watch_inputs(each.statistics)
     budget = ReceiveBudget(max_receive_bytes)
     servers = [
         FrameServer(
@@ -150,7 +185,7 @@ def serve_command(
             budget=budget,
             tls=tls if endpoint.tls else None,
         )
-        for endpoint in map(Endpoint.parse, listen)
+        for endpoint in map(Endpoint.parse, listen or ())
     ]
     if tls is not None and http is None and not any(server.endpoint.tls for server in servers):
         raise ConfigError("--tls-cert is for --listen tls://HOST:PORT and for --http")
@@ -166,7 +201,14 @@ def serve_command(
             if page is not None:
                 page.bind()
                 typer.echo(f"dashboard at {page.url}", err=True)
-            await _serve_all(stream, [*servers, page] if page is not None else servers)
+            services = [server.serve for server in servers]
+            if page is not None:
+                services.append(page.serve)
+            is_alone = len(services) + len(inputs) == 1
+            services += [
+                partial(each.deliver, stream.take, stream.forget, is_alone=is_alone) for each in inputs
+            ]
+            await _serve_all(stream, services)
         finally:
             for server in servers:
                 await server.aclose()
@@ -175,27 +217,27 @@ def serve_command(
     return run_session(session, stream, feed, as_json=json, is_service=True)
 
 
-async def _serve_all(stream: KVStream, servers: "Sequence[FrameServer | HttpServer]") -> None:
-    """Serve until cancelled; a server that fails leaves the others alone.
+async def _serve_all(stream: KVStream, services: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Serve until cancelled; a listener or an input that fails leaves the others alone.
 
     Raises:
-        Exception: Of the last server, if all have failed.
+        Exception: Of the last one, if all have failed.
     """
     failed = 0
 
-    async def serve(server: "FrameServer | HttpServer") -> None:
+    async def serve(service: Callable[[], Awaitable[None]]) -> None:
         nonlocal failed
         try:
-            await server.serve()
+            await service()
         except Exception as error:
             failed += 1
-            if failed == len(servers):
+            if failed == len(services):
                 raise
-            stream.faults.note("serve", "listener", f"{server.endpoint}: no longer served: {error}")
+            stream.faults.note("serve", "listener", f"no longer served: {error}")
 
     async with anyio.create_task_group() as tasks:
-        for server in servers:
-            tasks.start_soon(serve, server)
+        for service in services:
+            tasks.start_soon(serve, service)
 
 
 def _page(

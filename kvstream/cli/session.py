@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -26,7 +26,6 @@ from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sinks.output_file import end_torn_line
 from kvstream.sinks.patient_file import PatientFile
-from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.stream import KVStream
 
 _BUFFER = 1_000_000
@@ -63,7 +62,7 @@ class Output(Protocol):
     def refresh(self) -> None:
         """Draw anew what is shown while the run goes on."""
 
-    def watch(self, stream: KVStream, subscribers: Sequence[KVEventSubscriber]) -> None:
+    def watch(self, stream: KVStream) -> None:
         """Give what there is to look at while it runs."""
 
 
@@ -106,7 +105,6 @@ def run_session(
     *,
     as_json: bool,
     total_bytes: int | None = None,
-    subscribers: Sequence[KVEventSubscriber] = (),
     is_service: bool = False,
 ) -> int:
     """Run a stream on what ``feed`` puts into it; return the exit code.
@@ -117,7 +115,6 @@ def run_session(
         feed: Puts events into it.
         as_json: Show JSON lines on a terminal, too.
         total_bytes: Size of the input, None if it has no end.
-        subscribers: Subscribers among the inputs.
         is_service: Go on where JSON lines cannot be written, and try again.
 
     Raises:
@@ -125,7 +122,7 @@ def run_session(
     """
     if not wants_lines(as_json):
         terminal = Terminal(total_bytes)
-        terminal.watch(stream, subscribers)
+        terminal.watch(stream)
         with terminal:
             return anyio.run(_run, session, stream, feed, terminal)
     with suppress(OSError):  # if it cannot be written, the first result will say so

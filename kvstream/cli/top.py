@@ -17,6 +17,7 @@ from kvstream.cli.session import Capacity, ConfigFile
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.reports.overview import Place, State, state_of
+from kvstream.sources.engine_input import EngineInput
 from kvstream.sources.files import STDIN
 from kvstream.sources.inputs import Input, live_and_recorded
 from kvstream.sources.timing import paced
@@ -111,7 +112,17 @@ def _feeds(
     def reading(items: Any) -> Feed:
         return lambda: stream.feed(items)
 
-    return [*map(serving, servers), *map(reading, live), *(reading(paced(r, speed)) for r in recorded)]
+    def following(engine: EngineInput) -> Feed:
+        stream.watch_inputs(engine.statistics)
+        return lambda: engine.deliver(stream.take, stream.forget, is_alone=len(names) == 1)
+
+    engines = [each.engine for each in opened if each.engine is not None]
+    return [
+        *map(serving, servers),
+        *map(following, engines),
+        *map(reading, live),
+        *(reading(paced(r, speed)) for r in recorded),
+    ]
 
 
 class StreamWatch:

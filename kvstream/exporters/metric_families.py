@@ -104,6 +104,10 @@ _EVENT_LAG = Family(
     ("source",),
     "seconds",
 )
+_INPUT = ("input",)
+_INPUT_CONNECTED = Family("gauge", "kvstream_input_connected", "1 if an input is connected.", _INPUT)
+_INPUT_BATCHES = Family("counter", "kvstream_input_batches", "Batches of an input that were decoded.", _INPUT)
+_INPUT_LOST = Family("counter", "kvstream_input_lost_batches", "Batches that could not be had.", _INPUT)
 _QUEUE_FILL = Family(
     "gauge", "kvstream_queue_fill_ratio", "Share of a queue's room that is taken.", ("consumer",), "ratio"
 )
@@ -115,6 +119,7 @@ FAMILIES = (
     *(_LIFETIME, _IDLE, _REUSE_GAP, *_OF_SOURCE.values(), _FIRING),
     *(_LABEL_BLOCKS, _LABEL_SHARE, _LABEL_ALLOCATIONS, _LABEL_ACCESSES, _LABEL_EVICTIONS, _LABEL_PREMATURE),
     *(_INPUT_AGE, _EVENT_LAG, _QUEUE_FILL, _CPU, _MEMORY),
+    *(_INPUT_CONNECTED, _INPUT_BATCHES, _INPUT_LOST),
     *(*_OF_STREAM.values(), _DROPPED, _UNDELIVERED, _FAILURES, _FAULTS),
 )
 """Every metric, in the order of the exposition."""
@@ -180,6 +185,11 @@ def stream_readings(stream: KVStream) -> Iterator[Reading]:
         yield family, (), getattr(accounts, name)
     yield _CPU, (), cpu_seconds()
     yield _MEMORY, (), resident_bytes()
+    for seen in inside.inputs:
+        of_input = (seen.input,)
+        yield _INPUT_CONNECTED, of_input, int(seen.state == "connected")
+        yield _INPUT_BATCHES, of_input, seen.batches
+        yield _INPUT_LOST, of_input, seen.lost_batches
     for number, queue in enumerate(inside.queues):
         yield _QUEUE_FILL, (str(number),), queue.events / queue.limit_events
     if (heartbeat := stream.heartbeat()) is not None:

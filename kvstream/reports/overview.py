@@ -19,12 +19,14 @@ from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.reports.verdict import verdict
 from kvstream.stream import KVStream, caches_in_turn, caches_of
 from kvstream.text.json import encode_json
+from kvstream.text.numbers import time_of_day
 
 EVERY_SECONDS = 1.0
 _SHARE_OF_TIME = 20  # a state is worked out anew after twenty times what it took, so that it never takes over
 _PLACES_KEPT = 64
 _NEWEST_WINDOWS = 10
 _HOT_BLOCKS = 20
+_INPUTS_SHOWN = 5
 
 
 class Place(NamedTuple):
@@ -60,7 +62,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
     Attributes:
         caches: Every source and tier, by name.
         summary: The summary of the one that was chosen.
-        verdict: What it says, a sentence each.
+        verdict: Which inputs are not connected, and what the summary says, a sentence each.
         history: Its newest windows.
     """
 
@@ -135,9 +137,21 @@ async def state_of(stream: KVStream, place: Place) -> State:
     return State(
         caches=[_cache_now(tier) for tier in sorted(caches_of(stream), key=_name)],
         summary=summary,
-        verdict=verdict(summary) if summary.accounts.allocations else [],
+        verdict=[*_not_connected(stream), *(verdict(summary) if summary.accounts.allocations else [])],
         history=await history(stream, place, _NEWEST_WINDOWS),
     )
+
+
+def _not_connected(stream: KVStream) -> list[str]:
+    """Return a sentence for each input that is not connected."""
+    away = [seen for seen in stream.inputs() if seen.state in ("not connected", "error")]
+    said = [
+        f"{seen.input} is not connected since {time_of_day(seen.since)}"
+        + (f": {seen.error}" if seen.error else "")
+        for seen in away[:_INPUTS_SHOWN]
+    ]
+    more = len(away) - len(said)
+    return [*said, f"{more:,} more inputs are not connected"] if more else said
 
 
 def _name(tier: CacheMonitor) -> tuple[str, str]:

@@ -1,26 +1,36 @@
-"""Any input by its name: a file, standard input, or publishers over ZMQ."""
+"""Any input by its name: a file, standard input, or an engine."""
 
+import logging
 import os
 import stat
 import sys
 from collections.abc import Callable, Sequence
 
+import anyio
+
+from kvstream.engine.inputs import InputStatistics
+from kvstream.errors import KVStreamError
+from kvstream.sources.connection_state import Connection
+from kvstream.sources.discovery import ENGINE_URLS
+from kvstream.sources.engine_input import EngineInput, Forget, LiveInput, Take
 from kvstream.sources.files import STDIN, read_events
 from kvstream.sources.timing import Items, OnEnd, merge_by_time
-from kvstream.sources.zmq_events import KVEventSubscriber
+from kvstream.text.escape import for_terminal
 
-_ZMQ = ("zmq:", "zmq+ipc:")
+_PAUSE_SECONDS = 5.0  # before a file that cannot be read is tried again
+
+logger = logging.getLogger("kvstream")
 
 
 class Input:
     """One input of a run.
 
     Args:
-        name: A path, ``-``, or a URL as ``ZmqAddress`` has it.
+        name: A path, ``-``, or a URL as ``EngineInput`` has it.
         follow: Go on at the end of a file as it grows.
 
     Attributes:
-        subscriber: What subscribes, if the input is a URL.
+        engine: The engine, if the name is a URL.
         is_live: Whether it is read as it comes; otherwise by recorded time, beside other recordings. Standard
             input is a recording if it comes from a file, as by ``< FILE``.
         is_pipe: Whether it is a named pipe or a device.
@@ -33,8 +43,8 @@ class Input:
 
     def __init__(self, name: str, follow: bool = False) -> None:
         self.name = name
-        self.subscriber = KVEventSubscriber(name) if name.startswith(_ZMQ) else None
-        is_path = self.subscriber is None and name != STDIN
+        self.engine = EngineInput(name) if name.startswith(ENGINE_URLS) else None
+        is_path = self.engine is None and name != STDIN
         self.is_pipe = is_path and not (stat.S_ISREG(mode := os.stat(name).st_mode) or stat.S_ISDIR(mode))
         is_file = not self.is_pipe if is_path else name == STDIN and _stdin_is_file()
         self.is_live = follow or not is_file
@@ -49,15 +59,73 @@ class Input:
         return os.stat(sys.stdin.fileno() if self.name == STDIN else self.name).st_size
 
     def read(self, capacity: int | None = None, on_bytes: Callable[[int], None] | None = None) -> Items:
-        """Return its frames and what was malformed.
+        """Return the frames of what is no engine, and what was malformed.
 
         Args:
             capacity: Blocks of the simulated cache that a hash trace runs through.
             on_bytes: Told how many bytes each read of a file brought.
         """
-        if self.subscriber is not None:
-            return self.subscriber.read()
         return read_events(self.name, follow=self._follow, capacity=capacity, on_bytes=on_bytes)
+
+
+class FollowedFile:
+    """Follows a file as it grows, and waits for one that is not there; or reads standard input to its end.
+
+    Args:
+        name: A path, or ``-``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._connection = Connection()
+
+    def statistics(self) -> list[InputStatistics]:
+        """Return whether it is being read."""
+        seen = self._connection
+        return [InputStatistics(input=self._name, state=seen.state, since=seen.since, error=seen.error)]
+
+    async def deliver(self, take: Take, forget: Forget | None = None, *, is_alone: bool = True) -> None:
+        """Hand over what is in it, and what is added, until cancelled.
+
+        Args:
+            take: Takes frames and what was malformed.
+            forget: Not called, as a file keeps its sources.
+            is_alone: Raise what cannot be mended.
+
+        Raises:
+            KVStreamError: If it cannot be read, and it ``is_alone``.
+            OSError: As above.
+        """
+        while True:
+            try:
+                items = read_events(self._name, follow=self._name != STDIN)
+                self._connection.become("connected")
+                async for item in items:
+                    await take(item)
+            except (KVStreamError, OSError) as error:
+                if is_alone:
+                    raise
+                why = getattr(error, "strerror", None) or str(error)
+                self._connection.become("error", why)
+                logger.warning("%s: %s", for_terminal(self._name), for_terminal(why))
+            else:
+                self._connection.become("not connected", "it has ended")
+            if self._name == STDIN:
+                return
+            await anyio.sleep(_PAUSE_SECONDS)
+
+
+def live_input(name: str) -> LiveInput:
+    """Return an input of a service, which has no end.
+
+    Args:
+        name: A path, ``-``, or a URL as ``EngineInput`` has it.
+
+    Raises:
+        ConfigError: If it is a URL that cannot be used.
+        MissingExtraError: If it needs a package that is not installed.
+    """
+    return EngineInput(name) if name.startswith(ENGINE_URLS) else FollowedFile(name)
 
 
 def _stdin_is_file() -> bool:
@@ -70,7 +138,7 @@ def live_and_recorded(
     on_bytes: Callable[[int], None] | None = None,
     on_end: OnEnd | None = None,
 ) -> tuple[list[Items], list[Items]]:
-    """Return the items of several inputs: live ones as they come, recorded ones merged by time.
+    """Return the items of several inputs but engines: live ones as they come, recorded ones merged by time.
 
     Args:
         inputs: The inputs.
@@ -78,6 +146,6 @@ def live_and_recorded(
         on_bytes: Told how many bytes each read of a file brought.
         on_end: Called when one of several recordings has ended (``merge_by_time``).
     """
-    live = [each.read(capacity, on_bytes) for each in inputs if each.is_live]
+    live = [each.read(capacity, on_bytes) for each in inputs if each.is_live and each.engine is None]
     recorded = [each.read(capacity, on_bytes) for each in inputs if not each.is_live]
     return live, [merge_by_time(recorded, on_end)] if recorded else []

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import anyio
@@ -132,7 +132,7 @@ class KVEventSubscriber:
             shared_topics=self._publishers.shared_topics,
         )
 
-    async def read(self) -> AsyncIterator[EventFrame | Malformed]:
+    async def read(self) -> AsyncGenerator[EventFrame | Malformed, None]:
         """Yield frames and what was malformed, until the caller stops or is cancelled, which closes all.
 
         Raises:

@@ -54,6 +54,7 @@ def application(
             Route("/api/summary", routes.summary),
             Route("/api/state", routes.state),
             Route("/api/alerts", routes.alerts),
+            Route("/api/inputs", routes.inputs),
             Route("/api/history", routes.history),
             Route("/api/distributions", routes.distributions),
             Route("/api/blocks", routes.blocks),
@@ -108,6 +109,10 @@ class _Routes:
                 "alerts": [msgspec.Raw(alert) for _, alert in reversed(kept)],
             }
         )
+
+    async def inputs(self, request: Request) -> Response:
+        """Say what is connected, since when not, and what came over each."""
+        return _json({"inputs": self._stream.inputs()})
 
     async def history(self, request: Request) -> Response:
         windows = _whole(request, "windows", _MOST_WINDOWS)

@@ -5,9 +5,12 @@ import subprocess
 import anyio
 import httpx2
 import pytest
+from anyio import to_thread
 
 from kvstream import StreamConfig, connect
 from tests.cli.conftest import DEADLINE, SCAN, running
+from tests.ports import free_port
+from tests.publisher import Engine, stored
 from tests.waiting import until
 
 
@@ -175,3 +178,75 @@ def test_a_heartbeat_needs_an_alertmanager(kvstream, tmp_path):
     ran = kvstream("serve", "--listen", f"unix:{tmp_path}/kv.sock", "--heartbeat")
     assert ran.code == 1
     assert "--alertmanager" in ran.err
+
+
+async def test_engines_are_followed_beside_producers_and_one_that_fails_ends_none(tmp_path):
+    targets = tmp_path / "engines.json"
+    targets.write_text("[]")
+    dead = f"zmq://127.0.0.1:{free_port()}"
+    missing = tmp_path / "not-there.jsonl"
+    with Engine() as engine:
+        arguments = ("--from", engine.url, "--from", dead, "--from", missing, "--targets", targets)
+        listen = ("--listen", f"unix:{tmp_path}/kv.sock", "--http", "127.0.0.1:0", "--json")
+        with running("serve", *arguments, *listen, stderr=subprocess.PIPE) as process:
+            endpoint = listening(process)
+            url = process.stderr.readline().decode().removeprefix("dashboard at ").strip()
+            assert await to_thread.run_sync(engine.subscribed.wait, DEADLINE)
+            engine.publish([stored(*range(7))])
+            async with (
+                connect(endpoint) as remote,
+                httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client,
+            ):
+                await remote.producer("engine-0").allocated(range(5))
+
+                async def blocks():
+                    return (await client.get("api/summary")).json()["blocks_live"]
+
+                with anyio.fail_after(DEADLINE):
+                    while await blocks() != 12:  # noqa: ASYNC110
+                        await anyio.sleep(0.01)
+                    while True:
+                        inputs = (await client.get("api/inputs")).json()["inputs"]
+                        states = {seen["input"]: seen["state"] for seen in inputs}
+                        if states[dead] == "not connected":
+                            break
+                        await anyio.sleep(0.01)
+                assert states == {engine.url: "connected", dead: "not connected", str(missing): "error"}
+                missing.write_text('{"type":"alloc","block":1,"ts":1767225600000000000}\n')
+                text = (await client.get("metrics")).text
+                assert f'kvstream_input_connected{{input="{dead}"}} 0.0' in text
+                state = (await client.get("api/state")).json()
+                assert any(f"{dead} is not connected since" in sentence for sentence in state["verdict"])
+                targets.write_text(json.dumps([{"targets": [engine.url.replace("=engine", "=again")]}]))
+                with anyio.fail_after(DEADLINE):
+                    while await blocks() != 20:  # noqa: ASYNC110 - 7 by the replay, 1 of the file that is there now
+                        await anyio.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=DEADLINE)
+            assert process.returncode == 143
+            assert f"{dead} is not connected: nobody answers there" in err.decode()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ([], "--from"),
+        (["--from", "zmq://nonsense"], "zmq://HOST:PORT"),
+        (["--from", "http://h:1?dp=2"], "unknown dp"),
+        (["--targets", "missing.json"], "missing.json"),
+    ],
+)
+def test_inputs_that_are_none_are_said_in_one_line(kvstream, options, why):
+    ran = kvstream("serve", *options)
+    assert ran.code == 1
+    assert why in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_an_input_that_cannot_be_used_and_is_all_there_is_ends_the_command(kvstream):
+    with Engine() as engine:
+        port = engine.endpoint.rpartition(":")[2]
+        ran = kvstream("serve", "--from", f"zmq://*:{port}")
+        assert ran.code == 1
+        assert "cannot bind" in ran.err
+        assert "Traceback" not in ran.err

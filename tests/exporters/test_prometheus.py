@@ -19,6 +19,7 @@ from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from kvstream import EventFrame, KVStream, Labels, MetricsConfig, StreamConfig
+from kvstream.engine.inputs import InputStatistics
 from kvstream.exporters.metric_families import FAMILIES
 from kvstream.exporters.prometheus import PrometheusCollector, _Metrics, _Text, exposition, native_histogram
 from kvstream.metrics.buckets import VLLM_BUCKETS_SECONDS
@@ -53,6 +54,8 @@ async def filled():
         await stream.producer(ODD).accessed([1, 1, 2])
         stream.producer(ODD).drop("queue_full", 3)
         stream.faults.note("frames", "bad_token", "wrong token")
+        away = InputStatistics(input=f"zmq://{ODD}:1", state="not connected", since=1.7e9, batches=3)
+        stream.watch_inputs(lambda: [away])
         await stream.producer(ODD, "cpu").allocated(5)
         await stream.flush()
         yield stream

@@ -15,7 +15,7 @@ from kvstream.errors import ConfigError
 from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.stream import KVStream
 from tests.ports import free_port
-from tests.publisher import END, TOPIC, Engine, answers_with_topic, answers_without, captured, number
+from tests.publisher import END, TOPIC, Engine, answers_with_topic, answers_without, captured, number, stored
 from tests.waiting import DEADLINE, until
 
 LAYOUTS = [answers_with_topic, answers_without]
@@ -205,11 +205,6 @@ def test_it_works_on_trio():
                 return counts(stream)
 
     assert anyio.run(main, backend="trio") == CHAT
-
-
-def stored(*blocks, rank=None):
-    """A batch that stores some blocks."""
-    return msgspec.msgpack.encode([1.7e9, [["BlockStored", [*blocks], None, [], 32, None]], rank])
 
 
 @asynccontextmanager

@@ -526,7 +526,7 @@ async def test_it_listens_on_ipv6_and_at_every_address_of_the_machine(listen, ho
             async with connect(f"tcp://{host}:{server.endpoint.port}") as remote:
                 await remote.producer(host).allocated([1])
         await stream.flush()
-        assert {source for source, _ in stream.places()} == set(hosts)
+        assert {source for source, _ in stream.caches()} == set(hosts)
 
 
 async def test_beyond_loopback_ipv6_needs_a_token_as_well():
