@@ -24,6 +24,7 @@ from kvstream.alerts.buffer import AlertBuffer
 from kvstream.alerts.drops import DropWatch
 from kvstream.alerts.groups import AlertGroup, alert_groups
 from kvstream.alerts.heartbeat import heartbeat_alert, heartbeat_rule
+from kvstream.alerts.inputs import InputWatch
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silence, Silences, exactly, fits
 from kvstream.alerts.types import AlertLevel, CacheAlert
@@ -140,6 +141,7 @@ class KVStream:
         ]
         rules = monitors[0].rules
         self._drops = DropWatch(rules, self._silences, self._limits.descriptions())
+        self._input_watch = InputWatch(rules, self._silences)
         self._recorded = RecordedTime(monitors[0]) if self.config.recorded else None
         step_ns = None if self._recorded is None else self._recorded.step_ns
         self._consumers = [
@@ -467,6 +469,7 @@ class KVStream:
         for consumer in self._consumers:
             await self._publish_bit_by_bit(consumer.at_rest_for(Monitor.look_at_silences))
         await self._publish_bit_by_bit(self._drops.look_at_silences(self._clock() / 1e9))
+        await self._publish_bit_by_bit(self._input_watch.look_at_silences(self._clock() / 1e9))
 
     async def _publish_bit_by_bit(self, parts: Iterable[list[CacheAlert]]) -> None:
         """Publish alerts part by part; each part takes a millisecond or less."""
@@ -494,6 +497,7 @@ class KVStream:
         self._silences.replace_configured(silences)
         self._heartbeat = heartbeat_rule(rules)
         self._publish_alerts(self._drops.replace_rules(rules, self._clock() / 1e9))
+        self._publish_alerts(self._input_watch.replace_rules(rules, self._clock() / 1e9))
         for consumer in self._consumers:
             await self._publish_bit_by_bit(consumer.at_rest_for(lambda monitor: monitor.replace_rules(rules)))
         await self._look_at_silences()
@@ -655,8 +659,11 @@ class KVStream:
         return self._lags.get(source)
 
     def drop_alerts(self) -> list[CacheAlert]:
-        """Return the alerts that fire on what never reaches a cache: what is refused, or has come before."""
-        return self._drops.firing()
+        """Return the alerts that fire on what never reaches a cache.
+
+        That is what is refused, what has come before, and what an input does not bring.
+        """
+        return [*self._drops.firing(), *self._input_watch.firing()]
 
     def caches(self) -> list[tuple[str, str]]:
         """Return the source and tier of each cache that is followed, sorted."""
@@ -767,7 +774,9 @@ class KVStream:
     def _look_at_drops(self) -> list[CacheAlert]:
         duplicates = ((each.source, each.duplicates) for each in sources_of(self) if each.duplicates)
         now_ns = self._clock() if self._recorded is None else self._recorded.now_ns
-        return self._drops.look(self._limits.refused, duplicates, now_ns / 1e9)
+        alerts = self._drops.look(self._limits.refused, duplicates, now_ns / 1e9)
+        readings = (reading for seen in self.inputs() for reading in seen.readings(now_ns / 1e9))
+        return [*alerts, *self._input_watch.look(readings, now_ns / 1e9)]
 
     async def _forget_silent(self) -> None:
         """Forget sources that have been silent for ``forget_seconds``, as a rule dead ones."""

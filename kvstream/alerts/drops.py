@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from kvstream.alerts.rule import Rule, alert_by
 from kvstream.alerts.silences import Silences
+from kvstream.alerts.standing import StandingAlert
 from kvstream.alerts.types import DROP_METRICS, CacheAlert, MetricType
 from kvstream.metrics.summary import ALL
 from kvstream.text.numbers import time_of_day
@@ -82,12 +83,13 @@ class DropWatch:
     def look_at_silences(self, now: float) -> Iterator[list[CacheAlert]]:
         """Take note of silences that have begun or ended; yield what is to be published now, bit by bit."""
         for key in list(self._drop_rules):
-            changes = [each.to_publish(now) for each in self._drop_rules.get(key, ())]
+            changes = [each.standing.to_publish(now) for each in self._drop_rules.get(key, ())]
             yield [alert for alert in changes if alert is not None]
 
     def firing(self) -> list[CacheAlert]:
         """Return the alerts that fire."""
-        return [e.alert for states in self._drop_rules.values() for e in states if e.alert is not None]
+        standing = (each.standing for states in self._drop_rules.values() for each in states)
+        return [each.alert for each in standing if each.alert is not None]
 
     def forget(self, source: str, why: str, now: float) -> list[CacheAlert]:
         """Forget a source; return its alerts, resolved with a message."""
@@ -124,12 +126,10 @@ class _DropRule:
 
     def __init__(self, rule: Rule, source: str, limit: str, kind: str, silences: Silences) -> None:
         self.new = 0  # dropped in the open window
-        self.alert: CacheAlert | None = None
+        self.standing = StandingAlert(silences)
         self.rule, self._source, self._limit, self._kind = rule, source, limit, kind
-        self._silences = silences
         self._recent: deque[bool] = deque(maxlen=_SHARE_WINDOWS)  # whether there were any in a window
         self._good_since: float | None = None
-        self._published = False
 
     def close_window(self, now: float) -> CacheAlert | None:
         """Return the alert if it is to be published."""
@@ -138,36 +138,22 @@ class _DropRule:
         # are normal.
         value = float(self.new) if self._limit else sum(self._recent) / _SHARE_WINDOWS
         self.new = 0
-        if self.alert is None:
+        alert = self.standing.alert
+        if alert is None:
             if value >= self.rule.threshold and (self._limit or len(self._recent) == _SHARE_WINDOWS):
-                self.alert = self._alert(value, now)
+                self.standing.alert = self._alert(value, now)
         elif value > self.rule.clear:
             self._good_since = None
         else:
             self._good_since = now if self._good_since is None else self._good_since
             if now - self._good_since >= self.rule.clear_seconds:
-                return self.end(f"over after {now - self.alert.started_at:,.0f} s", now)
-        return self.to_publish(now)
+                return self.end(f"over after {now - alert.started_at:,.0f} s", now)
+        return self.standing.to_publish(now)
 
     def end(self, message: str, now: float) -> CacheAlert | None:
         """Resolve the alert; return it if it had been published."""
-        ended, published = self.alert, self._published
-        self.alert, self._published, self._good_since = None, False, None
-        if ended is None or not published:
-            return None
-        return replace(ended, state="resolved", message=message, timestamp=now, hint="", silenced_by="")
-
-    def to_publish(self, now: float) -> CacheAlert | None:
-        """Return the alert if it fires, is not silenced, and has not been published yet."""
-        if self.alert is None:
-            return None
-        silenced_by = self._silences.reason(self.alert, now)
-        if silenced_by != self.alert.silenced_by:
-            self.alert = replace(self.alert, silenced_by=silenced_by)
-        if silenced_by or self._published:
-            return None
-        self._published = True
-        return self.alert
+        self._good_since = None
+        return self.standing.end(message, now)
 
     def _alert(self, value: float, now: float) -> CacheAlert:
         rule = self.rule

@@ -45,6 +45,9 @@ class MetricType(StrEnum):
     REPEATED_FRAMES = "repeated_frames"
     STALE_FRAMES = "stale_frames"
     CONFLICTING_FRAMES = "conflicting_frames"
+    NOT_CONNECTED = "not_connected"
+    SHARED_TOPICS = "shared_topics"
+    DRIFT = "drift"
     HEARTBEAT = "heartbeat"
 
 
@@ -58,7 +61,10 @@ DROP_METRICS = frozenset(
 )
 """Metrics of what never reaches a cache: of a stream or a source, in windows of the clock."""
 
-STREAM_METRICS = DROP_METRICS | {MetricType.HEARTBEAT}
+INPUT_METRICS = frozenset({MetricType.NOT_CONNECTED, MetricType.SHARED_TOPICS, MetricType.DRIFT})
+"""Metrics of the inputs of a stream."""
+
+STREAM_METRICS = DROP_METRICS | INPUT_METRICS | {MetricType.HEARTBEAT}
 """Metrics that rules of caches do not look at."""
 
 

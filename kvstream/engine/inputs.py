@@ -1,8 +1,12 @@
 """The inputs of a stream: what came over each, and whether it is connected."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
+
+from kvstream.alerts.inputs import InputReading
+from kvstream.alerts.types import MetricType
 
 ConnectionState = Literal["connecting", "connected", "not connected", "error"]
 
@@ -33,6 +37,9 @@ class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, tag="input"):
         publishers: Publishers that are followed.
         forgotten_publishers: Publishers that sent nothing for so long that they are followed no more.
         shared_topics: Topics under which several publishers send.
+        source: The source that an engine's own metrics are compared with; empty for other inputs.
+        drift: How far the events of that source are from those metrics, as a share; None if not known.
+        drift_detail: In what, in words.
     """
 
     input: str
@@ -52,3 +59,17 @@ class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, tag="input"):
     publishers: int = 0
     forgotten_publishers: int = 0
     shared_topics: list[str] = []
+    source: str = ""
+    drift: float | None = None
+    drift_detail: str = ""
+
+    def readings(self, now: float) -> Iterator[InputReading]:
+        """Return what rules are judged by, at a time in seconds since the Unix epoch."""
+        is_away = self.state in ("not connected", "error")
+        yield InputReading(
+            MetricType.NOT_CONNECTED, self.input, max(0.0, now - self.since) if is_away else 0.0, self.error
+        )
+        topics = ", ".join(f"'{topic}'" for topic in self.shared_topics)
+        yield InputReading(MetricType.SHARED_TOPICS, self.input, float(len(self.shared_topics)), topics)
+        if self.source:
+            yield InputReading(MetricType.DRIFT, self.source, self.drift, self.drift_detail)

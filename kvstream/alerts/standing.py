@@ -1,0 +1,42 @@
+"""StandingAlert: an alert that lasts for as long as its cause, published once unless it is silenced."""
+
+from msgspec.structs import replace
+
+from kvstream.alerts.silences import Silences
+from kvstream.alerts.types import CacheAlert
+
+
+class StandingAlert:
+    """One alert of a stream, from when it fires until it is resolved.
+
+    Args:
+        silences: Alerts not to be published.
+
+    Attributes:
+        alert: The alert while it fires; None otherwise.
+    """
+
+    def __init__(self, silences: Silences) -> None:
+        self.alert: CacheAlert | None = None
+        self._silences = silences
+        self._published = False
+
+    def end(self, message: str, now: float) -> CacheAlert | None:
+        """Resolve the alert; return it if it had been published."""
+        ended, published = self.alert, self._published
+        self.alert, self._published = None, False
+        if ended is None or not published:
+            return None
+        return replace(ended, state="resolved", message=message, timestamp=now, hint="", silenced_by="")
+
+    def to_publish(self, now: float) -> CacheAlert | None:
+        """Return the alert if it fires, is not silenced, and has not been published yet."""
+        if self.alert is None:
+            return None
+        silenced_by = self._silences.reason(self.alert, now)
+        if silenced_by != self.alert.silenced_by:
+            self.alert = replace(self.alert, silenced_by=silenced_by)
+        if silenced_by or self._published:
+            return None
+        self._published = True
+        return self.alert
