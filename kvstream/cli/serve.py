@@ -39,6 +39,7 @@ from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError
 from kvstream.events.codec import MAX_FRAME_BYTES
 from kvstream.sources.engine_input import LiveInput
+from kvstream.sources.engine_metrics import EngineMetrics, event_counts
 from kvstream.sources.inputs import live_input
 from kvstream.sources.targets import Targets
 from kvstream.stream import KVStream
@@ -56,6 +57,8 @@ EXAMPLES = f"""
   kvstream serve --from 'zmq://vllm-0:5557?replay=tcp://vllm-0:5558' --http 127.0.0.1:9109
 
   kvstream serve --from 'zmq://vllm-0:5557?dp=8' --from http://sglang-0:30000 --targets engines.json --http …
+
+  kvstream serve --from zmq://vllm-0:5557?source=vllm-0 --engine-metrics vllm-0=http://vllm-0:8000/metrics
 
   kvstream serve --listen unix:/run/kvstream.sock
 
@@ -101,6 +104,15 @@ def serve_command(
         str | None,
         typer.Option(
             metavar="HOST:PORT", help="Serve the dashboard, the API and /metrics there.", show_default=False
+        ),
+    ] = None,
+    engine_metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE=URL",
+            help="Compare a source's events with its engine's own /metrics (vLLM, SGLang), and alert where "
+            "they are apart; can be given again.",
+            show_default=False,
         ),
     ] = None,
     token_file: TokenFile = None,
@@ -171,6 +183,7 @@ def serve_command(
     inputs: list[LiveInput] = [live_input(name) for name in dict.fromkeys(from_ or ())]
     if targets is not None:
         inputs.append(Targets(targets))
+    inputs += [_engine_metrics(text, stream) for text in engine_metrics or ()]
     for each in inputs:
         stream.watch_inputs(each.statistics)
     budget = ReceiveBudget(max_receive_bytes)
@@ -238,6 +251,14 @@ async def _serve_all(stream: KVStream, services: Sequence[Callable[[], Awaitable
     async with anyio.create_task_group() as tasks:
         for service in services:
             tasks.start_soon(serve, service)
+
+
+def _engine_metrics(text: str, stream: KVStream) -> LiveInput:
+    """Return what an option SOURCE=URL asks for."""
+    source, is_pair, url = text.partition("=")
+    if not is_pair:
+        raise ConfigError(f"--engine-metrics {text}: write SOURCE=http://HOST:PORT/metrics")
+    return EngineMetrics(source, url, event_counts(stream))
 
 
 def _page(

@@ -7,21 +7,19 @@ many engines; and SGLang by the URL of its HTTP server, which describes its publ
 import ipaddress
 import socket as sockets
 from collections import defaultdict
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import msgspec
 
-from kvstream.errors import ConfigError, MissingExtraError
+from kvstream.errors import ConfigError
+from kvstream.sources.http_client import FetchError, fetch
 from kvstream.sources.publishers import MAX_SOURCE
 from kvstream.sources.zmq_address import MOST_RANKS, WILDCARDS, ZmqAddress
 
 ENGINE_URLS = ("zmq:", "zmq+ipc:", "http:", "https:")
 """How the names of engines begin; others are files."""
 
-_TIMEOUT_SECONDS = 10.0
-_MOST_BYTES = 16 * 1024 * 1024
 _MOST_ADDRESSES = 1024
 
 
@@ -145,9 +143,11 @@ async def _described_by_server(url: str, source: str | None) -> ZmqAddress:
         DiscoveryError: If it does not answer, or has none.
     """
     parts = urlsplit(url)
-    answer = await _get(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/server_info")
     try:
+        answer = await fetch(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}/server_info")
         described = msgspec.json.decode(answer, type=_ServerInfo).kv_events
+    except FetchError as error:
+        raise DiscoveryError(f"{error}; is it an SGLang server?") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DiscoveryError(f"its /server_info is not understood: {error}") from error
     if described is None:
@@ -168,44 +168,3 @@ def _address(described: _KVEvents, host: str, source: str) -> ZmqAddress:
     written = f"[{host}]" if ":" in host else host
     endpoint, replay = (None if port is None else f"tcp://{written}:{port}" for port in ports)
     return ZmqAddress(str(endpoint), described.topic, replay, source[:MAX_SOURCE], ranks)
-
-
-async def _get(url: str) -> bytes:
-    """Return what a server answers.
-
-    Raises:
-        DiscoveryError: If it is no success.
-    """
-    httpx2: Any = _http_library()
-    try:
-        async with (
-            httpx2.AsyncClient(timeout=_TIMEOUT_SECONDS) as client,
-            client.stream("GET", url) as answer,
-        ):
-            if answer.status_code != 200:
-                raise DiscoveryError(f"{url} answers {answer.status_code}; is it an SGLang server?")
-            body = bytearray()
-            async for piece in answer.aiter_bytes():
-                body += piece
-                if len(body) > _MOST_BYTES:
-                    raise DiscoveryError(f"{url} answers more than {_MOST_BYTES:,} bytes")
-            return bytes(body)
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-        raise DiscoveryError(f"{url} does not answer: {str(error) or type(error).__name__}") from error
-
-
-def require_http() -> None:
-    """Make sure that HTTP servers can be asked.
-
-    Raises:
-        MissingExtraError: If ``kvstream[zmq]`` is not installed.
-    """
-    _http_library()
-
-
-def _http_library() -> Any:
-    try:
-        import httpx2
-    except ImportError:
-        raise MissingExtraError("reading http://", "zmq") from None
-    return httpx2

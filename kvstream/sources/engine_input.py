@@ -12,7 +12,8 @@ from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
 from kvstream.sources.connection_state import Connection
-from kvstream.sources.discovery import DiscoveryError, Engine, require_http
+from kvstream.sources.discovery import DiscoveryError, Engine
+from kvstream.sources.http_client import require_http
 from kvstream.sources.zmq_address import ZmqAddress
 from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.text.escape import for_terminal
