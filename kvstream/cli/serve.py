@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 EXAMPLES = f"""
 [bold]Examples[/bold]
 
-  kvstream serve --from 'zmq://vllm-0:5557?replay=tcp://vllm-0:5558' --http 127.0.0.1:9109
+  kvstream serve --from 'zmq://vllm-0:5557?replay=tcp://vllm-0:5558' --http :9109
 
   kvstream serve --from 'zmq://vllm-0:5557?dp=8' --from http://sglang-0:30000 --targets engines.json --http …
 
@@ -103,7 +103,9 @@ def serve_command(
     http: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT", help="Serve the dashboard, the API and /metrics there.", show_default=False
+            metavar="[HOST]:PORT",
+            help="Serve the dashboard, the API and /metrics there; by default on this machine only.",
+            show_default=False,
         ),
     ] = None,
     engine_metrics: Annotated[

@@ -108,8 +108,9 @@ class EngineInput:
         while True:
             try:
                 addresses = await self._engine.addresses()
-            except DiscoveryError as error:  # those that were known stay
-                self._looking.become("not connected", str(error))
+            except Exception as error:  # whatever a server answers, those that were known stay
+                is_known = isinstance(error, DiscoveryError)
+                self._looking.become("not connected" if is_known else "error", str(error))
                 await anyio.sleep(min(pause, self._refresh_seconds))
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
                 continue
@@ -132,8 +133,7 @@ class EngineInput:
                 if seen.state == before or (before == "connecting" and seen.state == "connected"):
                     continue
                 why = f": {seen.error}" if seen.error and seen.state != "connected" else ""
-                level = logging.INFO if seen.state == "connected" else logging.WARNING
-                logger.log(level, "%s", for_terminal(f"{seen.input} is {seen.state}{why}"))
+                logger.warning("%s", for_terminal(f"{seen.input} is {seen.state}{why}"))
             await anyio.sleep(_LOOK_SECONDS)
 
 
@@ -146,6 +146,7 @@ class _Followed:
         self._subscriber = KVEventSubscriber(self._name, address=address)
         self._sources: set[str] = set()
         self._scope: anyio.CancelScope | None = None  # which is of the event loop
+        self._is_ended = False
 
     def statistics(self) -> InputStatistics:
         return self._subscriber.statistics()
@@ -153,7 +154,7 @@ class _Followed:
     async def run(self, take: Take, is_alone: bool) -> None:
         with anyio.CancelScope() as self._scope:
             pause = _PAUSE_SECONDS
-            while True:
+            while not self._is_ended:
                 try:
                     await self._read(take)
                 except _ReadError as wrapped:
@@ -182,6 +183,7 @@ class _Followed:
             await items.aclose()
 
     async def end(self, forget: Forget | None) -> None:
+        self._is_ended = True
         if self._scope is not None:
             self._scope.cancel()
         if forget is not None:

@@ -63,13 +63,13 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse_address(cls, text: str) -> Self:
-        """Return the endpoint of an HTTP server, written ``HOST:PORT``.
+        """Return the endpoint of an HTTP server, written ``HOST:PORT``, or ``:PORT`` for 127.0.0.1.
 
         Raises:
             ConfigError: If it is none.
         """
         try:
-            return cls.parse(f"tcp://{text}")
+            return cls.parse(f"tcp://127.0.0.1{text}" if text.startswith(":") else f"tcp://{text}")
         except ConfigError:
             raise ConfigError(f"{text!r} is no address to serve at; write HOST:PORT") from None
 

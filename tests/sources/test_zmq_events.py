@@ -301,13 +301,16 @@ async def test_an_end_of_a_replay_may_have_a_payload():
             assert (subscriber.statistics().lost_batches, subscriber.statistics().malformed) == (0, 0)
 
 
-async def test_a_snapshot_stands_for_batches_that_are_no_longer_kept():
+@pytest.mark.parametrize("topic", [(), (TOPIC,)], ids=["without topic", "with topic"])
+async def test_a_snapshot_stands_for_batches_that_are_no_longer_kept(topic):
+    """As TensorRT-LLM's KvZmqPublisher answers: a header of its own, a clear, all blocks under one number."""
+
     def answers(start, kept):
         newest = number(kept[-1][0])
-        yield b"", (-2).to_bytes(8, "big", signed=True), newest
-        yield b"", newest, msgspec.msgpack.encode([1.7e9, [{"type": "AllBlocksCleared"}], 0])
-        yield b"", newest, stored(*range(100, 107))
-        yield b"", END, b""
+        yield *topic, (-2).to_bytes(8, "big", signed=True), newest
+        yield *topic, newest, msgspec.msgpack.encode([1.7e9, [{"type": "AllBlocksCleared"}], 0])
+        yield *topic, newest, stored(*range(100, 107))
+        yield *(b"" for _ in topic), END, b""
 
     with Engine(withhold=lambda seq: seq < 5, answers=answers) as engine:
         engine.publish([stored(block) for block in range(5)])

@@ -43,3 +43,15 @@ def test_endpoints(text, endpoint, is_local):
 def test_what_is_no_endpoint(text):
     with pytest.raises(ConfigError, match="no endpoint"):
         Endpoint.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        (":9109", Endpoint(host="127.0.0.1", port=9109)),
+        ("[::]:9109", Endpoint(host="::", port=9109)),
+        ("h:9109", Endpoint(host="h", port=9109)),
+    ],
+)
+def test_addresses_of_http_servers_are_on_this_machine_by_default(text, endpoint):
+    assert Endpoint.parse_address(text) == endpoint
