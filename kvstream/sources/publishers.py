@@ -59,8 +59,9 @@ class _Topic:
     repetition; which batch is whose is then taken from their order.
     """
 
-    def __init__(self, name: str, make: Callable[[str, int], Publisher | None]) -> None:
+    def __init__(self, name: str, make: Callable[[str, int], Publisher | None], most: int) -> None:
         self.name = name
+        self._most = most
         self.publishers: list[Publisher] = []  # the one that has waited for the longest time first
         self.heard = time.monotonic()
         self.is_shared = False  # and it was said
@@ -93,7 +94,7 @@ class _Topic:
         """Return another publisher, if this number can only be its."""
         newest = self.publishers[-1].feed.newest_live if self.publishers else -1
         is_other = seq in self._left or (self._repeated == 1 and seq == newest)
-        if not is_other or len(self.publishers) >= _MOST_TOGETHER:
+        if not is_other or len(self.publishers) >= self._most:
             return None
         self._left.pop(seq, None)
         self._repeated = 0
@@ -134,7 +135,8 @@ class Publishers:
         origin: The input's name, for reports.
         source: Name of the first publisher; the topic, if it has one, where none is given.
         fallback: Name of a publisher without a topic, where no source is given.
-        by_topic: Whether topics are publishers; otherwise whatever comes is one publisher's.
+        by_topic: Whether publishers are told apart by topic, and under one topic by their numbers;
+            otherwise whatever comes is one publisher's.
         ask: Asks for a replay from a number on; None if there is none to be had.
         rank: Rank of the publisher, whatever its batches say; None takes what they say.
         most: Publishers that are followed.
@@ -176,7 +178,10 @@ class Publishers:
     def get(self, topic: bytes, seq: int) -> Publisher | None:
         """Return the publisher of a batch; None if it would be one too many."""
         key = topic if self._by_topic else b""
-        known = self._topics.get(key) or _Topic(self._name(key), self._new)
+        # Where we connect to an endpoint, one publisher is behind it.
+        known = self._topics.get(key) or _Topic(
+            self._name(key), self._new, _MOST_TOGETHER if self._by_topic else 1
+        )
         publisher = known.publisher_of(seq)
         if publisher is not None:
             self._topics[key] = known

@@ -111,3 +111,11 @@ def test_a_publisher_of_one_rank_is_a_source_whatever_its_batches_say():
     publisher.feed.live(1, batch(2, rank=0))
     publisher.feed.live(2, batch(3, rank=3))
     assert heard.blocks == {"x/dp3": [1, 2, 3]}
+
+
+def test_where_we_connect_to_an_endpoint_there_is_one_publisher():
+    heard = Heard(by_topic=False)
+    for topic, seq in ((b"a", 0), (b"b", 5), (b"a", 1), (b"a", 6)):
+        heard.hear(topic, seq, seq)
+    assert len(heard.publishers) == 1
+    assert heard.accounts == (1, 4 + 1 + 4)
