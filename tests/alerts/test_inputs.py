@@ -79,7 +79,7 @@ def test_a_silence_covers_it_and_ends():
     until = datetime.fromtimestamp(START, UTC) + timedelta(seconds=200)
     watching = watch(Silence(rule="input_*", until=until, reason="maintenance"))
     assert [at(watching, second) for second in range(0, 200, 10)] == [[]] * 20
-    assert watching.firing()[0].muted_by
+    assert watching.firing()[0].silenced_by
     assert at(watching, 210) == [("firing", "input_not_connected", URL)]
 
 
