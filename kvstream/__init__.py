@@ -18,6 +18,7 @@ from kvstream.collector import (
     create_metrics_collector,
 )
 from kvstream.config import MetricsConfig, StreamConfig, load_config
+from kvstream.engine.inputs import InputStatistics
 from kvstream.errors import (
     ClosedStreamError,
     ConfigError,
@@ -83,6 +84,7 @@ __all__ = [
     "EventFrame",
     "HasBlockId",
     "HotBlock",
+    "InputStatistics",
     "IntervalStats",
     "KVCacheEvictionEvent",
     "KVCacheMetricsCollector",

@@ -33,7 +33,7 @@ from kvstream.blocks.state import HotBlock
 from kvstream.config import OverflowPolicy, StreamConfig
 from kvstream.consumer import Consumer
 from kvstream.engine.cache import CacheMonitor, Outcome
-from kvstream.engine.inputs import InputStatistics
+from kvstream.engine.inputs import InputStatistics, readings_of
 from kvstream.engine.limits import StreamLimits
 from kvstream.engine.monitor import Gathering, Monitor, SourceMonitor, accounts_of
 from kvstream.engine.recorded import RecordedTime
@@ -775,7 +775,7 @@ class KVStream:
         duplicates = ((each.source, each.duplicates) for each in sources_of(self) if each.duplicates)
         now_ns = self._clock() if self._recorded is None else self._recorded.now_ns
         alerts = self._drops.look(self._limits.refused, duplicates, now_ns / 1e9)
-        readings = (reading for seen in self.inputs() for reading in seen.readings(now_ns / 1e9))
+        readings = (reading for seen in self.inputs() for reading in readings_of(seen, now_ns / 1e9))
         return [*alerts, *self._input_watch.look(readings, now_ns / 1e9)]
 
     async def _forget_silent(self) -> None:

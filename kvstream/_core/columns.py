@@ -60,7 +60,7 @@ class Columns:
         return memoryview(self.arrays[name])
 
     def see_to_history(self, depth: cython.Py_ssize_t):
-        """Have room for so many access times of each evicted block."""
+        """Make room for the access times of each evicted block."""
         if "history" not in self.arrays or self.history.shape[1] != depth:
             self.history = self._make("history", np.int64, (AT_ONCE, depth))
 

@@ -197,7 +197,7 @@ class Drop:
         return fall >= self._MEAN_SIGMAS * error
 
     def _is_far(self, baseline: Baseline, now: float, needed: float, sigmas: float = 0.0) -> bool:
-        """Return whether a value is below the baseline by what is needed, and by so many times its noise."""
+        """Return whether a value is below the baseline by ``needed``, and by ``sigmas`` times its noise."""
         fall = baseline.level - now
         if fall < needed or (sigmas and fall < sigmas * baseline.noise(SHORT, NOISE_FLOOR)):
             return False

@@ -63,13 +63,14 @@ class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, tag="input"):
     drift: float | None = None
     drift_detail: str = ""
 
-    def readings(self, now: float) -> Iterator[InputReading]:
-        """Return what rules are judged by, at a time in seconds since the Unix epoch."""
-        is_away = self.state in ("not connected", "error")
-        yield InputReading(
-            MetricType.NOT_CONNECTED, self.input, max(0.0, now - self.since) if is_away else 0.0, self.error
-        )
-        topics = ", ".join(f"'{topic}'" for topic in self.shared_topics)
-        yield InputReading(MetricType.SHARED_TOPICS, self.input, float(len(self.shared_topics)), topics)
-        if self.source:
-            yield InputReading(MetricType.DRIFT, self.source, self.drift, self.drift_detail)
+
+def readings_of(seen: InputStatistics, now: float) -> Iterator[InputReading]:
+    """Yield what rules judge an input by, at a time in seconds since the Unix epoch."""
+    is_away = seen.state in ("not connected", "error")
+    yield InputReading(
+        MetricType.NOT_CONNECTED, seen.input, max(0.0, now - seen.since) if is_away else 0.0, seen.error
+    )
+    topics = ", ".join(f"'{topic}'" for topic in seen.shared_topics)
+    yield InputReading(MetricType.SHARED_TOPICS, seen.input, float(len(seen.shared_topics)), topics)
+    if seen.source:
+        yield InputReading(MetricType.DRIFT, seen.source, seen.drift, seen.drift_detail)

@@ -1,4 +1,4 @@
-"""The publishers of one input: told apart by topic, and by their numbers where they share one."""
+"""The publishers of one input: distinguished by topic, and by sequence numbers where they share one."""
 
 import logging
 import time
@@ -135,7 +135,7 @@ class Publishers:
         origin: The input's name, for reports.
         source: Name of the first publisher; the topic, if it has one, where none is given.
         fallback: Name of a publisher without a topic, where no source is given.
-        by_topic: Whether publishers are told apart by topic, and under one topic by their numbers;
+        by_topic: Whether publishers are distinguished by topic, and under one topic by sequence numbers;
             otherwise whatever comes is one publisher's.
         ask: Asks for a replay from a number on; None if there is none to be had.
         rank: Rank of the publisher, whatever its batches say; None takes what they say.

@@ -4,7 +4,7 @@ from kvstream.alerts.inputs import InputReading, InputWatch
 from kvstream.alerts.rules_file import default_rules
 from kvstream.alerts.silences import Silence, Silences
 from kvstream.alerts.types import MetricType
-from kvstream.engine.inputs import InputStatistics
+from kvstream.engine.inputs import InputStatistics, readings_of
 
 START = 1_800_000_000.0
 URL = "zmq://vllm-0:5557"
@@ -15,7 +15,7 @@ def watch(*silences):
 
 
 def away(now, *, state="not connected", since=START, error="nobody answers there"):
-    return list(InputStatistics(input=URL, state=state, since=since, error=error).readings(now))
+    return list(readings_of(InputStatistics(input=URL, state=state, since=since, error=error), now))
 
 
 def at(watching, second, **seen):
@@ -53,9 +53,9 @@ def test_one_that_is_watched_no_more_is_resolved():
 def test_a_shared_topic_is_one_alert_that_names_it():
     seen = InputStatistics(input=URL, state="connected", since=START, shared_topics=["kv"])
     watching = watch()
-    (alert,) = watching.look(seen.readings(START), START)
+    (alert,) = watching.look(readings_of(seen, START), START)
     assert (alert.rule, alert.message) == ("shared_topic", "several publishers send under one topic: 'kv'")
-    assert watching.look(seen.readings(START + 1), START + 1) == []
+    assert watching.look(readings_of(seen, START + 1), START + 1) == []
 
 
 def test_what_is_unknown_neither_begins_nor_ends_anything():
