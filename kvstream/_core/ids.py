@@ -1,5 +1,6 @@
 """Block ids: folded to 64 bits, salted by group, and hashed for sampling alike in every process."""
 
+import re
 import zlib
 from functools import lru_cache
 
@@ -10,11 +11,28 @@ from kvstream._core.table import mix
 
 U64 = npt.NDArray[np.uint64]
 
+_HEX = re.compile("(?:0x)?[0-9a-fA-F]+")
 
-def folded(block_hash: int | bytes) -> int:
-    """Return a content hash as an unsigned 64-bit integer: the last eight bytes, big-endian, as vLLM does."""
+
+def folded(block_hash: int | bytes | str) -> int:
+    """Return a content hash as an unsigned 64-bit integer: the last eight bytes, big-endian, as vLLM does.
+
+    Args:
+        block_hash: The hash, signed or unsigned, as bytes or in hexadecimal digits.
+
+    Raises:
+        ValueError: If it is text that is no hexadecimal number.
+
+    Example:
+        >>> hex(folded("0x00112233445566778899aabbccddeeff"))
+        '0x8899aabbccddeeff'
+    """
     if isinstance(block_hash, bytes):
         return int.from_bytes(block_hash[-8:], "big")
+    if isinstance(block_hash, str):
+        if not _HEX.fullmatch(block_hash):
+            raise ValueError(f"{block_hash[:40]!r} is no hexadecimal number")
+        return int(block_hash.removeprefix("0x")[-16:], 16)
     return block_hash & 2**64 - 1
 
 

@@ -10,11 +10,12 @@ from rich.text import Text
 from kvstream.cli.json_lines import JsonLines
 from kvstream.cli.recordings import BlockTokens, ModelConfig, Recordings, read_recordings, recordings
 from kvstream.cli.render import console, summary_table
-from kvstream.cli.session import Capacity, ConfigFile, Json, wants_lines
+from kvstream.cli.session import Capacity, ConfigFile, Json, Unit, wants_lines
 from kvstream.config import MetricsConfig, load_config
 from kvstream.reports.block_size import block_bytes_of_file
 from kvstream.reports.verdict import Analysis, CacheAnalysis
 from kvstream.sinks.output_file import refuse_inputs
+from kvstream.sources.options import ReadOptions
 from kvstream.text.escape import for_terminal
 from kvstream.text.numbers import gib, ratio, seconds
 
@@ -37,6 +38,7 @@ def analyze_command(
     capacity: Capacity = None,
     model_config: ModelConfig = None,
     block_tokens: BlockTokens = 16,
+    time_unit: Unit = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -46,8 +48,12 @@ def analyze_command(
     size = None if model_config is None else block_bytes_of_file(model_config, block_tokens)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     analysis = Analysis(metrics, size)
-    read_recordings(inputs, metrics.capacity, analysis.process)
+    options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit)
+    read_recordings(inputs, options, analysis.process)
     analysis.end()
+    for each in inputs:
+        if each.simulated_source is not None:
+            analysis.mark_simulated(each.simulated_source)
     results = analysis.results()
     if wants_lines(json):
         lines = JsonLines(sys.stdout.buffer)

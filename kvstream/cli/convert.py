@@ -8,14 +8,15 @@ import anyio
 import typer
 
 from kvstream.cli.messages import MalformedReport
-from kvstream.cli.recordings import Force
+from kvstream.cli.recordings import Force, say_simulated
 from kvstream.cli.render import progress_on_stderr
-from kvstream.cli.session import Capacity
+from kvstream.cli.session import Capacity, Unit
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.frame import EventFrame
 from kvstream.sinks.event_log import EventLogWriter, Format, chosen_format
 from kvstream.sinks.output_file import refuse_inputs, whole_file
 from kvstream.sources.inputs import Input
+from kvstream.sources.options import ReadOptions
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -40,6 +41,7 @@ def convert_command(
         str | None, typer.Option(help="Only the events of this source.", show_default=False)
     ] = None,
     capacity: Capacity = None,
+    time_unit: Unit = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed input.")] = False,
     force: Force = False,
 ) -> None:
@@ -60,7 +62,7 @@ def convert_command(
         task = progress.add_task(f"converting {recording}", total=None)
 
         async def convert() -> None:
-            async for item in recorded.read(capacity):
+            async for item in recorded.read(ReadOptions(capacity=capacity, time_unit=time_unit)):
                 if isinstance(item, EventFrame):
                     if source in (None, item.source):
                         writer.write(item)
@@ -72,3 +74,4 @@ def convert_command(
 
         anyio.run(convert)
     report.finish(recording)
+    say_simulated([recorded])

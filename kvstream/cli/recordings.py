@@ -1,17 +1,19 @@
 """Recordings: inputs that have an end, read as a whole."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
 import typer
 
-from kvstream.cli.messages import MalformedReport
+from kvstream.cli.messages import MalformedReport, say
 from kvstream.cli.render import progress_on_stderr
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.sources.inputs import Input
+from kvstream.sources.options import ReadOptions
+from kvstream.sources.simulated_cache import SIMULATED
 from kvstream.sources.timing import OnEnd, merge_by_time
 
 # Options of more than one command.
@@ -42,7 +44,7 @@ def recordings(names: Sequence[str], why: str) -> list[Input]:
 
 def read_recordings(
     inputs: Sequence[Input],
-    capacity: int | None,
+    options: ReadOptions,
     take: Callable[[EventFrame], Any],
     on_end: OnEnd | None = None,
 ) -> int:
@@ -50,7 +52,7 @@ def read_recordings(
 
     Args:
         inputs: Recordings.
-        capacity: Blocks of the simulated cache that a hash trace runs through.
+        options: How to read.
         take: Takes a frame.
         on_end: Called when one of several recordings has ended (``merge_by_time``).
 
@@ -70,7 +72,7 @@ def read_recordings(
             progress.advance(task, count)
 
         async def read() -> None:
-            async for item in merge_by_time([each.read(capacity, on_bytes) for each in inputs], on_end):
+            async for item in merge_by_time([each.read(options, on_bytes) for each in inputs], on_end):
                 if isinstance(item, EventFrame):
                     take(item)
                 else:
@@ -78,4 +80,11 @@ def read_recordings(
 
         anyio.run(read)
     report.finish()
+    say_simulated(inputs)
     return report.count
+
+
+def say_simulated(inputs: Iterable[Input]) -> None:
+    """Say of which inputs the cache was simulated, and what that means."""
+    for name in [each.name for each in inputs if each.simulated_source is not None]:
+        say(f"kvstream: {name}: {SIMULATED}")

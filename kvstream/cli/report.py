@@ -18,7 +18,7 @@ from kvstream.cli.recordings import (
     read_recordings,
     recordings,
 )
-from kvstream.cli.session import Capacity, ConfigFile
+from kvstream.cli.session import Capacity, ConfigFile, Unit
 from kvstream.cli.standard import write_document
 from kvstream.config import MetricsConfig, load_config
 from kvstream.errors import ConfigError
@@ -29,6 +29,7 @@ from kvstream.reports.markdown import to_markdown
 from kvstream.reports.report import Report, ReportBuilder
 from kvstream.sinks.eviction_table import EvictionTable, check_ending
 from kvstream.sinks.output_file import naming, refuse_inputs, whole_file
+from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import FrameCutter
 from kvstream.text.escape import for_unicode
 from kvstream.text.json import encode_json
@@ -71,6 +72,7 @@ def report_command(
     capacity: Capacity = None,
     model_config: ModelConfig = None,
     block_tokens: BlockTokens = 16,
+    time_unit: Unit = None,
     config: ConfigFile = None,
     force: Force = False,
 ) -> None:
@@ -99,8 +101,10 @@ def report_command(
                     for batch in outcome.evicted:
                         table.write(outcome.source, outcome.tier, batch)
 
-        malformed = read_recordings(inputs, metrics.capacity, take)
-        report = builder.finish([for_unicode(Path(each.name).name) for each in inputs], malformed)
+        options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit)
+        malformed = read_recordings(inputs, options, take)
+        simulated = [each.simulated_source for each in inputs if each.simulated_source is not None]
+        report = builder.finish([for_unicode(Path(each.name).name) for each in inputs], malformed, simulated)
         text = _WRITERS[format or _format_of(output)](report)
         if path is not None:
             with naming(path), open(path, "wb") as file:

@@ -22,6 +22,7 @@ from kvstream.cli.session import (
     Capacity,
     ConfigFile,
     Json,
+    Unit,
     wants_lines,
 )
 from kvstream.cli.standard import write_document
@@ -30,6 +31,7 @@ from kvstream.engine.monitor import Monitor
 from kvstream.engine.recorded import RecordedTime
 from kvstream.events.frame import EventFrame
 from kvstream.sinks.output_file import refuse_inputs
+from kvstream.sources.options import ReadOptions
 from kvstream.text.escape import for_terminal
 
 EXAMPLES = """
@@ -84,6 +86,7 @@ def try_rules(
         ),
     ] = None,
     capacity: Capacity = None,
+    time_unit: Unit = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -102,7 +105,8 @@ def try_rules(
         alerts.extend(time.reach([frame]))
         alerts.extend(monitor.process(frame).alerts)
 
-    read_recordings(inputs, metrics.capacity, take, time.input_ended)
+    options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit)
+    read_recordings(inputs, options, take, time.input_ended)
     alerts += [*time.end(), *monitor.finish()]
     scores = None if labels is None else labelled_scores(alerts, labels, span.start, span.end, span.sources)
     if wants_lines(json):

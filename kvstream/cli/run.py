@@ -19,6 +19,7 @@ from kvstream.cli.handlers import (
     SlackUrl,
     WebhookUrl,
 )
+from kvstream.cli.recordings import say_simulated
 from kvstream.cli.session import (
     EXIT_CODES,
     Capacity,
@@ -29,6 +30,7 @@ from kvstream.cli.session import (
     MinSeverity,
     Output,
     Session,
+    Unit,
     run_session,
 )
 from kvstream.config import MetricsConfig, StreamConfig, load_config
@@ -38,6 +40,7 @@ from kvstream.events.types import Malformed
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.files import STDIN
 from kvstream.sources.inputs import Input, live_and_recorded
+from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import FrameCutter, Items, paced
 from kvstream.stream import KVStream
 
@@ -56,6 +59,8 @@ EXAMPLES = f"""
 
   kvstream run day.kvlog --speed 60 --capacity 16384  an hour a minute
 
+  kvstream run trace.jsonl --capacity 8192            requests by hashes, through a simulated cache
+
   kvstream run nightly.kvlog --fail-on critical       exit code 3 if it fired
 
   kvstream run zmq://vllm-0:5557 --min-severity warning --on-alert ./page.sh --alertmanager http://am:9093
@@ -68,7 +73,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     summary_every: float
     strict: bool
     speed: float
-    capacity: int | None
+    reading: ReadOptions
 
 
 def run_command(
@@ -76,9 +81,9 @@ def run_command(
         list[str] | None,
         typer.Argument(
             metavar="[FILE|-|zmq://HOST:PORT|http://HOST:PORT]...",
-            help="Event logs: JSON lines, .kvlog, frames, ZMQ captures, TensorRT-LLM events or hash traces, "
-            "plain, .gz or .zst; - is standard input; zmq:// subscribes to vLLM, SGLang and "
-            "others, http:// to SGLang.",
+            help="Event logs: JSON lines, .kvlog, ZMQ captures, events of TensorRT-LLM and Dynamo, lookups "
+            "of LMCache or hash traces, plain, .gz or .zst; - is standard input; zmq:// subscribes to vLLM, "
+            "SGLang and others, http:// to SGLang.",
             show_default=False,
         ),
     ] = None,
@@ -94,6 +99,7 @@ def run_command(
     ] = 0.0,
     evictions: Evictions = False,
     capacity: Capacity = None,
+    time_unit: Unit = None,
     rules: RulesFile = None,
     config: ConfigFile = None,
     min_severity: MinSeverity = AlertLevel.INFO,
@@ -122,7 +128,8 @@ def run_command(
         refuse_inputs(output, given)
     metrics = load_config(MetricsConfig, config, capacity=capacity)
     chosen, silences = chosen_rules(rules, heartbeat)
-    options = RunOptions(summary_every=summary_every, strict=strict, speed=speed, capacity=metrics.capacity)
+    reading = ReadOptions(capacity=metrics.capacity, time_unit=time_unit)
+    options = RunOptions(summary_every=summary_every, strict=strict, speed=speed, reading=reading)
     metrics = msgspec.structs.replace(metrics, export_interval=0.0)  # by recorded time, not by the clock
     endless = any(each.is_live for each in inputs)
     stream_config = StreamConfig(metrics=metrics, recorded=not endless, shutdown_timeout=60.0)
@@ -145,7 +152,7 @@ def run_command(
             for seen in stream.inputs():
                 output.show(seen)
 
-    return run_session(
+    code = run_session(
         Session(min_severity, evictions, fail_on, rules if endless else None, heartbeat),
         stream,
         feed,
@@ -153,6 +160,8 @@ def run_command(
         total_bytes=None if endless else sum(each.size for each in inputs),
         is_service=follow or any(each.engine is not None for each in inputs),
     )
+    say_simulated(inputs)
+    return code
 
 
 async def _read_all(inputs: list[Input], options: RunOptions, stream: KVStream, output: Output) -> None:
@@ -172,7 +181,7 @@ async def _read_all(inputs: list[Input], options: RunOptions, stream: KVStream, 
         async for item in paced(items, options.speed):
             await take(item)
 
-    live, recorded = live_and_recorded(inputs, options.capacity, output.read, stream.input_ended)
+    live, recorded = live_and_recorded(inputs, options.reading, output.read, stream.input_ended)
     async with anyio.create_task_group() as tasks:
         for engine in (each.engine for each in inputs if each.engine is not None):
             stream.watch_inputs(engine.statistics)

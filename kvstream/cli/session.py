@@ -26,6 +26,7 @@ from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sinks.output_file import end_torn_line
 from kvstream.sinks.patient_file import PatientFile
+from kvstream.sources.options import TimeUnit
 from kvstream.stream import KVStream
 
 _BUFFER = 1_000_000
@@ -39,6 +40,14 @@ Evictions = Annotated[bool, typer.Option("--evictions", help="Also a line for ea
 Capacity = Annotated[
     int | None,
     typer.Option(min=1, metavar="BLOCKS", help="Blocks each cache has room for.", show_default=False),
+]
+Unit = Annotated[
+    TimeUnit | None,
+    typer.Option(
+        "--time-unit",
+        help="Unit of the times in a hash trace; by default the one that its format has.",
+        show_default=False,
+    ),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="Settings of the metrics.", show_default=False)

@@ -13,13 +13,14 @@ import typer
 from kvstream.alerts.types import CacheAlert
 from kvstream.cli.chosen_rules import RulesFile, chosen_rules
 from kvstream.cli.render import console, summary_table
-from kvstream.cli.session import Capacity, ConfigFile
+from kvstream.cli.session import Capacity, ConfigFile, Unit
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.reports.overview import Place, State, state_of
 from kvstream.sources.engine_input import EngineInput
 from kvstream.sources.files import STDIN
 from kvstream.sources.inputs import Input, live_and_recorded
+from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import paced
 from kvstream.stream import KVStream
 from kvstream.transport.endpoint import Endpoint
@@ -64,6 +65,7 @@ def top_command(
         typer.Option(min=0.0, metavar="N", help="Replay at N times recorded time; 0: as fast as possible."),
     ] = 1.0,
     capacity: Capacity = None,
+    time_unit: Unit = None,
     rules: RulesFile = None,
     config: ConfigFile = None,
 ) -> None:
@@ -81,7 +83,7 @@ def top_command(
     chosen, silences = chosen_rules(rules)
     metrics = msgspec.structs.replace(metrics, export_interval=0.0)
     stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences)
-    feeds = _feeds(stream, inputs, follow, speed, metrics.capacity)
+    feeds = _feeds(stream, inputs, follow, speed, ReadOptions(capacity=metrics.capacity, time_unit=time_unit))
     anyio.run(_watch_stream, stream, feeds, " ".join(inputs))
     console().print(summary_table(stream.summary_nowait()))
 
@@ -90,7 +92,7 @@ Feed = Callable[[], Coroutine[Any, Any, None]]
 
 
 def _feeds(
-    stream: KVStream, names: Sequence[str], follow: bool, speed: float, capacity: int | None
+    stream: KVStream, names: Sequence[str], follow: bool, speed: float, options: ReadOptions
 ) -> list[Feed]:
     """Return what puts events into the stream.
 
@@ -100,7 +102,7 @@ def _feeds(
     token = os.environ.get("KVSTREAM_TOKEN")
     servers = [FrameServer(stream, Endpoint.parse(n), token=token) for n in names if n.startswith(_SOCKETS)]
     opened = [Input(name, follow) for name in names if not name.startswith(_SOCKETS)]
-    live, recorded = live_and_recorded(opened, capacity)
+    live, recorded = live_and_recorded(opened, options)
 
     def serving(server: FrameServer) -> Feed:
         async def serve() -> None:

@@ -1,6 +1,7 @@
 """Report: everything there is to say of a recording, and how it is gathered."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -88,13 +89,16 @@ class ReportBuilder:
             self._add_windows(tier)
         return outcome
 
-    def finish(self, inputs: list[str], malformed: int) -> Report:
+    def finish(self, inputs: list[str], malformed: int, simulated: Iterable[str] = ()) -> Report:
         """Return the report, once all is taken in.
 
         Args:
             inputs: What was read.
             malformed: Pieces that could not be decoded.
+            simulated: Sources whose cache was simulated.
         """
+        for source in simulated:
+            self._analysis.mark_simulated(source)
         self._note(self._analysis.end())
         self._note(self._analysis.monitor.finish())
         for tier in self._analysis.monitor.caches():

@@ -10,6 +10,7 @@ from kvstream.engine.monitor import Monitor
 from kvstream.engine.recorded import RecordedTime
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.summary import ALL, CacheMetricsSummary
+from kvstream.sources.simulated_cache import SIMULATED
 from kvstream.text.numbers import gib, percent, seconds
 
 _HARDLY = 0.02  # of hit ratio: less is not worth speaking of
@@ -69,12 +70,17 @@ class Analysis:
         self.monitor = Monitor(whole)
         self._time = RecordedTime(self.monitor)
         self._block_bytes = block_bytes
+        self._simulated: set[str] = set()
 
     def process(self, frame: EventFrame, records: bool = False) -> Outcome:
         """Take in a frame; ``records`` asks for what was evicted."""
         changed = self._time.reach([frame])
         outcome = self.monitor.process(frame, records)
         return msgspec.structs.replace(outcome, alerts=changed + outcome.alerts) if changed else outcome
+
+    def mark_simulated(self, source: str) -> None:
+        """Have the verdict on a source say that its cache is simulated."""
+        self._simulated.add(source)
 
     def end(self) -> list[CacheAlert]:
         """Judge the silence of every cache up to the newest event of all; return the alerts that changed."""
@@ -87,10 +93,13 @@ class Analysis:
 
     def _result(self, tier: CacheMonitor) -> CacheAnalysis:
         summary = self.monitor.summary(tier.source, tier.tier)
+        said = verdict(summary, self._block_bytes)
+        if tier.source in self._simulated:
+            said.append(f"{SIMULATED[0].upper()}{SIMULATED[1:]}.")
         return CacheAnalysis(
             source=tier.source,
             tier=tier.tier,
-            verdict=verdict(summary, self._block_bytes),
+            verdict=said,
             block_bytes=self._block_bytes,
             hottest=tier.table.hottest(_HOT_BLOCKS, tier.last_ts),
             longest_held=tier.table.longest_held(_HOT_BLOCKS, tier.last_ts),

@@ -14,6 +14,8 @@ from anyio import to_thread
 
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
+from kvstream.sources.formats import OnFormat
+from kvstream.sources.options import ReadOptions, TimeUnit
 from kvstream.sources.reader import EventReader
 from kvstream.sources.rotation import Rotation
 from kvstream.text.escape import for_terminal
@@ -36,11 +38,12 @@ _MOST_SECONDS = 0.05
 logger = logging.getLogger("kvstream")
 
 
-async def read_events(
+def read_events(
     path: str,
     *,
     follow: bool = False,
     capacity: int | None = None,
+    time_unit: TimeUnit | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> AsyncIterator[EventFrame | Malformed]:
     """Yield the frames of a file, or of standard input for ``-``, and what was malformed.
@@ -54,21 +57,33 @@ async def read_events(
         path: A file, or ``-``.
         follow: Go on at the end of a file as it grows, and when it is replaced or cut.
         capacity: Blocks of the simulated cache that a hash trace runs through.
-        on_bytes: Told how many bytes each read brought.
+        time_unit: Unit of the times in a hash trace; by default the one that its format has.
+        on_bytes: Called with the number of bytes that each read brought.
 
     Raises:
         OSError: If the file cannot be read.
-        ConfigError: If it is a hash trace and there is no ``capacity``.
+        ConfigError: If it is a hash trace and no capacity was given.
         UnknownFormatError: If it is in no known format.
         UnreadableInputError: At its end, if nothing or nearly nothing of it could be read.
         MissingExtraError: If reading it needs a package that is not installed.
     """
+    return read_input(path, follow, ReadOptions(capacity=capacity, time_unit=time_unit), on_bytes)
+
+
+async def read_input(
+    path: str,
+    follow: bool = False,
+    options: ReadOptions | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+    on_format: OnFormat | None = None,
+) -> AsyncIterator[EventFrame | Malformed]:
+    """As ``read_events``; call ``on_format`` with the format of its lines once they have shown it."""
     if path != STDIN and follow and not _waits(os.stat(path).st_mode):
-        async for items in _followed(path, capacity, on_bytes):
+        async for items in _followed(path, options, on_bytes, on_format):
             for item in items:
                 yield item
         return
-    file = _OpenFile(path, capacity, follow)
+    file = _OpenFile(path, options, follow, on_format)
     try:
         async for items in file.read(on_bytes):
             for item in items:
@@ -83,11 +98,14 @@ async def read_events(
 
 
 async def _followed(
-    path: str, capacity: int | None, on_bytes: Callable[[int], None] | None
+    path: str,
+    options: ReadOptions | None,
+    on_bytes: Callable[[int], None] | None,
+    on_format: OnFormat | None,
 ) -> AsyncIterator[Items]:
     """Return frames of a file and of those that take its place, without end."""
     rotation = Rotation(path)
-    file = _OpenFile(path, capacity, follow=True)
+    file = _OpenFile(path, options, True, on_format)
     try:
         while True:
             quiet_polls = 0
@@ -104,20 +122,20 @@ async def _followed(
             last = rotation.finish(file.descriptor)
             file.close()
             # Opened before its siblings are looked for, so that it cannot become one of them unseen.
-            file = await _opened_again(path, capacity)
+            file = await _opened_again(path, options, on_format)
             for name in rotation.between(last, os.fstat(file.descriptor)):
-                async for items in _whole(name, capacity, rotation, on_bytes):
+                async for items in _whole(name, options, rotation, on_bytes):
                     yield items
     finally:
         file.close()
 
 
 async def _whole(
-    path: str, capacity: int | None, rotation: Rotation, on_bytes: Callable[[int], None] | None
+    path: str, options: ReadOptions | None, rotation: Rotation, on_bytes: Callable[[int], None] | None
 ) -> AsyncIterator[Items]:
     """Return frames of a file that was rotated while nobody looked; nothing if it is gone by now."""
     try:
-        file = _OpenFile(path, capacity)
+        file = _OpenFile(path, options)
     except FileNotFoundError:
         return
     try:
@@ -129,12 +147,12 @@ async def _whole(
         file.close()
 
 
-async def _opened_again(path: str, capacity: int | None) -> "_OpenFile":
+async def _opened_again(path: str, options: ReadOptions | None, on_format: OnFormat | None) -> "_OpenFile":
     """Return the file that took the place of another, once it can be opened."""
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            return _OpenFile(path, capacity, follow=True)
+            return _OpenFile(path, options, True, on_format)
         except FileNotFoundError:
             pass
         except OSError:
@@ -156,17 +174,24 @@ class _OpenFile:
 
     Args:
         path: A file, or ``-``.
-        capacity: Blocks of the simulated cache that a hash trace runs through.
+        options: How to read.
         follow: It may grow and be cut; a named pipe goes on when the last of its writers has left.
+        on_format: Called with the format of its lines once they have told it.
 
     Attributes:
         position: Bytes read since its start.
     """
 
-    def __init__(self, path: str, capacity: int | None, follow: bool = False) -> None:
-        self.reader = EventReader(path, capacity)
+    def __init__(
+        self,
+        path: str,
+        options: ReadOptions | None,
+        follow: bool = False,
+        on_format: OnFormat | None = None,
+    ) -> None:
+        self.reader = EventReader(path, options, on_format)
         self.position = 0
-        self._path, self._capacity, self._follow = path, capacity, follow
+        self._path, self._options, self._follow, self._on_format = path, options, follow, on_format
         self._tail = b""  # last bytes read
         self._decoding: Iterator[EventFrame | Malformed | None] | None = None
         self._writer: int | None = None
@@ -228,7 +253,7 @@ class _OpenFile:
         lost = "the file was cut: what was written before and not read yet is lost"
         cut = Malformed(self.reader.origin, "byte", self.position, lost)
         os.lseek(self.descriptor, 0, os.SEEK_SET)
-        self.reader = EventReader(self._path, self._capacity)
+        self.reader = EventReader(self._path, self._options, self._on_format)
         self.position, self._tail = 0, b""
         return [*left, cut]
 

@@ -13,7 +13,9 @@ from kvstream.errors import KVStreamError
 from kvstream.sources.connection_state import Connection
 from kvstream.sources.discovery import ENGINE_URLS
 from kvstream.sources.engine_input import EngineInput, Forget, LiveInput, Take
-from kvstream.sources.files import STDIN, read_events
+from kvstream.sources.files import STDIN, read_events, read_input
+from kvstream.sources.formats import LineFormat
+from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import Items, OnEnd, merge_by_time
 from kvstream.text.escape import for_terminal
 
@@ -34,6 +36,8 @@ class Input:
         is_live: Whether it is read as it comes; otherwise by recorded time, beside other recordings. Standard
             input is a recording if it comes from a file, as by ``< FILE``.
         is_pipe: Whether it is a named pipe or a device.
+        simulated_source: The source of its events if it turns out to be a trace of requests, whose cache is
+            simulated; None otherwise.
 
     Raises:
         ConfigError: If it is a URL that cannot be used.
@@ -43,6 +47,7 @@ class Input:
 
     def __init__(self, name: str, follow: bool = False) -> None:
         self.name = name
+        self.simulated_source: str | None = None
         self.engine = EngineInput(name) if name.startswith(ENGINE_URLS) else None
         is_path = self.engine is None and name != STDIN
         self.is_pipe = is_path and not (stat.S_ISREG(mode := os.stat(name).st_mode) or stat.S_ISDIR(mode))
@@ -58,14 +63,19 @@ class Input:
         """Return bytes in a recording."""
         return os.stat(sys.stdin.fileno() if self.name == STDIN else self.name).st_size
 
-    def read(self, capacity: int | None = None, on_bytes: Callable[[int], None] | None = None) -> Items:
+    def read(
+        self, options: ReadOptions | None = None, on_bytes: Callable[[int], None] | None = None
+    ) -> Items:
         """Return the frames of what is no engine, and what was malformed.
 
         Args:
-            capacity: Blocks of the simulated cache that a hash trace runs through.
+            options: How to read.
             on_bytes: Told how many bytes each read of a file brought.
         """
-        return read_events(self.name, follow=self._follow, capacity=capacity, on_bytes=on_bytes)
+        return read_input(self.name, self._follow, options, on_bytes, self._note)
+
+    def _note(self, known: LineFormat, source: str) -> None:
+        self.simulated_source = source if known.is_trace else None
 
 
 class FollowedFile:
@@ -134,7 +144,7 @@ def _stdin_is_file() -> bool:
 
 def live_and_recorded(
     inputs: Sequence[Input],
-    capacity: int | None = None,
+    options: ReadOptions | None = None,
     on_bytes: Callable[[int], None] | None = None,
     on_end: OnEnd | None = None,
 ) -> tuple[list[Items], list[Items]]:
@@ -142,10 +152,10 @@ def live_and_recorded(
 
     Args:
         inputs: The inputs.
-        capacity: Blocks of the simulated cache that a hash trace runs through.
+        options: How to read.
         on_bytes: Told how many bytes each read of a file brought.
         on_end: Called when one of several recordings has ended (``merge_by_time``).
     """
-    live = [each.read(capacity, on_bytes) for each in inputs if each.is_live and each.engine is None]
-    recorded = [each.read(capacity, on_bytes) for each in inputs if not each.is_live]
+    live = [each.read(options, on_bytes) for each in inputs if each.is_live and each.engine is None]
+    recorded = [each.read(options, on_bytes) for each in inputs if not each.is_live]
     return live, [merge_by_time(recorded, on_end)] if recorded else []

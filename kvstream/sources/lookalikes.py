@@ -2,8 +2,9 @@
 
 import re
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec"
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs.github.com/spec", "a Git LFS pointer: 'git lfs pull' gets the file itself"),
+    (_LFS_POINTER, "a Git LFS pointer: 'git lfs pull' gets the file itself"),
     (b"\x89PNG\r\n\x1a\n", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"GIF8", "a GIF image"),
@@ -29,6 +30,11 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
 _TAR = (257, b"ustar")
 _RESULTS = re.compile(rb'\{"type": ?"(alert|summary|eviction|malformed|input|analysis|report)"')
 _MARKDOWN = re.compile(rb"^(#{1,6} |```|\* |- )", re.MULTILINE)
+
+
+def is_lfs_pointer(head: bytes) -> bool:
+    """Return whether an input that begins with ``head`` stands for a file that Git LFS keeps elsewhere."""
+    return head.startswith(_LFS_POINTER)
 
 
 def looks_like(head: bytes) -> str | None:

@@ -1,30 +1,21 @@
-"""Any input to frames: sniffs what it is, plain, gzipped or in zstd.
+"""Any input to frames: sniffs what it is (``formats.py``), plain, gzipped or in zstd."""
 
-Known are JSON lines of events, of TensorRT-LLM and of hash traces, .kvlog and ZMQ captures.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Protocol
 
-import msgspec
-
-from kvstream.errors import ConfigError, UnknownFormatError, UnreadableInputError
-from kvstream.events.codec import decode_lines
+from kvstream.errors import UnknownFormatError, UnreadableInputError
 from kvstream.events.frame import EventFrame
-from kvstream.events.log import MAGIC, LogParser
+from kvstream.events.log import MAGIC
 from kvstream.events.types import DEFAULT_SOURCE, Malformed
 from kvstream.sources.compression import Decompressor
-from kvstream.sources.lookalikes import looks_like
-from kvstream.sources.traces import PrefixCacheTrace
-from kvstream.sources.trtllm import TensorRTDecoder
-from kvstream.sources.wire_capture import CAPTURE_START, WireCaptureParser
+from kvstream.sources.formats import BINARY_FORMATS, LinesParser, OnFormat, Parser
+from kvstream.sources.lookalikes import is_lfs_pointer, looks_like
+from kvstream.sources.options import ReadOptions
 from kvstream.text.escape import for_unicode
 
-MAX_LINE_BYTES = 1024 * 1024
-_DECODED_BYTES = 256 * 1024  # of lines at once: the events of more of them no longer fit into a cache
 _PARSED_BYTES = 1024 * 1024  # at once: what a piece holds is bounded, whatever it is
 _HEAD_BYTES = 1024
+_SNIFFED_BYTES = 64 * 1024  # by which it must be clear whether these are lines
 _MANY_MALFORMED = 100
 _NEARLY_NOTHING = 0.01
 _HOPELESS = 10_000  # malformed pieces before the first event
@@ -32,85 +23,13 @@ _SPACE = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"  # which some editors put before JSON lines
 
 
-class _Shape(msgspec.Struct):
-    """What tells kinds of lines apart."""
-
-    event_id: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    hash_ids: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-
-
-_shape_decoder = msgspec.json.Decoder(_Shape)
-
-
-class Parser(Protocol):
-    """Takes an input in pieces of any size and yields its frames and what was wrong."""
-
-    def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
-        """Yield what is complete once ``data`` has been added."""
-
-    def finish(self) -> Iterator[EventFrame | Malformed]:
-        """Yield what is left at the end of the input."""
-
-
-Decode = Callable[[bytes, Callable[[int, str], None]], Iterator[EventFrame]]
-"""Makes frames of a chunk of lines, and calls back with the number (from 1) and reason of each bad line."""
-
-
-class LineParser:
-    """Reads lines of JSON; a last line without a newline counts."""
-
-    def __init__(self, origin: str, decode: Decode) -> None:
-        self._origin = origin
-        self._decode_lines = decode
-        self._rest = b""
-        self._lines = 0
-        self._skipping = False
-
-    def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
-        """Yield the events of every line that is complete once ``data`` has been added."""
-        if self._skipping:
-            cut = data.find(b"\n") + 1
-            if not cut:
-                return
-            data, self._skipping = data[cut:], False
-        data = self._rest + data if self._rest else data
-        cut = data.rfind(b"\n") + 1
-        chunk, self._rest = data[:cut], data[cut:]
-        start = 0
-        while start < len(chunk):
-            end = chunk.find(b"\n", min(start + _DECODED_BYTES, len(chunk) - 1)) + 1
-            yield from self._decode(chunk[start:end])
-            start = end
-        if len(self._rest) > MAX_LINE_BYTES:
-            self._rest, self._skipping = b"", True
-            self._lines += 1
-            yield Malformed(self._origin, "line", self._lines, f"longer than {MAX_LINE_BYTES:,} bytes")
-
-    def finish(self) -> Iterator[EventFrame | Malformed]:
-        """Yield the event of a last line that has no newline."""
-        rest, self._rest = self._rest, b""
-        if rest.strip():
-            yield from self._decode(rest)
-
-    def _decode(self, chunk: bytes) -> Iterator[EventFrame | Malformed]:
-        bad: list[Malformed] = []
-        first = self._lines
-
-        def on_bad(number: int, reason: str) -> None:
-            bad.append(Malformed(self._origin, "line", first + number, reason))
-
-        frames = list(self._decode_lines(chunk, on_bad))
-        self._lines += chunk.count(b"\n")
-        yield from bad
-        yield from frames
-
-
 class EventReader:
     r"""Reads one input of any known format in pieces of any size.
 
     Args:
         origin: The input's name, for reports.
-        capacity: Blocks of the simulated cache that a hash trace runs through.
+        options: How to read.
+        on_format: Called with the format of its lines once they have told it.
 
     Attributes:
         events: Events read so far.
@@ -122,11 +41,13 @@ class EventReader:
         [1]
     """
 
-    def __init__(self, origin: str, capacity: int | None = None) -> None:
+    def __init__(
+        self, origin: str, options: ReadOptions | None = None, on_format: OnFormat | None = None
+    ) -> None:
         self.origin = for_unicode(origin)
         self.events = 0
         self.malformed = 0
-        self._capacity = capacity
+        self._options, self._on_format = options or ReadOptions(), on_format
         self._plain = Decompressor(self.origin)
         self._text = b""  # first bytes without compression, until there are enough to tell the format
         self._parser: Parser | None = None
@@ -137,7 +58,7 @@ class EventReader:
         """Yield the frames, and what was wrong, once ``data`` has been added.
 
         Raises:
-            ConfigError: If it is a hash trace and there is no ``capacity``.
+            ConfigError: If it is a hash trace and no capacity was given.
             UnknownFormatError: If the input is in no known format.
             MissingExtraError: If it is zstd and ``kvstream[zstd]`` is not installed.
         """
@@ -202,57 +123,47 @@ class EventReader:
             yield from self._items(piece)
         if self._parser is None:
             text = self._text.removeprefix(_BOM)
-            self._parser = self._sniff(text)
+            self._parser = self._sniff(text, at_end=True)
+            if self._parser is None:
+                return
             yield from self._parser.feed(text)
         yield from self._parser.finish()
 
     def _parse(self, data: bytes) -> Iterator[EventFrame | Malformed]:
         if self._parser is None:
             self._text += data
-            if len(self._text) < len(MAGIC) or not self._tells_its_kind():
+            if len(self._text) < len(MAGIC):
                 return
-            data, self._text = self._text.removeprefix(_BOM), b""
-            self._parser = self._sniff(data)
+            data = self._text.removeprefix(_BOM)
+            self._parser = self._sniff(data, at_end=False)
+            if self._parser is None:
+                return
+            self._text = b""
         yield from self._parser.feed(data)
 
-    def _sniff(self, data: bytes) -> Parser:
-        if data.startswith(MAGIC[:5]):
-            if not data.startswith(MAGIC[: len(data)]):
-                raise UnknownFormatError(
-                    f"{self.origin}: not a .kvlog of version {MAGIC[6]}; "
-                    "update kvstream if a later release wrote it"
-                )
-            return LogParser(self.origin)
-        if CAPTURE_START.match(data):
-            return WireCaptureParser(self.origin, self._source())
+    def _sniff(self, data: bytes, at_end: bool) -> Parser | None:
+        """Return what reads an input that begins with ``data``; None if more of it is needed."""
+        if data.startswith(MAGIC[:5]) and not data.startswith(MAGIC[: len(data)]):
+            raise UnknownFormatError(
+                f"{self.origin}: not a .kvlog of version {MAGIC[6]}; "
+                "update kvstream if a later release wrote it"
+            )
+        for known in BINARY_FORMATS:
+            if known.start.match(data):
+                return known.parser(self.origin, self._source())
         # A first line that is damaged text is a bad line; anything else is another kind of file.
-        is_text = b"\x00" not in data[:1024] and b"\n" in data
-        if is_text or data.lstrip(_SPACE)[:1] in (b"{", b""):
-            return LineParser(self.origin, self._line_decoder(data.lstrip(_SPACE).split(b"\n", 1)[0]))
+        is_lines = b"\x00" not in data[:_HEAD_BYTES] and b"\n" in data
+        if is_lfs_pointer(data) and is_lines:
+            raise UnknownFormatError(f"{self.origin}: {looks_like(data)}")
+        if is_lines or data.lstrip(_SPACE)[:1] in (b"{", b"[") or (at_end and not data.strip(_SPACE)):
+            return LinesParser(self.origin, self._source(), self._options, self._on_format)
+        if not at_end and len(data) < _SNIFFED_BYTES and b"\x00" not in data:
+            return None
         kind = looks_like(data)
         raise UnknownFormatError(
             f"{self.origin}: not JSON lines, .kvlog or a capture, nor gzip or zstd of these; "
             + (f"it looks like {kind}" if kind else f"it starts with {data[:8]!r}")
         )
-
-    def _tells_its_kind(self) -> bool:
-        """Return whether the first line, if there are lines, is complete."""
-        text = self._text.removeprefix(_BOM).lstrip(_SPACE)
-        return not text.startswith(b"{") or b"\n" in text or len(text) > MAX_LINE_BYTES
-
-    def _line_decoder(self, first: bytes) -> Decode:
-        """Return the decoder of lines, chosen by the first one."""
-        try:
-            shape = _shape_decoder.decode(first)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return decode_lines
-        if shape.hash_ids is not msgspec.UNSET:
-            if self._capacity is None:
-                raise ConfigError(f"{self.origin}: a hash trace needs --capacity, the blocks of its cache")
-            return PrefixCacheTrace(self._source(), self._capacity).decode_lines
-        if shape.event_id is not msgspec.UNSET:
-            return TensorRTDecoder(self._source()).decode_lines
-        return decode_lines
 
     def _source(self) -> str:
         """Return the source of events that name none: the file's name without its endings."""

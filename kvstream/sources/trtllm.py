@@ -1,4 +1,4 @@
-"""KV-cache events of TensorRT-LLM as JSON lines, one event of ``get_kv_cache_events`` a line.
+"""KV-cache events of TensorRT-LLM as JSON lines: an event of ``get_kv_cache_events`` a line, or a poll.
 
 Source: the events' serialisation in TensorRT-LLM's ``tensorrt_llm/_utils.py`` (``KVCacheEventSerializer``).
 Tokens are passed over undecoded.
@@ -18,12 +18,16 @@ from kvstream.events.types import REASON_CODE, Labels, Op, Rank, Timestamp
 _CAPACITY, _OTHER = REASON_CODE["capacity"], REASON_CODE["other"]
 
 
+BlockHash = int | str
+"""An integer, signed or unsigned, or hexadecimal digits."""
+
+
 class _Created(msgspec.Struct, tag="created"):
     pass
 
 
 class _Block(msgspec.Struct):
-    block_hash: int
+    block_hash: BlockHash
     cache_level: int = 0
     lora_id: int | None = None
 
@@ -33,7 +37,7 @@ class _Stored(msgspec.Struct, tag="stored"):
 
 
 class _Removed(msgspec.Struct, tag="removed"):
-    block_hashes: list[int]
+    block_hashes: list[BlockHash]
 
 
 class _Levels(msgspec.Struct):
@@ -42,7 +46,7 @@ class _Levels(msgspec.Struct):
 
 
 class _Updated(msgspec.Struct, tag="updated"):
-    block_hash: int
+    block_hash: BlockHash
     cache_level: _Levels | None = None
 
 
@@ -60,6 +64,22 @@ _decoder = msgspec.json.Decoder(_Line)
 def _tier(level: int) -> str:
     """Level 0 is the device's memory, 1 the host's; there are no more today."""
     return ("gpu", "cpu", "disk")[max(0, min(level, 2))]
+
+
+def _ids(data: _Created | _Stored | _Removed | _Updated) -> list[int]:
+    """Return the ids of the blocks that an event is about, folded to 64 bits.
+
+    Raises:
+        ValueError: If one is text that is no hexadecimal number.
+    """
+    match data:
+        case _Stored():
+            return [folded(block.block_hash) for block in data.blocks]
+        case _Removed():
+            return [folded(block_hash) for block_hash in data.block_hashes]
+        case _Updated():
+            return [folded(data.block_hash)]
+    return []
 
 
 class _Rank:
@@ -125,7 +145,8 @@ class TensorRTDecoder:
                 continue
             try:
                 event = _decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                ids = _ids(event.data)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
                 on_bad(number, str(error))
                 continue
             rank = self._rank(event.attention_dp_rank)
@@ -140,21 +161,27 @@ class TensorRTDecoder:
                     rank.levels.clear()
                 rank.number += event.event_id - rank.next_id
             rank.next_id = event.event_id + 1
-            self._apply(rank, event)
+            self._apply(rank, event, ids)
         for rank in self._ranks.values():
             yield from rank.frames()
+
+    def finish(self) -> Iterator[EventFrame]:
+        """Yield nothing: no event is held back."""
+        return iter(())
 
     def _rank(self, number: int | None) -> _Rank:
         if number not in self._ranks:
             self._ranks[number] = _Rank(self._source if number is None else f"{self._source}/dp{number}")
         return self._ranks[number]
 
-    def _apply(self, rank: _Rank, event: _Line) -> None:
+    def _apply(self, rank: _Rank, event: _Line, ids: list[int]) -> None:
         data: Any = event.data
         ts = self._clock() if event.ts is None else event.ts
         window = event.window_size
         self._window = window if self._window is None else self._window
         salt = 0 if window is None or window == self._window else group_salt(window)
+
+        blocks = [block ^ salt for block in ids]
 
         def add(level: int, op: int, block: int, reason: int = 0, lora: int | None = None) -> None:
             labels = None if lora is None else Labels(lora=str(lora))
@@ -162,17 +189,15 @@ class TensorRTDecoder:
             rank.rows.setdefault(_tier(level), []).append(row)
 
         if isinstance(data, _Stored):
-            for stored in data.blocks:
-                block = folded(stored.block_hash) ^ salt
+            for stored, block in zip(data.blocks, blocks, strict=True):
                 add(stored.cache_level, Op.STORE, block, lora=stored.lora_id)
                 if stored.cache_level:
                     rank.levels[block] = stored.cache_level
         elif isinstance(data, _Removed):
-            for block_hash in data.block_hashes:
-                block = folded(block_hash) ^ salt
+            for block in blocks:
                 add(rank.levels.pop(block, 0), Op.EVICT, block)
         elif isinstance(data, _Updated) and data.cache_level is not None:
-            block = folded(data.block_hash) ^ salt
+            (block,) = blocks
             old, new = data.cache_level.old_value, data.cache_level.new_value
             # Moved out for lack of room, or back in because it was wanted.
             add(old, Op.EVICT, block, _CAPACITY if new > old else _OTHER)

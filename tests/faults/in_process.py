@@ -17,6 +17,7 @@ from kvstream.errors import KVStreamError, MalformedInputError
 from kvstream.events.codec import decode_frame, encode_frame
 from kvstream.events.frame import EventFrame
 from kvstream.sources.inputs import Input, live_and_recorded
+from kvstream.sources.options import ReadOptions
 from kvstream.sources.publisher import Publisher
 from kvstream.sources.reader import EventReader
 from kvstream.sources.synthetic import generate
@@ -173,7 +174,7 @@ async def _files_of_a_folder(rng: random.Random, tally: Tally, seed: int) -> Non
         async with KVStream(quiet_config()) as stream:
             for at in range(0, len(inputs), 2):  # in pairs, as one that is refused ends them all
                 with suppress(KVStreamError):
-                    for items in live_and_recorded(inputs[at : at + 2], capacity=16)[1]:
+                    for items in live_and_recorded(inputs[at : at + 2], ReadOptions(capacity=16))[1]:
                         await stream.feed(items)
             await stream.flush()
     check_accounts(tally, seed, stream)
@@ -181,7 +182,7 @@ async def _files_of_a_folder(rng: random.Random, tally: Tally, seed: int) -> Non
 
 def _read(kind: str, data: bytes, rng: random.Random) -> tuple[list[Any], str | None]:
     """Read a file in pieces; what it held, and why it was refused if it was."""
-    reader, items = EventReader(f"mutant.{kind}", capacity=16), []
+    reader, items = EventReader(f"mutant.{kind}", ReadOptions(capacity=16)), []
     edges = [0, *sorted(rng.randrange(len(data) + 1) for _ in range(rng.randrange(3))), len(data)]
     try:
         for start, end in itertools.pairwise(edges):

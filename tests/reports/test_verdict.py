@@ -10,9 +10,11 @@ from kvstream.events.frame import EventFrame
 from kvstream.events.types import Labels
 from kvstream.metrics.trend import Trend
 from kvstream.reports.verdict import Analysis, verdict
+from kvstream.sources.mooncake import mooncake_trace
+from kvstream.sources.options import ReadOptions
 from kvstream.sources.reader import EventReader
+from kvstream.sources.simulated_cache import PrefixCache
 from kvstream.sources.synthetic import generate
-from kvstream.sources.traces import PrefixCacheTrace
 from kvstream.text.numbers import live_blocks
 
 
@@ -51,10 +53,10 @@ def requests_of(frames):
 
 
 def lru_hit_ratio(contents, blocks):
-    cache = PrefixCacheTrace("x", blocks)
+    cache = PrefixCache(blocks)
     ops, found = [], []
     for content in contents:
-        cache._serve([content], ops, found)
+        cache.serve([content], ops, found)
     return ops.count(1) / len(contents)
 
 
@@ -115,7 +117,13 @@ def test_the_verdict_names_who_takes_more_than_they_use():
 def trace(contents, blocks):
     """Requests of one block each, through an LRU cache."""
     lines = [b'{"timestamp":%d,"hash_ids":[%d]}' % (n * 100, content) for n, content in enumerate(contents)]
-    return list(PrefixCacheTrace("trace", blocks).decode_lines(b"\n".join(lines), lambda *bad: None))
+    return decoded(lines, blocks)
+
+
+def decoded(lines, blocks):
+    """The frames of a trace."""
+    trace = mooncake_trace("trace", ReadOptions(capacity=blocks))
+    return list(trace.decode_lines(b"\n".join(lines), lambda *bad: None))
 
 
 def said_of(contents, blocks, capacity=None):
@@ -211,7 +219,6 @@ def test_falling_evictions_are_no_bad_news():
 
 def test_a_hash_trace_is_content():
     lines = [b'{"timestamp":%d,"hash_ids":[0,1,%d]}' % (n, 2 + n % 40) for n in range(400)]
-    frames = PrefixCacheTrace("trace", 20).decode_lines(b"\n".join(lines), lambda *bad: None)
-    found = analyzed(frames, config=MetricsConfig(capacity=20))
+    found = analyzed(decoded(lines, 20), config=MetricsConfig(capacity=20))
     assert found.summary.premature.share > 0.9
     assert {point.factor: round(point.hit_ratio, 1) for point in found.summary.sizes.points}[4.0] == 1.0

@@ -177,7 +177,7 @@ async def read(path):
         (b"# Title\n\nWords.\n", "Markdown"),
         (b"just\nwords\n", "text"),
         (b'{\n  "type": "alloc"\n}\n', "one JSON document"),
-        (b'[{"type":"alloc","block":1,"ts":1}]\n', "a JSON array"),
+        (b'[{"name":1}, {"name":2}]\n', "a JSON array"),
         (b'{"type":"summary","source":"a"}\n', "results of kvstream"),
         (b'{"name":1}\n{"name":2}\n', "JSON lines of another kind"),
         ("\ufeffa,b\n".encode("utf-16-le"), "UTF-16"),

@@ -1,0 +1,226 @@
+"""Traces of requests by the hashes of their blocks, run through a simulated cache to make an event stream.
+
+Each format of such traces reads its rows into requests (``mooncake.py``, ``bailian.py``, ``lmcache.py``);
+what becomes of them is the same for all.
+"""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import msgspec
+import numpy as np
+
+from kvstream._core.ids import folded
+from kvstream._core.table import mix
+from kvstream.errors import MalformedInputError
+from kvstream.events.frame import I64, EventFrame, packed_int64
+from kvstream.events.types import DEFAULT_TIER
+from kvstream.sources.lines import OnBad
+from kvstream.sources.options import NS_OF_UNIT, ReadOptions, TimeUnit
+from kvstream.sources.simulated_cache import PrefixCache
+
+_LATEST_NS = 2**63 - 1
+_ROW_NS = 1_000_000_000  # between rows that have no times
+_TIE_NS = 1_000_000  # by which requests of one time may be set apart
+_MOST_SESSIONS = 65_536
+_MOST_WAITING = 65_536  # requests
+_MOST_WAITING_BLOCKS = 8 * 1024 * 1024
+_FACTOR = 0x9E3779B97F4A7C15  # odd, so that no power of it is 0
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A row of a trace.
+
+    Attributes:
+        hashes: Hashes of its blocks, in order: integers of 64 bits or hexadecimal digits.
+        at: When it came, in the unit of the trace; None if the row does not say.
+        delay: Time since the request of its session before, likewise.
+        session: What turns of a conversation have in common; None if nothing is known.
+    """
+
+    hashes: list[int | str]
+    at: float | None = None
+    delay: float | None = None
+    session: int | str | None = None
+
+
+class TraceDecoder:
+    """Serves the requests of a trace from a simulated cache.
+
+    What a block holds depends on all blocks before it, so a block is told by its hash and all hashes before
+    it in its request. In traces whose hashes cover the whole prefix this changes no figure; in those that
+    hash each block alone it keeps content after another beginning apart, which no engine could reuse.
+
+    Requests of one time come a nanosecond after one another, so that what a request looked up has a time of
+    its own. Rows without times come a second after one another.
+
+    Args:
+        source: Source of the events.
+        options: Capacity of the cache, and the unit of times if the trace's is not to be believed.
+        read: Makes a request of a line; raises what msgspec raises if it is none.
+        unit: Unit of the times in such traces.
+    """
+
+    def __init__(
+        self, source: str, options: ReadOptions, read: Callable[[bytes], Request], unit: TimeUnit
+    ) -> None:
+        self._source, self._read = source, read
+        self._cache = PrefixCache(options.capacity or 1)
+        self._schedule = _Schedule(NS_OF_UNIT[options.time_unit or unit])
+        self._last_ns = -1
+
+    def decode_lines(self, chunk: bytes, on_bad: OnBad) -> Iterator[EventFrame]:
+        """Yield the events of a chunk of whole lines as a frame; requests that come later wait.
+
+        Args:
+            chunk: JSON lines; blank ones are passed over.
+            on_bad: Called with the line's number in the chunk (from 1) and the reason for each bad line.
+        """
+        bad: list[tuple[int, str]] = []
+        requests: list[tuple[int, Request]] = []
+        ids: list[list[int]] = []
+        for number, line in enumerate(chunk.split(b"\n"), 1):
+            if not line or line.isspace():
+                continue
+            try:
+                request = self._read(line)
+                ids.append(_plain(request.hashes))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+                bad.append((number, str(error)))
+            else:
+                requests.append((number, request))
+        due: list[tuple[int, I64]] = []
+        for (number, request), blocks in zip(requests, _chained(ids), strict=True):
+            try:
+                due += self._schedule.add(request, blocks)
+            except MalformedInputError as error:
+                bad.append((number, str(error)))
+        for number, reason in sorted(bad):
+            on_bad(number, reason)
+        return self._served(due)
+
+    def finish(self) -> Iterator[EventFrame]:
+        """Yield the events of the requests that wait."""
+        return self._served(self._schedule.rest())
+
+    def _served(self, due: list[tuple[int, I64]]) -> Iterator[EventFrame]:
+        ops: list[int] = []
+        blocks: list[int] = []
+        ts: list[int] = []
+        for at_ns, wanted in due:
+            if self._last_ns - _TIE_NS < at_ns <= self._last_ns:
+                at_ns = self._last_ns + 1
+            self._last_ns = at_ns
+            self._cache.serve(wanted.tolist(), ops, blocks)
+            ts += [at_ns] * (len(ops) - len(ts))
+        if ops:
+            yield EventFrame(
+                np.array(ops, dtype=np.uint8),
+                packed_int64(blocks),
+                packed_int64(ts),
+                self._source,
+                DEFAULT_TIER,
+            )
+
+
+class _Schedule:
+    """Puts requests in order of time: a row with a delay can come long before its time.
+
+    Args:
+        unit_ns: Nanoseconds of the trace's unit.
+    """
+
+    def __init__(self, unit_ns: int) -> None:
+        self._unit_ns = unit_ns
+        self._latest_ns = -_ROW_NS  # of the rows so far
+        self._of_session: OrderedDict[int | str, int] = OrderedDict()  # newest time, ns
+        self._waiting: list[tuple[int, int, I64]] = []
+        self._waiting_blocks = 0
+        self._order = count()
+
+    def add(self, request: Request, blocks: I64) -> list[tuple[int, I64]]:
+        """Return what is due, in order: (time in ns, blocks).
+
+        Raises:
+            MalformedInputError: If its time is before 1970, or after what 64 bits hold.
+        """
+        before = self._of_session.pop(request.session, None) if request.session is not None else None
+        if request.at is not None:
+            at_ns = self._ns(request.at)
+        elif request.delay is not None:
+            at_ns = max(0, self._latest_ns if before is None else before) + self._ns(request.delay)
+        elif before is not None:
+            at_ns = before
+        else:
+            at_ns = self._latest_ns + _ROW_NS
+        if at_ns > _LATEST_NS:
+            raise MalformedInputError(f"time {at_ns} ns does not fit into 64 bits")
+        if request.session is not None:
+            self._of_session[request.session] = at_ns
+            if len(self._of_session) > _MOST_SESSIONS:
+                self._of_session.popitem(last=False)
+        waits = request.at is None and (request.delay is not None or before is not None)
+        if not waits:
+            self._latest_ns = at_ns
+            return [*self._due(at_ns), (at_ns, blocks)]
+        heapq.heappush(self._waiting, (at_ns, next(self._order), blocks))
+        self._waiting_blocks += len(blocks)
+        too_many = len(self._waiting) > _MOST_WAITING or self._waiting_blocks > _MOST_WAITING_BLOCKS
+        return self._due(self._waiting[0][0]) if too_many else []
+
+    def rest(self) -> list[tuple[int, I64]]:
+        """Return all that still waits, in order."""
+        return self._due(_LATEST_NS)
+
+    def _due(self, until_ns: int) -> list[tuple[int, I64]]:
+        due = []
+        while self._waiting and self._waiting[0][0] <= until_ns:
+            at_ns, _, blocks = heapq.heappop(self._waiting)
+            self._waiting_blocks -= len(blocks)
+            due.append((at_ns, blocks))
+        return due
+
+    def _ns(self, value: float) -> int:
+        """Return a time or a delay in ns."""
+        if not 0 <= value * self._unit_ns <= _LATEST_NS:
+            raise MalformedInputError(f"time {value} is before 1970 or does not fit into 64 bits")
+        return value * self._unit_ns if isinstance(value, int) else round(value * self._unit_ns)
+
+
+def _plain(hashes: list[int | str]) -> list[int]:
+    """Return hashes as integers.
+
+    Raises:
+        ValueError: If one does not fit into 64 bits, or is text that is no hexadecimal number.
+    """
+    ids = [each if isinstance(each, int) else folded(each) for each in hashes]
+    if ids and not (min(ids) >= -(2**63) and max(ids) < 2**64):
+        raise ValueError("a hash does not fit into 64 bits")
+    return ids
+
+
+def _chained(requests: list[list[int]]) -> list[I64]:
+    """Return the ids of the blocks of each request: a hash of the block's hash and of all before it.
+
+    It is a polynomial of the mixed hashes, modulo 2**64, so that the blocks of all requests are done at once.
+
+    Args:
+        requests: Hashes of each, integers of 64 bits.
+
+    Returns:
+        int64 of shape (n,) for each request of n blocks.
+    """
+    lengths = np.array([len(hashes) for hashes in requests], dtype=np.int64)
+    if not lengths.sum():
+        return [np.empty(0, dtype=np.int64) for _ in requests]
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    place = np.arange(ends[-1]) - np.repeat(starts, lengths)
+    powers = np.cumprod(np.full(lengths.max(), _FACTOR, dtype=np.uint64))
+    plain = packed_int64([each for hashes in requests for each in hashes])
+    sums = np.concatenate([[np.uint64(0)], np.cumsum(mix(plain ^ np.int64(_FACTOR >> 1)) * powers[place])])
+    chained = sums[1:] - np.repeat(sums[starts], lengths)
+    ids = mix(chained.view(np.int64)).view(np.int64)
+    return [ids[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]

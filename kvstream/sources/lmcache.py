@@ -1,0 +1,29 @@
+"""LMCache's log of lookups: which chunks were asked for, whether they were there or not.
+
+A line is ``{"timestamp": s, "request_id": …, "model_name": …, "chunk_size": tokens, "seq_len": tokens,
+"chunk_hashes": ["0x…"], …}``. It says nothing of hits, so that a cache is simulated. Source:
+``LookupHashLoggingSubscriber`` in LMCache's ``v1/mp_observability/subscribers/logging/lookup_hash.py``.
+"""
+
+import msgspec
+
+from kvstream.sources.hash_trace import Request, TraceDecoder
+from kvstream.sources.options import ReadOptions
+
+
+class _Row(msgspec.Struct):
+    timestamp: int | float
+    chunk_hashes: list[int | str]
+
+
+_decoder = msgspec.json.Decoder(_Row)
+
+
+def lookup_log(source: str, options: ReadOptions) -> TraceDecoder:
+    """Return a decoder of such a log."""
+    return TraceDecoder(source, options, _read, "s")
+
+
+def _read(line: bytes) -> Request:
+    row = _decoder.decode(line)
+    return Request(row.chunk_hashes, row.timestamp)

@@ -1,0 +1,22 @@
+"""ReadOptions: what has to be known of an input that it does not say itself."""
+
+from typing import Literal
+
+import msgspec
+
+TimeUnit = Literal["s", "ms", "us", "ns"]
+
+NS_OF_UNIT: dict[TimeUnit, int] = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+"""Nanoseconds of each unit."""
+
+
+class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How inputs are read.
+
+    Attributes:
+        capacity: Blocks of the simulated cache that a hash trace runs through; None if nobody said.
+        time_unit: Unit of the times in a hash trace; None for the one that its format has.
+    """
+
+    capacity: int | None = None
+    time_unit: TimeUnit | None = None
