@@ -7,13 +7,14 @@ from typing import Annotated
 import anyio
 import typer
 
-from kvstream.cli.messages import MalformedReport
-from kvstream.cli.recordings import Force, say_simulated
+from kvstream.cli.messages import MalformedReport, say
+from kvstream.cli.recordings import BlockTokens, Force, say_simulated
 from kvstream.cli.render import progress_on_stderr
 from kvstream.cli.session import Capacity, Unit
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.frame import EventFrame
-from kvstream.sinks.event_log import EventLogWriter, Format, chosen_format
+from kvstream.sinks.anonymizer import Anonymizer
+from kvstream.sinks.event_log import LOOKUP_FORMATS, EventLogWriter, Format, chosen_format
 from kvstream.sinks.output_file import refuse_inputs, whole_file
 from kvstream.sources.inputs import Input
 from kvstream.sources.options import ReadOptions
@@ -28,6 +29,12 @@ EXAMPLES = """
   kvstream convert capture.wire.gz - | jq .block                 what an engine published, as lines
 
   kvstream convert run.kvlog run.wire --source vllm-0            as if vllm-0 had published it
+
+  kvstream convert run.kvlog shared.kvlog --anonymize            the same figures, nothing of their origin
+
+  kvstream convert run.kvlog run.csv                             lookups, for libCacheSim
+
+  kvstream convert run.kvlog trace.jsonl --format mooncake       lookups, for Mooncake, Dynamo and AIPerf
 """
 
 
@@ -40,6 +47,17 @@ def convert_command(
     source: Annotated[
         str | None, typer.Option(help="Only the events of this source.", show_default=False)
     ] = None,
+    tier: Annotated[
+        str | None, typer.Option(help="Only the events of this tier.", show_default=False)
+    ] = None,
+    anonymize: Annotated[
+        bool,
+        typer.Option(
+            "--anonymize",
+            help="Replace content hashes, keys, labels, names and times; what the cache did stays the same.",
+        ),
+    ] = False,
+    block_tokens: BlockTokens = 16,
     capacity: Capacity = None,
     time_unit: Unit = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed input.")] = False,
@@ -52,20 +70,23 @@ def convert_command(
     if output == "-" and format not in (None, "jsonl") and sys.stdout.isatty():
         raise ConfigError(f"{format} is binary; name a file, or pipe it")
     form = chosen_format(output, format)
+    holds_lookups = form in LOOKUP_FORMATS  # which do not depend on the size of a simulated cache
+    options = ReadOptions(capacity=capacity or (1 if holds_lookups else None), time_unit=time_unit)
+    anonymizer = Anonymizer() if anonymize else None
     refuse_inputs(sys.stdout.fileno() if output == "-" else output, [recording])
     report = MalformedReport()
     with (
         nullcontext("-") if output == "-" else whole_file(output, force) as path,
-        EventLogWriter(path, form) as writer,
+        EventLogWriter(path, form, block_tokens=block_tokens) as writer,
         progress_on_stderr() as progress,
     ):
         task = progress.add_task(f"converting {recording}", total=None)
 
         async def convert() -> None:
-            async for item in recorded.read(ReadOptions(capacity=capacity, time_unit=time_unit)):
+            async for item in recorded.read(options):
                 if isinstance(item, EventFrame):
-                    if source in (None, item.source):
-                        writer.write(item)
+                    if source in (None, item.source) and tier in (None, item.tier):
+                        writer.write(item if anonymizer is None else anonymizer.frame(item))
                         progress.advance(task, len(item))
                 elif strict:
                     raise MalformedInputError(f"{item} (stopped by --strict)")
@@ -74,4 +95,7 @@ def convert_command(
 
         anyio.run(convert)
     report.finish(recording)
-    say_simulated([recorded])
+    if writer.left_out:
+        say(f"kvstream: {writer.left_out:,} lookups were left out, as nothing says what they were for")
+    if not holds_lookups:
+        say_simulated([recorded])

@@ -19,6 +19,16 @@ _HEADER = struct.Struct("<II")
 _SMALLEST_FRAME = 12
 
 
+def encode_record(frame: EventFrame) -> bytes:
+    """Return a frame as one record.
+
+    Raises:
+        MalformedInputError: If the frame has more than 1,048,576 events.
+    """
+    payload = encode_frame(frame)
+    return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+
+
 class LogWriter:
     """Appends frames to a ``.kvlog`` file opened for binary writing.
 
@@ -39,8 +49,7 @@ class LogWriter:
 
     def write(self, frame: EventFrame) -> int:
         """Write one frame as one record; return how many bytes that were."""
-        payload = encode_frame(frame)
-        return self._file.write(_HEADER.pack(len(payload), zlib.crc32(payload)) + payload)
+        return self._file.write(encode_record(frame))
 
 
 class LogParser:

@@ -6,32 +6,55 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, NamedTuple, Self, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, Self, cast
 
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.events.codec import encode_lines
 from kvstream.events.frame import EventFrame
-from kvstream.events.log import MAGIC, LogWriter
+from kvstream.events.log import MAGIC, encode_record
 from kvstream.events.types import Malformed
 from kvstream.sinks.kv_events import KVEventEncoder
+from kvstream.sinks.libcachesim import CsvEncoder
+from kvstream.sinks.mooncake import MooncakeEncoder
 from kvstream.sinks.output_file import is_special, naming
 from kvstream.sources.compression import Decompressor
 from kvstream.sources.wire_capture import WireMessage, encode_wire_message
 
 __all__ = ["EventLogWriter"]
 
-Format = Literal["jsonl", "kvlog", "wire"]
-"""``wire`` is a capture of what an engine would have published over ZMQ."""
+Format = Literal["jsonl", "kvlog", "wire", "mooncake", "libcachesim"]
+"""``wire`` is a capture of what an engine would have published over ZMQ; the last two hold lookups only."""
+
+LOOKUP_FORMATS: tuple[Format, ...] = ("mooncake", "libcachesim")
 
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".kvlog": "kvlog",
     ".wire": "wire",
+    ".csv": "libcachesim",
 }
+
+
+class Encoder(Protocol):
+    """Encodes frames in one format."""
+
+    def encode(self, frame: EventFrame) -> Iterable[bytes]:
+        """Return what can be written once there is this frame.
+
+        Raises:
+            ConfigError: If the format cannot hold it.
+        """
+
+    def finish(self) -> Iterable[bytes]:
+        """Return what is left at the end."""
+
+    @property
+    def left_out(self) -> int:
+        """Return events that are not in what was written, as the format cannot say what is known of them."""
 
 
 def format_of(path: str) -> Format | None:
@@ -64,6 +87,7 @@ class EventLogWriter:
         format: Format; by default as the file is named.
         existing: What is done with a file that exists. JSON lines and .kvlog can be appended to,
             compressed or not, a torn last line being ended before.
+        block_tokens: Tokens in a block, for formats that have lengths of prompts.
 
     Raises:
         ConfigError: If no format is given and the name does not tell one, or the file cannot be appended to.
@@ -72,7 +96,13 @@ class EventLogWriter:
         OSError: If the file cannot be written.
     """
 
-    def __init__(self, path: str, format: Format | None = None, existing: Existing = "replace") -> None:  # noqa: A002
+    def __init__(
+        self,
+        path: str,
+        format: Format | None = None,  # noqa: A002
+        existing: Existing = "replace",
+        block_tokens: int = 16,
+    ) -> None:
         self._format = chosen = chosen_format(path, format)
         self._path = "standard output" if path == "-" else path
         held = None
@@ -82,9 +112,14 @@ class EventLogWriter:
             self._file = _open(path, "ab" if held else "xb" if existing == "refuse" else "wb")
             if held is not None and chosen == "jsonl" and not held.ends_line:
                 self._file.write(b"\n")
-            self._log = LogWriter(self._file, begin=held is None) if chosen == "kvlog" else None
-        self._batches = KVEventEncoder()
-        self._messages = 0
+            if chosen == "kvlog" and held is None:
+                self._file.write(MAGIC)
+        self._encoder = _encoder(chosen, block_tokens)
+
+    @property
+    def left_out(self) -> int:
+        """Return events that are not in what was written, as the format cannot say what is known of them."""
+        return self._encoder.left_out
 
     def write(self, frame: EventFrame) -> int:
         """Write one frame; return how many bytes that were, before compression.
@@ -94,16 +129,7 @@ class EventLogWriter:
             OSError: If it cannot be written.
         """
         with naming(self._path):
-            if self._log is not None:
-                return self._log.write(frame)
-            if self._format == "wire":
-                return sum(self._file.write(message) for message in self._wire_messages(frame))
-            return self._file.write(encode_lines(frame.to_events()))
-
-    def _wire_messages(self, frame: EventFrame) -> Iterator[bytes]:
-        for ts, payload in self._batches.batches(frame):
-            yield encode_wire_message(WireMessage(ts, b"", self._messages.to_bytes(8, "big"), payload))
-            self._messages += 1
+            return sum(self._file.write(piece) for piece in self._encoder.encode(frame))
 
     def flush(self) -> None:
         """Hand what has been written to the system, where a killed process cannot lose it."""
@@ -111,8 +137,10 @@ class EventLogWriter:
             self._file.flush()
 
     def close(self) -> None:
-        """Write what is buffered and close the file."""
+        """Write what is left and buffered, and close the file."""
         with naming(self._path):
+            for piece in self._encoder.finish():
+                self._file.write(piece)
             if self._file is not sys.stdout.buffer:
                 self._file.close()
             else:
@@ -128,6 +156,53 @@ class EventLogWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _EachFrame:
+    """Encodes each frame by itself."""
+
+    left_out = 0
+
+    def __init__(self, encode: Callable[[EventFrame], bytes]) -> None:
+        self._encode = encode
+
+    def encode(self, frame: EventFrame) -> Iterable[bytes]:
+        return (self._encode(frame),)
+
+    def finish(self) -> Iterable[bytes]:
+        return ()
+
+
+class _Wire:
+    """Encodes frames as the messages that an engine would have published, numbered."""
+
+    left_out = 0
+
+    def __init__(self) -> None:
+        self._batches = KVEventEncoder()
+        self._messages = 0
+
+    def encode(self, frame: EventFrame) -> Iterator[bytes]:
+        for ts, payload in self._batches.batches(frame):
+            yield encode_wire_message(WireMessage(ts, b"", self._messages.to_bytes(8, "big"), payload))
+            self._messages += 1
+
+    def finish(self) -> Iterable[bytes]:
+        return ()
+
+
+def _encoder(format: Format, block_tokens: int) -> Encoder:  # noqa: A002
+    match format:
+        case "jsonl":
+            return _EachFrame(lambda frame: encode_lines(frame.to_events()))
+        case "kvlog":
+            return _EachFrame(encode_record)
+        case "wire":
+            return _Wire()
+        case "mooncake":
+            return MooncakeEncoder(block_tokens)
+        case "libcachesim":
+            return CsvEncoder()
 
 
 class RotatingWriter:
