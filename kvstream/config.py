@@ -57,6 +57,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         windows: Windows kept with their counts, so that ``window_seconds * windows`` is how far back a
             history goes; those of the last minute, or of ``trend_window``, are kept with distributions.
         capacity: Blocks that the cache has room for, if known.
+        block_tokens: Tokens in a block, if known.
+        block_bytes: Bytes of a block, if known.
         remembered_evictions: Newest evictions of each cache of which the content is remembered, so that a
             later lookup of it shows that its eviction was premature. 0 turns that off.
         curve_keys: Content keys that the miss-ratio curve follows in each cache; 0 turns the curve off.
@@ -82,6 +84,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     window_seconds: float = 1.0
     windows: int = 600
     capacity: int | None = None
+    block_tokens: int | None = None
+    block_bytes: int | None = None
     remembered_evictions: int = 65_536
     curve_keys: int = 2048
     curve_half_life_seconds: float = 300.0
@@ -99,8 +103,9 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _seconds("export_interval", self.export_interval, off="off")
         _real("window_seconds", self.window_seconds, 1e-3, 86400.0, "above 0.001 and at most 86400")
         _whole("windows", self.windows, 2, 100_000)
-        if self.capacity is not None:
-            _whole("capacity", self.capacity, 1, 2**40)
+        for name in ("capacity", "block_tokens", "block_bytes"):
+            if (value := getattr(self, name)) is not None:
+                _whole(name, value, 1, 2**40)
         _whole("remembered_evictions", self.remembered_evictions, 0, 2**27)
         _whole("curve_keys", self.curve_keys, 0, 2**20)
         _seconds("curve_half_life_seconds", self.curve_half_life_seconds, off="for ever")

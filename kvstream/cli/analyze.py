@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
 from kvstream.cli.json_lines import JsonLines
-from kvstream.cli.recordings import BlockTokens, ModelConfig, Recordings, read_recordings, recordings
+from kvstream.cli.recordings import Recordings, read_recordings, recordings
 from kvstream.cli.render import console, summary_table
 from kvstream.cli.session import Capacity, ConfigFile, Json, Unit, wants_lines
 from kvstream.config import MetricsConfig, load_config
-from kvstream.reports.block_size import block_bytes_of_file
 from kvstream.reports.verdict import Analysis, CacheAnalysis
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.options import ReadOptions
@@ -26,6 +26,8 @@ EXAMPLES = """
 
   kvstream analyze day.kvlog --model-config Llama-3-8B/config.json --block-tokens 16
 
+  kvstream analyze day.kvlog --block-bytes 2097152
+
   kvstream generate chat --events 300000 -o chat.kvlog && kvstream analyze chat.kvlog
 """
 
@@ -37,7 +39,8 @@ def analyze_command(
     files: Recordings,
     capacity: Capacity = None,
     model_config: ModelConfig = None,
-    block_tokens: BlockTokens = 16,
+    block_tokens: BlockTokens = None,
+    block_bytes: BlockBytes = None,
     time_unit: Unit = None,
     config: ConfigFile = None,
     json: Json = False,
@@ -45,9 +48,9 @@ def analyze_command(
     """Say why a cache does what it does and what would help, then the figures."""
     inputs = recordings(files, "what is analyzed is read from files")
     refuse_inputs(sys.stdout.fileno(), files)
-    size = None if model_config is None else block_bytes_of_file(model_config, block_tokens)
-    metrics = load_config(MetricsConfig, config, capacity=capacity)
-    analysis = Analysis(metrics, size)
+    size = block_settings(model_config, block_tokens, block_bytes)
+    metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
+    analysis = Analysis(metrics)
     options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit)
     read_recordings(inputs, options, analysis.process)
     analysis.end()
@@ -88,13 +91,12 @@ def _hot_table(result: CacheAnalysis) -> Table:
 
 def _curve_table(result: CacheAnalysis) -> Table:
     table = Table(box=box.SIMPLE, title="hit ratio of other sizes", title_justify="left")
-    for name in (
-        ("size", "blocks", "GiB", "hit ratio") if result.block_bytes else ("size", "blocks", "hit ratio")
-    ):
+    block_bytes = result.summary.block_bytes
+    for name in ("size", "blocks", "GiB", "hit ratio") if block_bytes else ("size", "blocks", "hit ratio"):
         table.add_column(name, justify="right")
     for point in result.summary.sizes.points:
         row = [f"{point.factor:g}×", f"{point.blocks:,}"]
-        if result.block_bytes:
-            row.append(gib(point.blocks * result.block_bytes))
+        if block_bytes:
+            row.append(gib(point.blocks * block_bytes))
         table.add_row(*row, ratio(point.hit_ratio), style="bold" if point.factor == 1.0 else None)
     return table

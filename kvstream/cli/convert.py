@@ -7,8 +7,9 @@ from typing import Annotated
 import anyio
 import typer
 
+from kvstream.cli.block_size import DEFAULT_BLOCK_TOKENS, BlockTokens
 from kvstream.cli.messages import MalformedReport, say
-from kvstream.cli.recordings import BlockTokens, Force, say_simulated
+from kvstream.cli.recordings import Force, say_simulated
 from kvstream.cli.render import progress_on_stderr
 from kvstream.cli.session import Capacity, Unit
 from kvstream.errors import ConfigError, MalformedInputError
@@ -57,7 +58,7 @@ def convert_command(
             help="Replace content hashes, keys, labels, names and times; what the cache did stays the same.",
         ),
     ] = False,
-    block_tokens: BlockTokens = 16,
+    block_tokens: BlockTokens = None,
     capacity: Capacity = None,
     time_unit: Unit = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed input.")] = False,
@@ -77,7 +78,7 @@ def convert_command(
     report = MalformedReport()
     with (
         nullcontext("-") if output == "-" else whole_file(output, force) as path,
-        EventLogWriter(path, form, block_tokens=block_tokens) as writer,
+        EventLogWriter(path, form, block_tokens=block_tokens or DEFAULT_BLOCK_TOKENS) as writer,
         progress_on_stderr() as progress,
     ):
         task = progress.add_task(f"converting {recording}", total=None)

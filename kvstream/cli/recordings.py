@@ -1,7 +1,6 @@
 """Recordings: inputs that have an end, read as a whole."""
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
@@ -21,13 +20,6 @@ Force = Annotated[bool, typer.Option("--force", help="Replace files that exist."
 Recordings = Annotated[
     list[str], typer.Argument(metavar="FILE...", help="Recordings: any files that kvstream run reads.")
 ]
-ModelConfig = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE.json", help="A model's config.json, to show sizes in GiB.", show_default=False
-    ),
-]
-BlockTokens = Annotated[int, typer.Option(min=1, help="Tokens in a block.")]
 
 
 def recordings(names: Sequence[str], why: str) -> list[Input]:

@@ -17,10 +17,10 @@ from kvstream.engine.inputs import InputStatistics
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.usage import LabelUsage
-from kvstream.reports.lines import accounts_lines, interval
+from kvstream.reports.lines import accounts_lines, blocks_live, hit_ratio, interval
 from kvstream.stream import KVStream
 from kvstream.text.escape import for_terminal
-from kvstream.text.numbers import live_blocks, percent, ratio, seconds, time_of_day
+from kvstream.text.numbers import percent, ratio, seconds, time_of_day
 
 LEVEL_STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
 _MALFORMED_SHOWN = 20
@@ -162,11 +162,10 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
     table.add_column()
     recent, accounts = summary.recent, summary.accounts
     is_above = summary.capacity is not None and summary.blocks_live > summary.capacity
-    blocks = live_blocks(summary.blocks_live, summary.capacity)
-    table.add_row("blocks live", Text(blocks, style="bold red" if is_above else ""))
+    table.add_row("blocks live", Text(blocks_live(summary), style="bold red" if is_above else ""))
     table.add_row(
         "hit ratio",
-        f"{ratio(summary.hit_rate_estimate)}   last {recent.seconds:.0f} s: {ratio(recent.hit_ratio)}"
+        f"{hit_ratio(summary)}   last {recent.seconds:.0f} s: {ratio(recent.hit_ratio)}"
         if summary.hit_rate_estimate is not None
         else "unknown: no hit was reported",
     )

@@ -9,11 +9,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
 from kvstream.cli.messages import say
 from kvstream.cli.recordings import (
-    BlockTokens,
     Force,
-    ModelConfig,
     Recordings,
     read_recordings,
     recordings,
@@ -23,7 +22,6 @@ from kvstream.cli.standard import write_document
 from kvstream.config import MetricsConfig, load_config
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
-from kvstream.reports.block_size import block_bytes_of_file
 from kvstream.reports.html import to_html
 from kvstream.reports.markdown import to_markdown
 from kvstream.reports.report import Report, ReportBuilder
@@ -71,21 +69,22 @@ def report_command(
     ] = None,
     capacity: Capacity = None,
     model_config: ModelConfig = None,
-    block_tokens: BlockTokens = 16,
+    block_tokens: BlockTokens = None,
+    block_bytes: BlockBytes = None,
     time_unit: Unit = None,
     config: ConfigFile = None,
     force: Force = False,
 ) -> None:
     """Write what was found as one self-contained file: verdict, charts, tables and alerts."""
     inputs = recordings(files, "a report is of files")
-    size = None if model_config is None else block_bytes_of_file(model_config, block_tokens)
-    metrics = load_config(MetricsConfig, config, capacity=capacity)
+    size = block_settings(model_config, block_tokens, block_bytes)
+    metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
     refuse_inputs(sys.stdout.fileno() if output is None else output, files)
     if evictions is not None:
         refuse_inputs(evictions, files)
         if output is not None and os.path.realpath(output) == os.path.realpath(evictions):
             raise ConfigError(f"{output}: the report and the table of evictions need a file each")
-    builder = ReportBuilder(metrics, size)
+    builder = ReportBuilder(metrics)
     # So that no part of a frame spans more windows than are kept.
     cutter = FrameCutter(metrics.window_ns * max(1, metrics.windows // 2))
     with (

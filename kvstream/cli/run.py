@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from kvstream.alerts.types import AlertLevel
+from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
 from kvstream.cli.chosen_rules import Heartbeat, RulesFile, chosen_rules
 from kvstream.cli.handlers import (
     AlertLog,
@@ -99,6 +100,9 @@ def run_command(
     ] = 0.0,
     evictions: Evictions = False,
     capacity: Capacity = None,
+    model_config: ModelConfig = None,
+    block_tokens: BlockTokens = None,
+    block_bytes: BlockBytes = None,
     time_unit: Unit = None,
     rules: RulesFile = None,
     config: ConfigFile = None,
@@ -126,7 +130,8 @@ def run_command(
     inputs = [Input(name, follow) for name in given]
     for output in (sys.stdout.fileno(), *([alert_log] if alert_log is not None else [])):
         refuse_inputs(output, given)
-    metrics = load_config(MetricsConfig, config, capacity=capacity)
+    size = block_settings(model_config, block_tokens, block_bytes)
+    metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
     chosen, silences = chosen_rules(rules, heartbeat)
     reading = ReadOptions(capacity=metrics.capacity, time_unit=time_unit)
     options = RunOptions(summary_every=summary_every, strict=strict, speed=speed, reading=reading)

@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from kvstream.alerts.types import AlertLevel
+from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
 from kvstream.cli.chosen_rules import Heartbeat, RulesFile, chosen_rules
 from kvstream.cli.handlers import (
     AlertLog,
@@ -151,6 +152,9 @@ def serve_command(
     json: Json = False,
     evictions: Evictions = False,
     capacity: Capacity = None,
+    model_config: ModelConfig = None,
+    block_tokens: BlockTokens = None,
+    block_bytes: BlockBytes = None,
     rules: RulesFile = None,
     config: ConfigFile = None,
     min_severity: MinSeverity = AlertLevel.INFO,
@@ -168,7 +172,8 @@ def serve_command(
         raise ConfigError("nothing to serve: name engines by --from or --targets, or where to --listen")
     token = token_from(token_file)
     tls = _tls(tls_cert, tls_key, tls_client_ca)
-    metrics = load_config(MetricsConfig, config, capacity=capacity)
+    size = block_settings(model_config, block_tokens, block_bytes)
+    metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
     chosen, silences = chosen_rules(rules, heartbeat)
     metrics = msgspec.structs.replace(metrics, export_interval=summary_every)
     stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences)

@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from kvstream.alerts.types import CacheAlert
+from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
 from kvstream.cli.chosen_rules import RulesFile, chosen_rules
 from kvstream.cli.render import console, summary_table
 from kvstream.cli.session import Capacity, ConfigFile, Unit
@@ -65,6 +66,9 @@ def top_command(
         typer.Option(min=0.0, metavar="N", help="Replay at N times recorded time; 0: as fast as possible."),
     ] = 1.0,
     capacity: Capacity = None,
+    model_config: ModelConfig = None,
+    block_tokens: BlockTokens = None,
+    block_bytes: BlockBytes = None,
     time_unit: Unit = None,
     rules: RulesFile = None,
     config: ConfigFile = None,
@@ -79,7 +83,8 @@ def top_command(
         return
     if STDIN in inputs:
         raise ConfigError("kvstream top needs standard input for its keys; pipe events into kvstream run")
-    metrics = load_config(MetricsConfig, config, capacity=capacity)
+    size = block_settings(model_config, block_tokens, block_bytes)
+    metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
     chosen, silences = chosen_rules(rules)
     metrics = msgspec.structs.replace(metrics, export_interval=0.0)
     stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences)

@@ -159,6 +159,13 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         blocks_live: Blocks live now.
         capacity: Blocks there is room for, if known.
         occupancy: ``blocks_live / capacity``, if known.
+        block_tokens: Tokens in a block, if known.
+        block_bytes: Bytes of a block, if known.
+        live_bytes: Bytes of the blocks live now, if known.
+        capacity_bytes: Bytes there is room for, if known.
+        hit_tokens: Tokens of the accesses since the start; None where hits or ``block_tokens`` are unknown.
+        lookup_tokens: Tokens of the accesses and allocations, likewise. What does not fill a block is in
+            neither.
         hit_rate_estimate: accesses / (accesses + allocations) since the start, of blocks; None where hits
             are unknown.
         total_blocks_sampled: Generations with measured intervals.
@@ -198,6 +205,12 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     blocks_live: int
     capacity: int | None
     occupancy: float | None
+    block_tokens: int | None
+    block_bytes: int | None
+    live_bytes: int | None
+    capacity_bytes: int | None
+    hit_tokens: int | None
+    lookup_tokens: int | None
     hit_rate_estimate: float | None
     total_blocks_sampled: int
     total_evictions: int
@@ -336,6 +349,14 @@ def summarize(
         blocks_live=live,
         capacity=capacity,
         occupancy=live / capacity if capacity else None,
+        block_tokens=config.block_tokens,
+        block_bytes=config.block_bytes,
+        live_bytes=_product(live, config.block_bytes),
+        capacity_bytes=_product(capacity, config.block_bytes),
+        hit_tokens=_product(None if known is None else known.accesses, config.block_tokens),
+        lookup_tokens=_product(
+            None if known is None else known.accesses + known.allocations, config.block_tokens
+        ),
         hit_rate_estimate=hits.hit_ratio,
         total_blocks_sampled=seen.sampled_allocations,
         total_evictions=seen.total_evictions,
@@ -374,3 +395,8 @@ def summarize(
         pending=pending,
         accounts=accounts,
     )
+
+
+def _product(count: int | None, each: int | None) -> int | None:
+    """Return a count of blocks in bytes or tokens; None if either is not known."""
+    return None if count is None or each is None else count * each

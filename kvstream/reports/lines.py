@@ -1,8 +1,8 @@
 """Distributions and accounts in lines of text."""
 
 from kvstream.metrics.histogram import IntervalStats
-from kvstream.metrics.summary import PROBLEM_COUNTS, Accounts
-from kvstream.text.numbers import UNKNOWN, seconds
+from kvstream.metrics.summary import PROBLEM_COUNTS, Accounts, CacheMetricsSummary
+from kvstream.text.numbers import UNKNOWN, gib, live_blocks, ratio, seconds
 
 
 def interval(stats: IntervalStats | None) -> str:
@@ -11,6 +11,22 @@ def interval(stats: IntervalStats | None) -> str:
         return UNKNOWN
     p50, p95, p99, longest = map(seconds, (stats.p50, stats.p95, stats.p99, stats.max))
     return f"p50 {p50}  p95 {p95}  p99 {p99}  max {longest}  ({stats.count:,})"
+
+
+def blocks_live(summary: CacheMetricsSummary) -> str:
+    """Return the blocks live, and their GiB where the size of a block is known."""
+    blocks = live_blocks(summary.blocks_live, summary.capacity)
+    if summary.live_bytes is None:
+        return blocks
+    room = "" if summary.capacity_bytes is None else f" of {gib(summary.capacity_bytes)}"
+    return f"{blocks}, {gib(summary.live_bytes)}{room} GiB"
+
+
+def hit_ratio(summary: CacheMetricsSummary) -> str:
+    """Return the hit ratio since the start, and what it comes to in tokens where those are known."""
+    if summary.hit_tokens is None:
+        return ratio(summary.hit_rate_estimate)
+    return f"{ratio(summary.hit_rate_estimate)}, {summary.hit_tokens:,} of {summary.lookup_tokens:,} tokens"
 
 
 def accounts_lines(accounts: Accounts, whole: bool) -> list[str]:

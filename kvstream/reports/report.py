@@ -65,12 +65,11 @@ class ReportBuilder:
 
     Args:
         config: What is measured.
-        block_bytes: Bytes of a block, if known.
     """
 
-    def __init__(self, config: MetricsConfig, block_bytes: int | None = None) -> None:
+    def __init__(self, config: MetricsConfig) -> None:
         self._config = config
-        self._analysis = Analysis(config, block_bytes)
+        self._analysis = Analysis(config)
         self._alerts: defaultdict[_Place, list[CacheAlert]] = defaultdict(list)
         self._alerts_left_out: defaultdict[_Place, int] = defaultdict(int)
         self._history: dict[_Place, HistoryBuilder] = {}

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from kvstream.reports.lines import accounts_lines, interval
+from kvstream.reports.lines import accounts_lines, blocks_live, hit_ratio, interval
 from kvstream.reports.report import CacheReport, Report
-from kvstream.text.numbers import UNKNOWN, gib, live_blocks, percent, ratio, seconds
+from kvstream.text.numbers import UNKNOWN, gib, percent, ratio, seconds
 
 
 class Table(NamedTuple):
@@ -75,8 +75,8 @@ def _figures(cache: CacheReport) -> Table:
     summary = cache.analysis.summary
     ended = ", ".join(f"{n:,} {reason}" for reason, n in summary.evictions_by_reason.items() if n)
     rows = [
-        ("blocks live at the end", live_blocks(summary.blocks_live, summary.capacity)),
-        ("hit ratio", ratio(summary.hit_rate_estimate)),
+        ("blocks live at the end", blocks_live(summary)),
+        ("hit ratio", hit_ratio(summary)),
         ("accesses", f"{summary.accesses:,}"),
         ("generations ended", ended or "none"),
         ("lifetime", interval(summary.lifetime)),
@@ -113,7 +113,7 @@ def _sizes(cache: CacheReport) -> Table:
 
 
 def _gib(blocks: int, cache: CacheReport) -> str:
-    of_block = cache.analysis.block_bytes
+    of_block = cache.analysis.summary.block_bytes
     return gib(blocks * of_block) if of_block else UNKNOWN
 
 

@@ -39,7 +39,6 @@ class CacheAnalysis(msgspec.Struct, frozen=True, kw_only=True, tag="analysis"):
         source: Cache instance.
         tier: Tier.
         verdict: The answer, a sentence each.
-        block_bytes: Bytes of a block, if known.
         hottest: The live blocks that were accessed most.
         longest_held: The live blocks that were held for the longest time.
         summary: All figures.
@@ -48,7 +47,6 @@ class CacheAnalysis(msgspec.Struct, frozen=True, kw_only=True, tag="analysis"):
     source: str
     tier: str
     verdict: list[str]
-    block_bytes: int | None
     hottest: list[HotBlock]
     longest_held: list[HotBlock]
     summary: CacheMetricsSummary
@@ -60,16 +58,14 @@ class Analysis:
     Args:
         config: What is measured; ``capacity`` is the size that there is. The miss-ratio curve is of all
             that is taken in, and of as much content as it takes.
-        block_bytes: Bytes of a block, if known.
     """
 
-    def __init__(self, config: MetricsConfig | None = None, block_bytes: int | None = None) -> None:
+    def __init__(self, config: MetricsConfig | None = None) -> None:
         whole = msgspec.structs.replace(
             config or MetricsConfig(), curve_keys=_CONTENTS, curve_half_life_seconds=0.0
         )
         self.monitor = Monitor(whole)
         self._time = RecordedTime(self.monitor)
-        self._block_bytes = block_bytes
         self._simulated: set[str] = set()
 
     def process(self, frame: EventFrame, records: bool = False) -> Outcome:
@@ -93,26 +89,24 @@ class Analysis:
 
     def _result(self, tier: CacheMonitor) -> CacheAnalysis:
         summary = self.monitor.summary(tier.source, tier.tier)
-        said = verdict(summary, self._block_bytes)
+        said = verdict(summary)
         if tier.source in self._simulated:
             said.append(f"{SIMULATED[0].upper()}{SIMULATED[1:]}.")
         return CacheAnalysis(
             source=tier.source,
             tier=tier.tier,
             verdict=said,
-            block_bytes=self._block_bytes,
             hottest=tier.table.hottest(_HOT_BLOCKS, tier.last_ts),
             longest_held=tier.table.longest_held(_HOT_BLOCKS, tier.last_ts),
             summary=summary,
         )
 
 
-def verdict(summary: CacheMetricsSummary, block_bytes: int | None = None) -> list[str]:
+def verdict(summary: CacheMetricsSummary) -> list[str]:
     """Say what the figures mean, a sentence each; what is not known is not said.
 
     Args:
         summary: Of one source and tier; of all of them there is less to say.
-        block_bytes: Bytes of a block, if known.
     """
     is_one = ALL not in (summary.source, summary.tier)
     sentences = []
@@ -123,15 +117,15 @@ def verdict(summary: CacheMetricsSummary, block_bytes: int | None = None) -> lis
         )
     if summary.accounts.lost_frames:
         sentences.append(f"{summary.accounts.lost_frames:,} frames are missing, so that figures are too low.")
-    sentences += _of_evictions(summary, block_bytes)
+    sentences += _of_evictions(summary)
     if is_one:
         sentences += _of_reuse(summary)
-        sentences += _of_size(summary, block_bytes)
+        sentences += _of_size(summary)
     sentences += _of_labels(summary)
     return sentences + _of_trends(summary)
 
 
-def _of_evictions(summary: CacheMetricsSummary, block_bytes: int | None) -> list[str]:
+def _of_evictions(summary: CacheMetricsSummary) -> list[str]:
     """Return what evictions cost."""
     premature = summary.premature
     if not summary.total_evictions:
@@ -141,7 +135,7 @@ def _of_evictions(summary: CacheMetricsSummary, block_bytes: int | None) -> list
         sentences.append(
             f"{percent(premature.share)} of evictions were premature: their content was looked up again, "
             f"half of it {_within(premature.return_time.p50)}. "
-            f"{_blocks(premature.extra_blocks_p50, block_bytes)} more would have kept half of it, "
+            f"{_blocks(premature.extra_blocks_p50, summary.block_bytes)} more would have kept half of it, "
             f"{premature.extra_blocks_p90:,} would have kept 90 %."
         )
     blocks = summary.sizes.blocks
@@ -181,7 +175,7 @@ def _nothing_came_twice(summary: CacheMetricsSummary) -> bool:
     return once is not None and once > 1.0 - _HARDLY and best < _HARDLY
 
 
-def _of_size(summary: CacheMetricsSummary, block_bytes: int | None) -> list[str]:
+def _of_size(summary: CacheMetricsSummary) -> list[str]:
     """Return what other sizes of cache would do."""
     sizes = summary.sizes
     curve = sizes.points
@@ -209,12 +203,12 @@ def _of_size(summary: CacheMetricsSummary, block_bytes: int | None) -> list[str]
     else:
         enough = next(point for point in curve if point.hit_ratio - now.hit_ratio >= gain / 2)
         sentences = [
-            f"{enough.factor:g}× the memory{_in_bytes(enough.blocks, block_bytes)} would lift the hit ratio "
-            f"from {now.hit_ratio:.2f} to {enough.hit_ratio:.2f}."
+            f"{enough.factor:g}× the memory{_in_bytes(enough.blocks, summary.block_bytes)} would lift the "
+            f"hit ratio from {now.hit_ratio:.2f} to {enough.hit_ratio:.2f}."
         ]
     sentences += _of_less(summary, now.hit_ratio)
     if sizes.blocks_for_90 is not None:
-        sentences.append(f"A hit ratio of 0.9 takes {_blocks(sizes.blocks_for_90, block_bytes)}.")
+        sentences.append(f"A hit ratio of 0.9 takes {_blocks(sizes.blocks_for_90, summary.block_bytes)}.")
     return sentences
 
 

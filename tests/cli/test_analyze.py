@@ -20,8 +20,19 @@ def test_a_models_configuration_tells_sizes_in_bytes(kvstream, tmp_path):
     assert kvstream("generate", "chat", "--events", 30_000, "--blocks", 512, "-o", log).code == 0
     ran = kvstream("analyze", log, "--model-config", tmp_path / "config.json", "--block-tokens", 8)
     (result,) = ran.of_type("analysis")
-    assert result["block_bytes"] == 2 * 1 * 2 * 32 * 2 * 8
+    assert result["summary"]["block_bytes"] == 2 * 1 * 2 * 32 * 2 * 8
     assert any("GiB" in sentence for sentence in result["verdict"])
+    summary = result["summary"]
+    assert summary["live_bytes"] == summary["blocks_live"] * summary["block_bytes"]
+    assert summary["hit_tokens"] == summary["accesses"] * 8
+    assert summary["lookup_tokens"] == (summary["accesses"] + summary["accounts"]["allocations"]) * 8
+
+
+def test_the_size_of_a_block_is_said_once(kvstream, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    ran = kvstream("analyze", SCAN, "--model-config", tmp_path / "config.json", "--block-bytes", 9)
+    assert ran.code == 1
+    assert "--model-config and --block-bytes" in ran.err
 
 
 def test_what_has_no_end_is_not_analyzed(kvstream):

@@ -24,6 +24,20 @@ def test_without_grouped_heads_every_head_has_keys_and_values():
     assert block_bytes({"text_config": LLAMA_3_8B}, 32) == 4 * 2**20
 
 
+def test_latent_attention_keeps_one_vector_for_all_heads():
+    deepseek_v3 = {
+        "hidden_size": 7168,
+        "kv_lora_rank": 512,
+        "num_attention_heads": 128,
+        "num_hidden_layers": 61,
+        "num_key_value_heads": 128,
+        "qk_rope_head_dim": 64,
+        "torch_dtype": "bfloat16",
+    }
+    assert block_bytes(deepseek_v3, 1) == 70_272  # 70 kB a token, as its makers say
+    assert block_bytes(deepseek_v3, 64) == 64 * 70_272
+
+
 def test_what_is_no_configuration(tmp_path):
     with pytest.raises(ConfigError, match="num_hidden_layers"):
         block_bytes({}, 16)

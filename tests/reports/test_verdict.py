@@ -61,7 +61,7 @@ def lru_hit_ratio(contents, blocks):
 
 
 def test_the_verdict_says_what_would_help():
-    found = analyzed(generate("chat", 100_000, blocks=2048, seed=3), block_bytes=2**20)
+    found = analyzed(generate("chat", 100_000, blocks=2048, seed=3), config=MetricsConfig(block_bytes=2**20))
     said = " ".join(found.verdict)
     assert "of evictions were premature" in said
     assert "× the memory (" in said

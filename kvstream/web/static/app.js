@@ -2,7 +2,7 @@
 
 /* The dashboard: follows a stream's events and shows what they say. */
 (() => {
-  const { count, ratio, percent, seconds, clock, dated, shown, element, fill } = kvFormat;
+  const { count, ratio, percent, gib, seconds, clock, dated, shown, element, fill } = kvFormat;
   const get = (id) => document.getElementById(id);
   const LEVELS = ["info", "warning", "critical"];
   const ALERTS_KEPT = 1000, ALERTS_SHOWN = 200, WINDOWS_SHOWN = 600, CACHES_SHOWN = 50;
@@ -235,16 +235,24 @@
     }
   }
 
-  function capacityWords({ blocks_live, capacity, occupancy }) {
-    if (!capacity) return "capacity not known";
-    return blocks_live > capacity ? `MORE THAN THE CAPACITY of ${count(capacity)}` : `${percent(occupancy)} of ${count(capacity)}`;
+  function capacityWords({ blocks_live, capacity, occupancy, live_bytes }) {
+    const size = live_bytes === null ? "" : `; ${gib(live_bytes)} GiB`;
+    if (!capacity) return `capacity not known${size}`;
+    if (blocks_live > capacity) return `MORE THAN THE CAPACITY of ${count(capacity)}${size}`;
+    return `${percent(occupancy)} of ${count(capacity)}${size}`;
+  }
+
+  function hitRatioWords({ hit_rate_estimate, hit_tokens, lookup_tokens }, minute) {
+    if (hit_rate_estimate === null) return "unknown: no hit was reported";
+    const tokens = hit_tokens === null ? "" : `; ${count(hit_tokens)} of ${count(lookup_tokens)} tokens`;
+    return `${minute}; ${ratio(hit_rate_estimate)} in all${tokens}`;
   }
 
   function drawTiles(summary) {
     const { recent, premature } = summary;
     const minute = `last ${Math.round(recent.seconds)} s`;
     const tiles = [
-      ["Hit ratio", ratio(recent.hit_ratio), summary.hit_rate_estimate === null ? "unknown: no hit was reported" : `${minute}; ${ratio(summary.hit_rate_estimate)} in all`],
+      ["Hit ratio", ratio(recent.hit_ratio), hitRatioWords(summary, minute)],
       ["Blocks live", count(summary.blocks_live), capacityWords(summary)],
       ["Evictions a second", count(recent.eviction_rate), recent.never_reused_ratio === null ? minute : `${percent(recent.never_reused_ratio)} of them never reused`],
       ["Lifetime, median", recent.lifetime.count ? seconds(recent.lifetime.p50) : "–", `p99 ${recent.lifetime.count ? seconds(recent.lifetime.p99) : "–"}`],

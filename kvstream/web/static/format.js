@@ -19,6 +19,8 @@ const kvFormat = (() => {
     return of100 < 99.95 ? `${of100.toFixed(1)} %` : "> 99.9 %";
   }
 
+  const gib = (bytes) => (bytes >= 0.005 * 2 ** 30 ? (bytes / 2 ** 30).toFixed(2) : "< 0.01");
+
   function seconds(value) {
     for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60], ["s", 1], ["ms", 1e-3], ["µs", 1e-6]])
       if (value >= size) return `${Number((value / size).toPrecision(3))} ${unit}`;
@@ -61,5 +63,5 @@ const kvFormat = (() => {
     table.replaceChildren(thead, tbody);
   }
 
-  return { count, ratio, percent, seconds, clock, dated, shown, element, fill };
+  return { count, ratio, percent, gib, seconds, clock, dated, shown, element, fill };
 })();
