@@ -328,6 +328,37 @@ def _trace_lines(rng: random.Random) -> list[Any]:
     ]
 
 
+def _turn_lines(rng: random.Random) -> list[Any]:
+    """A trace in AIPerf's dialect."""
+    return [
+        {"session_id": f"s{rng.randrange(3)}", "delay": i * 50, "hash_ids": [0, f"{rng.randrange(40):x}"]}
+        for i in range(rng.randrange(1, 8))
+    ]
+
+
+def _lookup_lines(rng: random.Random) -> list[Any]:
+    """LMCache's log of lookups."""
+    return [
+        {"timestamp": START / 1e9 + i, "chunk_size": 256, "chunk_hashes": ["0xab", hex(rng.getrandbits(256))]}
+        for i in range(rng.randrange(1, 8))
+    ]
+
+
+def _dynamo_lines(rng: random.Random) -> list[Any]:
+    lines: list[Any] = []
+    for i in range(rng.randrange(1, 8)):
+        datum: Any = rng.choice(
+            [
+                {"stored": {"parent_hash": None, "blocks": [{"block_hash": i, "tokens_hash": 1}]}},
+                {"removed": {"block_hashes": [i - 1, 2**64 - 1]}},
+                "cleared",
+            ]
+        )
+        event = {"event_id": i, "dp_rank": rng.randrange(2), "data": json.loads(json.dumps(datum))}
+        lines.append({"timestamp": i, "event": {"worker_id": 7, "storage_tier": "device", "event": event}})
+    return lines
+
+
 def _jsonl(make: Callable[[random.Random], list[Any]]) -> Callable[[random.Random], bytes]:
     def lines(rng: random.Random) -> bytes:
         values = make(rng)
@@ -335,6 +366,8 @@ def _jsonl(make: Callable[[random.Random], list[Any]]) -> Callable[[random.Rando
         if len(values) > 1 or rng.randrange(4) == 0:
             at = rng.randrange(min(1, len(values) - 1), len(values))
             values[at] = altered(rng, values[at])
+        if rng.randrange(4) == 0:  # as polls give them
+            values = [values[:1], None, {}, values[1:]]
         texts = []
         for value in values:
             try:
@@ -389,6 +422,9 @@ _FILES: dict[str, Callable[[random.Random], bytes]] = {
     "jsonl": _jsonl(_lines_of_events),
     "tensorrt": _jsonl(_tensorrt_lines),
     "trace": _jsonl(_trace_lines),
+    "turns": _jsonl(_turn_lines),
+    "lookups": _jsonl(_lookup_lines),
+    "dynamo": _jsonl(_dynamo_lines),
     "capture": _capture,
 }
 _zstd = zstandard.ZstdCompressor(level=1).compress
