@@ -100,7 +100,7 @@ class Decompressor:
 
     def _decompress(self, data: bytes) -> Iterator[bytes | Malformed]:
         if self._inflate is None:
-            if data:
+            if data and not self._broken:
                 yield data
             return
         self._compressed_bytes += len(data)

@@ -96,6 +96,16 @@ def test_zstd_with_a_large_window_is_refused_and_says_why():
     assert "--long" in bad.reason
 
 
+@pytest.mark.parametrize("size", [1, 3, 4 * MIB])
+def test_what_follows_compressed_data_is_no_input_however_it_is_read(size):
+    packed = gzip.compress(LINE) + b"garbage"
+    plain = Decompressor("x")
+    pieces = [piece for at in range(0, len(packed), size) for piece in plain.feed(packed[at : at + size])]
+    pieces += plain.finish()
+    assert b"".join(piece for piece in pieces if isinstance(piece, bytes)) == LINE
+    assert sum(isinstance(piece, Malformed) for piece in pieces) == 1
+
+
 def test_a_lack_of_memory_is_not_damaged_input():
     class Short:
         eof = False
