@@ -5,7 +5,7 @@ Tokens are passed over undecoded.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from kvstream.events.types import REASON_CODE, Labels, Op, Rank, Timestamp
 _CAPACITY, _OTHER = REASON_CODE["capacity"], REASON_CODE["other"]
 
 
+_Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 BlockHash = int | str
 """An integer, signed or unsigned, or hexadecimal digits."""
 
@@ -29,7 +30,7 @@ class _Created(msgspec.Struct, tag="created"):
 class _Block(msgspec.Struct):
     block_hash: BlockHash
     cache_level: int = 0
-    lora_id: int | None = None
+    lora_id: _Number | None = None
 
 
 class _Stored(msgspec.Struct, tag="stored"):
@@ -51,9 +52,9 @@ class _Updated(msgspec.Struct, tag="updated"):
 
 
 class _Line(msgspec.Struct):
-    event_id: int
+    event_id: _Number
     data: _Created | _Stored | _Removed | _Updated
-    window_size: int | None = None
+    window_size: _Number | None = None
     attention_dp_rank: Rank | None = None
     ts: Timestamp | None = None
 

@@ -97,6 +97,13 @@ def test_ranks_and_windows_are_kept_apart_and_recorded_times_taken():
     assert monitor.summary("trt/dp1").blocks_live == 1
 
 
+def test_numbers_beyond_64_bits_are_bad_lines():
+    adapter = {"type": "stored_block", "block_hash": 1, "lora_id": 2**70}
+    stored_with = line(0, {"type": "stored", "parent_hash": None, "blocks": [adapter]})
+    _, bad = run(stored(2**64, [1]), stored_with, stored(0, [1], window_size=2**64))
+    assert [number for number, _ in bad] == [1, 2, 3]
+
+
 def test_bad_lines_are_reported_and_hold_no_tokens():
     monitor, bad = run(
         b"{", stored(0, ["x"]), line(0, {"type": "melted", "tokens": [9001]}), stored(0, [1]), b""
