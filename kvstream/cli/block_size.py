@@ -14,7 +14,7 @@ DEFAULT_BLOCK_TOKENS = 16
 ModelConfig = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.json", help="A model's config.json, to tell sizes in GiB.", show_default=False
+        metavar="FILE.json", help="A model's config.json, to show sizes in GiB.", show_default=False
     ),
 ]
 BlockTokens = Annotated[

@@ -176,7 +176,7 @@ class _OpenFile:
         path: A file, or ``-``.
         options: How to read.
         follow: It may grow and be cut; a named pipe goes on when the last of its writers has left.
-        on_format: Called with the format of its lines once they have told it.
+        on_format: Called with the format of its lines once they show it.
 
     Attributes:
         position: Bytes read since its start.

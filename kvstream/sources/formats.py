@@ -1,4 +1,4 @@
-"""The formats that inputs can be in, in the order in which they are tried: one file each, told apart here."""
+"""The formats that inputs can be in, in the order in which they are tried: one file each, distinguished here."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -64,7 +64,7 @@ class LineFormat(NamedTuple):
 
 
 OnFormat = Callable[[LineFormat, str], None]
-"""Called with the format of lines once they have told it, and the source of events that name none."""
+"""Called with the format of lines once they show it, and the source of events that name none."""
 
 BINARY_FORMATS = (
     BinaryFormat(".kvlog", re.compile(re.escape(MAGIC)), lambda origin, source: LogParser(origin)),

@@ -49,7 +49,7 @@ class Request(msgspec.Struct, frozen=True):
 class TraceDecoder:
     """Serves the requests of a trace from a simulated cache.
 
-    What a block holds depends on all blocks before it, so a block is told by its hash and all hashes before
+    What a block holds depends on all blocks before it, so a block is known by its hash and all hashes before
     it in its request. In traces whose hashes cover the whole prefix this changes no figure; in those that
     hash each block alone it keeps content after another beginning apart, which no engine could reuse.
 

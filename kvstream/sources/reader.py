@@ -29,7 +29,7 @@ class EventReader:
     Args:
         origin: The input's name, for reports.
         options: How to read.
-        on_format: Called with the format of its lines once they have told it.
+        on_format: Called with the format of its lines once they show it.
 
     Attributes:
         events: Events read so far.

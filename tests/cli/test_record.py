@@ -104,7 +104,7 @@ def test_a_hash_trace_runs_through_a_cache_of_the_given_capacity(kvstream, tmp_p
     ran = kvstream("run", trace)
     assert (ran.code, "--capacity" in ran.err) == (1, True)
     found = accounts(kvstream, trace, "--capacity", 4)
-    assert (found["live"], found["allocations"]) == (4, 9)
+    assert (found["live"], found["allocations"]) == (4, 10)
     assert kvstream("convert", trace, tmp_path / "trace.kvlog", "--capacity", 4).code == 0
     assert accounts(kvstream, tmp_path / "trace.kvlog") == found
 
