@@ -35,7 +35,7 @@ def block_settings(
     """Return the settings of ``MetricsConfig`` that say how large a block is; None for what is not known.
 
     Raises:
-        ConfigError: If the size is given twice, or the model's configuration does not tell it.
+        ConfigError: If the size is given twice, or the model's configuration lacks it.
     """
     if model_config is not None and block_bytes is not None:
         raise ConfigError("--model-config and --block-bytes both say how large a block is; give one")

@@ -1,4 +1,4 @@
-"""The formats that inputs can be in, in the order in which they are tried: one file each, distinguished here."""
+"""The formats that inputs can be in, in the order in which they are tried; one file each."""
 
 import re
 from collections.abc import Callable, Iterator
