@@ -55,14 +55,15 @@ class _Topic:
 
     One publisher's numbers ascend, and where they do not it has restarted. But if the number that should
     have come before such a step, or before a gap, comes after it, there are two publishers, each with its own
-    numbers from then on. Two whose numbers are equal show by a second
-    repetition; which batch is whose is then taken from their order.
+    numbers from then on. Two whose numbers are equal show by a second repetition; which batch is whose is
+    then taken from their order.
     """
 
     def __init__(self, name: str, make: Callable[[str, int], Publisher | None], most: int) -> None:
         self.name = name
         self._most = most
         self.publishers: list[Publisher] = []  # the one that has waited for the longest time first
+        self.sole: Publisher | None = None  # the only one, where nothing is remembered
         self.heard = time.monotonic()
         self.is_shared = False  # and it was said
         self._make = make
@@ -73,18 +74,12 @@ class _Topic:
 
     def publisher_of(self, seq: int) -> Publisher | None:
         """Return the publisher whose next batch has a number; None if there are too many."""
-        self.heard = time.monotonic()
-        if (
-            len(self.publishers) == 1
-            and self._left is None
-            and self.publishers[0].feed.newest_live + 1 == seq
-        ):
-            return self.publishers[0]  # as nearly always
         publisher = self._next_of(seq) or self._other(seq) or self._first_or_closest(seq)
         if publisher is not None:
             self._look_at_order(publisher, seq)
             self.publishers.remove(publisher)
             self.publishers.append(publisher)
+        self.sole = publisher if len(self.publishers) == 1 and not self._left else None
         return publisher
 
     def _next_of(self, seq: int) -> Publisher | None:
@@ -178,10 +173,14 @@ class Publishers:
     def get(self, topic: bytes, seq: int) -> Publisher | None:
         """Return the publisher of a batch; None if it would be one too many."""
         key = topic if self._by_topic else b""
+        known = self._topics.get(key)
+        if known is not None:
+            known.heard = time.monotonic()
+            sole = known.sole
+            if sole is not None and sole.feed.newest_live + 1 == seq:
+                return sole  # as nearly always
         # Where we connect to an endpoint, one publisher is behind it.
-        known = self._topics.get(key) or _Topic(
-            self._name(key), self._new, _MOST_TOGETHER if self._by_topic else 1
-        )
+        known = known or _Topic(self._name(key), self._new, _MOST_TOGETHER if self._by_topic else 1)
         publisher = known.publisher_of(seq)
         if publisher is not None:
             self._topics[key] = known

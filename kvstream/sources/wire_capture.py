@@ -90,29 +90,27 @@ class WireCaptureParser:
         yield from self._decoded(self._messages.finish())
 
     def _decoded(self, messages: Iterator[WireMessage | Malformed]) -> Iterator[EventFrame | Malformed]:
+        publishers = self._publishers
         count = size = 0
         for message in messages:
             if isinstance(message, Malformed):
                 yield message
                 continue
-            if (refused := self._take(message)) is not None:
-                yield refused
+            try:
+                number = batch_number(message.seq)
+            except MalformedInputError as error:
+                yield Malformed(self._origin, "message", 0, str(error))
+                continue
+            publisher = publishers.get(message.topic, number)
+            if publisher is None:
+                yield Malformed(self._origin, "message", number, "of one more than 1,024 publishers")
+                continue
+            publisher.feed.live(number, message.payload)
             count, size = count + 1, size + len(message.payload)
             if count == _AT_ONCE or size >= _AT_ONCE_BYTES:
                 count = size = 0
                 yield from self._taken()
         yield from self._taken()
-
-    def _take(self, message: WireMessage) -> Malformed | None:
-        try:
-            number = batch_number(message.seq)
-        except MalformedInputError as error:
-            return Malformed(self._origin, "message", 0, str(error))
-        publisher = self._publishers.get(message.topic, number)
-        if publisher is None:
-            return Malformed(self._origin, "message", number, "of one more than 1,024 publishers")
-        publisher.feed.live(number, message.payload)
-        return None
 
     def _taken(self) -> Iterator[EventFrame | Malformed]:
         for publisher in self._publishers:
