@@ -20,7 +20,7 @@ from kvstream import (
 from kvstream import collector as installed
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame, as_int64
-from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Op
+from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Labels, Op
 from tests.interpreted import interpreted
 
 FORMS = {
@@ -346,3 +346,28 @@ def test_windows_of_unusual_lifetimes_are_anomalies_beyond_the_threshold(thresho
     assert all(anomaly.z_score < -threshold for anomaly in anomalies)
     assert all(anomaly.median_lifetime_seconds == pytest.approx(0.005, rel=0.03) for anomaly in anomalies)
     assert len(collector.export_to_dict()["anomalies"]) == len(found)
+
+
+def test_slots_with_content_keys_have_premature_evictions_and_a_curve():
+    clock = iter(range(0, 10**15, 10**6)).__next__
+    collector = KVCacheMetricsCollector(MetricsConfig(capacity=128), clock=clock)
+    for _ in range(20):
+        for content in range(256):  # a scan over twice as many contents as there are slots
+            collector.on_block_evicted(content % 128)
+            collector.on_block_allocated(content % 128, 1_000 + content)
+    collector.on_block_accessed(0)  # so that hits are known to be reported
+    summary = collector.get_summary()
+    assert summary.premature.count == 19 * 256
+    ratios = {point.factor: point.hit_ratio for point in summary.sizes.points}
+    assert ratios[1.0] < 0.01
+    assert ratios[3.0] == pytest.approx(19 / 20, abs=0.01)
+
+
+def test_a_batch_takes_keys_and_labels_with_its_allocations():
+    batches = BatchMetricsCollector(MetricsConfig(capacity=4))
+    for _ in range(2):
+        batches.batch_allocate([1, 2], keys=[2**64 - 1, None], labels=Labels(tenant="a"))
+        batches.batch_evict([1, 2])
+    summary = batches.get_summary()
+    assert summary.premature.count == 1
+    assert [each.value for each in summary.labels["tenant"]] == ["a"]

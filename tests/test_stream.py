@@ -79,6 +79,23 @@ async def test_producers_say_whose_blocks_they_are():
     assert [block.block_id for block in held][-1] == 5
 
 
+async def test_a_producer_sends_the_content_keys_of_slots():
+    async with KVStream(config()) as stream:
+        producer = stream.producer("engine-0")
+        await producer.allocated([1, 2], keys=[70, None])
+        producer.allocated_nowait(3, keys=-(2**63))
+        recorder = producer.recorder()
+        recorder.allocated_with_nowait(4, 72)
+        recorder.end_step()
+        await producer.evicted([1, 2, 3, 4])
+        producer.allocated_nowait(np.array([5, 6, 7, 8]), keys=np.array([72, 2**63, 70, 99], dtype=np.uint64))
+        with pytest.raises(MalformedInputError, match="2 blocks need as many keys, not 1"):
+            producer.allocated_nowait([9, 10], keys=[5])
+        await stream.flush()
+        summary = stream.summary_nowait("engine-0")
+    assert (summary.accounts.allocations, summary.total_evictions, summary.premature.count) == (8, 4, 3)
+
+
 async def test_flush_makes_a_summary_current():
     async with KVStream(config(flush_seconds=60)) as stream:
         producer = stream.producer()

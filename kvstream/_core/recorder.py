@@ -18,10 +18,10 @@ import numpy as np
 
 from kvstream.errors import MalformedInputError
 from kvstream.events.clock import Clock
-from kvstream.events.frame import as_int64
+from kvstream.events.frame import as_int64, checked_keys
 from kvstream.events.types import REASON_CODE as _REASON_CODE
 from kvstream.events.types import UNKNOWN_REASON as _UNKNOWN_REASON
-from kvstream.events.types import Op
+from kvstream.events.types import Op, checked_labels
 
 try:
     import cython
@@ -76,14 +76,18 @@ class _Columns:
     timed: cython.Py_ssize_t  # events that have their time
     malformed: cython.Py_ssize_t
     with_reasons: cython.bint  # whether any event has another reason than the usual one
+    notes: list  # [first row or rows, how many, keys or None, labels or None] of allocations that have some
+    fresh: list  # blocks allocated in this step, where their keys are asked for at its end
+    batch: cython.Py_ssize_t  # how often all has been taken out
 
     def __init__(self, room):
         self.ops, self.reasons = memoryview(bytearray(room)), memoryview(bytearray(room))
         self.blocks = memoryview(bytearray(8 * room)).cast("q")
         self.ts = memoryview(bytearray(8 * room)).cast("q")
         self.room = room
-        self.n = self.timed = self.malformed = 0
+        self.n = self.timed = self.malformed = self.batch = 0
         self.with_reasons = False
+        self.notes, self.fresh = [], []
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -98,14 +102,17 @@ class _Columns:
     def recorded(self):
         """Return a copy of all events as ``kvstream.recording.recorder.Recorded``, and empty the columns."""
         n: cython.Py_ssize_t = self.n
+        notes, self.notes, self.fresh = self.notes, [], []
         taken = (
             bytes(self.ops[:n]),
             bytes(self.blocks[:n]),
             bytes(self.ts[:n]),
             bytes(self.reasons[:n]) if self.with_reasons else b"",
+            notes,
             self.malformed,
         )
         self.n = self.timed = self.malformed = 0
+        self.batch += 1
         self.with_reasons = False
         return taken
 
@@ -122,6 +129,7 @@ def _copy(columns: _Columns, larger: _Columns) -> cython.void:
         larger.ts[i] = columns.ts[i]
     larger.n, larger.timed = columns.n, columns.timed
     larger.malformed, larger.with_reasons = columns.malformed, columns.with_reasons
+    larger.notes, larger.fresh = columns.notes, columns.fresh
 
 
 @cython.cclass
@@ -235,6 +243,19 @@ class _Recorder:
 
     @cython.final
     @cython.cfunc
+    @cython.exceptval(-1)
+    def _append_noted(self, row, note, ts: cython.longlong) -> cython.int:
+        """Append allocations, int64 (n,), for which there is room, and a note of their keys and labels."""
+        if not self._append_row(row, _ALLOC, 0, ts):
+            for number in row.tolist():
+                self._append(number, _ALLOC, 0, ts)
+        # From the last row on nothing has run that could have taken it out.
+        note[0] = self._columns.n - len(row)
+        self._columns.notes.append(note)
+        return 0
+
+    @cython.final
+    @cython.cfunc
     def _append_row(self, blocks, op: cython.uchar, reason: cython.uchar, ts: cython.longlong) -> cython.bint:
         """Append a contiguous row of native 64-bit integers; return whether it was one."""
         if cython.compiled:
@@ -290,6 +311,9 @@ class StepRecorder(_Recorder):
         frame_events: Recorded events that are worth a call of ``on_full``.
         on_step: Called as a step ends, at least where it is the first since all was taken.
         on_full: Called instead where there is enough.
+        keys_of: Given the blocks that a step allocated, as the step ends, returns the content key of each, 0
+            where it has none: for engines that know a block's content only after they have handed it out.
+            What it raises leaves the step's blocks without keys.
 
     Attributes:
         began_ns: When the step began, ns since the Unix epoch; 0 without ``begin_step``.
@@ -299,7 +323,7 @@ class StepRecorder(_Recorder):
         >>> recorder.allocated_nowait(7)
         >>> recorder.accessed_nowait([7, 8])
         >>> recorder.end_step()
-        >>> ops, blocks, ts, reasons, malformed = recorder.take()
+        >>> ops, blocks, ts, reasons, notes, malformed = recorder.take()
         >>> list(ops), list(memoryview(blocks).cast("q"))
         ([0, 1, 1], [7, 7, 8])
     """
@@ -309,9 +333,12 @@ class StepRecorder(_Recorder):
     _on_full: object
     _closed: cython.bint
     _called: cython.bint  # whether on_step or on_full has been called since all was taken
+    _keys_of: object
+    _asks: cython.bint  # whether keys_of is there
 
-    def __init__(self, clock, frame_events, on_step, on_full):
+    def __init__(self, clock, frame_events, on_step, on_full, keys_of=None):
         _Recorder.__init__(self, clock, frame_events)
+        self._keys_of, self._asks = keys_of, keys_of is not None
         self.began_ns = 0
         self._on_step, self._on_full = on_step, on_full
         self._called = self._closed = False
@@ -319,6 +346,19 @@ class StepRecorder(_Recorder):
     def allocated_nowait(self, blocks, /):
         """Record that a block, or each of several, was handed out."""
         self._put(blocks, _ALLOC, 0)
+
+    def allocated_with_nowait(self, blocks, /, keys=None, labels=None):
+        """Record that a block, or each of several, was handed out, and what is known of it.
+
+        A verb of its own, as optional arguments take a third of the time of a call. What has no such key or
+        labels that can be used is counted as ``malformed``.
+
+        Args:
+            blocks: The block or blocks.
+            keys: The content key of each, 0 or None where it has none.
+            labels: Whose they are.
+        """
+        self._put_noted(blocks, keys, labels)
 
     def accessed_nowait(self, blocks, /):
         """Record that a live block, or each of several, was found by a request."""
@@ -347,6 +387,8 @@ class StepRecorder(_Recorder):
             now = checked_time(ts)
         elif not now:
             now = self._time()
+        if self._asks:
+            self._ask_keys(self._columns)
         if cython.compiled:
             self._columns.stamp(now)
         else:
@@ -387,6 +429,8 @@ class StepRecorder(_Recorder):
     @cython.cfunc
     def _taken(self, now: cython.longlong):
         columns: _Columns = self._replace_columns()
+        if self._asks:
+            self._ask_keys(columns)
         columns.stamp(now)
         self._called = False
         return self._copy_out(columns)
@@ -408,6 +452,8 @@ class StepRecorder(_Recorder):
                 if self._columns.n == self._columns.room:
                     self._empty_or_grow(1)
                 self._append(number, op, reason, 0)
+                if op == _ALLOC and self._asks:
+                    self._columns.fresh.append(block)
                 return True
         return False
 
@@ -418,35 +464,88 @@ class StepRecorder(_Recorder):
         if type(blocks) not in _ROWS:
             number = self._number(blocks)
             if number is not None or not _is_iterable(blocks):
-                return self._put_number(number, op, reason)
+                return self._put_number(blocks, number, op, reason)
         if self._closed:
             self._empty_or_grow(1)
-        if not self._append_row(blocks, op, reason, 0):
+        if self._asks or not self._append_row(blocks, op, reason, 0):
             for block in _each(blocks):
                 if not self._put_plain(block, op, reason):
-                    self._put_number(self._number(block), op, reason)
+                    self._put_number(block, self._number(block), op, reason)
         return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _put_number(self, number, op: cython.uchar, reason: cython.uchar) -> cython.int:
-        """Record the block of a number; count None as malformed."""
-        if self._columns.n == self._columns.room:
+    def _put_noted(self, blocks, keys, labels) -> cython.int:
+        """Record allocations with their keys and labels; count what is no block or has no such key."""
+        numbers = None
+        if type(blocks) not in _ROWS:
+            numbers = [self._number(blocks)]
+            if numbers[0] is None and _is_iterable(blocks):
+                numbers = None
+        if numbers is None:
+            numbers = [self._number(block) for block in _each(blocks)]
+        count: cython.Py_ssize_t = len(numbers)
+        row = None
+        try:
+            note = _note(keys, labels, count)
+            if None in numbers:
+                which = np.array([number is not None for number in numbers])
+                numbers = [number for number in numbers if number is not None]
+                note = [0, len(numbers), None if note[2] is None else note[2][which], note[3]]
+            row = np.array(numbers, dtype=np.int64)
+        except Exception:  # whatever the engine's own objects raise
+            numbers = []
+        strangers = [None] * len(numbers)
+        if self._closed:
             self._empty_or_grow(1)
-        if cython.compiled:
-            return self._append_number(number, op, reason)
         with self._guard:
-            return self._append_number(number, op, reason)
+            self._columns.malformed += count - len(numbers)
+            if numbers:
+                self._make_room(len(numbers))
+                self._append_noted(row, note, 0)
+                if self._asks:
+                    self._columns.fresh += strangers
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _append_number(self, number, op: cython.uchar, reason: cython.uchar) -> cython.int:
+    def _ask_keys(self, columns: _Columns) -> cython.int:
+        """Have the keys of the blocks noted that were allocated since the last step."""
+        if not columns.fresh:
+            return 0
+        fresh, columns.fresh = columns.fresh, []
+        batch: cython.Py_ssize_t = columns.batch
+        rows = [row for row in range(columns.timed, columns.n) if columns.ops[row] == _ALLOC]
+        try:
+            note = [rows, len(rows), checked_keys(self._keys_of(fresh), len(rows)), None]
+        except Exception:  # whatever the engine's own code raises
+            return 0
+        if columns.batch == batch:  # and nobody has taken out the rows meanwhile
+            columns.notes.append(note)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _put_number(self, block, number, op: cython.uchar, reason: cython.uchar) -> cython.int:
+        """Record the number of a block; count None as malformed."""
+        if self._columns.n == self._columns.room:
+            self._empty_or_grow(1)
+        if cython.compiled:
+            return self._append_number(block, number, op, reason)
+        with self._guard:
+            return self._append_number(block, number, op, reason)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _append_number(self, block, number, op: cython.uchar, reason: cython.uchar) -> cython.int:
         if number is None:
             self._columns.malformed += 1
             return 0
         if self._columns.n == self._columns.room:  # another thread may have used the room
             self._make_room(1)
         self._append(number, op, reason, 0)
+        if op == _ALLOC and self._asks:
+            self._columns.fresh.append(block)
         return 0
 
     @cython.cfunc
@@ -480,9 +579,22 @@ class CallRecorder(_Recorder):
         raise NotImplementedError
 
     @cython.always_allow_keywords(True)
-    def allocated_nowait(self, block):
-        """Record that a block, or each of several, was handed out."""
-        self._put(block, _ALLOC, 0)
+    def allocated_nowait(self, block, keys=None, labels=None):
+        """Record that a block, or each of several, was handed out.
+
+        Args:
+            block: The block or blocks.
+            keys: The content key of each, 0 or None where it has none.
+            labels: Whose they are.
+
+        Raises:
+            MalformedInputError: If one is no block, a key no 64-bit integer or a label no name; nothing is
+                recorded then.
+        """
+        if keys is None and labels is None:
+            self._put(block, _ALLOC, 0)
+        else:
+            self._put_noted(block, keys, labels)
 
     @cython.always_allow_keywords(True)
     def accessed_nowait(self, block):
@@ -558,6 +670,24 @@ class CallRecorder(_Recorder):
     @cython.final
     @cython.cfunc
     @cython.exceptval(-1)
+    def _put_noted(self, block, keys, labels) -> cython.int:
+        """Record allocations with their keys and labels."""
+        number = self._number(block)
+        if number is None:
+            number = block.block_id if hasattr(block, "block_id") else block
+        row = _as_row(number)
+        note = _note(keys, labels, len(row))
+        if self._columns.n >= self._batch_events or self._columns.n == self._columns.room:
+            self._apply_recorded()
+        with self._guard:
+            ts: cython.longlong = self._time()
+            self._make_room(len(row))  # also for what the clock has recorded
+            self._append_noted(row, note, ts)
+        return 0
+
+    @cython.final
+    @cython.cfunc
+    @cython.exceptval(-1)
     def _put_all(self, op: cython.uchar, ids, reason: cython.uchar) -> cython.int:
         if self._columns.n >= self._batch_events or self._columns.n == self._columns.room:
             self._apply_recorded()
@@ -603,6 +733,12 @@ class CallRecorder(_Recorder):
             _fill(columns, end, op, reason, ts)
             return True
         return False
+
+
+def _note(keys, labels, count):
+    """Return a note of allocations, checked, of which the first row is yet to be set."""
+    column = None if keys is None else checked_keys(keys, count)
+    return [0, count, column, None if labels is None else checked_labels(labels)]
 
 
 def _as_row(ids):

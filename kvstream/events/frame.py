@@ -208,6 +208,26 @@ def as_int64(ids: Sequence[int] | npt.NDArray[Any]) -> I64:
     return np.array([int(i) & (2**64 - 1) for i in ids], dtype=np.uint64).view(np.int64)
 
 
+def checked_keys(keys: Any, n: int) -> I64:
+    """Return the content keys of n allocations, int64 of shape (n,), 0 for those that have none.
+
+    Args:
+        keys: One for each allocation, as ``as_int64`` takes them; None for one is 0.
+        n: How many there must be.
+
+    Raises:
+        MalformedInputError: If a key is no 64-bit integer, or their number is another.
+    """
+    if not isinstance(keys, np.ndarray):
+        keys = list(keys) if hasattr(keys, "__iter__") and not isinstance(keys, (str, bytes)) else [keys]
+        if None in keys:
+            keys = [0 if key is None else key for key in keys]
+    column = (as_int64 if isinstance(keys, np.ndarray) else packed_int64)(keys).reshape(-1)
+    if len(column) != n:
+        raise MalformedInputError(f"{n:,} blocks need as many keys, not {len(column):,}")
+    return column
+
+
 @lru_cache(maxsize=128)
 def int64_packer(n: int) -> Callable[..., bytes]:
     """Pack ``n`` arguments as native 64-bit integers; raise ``struct.error`` if one is no signed one.

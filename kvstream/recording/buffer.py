@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame, as_int64, int64_packer, label_number
+from kvstream.events.frame import (
+    I64,
+    MAX_FRAME_EVENTS,
+    EventFrame,
+    as_int64,
+    checked_keys,
+    int64_packer,
+    label_number,
+)
 from kvstream.events.types import Labels, checked_labels
 
 Ids = int | Sequence[int] | npt.NDArray[Any]
@@ -32,16 +40,31 @@ class EventBuffer:
         self._single: list[int] = []  # ids that came alone, after those in columns
         self._runs: list[int] = []  # for each call: operation, number of ids, time, reason, label
         self._labels: dict[Labels, int] = {}
+        self._keys: list[tuple[int, I64]] = []  # of calls that gave some: the first event, the keys
 
-    def add(self, op: int, ids: Ids, ts: int, reason: int = 0, labels: Labels | None = None) -> int:
+    def add(
+        self,
+        op: int,
+        ids: Ids,
+        ts: int,
+        reason: int = 0,
+        labels: Labels | None = None,
+        keys: Ids | None = None,
+    ) -> int:
         """Append one event for each id; return how many.
 
         Raises:
-            MalformedInputError: If an id is no 64-bit integer or a label no name; nothing is appended then.
+            MalformedInputError: If an id or a key is no 64-bit integer, there are not as many keys as ids, or
+                a label is no name; nothing is appended then.
         """
+        if keys is not None:
+            ids = as_int64([ids] if isinstance(ids, int) else ids).reshape(-1)
+            key_column = checked_keys(keys, len(ids))
         label = 0
         if labels is not None:
             label = self._labels.get(labels) or label_number(self._labels, checked_labels(labels))
+        if keys is not None:
+            self._keys.append((self.events, key_column))
         if type(ids) is int and -(2**63) <= ids < 2**63:
             self._single.append(ids)
             n = 1
@@ -75,13 +98,21 @@ class EventBuffer:
             ts.repeat(n),
             self.source,
             self.tier,
-            None,
+            self._key_column(),
             reason.repeat(n) if reason.any() else None,
             labels=tuple(self._labels),
             label_of=label_of,
         )
         self._clear()
         return frame.cut(MAX_FRAME_EVENTS)
+
+    def _key_column(self) -> I64 | None:
+        if not self._keys:
+            return None
+        column = np.zeros(self.events, dtype=np.int64)
+        for first, keys in self._keys:
+            column[first : first + len(keys)] = keys
+        return column
 
 
 def _packed(ids: Any) -> bytes:

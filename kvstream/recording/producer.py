@@ -15,7 +15,7 @@ from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op
 from kvstream.recording.buffer import EventBuffer, Ids
 from kvstream.recording.overflow import Overflow
 from kvstream.recording.queue import FrameQueue
-from kvstream.recording.recorder import recorded_frame
+from kvstream.recording.recorder import KeysOf, recorded_frame
 from kvstream.text.escape import for_terminal
 
 logger = logging.getLogger("kvstream")
@@ -88,9 +88,23 @@ class Producer:
         self._closed = ""  # or the reason for which events are dropped since
         self._said_forked = False
 
-    async def allocated(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
-        """Record that blocks were handed out; what happens to them from now on counts for the labels."""
-        await self._put(Op.ALLOC, ids, ts, 0, labels)
+    async def allocated(
+        self,
+        ids: Ids,
+        ts: int | None = None,
+        labels: Labels | None = None,
+        keys: Ids | None = None,
+    ) -> None:
+        """Record that blocks were handed out.
+
+        Args:
+            ids: The blocks.
+            ts: When, nanoseconds since the Unix epoch; now by default.
+            labels: Whose they are: what happens to them from now on counts for these.
+            keys: The content key of each, 0 where it has none: with them, slots have premature evictions and
+                a miss-ratio curve. Ids that are content hashes need none.
+        """
+        await self._put(Op.ALLOC, ids, ts, 0, labels, keys)
 
     async def accessed(self, ids: Ids, ts: int | None = None) -> None:
         """Record that live blocks were found by a request."""
@@ -104,9 +118,15 @@ class Producer:
         """Record that every block was given up at once."""
         await self._put(Op.CLEAR, 0, ts, 0)
 
-    def allocated_nowait(self, ids: Ids, ts: int | None = None, labels: Labels | None = None) -> None:
+    def allocated_nowait(
+        self,
+        ids: Ids,
+        ts: int | None = None,
+        labels: Labels | None = None,
+        keys: Ids | None = None,
+    ) -> None:
         """Record that blocks were handed out; from any thread."""
-        if self._add(Op.ALLOC, ids, ts, 0, labels):
+        if self._add(Op.ALLOC, ids, ts, 0, labels, keys):
             self._settle()
 
     def accessed_nowait(self, ids: Ids, ts: int | None = None) -> None:
@@ -124,11 +144,15 @@ class Producer:
         if self._add(Op.CLEAR, 0, ts, 0):
             self._settle()
 
-    def recorder(self) -> StepRecorder:
+    def recorder(self, keys_of: KeysOf | None = None) -> StepRecorder:
         """For engines that record block by block and step by step, at the least cost; always the same one.
 
         What it and the producer's own methods record keeps its order. Under ``block``, ``end_step`` waits
         as they do.
+
+        Args:
+            keys_of: Asked at the end of each step for the content keys of the blocks that it allocated, as
+                ``StepRecorder`` says; that of the first call counts.
         """
         with self._lock:
             if self._recorder is None:
@@ -137,6 +161,7 @@ class Producer:
                     _RECORDED_FRAMES * self._frame_events,
                     on_step=self._note,
                     on_full=self._settle_recorded,
+                    keys_of=keys_of,
                 )
                 if self._closed:
                     self._recorder.close()
@@ -239,9 +264,15 @@ class Producer:
                 self._drop(reason, events)
 
     async def _put(
-        self, op: int, ids: Ids, ts: int | None, reason: int, labels: Labels | None = None
+        self,
+        op: int,
+        ids: Ids,
+        ts: int | None,
+        reason: int,
+        labels: Labels | None = None,
+        keys: Ids | None = None,
     ) -> None:
-        if self._add(op, ids, ts, reason, labels):
+        if self._add(op, ids, ts, reason, labels, keys):
             self._pump()
             await checkpoint()  # consumers get their turn also where there is room
             while self._pending and not self._closed:
@@ -266,13 +297,21 @@ class Producer:
                 self._pending_events -= len(frame)
                 self._drop("would_block", len(frame))
 
-    def _add(self, op: int, ids: Ids, ts: int | None, reason: int, labels: Labels | None = None) -> bool:
+    def _add(
+        self,
+        op: int,
+        ids: Ids,
+        ts: int | None,
+        reason: int,
+        labels: Labels | None = None,
+        keys: Ids | None = None,
+    ) -> bool:
         """Buffer events; return whether a frame is full."""
         ts = self._clock() if ts is None else checked_time(ts)
         with self._lock:
             if self._recorder:
                 self._take_recorded()
-            self._offered += self._buffer.add(op, ids, ts, reason, labels)
+            self._offered += self._buffer.add(op, ids, ts, reason, labels, keys)
             if not self._flusher_knows:
                 self._note()
             if self._buffer.events < self._frame_events and not self._closed:

@@ -1,5 +1,6 @@
 """The plugin against stand-ins for vLLM's modules; examples/vllm_engine.py runs it in the real engine."""
 
+import hashlib
 import logging
 import os
 import sys
@@ -8,11 +9,13 @@ from collections import deque
 from dataclasses import dataclass
 
 import anyio
+import msgspec
 import pytest
 from anyio import to_thread
 
 from kvstream.config import MetricsConfig, StreamConfig
-from kvstream.integrations.vllm import BackgroundConnection, StreamingCollector, register
+from kvstream.integrations.vllm import BackgroundConnection, StreamingCollector, content_keys, register
+from kvstream.sources.kv_events import KVEventDecoder
 from kvstream.stream import KVStream
 from kvstream.transport.endpoint import Endpoint
 from kvstream.transport.server import FrameServer
@@ -22,6 +25,16 @@ from tests.transport.test_server import DEADLINE, serving
 @dataclass
 class Block:
     block_id: int
+    block_hash: bytes | None = None
+
+
+class Slotted:
+    """A block that holds its hash as vLLM's do."""
+
+    __slots__ = ("_block_hash",)
+
+    def __init__(self, block_hash):
+        self._block_hash = block_hash
 
 
 class Inner:
@@ -84,6 +97,48 @@ async def test_every_event_is_streamed_and_the_inner_collector_goes_on(tmp_path)
         assert (summary.total_evictions, accounts.unknown_evictions) == (1_950, 50)
         assert (accounts.cleared, accounts.live, accounts.time_regressions) == (50, 0, 0)
         assert stream.summary_nowait().accounts.lost_frames == 0
+
+
+def vllm_hash(content, group=0):
+    """A hash as vLLM's blocks hold it: 32 bytes, and four of the cache group."""
+    return hashlib.sha256(str(content).encode()).digest() + group.to_bytes(4, "big")
+
+
+def test_keys_are_the_ids_that_kv_events_give_to_the_same_blocks():
+    digest = hashlib.sha256(b"7").digest()
+    event = ["BlockStored", [digest], None, [], 16, None, "GPU", None, None]  # group_idx comes after these
+    found = []
+    for group in (0, 3):
+        payload = msgspec.msgpack.encode([1.0, [[*event, group]], None])
+        decoder = KVEventDecoder("vllm")
+        decoder.add(payload)
+        (frame,) = decoder.frames()
+        found.append(int(frame.blocks[0]) % 2**64)
+    blocks = [Block(1, vllm_hash(7)), Block(2, vllm_hash(7, group=3)), Block(3)]
+    assert [key % 2**64 for key in content_keys(blocks).tolist()] == [*found, 0]
+    assert content_keys(blocks[:1]).tolist() == content_keys([Slotted(blocks[0].block_hash)]).tolist()
+
+
+async def test_blocks_that_the_scheduler_filled_in_a_step_have_their_content_as_key(tmp_path):
+    async with serving(f"unix:{tmp_path}/kv.sock") as (stream, server):
+        connection = BackgroundConnection(str(server.endpoint), None)
+        collector = StreamingCollector(Inner(0.5), connection.producer("vllm/dp0"))
+        slots = [Block(slot) for slot in range(4)]
+
+        def run_scan():
+            for step in range(40):
+                block = slots[step % 4]
+                collector.on_block_evicted(block)
+                block.block_hash = None
+                collector.on_block_allocated(block)
+                block.block_hash = vllm_hash(step % 8)  # once the scheduler has filled it
+                collector.drain_events()
+
+        await to_thread.run_sync(run_scan)
+        await to_thread.run_sync(connection.close)
+        await stream.flush()
+        summary = stream.summary_nowait("vllm/dp0", "gpu")
+        assert (summary.total_evictions, summary.premature.count) == (36, 32)
 
 
 def test_when_nobody_listens_drops_are_counted_and_memory_is_bounded(tmp_path):

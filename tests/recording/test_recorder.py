@@ -19,7 +19,7 @@ from kvstream import KVStream, StreamConfig
 from kvstream._core import recorder as installed
 from kvstream.errors import MalformedInputError
 from kvstream.events.clock import Clock
-from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Op
+from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Labels, Op
 from kvstream.recording.recorder import recorded_frame
 from tests.interpreted import interpreted
 from tests.waiting import DEADLINE
@@ -446,3 +446,152 @@ def test_a_step_that_begins_gives_its_events_that_time():
         recorder.accessed_nowait(3)
         recorder.end_step()  # of which the beginning was not noted
         assert taken(recorder)[0].ts.tolist() == [1_000, 1_001]
+
+
+KEYS = st.none() | st.integers(-(2**63), 2**64 - 1)
+NOTED = st.lists(
+    st.tuples(
+        st.sampled_from(["plain", "alone", "several", "accessed", "end_step", "grow"]),
+        st.lists(st.tuples(IDS, KEYS), min_size=1, max_size=4),
+        st.sampled_from([None, Labels(tenant="a"), Labels(lora="b")]),
+    ),
+    max_size=20,
+)
+
+
+def key_of(key):
+    return 0 if key is None else signed(key)
+
+
+@given(NOTED)
+def test_allocations_keep_the_keys_and_labels_given_with_them(calls):
+    for recorder in both_forms():
+        expected = []
+        for verb, blocks, labels in calls:
+            ids, keys = zip(*blocks, strict=True)
+            if verb == "end_step":
+                recorder.end_step()
+            elif verb == "grow":
+                recorder.accessed_nowait(range(3_000))
+                expected += [(block, 0, None) for block in range(3_000)]
+            elif verb == "several":
+                recorder.allocated_with_nowait(list(ids), list(keys), labels)
+                expected += [(signed(i), key_of(key), labels) for i, key in blocks]
+            elif verb == "alone":
+                recorder.allocated_with_nowait(Slotted(ids[0]), keys[0], labels)
+                expected.append((signed(ids[0]), key_of(keys[0]), labels))
+            else:
+                (recorder.allocated_nowait if verb == "plain" else recorder.accessed_nowait)(ids[0])
+                expected.append((signed(ids[0]), 0, None))
+        frame, malformed = taken(recorder)
+        keys = [0] * len(frame) if frame.keys is None else frame.keys.tolist()
+        numbers = [0] * len(frame) if frame.label_of is None else frame.label_of.tolist()
+        labels = [(None, *frame.labels)[number] for number in numbers]
+        assert list(zip(frame.blocks.tolist(), keys, labels, strict=True)) == expected
+        assert malformed == 0
+
+
+@pytest.mark.parametrize(
+    ("blocks", "keys", "labels"),
+    [
+        ([1, 2], [5], None),
+        ([1, 2], 5, None),
+        ([1, 2], ["5", "6"], None),
+        ([1, 2], [5, 2**64], None),
+        ([1, 2], None, "acme"),
+        ([None, 2.5], [5, 6], None),
+    ],
+)
+def test_allocations_with_keys_or_labels_that_are_none_count_as_malformed(form, blocks, keys, labels):
+    recorder = counting(form)
+    recorder.allocated_with_nowait(blocks, keys, labels)
+    frame, malformed = taken(recorder)
+    assert (len(frame), malformed) == (0, 2)
+
+
+def test_a_block_that_is_none_takes_its_key_with_it(form):
+    recorder = counting(form)
+    recorder.allocated_with_nowait([1, None, 3], [10, 20, 30])
+    frame, malformed = taken(recorder)
+    assert (frame.blocks.tolist(), frame.keys.tolist(), malformed) == ([1, 3], [10, 30], 1)
+
+
+class Filled(Slotted):
+    __slots__ = ("key",)
+
+
+def asking(form, keys_of):
+    return form.StepRecorder(lambda: 5, 10**9, lambda: None, lambda: None, keys_of)
+
+
+def test_keys_are_asked_for_at_the_end_of_the_step_that_allocated(form):
+    asked = []
+
+    def keys_of(blocks):
+        asked.append(blocks)
+        return [getattr(block, "key", None) for block in blocks]
+
+    recorder = asking(form, keys_of)
+    first, second, third = Filled(1), Filled(2), Filled(3)
+    recorder.allocated_nowait(first)
+    recorder.accessed_nowait(first)
+    recorder.allocated_with_nowait(second, 22)
+    recorder.allocated_nowait([third, 4])
+    first.key, third.key = 11, 33
+    recorder.end_step()
+    recorder.allocated_nowait(first)
+    first.key = 44
+    frame, _ = taken(recorder)  # in the middle of a step
+    assert frame.blocks.tolist() == [1, 1, 2, 3, 4, 1]
+    assert frame.keys.tolist() == [11, 0, 22, 33, 0, 44]
+    assert asked == [[first, None, third, 4], [first]]
+
+
+@pytest.mark.parametrize("found", [[], [1, 2, 3], ["a"], object()])
+def test_what_cannot_be_keys_leaves_a_step_without(form, found):
+    recorder = asking(form, lambda blocks: found)
+    recorder.allocated_nowait(1)
+    recorder.end_step()
+    frame, malformed = taken(recorder)
+    assert (frame.keys, malformed) == (None, 0)
+
+
+def test_who_takes_events_while_keys_are_asked_for_gets_them_without(form):
+    taken_meanwhile = []
+
+    def keys_of(blocks):
+        if not taken_meanwhile:
+            taken_meanwhile.append(taken(recorder)[0])
+        return [7] * len(blocks)
+
+    recorder = asking(form, keys_of)
+    recorder.allocated_nowait(1)
+    recorder.end_step()
+    recorder.allocated_nowait(2)
+    recorder.end_step()
+    frame, _ = taken(recorder)
+    assert (taken_meanwhile[0].blocks.tolist(), taken_meanwhile[0].keys) == ([1], None)
+    assert (frame.blocks.tolist(), frame.keys.tolist()) == ([2], [7])
+
+
+@given(st.lists(st.tuples(IDS, KEYS), min_size=1, max_size=9))
+def test_a_collector_keeps_the_keys_given_with_allocations(blocks):
+    for module in FORMS.values():
+        recorder = module.CallRecorder(lambda: 5, 4096)
+        ids, keys = map(list, zip(*blocks, strict=True))
+        recorder.allocated_nowait(1)
+        recorder.allocated_nowait(ids, keys)
+        recorder.allocated_nowait(Slotted(ids[0]), keys[0], Labels(tenant="a"))
+        frame = recorded_frame(recorder._take_recorded(), "engine", "gpu")
+        assert frame.blocks.tolist() == [1, *map(signed, ids), signed(ids[0])]
+        found = [0] * len(frame) if frame.keys is None else frame.keys.tolist()
+        assert found == [0, *map(key_of, keys), key_of(keys[0])]
+        assert frame.label_of.tolist() == [0] * (len(ids) + 1) + [1]
+
+
+def test_a_collector_refuses_keys_that_are_none_and_records_nothing(form):
+    recorder = form.CallRecorder(lambda: 5, 4096)
+    for blocks, keys in [([1, 2], [5]), (1, "5"), ([1], [2**64]), (1, [5, 6])]:
+        with pytest.raises(MalformedInputError):
+            recorder.allocated_nowait(blocks, keys)
+    assert len(recorded_frame(recorder._take_recorded(), "engine", "gpu")) == 0
