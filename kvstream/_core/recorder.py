@@ -62,6 +62,34 @@ def checked_time(ts):
     return ts
 
 
+def hash_tails(hashes, skipped: cython.Py_ssize_t):
+    """Return eight bytes of each hash, big-endian, as native 64-bit integers in a ``bytearray``.
+
+    Args:
+        hashes: A list of hashes as bytes; None or one that is too short has 0.
+        skipped: Bytes at the end of each that are passed over.
+    """
+    count: cython.Py_ssize_t = len(hashes)
+    tails = bytearray(8 * count)
+    if not count:
+        return tails
+    column: cython.ulonglong[::1] = memoryview(tails).cast("Q")
+    i: cython.Py_ssize_t
+    j: cython.Py_ssize_t
+    end: cython.Py_ssize_t
+    for i in range(count):
+        found = hashes[i]
+        if type(found) is bytes:
+            text: bytes = found
+            end = len(text) - skipped
+            if end >= 8:
+                number: cython.ulonglong = 0
+                for j in range(end - 8, end):
+                    number = number << 8 | text[j]
+                column[i] = number
+    return tails
+
+
 @cython.final
 @cython.cclass
 class _Columns:

@@ -6,6 +6,7 @@ from kvstream.events.types import Labels
 from kvstream.recording.recorder import Block, Blocks, KeysOf, Recorded
 
 def checked_time(ts: object) -> int: ...
+def hash_tails(hashes: list[Any], skipped: int) -> bytearray: ...
 
 @final
 class StepRecorder:

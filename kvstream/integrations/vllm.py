@@ -22,7 +22,7 @@ import numpy as np
 from anyio.lowlevel import current_token
 
 from kvstream._core.ids import group_salt
-from kvstream._core.recorder import StepRecorder
+from kvstream._core.recorder import StepRecorder, hash_tails
 from kvstream.config import StreamConfig
 from kvstream.events.frame import I64
 from kvstream.recording.producer import Producer
@@ -172,24 +172,11 @@ def content_keys(blocks: list[Any]) -> I64:
         hashes = list(map(_hash_slot, blocks))  # what the property block_hash gives, at a quarter of its cost
     except AttributeError:
         hashes = [block.block_hash for block in blocks]
-    if None in hashes:
-        some = [place for place, block_hash in enumerate(hashes) if block_hash is not None]
-        keys = np.zeros(len(hashes), dtype=np.int64)
-        if some:
-            keys[some] = _keys_of_hashes([hashes[place] for place in some])
-        return keys
-    return _keys_of_hashes(hashes)
-
-
-def _keys_of_hashes(hashes: list[bytes]) -> I64:
-    packed = np.frombuffer(b"".join(hashes), dtype=np.uint8).reshape(len(hashes), -1)
-    # The last eight bytes of the hash and the group, all big-endian.
-    keys = packed[:, -_GROUP_BYTES - 8 : -_GROUP_BYTES].copy().view(">i8").ravel().astype(np.int64)
-    groups = packed[:, -_GROUP_BYTES:]
-    if groups.any():
-        numbers = groups.copy().view(">u4").ravel().tolist()
-        salts = [group_salt(group) if group else 0 for group in numbers]
-        keys ^= np.array(salts, dtype=np.uint64).view(np.int64)
+    keys = np.frombuffer(hash_tails(hashes, _GROUP_BYTES), dtype=np.int64)
+    groups = np.frombuffer(hash_tails(hashes, 0), dtype=np.int64) & 2 ** (8 * _GROUP_BYTES) - 1
+    if groups.any():  # of a model with several kinds of attention
+        salts = [group_salt(group) if group else 0 for group in groups.tolist()]
+        keys = keys ^ np.array(salts, dtype=np.uint64).view(np.int64)
     return keys
 
 

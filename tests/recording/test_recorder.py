@@ -595,3 +595,11 @@ def test_a_collector_refuses_keys_that_are_none_and_records_nothing(form):
         with pytest.raises(MalformedInputError):
             recorder.allocated_nowait(blocks, keys)
     assert len(recorded_frame(recorder._take_recorded(), "engine", "gpu")) == 0
+
+
+@given(st.lists(st.none() | st.binary(max_size=40)), st.integers(0, 6))
+def test_the_tails_of_hashes_are_read_big_endian(hashes, skipped):
+    for module in FORMS.values():
+        tails = np.frombuffer(module.hash_tails(hashes, skipped), dtype=np.uint64).tolist()
+        ends = [(each or b"")[: max(0, len(each or b"") - skipped)] for each in hashes]
+        assert tails == [int.from_bytes(end[-8:], "big") if len(end) >= 8 else 0 for end in ends]
