@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PUBLIC = [
     "kvstream",
     "kvstream.exporters.prometheus",
+    "kvstream.integrations.trtllm",
     "kvstream.notifiers.alert_file",
     "kvstream.notifiers.alertmanager",
     "kvstream.notifiers.command",

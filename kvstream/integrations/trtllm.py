@@ -19,6 +19,8 @@ from kvstream.faults.containment import described
 from kvstream.faults.log import FaultLog
 from kvstream.sources.trtllm import TensorRTDecoder
 
+__all__ = ["EngineWithEvents", "EventPoller", "PollStatistics", "TakesFrames"]
+
 _POLL_SECONDS = 0.1  # that a poll waits for another event
 _BATCH_EVENTS = 512
 _BATCH_SECONDS = 0.25
