@@ -384,7 +384,7 @@ class StepRecorder(_Recorder):
         Args:
             blocks: The block or blocks.
             keys: The content key of each, 0 or None where it has none.
-            labels: Whose they are.
+            labels: The label set of the blocks.
         """
         self._put_noted(blocks, keys, labels)
 
@@ -613,7 +613,7 @@ class CallRecorder(_Recorder):
         Args:
             block: The block or blocks.
             keys: The content key of each, 0 or None where it has none.
-            labels: Whose they are.
+            labels: The label set of the blocks.
 
         Raises:
             MalformedInputError: If one is no block, a key no 64-bit integer or a label no name; nothing is

@@ -31,7 +31,7 @@ _READ_OF_BLOCK = ("block_hash", "cache_level", "lora_id")
 
 
 class EngineWithEvents(Protocol):
-    """A ``tensorrt_llm.LLM`` whose KvCacheConfig has block reuse and an ``event_buffer_max_size``."""
+    """A ``tensorrt_llm.LLM`` with block reuse and an ``event_buffer_max_size`` in its KvCacheConfig."""
 
     def get_kv_cache_events_async(self, timeout: float | None = 2) -> AsyncIterable[Any]:
         """Return events as they come, until none comes for ``timeout`` seconds."""

@@ -100,7 +100,7 @@ class Producer:
         Args:
             ids: The blocks.
             ts: When, nanoseconds since the Unix epoch; now by default.
-            labels: Whose they are: what happens to them from now on counts for these.
+            labels: The label set that what happens to them from now on counts for.
             keys: The content key of each, 0 where it has none: with them, slots have premature evictions and
                 a miss-ratio curve. Ids that are content hashes need none.
         """
