@@ -39,6 +39,7 @@ from kvstream.events.types import (
     Labels,
     Malformed,
     Op,
+    PrefixStored,
 )
 from kvstream.metrics.anomalies import Anomaly
 from kvstream.metrics.histogram import IntervalStats
@@ -100,6 +101,7 @@ __all__ = [
     "MissingExtraError",
     "Op",
     "Page",
+    "PrefixStored",
     "PrematureEvictions",
     "Producer",
     "ProducerStatistics",

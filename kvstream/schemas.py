@@ -25,6 +25,7 @@ from kvstream.events.types import (
     CacheCleared,
     Labels,
     Malformed,
+    PrefixStored,
 )
 from kvstream.exporters.metric_families import FAMILIES
 from kvstream.metrics.summary import CacheMetricsSummary
@@ -67,6 +68,7 @@ def wire_vectors() -> list[dict[str, Any]]:
         BlockEvicted(17, 9_000, "engine-0", reason="preempted"),
         CacheCleared(9_500, "engine-0"),
         BlockStored(-3, 9_700, "engine-0"),
+        PrefixStored(-3, 9_800, "engine-0"),
     ]
     plain = EventFrame(
         np.array([0, 1, 2], np.uint8),

@@ -155,12 +155,19 @@ class ReferenceContents:
     def __init__(self, keyed: bool) -> None:
         self.keyed = keyed
         self.live: dict[int, int] = {}
+        self.copies: Counter[int] = Counter()  # beside the first
         self.changes: list[tuple[int, int, bool] | None] = []
         self.lookups: list[int] = []
 
     def apply(self, op: int, block: int, ts: int, key: int) -> None:
         content = key if self.keyed else block
-        if op == Op.STORE:
+        if op == Op.STORE and block in self.live:
+            self.copies[block] += 1
+            return
+        if op == Op.EVICT and self.copies[block]:
+            self.copies[block] -= 1
+            return
+        if op in (Op.STORE, Op.PREFIX):
             op = Op.ACCESS if block in self.live else Op.ALLOC
         if op == Op.ALLOC:
             self._look_up(content)
@@ -168,12 +175,14 @@ class ReferenceContents:
             self._look_up(self.live[block])
         if op == Op.CLEAR:
             self.live.clear()
+            self.copies.clear()
             self.changes.append(None)
         elif op == Op.EVICT and block in self.live:
             self._change(self.live.pop(block), ts, False)
         elif op == Op.ALLOC:
             before = self.live.get(block)
             self.live[block] = content
+            self.copies[block] = 0
             if before == content:
                 return
             if before is not None:

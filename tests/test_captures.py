@@ -76,9 +76,9 @@ def test_premature_evictions_of_a_capture_are_those_of_the_plain_twin(name, monk
             if op == Op.CLEAR:
                 live.clear()
                 plain.gone.clear()
-            elif (op == Op.STORE) != (block in live):
-                (live.add if op == Op.STORE else live.remove)(block)
-                plain.apply(block, ts, op == Op.STORE)
+            elif (is_stored := op != Op.EVICT) != (block in live):
+                (live.add if is_stored else live.remove)(block)
+                plain.apply(block, ts, is_stored)
     premature = monitor.summary().premature
     assert premature.count == len(plain.returned) > 0
     assert premature.return_time.max == max(time for time, _ in plain.returned) / 1e9

@@ -42,6 +42,12 @@ def group_salt(group: int) -> int:
     return int(mix(np.array([group & 2**63 - 1]))[0])
 
 
+@lru_cache(maxsize=1024)
+def name_salt(name: str) -> int:
+    """Return what is xored to the ids of one owner, so that the same content held by two has two ids."""
+    return int(mix(np.array([source_seed(name, "")]))[0])
+
+
 def are_below(contents: npt.NDArray[np.int64], threshold: int) -> npt.NDArray[np.bool_]:
     """Return which content keys have a hash below a threshold of at most 2**64, bool of the same shape."""
     if threshold == 2**64:

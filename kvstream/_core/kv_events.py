@@ -23,7 +23,7 @@ if cython.compiled:  # pragma: no cover
 else:
     from kvstream._core.native import as_signed
 
-from kvstream._core.ids import group_salt
+from kvstream._core.ids import group_salt, name_salt
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import MAX_FRAME_EVENTS, label_number
 from kvstream.events.types import MAX_RANK, Labels, Op
@@ -49,6 +49,7 @@ _FIRST_HASHES, _MOST_KEPT = 256, 65_536  # of an event, for which room is made a
 _SPARE_ROOM, _SPARE_COLUMNS = 16_384, 2  # rows of columns that are kept empty, and how many of them
 
 _STORE = cython.declare(cython.int, int(Op.STORE))
+_PREFIX = cython.declare(cython.int, int(Op.PREFIX))
 _EVICT = cython.declare(cython.int, int(Op.EVICT))
 _CLEAR = cython.declare(cython.int, int(Op.CLEAR))
 _UNKNOWN = cython.declare(cython.int, -1)
@@ -59,7 +60,8 @@ _MOST_BYTES = cython.declare(cython.Py_ssize_t, MAX_PAYLOAD_BYTES)
 _MOST_EVENTS = cython.declare(cython.longlong, MAX_BATCH_EVENTS)
 _MOST_MALFORMED = cython.declare(cython.longlong, _MAX_MALFORMED)
 _MOST_RANK = cython.declare(cython.int, MAX_RANK)
-_MOST_SECONDS = cython.declare(cython.double, 2**63 / 1e9)
+_MOST_NS = cython.declare(cython.double, 2.0**63)
+_MILLISECONDS = cython.declare(cython.double, 1e11)  # as seconds these would be of the year 5138
 _DEEPEST = cython.declare(cython.Py_ssize_t, MAX_DEPTH)
 _MOST_ROWS = cython.declare(cython.longlong, MAX_FRAME_EVENTS)
 
@@ -206,6 +208,7 @@ class KVEventReader:
         tier_of: Returns the tier of a medium, which is a string or None; raises ``MalformedInputError`` for a
             medium that is no valid one.
         known_tiers: Tiers that there are always room for, however many others are named.
+        host_pools: Media that an engine clears with its device.
 
     Attributes:
         batches: Batches that were read.
@@ -217,8 +220,10 @@ class KVEventReader:
     last_ts = cython.declare(cython.longlong, visibility="readonly")
     unknown_events = cython.declare(cython.longlong, visibility="readonly")
     _tier_of: object
+    _pool_media: frozenset
     _tiers: dict  # all that have been seen, as keys
     _most_tiers: cython.Py_ssize_t
+    _host_pools: dict  # ranks and tiers that a clear of the device ends as well, as keys
     _columns: dict  # by rank and tier
     _spare: list  # empty columns, as to make room again would take longer than to fill it
     _by_medium: dict  # columns by the bytes of a medium, for the current rank
@@ -227,6 +232,8 @@ class KVEventReader:
     _rank: cython.longlong
     _group: cython.longlong
     _salt: cython.longlong  # of that group
+    _ownership: str
+    _ownership_salt: cython.longlong
     _failures: list
     # The batch that is read:
     _batch: cython.longlong  # its number among all
@@ -240,6 +247,7 @@ class KVEventReader:
     _malformed: cython.longlong
     _failures_before: cython.Py_ssize_t
     _tiers_before: cython.Py_ssize_t
+    _pools_before: cython.Py_ssize_t
     _touched: list  # columns that it may have added to
     # The event that is read:
     _event: cython.longlong  # its place in the batch
@@ -255,14 +263,20 @@ class KVEventReader:
     _medium_at: cython.Py_ssize_t
     _lora_name_at: cython.Py_ssize_t
     _group_at: cython.Py_ssize_t
+    _locality_at: cython.Py_ssize_t
+    _parent_at: cython.Py_ssize_t
+    _origin_at: cython.Py_ssize_t
+    _is_map: cython.bint  # whether the event is a map
+    _ownership_at: cython.Py_ssize_t
 
-    def __init__(self, tier_of, known_tiers):
+    def __init__(self, tier_of, known_tiers, host_pools):
         self.batches = self.last_ts = self.unknown_events = 0
-        self._tier_of = tier_of
+        self._tier_of, self._pool_media = tier_of, frozenset(host_pools)
         self._tiers = dict.fromkeys(known_tiers)
         self._most_tiers = len(self._tiers) + _MAX_OTHER_TIERS
-        self._columns, self._by_medium = {}, {}
+        self._columns, self._by_medium, self._host_pools = {}, {}, {}
         self._current, self._medium = None, b""
+        self._ownership, self._ownership_salt = "", 0
         self._rank = NO_RANK
         self._batch = self._group = self._salt = 0
         self._touched, self._spare = [], []
@@ -322,6 +336,7 @@ class KVEventReader:
         """Read a batch."""
         self._batch += 1
         self._failures_before, self._tiers_before = len(self._failures), len(self._tiers)
+        self._pools_before = len(self._host_pools)
         self._touched.clear()
         self._end = len(payload)
         if self._end > _MOST_BYTES:
@@ -492,6 +507,8 @@ class KVEventReader:
         self._by_medium.clear()
         while len(self._tiers) > self._tiers_before:
             self._tiers.popitem()
+        while len(self._host_pools) > self._pools_before:
+            self._host_pools.popitem()
         del self._failures[self._failures_before :]
 
     @cython.cfunc
@@ -510,11 +527,13 @@ class KVEventReader:
     def _read_event(self, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
         """Add the rows of an event to the columns; return its end."""
         self._type_at = self._hashes_at = self._medium_at = self._group_at = 0
-        self._lora_id_at = self._lora_name_at = 0
+        self._lora_id_at = self._lora_name_at = self._locality_at = self._ownership_at = 0
+        self._parent_at = self._origin_at = 0
         end: cython.Py_ssize_t
         if at >= self._end:
             raise _torn()
-        if _is_map(self._data[at]):
+        self._is_map = _is_map(self._data[at])
+        if self._is_map:
             end = self._find_fields(at)
         elif _is_array(self._data[at]):
             end = self._find_items(at)
@@ -561,6 +580,14 @@ class KVEventReader:
                 self._lora_id_at = at
             elif size == 9 and _is_at(data, name, b"lora_name", 9):
                 self._lora_name_at = at
+            elif size == 9 and _is_at(data, name, b"ownership", 9):
+                self._ownership_at = at
+            elif size == 8 and _is_at(data, name, b"locality", 8):
+                self._locality_at = at
+            elif size == 17 and _is_at(data, name, b"parent_block_hash", 17):
+                self._parent_at = at
+            elif size == 6 and _is_at(data, name, b"origin", 6):
+                self._origin_at = at
             at = self._next(at)
         if at > end:
             raise _torn()
@@ -577,21 +604,33 @@ class KVEventReader:
         at = self._type_at = self._inside(at)
         op: cython.int = self._operation()
         for item in range(items):
-            if item == 1:
+            if op == _CLEAR:
+                if item == 1:
+                    self._medium_at = at
+            elif item == 1:
                 self._hashes_at = at
             elif op == _EVICT:
                 if item == 2:
                     self._medium_at = at
                 elif item == 3:
                     self._group_at = at
+                elif item == 4:
+                    self._locality_at = at
+                elif item == 5:
+                    self._ownership_at = at
             elif item == 5:
                 self._lora_id_at = at
             elif item == 6:
                 self._medium_at = at
             elif item == 7:
-                self._lora_name_at = at
+                if at >= self._end or not _is_map(self._data[at]):  # SGLang has its cache salt here
+                    self._lora_name_at = at
             elif item == 9:
                 self._group_at = at
+            elif item == 12:
+                self._locality_at = at
+            elif item == 13:
+                self._ownership_at = at
             at = self._after(at)
         return at
 
@@ -612,11 +651,17 @@ class KVEventReader:
         return _UNKNOWN
 
     def _add_clear(self):
-        """Add a clear of the device's tier."""
-        columns: _Columns = self._columns_of("GPU")
-        columns.see_to_room(1)
-        columns.append(_CLEAR, 0, self._ts, 0)
-        self._rows += 1
+        """Add a clear of the event's medium, or else of the device and of host pools that go with it."""
+        if not self._is_missing(self._medium_at) or not self._is_missing(self._locality_at):
+            cleared = [self._columns_of_medium()]
+        else:
+            cleared = [self._columns_of("GPU")]
+            cleared += [self._columns_at(place) for place in self._host_pools if place[0] == self._rank]
+        columns: _Columns
+        for columns in cleared:
+            columns.see_to_room(1)
+            columns.append(_CLEAR, 0, self._ts, 0)
+        self._rows += len(cleared)
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -627,6 +672,8 @@ class KVEventReader:
         adapter: object = None
         if op == _STORE and not (self._is_missing(self._lora_id_at) and self._is_missing(self._lora_name_at)):
             adapter = self._adapter()
+        if op == _STORE and self._is_prefix(count):
+            op = _PREFIX
         columns: _Columns = self._columns_of_medium()
         columns.see_to_room(count)
         label: cython.int = columns.label(adapter) if adapter else 0
@@ -635,6 +682,21 @@ class KVEventReader:
             columns.append(op, self._hashes[place] ^ salt, self._ts, label)
         self._rows += count
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _is_prefix(self, count: cython.longlong) -> cython.int:
+        """Return whether a store is about a request's prefix, also what of it was in the cache already.
+
+        Its origin says so. Where none is given, vLLM's report mode ``full`` gives all that a request found
+        from the first block on, as a map without a parent: what it has computed anew has one then. A single
+        such block may as well be another copy, which a prompt makes whose only block was found.
+        """
+        if not self._is_map:  # SGLang, whose split nodes are no hits, or vLLM before that mode
+            return False
+        if not self._is_missing(self._origin_at):
+            return self._text(self._origin_at, "origin") == "REUSED"
+        return count > 1 and self._is_missing(self._parent_at)
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -678,17 +740,23 @@ class KVEventReader:
     @cython.cfunc
     @cython.exceptval(-1, check=True)
     def _read_salt(self) -> cython.longlong:
-        """Return what is xored to the ids, by the event's cache group."""
+        """Return what is xored to the ids, by the event's cache group and ownership."""
         at: cython.Py_ssize_t = self._group_at
-        if self._is_missing(at):
-            return 0
-        if not _is_integer(self._data[at]):
-            raise self._unexpected("group_idx", at)
-        group: cython.longlong = self._bits(at)
-        if group != self._group:
-            self._salt = as_signed(group_salt(group)) if group else 0
-            self._group = group
-        return self._salt
+        salt: cython.longlong = 0
+        if not self._is_missing(at):
+            if not _is_integer(self._data[at]):
+                raise self._unexpected("group_idx", at)
+            group: cython.longlong = self._bits(at)
+            if group != self._group:
+                self._salt = as_signed(group_salt(group)) if group else 0
+                self._group = group
+            salt = self._salt
+        if not self._is_missing(self._ownership_at):
+            ownership = self._text(self._ownership_at, "ownership")
+            if ownership != self._ownership:
+                self._ownership, self._ownership_salt = ownership, as_signed(name_salt(ownership))
+            salt ^= self._ownership_salt
+        return salt
 
     def _adapter(self):
         """Return the event's LoRA adapter, by its name or else by its number; an empty string for none."""
@@ -699,7 +767,10 @@ class KVEventReader:
 
     @cython.cfunc
     def _columns_of_medium(self) -> _Columns:
-        """Return the columns of the event's medium."""
+        """Return the columns of the event's medium, or of remote blocks where its locality says so."""
+        if not self._is_missing(self._locality_at) and self._text(self._locality_at, "locality") == "REMOTE":
+            self._tier_of(self._text(self._medium_at, "medium"))  # as it must be a name
+            return self._columns_of("REMOTE")
         at: cython.Py_ssize_t = self._medium_at
         size: cython.Py_ssize_t = self._next(at) - at if at else 0
         if (
@@ -725,7 +796,12 @@ class KVEventReader:
                 self._tiers[tier] = None
             else:
                 tier = "other"
-        place = self._rank, tier
+        if medium in self._pool_media:
+            self._host_pools[self._rank, tier] = None
+        return self._columns_at((self._rank, tier))
+
+    def _columns_at(self, place):
+        """Return the columns of a rank and tier."""
         columns: _Columns = self._columns.get(place)
         if columns is None:
             columns = self._spare.pop() if self._spare else _Columns()
@@ -1003,13 +1079,16 @@ def _double(bits: cython.ulonglong) -> cython.double:
 @cython.cfunc
 @cython.exceptval(-2, check=True)
 def _nanoseconds(seconds: cython.double) -> cython.longlong:
-    """Return seconds since the Unix epoch as nanoseconds, -1 beyond 64 bits."""
-    if not 0 <= seconds < _MOST_SECONDS:
+    """Return a time since the Unix epoch in nanoseconds, -1 if it is none; 1e11 and more are milliseconds."""
+    scale: cython.longlong = 1_000_000_000
+    if seconds >= _MILLISECONDS:
+        scale = 1_000_000
+    if not 0 <= seconds < _MOST_NS / scale:
         return -1
     # Apart, as the product of a whole time of today has no room for nanoseconds. Halves become even.
     whole: cython.longlong = int(seconds)
-    part: cython.double = (seconds - whole) * 1e9
+    part: cython.double = (seconds - whole) * scale
     ns: cython.longlong = int(part)
     if part - ns > 0.5 or (part - ns == 0.5 and ns & 1):
         ns += 1
-    return whole * 1_000_000_000 + ns
+    return whole * scale + ns

@@ -48,6 +48,7 @@ _ACCESS = cython.declare(cython.int, int(Op.ACCESS))
 _EVICT = cython.declare(cython.int, int(Op.EVICT))
 _CLEAR = cython.declare(cython.int, int(Op.CLEAR))
 _STORE = cython.declare(cython.int, int(Op.STORE))
+_PREFIX = cython.declare(cython.int, int(Op.PREFIX))
 _REASONS = cython.declare(cython.int, len(REASONS))
 _OTHER = cython.declare(cython.int, int(OTHER))
 _REPLACED = cython.declare(cython.int, int(REPLACED))
@@ -60,6 +61,9 @@ _TIME_REGRESSIONS = cython.declare(cython.int, COUNTED.index("time_regressions")
 _UNKNOWN_REASONS = cython.declare(cython.int, COUNTED.index("unknown_reasons"))
 _REPLACEMENTS = cython.declare(cython.int, COUNTED.index("replacements"))
 _STORES = cython.declare(cython.int, COUNTED.index("stores"))
+_PUBLISHED_HITS = cython.declare(cython.int, COUNTED.index("published_hits"))
+_COPIES_STORED = cython.declare(cython.int, COUNTED.index("copies_stored"))
+_COPIES_REMOVED = cython.declare(cython.int, COUNTED.index("copies_removed"))
 _LOOKUPS = cython.declare(cython.int, COUNTED.index("lookups"))
 _EMPTY = cython.declare(cython.int, -1)  # a place that never held a slot
 _REMOVED = cython.declare(cython.int, REMOVED)
@@ -290,6 +294,9 @@ class Table:
     has_keys: cython.bint
     attribution_of: cython.ushort[::1]
     is_attributed: cython.bint
+    copies_array = cython.declare(object)
+    copies: cython.uint[::1]  # of the block in each slot, beside the first
+    has_copies: cython.bint
     busy: cython.bint
     # Of the frame that is applied.
     ops: cython.const[cython.uchar][::1]
@@ -316,7 +323,7 @@ class Table:
         self.all_sampled = sampled_below > 2**64 - 1
         self.sampled_below = sampled_below & 2**64 - 1
         self.live_count = 0
-        self.by_hash = self.has_keys = self.is_attributed = self.busy = False
+        self.by_hash = self.has_keys = self.is_attributed = self.has_copies = self.busy = False
         self.index = Index(_LOAD)
         self.free_count = self.next = self.begun_count = 0
         self.slots = 0
@@ -325,6 +332,8 @@ class Table:
         self.attribution_array = np.empty(0, dtype=np.uint16)
         self.ids = self.free = self.begun = self.key_of = memoryview(nothing)
         self.attribution_of = memoryview(self.attribution_array)
+        self.copies_array = np.empty(0, dtype=np.uint32)
+        self.copies = memoryview(self.copies_array)
         self.rows_array = np.empty((0, 2 + self.mask + 1), dtype=np.int64)
         self._widen(_SMALLEST)
 
@@ -354,6 +363,9 @@ class Table:
         if self.is_attributed:
             self.attribution_array = widened(self.attribution_array, slots)
             self.attribution_of = memoryview(self.attribution_array)
+        if self.has_copies:
+            self.copies_array = widened(self.copies_array, slots)
+            self.copies = memoryview(self.copies_array)
 
     def _grow(self, needed: cython.longlong, most: cython.longlong):
         """Hold as many slots as are needed, and some more up to ``most``."""
@@ -365,6 +377,15 @@ class Table:
 
     def _make_room(self, event: cython.Py_ssize_t, end: cython.Py_ssize_t):
         """Make room for the block that an event allocates, and for those after it as far as is worth it."""
+        if (
+            not self.has_copies
+            and self.ops[event] >= _STORE
+            and self._is_live(self._slot(self.blocks[event]))
+        ):
+            self.has_copies = True
+            self.copies_array = np.zeros(self.slots, dtype=np.uint32)
+            self.copies = memoryview(self.copies_array)
+            return
         if not self.by_hash:
             ops = np.asarray(self.ops[event:end])
             allocated = np.asarray(self.blocks[event:end])[(ops == _ALLOC) | (ops >= _STORE)]
@@ -418,7 +439,7 @@ class Table:
         slot: cython.longlong
         for i in range(len(wanted)):
             slot = self._slot(wanted[i])
-            slots[i] = slot if slot >= 0 and self.rows[slot, _COUNT] != _NOT_LIVE else -1
+            slots[i] = slot if self._is_live(slot) else -1
         return result
 
     def probes(self, ids):
@@ -437,7 +458,10 @@ class Table:
 
     def clear(self):
         """End every generation."""
-        self.rows_array[self.live_slots(), _COUNT] = NOT_LIVE
+        live = self.live_slots()
+        self.rows_array[live, _COUNT] = NOT_LIVE
+        if self.has_copies:
+            self.copies_array[live] = 0
         self.live_count = self.begun_count = 0
         if self.by_hash:
             self.index = Index(_LOAD)
@@ -567,7 +591,7 @@ class Table:
             slot = self.index.places[place]
         else:
             slot = block if 0 <= block < self.slots else -1
-        is_live: cython.bint = slot >= 0 and self.rows[slot, _COUNT] != _NOT_LIVE
+        is_live: cython.bint = self._is_live(slot)
         if op == _ALLOC or (op >= _STORE and not is_live):
             if slot < 0:
                 if not self.by_hash or self.index.used >= self.index.limit:
@@ -583,14 +607,23 @@ class Table:
                 self.columns.counts[_UNKNOWN_ACCESSES] += 1
             else:
                 self.columns.counts[_UNKNOWN_EVICTIONS] += 1
+        elif op == _EVICT and self.has_copies and self.copies[slot]:
+            self.copies[slot] -= 1
+            self.columns.counts[_COPIES_REMOVED] += 1
         elif op == _EVICT:
             self._evict(event, slot, block, time)
             if self.by_hash:
                 self.index.places[place] = _REMOVED
                 self.free[self.free_count] = slot
                 self.free_count += 1
-        else:
+        elif op in (_ACCESS, _PREFIX):
             self._access(slot, block, time)
+            self.columns.counts[_PUBLISHED_HITS] += op == _PREFIX
+        elif self.has_copies:
+            self.copies[slot] += 1
+            self.columns.counts[_COPIES_STORED] += 1
+        else:
+            return False
         self.columns.counts[_STORES] += op >= _STORE
         return True
 
@@ -603,6 +636,14 @@ class Table:
         if self.by_hash:
             return self.index.places[self.index.find(block)]
         return block if 0 <= block < self.slots else -1
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _is_live(self, slot: cython.longlong) -> cython.bint:
+        """Return whether a slot, if it is one, holds a block."""
+        return slot >= 0 and self.rows[slot, _COUNT] != _NOT_LIVE
 
     @cython.cfunc
     @cython.inline
@@ -691,6 +732,8 @@ class Table:
         if is_live:
             before: cython.longlong = self._key(slot, block)
             self._end(event, slot, block, time, _REPLACED)
+            if self.has_copies:
+                self.copies[slot] = 0
             self.columns.counts[_REPLACEMENTS] += 1
             if before != key:
                 self._change(before, time, False, self._attribution(slot))

@@ -22,6 +22,7 @@ from kvstream.blocks.apply_result import (
 )
 from kvstream.blocks.table import BlockTable
 from kvstream.config import MetricsConfig
+from kvstream.events.counters import CacheCounts
 from kvstream.events.frame import I64, EventFrame, joined_frames
 from kvstream.events.types import Labels, Op
 from kvstream.metrics.anomalies import Anomaly, lifetime_anomalies
@@ -251,7 +252,7 @@ class CacheMonitor:
             self._curve.furthest = round(SIZES[-1] * (self.config.capacity or self._peak)) or None
         return self.rules.close(window)
 
-    def add_counts_to(self, total: Measurements) -> None:
+    def add_counts_to(self, total: CacheCounts) -> None:
         """Add everything seen since the start but for the histograms, at a fraction of what they cost."""
         total.add_counts(self._before)
         if self.ring.open is not None:

@@ -16,7 +16,7 @@ from kvstream.alerts.types import STREAM_METRICS, CacheAlert
 from kvstream.config import MetricsConfig
 from kvstream.engine.cache import CacheMonitor, Outcome
 from kvstream.engine.limits import TOO_MANY_BLOCKS, TOO_MANY_CACHES, StreamLimits
-from kvstream.events.counters import SourceCounts
+from kvstream.events.counters import CacheCounts, SourceCounts, joint_hits_reported
 from kvstream.events.frame import EventFrame
 from kvstream.events.sequence import Arrival, FrameSequence
 from kvstream.metrics.measurements import Measurements
@@ -394,6 +394,7 @@ class Gathering:
         self._known, self._unknown = Measurements.empty(), Measurements.empty()  # by whether hits are known
         self._recent_known, self._recent_unknown = Measurements.empty(), Measurements.empty()
         self._hits_are_known = False
+        self._by_source: dict[str, CacheCounts] = {}
         self._working_sets: list[WorkingSet] = []
         self._usage = UsageByLabel()
         self._newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
@@ -410,12 +411,14 @@ class Gathering:
         if self._span:
             recent = self._recent_known if tier.hits_are_known else self._recent_unknown
             recent.merge(tier.recent(self._span, self._newest))
+        tier.add_counts_to(self._by_source.setdefault(tier.source, CacheCounts()))
         self._working_sets.append(tier.working_set.recent(self._newest))
         self._usage.add(tier.usage())
 
     def add_forgotten(self, forgotten: ForgottenSources) -> None:
         """Take in what forgotten sources had seen since the start."""
         seen = forgotten.measurements
+        self._by_source.setdefault("", CacheCounts()).add_counts(seen)
         self._hits_are_known |= seen.accesses > 0
         (self._known if seen.accesses else self._unknown).merge(seen)
 
@@ -446,6 +449,7 @@ class Gathering:
             config=config,
             capacity=config.capacity * len(tiers) if config.capacity else None,
             trends=alone.trends() if alone else {},
+            hits_reported=joint_hits_reported(counts.hits_reported for counts in self._by_source.values()),
             alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
             sizes=alone.sizes() if alone else CacheSizes(),
             working_set=total_working_set(self._working_sets),

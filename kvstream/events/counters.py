@@ -1,5 +1,6 @@
 """What is counted of events: each count declared once, with its help text and the metric that exports it."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import numpy as np
@@ -27,6 +28,12 @@ class Count(NamedTuple):
     is_problem: bool = False
 
 
+HitsReported = Literal["none", "some", "all"]
+"""Whether requests report the blocks that they find in a cache: no request, those that ask for it, or all."""
+
+_ENOUGH = 1_000  # allocations without any hit, after which none is reported: a prefix cache finds one sooner
+
+
 class CacheCounts(Struct, eq=False, kw_only=True):
     """What is counted of the events of one source and tier.
 
@@ -38,7 +45,10 @@ class CacheCounts(Struct, eq=False, kw_only=True):
     allocations: Annotated[int, Count("Blocks allocated.", "kvstream_allocations")] = 0
     sampled_allocations: Annotated[int, Count("Generations with measured intervals.")] = 0
     accesses: Annotated[int, Count("Hits on live blocks.", "kvstream_accesses", rests_on_hits=True)] = 0
-    stores: Annotated[int, Count("Stores, which were accesses or allocations.")] = 0
+    stores: Annotated[int, Count("Stores, which were allocations, further copies or accesses.")] = 0
+    published_hits: Annotated[int, Count("Accesses that were published as stores.")] = 0
+    copies_stored: Annotated[int, Count("Stores of further copies of live blocks.")] = 0
+    copies_removed: Annotated[int, Count("Removals of copies of blocks that stayed live.")] = 0
     clears: Annotated[int, Count("Clears of the whole cache.")] = 0
     cleared: Annotated[int, Count("Generations ended by a clear or a restart.")] = 0
     replacements: Annotated[int, Count("Generations ended by another allocation of their block.")] = 0
@@ -82,7 +92,17 @@ class CacheCounts(Struct, eq=False, kw_only=True):
     def processed(self) -> int:
         """Return events that these counts account for."""
         ended = self.total_evictions - self.replacements + self.unknown_evictions
-        return self.allocations + self.accesses + self.unknown_accesses + ended + self.clears
+        accessed = self.accesses + self.unknown_accesses
+        return self.allocations + self.copies_stored + self.copies_removed + accessed + ended + self.clears
+
+    @property
+    def hits_reported(self) -> HitsReported | None:
+        """Return whether hits are reported; None as long as there is not enough to tell."""
+        if self.accesses + self.unknown_accesses > self.published_hits:
+            return "all"
+        if self.published_hits:
+            return "some"
+        return "none" if self.allocations >= _ENOUGH else None
 
     @property
     def ended_by_reason(self) -> dict[str, int]:
@@ -90,6 +110,14 @@ class CacheCounts(Struct, eq=False, kw_only=True):
         by_reason = dict(zip(REASONS, self.evictions.tolist(), strict=True))
         by_reason["cleared"] += self.cleared
         return by_reason
+
+
+def joint_hits_reported(reported: Iterable[HitsReported | None]) -> HitsReported | None:
+    """Return whether hits are reported by several sources, of each of which this is given."""
+    kinds = {kind for kind in reported if kind is not None}
+    if len(kinds) > 1:
+        return "some"
+    return kinds.pop() if kinds else None
 
 
 class SourceCounts(Struct, eq=False, kw_only=True):

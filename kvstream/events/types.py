@@ -32,6 +32,7 @@ class Op:
     EVICT: Final = 2
     CLEAR: Final = 3
     STORE: Final = 4
+    PREFIX: Final = 5
 
 
 REASONS = ("capacity", "replaced", "cleared", "expired", "preempted", "manual", "other")
@@ -139,7 +140,10 @@ class CacheCleared(Struct, frozen=True, tag="clear", omit_defaults=True, gc=Fals
 
 
 class BlockStored(Struct, frozen=True, tag="store", omit_defaults=True, gc=False):
-    """A block is in the cache, as engines publish it: an allocation if it was not live, else an access."""
+    """A block was stored, as engines publish it: an allocation, or another copy of a block that is live.
+
+    A block of several copies is live until as many evictions have removed them.
+    """
 
     block: BlockId
     ts: Timestamp
@@ -148,7 +152,20 @@ class BlockStored(Struct, frozen=True, tag="store", omit_defaults=True, gc=False
     labels: Labels | None = None
 
 
-Event = BlockAllocated | BlockAccessed | BlockEvicted | CacheCleared | BlockStored
+class PrefixStored(Struct, frozen=True, tag="prefix", omit_defaults=True, gc=False):
+    """A block of a request's prefix, published whether it was stored anew or found in the cache.
+
+    An allocation if it was not live, else an access.
+    """
+
+    block: BlockId
+    ts: Timestamp
+    source: Name = DEFAULT_SOURCE
+    tier: Name = DEFAULT_TIER
+    labels: Labels | None = None
+
+
+Event = BlockAllocated | BlockAccessed | BlockEvicted | CacheCleared | BlockStored | PrefixStored
 
 EVENT_TYPES: tuple[type[Any], ...] = get_args(Event)
 """The Struct of each operation; its code in a frame (``Op``) is its place here."""

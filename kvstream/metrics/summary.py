@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import msgspec
 
 from kvstream.config import MetricsConfig
-from kvstream.events.counters import CacheCounts, Count, SourceCounts, counts_of
+from kvstream.events.counters import CacheCounts, Count, HitsReported, SourceCounts, counts_of
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import CacheSizes
@@ -166,6 +166,8 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         hit_tokens: Tokens of the accesses since the start; None where hits or ``block_tokens`` are unknown.
         lookup_tokens: Tokens of the accesses and allocations, likewise. What does not fill a block is in
             neither.
+        hits_reported: Whether requests report what they find in the cache: ``none``, ``some`` (those that ask
+            for it) or ``all``; None as long as too little was seen to tell.
         hit_rate_estimate: accesses / (accesses + allocations) since the start, of blocks; None where hits
             are unknown.
         total_blocks_sampled: Generations with measured intervals.
@@ -211,6 +213,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     capacity_bytes: int | None
     hit_tokens: int | None
     lookup_tokens: int | None
+    hits_reported: HitsReported | None
     hit_rate_estimate: float | None
     total_blocks_sampled: int
     total_evictions: int
@@ -315,6 +318,7 @@ def summarize(
     trends: dict[str, Trend],
     alerts: list[dict[str, Any]],
     pending: list[dict[str, Any]],
+    hits_reported: HitsReported | None,
     accounts: Accounts,
     final: bool = False,
 ) -> CacheMetricsSummary:
@@ -336,6 +340,7 @@ def summarize(
         trends: Where windowed values are going.
         alerts: What fires.
         pending: What is bad, but not for long enough.
+        hits_reported: Whether requests report what they find in the cache.
         accounts: Where every event and block went.
         final: Whether the stream has ended.
     """
@@ -357,6 +362,7 @@ def summarize(
         lookup_tokens=_product(
             None if known is None else known.accesses + known.allocations, config.block_tokens
         ),
+        hits_reported=hits_reported,
         hit_rate_estimate=hits.hit_ratio,
         total_blocks_sampled=seen.sampled_allocations,
         total_evictions=seen.total_evictions,

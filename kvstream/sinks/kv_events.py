@@ -18,7 +18,7 @@ from kvstream.events.types import Op
 
 _MEDIUM_OF_TIER = {"gpu": "GPU", "cpu": "CPU", "disk": "STORAGE"}
 _RANKED = re.compile(r"(.+)/dp(\d+)")
-_STORED = (Op.ALLOC, Op.ACCESS, Op.STORE)
+_ORIGIN = {Op.ALLOC: "NEW", Op.STORE: "NEW", Op.ACCESS: "REUSED", Op.PREFIX: "REUSED"}
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -58,9 +58,9 @@ def _events(frame: EventFrame) -> list[dict[str, Any]]:
     medium = _MEDIUM_OF_TIER.get(frame.tier, frame.tier.upper())
     rows = zip(frame.ops.tolist(), frame.blocks.view(np.uint64).tolist(), strict=True)
     events: list[dict[str, Any]] = []
-    for kind, run in groupby(rows, key=lambda row: Op.STORE if row[0] in _STORED else row[0]):
+    for kind, run in groupby(rows, key=lambda row: _ORIGIN.get(row[0], row[0])):
         hashes = [block for _, block in run]
-        if kind == Op.STORE:
+        if isinstance(kind, str):
             events.append(
                 {
                     "type": "BlockStored",
@@ -70,6 +70,7 @@ def _events(frame: EventFrame) -> list[dict[str, Any]]:
                     "block_size": 0,
                     "lora_id": None,
                     "medium": medium,
+                    "origin": kind,
                 }
             )
         elif kind == Op.EVICT:

@@ -11,8 +11,22 @@ from kvstream.errors import MalformedInputError
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame
 from kvstream.text.escape import shortened
 
-TIER_OF_MEDIUM = {None: "gpu", "GPU": "gpu", "CPU": "cpu", "STORAGE": "disk", "DISK": "disk"}
+TIER_OF_MEDIUM = {
+    None: "gpu",
+    "GPU": "gpu",
+    "CPU": "cpu",
+    "CPU_PINNED": "cpu",
+    "CPU_TIER1": "cpu",
+    "CPU_TIER2": "disk",
+    "STORAGE": "disk",
+    "DISK": "disk",
+    "EXTERNAL": "remote",
+    "REMOTE": "remote",
+}
 """Tiers of the media that engines name; of any other, the name in small letters."""
+
+HOST_POOLS = ("CPU_PINNED", "CPU_TIER1")
+"""SGLang's names of its host memory, which it empties with the device's; vLLM empties the device alone."""
 
 _MAX_NAME = 64
 _LONGEST_REASON = 300  # characters
@@ -38,10 +52,11 @@ class Rejected(msgspec.Struct, frozen=True):
 class KVEventDecoder:
     r"""Turns the batches of one publisher into numbered frames.
 
-    ``BlockStored`` becomes a store, ``BlockRemoved`` an eviction, ``AllBlocksCleared`` a clear of the
-    tier ``gpu``. The medium is the tier; a data-parallel rank becomes part of the source. Blocks of
-    another ``group_idx`` than 0 get ids of their own, as the same content can be held once a group. A LoRA
-    adapter, by name or else by number, is the label ``lora``.
+    ``BlockStored`` becomes a store, ``BlockRemoved`` an eviction, ``AllBlocksCleared`` a clear of the medium
+    that it names, or else of the tier ``gpu`` and of SGLang's host memory. The medium is the tier, unless the
+    locality is ``REMOTE``; a data-parallel rank becomes part of the source. Blocks of another ``group_idx``
+    than 0, or of an ``ownership``, get ids of their own, as the same content can be held once by each. A LoRA
+    adapter, by name or else by number, is the label ``lora``. Times of 1e11 and more are milliseconds.
 
     Args:
         source: Name of the publisher; batches of rank 1 belong to ``{source}/dp1``.
@@ -66,7 +81,7 @@ class KVEventDecoder:
         self._waiting: list[bytes] = []
         self._numbers: dict[str, int] = {}
         self._lost = 0
-        self._reader = KVEventReader(_tier_of, TIER_OF_MEDIUM.values())
+        self._reader = KVEventReader(_tier_of, TIER_OF_MEDIUM.values(), HOST_POOLS)
 
     @property
     def unknown_events(self) -> int:

@@ -17,11 +17,13 @@ class Generation:
         birth: When it was allocated, ns.
         count: Accesses since.
         times: Times of the last accesses, ns, oldest first.
+        copies: Physical copies of it.
     """
 
     birth: int
     count: int = 0
     times: list[int] = field(default_factory=list)
+    copies: int = 1
 
     @property
     def last_use(self) -> int:
@@ -73,6 +75,7 @@ class ReferenceTable:
         self.unknown_accesses = self.unknown_evictions = 0
         self.time_regressions = self.unknown_reasons = 0
         self.clears = self.cleared = 0
+        self.published_hits = self.copies_stored = self.copies_removed = 0
         self.evictions = dict.fromkeys(REASONS, 0)
         self.evicted: list[Eviction] = []
         self.reuse_gaps: list[int] = []
@@ -88,6 +91,8 @@ class ReferenceTable:
             self.evict(block, ts, reason)
         elif op == Op.CLEAR:
             self.clear()
+        elif op == Op.PREFIX:
+            self.store_prefix(block, ts)
         else:
             self.store(block, ts)
 
@@ -111,16 +116,29 @@ class ReferenceTable:
         generation.times = [*generation.times, ts][-self.access_history :]
 
     def store(self, block: int, ts: int) -> None:
-        """Access a block that is live, or else allocate it."""
+        """Allocate a block, or store another copy of one that is live."""
+        if block in self.live:
+            self.live[block].copies += 1
+            self.copies_stored += 1
+        else:
+            self.allocate(block, ts)
+
+    def store_prefix(self, block: int, ts: int) -> None:
+        """Access a block that is live, as a request found it, or else allocate it."""
         if block in self.live:
             self.access(block, ts)
+            self.published_hits += 1
         else:
             self.allocate(block, ts)
 
     def evict(self, block: int, ts: int, reason: str = "capacity") -> None:
-        """End a generation."""
+        """Remove a copy of a block, which ends its generation if it is the last one."""
         if block not in self.live:
             self.unknown_evictions += 1
+            return
+        if self.live[block].copies > 1:
+            self.live[block].copies -= 1
+            self.copies_removed += 1
             return
         if reason not in REASONS:
             self.unknown_reasons += 1

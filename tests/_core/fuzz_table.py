@@ -32,7 +32,10 @@ EDGES = np.array(
 LONGEST_FRAME = 40_000
 LONGEST_CHECKED = 2_000
 LABELS = tuple(Labels(tenant=f"tenant-{number}") for number in range(5))
-COUNTS = ("allocations", "accesses", "unknown_accesses", "unknown_evictions", "clears", "cleared")
+COUNTS = (
+    *("allocations", "accesses", "unknown_accesses", "unknown_evictions", "clears", "cleared"),
+    *("published_hits", "copies_stored", "copies_removed"),
+)
 
 
 class Stream:
@@ -42,7 +45,7 @@ class Stream:
         self.rng = rng
         self.ids = rng.choice(["slots", "strided", "far", "hashes", "edges", "slots and edges"])
         self.times = rng.choice(["on", "back and forth", "any", "edges"])
-        self.known = rng.dirichlet([1, 1, 1, 1])  # shares of ALLOC, ACCESS, EVICT and STORE
+        self.known = rng.dirichlet([1] * 5)  # shares of ALLOC, ACCESS, EVICT, STORE and PREFIX
         self.clears, self.any = rng.choice([0, 0.0005, 0.02]), rng.choice([0, 0.001, 0.5])  # shares of others
         self.few = int(rng.choice([3, 50, 2_000, 30_000]))
         self.hashes = rng.integers(LOWEST, HIGHEST, self.few, endpoint=True)
@@ -73,7 +76,8 @@ class Stream:
         return EventFrame(**columns, labels=labels), wrong
 
     def _ops(self, n):
-        ops = self.rng.choice([Op.ALLOC, Op.ACCESS, Op.EVICT, Op.STORE], n, p=self.known).astype(np.uint8)
+        known = [Op.ALLOC, Op.ACCESS, Op.EVICT, Op.STORE, Op.PREFIX]
+        ops = self.rng.choice(known, n, p=self.known).astype(np.uint8)
         ops[self.rng.random(n) < self.clears] = Op.CLEAR
         is_any = self.rng.random(n) < self.any
         ops[is_any] = self.rng.integers(0, 256, int(is_any.sum()))

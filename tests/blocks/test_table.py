@@ -25,6 +25,9 @@ COUNTS = (
     "unknown_reasons",
     "clears",
     "cleared",
+    "published_hits",
+    "copies_stored",
+    "copies_removed",
 )
 
 
@@ -78,7 +81,7 @@ def test_table_equals_the_plain_twin_on_long_busy_streams(seed, content):
     universe = rng.integers(-(2**63), 2**63 - 1, ids) if content else np.arange(ids) * 7
     events = list(
         zip(
-            rng.choice([0, 1, 2, 3], n, p=[0.2, 0.6, 0.199, 0.001]).tolist(),
+            rng.choice([0, 1, 2, 3, 4, 5], n, p=[0.1, 0.5, 0.199, 0.001, 0.1, 0.1]).tolist(),
             universe[rng.integers(0, ids, n)].tolist(),
             (np.cumsum(rng.integers(0, 20, n)) - rng.integers(0, 3, n) + 10).tolist(),
             rng.choice(REASONS, n).tolist(),

@@ -14,6 +14,7 @@ from kvstream.events.types import (
     BlockStored,
     CacheCleared,
     Labels,
+    PrefixStored,
 )
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -24,6 +25,7 @@ LABELS = st.none() | st.builds(Labels, st.sampled_from(["a", "b"]), st.none() | 
 EVENTS = st.one_of(
     st.builds(BlockAllocated, INT64, TIMES, SOURCES, TIERS, st.none() | INT64.filter(bool), LABELS),
     st.builds(BlockStored, INT64, TIMES, SOURCES, TIERS, LABELS),
+    st.builds(PrefixStored, INT64, TIMES, SOURCES, TIERS, LABELS),
     st.builds(BlockAccessed, INT64, TIMES, SOURCES, TIERS),
     st.builds(BlockEvicted, INT64, TIMES, SOURCES, TIERS, st.sampled_from(["capacity", "other", "manual"])),
     st.builds(CacheCleared, TIMES, SOURCES, TIERS),

@@ -17,10 +17,10 @@ from copy import deepcopy
 import msgspec
 
 from kvstream._core.kv_events import KVEventReader
-from kvstream.sources.kv_events import TIER_OF_MEDIUM, _tier_of
+from kvstream.sources.kv_events import HOST_POOLS, TIER_OF_MEDIUM, _tier_of
 from kvstream.sources.wire_capture import wire_message_parser
 from tests.publisher import captured
-from tests.sources.kv_events_reference import ReferenceReader
+from tests.sources.kv_events_reference import ReferenceReader, nanoseconds
 from tests.strategies import mutated
 
 HEADER_BYTES = 11  # of a batch: the head of the array, the time, the head of the events
@@ -103,7 +103,7 @@ def has_header(payload):
     if len(head) < HEADER_BYTES or head[0] & 0xF0 != 0x90 or head[0] < 0x92 or head[1] != 0xCB:
         return False
     is_array = head[10] & 0xF0 == 0x90 or head[10] in (0xDC, 0xDD)
-    return is_array and 0 <= struct.unpack(">d", head[2:10])[0] < 2**63 / 1e9
+    return is_array and nanoseconds(struct.unpack(">d", head[2:10])[0]) is not None
 
 
 def rows_of(reader):
@@ -144,7 +144,7 @@ def fuzz(kind, count, seed, seeds, at_once=5):
         AssertionError: If they disagree.
     """
     rng = random.Random(seed)
-    reader, reference = kind(_tier_of, TIER_OF_MEDIUM.values()), ReferenceReader()
+    reader, reference = kind(_tier_of, TIER_OF_MEDIUM.values(), HOST_POOLS), ReferenceReader()
     counts = Counter()
     while counts["mutants"] < count:
         mutants = [mutant(rng, seeds) for _ in range(at_once)]

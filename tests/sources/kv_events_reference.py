@@ -10,29 +10,44 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta, Raw
 
-from kvstream._core.ids import folded, group_salt
+from kvstream._core.ids import folded, group_salt, name_salt
 from kvstream.events.frame import MAX_FRAME_EVENTS
 from kvstream.events.types import MAX_RANK, Op
 from kvstream.text.names import bounded_name
 
 KNOWN_TIERS = {None: "gpu", "GPU": "gpu", "CPU": "cpu", "STORAGE": "disk", "DISK": "disk"}
+KNOWN_TIERS |= {"CPU_PINNED": "cpu", "CPU_TIER1": "cpu", "CPU_TIER2": "disk"}  # SGLang's
+KNOWN_TIERS |= {"EXTERNAL": "remote", "REMOTE": "remote"}
+HOST_POOLS = {"CPU_PINNED", "CPU_TIER1"}
 OTHER_TIERS = 16
 MAX_BYTES = 64 * 1024 * 1024
 MAX_EVENTS = 262_144
 MAX_MALFORMED = 1_000
 NO_RANK = -1
+NIL = b"\xc0"
 
 Hashes = Annotated[list[int | bytes], Meta(max_length=MAX_FRAME_EVENTS)]
 Rank = Annotated[int, Meta(ge=0, le=MAX_RANK)] | None
 
 
 class Stored(msgspec.Struct, tag="BlockStored"):
-    op: ClassVar = Op.STORE
     block_hashes: Hashes
+    parent_block_hash: Raw = Raw()
     lora_id: int | str | None = None
     medium: str | None = None
     lora_name: str | None = None
     group_idx: int | None = None
+    locality: str | None = None
+    ownership: str | None = None
+    origin: str | None = None
+
+    @property
+    def op(self):
+        """Whether this is all of a request's prefix, what it found included, or what was stored anew."""
+        if self.origin is not None:
+            return Op.PREFIX if self.origin == "REUSED" else Op.STORE
+        is_prefix = len(self.block_hashes) > 1 and bytes(self.parent_block_hash) in (b"", NIL)
+        return Op.PREFIX if is_prefix else Op.STORE
 
 
 class Removed(msgspec.Struct, tag="BlockRemoved"):
@@ -42,13 +57,17 @@ class Removed(msgspec.Struct, tag="BlockRemoved"):
     block_hashes: Hashes
     medium: str | None = None
     group_idx: int | None = None
+    locality: str | None = None
+    ownership: str | None = None
 
 
 class Cleared(msgspec.Struct, tag="AllBlocksCleared"):
     op: ClassVar = Op.CLEAR
-    block_hashes: ClassVar = [0]  # a clear is about no block; it is one of the device's tier
-    medium: ClassVar = "GPU"
+    block_hashes: ClassVar = [0]  # a clear is about no block
+    medium: str | None = None
+    locality: str | None = None
     group_idx: ClassVar = None
+    ownership: ClassVar = None
     lora_id: ClassVar = None
     lora_name: ClassVar = None
 
@@ -61,9 +80,20 @@ class StoredRow(msgspec.Struct, tag="BlockStored", array_like=True):
     block_size: Raw = Raw()
     lora_id: int | str | None = None
     medium: str | None = None
-    lora_name: str | None = None
+    lora_name: Raw = Raw()
     extra_keys: Raw = Raw()
     group_idx: int | None = None
+    kv_cache_spec_kind: Raw = Raw()
+    kv_cache_spec_sliding_window: Raw = Raw()
+    locality: str | None = None
+    ownership: str | None = None
+
+    def __post_init__(self):
+        """Read the adapter's name; SGLang has a map with its cache salt in that place."""
+        given = bytes(self.lora_name)
+        self.lora_name = (
+            None if not given or is_map(given) else msgspec.msgpack.decode(given, type=str | None)
+        )
 
 
 class RemovedRow(msgspec.Struct, tag="BlockRemoved", array_like=True):
@@ -73,13 +103,17 @@ class RemovedRow(msgspec.Struct, tag="BlockRemoved", array_like=True):
     block_hashes: Hashes
     medium: str | None = None
     group_idx: int | None = None
+    locality: str | None = None
+    ownership: str | None = None
 
 
 class ClearedRow(msgspec.Struct, tag="AllBlocksCleared", array_like=True):
     op: ClassVar = Op.CLEAR
     block_hashes: ClassVar = [0]
-    medium: ClassVar = "GPU"
+    medium: str | None = None
+    locality: ClassVar = None
     group_idx: ClassVar = None
+    ownership: ClassVar = None
     lora_id: ClassVar = None
     lora_name: ClassVar = None
 
@@ -112,6 +146,10 @@ def is_array(data):
     return bytes(memoryview(data)[:1]) in {*(bytes([head]) for head in range(0x90, 0xA0)), b"\xdc", b"\xdd"}
 
 
+def is_map(data):
+    return bytes(memoryview(data)[:1]) in {*(bytes([head]) for head in range(0x80, 0x90)), b"\xde", b"\xdf"}
+
+
 def decoded_event(raw):
     """Return the event; None if it is of an unknown type. Raises what ``NOT_THAT`` has if it is malformed."""
     array = is_array(raw)
@@ -125,11 +163,12 @@ def decoded_event(raw):
 
 
 def nanoseconds(seconds):
-    """Return the time, ns since the Unix epoch; None if these are no seconds since then."""
-    if not 0 <= seconds < 2**63 / 1e9:
+    """Return the time, ns since the Unix epoch; None if it is none. From 1e11 on these are milliseconds."""
+    scale = 10**6 if seconds >= 1e11 else 10**9
+    if not 0 <= seconds < 2**63 / scale:
         return None
     part, whole = math.modf(seconds)
-    return int(whole) * 10**9 + round(part * 1e9)
+    return int(whole) * scale + round(part * scale)
 
 
 def signed(bits):
@@ -147,7 +186,7 @@ class ReferenceReader:
     def __init__(self):
         self.batches = self.last_ts = self.unknown_events = 0
         self.rows, self.failures = {}, []
-        self.other_tiers = set()
+        self.other_tiers, self.host_pools = set(), set()
 
     def read(self, payloads):
         self.rows, self.failures = {}, []
@@ -183,11 +222,25 @@ class ReferenceReader:
                 self.unknown_events += 1
                 continue
             salt = group_salt(event.group_idx) if event.group_idx else 0
+            if event.ownership is not None:
+                salt ^= name_salt(event.ownership)
             adapter = event.lora_name or ("" if event.lora_id is None else str(event.lora_id))
             label = bounded_name(adapter) if adapter else None
             added = [(event.op, signed(folded(one) ^ salt), ts, label) for one in event.block_hashes]
-            self.rows.setdefault((rank, self.tier(event.medium)), []).extend(added)
-            rows += len(added)
+            for tier in self.tiers(rank, event):
+                self.rows.setdefault((rank, tier), []).extend(added)
+                rows += len(added)
+
+    def tiers(self, rank, event):
+        """Return the tiers that the event is about, one unless it clears several."""
+        if event.op == Op.CLEAR and event.medium is None and event.locality is None:
+            return ["gpu", *sorted(tier for of, tier in self.host_pools if of == rank)]
+        if event.locality == "REMOTE":
+            return ["remote"]
+        tier = self.tier(event.medium)
+        if event.medium in HOST_POOLS:
+            self.host_pools.add((rank, tier))
+        return [tier]
 
     def tier(self, medium):
         if medium in KNOWN_TIERS:

@@ -103,7 +103,7 @@ SHAPES = {
         TS,
         [
             ["BlockStored", [5, 6], None, SECRET, 32, None, "GPU", None, ["salt"], 0, "full_attention", None],
-            ["BlockRemoved", [5], "GPU", 0, "local", "new field"],
+            ["BlockRemoved", [5], "GPU", 0, "LOCAL", None, "new field"],
             ["AllBlocksCleared"],
         ],
         0,
@@ -131,7 +131,10 @@ def test_every_shape_gives_the_same_frame(batch):
     decoder, (frame,), reasons = decoded(batch)
     assert not reasons
     assert (frame.source, frame.tier, frame.seq) == ("vllm/dp0", "gpu", 0)
-    assert frame.ops.tolist() == [Op.STORE, Op.STORE, Op.EVICT, Op.CLEAR]
+    assert frame.ops.tolist() in (
+        [Op.STORE] * 2 + [Op.EVICT, Op.CLEAR],
+        [Op.PREFIX] * 2 + [Op.EVICT, Op.CLEAR],
+    )
     assert frame.blocks.tolist() == [5, 6, 5, 0]
     assert frame.ts.tolist() == [TS_NS] * 4
     assert decoder.unknown_events == 0
@@ -189,6 +192,55 @@ def test_a_time_that_is_none_is_malformed(ts):
     assert reasons == ["the time of the batch is no number of seconds since 1970"]
 
 
+@pytest.mark.parametrize("ts", [1_767_225_602_500, 1_767_225_602_500.0, 1_767_225_602.5])
+def test_a_time_of_a_hundred_thousand_million_and_more_is_in_milliseconds(ts):
+    _, (frame,), _ = decoded([ts, [stored([1])]])
+    assert frame.ts.tolist() == [1_767_225_602_500_000_000]
+
+
+MEDIA = {
+    "gpu": [None, "GPU"],
+    "cpu": ["CPU", "CPU_PINNED", "CPU_TIER1"],
+    "disk": ["STORAGE", "DISK", "CPU_TIER2"],
+    "remote": ["EXTERNAL", "REMOTE"],
+    "weka": ["Weka"],
+}
+
+
+@pytest.mark.parametrize(("tier", "medium"), [(tier, medium) for tier, of in MEDIA.items() for medium in of])
+def test_a_medium_is_a_tier_and_what_is_remote_is_so_whatever_its_medium(tier, medium):
+    _, frames, _ = decoded([TS, [stored([1], medium), stored([2], medium, locality="REMOTE")]])
+    found = {block: frame.tier for frame in frames for block in frame.blocks.tolist()}
+    assert found == {1: tier, 2: "remote"}
+
+
+def test_what_each_owner_holds_is_a_block_of_its_own():
+    _, (frame,), _ = decoded([TS, [stored([1]), stored([1], ownership="a"), stored([1], ownership="b")]])
+    assert len(set(frame.blocks.tolist())) == 3
+    _, (frame,), _ = decoded([TS, [["BlockRemoved", [1], "GPU", None, None, "a"], removed([1])]])
+    assert frame.blocks.tolist()[1] == 1 != frame.blocks.tolist()[0]
+
+
+@pytest.mark.parametrize(
+    ("media", "clear", "cleared"),
+    [
+        # vLLM empties its device alone, SGLang its host memory too; a medium says which.
+        (["GPU", "CPU", "DISK"], ["AllBlocksCleared"], {"gpu"}),
+        (["GPU", "CPU_PINNED", "DISK", "EXTERNAL"], ["AllBlocksCleared"], {"gpu", "cpu"}),
+        (["GPU", "CPU_TIER1", "CPU_TIER2"], {"type": "AllBlocksCleared"}, {"gpu", "cpu"}),
+        (["GPU", "CPU_PINNED"], ["AllBlocksCleared", "CPU_PINNED"], {"cpu"}),
+        (["GPU", "CPU"], {"type": "AllBlocksCleared", "medium": "CPU"}, {"cpu"}),
+    ],
+)
+def test_a_clear_ends_what_the_engine_means_by_it(media, clear, cleared):
+    decoder, _, _ = decoded([TS, [stored([1], medium) for medium in media], 0])
+    decoder.add(msgspec.msgpack.encode([TS, [clear], 1]))  # another rank has no such tiers
+    decoder.add(msgspec.msgpack.encode([TS, [clear], 0]))
+    ended = {(frame.source, frame.tier) for frame in decoder.frames() if frame.ops.tolist() == [Op.CLEAR]}
+    assert {tier for source, tier in ended if source.endswith("dp0")} == cleared
+    assert {tier for source, tier in ended if source.endswith("dp1")} <= {"gpu", *cleared}
+
+
 def test_lost_batches_are_holes_in_the_numbers_and_a_restart_a_new_epoch():
     decoder = KVEventDecoder("s", epoch=7)
     monitor = Monitor()
@@ -209,13 +261,37 @@ def test_lost_batches_are_holes_in_the_numbers_and_a_restart_a_new_epoch():
     assert (accounts.restarts, accounts.cleared, accounts.live, accounts.lost_frames) == (1, 2, 2, 3)
 
 
-def test_stored_again_is_an_access():
-    _, frames, _ = decoded([TS, [stored([1, 2])]], [TS + 1, [stored([2]), removed([1])]])
+def counts_of(*batches):
+    """Return what a monitor has counted of some batches: allocations, accesses and evictions."""
     monitor = Monitor()
-    for frame in frames:
+    for frame in decoded(*batches)[1]:
         monitor.process(frame)
     summary = monitor.summary()
-    assert (summary.accounts.allocations, summary.accesses, summary.total_evictions) == (2, 1, 1)
+    assert summary.accounts.balanced
+    return summary.accounts.allocations, summary.accesses, summary.total_evictions
+
+
+def test_stored_again_is_another_copy_and_the_last_removal_ends_the_block():
+    again = [TS + 1, [stored([2], parent_block_hash=1), removed([1]), removed([2])]]
+    assert counts_of([TS, [stored([1, 2])]], again) == (2, 0, 1)
+    assert counts_of([TS, [stored([1, 2])]], again, [TS + 2, [removed([2])]]) == (2, 0, 2)
+
+
+def test_a_whole_prefix_stored_again_is_a_hit():
+    """As vLLM reports what a request has found, where the request asks for it."""
+    assert counts_of([TS, [stored([1, 2])]], [TS + 1, [stored([1, 2]), removed([2, 1])]]) == (2, 2, 2)
+
+
+def test_the_origin_says_whether_a_block_was_found_or_stored_anew():
+    found = stored([2], parent_block_hash=1, origin="REUSED")
+    assert counts_of([TS, [stored([1, 2], origin="NEW")]], [TS + 1, [found, removed([2])]]) == (2, 1, 1)
+    anew = stored([1, 2], origin="NEW")
+    assert counts_of([TS, [anew]], [TS + 1, [anew, removed([1])]]) == (2, 0, 0)
+
+
+def test_nodes_that_sglang_splits_and_stores_again_are_no_hits():
+    node = ["BlockStored", [1, 2], None, SECRET, 32, None, "GPU"]
+    assert counts_of([TS, [node]], [TS + 1, [node]]) == (2, 0, 0)
 
 
 def test_no_token_reaches_a_frame_or_a_reason():
@@ -273,6 +349,17 @@ UNUSUAL = [
         [["BlockStored", [1, 2**40, 200, 70_000], None, [1, 300, 70_000], 32, None, "CPU", None, [None], 3]],
     ],
     [TS, [stored([1], lora_name="sql"), stored([], medium=None), removed([2], medium="Weka")], None],
+    [
+        TS * 1000,
+        [
+            ["BlockStored", [1, 2], None, [], 32, None, "CPU_PINNED", {"cache_salt": "a"}],
+            stored([1, 2], medium="CPU_TIER2", locality="REMOTE", ownership="weka"),
+            ["BlockRemoved", [2], "EXTERNAL", 1, "LOCAL", "weka"],
+            ["AllBlocksCleared"],
+            ["AllBlocksCleared", "DISK"],
+        ],
+        0,
+    ],
     [TS + 1e-7, []],
 ]
 
@@ -291,11 +378,13 @@ def test_mutated_batches_of_every_shape_are_read_as_the_reference_reads_them(cor
 
 
 def new_reader(core):
-    tiers = kvstream.sources.kv_events.TIER_OF_MEDIUM.values()
-    return core.KVEventReader(kvstream.sources.kv_events._tier_of, tiers)
+    module = kvstream.sources.kv_events
+    return core.KVEventReader(module._tier_of, module.TIER_OF_MEDIUM.values(), module.HOST_POOLS)
 
 
-NAMES = st.sampled_from(["GPU", "CPU", "DISK", "Weka", "", "sql", "\u00fc", "x" * 300]) | st.text(max_size=3)
+NAMES = st.sampled_from(
+    ["GPU", "CPU", "CPU_PINNED", "EXTERNAL", "REMOTE", "Weka", "", "sql", "\u00fc", "x" * 300]
+) | st.text(max_size=3)
 INTEGERS = st.integers(-(2**63), 2**64 - 1) | st.integers(-200, 70_000)
 HASHES = st.lists(INTEGERS | st.binary(max_size=40), max_size=4)
 ANYTHING = st.recursive(
@@ -313,6 +402,12 @@ FIELDS = {
     "lora_name": st.none() | NAMES,
     "extra_keys": ANYTHING,
     "group_idx": st.none() | st.integers(-2, 3) | INTEGERS,
+    "kv_cache_spec_kind": ANYTHING,
+    "kv_cache_spec_sliding_window": ANYTHING,
+    "locality": st.none() | NAMES,
+    "ownership": st.none() | NAMES,
+    "session_id": ANYTHING,
+    "origin": st.sampled_from([None, "NEW", "REUSED"]) | NAMES,
 }
 TYPES = st.sampled_from(
     ["BlockStored", "BlockStored", "BlockRemoved", "AllBlocksCleared", "BlockMoved", 5, None]
@@ -329,12 +424,16 @@ def events(draw):
             *[*fields.values()][: draw(st.integers(0, len(fields)))],
             *draw(st.lists(ANYTHING, max_size=1)),
         ]
-    names = draw(st.permutations(["type", *fields]))[: draw(st.integers(5, 10))]
+    names = draw(st.permutations(["type", *fields]))[: draw(st.integers(5, 16))]
     return {name: draw(TYPES) if name == "type" else fields[name] for name in names}
 
 
 RANKS = st.none() | st.integers(0, 3) | st.sampled_from([4095, 4096, -1, True, "0"])
-TIMES = st.sampled_from([TS, TS + 1e-7, 0, 1_700_000_000, 9e9]) | st.floats() | INTEGERS
+TIMES = (
+    st.sampled_from([TS, TS + 1e-7, 0, 1_700_000_000, 9e9, 1e11, 1_700_000_000_000.5])
+    | st.floats()
+    | INTEGERS
+)
 BATCHES = st.one_of(
     st.tuples(TIMES, st.lists(events() | ANYTHING, max_size=4), RANKS),
     st.tuples(TIMES, st.lists(events(), max_size=4)),
