@@ -570,24 +570,27 @@ class KVEventReader:
                 name, size = self._name_at, self._name_size
             if size == 12 and _is_at(data, name, b"block_hashes", 12):
                 self._hashes_at = at
-            elif size == 6 and _is_at(data, name, b"medium", 6):
-                self._medium_at = at
-            elif size == 9 and _is_at(data, name, b"group_idx", 9):
-                self._group_at = at
+            elif size == 9:
+                if _is_at(data, name, b"group_idx", 9):
+                    self._group_at = at
+                elif data[name] != 0x74:  # t, as of the token ids, which nearly all of these are
+                    if _is_at(data, name, b"lora_name", 9):
+                        self._lora_name_at = at
+                    elif _is_at(data, name, b"ownership", 9):
+                        self._ownership_at = at
+            elif size == 6:
+                if _is_at(data, name, b"medium", 6):
+                    self._medium_at = at
+                elif _is_at(data, name, b"origin", 6):
+                    self._origin_at = at
             elif size == 4 and _is_at(data, name, b"type", 4):
                 self._type_at = at
-            elif size == 7 and _is_at(data, name, b"lora_id", 7):
-                self._lora_id_at = at
-            elif size == 9 and _is_at(data, name, b"lora_name", 9):
-                self._lora_name_at = at
-            elif size == 9 and _is_at(data, name, b"ownership", 9):
-                self._ownership_at = at
-            elif size == 8 and _is_at(data, name, b"locality", 8):
-                self._locality_at = at
             elif size == 17 and _is_at(data, name, b"parent_block_hash", 17):
                 self._parent_at = at
-            elif size == 6 and _is_at(data, name, b"origin", 6):
-                self._origin_at = at
+            elif size == 7 and _is_at(data, name, b"lora_id", 7):
+                self._lora_id_at = at
+            elif size == 8 and _is_at(data, name, b"locality", 8):
+                self._locality_at = at
             at = self._next(at)
         if at > end:
             raise _torn()
@@ -672,7 +675,7 @@ class KVEventReader:
         adapter: object = None
         if op == _STORE and not (self._is_missing(self._lora_id_at) and self._is_missing(self._lora_name_at)):
             adapter = self._adapter()
-        if op == _STORE and self._is_prefix(count):
+        if op == _STORE and self._is_map and self._is_prefix(count):
             op = _PREFIX
         columns: _Columns = self._columns_of_medium()
         columns.see_to_room(count)
@@ -684,16 +687,16 @@ class KVEventReader:
         return 0
 
     @cython.cfunc
+    @cython.inline
     @cython.exceptval(-1)
     def _is_prefix(self, count: cython.longlong) -> cython.int:
-        """Return whether a store is about a request's prefix, also what of it was in the cache already.
+        """Return whether a store, a map, is about a request's prefix, also what of it was in the cache.
 
         Its origin says so. Where none is given, vLLM's report mode ``full`` gives all that a request found
         from the first block on, as a map without a parent: what it has computed anew has one then. A single
-        such block may as well be another copy, which a prompt makes whose only block was found.
+        such block may as well be another copy, which a prompt makes whose only block was found. Arrays are of
+        SGLang, whose split nodes are no hits, or of vLLM before that mode.
         """
-        if not self._is_map:  # SGLang, whose split nodes are no hits, or vLLM before that mode
-            return False
         if not self._is_missing(self._origin_at):
             return self._text(self._origin_at, "origin") == "REUSED"
         return count > 1 and self._is_missing(self._parent_at)
@@ -751,7 +754,7 @@ class KVEventReader:
                 self._salt = as_signed(group_salt(group)) if group else 0
                 self._group = group
             salt = self._salt
-        if not self._is_missing(self._ownership_at):
+        if self._ownership_at and not self._is_missing(self._ownership_at):
             ownership = self._text(self._ownership_at, "ownership")
             if ownership != self._ownership:
                 self._ownership, self._ownership_salt = ownership, as_signed(name_salt(ownership))
@@ -768,7 +771,7 @@ class KVEventReader:
     @cython.cfunc
     def _columns_of_medium(self) -> _Columns:
         """Return the columns of the event's medium, or of remote blocks where its locality says so."""
-        if not self._is_missing(self._locality_at) and self._text(self._locality_at, "locality") == "REMOTE":
+        if self._locality_at and self._text(self._locality_at, "locality") == "REMOTE":
             self._tier_of(self._text(self._medium_at, "medium"))  # as it must be a name
             return self._columns_of("REMOTE")
         at: cython.Py_ssize_t = self._medium_at
