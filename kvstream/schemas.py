@@ -21,6 +21,7 @@ from kvstream.events.types import (
     BlockAccessed,
     BlockAllocated,
     BlockEvicted,
+    BlockRemoved,
     BlockStored,
     CacheCleared,
     Labels,
@@ -69,6 +70,7 @@ def wire_vectors() -> list[dict[str, Any]]:
         CacheCleared(9_500, "engine-0"),
         BlockStored(-3, 9_700, "engine-0"),
         PrefixStored(-3, 9_800, "engine-0"),
+        BlockRemoved(-3, 9_900, "engine-0"),
     ]
     plain = EventFrame(
         np.array([0, 1, 2], np.uint8),

@@ -164,6 +164,8 @@ class ReferenceContents:
         if op == Op.STORE and block in self.live:
             self.copies[block] += 1
             return
+        if op == Op.REMOVE:
+            op, self.copies[block] = Op.EVICT, 0
         if op == Op.EVICT and self.copies[block]:
             self.copies[block] -= 1
             return

@@ -51,6 +51,7 @@ _SPARE_ROOM, _SPARE_COLUMNS = 16_384, 2  # rows of columns that are kept empty, 
 _STORE = cython.declare(cython.int, int(Op.STORE))
 _PREFIX = cython.declare(cython.int, int(Op.PREFIX))
 _EVICT = cython.declare(cython.int, int(Op.EVICT))
+_REMOVE = cython.declare(cython.int, int(Op.REMOVE))
 _CLEAR = cython.declare(cython.int, int(Op.CLEAR))
 _UNKNOWN = cython.declare(cython.int, -1)
 _NIL = cython.declare(cython.int, 0xC0)
@@ -266,6 +267,7 @@ class KVEventReader:
     _locality_at: cython.Py_ssize_t
     _parent_at: cython.Py_ssize_t
     _origin_at: cython.Py_ssize_t
+    _remaining_at: cython.Py_ssize_t
     _is_map: cython.bint  # whether the event is a map
     _ownership_at: cython.Py_ssize_t
 
@@ -528,7 +530,7 @@ class KVEventReader:
         """Add the rows of an event to the columns; return its end."""
         self._type_at = self._hashes_at = self._medium_at = self._group_at = 0
         self._lora_id_at = self._lora_name_at = self._locality_at = self._ownership_at = 0
-        self._parent_at = self._origin_at = 0
+        self._parent_at = self._origin_at = self._remaining_at = 0
         end: cython.Py_ssize_t
         if at >= self._end:
             raise _torn()
@@ -591,6 +593,8 @@ class KVEventReader:
                 self._lora_id_at = at
             elif size == 8 and _is_at(data, name, b"locality", 8):
                 self._locality_at = at
+            elif size == 21 and _is_at(data, name, b"remaining_copy_counts", 21):
+                self._remaining_at = at
             at = self._next(at)
         if at > end:
             raise _torn()
@@ -675,6 +679,8 @@ class KVEventReader:
         adapter: object = None
         if op == _STORE and not (self._is_missing(self._lora_id_at) and self._is_missing(self._lora_name_at)):
             adapter = self._adapter()
+        if op == _EVICT and not self._is_missing(self._remaining_at):
+            op, count = _REMOVE, self._keep_gone(count)
         if op == _STORE and self._is_map and self._is_prefix(count):
             op = _PREFIX
         columns: _Columns = self._columns_of_medium()
@@ -739,6 +745,27 @@ class KVEventReader:
             else:
                 raise self._unexpected("a block hash", at)
         return count
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _keep_gone(self, count: cython.longlong) -> cython.longlong:
+        """Keep the hashes of which no copy remains; return how many these are."""
+        at: cython.Py_ssize_t = self._remaining_at
+        if not _is_array(self._data[at]):
+            raise self._unexpected("remaining_copy_counts", at)
+        if self._count(at) != count:
+            raise MalformedInputError("remaining_copy_counts and block_hashes differ in length")
+        gone: cython.longlong = 0
+        place: cython.longlong
+        at = self._inside(at)
+        for place in range(count):
+            if not _is_integer(self._data[at]):
+                raise self._unexpected("a count of copies", at)
+            if self._bits(at) == 0:
+                self._hashes[gone] = self._hashes[place]
+                gone += 1
+            at += _SIZES[self._data[at]]
+        return gone
 
     @cython.cfunc
     @cython.exceptval(-1, check=True)

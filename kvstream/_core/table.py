@@ -49,6 +49,7 @@ _EVICT = cython.declare(cython.int, int(Op.EVICT))
 _CLEAR = cython.declare(cython.int, int(Op.CLEAR))
 _STORE = cython.declare(cython.int, int(Op.STORE))
 _PREFIX = cython.declare(cython.int, int(Op.PREFIX))
+_REMOVE = cython.declare(cython.int, int(Op.REMOVE))
 _REASONS = cython.declare(cython.int, len(REASONS))
 _OTHER = cython.declare(cython.int, int(OTHER))
 _REPLACED = cython.declare(cython.int, int(REPLACED))
@@ -379,7 +380,7 @@ class Table:
         """Make room for the block that an event allocates, and for those after it as far as is worth it."""
         if (
             not self.has_copies
-            and self.ops[event] >= _STORE
+            and self.ops[event] >= _STORE  # not a removal, for which nothing is needed
             and self._is_live(self._slot(self.blocks[event]))
         ):
             self.has_copies = True
@@ -388,7 +389,9 @@ class Table:
             return
         if not self.by_hash:
             ops = np.asarray(self.ops[event:end])
-            allocated = np.asarray(self.blocks[event:end])[(ops == _ALLOC) | (ops >= _STORE)]
+            allocated = np.asarray(self.blocks[event:end])[
+                (ops == _ALLOC) | (ops >= _STORE) & (ops != _REMOVE)
+            ]
             low, high = int(allocated.min()), int(allocated.max())
             most = max(_DIRECT_ALWAYS, _DIRECT_SPREAD * (self.live_count + len(allocated)))
             if low >= 0 and high < max(most, self.slots):
@@ -592,7 +595,8 @@ class Table:
         else:
             slot = block if 0 <= block < self.slots else -1
         is_live: cython.bint = self._is_live(slot)
-        if op == _ALLOC or (op >= _STORE and not is_live):
+        is_store: cython.bint = op >= _STORE and op != _REMOVE
+        if op == _ALLOC or (is_store and not is_live):
             if slot < 0:
                 if not self.by_hash or self.index.used >= self.index.limit:
                     return False
@@ -610,7 +614,9 @@ class Table:
         elif op == _EVICT and self.has_copies and self.copies[slot]:
             self.copies[slot] -= 1
             self.columns.counts[_COPIES_REMOVED] += 1
-        elif op == _EVICT:
+        elif op in (_EVICT, _REMOVE):
+            if self.has_copies:
+                self.copies[slot] = 0
             self._evict(event, slot, block, time)
             if self.by_hash:
                 self.index.places[place] = _REMOVED
@@ -624,7 +630,7 @@ class Table:
             self.columns.counts[_COPIES_STORED] += 1
         else:
             return False
-        self.columns.counts[_STORES] += op >= _STORE
+        self.columns.counts[_STORES] += is_store
         return True
 
     @cython.cfunc

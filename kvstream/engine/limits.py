@@ -116,7 +116,7 @@ class StreamLimits:
         before = room
         fitting: list[EventFrame] = []
         for frame in frames:
-            begins = (frame.ops == Op.ALLOC) | (frame.ops >= Op.STORE)
+            begins = (frame.ops == Op.ALLOC) | ((frame.ops >= Op.STORE) & (frame.ops != Op.REMOVE))
             needs_room = begins & ~table.holds(frame.blocks)
             beyond = needs_room & (np.cumsum(needs_room) > room)
             taken = int(np.count_nonzero(needs_room & ~beyond))

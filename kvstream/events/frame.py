@@ -119,7 +119,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
                 events.append(CacheCleared(ts, source, tier))
             elif op >= len(EVENT_TYPES):  # what is unknown is applied as a store
                 events.append(BlockStored(block, ts, source, tier, labels[label_of[i]]))
-            elif op >= Op.STORE:
+            elif op in (Op.STORE, Op.PREFIX):
                 events.append(EVENT_TYPES[op](block, ts, source, tier, labels[label_of[i]]))
             else:
                 events.append(EVENT_TYPES[op](block, ts, source, tier))
@@ -310,7 +310,7 @@ def _frame_of(events: Sequence[Any], source: str, tier: str) -> EventFrame:
     times = packed_int64([event.ts for event in events])
     known: dict[Labels, int] = {}
     label_of = None
-    begun = ((column == Op.ALLOC) | (column >= Op.STORE)).nonzero()[0]
+    begun = np.isin(column, (Op.ALLOC, Op.STORE, Op.PREFIX)).nonzero()[0]
     label_sets = [events[i].labels for i in begun.tolist()]
     if any(label_set is not None for label_set in label_sets):
         label_of = np.zeros(len(events), dtype=np.uint16)

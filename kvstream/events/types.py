@@ -33,6 +33,7 @@ class Op:
     CLEAR: Final = 3
     STORE: Final = 4
     PREFIX: Final = 5
+    REMOVE: Final = 6
 
 
 REASONS = ("capacity", "replaced", "cleared", "expired", "preempted", "manual", "other")
@@ -165,7 +166,18 @@ class PrefixStored(Struct, frozen=True, tag="prefix", omit_defaults=True, gc=Fal
     labels: Labels | None = None
 
 
-Event = BlockAllocated | BlockAccessed | BlockEvicted | CacheCleared | BlockStored | PrefixStored
+class BlockRemoved(Struct, frozen=True, tag="remove", omit_defaults=True, gc=False):
+    """The last copy of a block was removed: its generation ends, however many copies it seemed to have."""
+
+    block: BlockId
+    ts: Timestamp
+    source: Name = DEFAULT_SOURCE
+    tier: Name = DEFAULT_TIER
+
+
+Event = (
+    BlockAllocated | BlockAccessed | BlockEvicted | CacheCleared | BlockStored | PrefixStored | BlockRemoved
+)
 
 EVENT_TYPES: tuple[type[Any], ...] = get_args(Event)
 """The Struct of each operation; its code in a frame (``Op``) is its place here."""

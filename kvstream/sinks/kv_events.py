@@ -75,6 +75,9 @@ def _events(frame: EventFrame) -> list[dict[str, Any]]:
             )
         elif kind == Op.EVICT:
             events.append({"type": "BlockRemoved", "block_hashes": hashes, "medium": medium})
+        elif kind == Op.REMOVE:
+            removed = {"type": "BlockRemoved", "block_hashes": hashes, "medium": medium}
+            events.append({**removed, "remaining_copy_counts": [0] * len(hashes)})
         elif kind == Op.CLEAR and frame.tier == "gpu":
             events += [{"type": "AllBlocksCleared"}] * len(hashes)
         elif kind == Op.CLEAR:

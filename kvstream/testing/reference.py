@@ -91,6 +91,8 @@ class ReferenceTable:
             self.evict(block, ts, reason)
         elif op == Op.CLEAR:
             self.clear()
+        elif op == Op.REMOVE:
+            self.remove(block, ts, reason)
         elif op == Op.PREFIX:
             self.store_prefix(block, ts)
         else:
@@ -144,6 +146,12 @@ class ReferenceTable:
             self.unknown_reasons += 1
             reason = "other"
         self._end(block, ts, reason)
+
+    def remove(self, block: int, ts: int, reason: str = "capacity") -> None:
+        """Remove the last copy of a block."""
+        if block in self.live:
+            self.live[block].copies = 1
+        self.evict(block, ts, reason)
 
     def clear(self) -> None:
         """End every generation by an event; these are in no distribution."""

@@ -45,7 +45,7 @@ class Stream:
         self.rng = rng
         self.ids = rng.choice(["slots", "strided", "far", "hashes", "edges", "slots and edges"])
         self.times = rng.choice(["on", "back and forth", "any", "edges"])
-        self.known = rng.dirichlet([1] * 5)  # shares of ALLOC, ACCESS, EVICT, STORE and PREFIX
+        self.known = rng.dirichlet([1] * 6)  # shares of operations other than CLEAR
         self.clears, self.any = rng.choice([0, 0.0005, 0.02]), rng.choice([0, 0.001, 0.5])  # shares of others
         self.few = int(rng.choice([3, 50, 2_000, 30_000]))
         self.hashes = rng.integers(LOWEST, HIGHEST, self.few, endpoint=True)
@@ -76,7 +76,7 @@ class Stream:
         return EventFrame(**columns, labels=labels), wrong
 
     def _ops(self, n):
-        known = [Op.ALLOC, Op.ACCESS, Op.EVICT, Op.STORE, Op.PREFIX]
+        known = [Op.ALLOC, Op.ACCESS, Op.EVICT, Op.STORE, Op.PREFIX, Op.REMOVE]
         ops = self.rng.choice(known, n, p=self.known).astype(np.uint8)
         ops[self.rng.random(n) < self.clears] = Op.CLEAR
         is_any = self.rng.random(n) < self.any

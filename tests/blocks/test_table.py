@@ -81,7 +81,7 @@ def test_table_equals_the_plain_twin_on_long_busy_streams(seed, content):
     universe = rng.integers(-(2**63), 2**63 - 1, ids) if content else np.arange(ids) * 7
     events = list(
         zip(
-            rng.choice([0, 1, 2, 3, 4, 5], n, p=[0.1, 0.5, 0.199, 0.001, 0.1, 0.1]).tolist(),
+            rng.choice(7, n, p=[0.1, 0.5, 0.179, 0.001, 0.1, 0.1, 0.02]).tolist(),
             universe[rng.integers(0, ids, n)].tolist(),
             (np.cumsum(rng.integers(0, 20, n)) - rng.integers(0, 3, n) + 10).tolist(),
             rng.choice(REASONS, n).tolist(),

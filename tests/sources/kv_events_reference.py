@@ -51,7 +51,6 @@ class Stored(msgspec.Struct, tag="BlockStored"):
 
 
 class Removed(msgspec.Struct, tag="BlockRemoved"):
-    op: ClassVar = Op.EVICT
     lora_id: ClassVar = None
     lora_name: ClassVar = None
     block_hashes: Hashes
@@ -59,6 +58,18 @@ class Removed(msgspec.Struct, tag="BlockRemoved"):
     group_idx: int | None = None
     locality: str | None = None
     ownership: str | None = None
+    remaining_copy_counts: list[int] | None = None
+
+    @property
+    def op(self):
+        """Whether the last copies of blocks are removed, or some copy of each."""
+        return Op.EVICT if self.remaining_copy_counts is None else Op.REMOVE
+
+    def __post_init__(self):
+        """Keep the hashes of which no copy remains, where that is said."""
+        if self.remaining_copy_counts is not None:
+            pairs = zip(self.block_hashes, self.remaining_copy_counts, strict=True)
+            self.block_hashes = [block for block, remaining in pairs if not remaining]
 
 
 class Cleared(msgspec.Struct, tag="AllBlocksCleared"):

@@ -289,6 +289,15 @@ def test_the_origin_says_whether_a_block_was_found_or_stored_anew():
     assert counts_of([TS, [anew]], [TS + 1, [anew, removed([1])]]) == (2, 0, 0)
 
 
+def test_remaining_copies_say_whether_a_removal_is_the_last():
+    removals = [{**removed([1, 2]), "remaining_copy_counts": [1, 0]}]
+    assert counts_of([TS, [stored([1, 2])]], [TS + 1, removals]) == (2, 0, 1)
+    twice = [stored([1, 2]), stored([2], parent_block_hash=1)]
+    assert counts_of([TS, twice], [TS + 1, removals]) == (2, 0, 1)
+    _, _, (reason,) = decoded([TS, [{**removed([1, 2]), "remaining_copy_counts": [0]}]])
+    assert reason.endswith("remaining_copy_counts and block_hashes differ in length")
+
+
 def test_nodes_that_sglang_splits_and_stores_again_are_no_hits():
     node = ["BlockStored", [1, 2], None, SECRET, 32, None, "GPU"]
     assert counts_of([TS, [node]], [TS + 1, [node]]) == (2, 0, 0)
@@ -407,6 +416,7 @@ FIELDS = {
     "locality": st.none() | NAMES,
     "ownership": st.none() | NAMES,
     "session_id": ANYTHING,
+    "remaining_copy_counts": st.none() | st.lists(st.integers(0, 2), max_size=4),
     "origin": st.sampled_from([None, "NEW", "REUSED"]) | NAMES,
 }
 TYPES = st.sampled_from(
@@ -424,7 +434,7 @@ def events(draw):
             *[*fields.values()][: draw(st.integers(0, len(fields)))],
             *draw(st.lists(ANYTHING, max_size=1)),
         ]
-    names = draw(st.permutations(["type", *fields]))[: draw(st.integers(5, 16))]
+    names = draw(st.permutations(["type", *fields]))[: draw(st.integers(5, 17))]
     return {name: draw(TYPES) if name == "type" else fields[name] for name in names}
 
 
