@@ -11,11 +11,21 @@ from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_
 from kvstream.cli.json_lines import JsonLines
 from kvstream.cli.recordings import Recordings, read_recordings, recordings
 from kvstream.cli.render import console, summary_table
-from kvstream.cli.session import Capacity, ConfigFile, Json, Unit, wants_lines
+from kvstream.cli.session import (
+    Capacity,
+    ConfigFile,
+    DecodeRate,
+    Engine,
+    Json,
+    PrefillRate,
+    Unit,
+    wants_lines,
+)
 from kvstream.config import MetricsConfig, load_config
 from kvstream.reports.verdict import Analysis, CacheAnalysis
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.options import ReadOptions
+from kvstream.sources.vllm_cache import ServiceTime
 from kvstream.text.escape import for_terminal
 from kvstream.text.numbers import gib, ratio, seconds
 
@@ -42,6 +52,9 @@ def analyze_command(
     block_tokens: BlockTokens = None,
     block_bytes: BlockBytes = None,
     time_unit: Unit = None,
+    engine: Engine = "lru",
+    prefill_rate: PrefillRate = ServiceTime().prefill_rate,
+    decode_rate: DecodeRate = ServiceTime().decode_rate,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
@@ -51,12 +64,13 @@ def analyze_command(
     size = block_settings(model_config, block_tokens, block_bytes)
     metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
     analysis = Analysis(metrics)
-    options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit)
+    service = ServiceTime(prefill_rate=prefill_rate, decode_rate=decode_rate)
+    options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit, engine=engine, service=service)
     read_recordings(inputs, options, analysis.process)
     analysis.end()
     for each in inputs:
         if each.simulated_source is not None:
-            analysis.mark_simulated(each.simulated_source)
+            analysis.mark_simulated(each.simulated_source, each.simulation)
     results = analysis.results()
     if wants_lines(json):
         lines = JsonLines(sys.stdout.buffer)

@@ -12,7 +12,6 @@ from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.sources.inputs import Input
 from kvstream.sources.options import ReadOptions
-from kvstream.sources.simulated_cache import SIMULATED
 from kvstream.sources.timing import OnEnd, merge_by_time
 
 # Options of more than one command.
@@ -78,5 +77,6 @@ def read_recordings(
 
 def say_simulated(inputs: Iterable[Input]) -> None:
     """Say of which inputs the cache was simulated, and what that means."""
-    for name in [each.name for each in inputs if each.simulated_source is not None]:
-        say(f"kvstream: {name}: {SIMULATED}")
+    for each in inputs:
+        if each.simulated_source is not None:
+            say(f"kvstream: {each.name}: {each.simulation}")

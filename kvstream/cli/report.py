@@ -17,7 +17,7 @@ from kvstream.cli.recordings import (
     read_recordings,
     recordings,
 )
-from kvstream.cli.session import Capacity, ConfigFile, Unit
+from kvstream.cli.session import Capacity, ConfigFile, DecodeRate, Engine, PrefillRate, Unit
 from kvstream.cli.standard import write_document
 from kvstream.config import MetricsConfig, load_config
 from kvstream.errors import ConfigError
@@ -29,6 +29,7 @@ from kvstream.sinks.eviction_table import EvictionTable, check_ending
 from kvstream.sinks.output_file import naming, refuse_inputs, whole_file
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import FrameCutter
+from kvstream.sources.vllm_cache import ServiceTime
 from kvstream.text.escape import for_unicode
 from kvstream.text.json import encode_json
 
@@ -72,6 +73,9 @@ def report_command(
     block_tokens: BlockTokens = None,
     block_bytes: BlockBytes = None,
     time_unit: Unit = None,
+    engine: Engine = "lru",
+    prefill_rate: PrefillRate = ServiceTime().prefill_rate,
+    decode_rate: DecodeRate = ServiceTime().decode_rate,
     config: ConfigFile = None,
     force: Force = False,
 ) -> None:
@@ -100,9 +104,12 @@ def report_command(
                     for batch in outcome.evicted:
                         table.write(outcome.source, outcome.tier, batch)
 
-        options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit)
+        service = ServiceTime(prefill_rate=prefill_rate, decode_rate=decode_rate)
+        options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit, engine=engine, service=service)
         malformed = read_recordings(inputs, options, take)
-        simulated = [each.simulated_source for each in inputs if each.simulated_source is not None]
+        simulated = {
+            each.simulated_source: each.simulation for each in inputs if each.simulated_source is not None
+        }
         report = builder.finish([for_unicode(Path(each.name).name) for each in inputs], malformed, simulated)
         text = _WRITERS[format or _format_of(output)](report)
         if path is not None:

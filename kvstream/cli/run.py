@@ -25,11 +25,14 @@ from kvstream.cli.session import (
     EXIT_CODES,
     Capacity,
     ConfigFile,
+    DecodeRate,
+    Engine,
     Evictions,
     FailOn,
     Json,
     MinSeverity,
     Output,
+    PrefillRate,
     Session,
     Unit,
     run_session,
@@ -43,6 +46,7 @@ from kvstream.sources.files import STDIN
 from kvstream.sources.inputs import Input, live_and_recorded
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import FrameCutter, Items, paced
+from kvstream.sources.vllm_cache import ServiceTime
 from kvstream.stream import KVStream
 
 EXAMPLES = f"""
@@ -104,6 +108,9 @@ def run_command(
     block_tokens: BlockTokens = None,
     block_bytes: BlockBytes = None,
     time_unit: Unit = None,
+    engine: Engine = "lru",
+    prefill_rate: PrefillRate = ServiceTime().prefill_rate,
+    decode_rate: DecodeRate = ServiceTime().decode_rate,
     rules: RulesFile = None,
     config: ConfigFile = None,
     min_severity: MinSeverity = AlertLevel.INFO,
@@ -133,7 +140,8 @@ def run_command(
     size = block_settings(model_config, block_tokens, block_bytes)
     metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
     chosen, silences = chosen_rules(rules, heartbeat)
-    reading = ReadOptions(capacity=metrics.capacity, time_unit=time_unit)
+    service = ServiceTime(prefill_rate=prefill_rate, decode_rate=decode_rate)
+    reading = ReadOptions(capacity=metrics.capacity, time_unit=time_unit, engine=engine, service=service)
     options = RunOptions(summary_every=summary_every, strict=strict, speed=speed, reading=reading)
     metrics = msgspec.structs.replace(metrics, export_interval=0.0)  # by recorded time, not by the clock
     endless = any(each.is_live for each in inputs)

@@ -26,7 +26,7 @@ from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sinks.output_file import end_torn_line
 from kvstream.sinks.patient_file import PatientFile
-from kvstream.sources.options import TimeUnit
+from kvstream.sources.options import SimulatedEngine, TimeUnit
 from kvstream.stream import KVStream
 
 _BUFFER = 1_000_000
@@ -48,6 +48,18 @@ Unit = Annotated[
         help="Unit of the times in a hash trace; by default the one that its format has.",
         show_default=False,
     ),
+]
+Engine = Annotated[
+    SimulatedEngine,
+    typer.Option(
+        help="Rules by which the cache of a hash trace is simulated; vllm runs each request for its time."
+    ),
+]
+PrefillRate = Annotated[
+    float, typer.Option(metavar="TOKENS", help="With --engine vllm: prompt tokens a second of a request.")
+]
+DecodeRate = Annotated[
+    float, typer.Option(metavar="TOKENS", help="With --engine vllm: output tokens a second of a request.")
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="Settings of the metrics.", show_default=False)

@@ -1,7 +1,7 @@
 """Report: everything there is to say of a recording, and how it is gathered."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -88,16 +88,16 @@ class ReportBuilder:
             self._add_windows(tier)
         return outcome
 
-    def finish(self, inputs: list[str], malformed: int, simulated: Iterable[str] = ()) -> Report:
+    def finish(self, inputs: list[str], malformed: int, simulated: Mapping[str, str] | None = None) -> Report:
         """Return the report, once all is taken in.
 
         Args:
             inputs: What was read.
             malformed: Pieces that could not be decoded.
-            simulated: Sources whose cache was simulated.
+            simulated: What the simulation rests on of each source whose cache was simulated.
         """
-        for source in simulated:
-            self._analysis.mark_simulated(source)
+        for source, simulation in (simulated or {}).items():
+            self._analysis.mark_simulated(source, simulation)
         self._note(self._analysis.end())
         self._note(self._analysis.monitor.finish())
         for tier in self._analysis.monitor.caches():

@@ -10,7 +10,6 @@ from kvstream.engine.monitor import Monitor
 from kvstream.engine.recorded import RecordedTime
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.summary import ALL, CacheMetricsSummary
-from kvstream.sources.simulated_cache import SIMULATED
 from kvstream.text.numbers import gib, percent, seconds
 
 _HARDLY = 0.02  # of hit ratio: less is not worth speaking of
@@ -66,7 +65,7 @@ class Analysis:
         )
         self.monitor = Monitor(whole)
         self._time = RecordedTime(self.monitor)
-        self._simulated: set[str] = set()
+        self._simulated: dict[str, str] = {}
 
     def process(self, frame: EventFrame, records: bool = False) -> Outcome:
         """Take in a frame; ``records`` asks for what was evicted."""
@@ -74,9 +73,9 @@ class Analysis:
         outcome = self.monitor.process(frame, records)
         return msgspec.structs.replace(outcome, alerts=changed + outcome.alerts) if changed else outcome
 
-    def mark_simulated(self, source: str) -> None:
-        """Have the verdict on a source say that its cache is simulated."""
-        self._simulated.add(source)
+    def mark_simulated(self, source: str, simulation: str) -> None:
+        """Have the verdict on a source say that its cache is simulated, and what that rests on."""
+        self._simulated[source] = simulation
 
     def end(self) -> list[CacheAlert]:
         """Judge the silence of every cache up to the newest event of all; return the alerts that changed."""
@@ -91,7 +90,8 @@ class Analysis:
         summary = self.monitor.summary(tier.source, tier.tier)
         said = verdict(summary)
         if tier.source in self._simulated:
-            said.append(f"{SIMULATED[0].upper()}{SIMULATED[1:]}.")
+            simulation = self._simulated[tier.source]
+            said.append(f"{simulation[0].upper()}{simulation[1:]}.")
         return CacheAnalysis(
             source=tier.source,
             tier=tier.tier,

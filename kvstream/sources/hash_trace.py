@@ -8,6 +8,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from kvstream.events.types import DEFAULT_TIER
 from kvstream.sources.lines import OnBad
 from kvstream.sources.options import NS_OF_UNIT, ReadOptions, TimeUnit
 from kvstream.sources.simulated_cache import PrefixCache
+from kvstream.sources.vllm_cache import VLLMCache
 
 _LATEST_NS = 2**63 - 1
 _ROW_NS = 1_000_000_000  # between rows that have no times
@@ -38,12 +40,16 @@ class Request(msgspec.Struct, frozen=True):
         at: When it came, in the unit of the trace; None if the row does not say.
         delay: Time since the request of its session before, likewise.
         session: What turns of a conversation have in common; None if nothing is known.
+        prompt_tokens: Tokens of its prompt; None if the row does not say.
+        output_tokens: Tokens that were made for it, likewise.
     """
 
     hashes: list[int | str]
     at: float | None = None
     delay: float | None = None
     session: int | str | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 class TraceDecoder:
@@ -61,13 +67,24 @@ class TraceDecoder:
         options: Capacity of the cache, and the unit of times if the trace's is not to be believed.
         read: Makes a request of a line; raises what msgspec raises if it is none.
         unit: Unit of the times in such traces.
+        block_tokens: Tokens of each block.
     """
 
     def __init__(
-        self, source: str, options: ReadOptions, read: Callable[[bytes], Request], unit: TimeUnit
+        self,
+        source: str,
+        options: ReadOptions,
+        read: Callable[[bytes], Request],
+        unit: TimeUnit,
+        block_tokens: int,
     ) -> None:
         self._source, self._read = source, read
-        self._cache = PrefixCache(options.capacity or 1)
+        capacity = options.capacity or 1
+        self._cache = PrefixCache(capacity)
+        self._vllm = None
+        self._block_tokens = block_tokens
+        if options.engine == "vllm":
+            self._vllm = VLLMCache(source, capacity, block_tokens, options.service)
         self._schedule = _Schedule(NS_OF_UNIT[options.time_unit or unit])
         self._last_ns = -1
 
@@ -91,9 +108,11 @@ class TraceDecoder:
                 bad.append((number, str(error)))
             else:
                 requests.append((number, request))
-        due: list[tuple[int, I64]] = []
+        due: list[_Lookup] = []
         for (number, request), blocks in zip(requests, _chained(ids), strict=True):
             try:
+                if self._vllm is not None:
+                    self._vllm.check(*self._tokens(request))
                 due += self._schedule.add(request, blocks)
             except MalformedInputError as error:
                 bad.append((number, str(error)))
@@ -102,14 +121,36 @@ class TraceDecoder:
         return self._served(due)
 
     def finish(self) -> Iterator[EventFrame]:
-        """Yield the events of the requests that wait."""
-        return self._served(self._schedule.rest())
+        """Yield the events of the requests that wait, or still run."""
+        yield from self._served(self._schedule.rest())
+        if self._vllm is not None:
+            self._vllm.finish()
+            yield from self._taken(self._vllm)
 
-    def _served(self, due: list[tuple[int, I64]]) -> Iterator[EventFrame]:
+    def _tokens(self, request: Request) -> tuple[int, int]:
+        """Return the tokens of a request's prompt and output; those of its blocks where the row says none."""
+        blocks = len(request.hashes) * self._block_tokens
+        prompt = blocks if request.prompt_tokens is None else request.prompt_tokens
+        return max(1, prompt), request.output_tokens or 0
+
+    def _run(self, cache: VLLMCache, due: list["_Lookup"]) -> Iterator[EventFrame]:
+        for at_ns, blocks, request in due:
+            self._last_ns = max(at_ns, self._last_ns + 1)  # a request that goes back in time comes at once
+            cache.arrive(self._last_ns, blocks.tolist(), *self._tokens(request))
+        yield from self._taken(cache)
+
+    def _taken(self, cache: VLLMCache) -> Iterator[EventFrame]:
+        if (frame := cache.take()) is not None:
+            yield frame
+
+    def _served(self, due: list["_Lookup"]) -> Iterator[EventFrame]:
+        if self._vllm is not None:
+            yield from self._run(self._vllm, due)
+            return
         ops: list[int] = []
         blocks: list[int] = []
         ts: list[int] = []
-        for at_ns, wanted in due:
+        for at_ns, wanted, _ in due:
             if self._last_ns - _TIE_NS < at_ns <= self._last_ns:
                 at_ns = self._last_ns + 1
             self._last_ns = at_ns
@@ -125,6 +166,14 @@ class TraceDecoder:
             )
 
 
+class _Lookup(NamedTuple):
+    """A request at its time: when, ns; the ids of its blocks; its row."""
+
+    at_ns: int
+    blocks: I64
+    request: Request
+
+
 class _Schedule:
     """Puts requests in order of time: a row with a delay can come long before its time.
 
@@ -136,12 +185,12 @@ class _Schedule:
         self._unit_ns = unit_ns
         self._latest_ns = -_ROW_NS  # of the rows so far
         self._of_session: OrderedDict[int | str, int] = OrderedDict()  # newest time, ns
-        self._waiting: list[tuple[int, int, I64]] = []
+        self._waiting: list[tuple[int, int, _Lookup]] = []
         self._waiting_blocks = 0
         self._order = count()
 
-    def add(self, request: Request, blocks: I64) -> list[tuple[int, I64]]:
-        """Return what is due, in order: (time in ns, blocks).
+    def add(self, request: Request, blocks: I64) -> list[_Lookup]:
+        """Return what is due, in order.
 
         Raises:
             MalformedInputError: If its time is before 1970, or after what 64 bits hold.
@@ -164,22 +213,22 @@ class _Schedule:
         waits = request.at is None and (request.delay is not None or before is not None)
         if not waits:
             self._latest_ns = at_ns
-            return [*self._due(at_ns), (at_ns, blocks)]
-        heapq.heappush(self._waiting, (at_ns, next(self._order), blocks))
+            return [*self._due(at_ns), _Lookup(at_ns, blocks, request)]
+        heapq.heappush(self._waiting, (at_ns, next(self._order), _Lookup(at_ns, blocks, request)))
         self._waiting_blocks += len(blocks)
         too_many = len(self._waiting) > _MOST_WAITING or self._waiting_blocks > _MOST_WAITING_BLOCKS
         return self._due(self._waiting[0][0]) if too_many else []
 
-    def rest(self) -> list[tuple[int, I64]]:
+    def rest(self) -> list[_Lookup]:
         """Return all that still waits, in order."""
         return self._due(_LATEST_NS)
 
-    def _due(self, until_ns: int) -> list[tuple[int, I64]]:
+    def _due(self, until_ns: int) -> list[_Lookup]:
         due = []
         while self._waiting and self._waiting[0][0] <= until_ns:
-            at_ns, _, blocks = heapq.heappop(self._waiting)
-            self._waiting_blocks -= len(blocks)
-            due.append((at_ns, blocks))
+            _, _, lookup = heapq.heappop(self._waiting)
+            self._waiting_blocks -= len(lookup.blocks)
+            due.append(lookup)
         return due
 
     def _ns(self, value: float) -> int:

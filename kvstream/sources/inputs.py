@@ -16,7 +16,9 @@ from kvstream.sources.engine_input import EngineInput, Forget, LiveInput, Take
 from kvstream.sources.files import STDIN, read_events, read_input
 from kvstream.sources.formats import LineFormat
 from kvstream.sources.options import ReadOptions
+from kvstream.sources.simulated_cache import SIMULATED
 from kvstream.sources.timing import Items, OnEnd, merge_by_time
+from kvstream.sources.vllm_cache import simulated_by_vllm
 from kvstream.text.escape import for_terminal
 
 _PAUSE_SECONDS = 5.0  # before a file that cannot be read is tried again
@@ -38,6 +40,7 @@ class Input:
         is_pipe: Whether it is a named pipe or a device.
         simulated_source: The source of its events if it turns out to be a trace of requests, whose cache is
             simulated; None otherwise.
+        simulation: What that simulation rests on, in words.
 
     Raises:
         ConfigError: If it is a URL that cannot be used.
@@ -48,6 +51,7 @@ class Input:
     def __init__(self, name: str, follow: bool = False) -> None:
         self.name = name
         self.simulated_source: str | None = None
+        self.simulation = SIMULATED
         self.engine = EngineInput(name) if name.startswith(ENGINE_URLS) else None
         is_path = self.engine is None and name != STDIN
         self.is_pipe = is_path and not (stat.S_ISREG(mode := os.stat(name).st_mode) or stat.S_ISDIR(mode))
@@ -72,6 +76,8 @@ class Input:
             options: How to read.
             on_bytes: Told how many bytes each read of a file brought.
         """
+        if options is not None and options.engine == "vllm":
+            self.simulation = simulated_by_vllm(options.service)
         return read_input(self.name, self._follow, options, on_bytes, self._note)
 
     def _note(self, known: LineFormat, source: str) -> None:

@@ -10,6 +10,8 @@ import msgspec
 from kvstream.sources.hash_trace import Request, TraceDecoder
 from kvstream.sources.options import ReadOptions
 
+_CHUNK_TOKENS = 256  # LMCache's default; its log tells prompts by their chunks, and nothing of output
+
 
 class _Row(msgspec.Struct):
     timestamp: int | float
@@ -21,7 +23,7 @@ _decoder = msgspec.json.Decoder(_Row)
 
 def lookup_log(source: str, options: ReadOptions) -> TraceDecoder:
     """Return a decoder of such a log."""
-    return TraceDecoder(source, options, _read, "s")
+    return TraceDecoder(source, options, _read, "s", _CHUNK_TOKENS)
 
 
 def _read(line: bytes) -> Request:

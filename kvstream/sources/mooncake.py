@@ -6,10 +6,15 @@ timestamp. Sources: https://github.com/kvcache-ai/Mooncake and ``MooncakeTrace``
 ``aiperf/dataset/loader/models.py``.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from kvstream.sources.hash_trace import Request, TraceDecoder
 from kvstream.sources.options import ReadOptions
+
+_BLOCK_TOKENS = 512
+_Tokens = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 class _Row(msgspec.Struct):
@@ -18,6 +23,10 @@ class _Row(msgspec.Struct):
     created_time: int | float | None = None
     delay: int | float | None = None
     session_id: int | str | None = None
+    input_length: _Tokens | None = None
+    input_tokens: _Tokens | None = None
+    output_length: _Tokens | None = None
+    output_tokens: _Tokens | None = None
 
 
 _decoder = msgspec.json.Decoder(_Row)
@@ -25,10 +34,12 @@ _decoder = msgspec.json.Decoder(_Row)
 
 def mooncake_trace(source: str, options: ReadOptions) -> TraceDecoder:
     """Return a decoder of such a trace."""
-    return TraceDecoder(source, options, _read, "ms")
+    return TraceDecoder(source, options, _read, "ms", _BLOCK_TOKENS)
 
 
 def _read(line: bytes) -> Request:
     row = _decoder.decode(line)
     at = row.created_time if row.timestamp is None else row.timestamp
-    return Request(row.hash_ids, at, row.delay, row.session_id)
+    prompt = row.input_tokens if row.input_length is None else row.input_length
+    output = row.output_tokens if row.output_length is None else row.output_length
+    return Request(row.hash_ids, at, row.delay, row.session_id, prompt, output)

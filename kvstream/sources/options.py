@@ -4,10 +4,14 @@ from typing import Literal
 
 import msgspec
 
+from kvstream.sources.vllm_cache import ServiceTime
+
 TimeUnit = Literal["s", "ms", "us", "ns"]
 
 NS_OF_UNIT: dict[TimeUnit, int] = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 """Nanoseconds of each unit."""
+
+SimulatedEngine = Literal["lru", "vllm"]
 
 
 class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +20,12 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         capacity: Blocks of the simulated cache that a hash trace runs through; None if nobody said.
         time_unit: Unit of the times in a hash trace; None for the one that its format has.
+        engine: By which rules that cache is simulated: ``lru`` serves each request at once and takes no room
+            for output (``PrefixCache``), ``vllm`` runs each for its time (``VLLMCache``).
+        service: How long requests run by the rules of ``vllm``.
     """
 
     capacity: int | None = None
     time_unit: TimeUnit | None = None
+    engine: SimulatedEngine = "lru"
+    service: ServiceTime = ServiceTime()

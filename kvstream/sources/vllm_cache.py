@@ -43,6 +43,15 @@ class ServiceTime(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
+def simulated_by_vllm(service: ServiceTime) -> str:
+    """Return in words what such a simulation rests on."""
+    return (
+        f"the cache is simulated by vLLM's rules: a request holds its blocks while it runs, for its prompt "
+        f"tokens that are not found at {service.prefill_rate:,.0f} a second and its output tokens at "
+        f"{service.decode_rate:,.0f} a second, whatever runs beside it"
+    )
+
+
 class VLLMCache:
     """Serves requests as vLLM's scheduler and block pool do.
 
@@ -94,13 +103,16 @@ class VLLMCache:
         Raises:
             MalformedInputError: If it needs more blocks than the pool has; it is left out then.
         """
+        self.check(prompt_tokens, output_tokens)
         self._run_until(at_ns)
-        request = _Request(contents, prompt_tokens, max(1, output_tokens), self._block_tokens)
-        needed = self._blocks_of(request.tokens + request.output_tokens - 1)
+        self._waiting.append(_Request(contents, prompt_tokens, max(1, output_tokens), self._block_tokens))
+        self._admit(at_ns)
+
+    def check(self, prompt_tokens: int, output_tokens: int) -> None:
+        """Raise ``MalformedInputError`` if a request needs more blocks than the pool has."""
+        needed = self._blocks_of(prompt_tokens + max(1, output_tokens) - 1)
         if needed >= self._capacity:
             raise MalformedInputError(f"a request of {needed:,} blocks never has room in {self._capacity:,}")
-        self._waiting.append(request)
-        self._admit(at_ns)
 
     def finish(self) -> None:
         """Run every request to its end."""

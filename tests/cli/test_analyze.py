@@ -41,3 +41,23 @@ def test_what_has_no_end_is_not_analyzed(kvstream):
         assert ran.code == 1
         assert "record" in ran.err
     assert kvstream("analyze", SCAN, "--model-config", "/nowhere.json").code == 1
+
+
+def test_a_trace_is_simulated_by_the_rules_that_are_asked_for(kvstream, tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    rows = [
+        {"timestamp": t, "hash_ids": [1, 2, t], "input_length": 1_536, "output_length": 40} for t in range(9)
+    ]
+    trace.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = {}
+    for options in ((), ("--engine", "vllm", "--decode-rate", 20)):
+        ran = kvstream("analyze", trace, "--capacity", 64, *options)
+        (result,) = ran.of_type("analysis")
+        summary = result["summary"]
+        found[options[:2]] = (summary["accesses"], summary["accounts"]["allocations"])
+        assert result["verdict"][-1].lower() in f"{ran.err.partition('trace.jsonl: ')[2].strip()}.".lower()
+    assert "output tokens at 20 a second" in result["verdict"][-1]
+    # Two blocks are shared by nine requests, which have one each, and one for their output.
+    assert found == {(): (16, 2 + 9), ("--engine", "vllm"): (16, 2 + 9 + 9)}
+    refused = kvstream("run", trace, "--capacity", 8, "--engine", "vllm", "--prefill-rate", 0)
+    assert (refused.code, "rates of prefill and decode" in refused.err) == (1, True)

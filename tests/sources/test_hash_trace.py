@@ -16,6 +16,7 @@ from kvstream.sources.mooncake import mooncake_trace
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.reader import EventReader
 from kvstream.sources.simulated_cache import PrefixCache
+from kvstream.sources.vllm_cache import ServiceTime
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -182,3 +183,62 @@ def test_traces_of_peers_are_read(name, right):
         assert summary.p50_lifetime == pytest.approx(120.0, rel=0.03)
     if name.startswith("lmcache"):
         assert round(summary.timestamp) == 1711929611
+
+
+def served_by_vllm(lines, capacity, trace=mooncake_trace, **options):
+    frames, bad = decoded(lines, capacity, trace, engine="vllm", **options)
+    return [event for frame in frames for event in frame.to_events()], bad
+
+
+def test_by_vllms_rules_output_takes_blocks_and_no_full_prompt_is_found():
+    rows = [
+        line(0, [1, 2], input_length=1_024, output_length=2),
+        line(60_000, [1, 2], input_length=1_024, output_length=2),
+    ]
+    events, bad = served_by_vllm(rows, 10)
+    assert not bad
+    assert [type(event).__name__ for event in events] == (
+        ["BlockAllocated"] * 3  # the third for the second token of output
+        + ["BlockAccessed", "BlockEvicted", "BlockAllocated", "BlockAllocated"]
+    )
+    keys = [event.key for event in events if hasattr(event, "key")]
+    assert keys[0] is not None
+    assert (keys[2], keys[3], keys[4]) == (None, keys[1], None)
+
+
+@pytest.mark.parametrize(
+    ("trace", "block_tokens", "unit_ns"), [(mooncake_trace, 512, 10**6), (bailian_trace, 16, 10**9)]
+)
+def test_a_request_runs_for_its_prompt_and_its_output(trace, block_tokens, unit_ns):
+    tokens = 2 * block_tokens
+    row = line(1, [1, 2], input_length=tokens, output_length=block_tokens + 2, chat_id=1)
+    service = ServiceTime(prefill_rate=1_000.0, decode_rate=10.0)
+    events, bad = served_by_vllm([row], 10, trace, service=service)
+    assert not bad
+    first_token_ns = unit_ns + tokens * 10**6
+    assert [event.ts for event in events] == [
+        unit_ns,
+        unit_ns,
+        first_token_ns,
+        first_token_ns + block_tokens * 10**8,
+    ]
+
+
+def test_by_vllms_rules_a_request_that_never_has_room_is_a_bad_line():
+    rows = [line(0, [1]), line(1, [1, 2, 3], input_length=1_536, output_length=600), line(2, [1])]
+    events, bad = served_by_vllm(rows, 5)
+    assert bad == [(2, "a request of 5 blocks never has room in 5")]
+    assert len(events) > 0
+
+
+def test_by_vllms_rules_rows_without_lengths_have_full_blocks_and_rows_that_go_back_come_at_once():
+    rows = [
+        line(5_000, [1, 2], input_length=None, output_length=None),
+        line(1_000, [1, 9], input_length=None, output_length=None),
+    ]
+    events, bad = served_by_vllm(rows, 10)
+    assert not bad
+    assert [type(event).__name__ for event in events] == ["BlockAllocated"] * 2 + ["BlockAccessed"] + [
+        "BlockAllocated"
+    ]
+    assert events[2].ts == 5_000 * 10**6 + 1
