@@ -167,7 +167,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         lookup_tokens: Tokens of the accesses and allocations, likewise. What does not fill a block is in
             neither.
         hits_reported: Whether requests report what they find in the cache: ``none``, ``some`` (those that ask
-            for it) or ``all``; None as long as too little was seen to tell.
+            for it) or ``all``; None as long as too little was seen.
         hit_rate_estimate: accesses / (accesses + allocations) since the start, of blocks; None where hits
             are unknown.
         total_blocks_sampled: Generations with measured intervals.

@@ -91,7 +91,7 @@ def test_every_format_can_be_converted_to(kvstream, tmp_path, ending):
     assert kvstream("convert", made, back).code == 0
     (first,) = (json.loads(line) for line in back.read_text().splitlines()[:1])
     published = msgspec.msgpack.decode(captured("chat")[0])[1][0]["block_hashes"][0]
-    assert (first["type"], first["block"] & 2**64 - 1) == ("store", published)
+    assert (first["type"], first["block"] & 2**64 - 1) == ("prefix", published)
     assert first["source"] == "chat/dp0"
 
 

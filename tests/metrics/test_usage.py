@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kvstream.blocks.apply_result import LabelledEvents, Observations
 from kvstream.config import MetricsConfig
 from kvstream.engine.monitor import Monitor
-from kvstream.events.types import Labels
+from kvstream.events.types import Labels, Op
 from kvstream.metrics.usage import UsageByLabelSet
 from kvstream.testing import ReferenceTable
 from tests.reference import ReferenceContents, ReferenceGhosts
@@ -38,27 +38,28 @@ class ReferenceUsage:
         self.block_ns = Counter()
 
     def apply(self, op, block, ts, reason, label_set):
-        held = self.label_set.get(block)
-        table = self.tables[held]
-        if op == 3:
+        if op == Op.CLEAR:
             for other in self.tables.values():
                 self.block_ns_of_cleared(other, ts)
                 other.clear()
             self.label_set.clear()
-        elif op == 1 or (op == 4 and block in self.label_set):
-            if block in self.label_set:
-                table.access(block, ts)
-        elif op == 2:
-            if block in self.label_set:
-                self.block_ns[held] += ts - table.live[block].birth
-                table.evict(block, ts, reason)
-                del self.label_set[block]
-        else:
-            if block in self.label_set:
-                self.block_ns[held] += ts - table.live[block].birth
-                table.evict(block, ts, "replaced")
+            return
+        was_live = block in self.label_set
+        if was_live:
+            self.apply_to_live(op, block, ts, reason)
+        if op == Op.ALLOC or (op in (Op.STORE, Op.PREFIX) and not was_live):
             self.label_set[block] = label_set
             self.tables[label_set].allocate(block, ts)
+
+    def apply_to_live(self, op, block, ts, reason):
+        table = self.tables[self.label_set[block]]
+        birth = table.live[block].birth
+        if op == Op.ALLOC:
+            table.remove(block, ts, "replaced")
+        else:
+            table.apply(op, block, ts, reason)
+        if block not in table.live:
+            self.block_ns[self.label_set.pop(block)] += ts - birth
 
     def block_ns_of_cleared(self, table, ts):
         for block, generation in table.live.items():
