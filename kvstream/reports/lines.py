@@ -23,10 +23,12 @@ def blocks_live(summary: CacheMetricsSummary) -> str:
 
 
 def hit_ratio(summary: CacheMetricsSummary) -> str:
-    """Return the hit ratio since the start, and what it comes to in tokens where those are known."""
-    if summary.hit_tokens is None:
-        return ratio(summary.hit_rate_estimate)
-    return f"{ratio(summary.hit_rate_estimate)}, {summary.hit_tokens:,} of {summary.lookup_tokens:,} tokens"
+    """Return the hit ratio since the start, in tokens where those are known, and whether all hits count."""
+    line = ratio(summary.hit_rate_estimate)
+    if summary.hit_tokens is not None:
+        line += f", {summary.hit_tokens:,} of {summary.lookup_tokens:,} tokens"
+    note = {"none": " (no hit was reported)", "some": " (only some requests report hits)"}
+    return line + note.get(summary.hits_reported or "", "")
 
 
 def accounts_lines(accounts: Accounts, whole: bool) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 from kvstream.config import MetricsConfig
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import frames_from_events
-from kvstream.events.types import BlockAccessed, BlockAllocated, BlockStored
+from kvstream.events.types import BlockAccessed, BlockAllocated, BlockStored, PrefixStored
 from kvstream.reports.lines import blocks_live, hit_ratio
 
 GIB = 2**30
@@ -42,3 +42,10 @@ def test_what_is_not_known_is_not_said():
 def test_tokens_of_hits_are_unknown_where_hits_are(tokens):
     found = summary([BlockStored(2**63 + 1, 5)], block_tokens=tokens)
     assert (found.hit_tokens, found.lookup_tokens, hit_ratio(found)) == (None, None, "–")
+
+
+def test_the_hit_ratio_says_whether_all_hits_are_in_it():
+    stored = [BlockStored(2**40 + block, 5) for block in range(1000)]
+    assert hit_ratio(summary(stored)) == "– (no hit was reported)"
+    found_again = PrefixStored(2**40, 6)  # as vLLM publishes for requests that ask for it
+    assert hit_ratio(summary([*stored, found_again])) == "0.001 (only some requests report hits)"

@@ -242,10 +242,11 @@
     return `${percent(occupancy)} of ${count(capacity)}${size}`;
   }
 
-  function hitRatioWords({ hit_rate_estimate, hit_tokens, lookup_tokens }, minute) {
+  function hitRatioWords({ hit_rate_estimate, hit_tokens, lookup_tokens, hits_reported }, minute) {
     if (hit_rate_estimate === null) return "unknown: no hit was reported";
     const tokens = hit_tokens === null ? "" : `; ${count(hit_tokens)} of ${count(lookup_tokens)} tokens`;
-    return `${minute}; ${ratio(hit_rate_estimate)} in all${tokens}`;
+    const note = hits_reported === "some" ? "; only some requests report hits" : "";
+    return `${minute}; ${ratio(hit_rate_estimate)} in all${tokens}${note}`;
   }
 
   function drawTiles(summary) {
