@@ -21,6 +21,10 @@ class UnreadableInputError(MalformedInputError):
     """Raised at the end of an input of which nothing, or nearly nothing, could be read."""
 
 
+class StateError(KVStreamError):
+    """Raised when saved state cannot be read, or its directory cannot be used."""
+
+
 class ClosedStreamError(KVStreamError):
     """Raised when a stream is used before it was opened or after it was closed."""
 

@@ -43,6 +43,7 @@ ORDER = [
     "metrics",
     "alerts",
     "engine",
+    "state",
     "recording",
     "consumer",
     "stream",
