@@ -1,14 +1,15 @@
 """Conditions: each reads the evidence of one cache in its own way and says whether it is bad, or good again.
 
 A condition keeps what it needs between two looks, such as the baseline that stands still while an incident
-lasts. It is asked whenever a window has closed and when time passes without one.
+lasts, in its ``memory``, which can be saved and restored. It is asked whenever a window has closed and when
+time passes without one.
 """
 
 import math
 from bisect import bisect_left, insort
-from collections import deque
+from collections.abc import Callable
 from statistics import fmean, median, stdev
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -77,14 +78,45 @@ class Finding(msgspec.Struct, frozen=True):
     evidence: str = ""
 
 
+class NoMemory(msgspec.Struct):
+    """Nothing kept between two looks."""
+
+
+@runtime_checkable
 class Condition(Protocol):
-    """Judges one rule on one cache."""
+    """Judges one rule on one cache.
+
+    Attributes:
+        rule: The rule.
+        memory: What it keeps between two looks, a Struct of plain values.
+    """
+
+    rule: Rule
+    memory: Any
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
 
     def over(self, view: View) -> None:
         """Take note that the incident that this condition was part of is over."""
+
+
+class DropMemory(msgspec.Struct):
+    """What ``Drop`` keeps.
+
+    Attributes:
+        baseline: Baseline of the incident that is open.
+        since: When that began, seconds.
+        worst: Its largest fall.
+        mostly_since: Since when the value has mostly come back.
+        judged_until: End of the last incident.
+    """
+
+    baseline: Baseline | None = None
+    since: float = 0.0
+    worst: float = 0.0
+    mostly_since: float | None = None
+    judged_until: float = -math.inf
 
 
 class Drop:
@@ -112,21 +144,17 @@ class Drop:
     _MEAN_SHARE, _MEAN_SIGMAS = 0.3, 6.0
     _LEAST_RELATIVE = 0.12  # of a hit ratio: 0.99 to 0.98 is far in log odds and of no interest
 
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
+    def __init__(self, rule: Rule, memory: DropMemory) -> None:
+        self.rule = rule
         self._is_ratio = rule.metric is MetricType.HIT_RATIO
         self._measure: Measure = "hit_logit" if self._is_ratio else "log_lifetime"
-        self._baseline: Baseline | None = None  # of the incident that is open
-        self._since = 0.0
-        self._worst = 0.0
-        self._mostly_since: float | None = None  # since when it has mostly come back
-        self._judged_until = -math.inf  # end of the last incident
+        self.memory = memory
 
     def over(self, view: View) -> None:
         """Take note that the incident is over."""
-        if self._baseline is not None:
-            self._judged_until = view.now
-        self._baseline = self._mostly_since = None
+        if self.memory.baseline is not None:
+            self.memory.judged_until = view.now
+        self.memory.baseline = self.memory.mostly_since = None
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
@@ -137,28 +165,28 @@ class Drop:
         if len(short) < _LEAST_PIECES:
             return None
         now = median(short)
-        if self._baseline is not None:
-            return self._going_on(self._baseline, now, recent, view.now)
+        if self.memory.baseline is not None:
+            return self._going_on(self.memory.baseline, now, recent, view.now)
         baseline, since = self._baseline_if_bad(view, now, recent)
         if baseline is None:
             return None
         if math.isnan(since):
             return self._finding(baseline, now, recent, bad=False, good=True, since=view.now)
-        self._baseline, self._since, self._worst = baseline, since, baseline.level - now
+        self.memory.baseline, self.memory.since, self.memory.worst = baseline, since, baseline.level - now
         return self._finding(baseline, now, recent, bad=True, good=False, since=since)
 
     def _baseline_if_bad(
         self, view: View, now: float, recent: list[Evidence]
     ) -> tuple[Baseline | None, float]:
         """Return the baseline to compare with, and since when it is bad: NaN if it is not."""
-        log, threshold = view.log, self._rule.threshold
+        log, threshold = view.log, self.rule.threshold
         baseline = baseline_of(log, self._measure, SHORT)
         if baseline is None:
             return None, math.nan
         needed = threshold if baseline.established else threshold * self._NEW_SHARE
         if self._is_far(baseline, now, needed, self._SIGMAS):
             return baseline, recent[0].start
-        fresh = max(view.cold_since, self._judged_until)
+        fresh = max(view.cold_since, self.memory.judged_until)
         recent = log.last(LONG, fresh)
         if len(recent) < LONG:
             return baseline, math.nan
@@ -206,22 +234,22 @@ class Drop:
     def _going_on(
         self, baseline: Baseline, value: float, recent: list[Evidence], now_seconds: float
     ) -> Finding:
-        fall = baseline.level - value
-        self._worst = max(self._worst, fall)
-        near = max(self._rule.clear, self._NEAR_SIGMAS * baseline.noise(SHORT, NOISE_FLOOR))
-        is_near = fall < min(max(near, self._RECOVERED * self._worst), self._OF_WORST * self._worst)
-        if fall >= min(self._MOSTLY_RECOVERED * self._worst, self._rule.threshold):
-            self._mostly_since = None
-        elif self._mostly_since is None:
-            self._mostly_since = now_seconds
-        mostly = self._mostly_since is not None and now_seconds - self._mostly_since >= self._MOSTLY_SECONDS
+        memory, fall = self.memory, baseline.level - value
+        memory.worst = max(memory.worst, fall)
+        near = max(self.rule.clear, self._NEAR_SIGMAS * baseline.noise(SHORT, NOISE_FLOOR))
+        is_near = fall < min(max(near, self._RECOVERED * memory.worst), self._OF_WORST * memory.worst)
+        if fall >= min(self._MOSTLY_RECOVERED * memory.worst, self.rule.threshold):
+            memory.mostly_since = None
+        elif memory.mostly_since is None:
+            memory.mostly_since = now_seconds
+        mostly = memory.mostly_since is not None and now_seconds - memory.mostly_since >= self._MOSTLY_SECONDS
         return self._finding(
             baseline,
             value,
             recent,
-            bad=fall >= self._LONG_SHARE * self._rule.threshold,
+            bad=fall >= self._LONG_SHARE * self.rule.threshold,
             good=is_near or mostly,
-            since=self._since,
+            since=memory.since,
         )
 
     def _finding(
@@ -236,7 +264,7 @@ class Drop:
             bad=bad,
             good=good,
             value=plain(now),
-            limit=plain(baseline.level - self._rule.threshold),
+            limit=plain(baseline.level - self.rule.threshold),
             baseline=plain(baseline.level),
             measure=baseline.level - now,
             since=since,
@@ -247,8 +275,9 @@ class Drop:
 class Threshold:
     """Find a window's value above, or below, the rule's threshold; good again beyond ``clear``."""
 
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
+    def __init__(self, rule: Rule, memory: NoMemory) -> None:
+        self.rule = rule
+        self.memory = memory
         self._sign = -1.0 if rule.condition == "below" else 1.0
 
     def over(self, view: View) -> None:
@@ -256,46 +285,68 @@ class Threshold:
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
-        point = None if view.points is None else view.points.get(self._rule.metric)
+        point = None if view.points is None else view.points.get(self.rule.metric)
         if point is None or not point.weight:
             return None
         value, sign = self._sign * point.value, self._sign
         return Finding(
-            bad=value >= sign * self._rule.threshold,
-            good=value <= sign * self._rule.clear,
+            bad=value >= sign * self.rule.threshold,
+            good=value <= sign * self.rule.clear,
             value=point.value,
-            limit=self._rule.threshold,
+            limit=self.rule.threshold,
             measure=value,
             since=view.now,
         )
+
+
+class OccursMemory(msgspec.Struct):
+    """What ``Occurs`` keeps.
+
+    Attributes:
+        total: Occurrences of the incident that is open.
+    """
+
+    total: float = 0.0
 
 
 class Occurs:
     """Find what should not happen at all, such as a lost frame: more than the threshold in a window."""
 
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
-        self._total = 0.0
+    def __init__(self, rule: Rule, memory: OccursMemory) -> None:
+        self.rule = rule
+        self.memory = memory
 
     def over(self, view: View) -> None:
         """Take note that the incident is over."""
-        self._total = 0.0
+        self.memory.total = 0.0
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
-        point = None if view.points is None else view.points.get(self._rule.metric)
+        point = None if view.points is None else view.points.get(self.rule.metric)
         value = 0.0 if point is None else point.value
-        bad = value > self._rule.threshold
+        bad = value > self.rule.threshold
         if bad:
-            self._total += value
+            self.memory.total += value
         return Finding(
             bad=bad,
             good=not bad,
-            value=self._total if bad else value,
-            limit=self._rule.threshold,
+            value=self.memory.total if bad else value,
+            limit=self.rule.threshold,
             measure=value,
             since=view.now,
         )
+
+
+class SilentMemory(msgspec.Struct):
+    """What ``Silent`` keeps.
+
+    Attributes:
+        pauses: The last pauses between windows with events, seconds, oldest first.
+        last: End of the last such window, seconds; None before the first.
+    """
+
+    pauses: list[float] = []
+    last: float | None = None
 
 
 class Silent:
@@ -311,11 +362,10 @@ class Silent:
     _KEPT = 400
     _MANY = 200  # pauses, of which the very largest is left out
 
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
-        self._pauses: deque[float] = deque()
-        self._ascending: list[float] = []  # the same
-        self._last: float | None = None
+    def __init__(self, rule: Rule, memory: SilentMemory) -> None:
+        self.rule = rule
+        self.memory = memory
+        self._ascending = sorted(self.memory.pauses)
 
     def over(self, view: View) -> None:
         """Keep nothing of an incident."""
@@ -323,16 +373,16 @@ class Silent:
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
         if view.points is not None:
-            silence = 0.0 if self._last is None else view.now - self._last
+            silence = 0.0 if self.memory.last is None else view.now - self.memory.last
             if not self._is_silent(view.now):
-                if self._last is not None:
+                if self.memory.last is not None:
                     self._note_pause(silence)
                 silence = 0.0
-            self._last = view.now
+            self.memory.last = view.now
             return Finding(bad=False, good=True, value=silence, limit=0.0, measure=silence, since=view.now)
-        if self._last is None or not self._is_silent(view.now):
+        if self.memory.last is None or not self._is_silent(view.now):
             return None
-        silence = view.now - self._last
+        silence = view.now - self.memory.last
         return Finding(
             bad=True,
             good=False,
@@ -340,32 +390,45 @@ class Silent:
             limit=self._limit_seconds(),
             baseline=self._ascending[-1],
             measure=silence,
-            since=self._last,
+            since=self.memory.last,
             evidence=f"the longest pause before was {self._ascending[-1]:,.0f} s",
         )
 
     def forget(self) -> None:
         """Take no note of the pause that goes on now, as it may not be the engine's."""
-        self._last = None
+        self.memory.last = None
 
     def due(self) -> float:
         """When silence will be too long, unless something comes."""
-        if self._last is None or len(self._pauses) < self._LEAST_PAUSES:
+        if self.memory.last is None or len(self.memory.pauses) < self._LEAST_PAUSES:
             return math.inf
-        return self._last + self._limit_seconds()
+        return self.memory.last + self._limit_seconds()
 
     def _is_silent(self, now: float) -> bool:
         return now > self.due()
 
     def _note_pause(self, seconds: float) -> None:
-        if len(self._pauses) == self._KEPT:
-            del self._ascending[bisect_left(self._ascending, self._pauses.popleft())]
-        self._pauses.append(seconds)
+        pauses = self.memory.pauses
+        if len(pauses) == self._KEPT:
+            del self._ascending[bisect_left(self._ascending, pauses.pop(0))]
+        pauses.append(seconds)
         insort(self._ascending, seconds)
 
     def _limit_seconds(self) -> float:
         usual = self._ascending[-2 if len(self._ascending) >= self._MANY else -1]
-        return max(self._LEAST_SECONDS, self._rule.threshold * usual)
+        return max(self._LEAST_SECONDS, self.rule.threshold * usual)
+
+
+class RestartedMemory(msgspec.Struct):
+    """What ``Restarted`` keeps.
+
+    Attributes:
+        at: When the cache was last lost, seconds; None where no incident is open.
+        baseline: What was normal before.
+    """
+
+    at: float | None = None
+    baseline: Baseline | None = None
 
 
 class Restarted:
@@ -378,40 +441,41 @@ class Restarted:
 
     _NEAR_SIGMAS = 1.2
 
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
-        self._at: float | None = None
-        self._baseline: Baseline | None = None
+    def __init__(self, rule: Rule, memory: RestartedMemory) -> None:
+        self.rule = rule
+        self.memory = memory
 
     def over(self, view: View) -> None:
         """Take note that the incident is over."""
-        self._at = self._baseline = None
+        self.memory.at = self.memory.baseline = None
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
+        memory = self.memory
         if view.lost_cache:
-            if self._baseline is None:
-                self._baseline = baseline_of(view.log, "hit_logit", 0)
-            self._at = view.now
+            if memory.baseline is None:
+                memory.baseline = baseline_of(view.log, "hit_logit", 0)
+            memory.at = view.now
             return self._finding(view.now, bad=True, good=False)
-        if self._at is None:
+        if memory.at is None:
             return None
-        if self._baseline is None:
-            return self._finding(self._at, bad=False, good=True)
+        if memory.baseline is None:
+            return self._finding(memory.at, bad=False, good=True)
         if view.piece is None:
             return None
-        series = values(view.log.last(SHORT, self._at), "hit_logit")
+        series = values(view.log.last(SHORT, memory.at), "hit_logit")
         if len(series) < SHORT - 1:
-            return self._finding(self._at, bad=True, good=False)
-        fall = self._baseline.level - median(series)
-        good = fall < max(self._rule.clear, self._NEAR_SIGMAS * self._baseline.noise(SHORT, NOISE_FLOOR))
-        return self._finding(self._at, bad=not good, good=good, value=ratio_of(median(series)), fall=fall)
+            return self._finding(memory.at, bad=True, good=False)
+        fall = memory.baseline.level - median(series)
+        good = fall < max(self.rule.clear, self._NEAR_SIGMAS * memory.baseline.noise(SHORT, NOISE_FLOOR))
+        return self._finding(memory.at, bad=not good, good=good, value=ratio_of(median(series)), fall=fall)
 
     def _finding(
         self, since: float, *, bad: bool, good: bool, value: float = 0.0, fall: float = 0.0
     ) -> Finding:
-        before = math.nan if self._baseline is None else ratio_of(self._baseline.level)
-        evidence = "" if self._baseline is None else f"hit ratio {value:.2f} since then, {before:.2f} before"
+        baseline = self.memory.baseline
+        before = math.nan if baseline is None else ratio_of(baseline.level)
+        evidence = "" if baseline is None else f"hit ratio {value:.2f} since then, {before:.2f} before"
         return Finding(
             bad=bad,
             good=good,
@@ -435,8 +499,9 @@ class Premature:
     _LEAST_EVICTIONS = 50  # in a third
     _OF_LOOKUPS = 0.75
 
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
+    def __init__(self, rule: Rule, memory: NoMemory) -> None:
+        self.rule = rule
+        self.memory = memory
 
     def over(self, view: View) -> None:
         """Keep nothing of an incident."""
@@ -453,19 +518,19 @@ class Premature:
         share = sum(piece.premature for piece in pieces) / evictions
         lookups = sum(piece.lookups for piece in pieces)
         of_lookups = share * evictions / lookups
-        clear = self._rule.clear
+        clear = self.rule.clear
         return Finding(
             bad=all(map(self._is_bad, thirds)),
             good=share < clear or of_lookups < self._OF_LOOKUPS * clear,
             value=share,
-            limit=self._rule.threshold,
+            limit=self.rule.threshold,
             measure=share,
             since=pieces[0].start,
             evidence=f"{of_lookups:.0%} of {lookups:,} lookups asked for blocks that had been evicted",
         )
 
     def _is_bad(self, pieces: list[Evidence]) -> bool:
-        evictions, threshold = sum(piece.evictions for piece in pieces), self._rule.threshold
+        evictions, threshold = sum(piece.evictions for piece in pieces), self.rule.threshold
         returns, lookups = sum(piece.premature for piece in pieces), sum(piece.lookups for piece in pieces)
         return (
             evictions >= self._LEAST_EVICTIONS
@@ -474,15 +539,22 @@ class Premature:
         )
 
 
-def condition_of(rule: Rule) -> Condition:
-    """Return a new condition of the kind that a rule names."""
-    kinds: dict[str, type[Drop | Threshold | Occurs | Silent | Restarted | Premature]] = {
-        "drop": Drop,
-        "above": Threshold,
-        "below": Threshold,
-        "occurs": Occurs,
-        "silent": Silent,
-        "restarted": Restarted,
-        "premature": Premature,
-    }
-    return kinds[rule.condition](rule)
+_KINDS: dict[str, tuple[Callable[[Rule, Any], Condition], type[msgspec.Struct]]] = {
+    "drop": (Drop, DropMemory),
+    "above": (Threshold, NoMemory),
+    "below": (Threshold, NoMemory),
+    "occurs": (Occurs, OccursMemory),
+    "silent": (Silent, SilentMemory),
+    "restarted": (Restarted, RestartedMemory),
+    "premature": (Premature, NoMemory),
+}
+
+
+def _as_saved(kind: type, array: Any) -> Any:
+    return array
+
+
+def condition_of(rule: Rule, memory: dict[str, Any] | None = None) -> Condition:
+    """Return a condition of the kind that a rule names, with the memory of one that was saved, or none."""
+    kind, memory_type = _KINDS[rule.condition]
+    return kind(rule, msgspec.convert(memory or {}, memory_type, dec_hook=_as_saved))

@@ -8,8 +8,10 @@ before it counts as over.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
 
 from kvstream.alerts.conditions import Condition, Finding, Silent, View, condition_of
@@ -27,6 +29,7 @@ _RECURS_SECONDS = 600.0  # after which an incident of the same rule is another o
 _RECURRING_CLEAR_SECONDS = (180.0, 270.0)
 _LONGER_THAN_BEFORE = 1.1  # times the longest good stretch before it recurred
 _FOLLOWS_SECONDS = 420.0  # after an incident in which its evidence may still show
+_SAVED = ("_index", "_judged_at", "_shift", "_cold_since", "_live", "_hits_known")
 _CLEARED_SHARE = 0.5  # of the live blocks: a clear of at least this share is a restart
 
 
@@ -146,6 +149,31 @@ class Evaluator:
             }
         )
         return ended
+
+    def save(self) -> dict[str, Any]:
+        """Return all that it remembers of its cache: scalars, lists and arrays."""
+        return {
+            "log": self._log.save(),
+            "load": self._load.save(),
+            **{name: getattr(self, name) for name in _SAVED},
+            "states": msgspec.to_builtins(
+                list(self._states.values()), enc_hook=_save_condition, builtin_types=[np.ndarray]
+            ),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> list[CacheAlert]:
+        """Go on from what was saved; return the alerts that end as their rule is gone or another one now.
+
+        Whoever was notified of an alert that goes on is not notified again.
+        """
+        rules = [state.rule for state in self._states.values()]
+        self._log.restore(saved["log"])
+        self._load.restore(saved["load"])
+        for name in _SAVED:
+            setattr(self, name, saved[name])
+        states = msgspec.convert(saved["states"], list[_State], dec_hook=_restore_condition)
+        self._arrange({state.rule.name: state for state in states})
+        return self.replace_rules(rules)
 
     def look_at_silences(self) -> list[CacheAlert]:
         """Take note of silences that have begun or ended; return what is to be notified now."""
@@ -447,6 +475,14 @@ class Evaluator:
             started_at=started,
         )
         return alert if fires else replace(alert, state="pending")
+
+
+def _save_condition(condition: Condition) -> dict[str, Any]:
+    return {"rule": condition.rule, "memory": condition.memory}
+
+
+def _restore_condition(kind: type, saved: dict[str, Any]) -> Condition:
+    return condition_of(msgspec.convert(saved["rule"], Rule), saved["memory"])
 
 
 def _figure(value: float) -> str:

@@ -7,8 +7,9 @@ lookups and fifty lookups. At 40 requests a second that is every ten seconds, at
 
 import math
 from collections import deque
+from collections.abc import Collection
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -97,7 +98,37 @@ Measure = Literal["hit_logit", "log_lifetime", "hit_ratio", "lookups"]
 """A number that a piece of evidence gives; NaN where it says nothing of it."""
 
 _MEASURES: tuple[Measure, ...] = ("hit_logit", "log_lifetime", "hit_ratio", "lookups")
+
+_COUNTS = ("active_windows", "lookups", "hits", "evictions", "premature", "lifetimes")
+_TIMES = ("start", "end", "lifetime_logs")
+
+
+def save_evidence(pieces: Collection[Evidence]) -> dict[str, Any]:
+    """Return evidence as two arrays, a row a piece."""
+    counts = [[getattr(piece, name) for name in _COUNTS] for piece in pieces]
+    times = [[getattr(piece, name) for name in _TIMES] for piece in pieces]
+    return {
+        "counts": np.array(counts, dtype=np.int64).reshape(-1, len(_COUNTS)),
+        "times": np.array(times, dtype=np.float64).reshape(-1, len(_TIMES)),
+    }
+
+
+def restore_evidence(saved: dict[str, Any]) -> list[Evidence]:
+    """Return the evidence that was saved."""
+    return [
+        Evidence(
+            **dict(zip(_TIMES, times, strict=True)),
+            **dict(zip(_COUNTS, counts, strict=True)),
+        )
+        for counts, times in zip(saved["counts"].tolist(), saved["times"].tolist(), strict=True)
+    ]
+
+
 _PRIOR_SHARE = 0.03
+
+
+def _measured(piece: Evidence) -> list[float]:
+    return [getattr(piece, measure) for measure in _MEASURES]
 
 
 def ratio_of(logit: float) -> float:
@@ -134,7 +165,28 @@ class EvidenceLog:
 
     def mark_normal(self) -> None:
         """Take the newest piece as one of normal operation: the cache is warm and no incident open."""
-        self._normal[:, -1] = [getattr(self.pieces[-1], measure) for measure in _MEASURES]
+        self._normal[:, -1] = _measured(self.pieces[-1])
+
+    def save(self) -> dict[str, Any]:
+        """Return the evidence, as arrays."""
+        unfinished = [] if self._open is None else [self._open]
+        lookups = self._normal[_MEASURES.index("lookups"), KEPT - len(self.pieces) :]
+        return {
+            "pieces": save_evidence(self.pieces),
+            "normal": ~np.isnan(lookups),
+            "open": save_evidence(unfinished),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved."""
+        self.pieces = deque(restore_evidence(saved["pieces"]), maxlen=KEPT)
+        for back, (piece, is_normal) in enumerate(
+            zip(reversed(self.pieces), reversed(saved["normal"].tolist()), strict=True), 1
+        ):
+            if is_normal:
+                self._normal[:, -back] = _measured(piece)
+        unfinished = restore_evidence(saved["open"])
+        self._open = unfinished[0] if unfinished else None
 
     def cut(self) -> None:
         """Drop the piece that is not complete, as what comes now is another matter."""

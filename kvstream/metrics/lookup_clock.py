@@ -1,6 +1,9 @@
 """Load: how much a cache was asked for in the time just past."""
 
 from bisect import bisect_right
+from typing import Any
+
+import numpy as np
 
 _KEPT = 600
 
@@ -38,6 +41,17 @@ class LookupHistory:
         self._sums.append((self._sums[-1] if self._sums else 0) + lookups)
         if len(self._ends) > 2 * _KEPT:
             del self._ends[:_KEPT], self._sums[:_KEPT]
+
+    def save(self) -> dict[str, Any]:
+        """Return the windows kept, as arrays."""
+        return {
+            "ends": np.array(self._ends, dtype=np.float64),
+            "sums": np.array(self._sums, dtype=np.int64),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved."""
+        self._ends, self._sums = saved["ends"].tolist(), saved["sums"].tolist()
 
     def lookups_in(self, seconds: float) -> float:
         """Return lookups in the last seconds before the end of the newest window.
