@@ -11,7 +11,14 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from anyio.streams.tls import TLSStream
 
 from kvstream.errors import MalformedInputError
-from kvstream.transport.endpoint import LINK_VERSION, MAX_HELLO_BYTES, Hello, MessageReader, with_length
+from kvstream.transport.endpoint import (
+    HURRY,
+    LINK_VERSION,
+    MAX_HELLO_BYTES,
+    Hello,
+    MessageReader,
+    with_length,
+)
 from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.tokens import same_token
 
@@ -130,12 +137,14 @@ class FrameConnection:
         self._reader.longest = longest
         while True:
             data = self._waiting()
-            if self.taken - self._acknowledged >= (_FRAMES_AN_ANSWER if data else 1):
+            if self.taken - self._acknowledged >= (1 if data is None else _FRAMES_AN_ANSWER):
                 await self._acknowledge()
                 await checkpoint_if_cancelled()  # answers are not cancelled
             if data is None and (data := await self._next()) is None:
                 return
             self._share.is_reading = False
+            if data == HURRY:
+                continue
             await deliver(data)
             self.taken += 1
 

@@ -111,6 +111,10 @@ class Endpoint(msgspec.Struct, frozen=True):
         return not self.is_local and not self.tls
 
 
+HURRY = b""
+"""Message of a producer's side that asks for its frames to be acknowledged as soon as that can be."""
+
+
 class Hello(msgspec.Struct, array_like=True, frozen=True):
     """What the producer's side says first."""
 

@@ -13,8 +13,8 @@ from kvstream.config import StreamConfig
 from kvstream.errors import ClosedStreamError, KVStreamError
 from kvstream.events.codec import decode_frame
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame
-from kvstream.transport.client import new_epoch
 from kvstream.transport.endpoint import MessageReader, with_length
+from kvstream.transport.sender import new_epoch
 from tests.transport.test_server import DEADLINE, serving, until
 
 
@@ -57,17 +57,19 @@ async def test_what_send_was_given_is_accounted_for_when_nobody_listens(tmp_path
         await remote.send(frame(60))
         await until(lambda: remote.statistics().last_error)
         await remote.send(frame(70))
+        await until(lambda: remote.statistics().queue.processing_events == 130)
+        await remote.send(frame(90))
         with anyio.move_on_after(0.01):
             await remote.send(frame(80))
         statistics = remote.statistics()
-        assert (statistics.offered, statistics.dropped, statistics.events) == (210, {"cancelled": 80}, 0)
-        assert statistics.queue.events + statistics.queue.processing_events == 130
+        assert (statistics.offered, statistics.dropped, statistics.events) == (300, {"cancelled": 80}, 0)
+        assert (statistics.queue.events, statistics.queue.processing_events) == (90, 130)
     statistics = remote.statistics()
-    assert statistics.dropped == {"cancelled": 80, "shutdown_timeout": 130}
+    assert statistics.dropped == {"cancelled": 80, "shutdown_timeout": 220}
     assert balanced(statistics)
     with pytest.raises(ClosedStreamError):
         await remote.send(frame(1))
-    assert remote.statistics().offered == 210
+    assert remote.statistics().offered == 300
 
 
 async def test_leaving_by_an_error_counts_what_is_left_as_cancelled(tmp_path):
@@ -172,7 +174,7 @@ async def test_answers_that_wait_to_be_read_count_when_a_write_fails(tmp_path):
                 raise OSError("nobody is there")
             return streams.pop()
 
-        remote._opened = opened
+        remote._sender._opened = opened
         await remote.send(frame(10))
         await remote.send(frame(20))
         await until(lambda: remote.statistics().last_error == "nobody is there")
@@ -223,11 +225,11 @@ async def test_who_waits_to_be_accepted_hears_of_a_refusal(tmp_path):
 
 
 def test_epochs_of_processes_that_start_at_once_differ(monkeypatch):
-    monkeypatch.setattr("kvstream.transport.client.time.time_ns", lambda: 1_790_000_000_123_456_789)
+    monkeypatch.setattr("kvstream.transport.sender.time.time_ns", lambda: 1_790_000_000_123_456_789)
     epochs = {new_epoch() for _ in range(100)}
     assert len(epochs) > 95
     assert all(abs(epoch - 1_790_000_000_123_456_789) < 2**24 for epoch in epochs)
-    monkeypatch.setattr("kvstream.transport.client.time.time_ns", lambda: 2**63 - 1)
+    monkeypatch.setattr("kvstream.transport.sender.time.time_ns", lambda: 2**63 - 1)
     assert new_epoch() < 2**63
 
 
