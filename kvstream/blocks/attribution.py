@@ -1,6 +1,9 @@
 """LabelSets: the label sets that the blocks of a table have, by number."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from msgspec.structs import astuple
 
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import U16, EventFrame, counted_labels
@@ -39,6 +42,17 @@ class LabelSets:
         for place in counted_labels(frame):
             numbers[place] = self._number(frame.labels[place - 1])
         return numbers
+
+    def save(self) -> list[list[str | None]]:
+        """Return the labels of each label set that was given a number, in order of numbers."""
+        return [list(astuple(labels)) for labels in self._numbers]
+
+    def restore(self, saved: Sequence[Sequence[str | None]]) -> None:
+        """Go on with the numbers that were saved; all of them are kept, whatever the limit is now."""
+        for values in saved:
+            labels = Labels(*values)
+            self._numbers[labels] = len(self.labels)
+            self.labels.append(labels)
 
     def _number(self, labels: Labels) -> int:
         number = self._numbers.get(labels)

@@ -1,6 +1,7 @@
 """Sequence numbers of frames: what is lost, what is a repeat, what is a restart, who else uses the name."""
 
 from enum import Enum
+from typing import Any
 
 from kvstream.events.frame import UNNUMBERED, EventFrame
 
@@ -84,6 +85,28 @@ class FrameSequence:
         self._life: _Life | None = None  # of the last frame that was processed
         self._epoch = 0
         self._arrivals = 0
+
+    def save(self) -> dict[str, Any]:
+        """Return the numbers so far, as plain values."""
+        return {
+            "counts": [self.repeats, self.stale, self.conflicts],
+            "arrivals": self._arrivals,
+            "epoch": self._epoch,
+            "lives": [
+                [epoch, {name: getattr(life, name) for name in _Life.__slots__}]
+                for epoch, life in self._lives.items()
+            ],
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved."""
+        self.repeats, self.stale, self.conflicts = saved["counts"]
+        self._arrivals, self._epoch = saved["arrivals"], saved["epoch"]
+        for epoch, values in saved["lives"]:
+            life = self._lives[epoch] = _Life(0)
+            for name, value in values.items():
+                setattr(life, name, value)
+        self._life = self._lives.get(self._epoch)
 
     def arrive(self, frame: EventFrame) -> Arrival:
         """Take in a frame's number; ``missing`` then counts the frames lost just before it."""

@@ -1,5 +1,8 @@
 """Histograms of intervals: exponential buckets as OpenTelemetry's, and vLLM's classic ones."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
 import numpy as np
 
@@ -8,6 +11,7 @@ from kvstream.events.frame import I64
 from kvstream.metrics.buckets import VLLM_BUCKETS_NS, buckets
 
 DEFAULT_SCALE = 4
+_HALF = 2**32
 
 
 class IntervalStats(msgspec.Struct, frozen=True):
@@ -71,6 +75,32 @@ class ExponentialHistogram(BucketCounts):
             (2.0 ** ((self.offset + i + 1) / 2**self.scale), int(self.counts[i]))
             for i in np.flatnonzero(self.counts).tolist()
         ]
+
+
+def save_histograms(histograms: Sequence[ExponentialHistogram]) -> dict[str, Any]:
+    """Return histograms as a few arrays, a row each; of the counts, one array holds those of all."""
+    rows = [
+        # A sum may be larger than 64 bits.
+        (h.count, h.zero_count, h.offset, *divmod(h.sum_ns, _HALF), h.min_ns, h.max_ns, len(h.counts))
+        for h in histograms
+    ]
+    return {
+        "rows": np.array(rows, dtype=np.int64).reshape(-1, 8),
+        "counts": np.concatenate([np.empty(0, dtype=np.int64), *(h.counts for h in histograms)]),
+    }
+
+
+def restore_histograms(saved: dict[str, Any], scale: int = DEFAULT_SCALE) -> list[ExponentialHistogram]:
+    """Return the histograms that were saved."""
+    restored, at = [], 0
+    for count, zeros, offset, high, low, shortest, longest, length in saved["rows"].tolist():
+        histogram = ExponentialHistogram(scale)
+        if count:
+            counts = saved["counts"][at : at + length].copy()
+            histogram.add(count, zeros, offset, counts, high * _HALF + low, shortest, longest)
+        at += length
+        restored.append(histogram)
+    return restored
 
 
 class ClassicHistogram:

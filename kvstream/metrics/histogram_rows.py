@@ -1,5 +1,7 @@
 """Histograms for many at once: a row of buckets each, filled together."""
 
+from typing import Any
+
 import msgspec
 import numpy as np
 
@@ -109,6 +111,22 @@ class HistogramRows:
         return Counted(
             self._buckets, self._lowest, self._counts[row], self._sums[row], low, high
         ).exponential()
+
+    def save(self) -> dict[str, Any]:
+        """Return the rows as arrays; a sum may be larger than 64 bits."""
+        return {
+            "lowest": self._lowest,
+            "counts": self._counts.copy(),
+            "min": self._min.copy(),
+            "max": self._max.copy(),
+            "sums": np.array([divmod(total, 2**32) for total in self._sums], dtype=np.int64).reshape(-1, 2),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved."""
+        self._lowest, self._counts = saved["lowest"], saved["counts"]
+        self._min, self._max = saved["min"], saved["max"]
+        self._sums = [high * 2**32 + low for high, low in saved["sums"].tolist()]
 
     def _grow(self, count: int) -> None:
         more = count - len(self._sums)

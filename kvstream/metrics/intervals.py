@@ -1,5 +1,7 @@
 """Intervals on their way from the table that sees them to their histograms."""
 
+from typing import Any
+
 from kvstream.blocks.apply_result import Observations, joined
 from kvstream.events.frame import I64, U16
 from kvstream.metrics.histogram import DEFAULT_SCALE, ClassicHistogram, ExponentialHistogram
@@ -72,6 +74,19 @@ class Intervals:
             self.classic[name].add(counted.classic())
         else:
             of_window.record(values, self.classic[name])
+
+    def save(self) -> dict[str, Any]:
+        """Return what was counted since the start; settled before."""
+        return {
+            "classic": {name: histogram.counts.copy() for name, histogram in self.classic.items()},
+            "by_label_set": {name: rows.save() for name, rows in self._by_label_set.items()},
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved."""
+        for name in _NAMES:
+            self.classic[name].add(saved["classic"][name])
+            self._by_label_set[name].restore(saved["by_label_set"][name])
 
     def of_label_set(self, label_set: int) -> dict[str, ExponentialHistogram]:
         """Return the histograms of one label set since the start, by name; the caller has settled."""

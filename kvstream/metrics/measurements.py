@@ -1,15 +1,22 @@
 """Measurements: counts and histograms of one stretch of one stream. They merge by addition."""
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 
-from kvstream.events.counters import CacheCounts
+from kvstream.events.counters import CacheCounts, counts_of
 from kvstream.events.frame import I64
-from kvstream.metrics.histogram import DEFAULT_SCALE, ExponentialHistogram
+from kvstream.metrics.histogram import (
+    DEFAULT_SCALE,
+    ExponentialHistogram,
+    restore_histograms,
+    save_histograms,
+)
 from kvstream.metrics.premature import Returns
 
 _HISTOGRAMS = ("lifetime", "idle", "first_reuse", "reuse_gap", "return_time", "return_distance")
+_COUNTS = tuple(counts_of(CacheCounts))
 _BLOCK = 1_000_000_000  # as long as a second, so that a histogram of times can count blocks
 
 
@@ -92,3 +99,27 @@ class Measurements(CacheCounts, eq=False):
 
     def _of_evicted(self, count: int) -> float:
         return count / self.lifetime.count if self.lifetime.count else 0.0
+
+
+def save_measurements(stretches: Sequence[Measurements]) -> dict[str, Any]:
+    """Return measurements as a few arrays, a row each."""
+    counts = [[getattr(each, name) for name in _COUNTS] for each in stretches]
+    return {
+        "names": list(_COUNTS),
+        "counts": np.array(counts, dtype=np.int64).reshape(-1, len(_COUNTS)),
+        "evictions": np.array([each.evictions for each in stretches], dtype=np.int64),
+        "histograms": save_histograms([getattr(each, name) for each in stretches for name in _HISTOGRAMS]),
+    }
+
+
+def restore_measurements(saved: dict[str, Any], scale: int = DEFAULT_SCALE) -> list[Measurements]:
+    """Return the measurements that were saved; counts that there were not yet are 0."""
+    histograms = iter(restore_histograms(saved["histograms"], scale))
+    restored = []
+    for counts, evictions in zip(saved["counts"].tolist(), saved["evictions"], strict=True):
+        stretch = Measurements(*(next(histograms) for _ in _HISTOGRAMS))
+        stretch.evictions[: len(evictions)] = evictions
+        for name, count in zip(saved["names"], counts, strict=True):
+            setattr(stretch, name, count)
+        restored.append(stretch)
+    return restored

@@ -1,6 +1,7 @@
 """Usage: what the blocks of each label set have done, and how much room they took for it."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,7 +11,7 @@ from kvstream.events.frame import I64, U16
 from kvstream.events.types import LABEL_NAMES, Labels
 from kvstream.metrics.histogram import DEFAULT_SCALE, IntervalStats
 from kvstream.metrics.intervals import Intervals
-from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
 
 _AT_ONCE = 131_072  # events that are taken in together, as each time costs what a thousand of them do
 
@@ -124,6 +125,33 @@ class UsageByLabelSet:
             copy.block_ns += label_set.live * float(now_ns - (self._start_ns or 0))
             copies.append(copy)
         return copies
+
+    def save(self) -> dict[str, Any]:
+        """Return the usage of each label set, by number, without what intervals say."""
+        self._settle()
+        return {
+            "start_ns": self._start_ns,
+            "measurements": save_measurements([each.measurements for each in self._label_sets]),
+            "live": np.array([each.live for each in self._label_sets], dtype=np.int64),
+            "block_ns": np.array([each.block_ns for each in self._label_sets], dtype=np.float64),
+            "premature": np.array([each.premature for each in self._label_sets], dtype=np.int64),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved."""
+        self._start_ns = saved["start_ns"]
+        columns = zip(
+            restore_measurements(saved["measurements"], self._scale),
+            saved["live"].tolist(),
+            saved["block_ns"].tolist(),
+            saved["premature"].tolist(),
+            strict=True,
+        )
+        for measurements, live, block_ns, premature in columns:
+            usage = LabelSetUsage(self._scale)
+            usage.measurements, usage.live = measurements, live
+            usage.block_ns, usage.premature = block_ns, premature
+            self._label_sets.append(usage)
 
     def _settle(self) -> None:
         waiting, self._waiting, self._events = self._waiting, [], 0

@@ -3,13 +3,14 @@
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from kvstream.events.frame import I64, MAX_FRAME_EVENTS, EventFrame
 from kvstream.metrics.histogram import DEFAULT_SCALE
-from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
 
 
 class WindowCounts(msgspec.Struct, frozen=True, gc=False):
@@ -79,6 +80,7 @@ class Window(msgspec.Struct, eq=False):
 
 
 LATE_WINDOWS = 10
+_NUMBERS = ("index", "live", "lost", "restarts", "clock_step")
 
 
 class WindowRing:
@@ -220,3 +222,36 @@ class WindowRing:
         """Return the last closed windows, newest first."""
         detailed = (window.counts() for window in reversed(self._closed))
         return list(islice(chain(detailed, reversed(self._older)), count))
+
+    def save(self) -> dict[str, Any]:
+        """Return the windows: numbers, and arrays with a row a window."""
+        windows = [*self._closed, *([] if self.open is None else [self.open])]
+        numbers = [[getattr(window, name) for name in _NUMBERS] for window in windows]
+        older = [[getattr(window, name) for name in WindowCounts.__struct_fields__] for window in self._older]
+        return {
+            "entered": self._entered,
+            "closed_count": self.closed_count,
+            "is_open": self.open is not None,
+            "numbers": np.array(numbers, dtype=np.int64).reshape(-1, len(_NUMBERS)),
+            "measurements": save_measurements([window.measurements for window in windows]),
+            "older": np.array(older, dtype=np.int64).reshape(-1, len(WindowCounts.__struct_fields__)),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved; as many windows are kept as are configured now."""
+        self._entered, self.closed_count = saved["entered"], saved["closed_count"]
+        measurements = restore_measurements(saved["measurements"], self._scale)
+        windows = [
+            Window(index, measured, live, lost, restarts, bool(clock_step))
+            for (index, live, lost, restarts, clock_step), measured in zip(
+                saved["numbers"].tolist(), measurements, strict=True
+            )
+        ]
+        self.open = windows.pop() if saved["is_open"] else None
+        names = WindowCounts.__struct_fields__
+        for row in saved["older"].tolist():
+            self._older.append(
+                msgspec.convert(dict(zip(names, row, strict=True)), WindowCounts, strict=False)
+            )
+        self._older.extend(window.counts() for window in windows[: -self._detailed])
+        self._closed.extend(windows[-self._detailed :])

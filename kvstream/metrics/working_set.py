@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -40,6 +41,9 @@ class DistinctCounter:
     Source: P. Flajolet and others, "HyperLogLog", 2007; O. Ertl, "New cardinality estimation algorithms for
     HyperLogLog sketches", 2017, https://arxiv.org/abs/1702.01284, algorithm 6.
 
+    Attributes:
+        registers: The longest run of zeros by part of the hash, uint8 (2048,).
+
     Example:
         >>> counter = DistinctCounter()
         >>> counter.add(np.array([7, 8, 7]))
@@ -48,19 +52,19 @@ class DistinctCounter:
     """
 
     def __init__(self) -> None:
-        self._registers = np.zeros(_REGISTERS, dtype=np.uint8)
+        self.registers = np.zeros(_REGISTERS, dtype=np.uint8)
 
     def add(self, values: I64) -> None:
         """Count integers, int64 (n,)."""
-        count_distinct(values, self._registers, _BITS)
+        count_distinct(values, self.registers, _BITS)
 
     def merge(self, other: "DistinctCounter") -> None:
         """Add what another has counted."""
-        np.maximum(self._registers, other._registers, out=self._registers)
+        np.maximum(self.registers, other.registers, out=self.registers)
 
     def estimate(self) -> float:
         """Return the estimated number of different integers."""
-        counts = np.bincount(self._registers, minlength=_LONGEST_RANK + 1).tolist()
+        counts = np.bincount(self.registers, minlength=_LONGEST_RANK + 1).tolist()
         total = _REGISTERS * _tau(1.0 - counts[_LONGEST_RANK] / _REGISTERS)
         for count in counts[_LONGEST_RANK - 1 : 0 : -1]:
             total = 0.5 * (total + count)
@@ -101,6 +105,20 @@ class WorkingSetHistory:
             if not self._windows or self._windows[-1][0] != index:
                 self._windows.append((index, DistinctCounter()))
             self._windows[-1][1].add(blocks)
+
+    def save(self) -> dict[str, Any]:
+        """Return the windows' indexes, int64 (w,), and their registers, uint8 (w, registers)."""
+        return {
+            "indexes": np.array([index for index, _ in self._windows], dtype=np.int64),
+            "registers": np.array([c.registers for _, c in self._windows], dtype=np.uint8),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved."""
+        for index, registers in zip(saved["indexes"].tolist(), saved["registers"], strict=True):
+            counter = DistinctCounter()
+            counter.registers[:] = registers
+            self._windows.append((index, counter))
 
     def recent(self, until: int | None) -> WorkingSet:
         """Return the working sets up to a window; of a stream without windows, none."""
