@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from kvstream._core.build import warn_if_interpreted
 from kvstream._core.ids import source_seed
-from kvstream._core.table import NOT_LIVE, Table
+from kvstream._core.table import Table
 from kvstream.blocks.apply_result import Column, ContentChanges, EvictionBatch, LabelledEvents, Observations
 from kvstream.blocks.attribution import LabelSets
 from kvstream.blocks.heat_map import BlockMap, block_map
@@ -14,6 +14,8 @@ from kvstream.events.frame import I64, U16, EventFrame, as_int64
 from kvstream.events.types import Op
 
 _BIRTH, _COUNT = 0, 1  # columns of a row of the table; access times follow
+
+_NEVER = np.iinfo(np.int64).min
 
 
 class BlockTable:
@@ -212,7 +214,9 @@ class BlockTable:
     def longest_held(self, n: int, now_ns: int) -> list[HotBlock]:
         """Return the live blocks that have been held for the longest time."""
         rows = self._table.rows_array
-        return self._first(n, np.where(rows[:, _COUNT] >= 0, now_ns - rows[:, _BIRTH], NOT_LIVE), now_ns)
+        # A clock that was set back makes the time of what is live negative.
+        held = np.where(rows[:, _COUNT] >= 0, now_ns - rows[:, _BIRTH], _NEVER)
+        return self._first(n, held, now_ns)
 
     def block_map(self, now_ns: int) -> BlockMap:
         """Return the live blocks by age and accesses."""

@@ -258,3 +258,9 @@ def test_ids_chosen_to_want_the_same_place_cost_no_more_than_others():
     probes = table._table.probes(ids)
     assert table.live_count == len(ids)
     assert probes.max() < 200
+
+
+def test_blocks_of_a_clock_that_was_set_back_are_held_longest_before_what_is_not_there():
+    table = BlockTable("s", "gpu")
+    table.apply(frame([(0, 3, 2_000, ""), (0, 4, 9_000, ""), (2, 4, 9_500, ""), (0, 5, 3_000, "")]))
+    assert [(b.block_id, b.held_seconds) for b in table.longest_held(2, 1_000)] == [(3, 0.0), (5, 0.0)]
