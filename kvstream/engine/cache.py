@@ -284,7 +284,7 @@ class CacheMonitor:
         peak = max(self._peak, self.table.live_count)
         blocks = self.config.capacity or peak
         # Where no hit was ever reported, lookups are misses only, of which no size makes hits.
-        if self.hits_are_known:
+        if self.hits_are_known and self.config.curve_keys:
             return self._curve.sizes(blocks, peak)
         asked_once = None if self._stores_seen else self._curve.asked_once
         return CacheSizes(blocks=blocks, peak=peak, asked_once=asked_once)

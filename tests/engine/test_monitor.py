@@ -13,6 +13,7 @@ from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import REASONS
 from kvstream.metrics.histogram import IntervalStats
+from kvstream.metrics.miss_ratio import CacheSizes
 from kvstream.testing import ReferenceTable
 from tests.blocks.test_table import apply_plain
 from tests.reference import ReferenceSource
@@ -274,3 +275,9 @@ def test_slices_of_frames_come_to_the_same_as_whole_frames(frames, data):
             assert settled == len(events)
         assert outcome.settled == len(events)
     assert sliced.summary().to_dict() == whole.summary().to_dict()
+
+
+def test_without_a_curve_nothing_is_said_of_other_sizes():
+    monitor = Monitor(MetricsConfig(curve_keys=0))
+    monitor.process(frame([(0, 2**40, 1000, ""), (1, 2**40, 2000, ""), (0, 2**41, 3000, "")]))
+    assert monitor.summary("s", "gpu").sizes == CacheSizes(blocks=2, peak=2)
