@@ -5,7 +5,9 @@ No window of event time holds them, so they are looked at in windows of the cloc
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from kvstream.alerts.rule import Rule, alert_by
@@ -80,6 +82,37 @@ class DropWatch:
             self._drop_rules[source, kind] = [kept.get(each.rule.name, each) for each in fresh]
         return [alert for alert in ended if alert is not None]
 
+    def save(self) -> list[dict[str, Any]]:
+        """Return what it remembers of each source and kind of drops, as plain values."""
+        return [
+            {
+                "source": source,
+                "kind": kind,
+                "seen": self._seen[source, kind],
+                "rules": [each.save() for each in states],
+            }
+            for (source, kind), states in self._drop_rules.items()
+        ]
+
+    def restore(self, saved: list[dict[str, Any]], now: float) -> list[CacheAlert]:
+        """Go on from what was saved; return the alerts that end as their rule is gone or another one now."""
+        ended = []
+        for each in saved:
+            source, kind = key = each["source"], each["kind"]
+            self._seen[key] = each["seen"]
+            self._begin(source, kind)
+            states = {state.rule.name: state for state in self._drop_rules[key]}
+            for of_rule in each["rules"]:
+                rule = msgspec.convert(of_rule["rule"], Rule)
+                state = states.get(rule.name)
+                if state is not None and state.rule == rule:
+                    state.restore(of_rule)
+                else:
+                    gone = StandingAlert(self._silences)
+                    gone.restore(of_rule["standing"])
+                    ended.append(gone.end("its rule was changed or taken away", now))
+        return [alert for alert in ended if alert is not None]
+
     def look_at_silences(self, now: float) -> Iterator[list[CacheAlert]]:
         """Take note of silences that have begun or ended; yield what is to be published now, bit by bit."""
         for key in list(self._drop_rules):
@@ -130,6 +163,22 @@ class _DropRule:
         self.rule, self._source, self._limit, self._kind = rule, source, limit, kind
         self._recent: deque[bool] = deque(maxlen=_SHARE_WINDOWS)  # whether there were any in a window
         self._good_since: float | None = None
+
+    def save(self) -> dict[str, Any]:
+        """Return the rule and what is remembered, as plain values."""
+        return {
+            "rule": msgspec.to_builtins(self.rule),
+            "new": self.new,
+            "recent": list(self._recent),
+            "good_since": self._good_since,
+            "standing": self.standing.save(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved by the same rule."""
+        self.new, self._good_since = saved["new"], saved["good_since"]
+        self._recent.extend(saved["recent"])
+        self.standing.restore(saved["standing"])
 
     def close_window(self, now: float) -> CacheAlert | None:
         """Return the alert if it is to be published."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from fnmatch import translate
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -153,6 +154,16 @@ class Silences:
         self._configured = {
             self.add(replace(each, id=each.id or ids.get(each, ""))).id for each in configured
         }
+
+    def save(self) -> list[dict[str, Any]]:
+        """Return the silences that were added, not those of the rules file."""
+        added = [each for name, each in self._silences.items() if name not in self._configured]
+        return msgspec.to_builtins(added)  # type: ignore[no-any-return]
+
+    def restore(self, saved: list[dict[str, Any]]) -> None:
+        """Go on with what was added before, as far as there is room beside those of the rules file."""
+        for silence in msgspec.convert(saved, list[Silence])[: MAX_SILENCES - len(self)]:
+            self.add(silence)
 
     def drop_ended(self, now: float, incidents: Collection[str]) -> None:
         """Drop what is over.

@@ -1,5 +1,8 @@
 """StandingAlert: an alert that lasts for as long as its cause, published once unless it is silenced."""
 
+from typing import Any
+
+import msgspec
 from msgspec.structs import replace
 
 from kvstream.alerts.silences import Silences
@@ -20,6 +23,15 @@ class StandingAlert:
         self.alert: CacheAlert | None = None
         self._silences = silences
         self._published = False
+
+    def save(self) -> dict[str, Any]:
+        """Return the alert and whether it was published, as plain values."""
+        return {"alert": msgspec.to_builtins(self.alert), "published": self._published}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved, without publishing it again."""
+        self.alert = msgspec.convert(saved["alert"], CacheAlert | None)
+        self._published = saved["published"]
 
     def end(self, message: str, now: float) -> CacheAlert | None:
         """Resolve the alert; return it if it had been published."""
