@@ -96,6 +96,31 @@ class PrematureEvictions:
         if self.evictions:
             self._start()
 
+    def save(self) -> dict:
+        """Return what it remembers: keys, oldest first, and from each to the next time and evictions."""
+        place = np.flatnonzero(self.ts_array != _NEVER)
+        back = ((self.evictions - 1 - place) & self.mask) + 1
+        order = np.argsort(-back)
+        place = place[order]
+        return {
+            "evictions": self.evictions,
+            "places": self.mask + 1,
+            "keys": self.key_array[place],
+            "gaps": np.diff(self.ts_array[place], prepend=0),
+            "steps": -np.diff(back[order], append=0),
+        }
+
+    def restore(self, saved):
+        """Go on from what was saved."""
+        self.evictions = saved["evictions"]
+        self._hold(saved["places"])
+        back = np.cumsum(saved["steps"][::-1])[::-1]
+        place = (self.evictions - back) & self.mask
+        self.key_array[place] = saved["keys"]
+        self.ts_array[place] = np.cumsum(saved["gaps"])
+        self.tree = FenwickTree(self.ts_array != _NEVER)
+        self.index.insert(place, 0)
+
     @property
     def places(self) -> int:
         """Return how many evictions there is room for."""
@@ -275,6 +300,14 @@ class LruStack:
         """Forget all of ``keys()`` but some, bool of the same shape."""
         again = self.is_again_array[self.is_last_array != 0]
         self._hold(self.keys()[which], again[which])
+
+    def save(self) -> dict:
+        """Return ``keys()``, and whether each was accessed more than once, uint8."""
+        return {"keys": self.keys(), "again": self.is_again_array[self.is_last_array != 0]}
+
+    def restore(self, saved):
+        """Go on from what was saved."""
+        self._hold(saved["keys"], saved["again"])
 
     def access(self, keys, room: cython.longlong, furthest: cython.longlong):
         """Take in accesses, up to one that leaves more keys than there is room for.

@@ -295,7 +295,7 @@ class Table:
     has_keys: cython.bint
     attribution_of: cython.ushort[::1]
     is_attributed: cython.bint
-    copies_array = cython.declare(object)
+    copies_array = cython.declare(object, visibility="readonly")
     copies: cython.uint[::1]  # of the block in each slot, beside the first
     has_copies: cython.bint
     busy: cython.bint
@@ -383,9 +383,7 @@ class Table:
             and self.ops[event] >= _STORE  # not a removal, for which nothing is needed
             and self._is_live(self._slot(self.blocks[event]))
         ):
-            self.has_copies = True
-            self.copies_array = np.zeros(self.slots, dtype=np.uint32)
-            self.copies = memoryview(self.copies_array)
+            self.keep_copies()
             return
         if not self.by_hash:
             ops = np.asarray(self.ops[event:end])
@@ -431,6 +429,13 @@ class Table:
             self.attribution_array = np.zeros(self.slots, dtype=np.uint16)
             self.attribution_of = memoryview(self.attribution_array)
 
+    def keep_copies(self):
+        """Count the further copies of each block from now on."""
+        if not self.has_copies:
+            self.has_copies = True
+            self.copies_array = np.zeros(self.slots, dtype=np.uint32)
+            self.copies = memoryview(self.copies_array)
+
     # Queries
 
     def slots_of(self, ids):
@@ -470,6 +475,53 @@ class Table:
             self.index = Index(_LOAD)
             self.index.keys = self.ids
             self.free_count = self.next = 0
+
+    def restore(self, by_hash: bool, slots: int, blocks, rows, keys, attribution, copies):
+        """Hold live blocks as they were saved; in a new table.
+
+        Args:
+            by_hash: Whether ids are content hashes.
+            slots: Slots of a slot stream, as ids beyond them may make it a content stream.
+            blocks: Ids, none twice, int64 (n,).
+            rows: Their rows, int64 (n, 2 + times).
+            keys: Content keys, int64 (n,), or None where none was ever given.
+            attribution: Label sets, uint16 (n,), or None where there were no labels yet.
+            copies: Copies beside the first, uint32 (n,), or None where there were none yet.
+
+        Raises:
+            ValueError: If columns differ in length, or ids are out of range.
+        """
+        count: cython.Py_ssize_t = len(blocks)
+        if by_hash:
+            self._go_by_hash()
+            self.free_count = 0
+            if count > self.slots:
+                self._widen(count)
+            places = np.arange(count)
+            self.ids_array[:count] = blocks
+            self.index.insert(places, 0)
+            self.next = count
+        else:
+            if slots > self.slots:
+                self._widen(slots)
+            if count and not 0 <= int(blocks.min()) <= int(blocks.max()) < self.slots:
+                raise ValueError(f"ids beyond {self.slots} slots")
+            places = blocks
+            self.begun_count = -1
+            if count <= len(self.begun):
+                np.asarray(self.begun)[:count] = places
+                self.begun_count = count
+        self.rows_array[places] = rows
+        self.live_count = count
+        if keys is not None:
+            self.keep_keys()
+            self.keys_array[places] = keys
+        if attribution is not None:
+            self.keep_attribution()
+            self.attribution_array[places] = attribution
+        if copies is not None:
+            self.keep_copies()
+            self.copies_array[places] = copies
 
     # Events
 

@@ -1,5 +1,7 @@
 """BlockTable: the blocks of one cache, how a frame of events changes them, and what can be asked of them."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,7 +15,7 @@ from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.events.frame import I64, U16, EventFrame, as_int64
 from kvstream.events.types import Op
 
-_BIRTH, _COUNT = 0, 1  # columns of a row of the table; access times follow
+_BIRTH, _COUNT, _TIMES = 0, 1, 2  # columns of a row of the table
 
 _NEVER = np.iinfo(np.int64).min
 
@@ -188,6 +190,47 @@ class BlockTable:
         seen.cleared += self.live_count
         self._table.clear()
 
+    def save(self) -> dict[str, Any]:
+        """Return the live blocks in order of slot, and what else there is to go on from.
+
+        Rows that hold nothing are left out, so that blocks of content streams get other slots. Engines work
+        in steps, so that many blocks share a time: all times are told once, and where each is told.
+        """
+        table = self._table
+        slots = table.live_slots()
+        rows = table.rows_array[slots]
+        counts, times = rows[:, _COUNT].copy(), rows[:, [_BIRTH, *range(_TIMES, rows.shape[1])]].T
+        known = np.arange(-1, len(times) - 1)[:, np.newaxis] < counts  # others are of generations before
+        steps, places = _told_once(np.where(known, times, times[0]))
+        has_keys = len(table.keys_array) and not table.by_hash
+        return {
+            "label_sets": None if self.label_sets is None else self.label_sets.save(),
+            "by_hash": table.by_hash,
+            "slots": self.slots,
+            "blocks": table.ids_array[slots] if table.by_hash else slots,
+            "counts": counts,
+            "time_steps": steps,
+            "times": places,
+            "keys": table.keys_array[slots] if has_keys else None,
+            "attribution": self._attribution(slots) if len(table.attribution_array) else None,
+            "copies": table.copies_array[slots] if len(table.copies_array) else None,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved; in a new table."""
+        if self.label_sets is not None and saved["label_sets"] is not None:
+            self.label_sets.restore(saved["label_sets"])
+        births, *times = np.cumsum(saved["time_steps"])[saved["times"]]
+        self._table.restore(
+            saved["by_hash"],
+            saved["slots"],
+            saved["blocks"],
+            np.column_stack([births, saved["counts"], *times]),
+            saved["keys"],
+            None if self.label_sets is None else saved["attribution"],
+            saved["copies"],
+        )
+
     def _attribution(self, slots: I64) -> U16:
         """Return the number of the label set of some live slots, uint16."""
         attribution = self._table.attribution_array
@@ -248,6 +291,18 @@ class BlockTable:
         times = [ring[i % len(ring)] for i in range(max(0, count - self._depth), count)]
         block = int(self._table.ids_array[slot]) if self.by_hash else slot
         return BlockMetricsState(block, birth, count, times, self._depth)
+
+
+def _told_once(times: I64) -> tuple[I64, npt.NDArray[np.uint32]]:
+    """Return the steps from 0 by each different time in order, and the number of steps up to each time."""
+    flat = times.reshape(-1)
+    order = flat.argsort()
+    steps = np.diff(flat[order], prepend=0)
+    is_step = steps != 0
+    is_step[:1] = True
+    places = np.empty(len(flat), dtype=np.uint32)
+    places[order] = np.cumsum(is_step) - 1
+    return steps[is_step], places.reshape(times.shape)
 
 
 def _plain(column: Column) -> Column:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -28,7 +29,7 @@ from kvstream.events.types import Labels, Op
 from kvstream.metrics.anomalies import Anomaly, lifetime_anomalies
 from kvstream.metrics.histogram import ClassicHistogram
 from kvstream.metrics.intervals import Intervals
-from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
 from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
 from kvstream.metrics.premature import REMEMBERED_SECONDS, Returns
 from kvstream.metrics.trend import Trend, detect_trend
@@ -44,6 +45,7 @@ _CLEARS_A_WINDOW = 2  # that cost what a window does
 _CURVE_LOOKUPS = 2048  # of the contents that the curve follows in a window, beyond which it follows fewer
 _CHANGES_AT_ONCE = 65_536  # of content: each time costs what a thousand of them do
 _LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
+_SAVED = ("_peak", "_stores_seen", "last_ts", "_restarts_unseen")
 _TREND_METRICS = (
     MetricType.LIFETIME,
     MetricType.IDLE_TIME,
@@ -233,6 +235,48 @@ class CacheMonitor:
         if self.ring.open is not None:
             self.ring.open.live = self.table.live_count
         return alerts + self.rules.pass_time(index)
+
+    def save(self) -> dict[str, Any]:
+        """Return its state: scalars, lists and arrays that do not change any more.
+
+        What waits to be counted is settled first, which changes no figure.
+        """
+        self._settle()
+        return {
+            "table": self.table.save(),
+            "premature": self.premature.save(),
+            "curve": self._curve.save(),
+            "lookups": self._lookups,
+            "looked_up": joined(self._looked_up),
+            "working_set": self.working_set.save(),
+            "usage": self._usage.save(),
+            "intervals": self._intervals.save(),
+            "ring": self.ring.save(),
+            "before": save_measurements([self._before]),
+            "rules": self.rules.save(),
+            **{name: getattr(self, name) for name in _SAVED},
+        }
+
+    def restore(self, saved: dict[str, Any]) -> list[CacheAlert]:
+        """Go on from what was saved; return the alerts that end, as ``Evaluator.restore`` does.
+
+        What its settings have turned off meanwhile is passed over.
+        """
+        self.table.restore(saved["table"])
+        if self.config.remembered_evictions:
+            self.premature.restore(saved["premature"])
+        if self.config.curve_keys:
+            self._curve.restore(saved["curve"])
+            self._keep_lookups(saved["lookups"], saved["looked_up"])
+        if self.table.label_sets is not None:
+            self._usage.restore(saved["usage"])
+        self.working_set.restore(saved["working_set"])
+        self._intervals.restore(saved["intervals"])
+        self.ring.restore(saved["ring"])
+        (self._before,) = restore_measurements(saved["before"])
+        for name in _SAVED:
+            setattr(self, name, saved[name])
+        return self.rules.restore(saved["rules"])
 
     def _enter(self, index: int, alerts: list[CacheAlert]) -> Window:
         if self.ring.open is not None and self.ring.open.index != index:

@@ -54,6 +54,7 @@ class StreamLimits:
             if self.reached:
                 return TOO_MANY_CACHES
             self._tables[table] = 0
+            self._live_at_most += table.live_count  # of one that was saved
             return None
 
     def release(self, table: BlockTable) -> None:
@@ -78,6 +79,14 @@ class StreamLimits:
             TOO_MANY_BLOCKS: ("live blocks", "max_live_blocks", self._config.max_live_blocks),
         }[reason]
         return f"more than {limit:,} {what} ({setting} = {limit})"
+
+    def save(self) -> dict[str, int]:
+        """Return events refused so far, by drop reason."""
+        return dict(self.refused)
+
+    def restore(self, saved: dict[str, int]) -> None:
+        """Go on counting from what was saved."""
+        self.refused.update(saved)
 
     def descriptions(self) -> dict[str, str]:
         """Return what ``describe`` says of each drop reason."""

@@ -6,6 +6,7 @@ and takes no locks: whoever owns it calls it from one place at a time.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -16,10 +17,11 @@ from kvstream.alerts.types import STREAM_METRICS, CacheAlert
 from kvstream.config import MetricsConfig
 from kvstream.engine.cache import CacheMonitor, Outcome
 from kvstream.engine.limits import TOO_MANY_BLOCKS, TOO_MANY_CACHES, StreamLimits
+from kvstream.errors import StateError
 from kvstream.events.counters import CacheCounts, SourceCounts, joint_hits_reported
 from kvstream.events.frame import EventFrame
 from kvstream.events.sequence import Arrival, FrameSequence
-from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
 from kvstream.metrics.miss_ratio import CacheSizes
 from kvstream.metrics.summary import (
     ALL,
@@ -30,6 +32,12 @@ from kvstream.metrics.summary import (
 )
 from kvstream.metrics.usage import UsageByLabel
 from kvstream.metrics.working_set import WorkingSet, total_working_set
+
+_SETTINGS = ("window_seconds", "sample_rate")
+"""Settings that say what the figures of a cache mean."""
+
+_DAMAGES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""Errors that what is no state at all can raise."""
 
 _KINDS = {"repeat": "repeated", "stale": "stale", "conflict": "conflicting"}
 """Kinds of frames that more than one producer, or a repeating one, sends; by how they arrive."""
@@ -123,6 +131,20 @@ class SourceMonitor:
         self.tiers[frame.tier] = tier
         return True
 
+    def hold(self) -> None:
+        """Take the places of its tiers, as they were restored.
+
+        Raises:
+            StateError: If there are too few; none is taken then.
+        """
+        held: list[CacheMonitor] = []
+        for tier in self.tiers.values():
+            if self._limits.hold(tier.table) is not None:
+                for other in held:
+                    self._limits.release(other.table)
+                raise StateError(f"source {self.source!r}: {self._limits.describe(TOO_MANY_CACHES)}")
+            held.append(tier)
+
     def _fitting(self, tier: str, frames: Sequence[EventFrame]) -> Sequence[EventFrame]:
         """Return what there is room for."""
         fitting, beyond = self._limits.fitting(self.tiers[tier].table, frames) if frames else (frames, 0)
@@ -143,6 +165,39 @@ class SourceMonitor:
     def note_lost(self, count: int) -> None:
         """Note events that were dropped unasked before they came here."""
         self._lost_unseen += count
+
+    def save(self) -> dict[str, Any]:
+        """Return its state, between two batches: scalars, lists and arrays that do not change any more."""
+        return {
+            "settings": {name: getattr(self._config, name) for name in _SETTINGS},
+            "counts": msgspec.to_builtins(self.counts),
+            "duplicates": dict(self.duplicates),
+            "refused": dict(self.refused),
+            "sequence": self._sequence.save(),
+            "lost_unseen": self._lost_unseen,
+            "tiers": {name: tier.save() for name, tier in self.tiers.items()},
+        }
+
+    def restore(self, saved: dict[str, Any]) -> list[CacheAlert]:
+        """Go on from what was saved; return the alerts that end, as ``Evaluator.restore`` does.
+
+        Raises:
+            StateError: If its settings have changed so that it means something else, or it has no room.
+        """
+        for name, before in saved["settings"].items():
+            if (now := getattr(self._config, name)) != before:
+                raise StateError(f"it was saved with {name} = {before}, which is {now} now")
+        self.counts = msgspec.convert(saved["counts"], SourceCounts)
+        self.duplicates.update(saved["duplicates"])
+        self.refused.update(saved["refused"])
+        self._sequence.restore(saved["sequence"])
+        self._lost_unseen = saved["lost_unseen"]
+        ended: list[CacheAlert] = []
+        for name, of_tier in saved["tiers"].items():
+            tier = CacheMonitor(self.source, name, self._config, self._rules, self._silences)
+            ended += tier.restore(of_tier)
+            self.tiers[name] = tier
+        return ended
 
     def finish(self) -> list[CacheAlert]:
         """Close the open windows of every tier."""
@@ -180,6 +235,25 @@ class ForgottenSources:
             self.live += tier.table.live_count
         self.counts.add(source.counts)
         self.refused += source.refused
+
+    def save(self) -> dict[str, Any]:
+        """Return what they had counted."""
+        return {
+            "sources": self.sources,
+            "measurements": save_measurements([self.measurements]),
+            "live": self.live,
+            "counts": msgspec.to_builtins(self.counts),
+            "refused": dict(self.refused),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Add what was saved."""
+        self.sources += saved["sources"]
+        self.live += saved["live"]
+        (measurements,) = restore_measurements(saved["measurements"])
+        self.measurements.merge(measurements)
+        self.counts.add(msgspec.convert(saved["counts"], SourceCounts))
+        self.refused.update(saved["refused"])
 
 
 class Monitor:
@@ -306,6 +380,41 @@ class Monitor:
                 name, self.config, self._cache_rules, self.silences, self._limits
             )
         return monitor
+
+    def save(self) -> dict[str, Any]:
+        """Return what is of no source that is there now."""
+        return {"forgotten": self.forgotten.save(), "refused": dict(self.refused)}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Add what was saved, by one monitor or by several one after the other."""
+        self.forgotten.restore(saved["forgotten"])
+        self.refused.update(saved["refused"])
+
+    def restore_source(self, name: str, saved: dict[str, Any]) -> list[CacheAlert]:
+        """Go on with a source from what ``SourceMonitor.save`` returned.
+
+        Args:
+            name: The source, of which nothing has come yet.
+            saved: Its state.
+
+        Returns:
+            The alerts that end, as their rule is gone or another one now.
+
+        Raises:
+            StateError: If it cannot be restored; nothing is changed then.
+        """
+        if name in self.sources:
+            raise StateError(f"source {name!r}: it is there already")
+        source = SourceMonitor(name, self.config, self._cache_rules, self.silences, self._limits)
+        try:
+            ended = source.restore(saved)
+        except StateError as error:
+            raise StateError(f"source {name!r}: {error}") from error
+        except _DAMAGES as error:
+            raise StateError(f"source {name!r} cannot be restored: {error!r}") from error
+        source.hold()
+        self.sources[name] = source
+        return ended
 
     def pass_time(self, now_ns: int) -> list[CacheAlert]:
         """Judge the silence of every cache from which nothing has come up to a time in ns.

@@ -5,6 +5,7 @@ Source: C. Waldspurger, N. Park, A. Garthwaite, I. Ahmad, "Efficient MRC Constru
 """
 
 import math
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -185,6 +186,27 @@ class MissRatioCurve:
         if len(waiting):
             buckets = _buckets(waiting / self.rate + 1.0)
             self._weights += np.bincount(buckets, minlength=_BUCKETS)
+
+    def save(self) -> dict[str, Any]:
+        """Return all that it goes on from, also what waits to be weighed."""
+        return {
+            "stack": self._stack.save(),
+            "highest": self.threshold - 1,
+            "furthest": self.furthest,
+            "followed_now": self._followed_now,
+            "distances": joined(self._distances),
+            "weights": self._weights.copy(),
+            "sums": [self.accesses, self._followed, self._found, self._asked],
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved."""
+        self._stack.restore(saved["stack"])
+        self.threshold = saved["highest"] + 1
+        self.furthest, self._followed_now = saved["furthest"], saved["followed_now"]
+        self._distances, self._waiting = [saved["distances"]], len(saved["distances"])
+        self._weights = saved["weights"]
+        self.accesses, self._followed, self._found, self._asked = saved["sums"]
 
     @property
     def asked_once(self) -> float | None:
