@@ -64,12 +64,20 @@ class SourceMonitor:
         self._sequence = FrameSequence()
         self._lost_unseen = 0  # not yet in a window
         self._dropped_unseen = 0  # repeats and refused events, not yet in an outcome
+        self._is_applying = False  # frames whose numbers have been taken in
 
     def slices(self, frames: Iterable[EventFrame], records: bool) -> Iterator[Outcome]:
         """Apply frames, those of a tier joined as far as no loss or restart parts them.
 
         Yields as ``CacheMonitor.slices`` does.
         """
+        self._is_applying = True
+        try:
+            yield from self._slices(frames, records)
+        finally:
+            self._is_applying = False
+
+    def _slices(self, frames: Iterable[EventFrame], records: bool) -> Iterator[Outcome]:
         waiting: dict[str, list[EventFrame]] = {}
         for frame in frames:
             arrival = self._sequence.arrive(frame)
@@ -167,7 +175,13 @@ class SourceMonitor:
         self._lost_unseen += count
 
     def save(self) -> dict[str, Any]:
-        """Return its state, between two batches: scalars, lists and arrays that do not change any more."""
+        """Return its state, between two batches: scalars, lists and arrays that do not change any more.
+
+        Raises:
+            RuntimeError: If a batch is being applied, as numbers of frames that are not are taken in already.
+        """
+        if self._is_applying:
+            raise RuntimeError(f"source {self.source!r} is saved in the middle of a batch")
         return {
             "settings": {name: getattr(self._config, name) for name in _SETTINGS},
             "counts": msgspec.to_builtins(self.counts),

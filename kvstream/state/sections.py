@@ -1,0 +1,120 @@
+"""Sections: what a stream saves of each source, and of itself, and how it goes on from there.
+
+Sources are saved one after the other, between which events are applied. So each section is true at a time of
+its own, that of the sequence numbers in it: from there on its input is asked again. What is of no source is
+saved last, and says which of the sections it goes with: the counts of a source that was forgotten meanwhile
+are in it already.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from kvstream.alerts.drops import DropWatch
+from kvstream.alerts.silences import Silences
+from kvstream.alerts.types import CacheAlert
+from kvstream.engine.limits import StreamLimits
+from kvstream.engine.monitor import Monitor, SourceMonitor
+from kvstream.errors import StateError
+from kvstream.state.snapshot import Section
+
+_SOURCE, _STREAM = "source", "stream"
+
+
+class StreamParts(msgspec.Struct, frozen=True, eq=False):
+    """The state of a stream, in its parts.
+
+    Attributes:
+        monitors: The sources of each consumer.
+        limits: What all of them may hold.
+        silences: Alerts that nobody is notified of.
+        drops: What watches events that never reach a cache.
+    """
+
+    monitors: Sequence[Monitor]
+    limits: StreamLimits
+    silences: Silences
+    drops: DropWatch
+
+    def sources(self) -> dict[str, SourceMonitor]:
+        """Return the sources that are there now, by name."""
+        return {name: source for monitor in self.monitors for name, source in monitor.sources.items()}
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """What came of restoring a stream.
+
+    Attributes:
+        sources: Sources that go on.
+        alerts: Alerts that end, as their rule is gone or another one now.
+        problems: Why other sources begin with nothing, in words.
+    """
+
+    sources: list[str] = []
+    alerts: list[CacheAlert] = []
+    problems: list[str] = []
+
+
+def source_section(source: SourceMonitor) -> Section:
+    """Return the state of a source, between two batches of its frames; some milliseconds a cache.
+
+    Raises:
+        RuntimeError: If a batch is being applied.
+    """
+    return Section(_SOURCE, source.source, source.save())
+
+
+def stream_section(parts: StreamParts, saved: Mapping[str, SourceMonitor]) -> Section:
+    """Return what is of no source, once all sources were saved that are to be.
+
+    Args:
+        parts: The stream.
+        saved: The sources whose sections go before it.
+    """
+    now = parts.sources()
+    body = {
+        "sources": [name for name, source in saved.items() if now.get(name) is source],
+        "monitors": [monitor.save() for monitor in parts.monitors],
+        "refused": parts.limits.save(),
+        "silences": parts.silences.save(),
+        "drops": parts.drops.save(),
+    }
+    return Section(_STREAM, "", body)
+
+
+def restore(
+    parts: StreamParts,
+    sections: Sequence[Section],
+    monitor_of: Callable[[str], Monitor],
+    now: float,
+) -> Restored:
+    """Go on from the sections of a snapshot; in a new stream.
+
+    A source that cannot be restored begins with nothing, the others go on.
+
+    Args:
+        parts: The stream, in which there is nothing yet.
+        sections: All sections of one snapshot; kinds that are unknown are passed over.
+        monitor_of: Returns the monitor that a source belongs to.
+        now: Seconds since the Unix epoch.
+
+    Raises:
+        StateError: If the section of the stream is missing.
+    """
+    of_sources = {section.name: section.body for section in sections if section.kind == _SOURCE}
+    stream = next((section.body for section in sections if section.kind == _STREAM), None)
+    if stream is None:
+        raise StateError("the section of the stream is missing")
+    parts.silences.restore(stream["silences"])
+    restored = Restored([], parts.drops.restore(stream["drops"], now), [])
+    parts.limits.restore(stream["refused"])
+    for saved in stream["monitors"]:
+        parts.monitors[0].restore(saved)
+    for name in stream["sources"]:
+        try:
+            restored.alerts.extend(monitor_of(name).restore_source(name, of_sources[name]))
+        except StateError as error:
+            restored.problems.append(str(error))
+        else:
+            restored.sources.append(name)
+    return restored
