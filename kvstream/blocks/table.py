@@ -1,5 +1,6 @@
 """BlockTable: the blocks of one cache, how a frame of events changes them, and what can be asked of them."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -193,24 +194,17 @@ class BlockTable:
     def save(self) -> dict[str, Any]:
         """Return the live blocks in order of slot, and what else there is to go on from.
 
-        Rows that hold nothing are left out, so that blocks of content streams get other slots. Engines work
-        in steps, so that many blocks share a time: all times are told once, and where each is told.
+        Rows that hold nothing are left out, so that blocks of content streams get other slots.
         """
         table = self._table
         slots = table.live_slots()
-        rows = table.rows_array[slots]
-        counts, times = rows[:, _COUNT].copy(), rows[:, [_BIRTH, *range(_TIMES, rows.shape[1])]].T
-        known = np.arange(-1, len(times) - 1)[:, np.newaxis] < counts  # others are of generations before
-        steps, places = _told_once(np.where(known, times, times[0]))
         has_keys = len(table.keys_array) and not table.by_hash
         return {
             "label_sets": None if self.label_sets is None else self.label_sets.save(),
             "by_hash": table.by_hash,
             "slots": self.slots,
             "blocks": table.ids_array[slots] if table.by_hash else slots,
-            "counts": counts,
-            "time_steps": steps,
-            "times": places,
+            "rows": partial(_rows_told_once, table.rows_array[slots]),
             "keys": table.keys_array[slots] if has_keys else None,
             "attribution": self._attribution(slots) if len(table.attribution_array) else None,
             "copies": table.copies_array[slots] if len(table.copies_array) else None,
@@ -220,12 +214,13 @@ class BlockTable:
         """Go on from what was saved; in a new table."""
         if self.label_sets is not None and saved["label_sets"] is not None:
             self.label_sets.restore(saved["label_sets"])
-        births, *times = np.cumsum(saved["time_steps"])[saved["times"]]
+        rows = saved["rows"]
+        births, *times = np.cumsum(rows["steps"])[rows["times"]]
         self._table.restore(
             saved["by_hash"],
             saved["slots"],
             saved["blocks"],
-            np.column_stack([births, saved["counts"], *times]),
+            np.column_stack([births, rows["counts"], *times]),
             saved["keys"],
             None if self.label_sets is None else saved["attribution"],
             saved["copies"],
@@ -293,16 +288,29 @@ class BlockTable:
         return BlockMetricsState(block, birth, count, times, self._depth)
 
 
-def _told_once(times: I64) -> tuple[I64, npt.NDArray[np.uint32]]:
-    """Return the steps from 0 by each different time in order, and the number of steps up to each time."""
-    flat = times.reshape(-1)
+def _rows_told_once(rows: I64) -> dict[str, npt.NDArray[Any]]:
+    """Return rows of live blocks with each different time once.
+
+    Engines work in steps, so that many blocks share a time.
+
+    Args:
+        rows: The rows, int64 (n, 2 + times).
+
+    Returns:
+        ``counts``, int64 (n,); ``steps`` from 0 by each different time in order; and ``times``, uint32
+        (1 + times, n): how many steps each birth and access time is from the first one.
+    """
+    counts = np.ascontiguousarray(rows[:, _COUNT])
+    times = rows[:, [_BIRTH, *range(_TIMES, rows.shape[1])]].T
+    known = np.arange(-1, len(times) - 1)[:, np.newaxis] < counts  # others are of generations before
+    flat = np.where(known, times, times[0]).reshape(-1)
     order = flat.argsort()
     steps = np.diff(flat[order], prepend=0)
     is_step = steps != 0
     is_step[:1] = True
     places = np.empty(len(flat), dtype=np.uint32)
     places[order] = np.cumsum(is_step) - 1
-    return steps[is_step], places.reshape(times.shape)
+    return {"counts": counts, "steps": steps[is_step], "times": places.reshape(times.shape)}
 
 
 def _plain(column: Column) -> Column:

@@ -237,7 +237,7 @@ class CacheMonitor:
         return alerts + self.rules.pass_time(index)
 
     def save(self) -> dict[str, Any]:
-        """Return its state: scalars, lists and arrays that do not change any more.
+        """Return its state as the body of a section (``state.snapshot.Section``), which changes no more.
 
         What waits to be counted is settled first, which changes no figure.
         """

@@ -175,7 +175,7 @@ class SourceMonitor:
         self._lost_unseen += count
 
     def save(self) -> dict[str, Any]:
-        """Return its state, between two batches: scalars, lists and arrays that do not change any more.
+        """Return its state, between two batches, as the body of a section, which changes no more.
 
         Raises:
             RuntimeError: If a batch is being applied, as numbers of frames that are not are taken in already.
@@ -405,7 +405,7 @@ class Monitor:
         self.refused.update(saved["refused"])
 
     def restore_source(self, name: str, saved: dict[str, Any]) -> list[CacheAlert]:
-        """Go on with a source from what ``SourceMonitor.save`` returned.
+        """Go on with a source from what ``SourceMonitor.save`` returned, as a snapshot gives it back.
 
         Args:
             name: The source, of which nothing has come yet.

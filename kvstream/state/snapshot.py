@@ -53,7 +53,8 @@ class Section(msgspec.Struct, frozen=True):
     Attributes:
         kind: What it is of: ``source``, ``stream``, …
         name: Which one, such as the name of a source.
-        body: Scalars, strings, lists, dicts with string keys, and numpy arrays.
+        body: Scalars, strings, lists, dicts with string keys, and numpy arrays; or functions without
+            arguments that return such, which are called when it is packed.
     """
 
     kind: str
@@ -73,11 +74,13 @@ class _End(msgspec.Struct, frozen=True, tag="end", array_like=True):
     sections: int
 
 
-def _pack_array(value: object) -> msgspec.msgpack.Ext:
+def _pack_other(value: object) -> object:
     """Return an array as dtype, shape and bytes, the first bytes of all elements first, then the second.
 
-    Such planes of bytes compress to a fraction of what whole numbers do.
+    Such planes of bytes compress to a fraction of what whole numbers do. What is to be called is called.
     """
+    if callable(value):
+        return value()
     if not isinstance(value, np.ndarray):
         raise NotImplementedError(f"a snapshot holds no {type(value).__name__}")
     array = np.ascontiguousarray(value)
@@ -101,7 +104,7 @@ def _unpack_array(code: int, data: memoryview) -> npt.NDArray[Any]:
 
 
 _array_decoder = msgspec.msgpack.Decoder(tuple[str, list[int], bytes])
-_encoder = msgspec.msgpack.Encoder(enc_hook=_pack_array)
+_encoder = msgspec.msgpack.Encoder(enc_hook=_pack_other)
 _body_decoder = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_unpack_array)
 _record_decoder = msgspec.msgpack.Decoder(Header | _Packed | _End)
 

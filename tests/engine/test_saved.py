@@ -186,22 +186,22 @@ def test_what_was_measured_in_other_terms_is_not_gone_on_with(setting):
     monitor.process(frame([(0, 1, 1000, "")]))
     after = Monitor(replace(SMALL, **setting))
     with pytest.raises(StateError, match=f"source 's': it was saved with {next(iter(setting))}"):
-        after.restore_source("s", monitor.sources["s"].save())
+        after.restore_source("s", through_a_snapshot(monitor.sources["s"].save()))
     assert after.sources == {}
 
 
 def test_damaged_state_is_refused_and_changes_nothing():
     monitor = Monitor(SMALL)
     monitor.process(frame([(0, 1, 1000, "")]))
-    saved = monitor.sources["s"].save()
+    saved = through_a_snapshot(monitor.sources["s"].save())
     del saved["tiers"]["gpu"]["table"]["blocks"]
     after = Monitor(SMALL)
     with pytest.raises(StateError, match="source 's' cannot be restored: KeyError"):
         after.restore_source("s", saved)
     assert after.sources == {}
-    after.restore_source("s", monitor.sources["s"].save())
+    after.restore_source("s", through_a_snapshot(monitor.sources["s"].save()))
     with pytest.raises(StateError, match="there already"):
-        after.restore_source("s", monitor.sources["s"].save())
+        after.restore_source("s", through_a_snapshot(monitor.sources["s"].save()))
 
 
 def test_a_source_for_which_there_is_no_place_is_refused():
@@ -210,7 +210,7 @@ def test_a_source_for_which_there_is_no_place_is_refused():
         monitor.process(frame([(0, 1, 1000, "")], tier=tier))
     after = Monitor(replace(SMALL, max_caches=1))
     with pytest.raises(StateError, match="more than 1 caches"):
-        after.restore_source("s", monitor.sources["s"].save())
+        after.restore_source("s", through_a_snapshot(monitor.sources["s"].save()))
     assert after.admits("another")
 
 

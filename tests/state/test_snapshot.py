@@ -108,3 +108,17 @@ def test_a_section_of_a_claimed_length_is_not_unpacked_beyond_it():
     record = struct.pack("<II", len(payload), zlib.crc32(payload)) + payload
     with pytest.raises(StateError, match="10 bytes were to be unpacked"):
         unpack(pack_header(HEADER) + record)
+
+
+def test_functions_are_called_when_a_section_is_packed():
+    called = []
+
+    def body():
+        called.append(True)
+        return {"array": np.arange(3), "of": lambda: 5}
+
+    section = Section("source", "x", {"later": body})
+    assert not called
+    _, (restored,) = unpack(pack(HEADER, [section]))
+    assert restored.body["later"]["array"].tolist() == [0, 1, 2]
+    assert restored.body["later"]["of"] == 5
