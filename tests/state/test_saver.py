@@ -1,0 +1,205 @@
+"""Snapshots of a stream that goes on meanwhile, into a directory that may be full or slow."""
+
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from kvstream.state import saver
+from kvstream.state.saver import MOST_OF_THE_TIME, SHORTEST_INTERVAL, Saver
+from kvstream.state.sections import restore
+from kvstream.state.store import DirectoryStore
+from tests.state.power import UnsyncedFiles
+from tests.state.test_sections import NAMES, Stream
+from tests.strategies import frame
+from tests.waiting import DEADLINE, until
+
+BACKENDS = ["asyncio", "trio"]
+
+
+class Saved:
+    """A stream whose snapshots go to a directory."""
+
+    def __init__(self, path, files=None):
+        self.stream = Stream(2)
+        self.store = DirectoryStore(path, files)
+        self.locks = {name: anyio.Lock() for name in NAMES}
+        self.said = []
+        self.meanwhile = lambda name: None
+        self.saver = Saver(
+            self.store, lambda: self.stream.parts, self.between_batches, self.said.append, "test"
+        )
+
+    @asynccontextmanager
+    async def between_batches(self, name):
+        async with self.locks[name]:
+            yield
+        self.meanwhile(name)
+
+    def process(self, second):
+        for name in NAMES:
+            self.stream.process(frame([(0, second, second * 10**9, "")], name, epoch=1, seq=second))
+
+    def restored(self):
+        after = Stream(1)
+        restore(after.parts, self.store.newest().sections, after.monitor_of, 0.0)
+        return after
+
+
+def run(backend, function, *arguments):
+    async def within_the_deadline():
+        with anyio.fail_after(DEADLINE):
+            await function(*arguments)
+
+    anyio.run(within_the_deadline, backend=backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_snapshot_holds_what_it_says_that_it_holds(backend, tmp_path):
+    async def main():
+        saved = Saved(tmp_path)
+        for second in range(3):
+            saved.process(second)
+        assert saved.saver.saved_at is None
+        with saved.store:
+            assert await saved.saver.save()
+            assert saved.restored().figures() == saved.stream.figures()
+            assert saved.saver.bytes == saved.store.look()[0].bytes
+            (numbers,) = saved.said
+        assert {name: dict(of["lives"])[1]["next"] for name, of in numbers.items()} == dict.fromkeys(NAMES, 3)
+
+    run(backend, main)
+
+
+def test_frames_are_applied_between_one_source_and_the_next(tmp_path):
+    async def main():
+        saved = Saved(tmp_path)
+        saved.process(0)
+
+        def meanwhile(name):
+            saved.meanwhile = lambda name: None
+            saved.process(1)
+
+        saved.meanwhile = meanwhile
+        with saved.store:
+            assert await saved.saver.save()
+            after = saved.restored()
+        live = {name: after.monitor_of(name).summary(name).blocks_live for name in NAMES}
+        (numbers,) = saved.said
+        assert live == {name: dict(of["lives"])[1]["next"] for name, of in numbers.items()}
+        assert sorted(live.values()) == [1, 2, 2, 2]
+
+    run("asyncio", main)
+
+
+def test_a_source_is_saved_once_its_batch_is_done(tmp_path):
+    async def main():
+        saved = Saved(tmp_path)
+        saved.process(0)
+        with saved.store:
+            async with anyio.create_task_group() as tasks:
+                await saved.locks["c"].acquire()
+                tasks.start_soon(saved.saver.save)
+                await until(lambda: saved.locks["c"].statistics().tasks_waiting)
+                assert saved.said == []
+                saved.locks["c"].release()
+            assert len(saved.said) == 1
+
+    run("asyncio", main)
+
+
+def test_a_source_that_is_forgotten_while_it_waits_for_its_turn_is_left_out(tmp_path):
+    async def main():
+        saved = Saved(tmp_path)
+        saved.process(0)
+
+        def meanwhile(name):
+            for other in NAMES:
+                if other != name:
+                    saved.stream.forget(other)
+
+        saved.meanwhile = meanwhile
+        with saved.store:
+            assert await saved.saver.save()
+            assert saved.restored().figures() == saved.stream.figures()
+
+    run("asyncio", main)
+
+
+def test_a_full_disk_stops_nothing_and_is_named_until_there_is_room(tmp_path, caplog):
+    async def main():
+        files = UnsyncedFiles(None)
+        saved = Saved(tmp_path, files)
+        saved.process(0)
+        with saved.store:
+            assert await saved.saver.save()
+            first = saved.saver.saved_at
+            for second in range(1, 11):  # each step up to the renaming
+                saved.process(second)
+                files.fail_at = files.steps + second - 1
+                assert not await saved.saver.save()
+                assert saved.saver.error == "No space left on device"
+                assert saved.saver.saved_at == first
+                assert saved.store.newest().number == 0
+            files.fail_at = None
+            assert len(saved.said) == 1
+            assert await saved.saver.save()
+            assert saved.saver.error == ""
+            assert saved.restored().figures() == saved.stream.figures()
+
+    run("asyncio", main)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"state cannot be saved in {tmp_path}: No space left on device",
+        f"state is saved in {tmp_path} again",
+    ]
+
+
+def test_what_costs_more_is_done_less_often(tmp_path, monkeypatch):
+    """Of a clock by which each step in a thread takes a second, and each on the event loop nothing."""
+
+    async def main():
+        seconds = iter(range(1000))
+        monkeypatch.setattr(saver.time, "thread_time", lambda: float(next(seconds)))
+        saved = Saved(tmp_path)
+        assert saved.saver.interval == SHORTEST_INTERVAL
+        saved.process(0)
+        with saved.store:
+            assert await saved.saver.save()
+        steps = len(NAMES) + 3  # to begin, each source, the stream, to finish
+        assert saved.saver.interval == pytest.approx(steps / MOST_OF_THE_TIME, rel=0.1)
+
+    run("asyncio", main)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_snapshot_that_is_cancelled_leaves_the_one_before(backend, tmp_path):
+    async def main():
+        saved = Saved(tmp_path)
+        saved.process(0)
+        with saved.store:
+            assert await saved.saver.save()
+            async with anyio.create_task_group() as tasks:
+                await saved.locks["d"].acquire()
+                tasks.start_soon(saved.saver.save)
+                await until(lambda: saved.locks["d"].statistics().tasks_waiting)
+                tasks.cancel_scope.cancel()
+            assert saved.store.newest().number == 0
+            saved.locks["d"].release()
+            assert await saved.saver.save()
+            assert saved.store.newest().number == 1
+
+    run(backend, main)
+
+
+def test_one_snapshot_is_taken_after_the_other(tmp_path):
+    async def main():
+        saved = Saved(tmp_path)
+        saved.process(0)
+        with saved.store:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(saved.saver.save)
+            assert [file.number for file in saved.store.look()] == [2, 1]
+            assert not any(file.damage for file in saved.store.look())
+
+    run("asyncio", main)
