@@ -42,12 +42,15 @@ class Consumer:
 
     Attributes:
         queue: Frames on their way here; made by ``open``.
+        batch: Held while a batch is applied, so that whoever holds it looks at sources between two batches;
+            made by ``open``.
         taken: Sources of the frames that are about to be applied.
         consumed: Events taken from the queue and applied, or counted as dropped by the state.
         ended: Set once the queue is closed and everything is applied.
     """
 
     queue: FrameQueue
+    batch: anyio.Lock
     ended: anyio.Event
 
     def __init__(
@@ -73,6 +76,7 @@ class Consumer:
             threads: Room for a worker thread for each consumer; None applies everything on the event loop.
         """
         self.queue = FrameQueue(queue_events)
+        self.batch = anyio.Lock(fast_acquire=True)
         self.ended = anyio.Event()
         self._worker = None if threads is None else _Worker(threads, self.queue.call_on_loop)
 
@@ -118,7 +122,8 @@ class Consumer:
                     batches = batches_of(items, JOINED_EVENTS if self._worker is None else _THREAD_EVENTS)
                 self.taken.update(batch[0][0].source for batch in batches)
                 while batches:
-                    await self._process(batches.pop())
+                    async with self.batch:
+                        await self._process(batches.pop())
                 self.taken.clear()
         finally:
             for batch in batches:

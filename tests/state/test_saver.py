@@ -1,20 +1,31 @@
 """Snapshots of a stream that goes on meanwhile, into a directory that may be full or slow."""
 
+import itertools
 from contextlib import asynccontextmanager
 
 import anyio
+import numpy as np
 import pytest
+from msgspec.structs import replace
 
+from kvstream import KVStream, MetricsConfig, StreamConfig
+from kvstream.alerts.silences import Silences
+from kvstream.bench.streams import busy
+from kvstream.engine.limits import StreamLimits
+from kvstream.engine.monitor import Monitor
 from kvstream.state import saver
 from kvstream.state.saver import MOST_OF_THE_TIME, SHORTEST_INTERVAL, Saver
-from kvstream.state.sections import restore
+from kvstream.state.sections import StreamParts, restore
 from kvstream.state.store import DirectoryStore
+from tests.engine.test_saved import figures
 from tests.state.power import UnsyncedFiles
 from tests.state.test_sections import NAMES, Stream
 from tests.strategies import frame
 from tests.waiting import DEADLINE, until
 
 BACKENDS = ["asyncio", "trio"]
+FRAMES, HALF = 300, 150
+QUIET = MetricsConfig(export_interval=0.0, window_seconds=0.005)
 
 
 class Saved:
@@ -66,7 +77,7 @@ def test_a_snapshot_holds_what_it_says_that_it_holds(backend, tmp_path):
             assert saved.restored().figures() == saved.stream.figures()
             assert saved.saver.bytes == saved.store.look()[0].bytes
             (numbers,) = saved.said
-        assert {name: dict(of["lives"])[1]["next"] for name, of in numbers.items()} == dict.fromkeys(NAMES, 3)
+        assert {name: next_of(of) for name, of in numbers.items()} == dict.fromkeys(NAMES, 3)
 
     run(backend, main)
 
@@ -86,7 +97,7 @@ def test_frames_are_applied_between_one_source_and_the_next(tmp_path):
             after = saved.restored()
         live = {name: after.monitor_of(name).summary(name).blocks_live for name in NAMES}
         (numbers,) = saved.said
-        assert live == {name: dict(of["lives"])[1]["next"] for name, of in numbers.items()}
+        assert live == {name: next_of(of) for name, of in numbers.items()}
         assert sorted(live.values()) == [1, 2, 2, 2]
 
     run("asyncio", main)
@@ -203,3 +214,71 @@ def test_one_snapshot_is_taken_after_the_other(tmp_path):
             assert not any(file.damage for file in saved.store.look())
 
     run("asyncio", main)
+
+
+@pytest.mark.parametrize("consumers", [1, 2])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_each_source_of_a_busy_stream_is_saved_as_its_frames_so_far_left_it(
+    backend, consumers, tmp_path, monkeypatch
+):
+    """Whatever is restored is what the first frames of each source lead to, as many as its numbers say."""
+    monkeypatch.setattr("kvstream.stream._SILENT_WINDOWS", 10**9)  # the clock closes no windows
+    events = busy(200, 40_000, content=True)
+    frames = {name: numbered(events, name) for name in NAMES}
+
+    async def feed(stream, name, goes_on):
+        for each in frames[name]:
+            if each.seq == HALF:
+                await goes_on.wait()
+            await stream.send(each)
+
+    async def main():
+        config = StreamConfig(consumers=consumers, queue_events=2000, metrics=QUIET)
+        said, goes_on = [], anyio.Event()
+        async with KVStream(config) as stream:
+            parts = StreamParts(stream._monitors, stream._limits, stream._silences, stream._drops)
+
+            def look():
+                stream._rest()
+                return parts
+
+            with DirectoryStore(tmp_path) as store:
+                each = Saver(store, look, lambda name: stream._consumer_of(name).batch, said.append, "test")
+                async with anyio.create_task_group() as tasks:
+                    for name in NAMES:
+                        tasks.start_soon(feed, stream, name, goes_on)
+                    for number in range(12):
+                        assert await each.save()
+                        check(store.newest().sections, said[-1])
+                        if number == 5:
+                            assert all(next_of(of) <= HALF for of in said[-1].values())
+                            goes_on.set()
+                await stream.flush()
+                assert await each.save()
+                check(store.newest().sections, said[-1])
+                assert {name: next_of(of) for name, of in said[-1].items()} == dict.fromkeys(NAMES, FRAMES)
+
+    def check(sections, numbers):
+        after, straight = Monitor(QUIET), Monitor(QUIET)
+        parts = StreamParts([after], StreamLimits(QUIET), Silences(), Stream().parts.drops)
+        restored = restore(parts, sections, lambda name: after, 0.0)
+        assert restored.problems == []
+        assert restored.sources == list(numbers)
+        for name, of in numbers.items():
+            for each in frames[name][: next_of(of)]:
+                straight.process(each)
+        assert figures(after) == figures(straight)
+
+    run(backend, main)
+
+
+def next_of(numbers):
+    """The number of the next frame."""
+    return dict(numbers["lives"])[1]["next"]
+
+
+def numbered(events, name):
+    """Small frames of a source, cut unevenly."""
+    edges = np.sort(np.random.default_rng(len(name)).integers(0, len(events), FRAMES - 1))
+    parts = [events.take(slice(*edge)) for edge in itertools.pairwise([0, *edges.tolist(), len(events)])]
+    return [replace(part, source=name, epoch=1, seq=seq) for seq, part in enumerate(parts)]
