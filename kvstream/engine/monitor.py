@@ -36,8 +36,8 @@ from kvstream.metrics.working_set import WorkingSet, total_working_set
 _SETTINGS = ("window_seconds", "sample_rate")
 """Settings that say what the figures of a cache mean."""
 
-_DAMAGES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""Errors that what is no state at all can raise."""
+DAMAGES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""Errors that what is no state can raise when it is restored."""
 
 _KINDS = {"repeat": "repeated", "stale": "stale", "conflict": "conflicting"}
 """Kinds of frames that more than one producer, or a repeating one, sends; by how they arrive."""
@@ -424,7 +424,7 @@ class Monitor:
             ended = source.restore(saved)
         except StateError as error:
             raise StateError(f"source {name!r}: {error}") from error
-        except _DAMAGES as error:
+        except DAMAGES as error:
             raise StateError(f"source {name!r} cannot be restored: {error!r}") from error
         source.hold()
         self.sources[name] = source

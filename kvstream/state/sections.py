@@ -14,7 +14,7 @@ from kvstream.alerts.drops import DropWatch
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert
 from kvstream.engine.limits import StreamLimits
-from kvstream.engine.monitor import Monitor, SourceMonitor
+from kvstream.engine.monitor import DAMAGES, Monitor, SourceMonitor
 from kvstream.errors import StateError
 from kvstream.state.snapshot import Section
 
@@ -99,19 +99,25 @@ def restore(
         now: Seconds since the Unix epoch.
 
     Raises:
-        StateError: If the section of the stream is missing.
+        StateError: If the section of the stream is missing or is none; the stream is not to be used then.
     """
     of_sources = {section.name: section.body for section in sections if section.kind == _SOURCE}
     stream = next((section.body for section in sections if section.kind == _STREAM), None)
     if stream is None:
         raise StateError("the section of the stream is missing")
-    parts.silences.restore(stream["silences"])
-    restored = Restored([], parts.drops.restore(stream["drops"], now), [])
-    parts.limits.restore(stream["refused"])
-    for saved in stream["monitors"]:
-        parts.monitors[0].restore(saved)
-    for name in stream["sources"]:
+    try:
+        names = list(stream["sources"])
+        parts.silences.restore(stream["silences"])
+        restored = Restored([], parts.drops.restore(stream["drops"], now), [])
+        parts.limits.restore(stream["refused"])
+        for saved in stream["monitors"]:
+            parts.monitors[0].restore(saved)
+    except DAMAGES as error:
+        raise StateError(f"the section of the stream cannot be restored: {error!r}") from error
+    for name in names:
         try:
+            if name not in of_sources:
+                raise StateError(f"source {name!r}: its section is missing")
             restored.alerts.extend(monitor_of(name).restore_source(name, of_sources[name]))
         except StateError as error:
             restored.problems.append(str(error))

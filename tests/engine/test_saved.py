@@ -230,3 +230,36 @@ def test_labels_that_are_passed_over_now_leave_no_trace():
     after = went_on(monitor, replace(SMALL, label_sets=0))
     assert after.summary().labels == {}
     assert after.summary().accounts.live == 8
+
+
+def each_without_one_key(value, path=()):
+    """Yield state once for each key in it, without that key, and where that was."""
+    if isinstance(value, list):
+        for at, part in enumerate(value):
+            for where, without in each_without_one_key(part, (*path, at)):
+                yield where, [*value[:at], without, *value[at + 1 :]]
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield (*path, key), {name: other for name, other in value.items() if name != key}
+            for where, without in each_without_one_key(part, (*path, key)):
+                yield where, {**value, key: without}
+
+
+def test_state_that_lacks_anything_is_refused_or_takes_a_default():
+    monitor = Monitor(SMALL)
+    for each in LARGE["slots that get keys and labels"]:
+        monitor.process(replace(each, seq=-1))
+    (source,) = monitor.sources.values()
+    saved, refused = through_a_snapshot(source.save()), set()
+    for path, without in each_without_one_key(saved):
+        after = Monitor(SMALL)
+        try:
+            after.restore_source("bench", without)
+        except StateError:
+            assert after.sources == {}
+            refused.add(path)
+    tier = ("tiers", "gpu")
+    wanted = {(*tier, part) for part in saved["tiers"]["gpu"]} | {
+        (*tier, "table", part) for part in saved["tiers"]["gpu"]["table"]
+    }
+    assert wanted <= refused

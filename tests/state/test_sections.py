@@ -107,9 +107,13 @@ def test_a_source_that_cannot_be_restored_begins_with_nothing_and_is_named():
     del sections[1].body["tiers"]["gpu"]["ring"]
     after = Stream()
     sections = written([*sections, stream_section(stream.parts, saved)])
+    del sections[2]
     restored = restore(after.parts, sections, after.monitor_of, 0.0)
-    assert restored.sources == ["a", "c", "d"]
-    assert restored.problems == ["source 'b' cannot be restored: KeyError('ring')"]
+    assert restored.sources == ["a", "d"]
+    assert restored.problems == [
+        "source 'b' cannot be restored: KeyError('ring')",
+        "source 'c': its section is missing",
+    ]
     assert list(after.parts.sources()) == restored.sources
 
 
@@ -119,6 +123,20 @@ def test_without_the_section_of_the_stream_nothing_is_restored():
     (source,) = stream.parts.sources().values()
     with pytest.raises(StateError, match="section of the stream is missing"):
         restore(after.parts, written([source_section(source)]), after.monitor_of, 0.0)
+    assert after.parts.sources() == {}
+
+
+@pytest.mark.parametrize("part", ["sources", "monitors", "refused", "silences", "drops"])
+def test_a_section_of_the_stream_that_lacks_a_part_is_refused(part):
+    stream, after = Stream(), Stream()
+    stream.process(frame([(0, 1, 1000, "")], "a"))
+    saved = stream.parts.sources()
+    of_stream = stream_section(stream.parts, saved)
+    del of_stream.body[part]
+    with pytest.raises(StateError, match="section of the stream cannot be restored: KeyError"):
+        restore(
+            after.parts, written([*map(source_section, saved.values()), of_stream]), after.monitor_of, 0.0
+        )
     assert after.parts.sources() == {}
 
 
