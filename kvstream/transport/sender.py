@@ -195,13 +195,14 @@ class FrameSender:
                     nonlocal broken
                     try:
                         await self._write()
+                        reading.cancel()
                     except Exception as error:
                         broken = _why(error)
                         # What was acknowledged before is still to be read, or it would be sent again.
                         reading.deadline = anyio.current_time() + _LAST_ANSWERS_SECONDS
 
                 tasks.start_soon(write)
-                while not ended and not (self._all_taken and not self._unsent and not self._sent):
+                while not ended and not self._is_done:
                     try:
                         ended = self._take_answer(await self._answer())
                     except KVStreamError as error:
@@ -209,10 +210,16 @@ class FrameSender:
             tasks.cancel_scope.cancel()
         await self._close(ended or broken or None)
 
+    @property
+    def _is_done(self) -> bool:
+        """Return whether all is acknowledged and no more will come."""
+        return self._all_taken and not self._unsent and not self._sent
+
     async def _write(self) -> None:
+        """Send what there is as it comes, until all is acknowledged and no more will come."""
         stream = self._stream
         assert stream is not None  # noqa: S101
-        while True:
+        while not self._is_done:
             while self._unsent:
                 size = count = 0
                 for message, _ in self._unsent:
@@ -227,7 +234,7 @@ class FrameSender:
             if self._in_a_hurry and self._sent and not self._queue.statistics().frames:
                 self._in_a_hurry = False
                 await stream.send(with_length(HURRY))
-            if not self._unsent:
+            if not self._unsent and not self._is_done:
                 await self._change()
 
     def _take_answer(self, answer: int | str) -> str:

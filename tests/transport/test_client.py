@@ -264,3 +264,14 @@ async def test_a_server_that_only_goes_away_has_not_refused(tmp_path):
                 await remote.accepted()
             tasks.cancel_scope.cancel()
     assert len(comings) == 2
+
+
+async def test_a_connection_with_nothing_left_to_send_closes_at_once(tmp_path):
+    async with serving(f"unix:{tmp_path}/kv.sock") as (_, server):
+        with anyio.fail_after(DEADLINE):
+            async with connect(
+                str(server.endpoint), config=StreamConfig(shutdown_timeout=10 * DEADLINE)
+            ) as remote:
+                await remote.send(frame(10))
+                await remote.flush()
+        assert remote.statistics().events == 10
