@@ -42,7 +42,7 @@ class Lookups:
         for op, block, ts, key in zip(
             frame.ops.tolist(), frame.blocks.tolist(), frame.ts.tolist(), keys, strict=True
         ):
-            if op == Op.EVICT:
+            if op in (Op.EVICT, Op.REMOVE):
                 self._content.pop(block, None)
             elif op == Op.CLEAR:
                 self._content.clear()
@@ -76,7 +76,7 @@ class Lookups:
 
     def _content_of(self, op: int, block: int, key: int) -> int | None:
         """Return the content of a block that is looked up; None if it is not known."""
-        if op == Op.STORE:  # engines name what they store by its content
+        if op in (Op.STORE, Op.PREFIX):  # engines name what they store by its content
             return block
         if op == Op.ALLOC:
             if key:

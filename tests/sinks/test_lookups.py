@@ -9,7 +9,15 @@ import pytest
 from kvstream.engine.monitor import Monitor
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame, frames_from_events
-from kvstream.events.types import BlockAccessed, BlockAllocated, BlockEvicted, BlockStored, CacheCleared
+from kvstream.events.types import (
+    BlockAccessed,
+    BlockAllocated,
+    BlockEvicted,
+    BlockRemoved,
+    BlockStored,
+    CacheCleared,
+    PrefixStored,
+)
 from kvstream.sinks.event_log import EventLogWriter
 from kvstream.sinks.lookups import Lookups
 from kvstream.sources.options import ReadOptions
@@ -114,6 +122,13 @@ def test_blocks_with_content_keys_are_what_they_hold():
 def test_stores_are_lookups_of_their_content():
     assert rows_of([BlockStored(3, 5), BlockStored(HASH, 5), BlockStored(3, 6)]) == (
         [(5, [3, HASH]), (6, [3])],
+        0,
+    )
+
+
+def test_prefixes_are_lookups_and_removals_are_none():
+    assert rows_of([PrefixStored(3, 5), BlockRemoved(3, 6), PrefixStored(HASH, 7)]) == (
+        [(5, [3]), (7, [HASH])],
         0,
     )
 
