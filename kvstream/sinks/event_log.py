@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, Self, cast
@@ -17,8 +18,9 @@ from kvstream.events.frame import EventFrame
 from kvstream.events.log import MAGIC, encode_record
 from kvstream.events.types import Malformed
 from kvstream.sinks.kv_events import KVEventEncoder
-from kvstream.sinks.libcachesim import CsvEncoder
-from kvstream.sinks.mooncake import MooncakeEncoder
+from kvstream.sinks.libcachesim import HEADER, csv_lines
+from kvstream.sinks.lookups import LookupEncoder
+from kvstream.sinks.mooncake import mooncake_row
 from kvstream.sinks.output_file import is_special, naming
 from kvstream.sources.compression import Decompressor
 from kvstream.sources.wire_capture import WireMessage, encode_wire_message
@@ -200,9 +202,9 @@ def _encoder(format: Format, block_tokens: int) -> Encoder:  # noqa: A002
         case "wire":
             return _Wire()
         case "mooncake":
-            return MooncakeEncoder(block_tokens)
+            return LookupEncoder(partial(mooncake_row, block_tokens=block_tokens))
         case "libcachesim":
-            return CsvEncoder()
+            return LookupEncoder(csv_lines, HEADER)
 
 
 class RotatingWriter:

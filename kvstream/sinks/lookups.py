@@ -1,6 +1,6 @@
 """What was looked up in a cache, request by request as far as that is known: what other simulators run on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
@@ -93,3 +93,41 @@ class Lookups:
                 "no content keys: nothing says what was looked up"
             )
         return None
+
+
+class LookupEncoder:
+    """Encodes the lookups of one cache, row by row.
+
+    Args:
+        encode_row: Returns a row's bytes, from ns since the first row, and the contents.
+        begin: What the first row follows.
+    """
+
+    def __init__(self, encode_row: Callable[[int, list[int]], bytes], begin: bytes = b"") -> None:
+        self._encode_row, self._begin = encode_row, begin
+        self._lookups = Lookups()
+        self._first_ns: int | None = None
+
+    @property
+    def left_out(self) -> int:
+        """Return lookups of unknown content, which are in no row."""
+        return self._lookups.unknown
+
+    def encode(self, frame: EventFrame) -> Iterator[bytes]:
+        """Yield the rows that a frame completes.
+
+        Raises:
+            ConfigError: If a row cannot be made of it (``Lookups.rows``).
+        """
+        for ts, contents in self._lookups.rows(frame):
+            yield self._row(ts, contents)
+
+    def finish(self) -> Iterator[bytes]:
+        """Yield the last row."""
+        for ts, contents in self._lookups.rest():
+            yield self._row(ts, contents)
+
+    def _row(self, ts: int, contents: list[int]) -> bytes:
+        begin = self._begin if self._first_ns is None else b""
+        self._first_ns = ts if self._first_ns is None else self._first_ns
+        return begin + self._encode_row(max(0, ts - self._first_ns), contents)
