@@ -590,7 +590,7 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
     """
     forgotten = [monitor.forgotten for monitor in monitors] if source is None and tier is None else []
     caches = [cache for monitor in monitors for cache in monitor.caches(source, tier)]
-    total = Measurements.empty()
+    total = CacheCounts()
     for cache in caches:
         cache.add_counts_to(total)
     for before in forgotten:
