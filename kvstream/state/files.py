@@ -32,9 +32,6 @@ class Files(Protocol):
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
 
-    def size(self, name: str) -> int:
-        """Return a file's length in bytes."""
-
     def create(self, name: str) -> Output:
         """Begin a file, in the place of one with the same name."""
 
@@ -82,10 +79,6 @@ class LocalFiles:
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
         return (self._path / name).read_bytes()
-
-    def size(self, name: str) -> int:
-        """Return a file's length in bytes."""
-        return (self._path / name).stat().st_size
 
     def create(self, name: str) -> Output:
         """Begin a file that only its owner can read, in the place of one with the same name."""

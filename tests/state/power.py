@@ -62,9 +62,6 @@ class UnsyncedFiles:
     def read(self, name: str) -> bytes:
         return self.written[self._names[name]]
 
-    def size(self, name: str) -> int:
-        return len(self.read(name))
-
     def create(self, name: str) -> _Output:
         self.step()
         inode = len(self.written)
