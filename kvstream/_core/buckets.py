@@ -47,7 +47,7 @@ class IntervalBuckets:
     @cython.nogil
     @cython.exceptval(check=False)
     def _bucket(self, value: cython.longlong) -> cython.Py_ssize_t:
-        """Return the first fine bucket whose upper bound is not below a value."""
+        """Return the first fine bucket with an upper bound of at least a value."""
         if value < 1:
             return 0
         power: cython.int = bit_length(value) - 1

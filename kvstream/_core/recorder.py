@@ -473,7 +473,7 @@ class StepRecorder(_Recorder):
     @cython.inline
     @cython.exceptval(-1)
     def _put_plain(self, block, op: cython.uchar, reason: cython.uchar) -> cython.bint:
-        """Record a block whose number is found without running any Python code; return whether it was."""
+        """Record a block if its number can be read without running Python code; return whether it was."""
         if cython.compiled:
             number: cython.longlong = 0
             if block_number(block, self._type_id, self._slot, cython.address(number)):
@@ -488,7 +488,7 @@ class StepRecorder(_Recorder):
     @cython.cfunc
     @cython.exceptval(-1)
     def _put_any(self, blocks, op: cython.uchar, reason: cython.uchar) -> cython.int:
-        """Record a block whose number has to be asked for, or several; count what is neither."""
+        """Record a block with a number that has to be asked for, or several; count what is neither."""
         if type(blocks) not in _ROWS:
             number = self._number(blocks)
             if number is not None or not _is_iterable(blocks):

@@ -216,7 +216,7 @@ class Index:
         return free if free >= 0 else place
 
     def insert(self, slots, more: cython.longlong):
-        """Keep slots, int64 (n,), whose keys are not there yet, with room for ``more`` keys."""
+        """Keep slots, int64 (n,), with keys that are not there yet, and room for ``more`` keys."""
         self.rebuild(len(slots) + more)
         slot: cython.longlong
         for slot in slots.tolist():

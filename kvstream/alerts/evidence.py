@@ -243,7 +243,7 @@ class Baseline(msgspec.Struct, frozen=True, eq=False):
         around the level would take for noise, does not hide in it.
 
         Args:
-            span: Pieces whose median is judged.
+            span: Pieces of which the median is judged.
             floor: Least noise.
         """
         series = self.series

@@ -17,7 +17,7 @@ class Point(msgspec.Struct, frozen=True):
 
 
 _Reader = Callable[[Window, float, int | None], Point | None]
-"""Reads a point off a window of so many seconds, of a cache of a capacity that may be unknown."""
+"""Reads a point off a window, given its length in seconds and the cache's capacity or None."""
 
 
 def _median(histogram: ExponentialHistogram) -> Point:

@@ -226,7 +226,7 @@ class Parts:
 
 
 def _producer() -> Producer:
-    """Return a producer whose queue drops its oldest frames, as nothing takes them."""
+    """Return a producer with a queue that drops its oldest frames, as nothing takes them."""
     queue = FrameQueue(65_536)
     return Producer(
         "bench", "gpu", queue, DropOldest(), FRAME_EVENTS, Clock(), lambda _: None, lambda _: None

@@ -11,7 +11,7 @@ from kvstream.events.types import Labels
 
 Note = tuple[int | list[int], int, I64 | None, Labels | None]
 """Of allocations that have keys or labels: their first row, or all of their rows; how many they are; their
-content keys, 0 where there is none; whose they are."""
+content keys, 0 where there is none; their label sets."""
 
 Recorded = tuple[bytes, bytes, bytes, bytes, Sequence[Note], int]
 """Columns in native byte order: operation codes (uint8), blocks and times (int64), reason codes (uint8, or

@@ -94,7 +94,7 @@ class ReportBuilder:
         Args:
             inputs: What was read.
             malformed: Pieces that could not be decoded.
-            simulated: What the simulation rests on of each source whose cache was simulated.
+            simulated: What the simulation rests on, by source with a simulated cache.
         """
         for source, simulation in (simulated or {}).items():
             self._analysis.mark_simulated(source, simulation)

@@ -56,7 +56,7 @@ class TraceDecoder:
     """Serves the requests of a trace from a simulated cache.
 
     What a block holds depends on all blocks before it, so a block is known by its hash and all hashes before
-    it in its request. In traces whose hashes cover the whole prefix this changes no figure; in those that
+    it in its request. Where hashes cover the whole prefix this changes no figure; in traces that
     hash each block alone it keeps content after another beginning apart, which no engine could reuse.
 
     Requests of one time come a nanosecond after one another, so that what a request looked up has a time of

@@ -73,7 +73,7 @@ class _Topic:
         self._repeated = 0  # restarts, not long ago, by the very number that was the last
 
     def publisher_of(self, seq: int) -> Publisher | None:
-        """Return the publisher whose next batch has a number; None if there are too many."""
+        """Return the publisher that sends a number next; None if there are too many."""
         publisher = self._next_of(seq) or self._other(seq) or self._first_or_closest(seq)
         if publisher is not None:
             self._look_at_order(publisher, seq)

@@ -21,11 +21,11 @@ class ZmqAddress(msgspec.Struct, frozen=True):
 
     Attributes:
         endpoint: ZMQ endpoint to connect to, or to bind to if its host is ``*``, ``0.0.0.0`` or ``[::]``.
-        topic: Messages whose topic begins with it.
+        topic: Messages of topics that begin with it.
         replay: Endpoint that answers for what was missed; None if there is none.
         source: Name of the publisher's events; by default its host and port, or its topic if bound.
         ranks: Data-parallel ranks that publish at this port and those after it; None if not said.
-        rank: The rank whose publisher it is, whatever its batches say; None takes what they say.
+        rank: The publisher's rank, whatever its batches say; None takes what they say.
     """
 
     endpoint: str

@@ -69,7 +69,7 @@ def stream_section(parts: StreamParts, saved: Mapping[str, SourceMonitor]) -> Se
 
     Args:
         parts: The stream.
-        saved: The sources whose sections go before it.
+        saved: The sources with sections before it.
     """
     now = parts.sources()
     body = {
