@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Buckets of intervals: counting in exponential and classic ones at once, and finding a rank."""
+"""Buckets of intervals: counting in exponential and classic ones at once, adding up, and finding a rank."""
 
 try:
     import cython
@@ -9,11 +9,157 @@ except ImportError:
 import numpy as np
 
 if cython.compiled:  # pragma: no cover
-    from cython.cimports.kvstream._core.native import bit_length
+    from cython.cimports.kvstream._core.native import leading_digits
 else:
-    bit_length = int.bit_length
+    from kvstream._core.native import leading_digits
 
 _RELEASING = 1024  # intervals from which on other threads may run meanwhile
+_NONE = np.empty(0, dtype=np.int64)
+_NONE.flags.writeable = False
+
+
+@cython.cclass
+class BucketCounts:
+    """Intervals by exponential bucket, from the bucket ``offset`` on, and what is known of all of them.
+
+    Args:
+        scale: Buckets a factor of two are 2**scale.
+    """
+
+    scale = cython.declare(cython.int, visibility="readonly")
+    offset = cython.declare(cython.longlong, visibility="readonly")
+    zero_count = cython.declare(cython.longlong, visibility="readonly")
+    count = cython.declare(cython.longlong, visibility="readonly")
+    sum_ns = cython.declare(
+        object, visibility="readonly"
+    )  # a Python integer, as it can take more than 64 bits
+    min_ns = cython.declare(cython.longlong, visibility="readonly")
+    max_ns = cython.declare(cython.longlong, visibility="readonly")
+    counts = cython.declare(object, visibility="readonly")  # int64 (buckets,), not to be changed
+    cells: cython.longlong[::1]  # the same
+    held: cython.Py_ssize_t  # buckets
+
+    def __init__(self, scale: int = 4):
+        self.scale = scale
+        self.offset = self.zero_count = self.count = self.min_ns = self.max_ns = 0
+        self.sum_ns = 0
+        self.counts = _NONE
+        self.held = 0
+
+    def add(
+        self,
+        count: cython.longlong,
+        zero_count: cython.longlong,
+        offset: cython.longlong,
+        counts,
+        sum_ns,
+        min_ns: cython.longlong,
+        max_ns: cython.longlong,
+    ):
+        """Add intervals, at least one, that are counted already.
+
+        Args:
+            count: How many they are.
+            zero_count: How many of them are 0.
+            offset: Bucket of the first count.
+            counts: The others by bucket, int64 (buckets,); may be kept, and changed.
+            sum_ns: Their sum, ns.
+            min_ns: The shortest, ns.
+            max_ns: The longest, ns.
+        """
+        self._add_figures(count, zero_count, sum_ns, min_ns, max_ns)
+        more: cython.Py_ssize_t = len(counts)
+        if not more:
+            return
+        if not self.held:
+            self._hold(offset, counts)
+            return
+        added: cython.longlong[::1] = memoryview(counts)
+        self._add_cells(offset, added)
+
+    def merge(self, other: "BucketCounts"):
+        """Add another histogram of the same scale."""
+        if not other.count:
+            return
+        self._add_figures(other.count, other.zero_count, other.sum_ns, other.min_ns, other.max_ns)
+        if not other.held:
+            return
+        if not self.held:
+            self._hold(other.offset, other.counts.copy())
+        else:
+            self._add_cells(other.offset, other.cells)
+
+    @cython.cfunc
+    def _add_figures(
+        self,
+        count: cython.longlong,
+        zero_count: cython.longlong,
+        sum_ns: object,
+        min_ns: cython.longlong,
+        max_ns: cython.longlong,
+    ):
+        self.min_ns = min(self.min_ns, min_ns) if self.count else min_ns
+        self.max_ns = max(self.max_ns, max_ns)
+        self.count += count
+        self.zero_count += zero_count
+        self.sum_ns += sum_ns
+
+    @cython.cfunc
+    def _hold(self, offset: cython.longlong, counts: object):
+        self.offset, self.counts = offset, counts
+        self.held = len(counts)
+        self.cells = memoryview(counts)
+
+    @cython.cfunc
+    def _make_room(self, low: cython.longlong, end: cython.longlong):
+        """Hold the buckets from ``low`` up to ``end``, and those that there are."""
+        if not self.held:
+            self._hold(low, np.zeros(end - low, dtype=np.int64))
+            return
+        low = min(self.offset, low)
+        end = max(self.offset + self.held, end)
+        if end - low > self.held:
+            before: cython.longlong[::1] = self.cells
+            start: cython.Py_ssize_t = self.offset - low
+            self._hold(low, np.zeros(end - low, dtype=np.int64))
+            i: cython.Py_ssize_t
+            for i in range(len(before)):
+                self.cells[start + i] = before[i]
+
+    @cython.cfunc
+    def _add_cells(self, offset: cython.longlong, added: cython.longlong[::1]):
+        self._make_room(offset, offset + len(added))
+        start: cython.Py_ssize_t = offset - self.offset
+        i: cython.Py_ssize_t
+        for i in range(len(added)):
+            self.cells[start + i] += added[i]
+
+    def quantile(self, q: cython.double) -> float:
+        """Return the value in seconds below which a share ``q`` of the intervals lies; 0 if there are none.
+
+        Interpolates geometrically inside the bucket and never leaves [min, max].
+        """
+        rank: cython.double = q * self.count
+        if not self.count or (self.zero_count and rank <= self.zero_count):
+            return 0.0
+        i: cython.Py_ssize_t = 0
+        below: cython.double = self.zero_count
+        while i < self.held - 1 and below + self.cells[i] < rank:
+            below += self.cells[i]
+            i += 1
+        inside: cython.double = min(max((rank - below) / self.cells[i], 0.0), 1.0)
+        buckets: cython.double = 1 << self.scale
+        value: cython.double = 2.0 ** ((self.offset + i + inside) / buckets)
+        return min(max(value, self.min_ns / 1e9), self.max_ns / 1e9)
+
+    def count_above(self, power: cython.int) -> int:
+        """Return how many intervals are longer than ``2**power`` seconds, a bucket's bound: exact."""
+        first: cython.longlong = power * (1 << self.scale) - self.offset
+        total: cython.longlong = 0
+        i: cython.Py_ssize_t
+        for i in range(max(0, first), self.held):
+            total += self.cells[i]
+        return total
 
 
 @cython.final
@@ -26,19 +172,21 @@ class IntervalBuckets:
     Args:
         bounds: Upper bounds of the fine buckets, ns, ascending from 0, int64 (b,).
         digits: Binary digits after the first one that name a cell.
-        lowest: Lowest fine bucket of each cell from that of 1 ns on, int64; a cell has at most two.
-        exponential: Exponential bucket that each fine one is a part of, but for the first, int64 (b,).
-        classic: Classic bucket that each fine one is a part of, int64 (b,).
+        lowest: Lowest fine bucket of each cell from that of 1 ns on, int32; a cell has at most two.
+        exponential: Exponential bucket that each fine one is a part of, but for the first, int32 (b,).
+        classic: Classic bucket that each fine one is a part of, int32 (b,).
     """
 
     bounds: cython.const[cython.longlong][::1]
     digits: cython.int
-    lowest: cython.const[cython.longlong][::1]
-    exponential: cython.const[cython.longlong][::1]
-    classic: cython.const[cython.longlong][::1]
+    lowest: cython.const[cython.int][::1]
+    lowest_bounds: cython.const[cython.longlong][::1]  # of the lowest fine bucket of each cell
+    exponential: cython.const[cython.int][::1]
+    classic: cython.const[cython.int][::1]
 
     def __init__(self, bounds, digits: int, lowest, exponential, classic):
         self.bounds, self.lowest = memoryview(bounds), memoryview(lowest)
+        self.lowest_bounds = memoryview(bounds[lowest])
         self.exponential, self.classic = memoryview(exponential), memoryview(classic)
         self.digits = digits
 
@@ -50,33 +198,23 @@ class IntervalBuckets:
         """Return the first fine bucket with an upper bound of at least a value."""
         if value < 1:
             return 0
-        power: cython.int = bit_length(value) - 1
-        cell: cython.longlong = power
-        cell <<= self.digits
-        below: cython.longlong = value & ((cython.cast(cython.longlong, 1) << power) - 1)
-        if power >= self.digits:
-            cell += below >> (power - self.digits)
-        else:
-            cell += below << (self.digits - power)
+        cell: cython.longlong = leading_digits(value, self.digits)
         at: cython.Py_ssize_t
         if cell < len(self.lowest):
             at = self.lowest[cell]
-            return at + (value > self.bounds[at])
+            return at + (value > self.lowest_bounds[cell])
         at = self.lowest[len(self.lowest) - 1]
         while at < len(self.bounds) and value > self.bounds[at]:
             at += 1
         return at
 
-    def count(self, values, classic_counts):
+    def count(self, values, exponential_counts: BucketCounts, classic_counts):
         """Count intervals.
 
         Args:
             values: Intervals, ns, none negative, int64 (n,), n at least 1.
+            exponential_counts: Exponential buckets that they are added to.
             classic_counts: Intervals by classic bucket, int64; added to.
-
-        Returns:
-            How many are 0; the first exponential bucket that is counted in, and the intervals by bucket from
-            there on, int64; the sum; the shortest and the longest, ns.
         """
         lower_bits: cython.longlong = 0xFFFF_FFFF
         value: cython.const[cython.longlong][::1] = memoryview(values)
@@ -95,20 +233,20 @@ class IntervalBuckets:
                 high = max(high, value[i])
             lower += value[i] & lower_bits
             upper += value[i] >> 32
+        total: object = upper  # a Python integer, as a few of the longest intervals take more than 64 bits
+        exponential_counts._add_figures(len(value), zeros, (total << 32) + lower, 0 if zeros else low, high)
         classic_count[self.classic[0]] += zeros
         if not high:
-            return zeros, 0, np.empty(0, dtype=np.int64), 0, 0, 0
+            return
         first: cython.longlong = self.exponential[self._bucket(low)]
-        last: cython.longlong = self.exponential[self._bucket(high)]
-        counts = np.zeros(last - first + 1, dtype=np.int64)
-        count: cython.longlong[::1] = memoryview(counts)
+        exponential_counts._make_room(first, self.exponential[self._bucket(high)] + 1)
+        first = exponential_counts.offset
+        count: cython.longlong[::1] = exponential_counts.cells
         if len(value) >= _RELEASING:
             with cython.nogil:
                 self._count(value, first, count, classic_count)
         else:
             self._count(value, first, count, classic_count)
-        total: object = upper  # a Python integer, as a few of the longest intervals take more than 64 bits
-        return zeros, first, counts, (total << 32) + lower, 0 if zeros else low, high
 
     @cython.cfunc
     @cython.nogil

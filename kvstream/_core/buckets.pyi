@@ -1,9 +1,31 @@
 from typing import final
 
+import numpy as np
+import numpy.typing as npt
+
 from kvstream.events.frame import I64, U16
+
+I32 = npt.NDArray[np.int32]
+
+class BucketCounts:
+    scale: int
+    offset: int
+    zero_count: int
+    count: int
+    sum_ns: int
+    min_ns: int
+    max_ns: int
+    counts: I64
+    def __init__(self, scale: int = 4) -> None: ...
+    def add(
+        self, count: int, zero_count: int, offset: int, counts: I64, sum_ns: int, min_ns: int, max_ns: int
+    ) -> None: ...
+    def merge(self, other: BucketCounts) -> None: ...
+    def quantile(self, q: float) -> float: ...
+    def count_above(self, power: int) -> int: ...
 
 @final
 class IntervalBuckets:
-    def __init__(self, bounds: I64, digits: int, lowest: I64, exponential: I64, classic: I64) -> None: ...
-    def count(self, values: I64, classic_counts: I64) -> tuple[int, int, I64, int, int, int]: ...
+    def __init__(self, bounds: I64, digits: int, lowest: I32, exponential: I32, classic: I32) -> None: ...
+    def count(self, values: I64, exponential_counts: BucketCounts, classic_counts: I64) -> None: ...
     def count_rows(self, values: I64, rows: U16, row_count: int) -> tuple[int, I64, I64, I64, list[int]]: ...

@@ -3,11 +3,11 @@
 import logging
 from functools import cache
 
-from kvstream._core import buckets, columns, histogram, kv_events, recorder, reuse, table
+from kvstream._core import buckets, columns, kv_events, recorder, reuse, table
 
 logger = logging.getLogger("kvstream")
 
-_MODULES = (buckets, columns, histogram, kv_events, recorder, reuse, table)
+_MODULES = (buckets, columns, kv_events, recorder, reuse, table)
 
 COMPILED = not any(str(module.__file__).endswith(".py") for module in _MODULES)
 """Whether every module of the core is compiled."""

@@ -5,18 +5,21 @@ cdef extern from * nogil:
     #if defined(__GNUC__) || defined(__clang__)
     /* The empty statement keeps gcc from taking a function that only prefetches for one without effect. */
     #define kvstream_prefetch(address) ({ __builtin_prefetch((address), 1, 3); __asm__ volatile(""); })
-    #define kvstream_bit_length(value) (64 - __builtin_clzll((unsigned long long)(value)))
     #else
     #define kvstream_prefetch(address) ((void)(address))
-    static int kvstream_bit_length(unsigned long long value) {
-        int bits = 0;
-        for (; value; value >>= 1) bits++;
-        return bits;
-    }
     #endif
+    #include <string.h>
+    /* As a double, a value is its power of two, and then its binary digits after the first. */
+    static inline long long kvstream_leading_digits(long long value, int digits) {
+        double as_double = (double)value;
+        long long bits;
+        memcpy(&bits, &as_double, sizeof bits);
+        return (bits >> (52 - digits)) - (1023LL << digits);
+    }
     """
     void prefetch "kvstream_prefetch" (const void *address) noexcept
-    int bit_length "kvstream_bit_length" (unsigned long long value) noexcept  # of at least 1
+    # See native.py; exact up to 2**53, and beyond at least as much as for that.
+    long long leading_digits "kvstream_leading_digits" (long long value, int digits) noexcept
 
 
 cdef inline long long as_signed(unsigned long long bits) noexcept nogil:

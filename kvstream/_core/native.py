@@ -1,6 +1,10 @@
 """What ``native.pxd`` has for the compiled core, for the interpreted one."""
 
-bit_length = int.bit_length
+
+def leading_digits(value: int, digits: int) -> int:
+    """Return the power of two of a value of at least 1, followed by its binary digits after the first."""
+    power = value.bit_length() - 1
+    return (power << digits) + ((value << digits >> power) & ((1 << digits) - 1))
 
 
 def as_signed(bits: int) -> int:

@@ -55,7 +55,8 @@ def buckets(scale: int) -> Buckets:
         digits += 1
     exponential_of = offset + exponential.searchsorted(bounds)
     classic_of = VLLM_BUCKETS_NS.searchsorted(bounds)
-    core = IntervalBuckets(bounds, digits, lowest, exponential_of, classic_of)
+    of_fine = (column.astype(np.int32) for column in (lowest, exponential_of, classic_of))
+    core = IntervalBuckets(bounds, digits, *of_fine)
     return Buckets(scale, bounds, exponential_of, classic_of, core)
 
 

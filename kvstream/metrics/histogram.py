@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from kvstream._core.histogram import BucketCounts
+from kvstream._core.buckets import BucketCounts
 from kvstream.events.frame import I64
 from kvstream.metrics.buckets import VLLM_BUCKETS_NS, buckets
 
@@ -56,7 +56,7 @@ class ExponentialHistogram(BucketCounts):
         """
         if len(values_ns):
             into = ClassicHistogram() if classic is None else classic
-            self.add(len(values_ns), *buckets(self.scale).core.count(values_ns, into.counts))
+            buckets(self.scale).core.count(values_ns, self, into.counts)
 
     @property
     def mean(self) -> float:
