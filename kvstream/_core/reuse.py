@@ -12,7 +12,7 @@ if cython.compiled:  # pragma: no cover
     from cython.cimports.kvstream._core.table import Index, span
 else:
     from kvstream._core.table import Index, span
-from kvstream._core.table import REMOVED, widened
+from kvstream._core.table import REMOVED
 
 _REMOVED = cython.declare(cython.int, REMOVED)
 _SMALLEST = 1024  # evictions that there is room for at first
@@ -376,3 +376,10 @@ class LruStack:
         self.tree.add(self.first, -1)
         self.again -= self.is_again[self.first]
         self.held -= 1
+
+
+def widened(column, slots: int):
+    """Return a column by slot with zeros behind it."""
+    wider = np.zeros(slots, dtype=column.dtype)
+    wider[: len(column)] = column
+    return wider

@@ -3,7 +3,7 @@
 cdef long long span(long long later, long long earlier) noexcept nogil
 
 cdef class Index:
-    cdef long long[::1] keys  # by slot
+    cdef long long[:] keys  # by slot
     cdef int[::1] places  # slot, or what else each place holds
     cdef unsigned long long factor
     cdef int shift

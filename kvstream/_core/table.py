@@ -71,6 +71,7 @@ _REMOVED = cython.declare(cython.int, REMOVED)
 _BIRTH = cython.declare(cython.int, 0)  # columns of a row of the table
 _COUNT = cython.declare(cython.int, 1)
 _TIMES = cython.declare(cython.int, 2)
+_LINE = cython.declare(cython.int, 8)  # 64-bit integers in a line of memory
 _AHEAD = cython.declare(cython.int, 32)  # events that are applied while memory answers
 _MOST_SLOTS = cython.declare(cython.longlong, 2**32)  # beyond, an id can only be a content hash
 
@@ -258,7 +259,9 @@ _spare_columns: list = []  # one for each thread that applies events at this mom
 @cython.final
 @cython.cclass
 class Table:
-    """The blocks of one cache: a row of 64-bit integers for each slot.
+    """The blocks of one cache: a row of 64-bit integers for each slot, with all that is known of its block.
+
+    A row of the usual length is one line of memory, which is what an event costs where blocks are many.
 
     Ids that are small and dense (slot streams) are slots. Once an id comes that is far beyond the number of
     blocks (content streams), slots are given out, and an index says which holds which id.
@@ -271,6 +274,7 @@ class Table:
         sampled_below: A generation is observed if its hash is below; 2**64 observes all.
     """
 
+    # Views of the rows, by slot.
     rows_array = cython.declare(object, visibility="readonly")  # int64 (slots, 2 + times)
     ids_array = cython.declare(object, visibility="readonly")  # by slot, int64, in content streams
     keys_array = cython.declare(object, visibility="readonly")  # content key by slot, int64, in slot streams
@@ -278,25 +282,27 @@ class Table:
     live_count = cython.declare(cython.longlong, visibility="readonly")
     by_hash = cython.declare(cython.bint, visibility="readonly")  # ids are content hashes
     index: Index
-    rows: cython.longlong[:, ::1]  # birth, access count, and last access times
+    whole_rows: object  # int64 (slots, 2 + times + 2)
+    rows: cython.longlong[:, ::1]  # the same: birth, access count, last access times, id or key, all others
+    id_column: cython.Py_ssize_t
     slots: cython.longlong
     mask: cython.longlong  # access i is at place i & mask of the times; the birth at -1 & mask until then
     depth: cython.longlong
     seed: cython.longlong
     sampled_below: cython.ulonglong
     all_sampled: cython.bint
-    ids: cython.longlong[::1]
+    ids: cython.longlong[:]
     free: cython.longlong[::1]  # slots given back, a stack, in content streams
     free_count: cython.longlong
     next: cython.longlong  # first slot never used, in content streams
     begun: cython.longlong[::1]  # slots used since the last clear, in slot streams
     begun_count: cython.longlong  # -1 where looking at each slot costs no more
-    key_of: cython.longlong[::1]
+    key_of: cython.longlong[:]
     has_keys: cython.bint
-    attribution_of: cython.ushort[::1]
+    attribution_of: cython.ushort[:]
     is_attributed: cython.bint
     copies_array = cython.declare(object, visibility="readonly")
-    copies: cython.uint[::1]  # of the block in each slot, beside the first
+    copies: cython.uint[:]  # of the block in each slot, beside the first
     has_copies: cython.bint
     busy: cython.bint
     # Of the frame that is applied.
@@ -335,7 +341,8 @@ class Table:
         self.attribution_of = memoryview(self.attribution_array)
         self.copies_array = np.empty(0, dtype=np.uint32)
         self.copies = memoryview(self.copies_array)
-        self.rows_array = np.empty((0, 2 + self.mask + 1), dtype=np.int64)
+        self.id_column = _TIMES + self.mask + 1
+        self.whole_rows = np.empty((0, self.id_column + 2), dtype=np.int64)
         self._widen(_SMALLEST)
 
     # Room
@@ -343,29 +350,39 @@ class Table:
     def _widen(self, slots: cython.longlong):
         """Hold ``slots`` slots, more than there are."""
         held: cython.longlong = self.slots
-        rows = np.zeros((slots, self.rows_array.shape[1]), dtype=np.int64)
-        rows[:held] = self.rows_array
+        rows = zeroed_rows(slots, self.whole_rows.shape[1])
+        rows[:held] = self.whole_rows
         rows[held:, _COUNT] = NOT_LIVE
-        self.rows_array = rows
+        self.whole_rows = rows
+        self.rows_array = rows[:, : self.id_column]
         self.rows = memoryview(rows)
         self.slots = slots
         if self.by_hash:
-            self.ids_array = widened(self.ids_array, slots)
-            self.ids = self.index.keys = memoryview(self.ids_array)
-            self.free = memoryview(widened(np.asarray(self.free), slots))
+            free = np.empty(slots, dtype=np.int64)
+            free[:held] = np.asarray(self.free)
+            self.free = memoryview(free)
         else:
             begun = np.empty(slots // _BEGUN_SHARE, dtype=np.int64)
             if self.begun_count > 0:
                 begun[: self.begun_count] = np.asarray(self.begun)[: self.begun_count]
             self.begun = memoryview(begun)
-        if self.has_keys and not self.by_hash:
-            self.keys_array = widened(self.keys_array, slots)
+        self._find_columns()
+
+    def _find_columns(self):
+        """Have a view of each column of the rows that is in use."""
+        rows = self.whole_rows
+        if self.by_hash:
+            self.ids_array = rows[:, self.id_column]
+            self.ids = self.index.keys = memoryview(self.ids_array)
+        elif self.has_keys:
+            self.keys_array = rows[:, self.id_column]
             self.key_of = memoryview(self.keys_array)
+        last: cython.Py_ssize_t = self.id_column + 1
         if self.is_attributed:
-            self.attribution_array = widened(self.attribution_array, slots)
+            self.attribution_array = rows.view(np.uint16)[:, 4 * last]
             self.attribution_of = memoryview(self.attribution_array)
         if self.has_copies:
-            self.copies_array = widened(self.copies_array, slots)
+            self.copies_array = rows.view(np.uint32)[:, 2 * last + 1]
             self.copies = memoryview(self.copies_array)
 
     def _grow(self, needed: cython.longlong, most: cython.longlong):
@@ -404,8 +421,9 @@ class Table:
     def _go_by_hash(self):
         """Keep ids in an index from now on."""
         live = self.live_slots()
-        self.ids_array = np.arange(self.slots, dtype=np.int64)
-        self.ids = self.index.keys = memoryview(self.ids_array)
+        self.by_hash = True
+        self._find_columns()
+        self.ids_array[:] = np.arange(self.slots)
         self.index.insert(live, 0)
         vacant = np.flatnonzero(self.rows_array[:, _COUNT] < 0)
         free = np.empty(self.slots, dtype=np.int64)
@@ -413,28 +431,24 @@ class Table:
         self.free = memoryview(free)
         self.free_count = len(vacant)
         self.next = self.slots
-        self.by_hash = True
 
     def keep_keys(self):
         """Keep a content key for each slot from now on."""
         if not self.has_keys:
             self.has_keys = True
-            self.keys_array = np.zeros(self.slots, dtype=np.int64)
-            self.key_of = memoryview(self.keys_array)
+            self._find_columns()
 
     def keep_attribution(self):
         """Keep the label set of each block from now on."""
         if not self.is_attributed:
             self.is_attributed = True
-            self.attribution_array = np.zeros(self.slots, dtype=np.uint16)
-            self.attribution_of = memoryview(self.attribution_array)
+            self._find_columns()
 
     def keep_copies(self):
         """Count the further copies of each block from now on."""
         if not self.has_copies:
             self.has_copies = True
-            self.copies_array = np.zeros(self.slots, dtype=np.uint32)
-            self.copies = memoryview(self.copies_array)
+            self._find_columns()
 
     # Queries
 
@@ -995,18 +1009,13 @@ class Table:
                     self.index.load_ahead(self.blocks[later + _AHEAD])
                 slot = self.index.places[self.index._home(slot)]
             if 0 <= slot < self.slots:
-                if self.by_hash:
-                    prefetch(cython.address(self.ids[slot]))
                 prefetch(cython.address(self.rows[slot, 0]))
-                prefetch(cython.address(self.rows[slot, _TIMES + self.mask]))
-                if self.has_keys and not self.by_hash:
-                    prefetch(cython.address(self.key_of[slot]))
-                if self.is_attributed:
-                    prefetch(cython.address(self.attribution_of[slot]))
+                if self.id_column >= _LINE:
+                    prefetch(cython.address(self.rows[slot, self.id_column]))
 
 
-def widened(column, slots: int):
-    """Return a column by slot with zeros behind it."""
-    wider = np.zeros(slots, dtype=column.dtype)
-    wider[: len(column)] = column
-    return wider
+def zeroed_rows(count: int, width: int):
+    """Return rows of int64 in which none of eight columns lies in two lines of memory."""
+    flat = np.zeros(count * width + _LINE, dtype=np.int64)
+    start: int = -(flat.ctypes.data // flat.itemsize) % _LINE
+    return flat[start : start + count * width].reshape(count, width)
