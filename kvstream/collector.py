@@ -62,7 +62,7 @@ class KVCacheMetricsCollector(CallRecorder):
         rules: Alert rules; the built-in ones by default.
         clock: Nanoseconds since the Unix epoch.
 
-    Example:
+    Examples:
         >>> collector = KVCacheMetricsCollector()
         >>> collector.on_block_allocated(7)
         >>> collector.on_block_accessed(7)
@@ -240,7 +240,7 @@ class BatchMetricsCollector:
         config: What is measured.
         **options: As for ``KVCacheMetricsCollector``.
 
-    Example:
+    Examples:
         >>> collector = BatchMetricsCollector()
         >>> collector.batch_allocate([1, 2, 3])
         >>> collector.batch_evict([1, 2])

@@ -107,7 +107,7 @@ class KVStream:
     Attributes:
         faults: Where servers and handlers around the stream note the errors that they contain.
 
-    Example:
+    Examples:
         >>> async def main():
         ...     async with KVStream() as stream:
         ...         engine = stream.producer("engine-0")

@@ -23,7 +23,7 @@ def folded(block_hash: int | bytes | str) -> int:
     Raises:
         ValueError: If it is text that is no hexadecimal number.
 
-    Example:
+    Examples:
         >>> hex(folded("0x00112233445566778899aabbccddeeff"))
         '0x8899aabbccddeeff'
     """

@@ -346,7 +346,7 @@ class StepRecorder(_Recorder):
     Attributes:
         began_ns: When the step began, ns since the Unix epoch; 0 without ``begin_step``.
 
-    Example:
+    Examples:
         >>> recorder = StepRecorder(lambda: 5, 4096, on_step=lambda: None, on_full=lambda: None)
         >>> recorder.allocated_nowait(7)
         >>> recorder.accessed_nowait([7, 8])

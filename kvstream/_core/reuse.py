@@ -250,7 +250,7 @@ class LruStack:
 
     Source: R. Mattson and others, "Evaluation techniques for storage hierarchies", 1970.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> stack = LruStack()
         >>> stack.access(np.array([1, 2, 3, 1]), 10, 10)

@@ -41,7 +41,7 @@ def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[tuple[Rule, ...]
 
     Rules are a table each, by name; new ones need every field that has no default.
 
-    Example:
+    Examples:
         A file that makes one rule stricter, turns another off, and wants peace until the morning::
 
             [hit_ratio_drop]

@@ -36,7 +36,7 @@ class BlockMetricsState(msgspec.Struct):
         access_times_ns: Times of the last accesses, oldest first.
         access_history: How many of these are kept.
 
-    Example:
+    Examples:
         >>> block = BlockMetricsState(block_id=7, birth_ns=0)
         >>> block.record_access(2_000_000_000)
         >>> block.record_access(3_500_000_000)

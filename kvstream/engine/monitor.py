@@ -284,7 +284,7 @@ class Monitor:
         forgotten: What is left of sources that were forgotten.
         refused: Events of sources that were one too many, by drop reason.
 
-    Example:
+    Examples:
         >>> monitor = Monitor()
         >>> monitor.summary().total_evictions
         0

@@ -9,7 +9,7 @@ class Clock:
     Attributes:
         offset: From ``time.monotonic_ns`` to the time.
 
-    Example:
+    Examples:
         >>> clock = Clock()
         >>> clock() <= clock()
         True

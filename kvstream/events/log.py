@@ -36,7 +36,7 @@ class LogWriter:
         file: Where to.
         begin: Write the beginning of a file; not where records are appended to one that has it.
 
-    Example:
+    Examples:
         >>> import io
         >>> out = io.BytesIO()
         >>> writer = LogWriter(out)

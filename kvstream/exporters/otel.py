@@ -54,7 +54,7 @@ class OpenTelemetry:
     Raises:
         ConfigError: If the endpoint is no URL.
 
-    Example:
+    Examples:
         ``OpenTelemetry("http://localhost:4318").attach(stream)``
     """
 

@@ -54,7 +54,7 @@ class PrometheusCollector(Collector):
         stream: The stream.
         native: Add native histograms, which only the OpenMetrics 2.0 writer understands.
 
-    Example:
+    Examples:
         ``REGISTRY.register(PrometheusCollector(stream))``
     """
 

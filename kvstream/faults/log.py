@@ -25,7 +25,7 @@ class FaultLog:
     Attributes:
         counts: Errors so far, by (part, reason).
 
-    Example:
+    Examples:
         >>> faults = FaultLog()
         >>> faults.note("frames", "bad_token", "refused a producer: wrong token")
         >>> faults.counts["frames", "bad_token"]

@@ -73,7 +73,7 @@ class EventPoller:
         source: Its name; events of attention-DP rank 1 belong to ``{source}/dp1``.
         clock: Nanoseconds since the Unix epoch, as the events carry no time.
 
-    Example:
+    Examples:
         >>> async def main(llm):
         ...     async with kvstream.connect("unix:/run/kvstream.sock") as connection:
         ...         await EventPoller(llm, "trtllm-0").run(connection)

@@ -38,7 +38,7 @@ class ExponentialHistogram(BucketCounts):
     Args:
         scale: Buckets a factor of two are 2**scale.
 
-    Example:
+    Examples:
         >>> histogram = ExponentialHistogram()
         >>> histogram.record(np.array([1_000_000_000] * 3))
         >>> histogram.quantile(0.5)

@@ -66,7 +66,7 @@ class HistogramRows:
     Args:
         scale: Scale of the histograms.
 
-    Example:
+    Examples:
         >>> rows = HistogramRows(4)
         >>> rows.record(np.array([0, 2, 2], dtype=np.uint16), np.array([10, 20, 30])).sum_ns
         60

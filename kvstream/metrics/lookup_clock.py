@@ -18,7 +18,7 @@ class LookupHistory:
     Args:
         window_seconds: Length of a window.
 
-    Example:
+    Examples:
         >>> load = LookupHistory(1.0)
         >>> for index in (10, 11, 15):
         ...     load.add(index, 100)

@@ -87,7 +87,7 @@ class MissRatioCurve:
         furthest: Largest size of interest, blocks. Content beyond it on the stack is forgotten, so that an
             endless stream can be followed at a constant rate. None is any size.
 
-    Example:
+    Examples:
         >>> curve = MissRatioCurve()
         >>> curve.access(np.array([1, 2, 3, 1, 2, 3]))
         >>> [curve.hit_ratio(blocks) for blocks in (2, 3)]

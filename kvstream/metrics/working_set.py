@@ -44,7 +44,7 @@ class DistinctCounter:
     Attributes:
         registers: The longest run of zeros by part of the hash, uint8 (2048,).
 
-    Example:
+    Examples:
         >>> counter = DistinctCounter()
         >>> counter.add(np.array([7, 8, 7]))
         >>> round(counter.estimate())

@@ -58,7 +58,7 @@ class Alertmanager(Delivery):
         ConfigError: If the URL cannot be posted to.
         MissingExtraError: If ``kvstream[webhook]`` is not installed.
 
-    Example:
+    Examples:
         ``Alertmanager("http://localhost:9093").attach(stream)``
     """
 

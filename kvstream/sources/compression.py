@@ -26,7 +26,7 @@ class Decompressor:
     Args:
         origin: The input's name, for reports.
 
-    Example:
+    Examples:
         >>> plain = Decompressor("x")
         >>> [*plain.feed(b"some"), *plain.feed(b" text"), *plain.finish()]
         [b'some', b' text']

@@ -35,7 +35,7 @@ class Engine(msgspec.Struct, frozen=True):
         zmq: The publisher's address; None for an HTTP server.
         source: Name of its events; None for the default.
 
-    Example:
+    Examples:
         >>> Engine.parse("zmq://vllm-0:5557?dp=2").zmq.ranks
         2
     """

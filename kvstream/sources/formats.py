@@ -95,7 +95,7 @@ _array_decoder = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 def line_format(line: bytes) -> LineFormat | None:
     """Return the format of a line, or of the first element of one that is an array; None if it has none.
 
-    Example:
+    Examples:
         >>> line_format(b'{"timestamp": 0, "hash_ids": [1, 2]}').name
         'Mooncake trace'
     """

@@ -67,7 +67,7 @@ class KVEventDecoder:
         rejected: What the last ``frames`` could not decode. Other parts of a batch are in the frames.
         undecoded: Batches that the last ``frames`` had no memory to decode; they count as lost.
 
-    Example:
+    Examples:
         >>> decoder = KVEventDecoder("vllm-0")
         >>> decoder.add(b'\x92\xcb\x3f\xf0\0\0\0\0\0\0\x91\x92\xacBlockRemoved\x91\x07')
         >>> [frame.blocks.tolist() for frame in decoder.frames()]

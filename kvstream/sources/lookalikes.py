@@ -40,7 +40,7 @@ def is_lfs_pointer(head: bytes) -> bool:
 def looks_like(head: bytes) -> str | None:
     """Return what an input that begins with ``head`` looks like, None if it is like nothing known.
 
-    Example:
+    Examples:
         >>> looks_like(b"<!DOCTYPE html><html>")
         'an HTML page'
     """

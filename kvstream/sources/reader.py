@@ -35,7 +35,7 @@ class EventReader:
         events: Events read so far.
         malformed: Malformed pieces so far.
 
-    Example:
+    Examples:
         >>> reader = EventReader("events.jsonl")
         >>> [len(frame) for frame in reader.feed(b'{"type":"alloc","block":1,"ts":5}' + b"\n")]
         [1]

@@ -60,7 +60,7 @@ class KVEventSubscriber:
         ConfigError: If the URL cannot be used.
         MissingExtraError: If ``kvstream[zmq]`` is not installed.
 
-    Example:
+    Examples:
         ``await stream.feed(KVEventSubscriber("zmq://localhost:5557").read())``
     """
 

@@ -51,7 +51,7 @@ class DirectoryStore:
         path: The directory, made where there is none.
         files: How its files are read and written; by default those of the local disk.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as directory, DirectoryStore(directory) as store:
         ...     with store.begin(Header(number=store.next_number(), taken_at=0.0, writer="x")) as snapshot:

@@ -1,6 +1,6 @@
 """Help for tests of what is built on kvstream: a fake clock, a scripted source and captured alerts.
 
-Example:
+Examples:
     >>> from kvstream.testing import ReferenceTable
     >>> table = ReferenceTable()
     >>> table.allocate(7, ts=0)

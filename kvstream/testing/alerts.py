@@ -9,7 +9,7 @@ class CapturedAlerts:
     Attributes:
         alerts: The alerts.
 
-    Example:
+    Examples:
         >>> captured = CapturedAlerts()
         >>> captured.firing()
         []

@@ -10,7 +10,7 @@ class FakeClock:
     Attributes:
         now_ns: Time now, ns; tests may set it.
 
-    Example:
+    Examples:
         >>> clock = FakeClock(now_ns=0)
         >>> clock.advance(1.5)
         >>> clock()

@@ -18,7 +18,7 @@ class ScriptedSource:
         tier: Its tier.
         start_ns: Time that the script's seconds count from, ns since the Unix epoch.
 
-    Example:
+    Examples:
         >>> script = ScriptedSource("engine-0", start_ns=0)
         >>> script.allocated([1, 2], at=0.5).accessed([1], at=2.0).frame().ts.tolist()
         [500000000, 500000000, 2000000000]

@@ -24,7 +24,7 @@ def _code(match: re.Match[str]) -> str:
 def for_unicode(text: str) -> str:
     r"""Replace lone surrogates, which no encoding of Unicode holds, by ``\udcXX``.
 
-    Example:
+    Examples:
         >>> for_unicode("a\udcff")
         'a\\udcff'
     """
@@ -34,7 +34,7 @@ def for_unicode(text: str) -> str:
 def for_terminal(text: str) -> str:
     r"""Replace what a terminal or a log would act on by its escape, such as ``\x1b``.
 
-    Example:
+    Examples:
         >>> for_terminal("red \x1b[31m")
         'red \\x1b[31m'
     """
@@ -44,7 +44,7 @@ def for_terminal(text: str) -> str:
 def for_html(text: str) -> str:
     """Escape markup and quotes for HTML and SVG text and attributes; controls as on a terminal.
 
-    Example:
+    Examples:
         >>> for_html("<b>")
         '&lt;b&gt;'
     """
@@ -54,7 +54,7 @@ def for_html(text: str) -> str:
 def for_markdown(text: str) -> str:
     r"""Escape Markdown's own characters, HTML among them, and line breaks.
 
-    Example:
+    Examples:
         >>> for_markdown("a|b")
         'a\\|b'
     """
@@ -66,7 +66,7 @@ def for_csv(text: str) -> str:
 
     Source: https://owasp.org/www-community/attacks/CSV_Injection
 
-    Example:
+    Examples:
         >>> for_csv("=1+1")
         "'=1+1"
     """
@@ -78,7 +78,7 @@ def for_prometheus(text: str) -> str:
 
     Source: https://prometheus.io/docs/instrumenting/exposition_formats/
 
-    Example:
+    Examples:
         >>> print(for_prometheus('say "a"'))
         say \"a\"
     """
@@ -90,7 +90,7 @@ def for_slack(text: str) -> str:
 
     Source: https://docs.slack.dev/messaging/formatting-message-text
 
-    Example:
+    Examples:
         >>> for_slack("<!channel>")
         '&lt;!channel&gt;'
     """
@@ -100,7 +100,7 @@ def for_slack(text: str) -> str:
 def shortened(text: str, limit: int) -> str:
     """Return text of at most ``limit`` characters, the last of them ``…`` where it was longer.
 
-    Example:
+    Examples:
         >>> shortened("vllm-0", 4)
         'vll…'
     """

@@ -10,7 +10,7 @@ from kvstream.text.escape import for_unicode
 def encode_json(value: Any) -> bytes:
     r"""Encode a value as JSON; lone surrogates in its text become ``\udcXX`` as characters.
 
-    Example:
+    Examples:
         >>> encode_json({"source": "a\udcff"})
         b'{"source":"a\\\\udcff"}'
     """

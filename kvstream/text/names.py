@@ -17,7 +17,7 @@ def bounded_name(raw: bytes | str, limit: int = MAX_NAME) -> str:
         raw: The name as it came.
         limit: Characters that the result may have, 32 or more.
 
-    Example:
+    Examples:
         >>> bounded_name(b"vllm-0")
         'vllm-0'
         >>> bounded_name(b"\xff")

@@ -228,7 +228,7 @@ def connect(
     Raises:
         ConfigError: If the endpoint is none, or the token or a file cannot be used.
 
-    Example:
+    Examples:
         ``async with connect("unix:/run/kvstream.sock") as remote: remote.producer("engine-0")``
     """
     place = Endpoint.parse(endpoint)

@@ -37,7 +37,7 @@ def create_app(
         MissingExtraError: If ``kvstream[web]`` is not installed.
         ConfigError: If the token is empty, a name is none, or ``authenticated`` comes with either.
 
-    Example:
+    Examples:
         ``app.mount("/kvstream", create_app(stream, token="secret"))``
     """
     from kvstream.web.app import application  # here, as it needs an extra
