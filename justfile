@@ -1,0 +1,39 @@
+# The same commands as CI; `just` lists them. Each works in a virtual environment with `pip install -e '.[test,lint,docs]'`.
+
+default:
+    @just --list
+
+# Tests that take less than three minutes together
+test *arguments:
+    pytest -q -n auto {{arguments}}
+
+# Tests that do much more, or wait for long
+slow *arguments:
+    pytest -q -n auto -m slow {{arguments}}
+
+# Lint, format and types
+lint:
+    ruff check .
+    ruff format --check .
+    mypy
+
+# Put the format right
+format:
+    ruff check --fix .
+    ruff format .
+
+# Build the documentation, and fail on a link that leads nowhere
+docs:
+    zensical build --strict --clean
+
+# Compile the core where it stands
+core:
+    CFLAGS="-O2 -g0" cythonize -i -3 kvstream/_core/{buckets,columns,kv_events,recorder,reuse,table}.py
+
+# Write the schemas anew, which tests hold against the code
+schemas:
+    python -m kvstream schemas write
+
+# Everything that must pass before a change lands
+ci:
+    .ci/run
