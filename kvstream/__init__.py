@@ -25,11 +25,13 @@ from kvstream.errors import (
     KVStreamError,
     MalformedInputError,
     MissingExtraError,
+    StateError,
     UndeliveredError,
     UnknownFormatError,
     UnreadableInputError,
 )
 from kvstream.events.frame import EventFrame
+from kvstream.events.sequence import Cursor
 from kvstream.events.types import (
     BlockAccessed,
     BlockAllocated,
@@ -54,6 +56,7 @@ from kvstream.metrics.working_set import WorkingSet
 from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import QueueStatistics
 from kvstream.recording.recorder import HasBlockId
+from kvstream.state.keeper import StateStatistics
 from kvstream.stream import KVStream, StreamStatistics
 from kvstream.subscriptions import Batching, Delivery, Subscription, SubscriptionStatistics
 from kvstream.transport.client import Connection, ConnectionStatistics, connect
@@ -82,6 +85,7 @@ __all__ = [
     "ConfigError",
     "Connection",
     "ConnectionStatistics",
+    "Cursor",
     "CurvePoint",
     "Delivery",
     "EventFrame",
@@ -112,6 +116,8 @@ __all__ = [
     "ReuseByIdle",
     "Rule",
     "Silence",
+    "StateError",
+    "StateStatistics",
     "StepRecorder",
     "StreamConfig",
     "StreamStatistics",

@@ -1,5 +1,6 @@
 """KVStream: producers fill queues, consumer tasks update state, subscribers hear of it."""
 
+import os
 import zlib
 from collections import Counter, deque
 from collections.abc import (
@@ -37,9 +38,10 @@ from kvstream.engine.inputs import InputStatistics, readings_of
 from kvstream.engine.limits import StreamLimits
 from kvstream.engine.monitor import Gathering, Monitor, SourceMonitor, accounts_of
 from kvstream.engine.recorded import RecordedTime
-from kvstream.errors import ClosedStreamError, MalformedInputError
+from kvstream.errors import ClosedStreamError, ConfigError, MalformedInputError
 from kvstream.events.clock import Clock
 from kvstream.events.frame import EventFrame
+from kvstream.events.sequence import Cursor
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
 from kvstream.faults.fork import close_in_children
 from kvstream.faults.log import FaultLog
@@ -47,6 +49,9 @@ from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import QueueStatistics
 from kvstream.recording.registry import ProducerSet, ProducersStatistics
+from kvstream.state.keeper import StateKeeper, StateStatistics
+from kvstream.state.sections import Restored, StreamParts
+from kvstream.state.store import DirectoryStore
 from kvstream.subscriptions import (
     Batching,
     Delivery,
@@ -66,6 +71,7 @@ _MALFORMED_KEPT = 100
 _SILENT_WINDOWS = 2  # after which a source's time goes on without events
 _LEAST_TICK_SECONDS = 0.1
 _TURN_SECONDS = 0.002  # of looking at one cache after the other, until other tasks have their turn
+_RECONNECT_SECONDS = 15.0  # that the inputs of a restored source may take before it can be silent
 _STOPPED_SECONDS = 10.0  # by which the loop is late when its process was stopped
 _SOONER = 12  # parts of forget_seconds after which a source may be forgotten where others need its place
 
@@ -80,6 +86,7 @@ class StreamStatistics(NamedTuple):
         subscribers: One entry a subscription or handler.
         faults: Errors that ended what they concern and nothing more, by (part, reason).
         inputs: One entry a connection of the inputs around the stream (``watch_inputs``).
+        state: The saved state; None for a stream without.
     """
 
     accounts: Accounts
@@ -88,6 +95,21 @@ class StreamStatistics(NamedTuple):
     subscribers: tuple[SubscriptionStatistics, ...]
     faults: dict[tuple[str, str], int]
     inputs: tuple[InputStatistics, ...]
+    state: StateStatistics | None
+
+
+class _Counted(NamedTuple):
+    """What was counted of a stream before this process went on with it.
+
+    Attributes:
+        offered: Events that were processed or dropped.
+        malformed: What could not be decoded.
+        dropped: Events dropped before they came to a cache, by drop reason.
+    """
+
+    offered: int = 0
+    malformed: int = 0
+    dropped: Mapping[str, int] = {}
 
 
 class KVStream:
@@ -98,11 +120,16 @@ class KVStream:
     ``delivery_timeout`` is not waited for, and what it has not taken counts as undelivered. Leaving it by
     an exception or by cancellation drains nothing; what was on its way is counted as ``cancelled``.
 
+    With ``state``, the stream goes on from what was saved there, and saves itself again and again and when
+    it is left. Then its end is none for the caches: windows stay open and alerts fire on, for the next
+    process to go on with. Opening it raises ``StateError`` where another process uses that directory.
+
     Args:
         config: Settings; the defaults measure everything.
         rules: Alert rules; the built-in ones by default.
         clock: Nanoseconds since the Unix epoch, for producers.
         silences: Silences to begin with; ``silence`` adds others.
+        state: Directory that the state is kept in; None keeps it in memory.
 
     Attributes:
         faults: Where servers and handlers around the stream note the errors that they contain.
@@ -125,6 +152,7 @@ class KVStream:
         rules: Sequence[Rule] | None = None,
         clock: Callable[[], int] | None = None,
         silences: Iterable[Silence] = (),
+        state: str | os.PathLike[str] | DirectoryStore | None = None,
     ) -> None:
         self.config = config or StreamConfig()
         self._silences = Silences(silences)
@@ -160,10 +188,26 @@ class KVStream:
         self._summaries: Topic[CacheMetricsSummary] = Topic("summaries", buffer, faults=self.faults)
         self._evictions: Topic[KVCacheEvictionEvent] = Topic("evictions", buffer, faults=self.faults)
         self._topics: tuple[Topic[Any], ...] = (self._alerts, self._summaries, self._evictions)
+        self._keeper = None if state is None else self._make_keeper(state)
+        self._before = _Counted()
         self._tasks: TaskGroup | None = None
         self._exits = AsyncExitStack()
         self._state = "new"
         self._final = False
+
+    def _make_keeper(self, state: str | os.PathLike[str] | DirectoryStore) -> StateKeeper:
+        from kvstream import __version__  # here, as it imports this module
+
+        if self._recorded is not None:
+            raise ConfigError("the state of a recording is not kept: it can be read again")
+
+        def monitor_of(source: str) -> Monitor:
+            return self._consumer_of(source).at_rest()
+
+        def parts() -> StreamParts:
+            return StreamParts(self._monitors, self._limits, self._silences, self._drops, self._others)
+
+        return StateKeeper(state, parts, monitor_of, lambda s: self._consumer_of(s).batch, __version__)
 
     @property
     def is_open(self) -> bool:
@@ -179,6 +223,9 @@ class KVStream:
         threads = anyio.CapacityLimiter(len(self._consumers)) if len(self._consumers) > 1 else None
         for consumer in self._consumers:
             consumer.open(self.config.queue_events, threads)
+        if self._keeper is not None:
+            self._go_on(await self._keeper.open(self._clock() / 1e9))
+            self._exits.callback(self._keeper.close)
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         self._state = "open"
         self._opened_at = self._clock() / 1e9
@@ -189,6 +236,8 @@ class KVStream:
             self._tasks.start_soon(self._pass_time, name="kvstream clock")
         if self.config.metrics.export_interval:
             self._tasks.start_soon(self._summarize_regularly, name="kvstream summaries")
+        if self._keeper is not None:
+            self._tasks.start_soon(self._keeper.saver.run, name="kvstream state")
         for topic in self._topics:
             topic.open(self._tasks)
         return self
@@ -205,9 +254,8 @@ class KVStream:
         reason = "cancelled"
         try:
             if exc is None:
-                with anyio.move_on_after(self.config.shutdown_timeout) as scope:
-                    await self._drain()
-                reason = "shutdown_timeout" if scope.cancelled_caught else "closed"
+                is_drained = await self._drain()
+                reason = "closed" if is_drained else "shutdown_timeout"
         finally:
             self._state = "closed"
             self._rest()  # as threads stop after a slice then, and not after the whole batch
@@ -218,30 +266,51 @@ class KVStream:
             finally:
                 self._settle(reason)
 
-    async def _drain(self) -> None:
-        await self._producers.flush()
-        for consumer in self._consumers:
-            consumer.queue.close()
-        for consumer in self._consumers:
-            await consumer.ended.wait()
+    async def _drain(self) -> bool:
+        """Apply what is on its way, and deliver what came of it; return whether there was time for all."""
+        with anyio.move_on_after(self.config.shutdown_timeout) as scope:
+            await self._producers.flush()
+            for consumer in self._consumers:
+                consumer.queue.close()
+            for consumer in self._consumers:
+                await consumer.ended.wait()
+            scope.deadline += await self._save_last()
+            if self._goes_on:
+                self._finish()
+            else:
+                await self._end_windows()
+            for topic in self._topics:
+                topic.close()
+            async with anyio.create_task_group() as farewells:
+                for topic in self._topics:
+                    farewells.start_soon(topic.handled, self.config.delivery_timeout)
+        return not scope.cancelled_caught
+
+    async def _save_last(self) -> float:
+        """Save everything for the next process, if it is to be; return seconds that this took."""
+        if self._keeper is None:
+            return 0.0
+        began = anyio.current_time()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(self._keeper.saver.interval):
+            await self._keeper.saver.save()
+        return anyio.current_time() - began
+
+    async def _end_windows(self) -> None:
+        """End the windows of every source, while other tasks go on."""
         if self._recorded is not None:
             self._publish_alerts(self._recorded.end())
         async for source in sources_in_turn(self):
             self._publish_alerts(source.finish())
         self._finish()
-        for topic in self._topics:
-            topic.close()
-        async with anyio.create_task_group() as farewells:
-            for topic in self._topics:
-                farewells.start_soon(topic.handled, self.config.delivery_timeout)
 
     def _finish(self) -> None:
-        """End every window and publish the last alerts and summary, once."""
+        """End every window, unless another process goes on with it, and publish the last summary, once."""
         if not self._final:
             self._final = True
-            self._publish_alerts(self._look_at_drops())
-            for monitor in self._monitors:
-                self._publish_alerts(monitor.finish())
+            if not self._goes_on:
+                self._publish_alerts(self._look_at_drops())
+                for monitor in self._monitors:
+                    self._publish_alerts(monitor.finish())
             if self._summaries.listening:
                 self._summaries.publish(self.summary_nowait())
 
@@ -262,6 +331,45 @@ class KVStream:
         for consumer in self._consumers:
             consumer.close_after_fork()
         self._producers.close_after_fork()
+
+    # State that outlives the process
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether another process is to go on with the windows and alerts, from what was saved."""
+        return self._keeper is not None and self._keeper.saver.saved_at is not None
+
+    def _others(self) -> dict[str, Any]:
+        """Return what the stream itself has to go on from, as plain values."""
+        counted = self._producers.statistics()
+        dropped = Counter(self._before.dropped)
+        for sender in (counted.others, *counted.producers):
+            dropped.update(sender.dropped)
+        now = anyio.current_time()
+        return {
+            "malformed": self._before.malformed + self._malformed_count,
+            "dropped": dict(+dropped),
+            "silent_seconds": {source: max(0.0, now - arrived) for source, arrived in self._arrived.items()},
+        }
+
+    def _go_on(self, restored: Restored) -> None:
+        """Go on from what was restored."""
+        self._publish_alerts(restored.alerts)
+        dropped, malformed = restored.others.get("dropped", {}), restored.others.get("malformed", 0)
+        engine = accounts_of(self._monitors, None, None)
+        self._before = _Counted(engine.offered + sum(dropped.values()), malformed, dropped)
+        silent = restored.others.get("silent_seconds", {})
+        now = anyio.current_time() + _RECONNECT_SECONDS
+        arrived = {source: now - silent.get(source, 0.0) for source in restored.sources}
+        self._arrived = dict(sorted(arrived.items(), key=lambda item: item[1]))
+
+    def cursors(self) -> Mapping[str, Cursor]:
+        """Return how far the frames of each source had come when it was saved, for inputs to go on from.
+
+        It is what was restored when the stream was opened; empty without ``state``, or where nothing was
+        saved. Sources without numbered frames are left out.
+        """
+        return {} if self._keeper is None else self._keeper.cursors
 
     # Getting events in
 
@@ -648,7 +756,9 @@ class KVStream:
     def input_age(self, source: str) -> float:
         """Return seconds since the last frame of a source was applied; 0 for a source that is not known."""
         arrived = self._arrived.get(source)
-        return 0.0 if arrived is None or self._state != "open" else anyio.current_time() - arrived
+        if arrived is None or self._state != "open":
+            return 0.0
+        return max(0.0, anyio.current_time() - arrived)
 
     def event_lag(self, source: str) -> float | None:
         """Return seconds from the newest event of a source to when it was applied; None if not known.
@@ -679,6 +789,7 @@ class KVStream:
             tuple(entry for topic in self._topics for entry in topic.statistics()),
             dict(self.faults.counts),
             tuple(self.inputs()),
+            None if self._keeper is None else self._keeper.statistics(),
         )
 
     def _accounts(self, counted: ProducersStatistics) -> Accounts:
@@ -691,6 +802,7 @@ class KVStream:
         """
         accounts = accounts_of(self._monitors, None, None)
         dropped = Counter(accounts.dropped)
+        dropped.update(self._before.dropped)
         offered = 0
         in_flight = -sum(consumer.consumed for consumer in self._consumers)
         for sender in (counted.others, *counted.producers):
@@ -698,10 +810,10 @@ class KVStream:
             in_flight += sender.offered - sum(sender.dropped.values())
             dropped.update(sender.dropped)
         if self._state == "forked":  # which may have been in the middle of a slice
-            dropped["forked"] += offered - accounts.processed - dropped.total()
+            dropped["forked"] += self._before.offered + offered - accounts.processed - dropped.total()
             in_flight = 0
-        accounts.offered = offered + self._malformed_count
-        accounts.malformed = self._malformed_count
+        accounts.malformed = self._before.malformed + self._malformed_count
+        accounts.offered = self._before.offered + offered + accounts.malformed
         accounts.in_flight = in_flight
         accounts.dropped = dict(dropped)
         return accounts

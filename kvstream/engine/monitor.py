@@ -20,7 +20,7 @@ from kvstream.engine.limits import TOO_MANY_BLOCKS, TOO_MANY_CACHES, StreamLimit
 from kvstream.errors import StateError
 from kvstream.events.counters import CacheCounts, SourceCounts, joint_hits_reported
 from kvstream.events.frame import EventFrame
-from kvstream.events.sequence import Arrival, FrameSequence
+from kvstream.events.sequence import Arrival, Cursor, FrameSequence
 from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
 from kvstream.metrics.miss_ratio import CacheSizes
 from kvstream.metrics.summary import (
@@ -169,6 +169,11 @@ class SourceMonitor:
         """Judge every tier by other rules from now on; return the alerts that end with their rule."""
         self._rules = rules
         return [alert for tier in self.tiers.values() for alert in tier.rules.replace_rules(rules)]
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """Return how far its frames have come; None where they have no numbers."""
+        return self._sequence.cursor
 
     def note_lost(self, count: int) -> None:
         """Note events that were dropped unasked before they came here."""

@@ -1,7 +1,7 @@
 """Sequence numbers of frames: what is lost, what is a repeat, what is a restart, who else uses the name."""
 
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvstream.events.frame import UNNUMBERED, EventFrame
 
@@ -11,6 +11,18 @@ LIVES = 16  # epochs remembered
 SILENT = 1024  # frames of others after which an epoch is left
 
 _MOST_MISSING = 2**32  # counted for one gap, so that sums cannot overflow
+
+
+class Cursor(NamedTuple):
+    """How far the frames of a source have come.
+
+    Attributes:
+        epoch: Life of its producer.
+        next: Sequence number of the next frame.
+    """
+
+    epoch: int
+    next: int
 
 
 class Arrival(Enum):
@@ -85,6 +97,11 @@ class FrameSequence:
         self._life: _Life | None = None  # of the last frame that was processed
         self._epoch = 0
         self._arrivals = 0
+
+    @property
+    def cursor(self) -> Cursor | None:
+        """Return how far the last producer's frames have come; None where no frame had a number."""
+        return None if self._life is None else Cursor(self._epoch, self._life.next)
 
     def save(self) -> dict[str, Any]:
         """Return the numbers so far, as plain values."""

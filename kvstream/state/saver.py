@@ -1,16 +1,18 @@
 """Saver: a stream's state into a store, again and again, while the stream goes on."""
 
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 from anyio import to_thread
 
 from kvstream.engine.monitor import SourceMonitor
-from kvstream.errors import StateError
+from kvstream.faults.containment import described
+from kvstream.state.held import HeldFrames
 from kvstream.state.sections import StreamParts, source_section, stream_section
 from kvstream.state.snapshot import Header, Section
 from kvstream.state.store import DirectoryStore, SnapshotWriter
@@ -35,14 +37,16 @@ class Saver:
         store: Where snapshots are kept, open.
         parts: Returns the state, to be read up to the next ``await``.
         between_batches: Returns what keeps frames of a source from being applied while it is entered.
-        saved: Called with the sequence numbers of each source once a snapshot of them is on the disk.
         writer: Version of kvstream.
 
     Attributes:
+        held: Which frames the last snapshot holds.
         interval: Seconds between the end of a snapshot and the next one.
         saved_at: When the last whole snapshot was begun, seconds since the Unix epoch; None before the first.
         bytes: Its length.
         error: Why the last attempt failed; empty if it did not.
+        snapshots: Snapshots taken so far.
+        failures: Attempts that failed.
     """
 
     def __init__(
@@ -50,24 +54,37 @@ class Saver:
         store: DirectoryStore,
         parts: Callable[[], StreamParts],
         between_batches: Callable[[str], AbstractAsyncContextManager[object]],
-        saved: Callable[[Mapping[str, Any]], None],
         writer: str,
     ) -> None:
+        self.held = HeldFrames()
         self.interval = SHORTEST_INTERVAL
         self.saved_at: float | None = None
-        self.bytes = 0
+        self.bytes = self.snapshots = self.failures = 0
         self.error = ""
         self._store, self._parts = store, parts
-        self._between_batches, self._saved = between_batches, saved
-        self._writer = writer
+        self._between_batches, self._writer = between_batches, writer
         self._lock = anyio.Lock()
         self._cost = 0.0  # seconds of the snapshot in the making
+        self._asked = anyio.Event()
+        self._failed_since = -math.inf  # when the last attempt that failed had begun, by the loop's clock
 
     async def run(self) -> None:
-        """Save at intervals until cancelled."""
+        """Save at intervals, sooner if asked for it, until cancelled."""
         while True:
-            await anyio.sleep(self.interval)
+            ended = anyio.current_time()
+            with anyio.move_on_after(self.interval):
+                await self._asked.wait()
+            await anyio.sleep(ended + self._cost / MOST_OF_THE_TIME - anyio.current_time())
+            self._asked = anyio.Event()
             await self.save()
+
+    def soon(self) -> None:
+        """Take the next snapshot as soon as the time that saving may take allows it."""
+        self._asked.set()
+
+    def has_failed_since(self, time: float) -> bool:
+        """Return whether an attempt has failed that began later than a time of the loop's clock."""
+        return self._failed_since > time
 
     async def save(self) -> bool:
         """Take a snapshot, once one that is being taken is done; return whether it is on the disk now.
@@ -78,38 +95,46 @@ class Saver:
             return await self._save_once()
 
     async def _save_once(self) -> bool:
-        begun_at, self._cost = time.time(), 0.0
+        begun_at, began = time.time(), anyio.current_time()
+        self._cost = 0.0
         try:
-            numbers, size = await self._save(begun_at)
-        except (OSError, StateError) as error:
-            why = (isinstance(error, OSError) and error.strerror) or str(error)
+            size = await self._save(begun_at)
+        except Exception as error:
+            why = (isinstance(error, OSError) and error.strerror) or described(error)
             if why != self.error:
                 _logger.warning("state cannot be saved in %s: %s", self._store.path, why)
-            self.error = why
+            self.error, self._failed_since = why, began
+            self.failures += 1
+            self.held.wake()
             return False
         finally:
             self.interval = max(SHORTEST_INTERVAL, self._cost / MOST_OF_THE_TIME)
         if self.error:
             _logger.warning("state is saved in %s again", self._store.path)
         self.saved_at, self.bytes, self.error = begun_at, size, ""
-        self._saved(numbers)
+        self.snapshots += 1
+        self.held.keep()
         return True
 
-    async def _save(self, begun_at: float) -> tuple[dict[str, Any], int]:
-        """Write a snapshot; return the sequence numbers of each source in it, and its length."""
-        numbers: dict[str, Any] = {}
+    async def _save(self, begun_at: float) -> int:
+        """Write a snapshot; return its length."""
         saved: dict[str, SourceMonitor] = {}
+        self.held.begin()
         with await self._in_thread(self._begin, begun_at) as writer:
             for name, source in self._parts().sources().items():
                 async with self._between_batches(name):
-                    if self._parts().sources().get(name) is not source:
+                    if self._parts().source(name) is not source:
                         continue  # forgotten meanwhile
                     section = self._copied(source_section, source)
-                saved[name], numbers[name] = source, section.body["sequence"]
+                    self.held.enter(name)
+                saved[name] = source
                 await self._in_thread(writer.add, section)
-            await self._in_thread(writer.add, self._copied(stream_section, self._parts(), saved))
+            parts = self._parts()
+            section = self._copied(stream_section, parts, saved)
+            self.held.enter_rest(parts.sources())
+            await self._in_thread(writer.add, section)
             await self._in_thread(writer.finish)
-            return numbers, writer.bytes
+            return writer.bytes
 
     def _begin(self, begun_at: float) -> SnapshotWriter:
         number = self._store.next_number()

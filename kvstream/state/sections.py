@@ -7,6 +7,7 @@ are in it already.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -29,12 +30,18 @@ class StreamParts(msgspec.Struct, frozen=True, eq=False):
         limits: What all of them may hold.
         silences: Alerts that nobody is notified of.
         drops: What watches events that never reach a cache.
+        others: Returns what else the stream has to go on from, in plain values, which ``restore`` gives back.
     """
 
     monitors: Sequence[Monitor]
     limits: StreamLimits
     silences: Silences
     drops: DropWatch
+    others: Callable[[], dict[str, Any]] = dict
+
+    def source(self, name: str) -> SourceMonitor | None:
+        """Return a source; None if it is not there now."""
+        return next((found for each in self.monitors if (found := each.sources.get(name)) is not None), None)
 
     def sources(self) -> dict[str, SourceMonitor]:
         """Return the sources that are there now, by name."""
@@ -47,12 +54,16 @@ class Restored(msgspec.Struct, frozen=True):
     Attributes:
         sources: Sources that go on.
         alerts: Alerts that end, as their rule is gone or another one now.
-        problems: Why other sources begin with nothing, in words.
+        problems: Why other sources begin with nothing, in words, by source.
+        others: What ``StreamParts.others`` returned when it was saved.
+        is_lost: Whether there was something to restore, of which nothing could be.
     """
 
     sources: list[str] = []
     alerts: list[CacheAlert] = []
-    problems: list[str] = []
+    problems: dict[str, str] = {}
+    others: dict[str, Any] = {}
+    is_lost: bool = False
 
 
 def source_section(source: SourceMonitor) -> Section:
@@ -78,6 +89,7 @@ def stream_section(parts: StreamParts, saved: Mapping[str, SourceMonitor]) -> Se
         "refused": parts.limits.save(),
         "silences": parts.silences.save(),
         "drops": parts.drops.save(),
+        "others": parts.others(),
     }
     return Section(_STREAM, "", body)
 
@@ -99,28 +111,39 @@ def restore(
         now: Seconds since the Unix epoch.
 
     Raises:
-        StateError: If the section of the stream is missing or is none; the stream is not to be used then.
+        StateError: If the section of the stream is missing or is none; nothing is changed then.
     """
     of_sources = {section.name: section.body for section in sections if section.kind == _SOURCE}
     stream = next((section.body for section in sections if section.kind == _STREAM), None)
     if stream is None:
         raise StateError("the section of the stream is missing")
     try:
-        names = list(stream["sources"])
-        parts.silences.restore(stream["silences"])
-        restored = Restored([], parts.drops.restore(stream["drops"], now), [])
-        parts.limits.restore(stream["refused"])
-        for saved in stream["monitors"]:
-            parts.monitors[0].restore(saved)
+        first, silences = parts.monitors[0], Silences()
+        names, others = list(stream["sources"]), dict(stream.get("others", {}))
+        drops = DropWatch(first.rules, silences, {})
+        tried = StreamParts([Monitor(first.config, first.rules)], StreamLimits(first.config), silences, drops)
+        _restore_stream(tried, stream, now)  # so that what cannot be restored changes nothing
+        alerts = _restore_stream(parts, stream, now)
     except DAMAGES as error:
         raise StateError(f"the section of the stream cannot be restored: {error!r}") from error
+    restored = Restored([], alerts, {}, others)
     for name in names:
         try:
             if name not in of_sources:
                 raise StateError(f"source {name!r}: its section is missing")
             restored.alerts.extend(monitor_of(name).restore_source(name, of_sources[name]))
         except StateError as error:
-            restored.problems.append(str(error))
+            restored.problems[name] = str(error)
         else:
             restored.sources.append(name)
     return restored
+
+
+def _restore_stream(parts: StreamParts, stream: Mapping[str, Any], now: float) -> list[CacheAlert]:
+    """Restore what is of no source; return the alerts that end."""
+    parts.silences.restore(stream["silences"])
+    ended = parts.drops.restore(stream["drops"], now)
+    parts.limits.restore(stream["refused"])
+    for saved in stream["monitors"]:
+        parts.monitors[0].restore(saved)
+    return ended

@@ -7,6 +7,7 @@ cursors of its inputs in it: no pointer to it is needed. The process that writes
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -113,7 +114,15 @@ class DirectoryStore:
         Raises:
             StateError: If the directory cannot be read.
         """
-        return [self._look(number) for number in sorted(self._numbered(), reverse=True)]
+        return list(self.newest_first())
+
+    def newest_first(self) -> Iterator[SnapshotFile]:
+        """Yield every snapshot there is, newest first, each read whole when it is its turn.
+
+        Raises:
+            StateError: If the directory cannot be read.
+        """
+        return (self._look(number) for number in sorted(self._numbered(), reverse=True))
 
     def newest(self) -> SnapshotFile | None:
         """Return the newest whole snapshot; None if there is none.
@@ -121,11 +130,7 @@ class DirectoryStore:
         Raises:
             StateError: If the directory cannot be read.
         """
-        for number in sorted(self._numbered(), reverse=True):
-            found = self._look(number)
-            if not found.damage:
-                return found
-        return None
+        return next((found for found in self.newest_first() if not found.damage), None)
 
     def prune(self) -> None:
         """Remove all but the last snapshots.

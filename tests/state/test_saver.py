@@ -35,11 +35,8 @@ class Saved:
         self.stream = Stream(2)
         self.store = DirectoryStore(path, files)
         self.locks = {name: anyio.Lock() for name in NAMES}
-        self.said = []
         self.meanwhile = lambda name: None
-        self.saver = Saver(
-            self.store, lambda: self.stream.parts, self.between_batches, self.said.append, "test"
-        )
+        self.saver = Saver(self.store, lambda: self.stream.parts, self.between_batches, "test")
 
     @asynccontextmanager
     async def between_batches(self, name):
@@ -76,8 +73,7 @@ def test_a_snapshot_holds_what_it_says_that_it_holds(backend, tmp_path):
             assert await saved.saver.save()
             assert saved.restored().figures() == saved.stream.figures()
             assert saved.saver.bytes == saved.store.look()[0].bytes
-            (numbers,) = saved.said
-        assert {name: next_of(of) for name, of in numbers.items()} == dict.fromkeys(NAMES, 3)
+            assert places(saved.store.newest().sections) == dict.fromkeys(NAMES, 3)
 
     run(backend, main)
 
@@ -95,9 +91,9 @@ def test_frames_are_applied_between_one_source_and_the_next(tmp_path):
         with saved.store:
             assert await saved.saver.save()
             after = saved.restored()
+            saved_places = places(saved.store.newest().sections)
         live = {name: after.monitor_of(name).summary(name).blocks_live for name in NAMES}
-        (numbers,) = saved.said
-        assert live == {name: next_of(of) for name, of in numbers.items()}
+        assert live == saved_places
         assert sorted(live.values()) == [1, 2, 2, 2]
 
     run("asyncio", main)
@@ -112,9 +108,9 @@ def test_a_source_is_saved_once_its_batch_is_done(tmp_path):
                 await saved.locks["c"].acquire()
                 tasks.start_soon(saved.saver.save)
                 await until(lambda: saved.locks["c"].statistics().tasks_waiting)
-                assert saved.said == []
+                assert saved.saver.snapshots == 0
                 saved.locks["c"].release()
-            assert len(saved.said) == 1
+            assert saved.saver.snapshots == 1
 
     run("asyncio", main)
 
@@ -153,7 +149,7 @@ def test_a_full_disk_stops_nothing_and_is_named_until_there_is_room(tmp_path, ca
                 assert saved.saver.saved_at == first
                 assert saved.store.newest().number == 0
             files.fail_at = None
-            assert len(saved.said) == 1
+            assert saved.saver.snapshots == 1
             assert await saved.saver.save()
             assert saved.saver.error == ""
             assert saved.restored().figures() == saved.stream.figures()
@@ -234,7 +230,7 @@ def test_each_source_of_a_busy_stream_is_saved_as_its_frames_so_far_left_it(
 
     async def main():
         config = StreamConfig(consumers=consumers, queue_events=2000, metrics=QUIET)
-        said, goes_on = [], anyio.Event()
+        goes_on = anyio.Event()
         async with KVStream(config) as stream:
             parts = StreamParts(stream._monitors, stream._limits, stream._silences, stream._drops)
 
@@ -243,38 +239,39 @@ def test_each_source_of_a_busy_stream_is_saved_as_its_frames_so_far_left_it(
                 return parts
 
             with DirectoryStore(tmp_path) as store:
-                each = Saver(store, look, lambda name: stream._consumer_of(name).batch, said.append, "test")
+                each = Saver(store, look, lambda name: stream._consumer_of(name).batch, "test")
                 async with anyio.create_task_group() as tasks:
                     for name in NAMES:
                         tasks.start_soon(feed, stream, name, goes_on)
                     for number in range(12):
                         assert await each.save()
-                        check(store.newest().sections, said[-1])
+                        check(store.newest().sections)
                         if number == 5:
-                            assert all(next_of(of) <= HALF for of in said[-1].values())
+                            assert all(place <= HALF for place in places(store.newest().sections).values())
                             goes_on.set()
                 await stream.flush()
                 assert await each.save()
-                check(store.newest().sections, said[-1])
-                assert {name: next_of(of) for name, of in said[-1].items()} == dict.fromkeys(NAMES, FRAMES)
+                check(store.newest().sections)
+                assert places(store.newest().sections) == dict.fromkeys(NAMES, FRAMES)
 
-    def check(sections, numbers):
+    def check(sections):
         after, straight = Monitor(QUIET), Monitor(QUIET)
         parts = StreamParts([after], StreamLimits(QUIET), Silences(), Stream().parts.drops)
         restored = restore(parts, sections, lambda name: after, 0.0)
-        assert restored.problems == []
-        assert restored.sources == list(numbers)
-        for name, of in numbers.items():
-            for each in frames[name][: next_of(of)]:
+        assert restored.problems == {}
+        assert restored.sources == list(places(sections))
+        for name, place in places(sections).items():
+            for each in frames[name][:place]:
                 straight.process(each)
         assert figures(after) == figures(straight)
 
     run(backend, main)
 
 
-def next_of(numbers):
-    """The number of the next frame."""
-    return dict(numbers["lives"])[1]["next"]
+def places(sections):
+    """The number of the next frame of each source, by what a snapshot says."""
+    numbers = {each.name: each.body["sequence"]["lives"] for each in sections if each.kind == "source"}
+    return {name: dict(lives)[1]["next"] for name, lives in numbers.items()}
 
 
 def numbered(events, name):

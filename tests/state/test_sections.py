@@ -88,7 +88,7 @@ def test_each_source_goes_on_from_its_own_place(frames, data):
             sent[frames[at].source].append(frames[at])
     after = Stream(data.draw(st.integers(1, 3)))
     restored = restore(after.parts, written(sections), after.monitor_of, 0.0)
-    assert restored.problems == restored.alerts == []
+    assert (restored.problems, restored.alerts) == ({}, [])
     for name in NAMES:
         for each in sent[name][cursors[name] if name in restored.sources else 0 :]:
             after.process(each)
@@ -110,10 +110,10 @@ def test_a_source_that_cannot_be_restored_begins_with_nothing_and_is_named():
     del sections[2]
     restored = restore(after.parts, sections, after.monitor_of, 0.0)
     assert restored.sources == ["a", "d"]
-    assert restored.problems == [
-        "source 'b' cannot be restored: KeyError('ring')",
-        "source 'c': its section is missing",
-    ]
+    assert restored.problems == {
+        "b": "source 'b' cannot be restored: KeyError('ring')",
+        "c": "source 'c': its section is missing",
+    }
     assert list(after.parts.sources()) == restored.sources
 
 

@@ -1,0 +1,153 @@
+"""StateKeeper: what one stream keeps in a store, from its opening to its end."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
+
+from anyio import to_thread
+
+from kvstream.engine.monitor import Monitor
+from kvstream.errors import StateError
+from kvstream.events.sequence import Cursor
+from kvstream.state.saver import Saver
+from kvstream.state.sections import Restored, StreamParts, restore
+from kvstream.state.store import DirectoryStore, SnapshotFile
+
+_logger = logging.getLogger("kvstream")
+
+
+class StateStatistics(NamedTuple):
+    """The saved state of a stream at one moment.
+
+    Attributes:
+        path: The directory that it is kept in.
+        saved_at: When the last whole snapshot was begun, seconds since the Unix epoch; None before the first.
+        age_seconds: Since then; without one, since the stream was opened.
+        interval_seconds: From one snapshot to the next: longer where they cost more.
+        bytes: Length of the last snapshot.
+        snapshots: Snapshots taken since the stream was opened.
+        failures: Attempts that failed.
+        error: Why the last attempt failed; empty if it did not.
+        unsaved_frames: Frames that were acknowledged though no snapshot holds them, as none could be written
+            for so long that their sender would have had to drop events.
+    """
+
+    path: str
+    saved_at: float | None
+    age_seconds: float
+    interval_seconds: float
+    bytes: int
+    snapshots: int
+    failures: int
+    error: str
+    unsaved_frames: int
+
+
+class StateKeeper:
+    """Restores a stream from a store, and keeps it there.
+
+    Args:
+        state: A directory, or a store.
+        parts: Returns the state of the stream, to be read up to the next ``await``.
+        monitor_of: Returns the monitor that a source belongs to.
+        between_batches: Returns what keeps frames of a source from being applied while it is entered.
+        writer: Version of kvstream.
+
+    Attributes:
+        saver: Takes the snapshots.
+        cursors: Epoch and next sequence number of each source that was restored and had numbered frames.
+        unsaved_frames: See ``StateStatistics``.
+    """
+
+    def __init__(
+        self,
+        state: str | os.PathLike[str] | DirectoryStore,
+        parts: Callable[[], StreamParts],
+        monitor_of: Callable[[str], Monitor],
+        between_batches: Callable[[str], AbstractAsyncContextManager[object]],
+        writer: str,
+    ) -> None:
+        self._store = state if isinstance(state, DirectoryStore) else DirectoryStore(state)
+        self._parts, self._monitor_of = parts, monitor_of
+        self.saver = Saver(self._store, parts, between_batches, writer)
+        self.cursors: Mapping[str, Cursor] = {}
+        self.unsaved_frames = 0
+        self._opened_at = 0.0
+
+    async def open(self, now: float) -> Restored:
+        """Take the store for this process and go on from the newest whole snapshot, in a new stream.
+
+        What cannot be read is logged; where nothing can be, the stream begins with nothing.
+
+        Args:
+            now: Seconds since the Unix epoch.
+
+        Raises:
+            StateError: If another process has the directory, or it cannot be used.
+        """
+        return await to_thread.run_sync(self._open, now)
+
+    def _open(self, now: float) -> Restored:
+        self._store.open()
+        try:
+            self._opened_at = time.time()
+            return self._restore(now)
+        except BaseException:
+            self._store.close()
+            raise
+
+    def _restore(self, now: float) -> Restored:
+        damaged = 0
+        for file in self._store.newest_first():
+            restored = self._restored(file, now)
+            if restored is not None:
+                return restored
+            damaged += 1
+        if damaged:
+            _logger.warning("state in %s: nothing can be read: beginning with nothing", self._store.path)
+        return Restored(is_lost=damaged > 0)
+
+    def _restored(self, file: SnapshotFile, now: float) -> Restored | None:
+        """Restore a snapshot; None if it cannot be."""
+        path = self._store.path
+        if file.header is None:
+            _logger.warning("state in %s: %s is damaged: %s", path, file.name, file.damage)
+            return None
+        try:
+            restored = restore(self._parts(), file.sections, self._monitor_of, now)
+        except StateError as error:
+            _logger.warning("state in %s: %s: %s", path, file.name, error)
+            return None
+        for problem in restored.problems.values():
+            _logger.warning("state in %s: %s; it begins with nothing", path, problem)
+        self.saver.saved_at, self.saver.bytes = file.header.taken_at, file.bytes
+        sources = self._parts().sources()
+        self.cursors = {name: cursor for name, of in sources.items() if (cursor := of.cursor) is not None}
+        age = self._opened_at - file.header.taken_at
+        _logger.info(
+            "state of %d sources restored from %s, %.0f s old", len(restored.sources), file.name, age
+        )
+        return restored
+
+    def close(self) -> None:
+        """Let other processes have the store."""
+        self._store.close()
+
+    def statistics(self) -> StateStatistics:
+        """Return what there is to say of it now."""
+        saver = self.saver
+        since = self._opened_at if saver.saved_at is None else saver.saved_at
+        return StateStatistics(
+            str(self._store.path),
+            saver.saved_at,
+            max(0.0, time.time() - since),
+            saver.interval,
+            saver.bytes,
+            saver.snapshots,
+            saver.failures,
+            saver.error,
+            self.unsaved_frames,
+        )

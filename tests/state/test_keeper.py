@@ -1,0 +1,202 @@
+"""A stream that is closed, or dies, and goes on from its directory in another one."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from kvstream import (
+    ConfigError,
+    EventFrame,
+    KVStream,
+    Malformed,
+    MetricsConfig,
+    StreamConfig,
+)
+from kvstream.errors import StateError
+from kvstream.stream import caches_of
+from tests.engine.test_saved import of_cache
+from tests.test_stream import trouble
+from tests.waiting import DEADLINE
+
+QUIET = StreamConfig(metrics=MetricsConfig(export_interval=0.0, forget_seconds=0.0))
+SECOND = 10**9
+
+
+@pytest.fixture(autouse=True)
+def _by_event_time(monkeypatch):
+    """The clock closes no windows, so that a run that is interrupted can be compared with one that is not."""
+    monkeypatch.setattr("kvstream.stream._SILENT_WINDOWS", 10**9)
+
+
+def steady(source="s", seconds=20, start=0, epoch=1):
+    """Frames of an engine, one a second: a few blocks come, are used and go."""
+    frames = []
+    for second in range(start, start + seconds):
+        blocks = [second % 7, 10 + second % 7, second % 7, (second + 3) % 7]
+        ops = [0, 0, 1, 2]
+        ts = [second * SECOND + n for n in range(4)]
+        columns = np.array(ops, np.uint8), np.array(blocks), np.array(ts)
+        frames.append(EventFrame(*columns, source, epoch=epoch, seq=second))
+    return frames
+
+
+def figures(stream):
+    summary = stream.summary_nowait()
+    caches = {
+        (c.source, c.tier): of_cache(c, stream.summary_nowait(c.source, c.tier)) for c in caches_of(stream)
+    }
+    return summary.accounts, caches
+
+
+async def send_all(stream, frames):
+    for each in frames:
+        await stream.send(each)
+    await stream.flush()
+
+
+async def run(path, frames, config=QUIET):
+    """Give frames to a stream that is closed then; return its figures and alerts."""
+    async with KVStream(config, state=path) as stream:
+        alerts = stream.alerts(buffer=10_000)
+        await send_all(stream, frames)
+        inside = figures(stream)
+    return inside, [alert async for alert in alerts]
+
+
+@pytest.mark.parametrize("consumers", [1, 2])
+async def test_a_stream_goes_on_where_the_one_before_was_left(consumers, tmp_path):
+    config = StreamConfig(consumers=consumers, metrics=QUIET.metrics)
+    frames = [each for pair in zip(steady("a"), steady("b"), strict=True) for each in pair]
+    straight, _ = await run(None, frames)
+    await run(tmp_path, frames[:17], config)
+    await run(tmp_path, frames[17:18], config)
+    after, _ = await run(tmp_path, frames[18:], config)
+    assert after == straight
+
+
+async def test_an_incident_goes_on_without_a_second_notification(tmp_path):
+    frames = trouble()
+    _, expected = await run(None, frames)
+    found = []
+    for cut in range(0, len(frames), 60):
+        found += (await run(tmp_path, frames[cut : cut + 60]))[1]
+    first = {(a.rule, a.state, a.incident, a.started_at) for a in found}
+    assert ("hit_ratio_drop", "firing") in {(a.rule, a.state) for a in found}
+    # A subscriber of a new process is given what fires; nothing begins, rises or ends that did not before.
+    of_state = {(a.rule, a.state, a.incident, a.started_at) for a in expected}
+    assert first == {each for each in of_state if each[1] == "firing"}
+
+
+async def test_a_stream_that_ends_by_an_error_leaves_the_snapshot_before(tmp_path):
+    frames = steady()
+    await run(tmp_path, frames[:5])
+    with pytest.raises(ZeroDivisionError):
+        async with KVStream(QUIET, state=tmp_path) as stream:
+            await send_all(stream, frames[5:9])
+            raise ZeroDivisionError
+    after, _ = await run(tmp_path, frames[5:])
+    assert after == (await run(None, frames))[0]
+
+
+async def test_accounts_go_on_and_are_balanced(tmp_path):
+    async with KVStream(QUIET, state=tmp_path) as stream:
+        stream.reject(Malformed("x", "line", 1, "bad"))
+        await send_all(stream, [*steady()[:5], steady()[2]])
+        producer = stream.producer("other")
+        producer.allocated_nowait(range(10))
+    before = stream.accounts()
+    assert before.balanced
+    async with KVStream(QUIET, state=tmp_path) as after:
+        assert after.accounts() == before
+        await send_all(after, steady()[5:7])
+        accounts = after.accounts()
+    assert accounts.balanced
+    assert (accounts.malformed, accounts.dropped) == (1, {"duplicate": 4})
+    assert accounts.offered == before.offered + 8
+
+
+async def test_inputs_are_asked_to_go_on_from_where_the_state_ends(tmp_path):
+    async with KVStream(QUIET, state=tmp_path) as stream:
+        assert stream.cursors() == {}
+        await send_all(stream, [*steady("a", 5, epoch=7), *steady("b", 3)])
+        stream.producer("embedded").allocated_nowait([1])
+    async with KVStream(QUIET, state=tmp_path) as after:
+        assert after.cursors() == {"a": (7, 5), "b": (1, 3)}
+
+
+async def test_an_engine_that_restarts_meanwhile_begins_with_an_empty_cache(tmp_path):
+    await run(tmp_path, steady(seconds=5))
+    async with KVStream(QUIET, state=tmp_path) as after:
+        assert after.summary_nowait().blocks_live > 0
+        (first, *_) = steady(seconds=1, start=100, epoch=2)
+        await send_all(after, [first])
+        accounts = after.accounts()
+    assert (accounts.restarts, accounts.live) == (1, 2)
+    assert accounts.cleared > 0
+    assert accounts.balanced
+
+
+async def test_another_process_is_kept_out(tmp_path):
+    async with KVStream(QUIET, state=tmp_path):
+        with pytest.raises(StateError, match="in use by process"):
+            async with KVStream(QUIET, state=tmp_path):
+                pass
+    async with KVStream(QUIET, state=tmp_path):
+        pass
+
+
+async def test_a_damaged_snapshot_is_named_and_the_one_before_used(tmp_path, caplog):
+    await run(tmp_path, steady()[:5])
+    await run(tmp_path, steady()[5:9])
+    newest = max(tmp_path.glob("*.kvstate"))
+    newest.write_bytes(newest.read_bytes()[:-9])
+    async with KVStream(QUIET, state=tmp_path) as stream:
+        assert stream.cursors() == {"s": (1, 5)}
+    assert f"{newest.name} is damaged: torn at byte" in caplog.text
+
+
+async def test_where_nothing_can_be_read_the_stream_begins_with_nothing_and_says_so(tmp_path, caplog):
+    await run(tmp_path, steady()[:5])
+    for file in tmp_path.glob("*.kvstate"):
+        file.write_bytes(b"no snapshot")
+    async with KVStream(QUIET, state=tmp_path) as stream:
+        assert stream.accounts().offered == 0
+        assert stream.statistics().state.saved_at is None
+    assert "nothing can be read: beginning with nothing" in caplog.text
+
+
+async def test_the_statistics_say_how_old_and_large_the_state_is(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "kvstream")
+    await run(tmp_path, steady())
+    async with KVStream(QUIET, state=tmp_path) as stream:
+        state = stream.statistics().state
+        assert (state.snapshots, state.failures, state.error) == (0, 0, "")
+        assert state.bytes == max(tmp_path.glob("*.kvstate")).stat().st_size
+        assert 0.0 <= state.age_seconds < DEADLINE
+        assert await stream._keeper.saver.save()
+        assert stream.statistics().state.snapshots == 1
+    assert "state of 1 sources restored from snapshot-" in caplog.text
+    async with KVStream(QUIET) as without:
+        assert without.statistics().state is None
+
+
+def test_a_recording_has_no_state_to_keep(tmp_path):
+    with pytest.raises(ConfigError, match="recording"):
+        KVStream(StreamConfig(recorded=True), state=tmp_path)
+
+
+async def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StateError, match=r"cannot keep state in .*file"):
+        async with KVStream(QUIET, state=tmp_path / "file" / "state"):
+            pass
+
+
+async def test_how_long_a_source_was_silent_is_remembered(tmp_path):
+    """Less what its input may take to be there again."""
+    async with KVStream(QUIET, state=tmp_path) as stream:
+        await send_all(stream, steady("a", 2))
+        stream._arrived["a"] -= 100.0
+    async with KVStream(QUIET, state=tmp_path) as after:
+        assert 80.0 < after.input_age("a") < 80.0 + DEADLINE
