@@ -38,7 +38,7 @@ class Consumer:
         before: Called with the frames of a batch before they are applied; returns whether to make records of
             evictions.
         publish: Called with what each slice led to.
-        after: Called with the frames of a batch once they are applied.
+        after: Called with a batch of frames once they are applied.
 
     Attributes:
         queue: Frames on their way here; made by ``open``.
@@ -59,7 +59,7 @@ class Consumer:
         step_ns: int | None,
         before: Callable[[Monitor, Sequence[EventFrame]], bool],
         publish: Callable[[Outcome], None],
-        after: Callable[[Monitor, Sequence[EventFrame]], None],
+        after: Callable[[Monitor, Sequence[Item]], None],
     ) -> None:
         self._monitor, self._step_ns = monitor, step_ns
         self._before, self._publish, self._after = before, publish, after
@@ -148,7 +148,7 @@ class Consumer:
         finally:
             self.at_rest()
             self._cancel(batch, self._unsettled)
-        self._after(self._monitor, frames)
+        self._after(self._monitor, batch)
         await checkpoint()
 
     async def _next(self, slices: Iterator[Outcome]) -> Outcome | None:

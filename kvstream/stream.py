@@ -47,7 +47,7 @@ from kvstream.faults.fork import close_in_children
 from kvstream.faults.log import FaultLog
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.recording.producer import Producer, ProducerStatistics
-from kvstream.recording.queue import QueueStatistics
+from kvstream.recording.queue import Item, QueueStatistics
 from kvstream.recording.registry import ProducerSet, ProducersStatistics
 from kvstream.state.keeper import StateKeeper, StateStatistics
 from kvstream.state.sections import Restored, StreamParts
@@ -403,6 +403,8 @@ class KVStream:
             MalformedInputError: If the source or tier is no name; nothing is counted then.
         """
         await self._producers.send(frame)
+        if self._keeper is not None:
+            self._keeper.saver.held.send(frame.source)
 
     async def feed(self, items: AsyncIterable[EventFrame | Malformed]) -> None:
         """Send every frame of an input on and count what of it was malformed, until the input ends."""
@@ -833,15 +835,18 @@ class KVStream:
         for event in outcome.eviction_events():
             self._evictions.publish(event)
 
-    def _after_batch(self, monitor: Monitor, frames: Sequence[EventFrame]) -> None:
+    def _after_batch(self, monitor: Monitor, batch: Sequence[Item]) -> None:
         """Take note that frames of a source were applied."""
-        source = frames[0].source
+        newest = batch[-1][0]
+        source = newest.source
         if source in monitor.sources and self._recorded is None:
             self._arrived.pop(source, None)  # so that it goes to the end
             self._arrived[source] = anyio.current_time()
-            newest = frames[-1].ts
-            if len(newest):
-                self._lags[source] = (self._clock() - int(newest[-1])) / 1e9
+            if len(newest.ts):
+                self._lags[source] = (self._clock() - int(newest.ts[-1])) / 1e9
+        if self._keeper is not None:
+            sent = sum(sender is self._producers.frames for _, sender in batch)
+            self._keeper.saver.held.apply(source, sent)
 
     def _reach(self, recorded: RecordedTime, frames: Sequence[EventFrame]) -> None:
         """Let the time of a recording go on to frames that are to be applied."""
@@ -966,6 +971,11 @@ async def _in_turn(stream: KVStream, monitors: Sequence[Monitored]) -> AsyncIter
             await checkpoint()
             began = anyio.current_time()
     await checkpoint()
+
+
+def keeper_of(stream: KVStream) -> StateKeeper | None:
+    """Return what keeps the state of a stream; None for a stream without."""
+    return stream._keeper
 
 
 def _at_least(min_severity: AlertLevel) -> Callable[[CacheAlert], bool]:

@@ -4,6 +4,9 @@ from collections.abc import Container
 
 import anyio
 
+NO_SOURCE = ""
+"""What frames are counted under that cannot be decoded: the section of the stream holds their number."""
+
 
 class _Counts:
     """Frames of one source: sent, applied, in the snapshot in the making, in the last one on the disk."""

@@ -132,6 +132,16 @@ class StateKeeper:
         )
         return restored
 
+    def note_unsaved(self, frames: int) -> None:
+        """Count frames that are acknowledged though no snapshot holds them."""
+        self.unsaved_frames += frames
+        _logger.warning(
+            "state in %s: %d frames are acknowledged that no snapshot holds%s: a crash now would lose them",
+            self._store.path,
+            frames,
+            f" ({self.saver.error})" if self.saver.error else "",
+        )
+
     def close(self) -> None:
         """Let other processes have the store."""
         self._store.close()

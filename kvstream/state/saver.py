@@ -74,7 +74,7 @@ class Saver:
             ended = anyio.current_time()
             with anyio.move_on_after(self.interval):
                 await self._asked.wait()
-            await anyio.sleep(ended + self._cost / MOST_OF_THE_TIME - anyio.current_time())
+            await anyio.sleep_until(ended + self._cost / MOST_OF_THE_TIME)
             self._asked = anyio.Event()
             await self.save()
 

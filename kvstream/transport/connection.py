@@ -21,11 +21,14 @@ from kvstream.transport.endpoint import (
 )
 from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.tokens import same_token
+from kvstream.transport.unheld import UnheldFrames
 
 ANSWER_SECONDS = 5.0  # that a peer may take to make room for an answer
 STALLED_SECONDS = 60.0  # without a byte in the middle of a frame
 _FAREWELL_SECONDS = 1.0
 _FRAMES_AN_ANSWER = 16  # while more are waiting
+_SIGN_OF_LIFE_SECONDS = 20.0  # after which an answer is repeated where frames wait for a snapshot
+_LAST_SNAPSHOT_SECONDS = 4.0  # that the last frames may wait for theirs
 
 _hello_decoder = msgspec.msgpack.Decoder(Hello)
 
@@ -49,14 +52,15 @@ class FrameConnection:
     Args:
         stream: The connection.
         budget: Bounds what is received and not yet on a queue.
+        unheld: Keeps frames unacknowledged until a snapshot holds them; None for a stream without state.
 
     Attributes:
         scope: Cancelled to end this connection alone.
         fault: Why it was cut off; None if it was not.
-        taken: Frames taken so far, all of which are acknowledged before it closes.
+        taken: Frames taken so far.
     """
 
-    def __init__(self, stream: ByteStream, budget: ReceiveBudget) -> None:
+    def __init__(self, stream: ByteStream, budget: ReceiveBudget, unheld: UnheldFrames | None = None) -> None:
         self.scope = anyio.CancelScope()
         self.fault: FrameConnectionError | None = None
         self.taken = 0
@@ -65,7 +69,9 @@ class FrameConnection:
         self._share = budget.join(self._cut_off_for_memory)
         self._reader = MessageReader(stream, MAX_HELLO_BYTES)
         self._acknowledged = 0
+        self._answering = anyio.Lock()
         self._can_answer = True
+        self._unheld = unheld
 
     def cut_off(self, reason: str, message: str) -> None:
         """End the connection from outside."""
@@ -123,7 +129,8 @@ class FrameConnection:
         """Take frames and acknowledge them until the peer closes the connection.
 
         A frame counts as taken once ``deliver`` has returned. If that is cancelled, the frame is not
-        acknowledged, and the producer's side sends it again.
+        acknowledged, and the producer's side sends it again. With ``unheld``, to which ``deliver`` adds it,
+        ``acknowledge_held`` does the rest.
 
         Args:
             longest: Bytes that a frame may have.
@@ -137,16 +144,39 @@ class FrameConnection:
         self._reader.longest = longest
         while True:
             data = self._waiting()
-            if self.taken - self._acknowledged >= (1 if data is None else _FRAMES_AN_ANSWER):
+            if self._unheld is None and self._owed >= (1 if data is None else _FRAMES_AN_ANSWER):
                 await self._acknowledge()
                 await checkpoint_if_cancelled()  # answers are not cancelled
             if data is None and (data := await self._next()) is None:
                 return
             self._share.is_reading = False
             if data == HURRY:
+                if self._unheld is not None:
+                    self._unheld.press()
                 continue
             await deliver(data)
             self.taken += 1
+
+    async def acknowledge_held(self) -> None:
+        """Acknowledge frames as snapshots come to hold them, until cancelled or the connection breaks."""
+        unheld = self._unheld
+        assert unheld is not None  # noqa: S101
+        try:
+            while True:
+                with anyio.move_on_after(_SIGN_OF_LIFE_SECONDS) as silence:
+                    await unheld.change()
+                unheld.release()
+                if self._owed or (silence.cancelled_caught and len(unheld)):
+                    await self._acknowledge()
+        except FrameConnectionError as error:
+            self.cut_off(error.reason, error.message)
+        except Exception as error:
+            self.cut_off("reset", f"it broke: {error}")
+
+    @property
+    def _owed(self) -> int:
+        """Return how many frames may be acknowledged."""
+        return self.taken - (0 if self._unheld is None else len(self._unheld)) - self._acknowledged
 
     async def end(self, message: str, shield: bool) -> None:
         """Acknowledge what was taken, say why the connection ends, and let the peer read it.
@@ -161,7 +191,9 @@ class FrameConnection:
         if not self._can_answer:
             return
         with anyio.CancelScope(shield=shield), suppress(Exception):
-            if self.taken > self._acknowledged:
+            if self._unheld is not None and shield and self.fault is None:
+                await self._let_snapshot_hold(self._unheld)
+            if self._owed:
                 await self._acknowledge()
             await self._answer(message)
             with anyio.move_on_after(_FAREWELL_SECONDS):
@@ -170,6 +202,15 @@ class FrameConnection:
                     await self._stream.send_eof()
                 while True:
                     await self._stream.receive()
+
+    async def _let_snapshot_hold(self, unheld: UnheldFrames) -> None:
+        """Give a last snapshot some time to hold what was taken."""
+        unheld.press()
+        with anyio.move_on_after(_LAST_SNAPSHOT_SECONDS):
+            unheld.release()
+            while len(unheld):
+                await unheld.change()
+                unheld.release()
 
     async def close(self) -> None:
         """Close the connection without waiting."""
@@ -206,9 +247,8 @@ class FrameConnection:
                 return data
 
     async def _acknowledge(self) -> None:
-        taken = self.taken
-        await self._answer(taken)
-        self._acknowledged = taken
+        self._acknowledged += self._owed
+        await self._answer(self._acknowledged)
 
     async def _answer(self, answer: int | str) -> None:
         """Send an answer whole: cut in two by a cancellation, it would spoil those after it.
@@ -217,9 +257,11 @@ class FrameConnection:
             FrameConnectionError: If the peer does not read its answers.
         """
         message = with_length(msgspec.msgpack.encode(answer))
-        self._can_answer = False
+        is_sent = False
         with anyio.move_on_after(ANSWER_SECONDS, shield=True):
-            await self._stream.send(message)
-            self._can_answer = True
-        if not self._can_answer:
+            async with self._answering:
+                self._can_answer = False
+                await self._stream.send(message)
+                self._can_answer = is_sent = True
+        if not is_sent:
             raise FrameConnectionError("answers_unread", f"no answer was read for {ANSWER_SECONDS:.0f} s")

@@ -138,11 +138,17 @@ class FrameSender:
             for item in items:
                 self._encode(item)
             self._wake()
-            while self._held_events >= self._limit_events or self._held_bytes >= MAX_UNACKNOWLEDGED_BYTES:
+            while self._is_full:
+                self.hurry()
                 await self._change()
         self._all_taken = True
         self.hurry()
         self._wake()
+
+    @property
+    def _is_full(self) -> bool:
+        """Return whether as much waits to be acknowledged as may."""
+        return self._held_events >= self._limit_events or self._held_bytes >= MAX_UNACKNOWLEDGED_BYTES
 
     def _encode(self, item: Item) -> None:
         """Give a frame its sequence number and line it up; drop it if it cannot be encoded."""
@@ -231,7 +237,7 @@ class FrameSender:
                 # From now on the server may acknowledge them.
                 self._sent.extend(self._unsent.popleft() for _ in range(count))
                 await stream.send(data)
-            if self._in_a_hurry and self._sent and not self._queue.statistics().frames:
+            if self._in_a_hurry and self._sent and (self._is_full or not self._queue.statistics().frames):
                 self._in_a_hurry = False
                 await stream.send(with_length(HURRY))
             if not self._unsent and not self._is_done:

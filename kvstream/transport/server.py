@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple, cast
 
 import anyio
@@ -15,13 +16,14 @@ from anyio.streams.stapled import MultiListener
 from kvstream.errors import ClosedStreamError, ConfigError
 from kvstream.events.codec import MAX_FRAME_BYTES, decode_frame
 from kvstream.events.types import Malformed
-from kvstream.stream import KVStream
+from kvstream.stream import KVStream, keeper_of
 from kvstream.transport.connection import FrameConnection, FrameConnectionError
 from kvstream.transport.endpoint import LARGEST_READ, Endpoint
 from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.socket_file import SocketFile
 from kvstream.transport.tls import asks_for_certificates
 from kvstream.transport.tokens import checked_token
+from kvstream.transport.unheld import UnheldFrames
 
 __all__ = ["FrameServer", "ServerStatistics"]
 
@@ -59,8 +61,9 @@ class ServerStatistics(NamedTuple):
 class FrameServer:
     """Takes frames from remote producers into a stream.
 
-    A frame is acknowledged once it is on the stream's queue, for which a producer's side is made to wait.
-    One that cannot be decoded is counted as malformed and passed over.
+    A frame is acknowledged once it is on the stream's queue, for which a producer's side is made to wait; of
+    a stream with ``state``, once a snapshot holds it. One that cannot be decoded is counted as malformed and
+    passed over.
 
     Whatever happens in a connection ends that connection alone. It is counted in ``statistics().faults``
     and in the stream's ``faults`` under ``frames`` and one of these reasons: ``closed_early`` (before the
@@ -120,6 +123,7 @@ class FrameServer:
         self._faults: Counter[str] = Counter()
         self._listener: SocketListener | MultiListener[SocketStream] | None = None
         self._file: SocketFile | None = None
+        self._tasks: TaskGroup | None = None
 
     def statistics(self) -> ServerStatistics:
         """Return the accounts now."""
@@ -161,7 +165,7 @@ class FrameServer:
         """Serve until cancelled; ``bind`` comes first.
 
         On cancellation, every frame that is on the stream's queue is acknowledged before its connection
-        closes. That takes a few seconds at most.
+        closes, of a stream with ``state`` by a last snapshot. That takes a few seconds at most.
         """
         assert self._listener is not None  # noqa: S101
         listener = self._listener
@@ -169,6 +173,7 @@ class FrameServer:
             listener.listeners if isinstance(listener, MultiListener) else [listener]
         )  # one an address
         async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
             for each in listeners:
                 tasks.start_soon(self._accept_all, each, tasks)
 
@@ -205,16 +210,30 @@ class FrameServer:
 
     async def _serve(self, stream: ByteStream) -> None:
         """Serve one connection. Whatever goes wrong in it ends nothing else."""
-        connection = FrameConnection(stream, self._budget)
+        keeper = keeper_of(self._stream)
+        unheld = None if keeper is None else UnheldFrames(keeper)
+        connection = FrameConnection(stream, self._budget, unheld)
+        acknowledging = anyio.CancelScope()
+
+        async def acknowledge() -> None:
+            with acknowledging:
+                await connection.acknowledge_held()
+
+        if unheld is not None:
+            assert self._tasks is not None  # noqa: S101
+            self._tasks.start_soon(acknowledge)
         try:
             with suppress(Exception), connection.scope:  # counted where it is raised
-                await self._converse(connection, stream)
+                await self._converse(connection, stream, unheld)
         finally:
+            acknowledging.cancel()
             await connection.close()
         if connection.scope.cancelled_caught and connection.fault is not None:
             self._count(connection.fault)
 
-    async def _converse(self, connection: FrameConnection, stream: ByteStream) -> None:
+    async def _converse(
+        self, connection: FrameConnection, stream: ByteStream, unheld: UnheldFrames | None
+    ) -> None:
         """Let a producer in and take its frames, until it closes the connection."""
         is_producer = False
         try:
@@ -224,7 +243,7 @@ class FrameServer:
             is_producer = True
             self._connections += 1
             self._accepted += 1
-            await connection.take_frames(self._longest_frame, self._deliver)
+            await connection.take_frames(self._longest_frame, partial(self._deliver, unheld))
         except BaseException as error:
             is_stopped = is_producer and not isinstance(error, Exception)
             if is_producer:
@@ -265,7 +284,7 @@ class FrameServer:
             del self._strangers[oldest]
             oldest.cut_off("too_many_strangers", "too many connections wait to say hello")
 
-    async def _deliver(self, data: bytes) -> None:
+    async def _deliver(self, unheld: UnheldFrames | None, data: bytes) -> None:
         """Put a frame onto the stream's queue.
 
         A frame that cannot be decoded, for whatever reason, is counted and passed over: refused, it would
@@ -277,8 +296,12 @@ class FrameServer:
             raise
         except Exception as error:
             self._stream.reject(Malformed(str(self.endpoint), "frame", self._frames + 1, str(error)))
+            if unheld is not None:
+                unheld.add_malformed(len(data))
         else:
             await self._stream.send(frame)
+            if unheld is not None:
+                unheld.add(frame.source, len(data))
         self._frames += 1
         self._bytes += len(data)
 
