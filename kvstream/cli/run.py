@@ -20,6 +20,7 @@ from kvstream.cli.handlers import (
     SlackUrl,
     WebhookUrl,
 )
+from kvstream.cli.messages import say
 from kvstream.cli.recordings import say_simulated
 from kvstream.cli.session import (
     EXIT_CODES,
@@ -34,6 +35,7 @@ from kvstream.cli.session import (
     Output,
     PrefillRate,
     Session,
+    StateDir,
     Unit,
     run_session,
 )
@@ -113,6 +115,7 @@ def run_command(
     decode_rate: DecodeRate = ServiceTime().decode_rate,
     rules: RulesFile = None,
     config: ConfigFile = None,
+    state: StateDir = None,
     min_severity: MinSeverity = AlertLevel.INFO,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed input.")] = False,
     speed: Annotated[
@@ -146,7 +149,9 @@ def run_command(
     metrics = msgspec.structs.replace(metrics, export_interval=0.0)  # by recorded time, not by the clock
     endless = any(each.is_live for each in inputs)
     stream_config = StreamConfig(metrics=metrics, recorded=not endless, shutdown_timeout=60.0)
-    stream = KVStream(stream_config, chosen, silences=silences)
+    stream = KVStream(stream_config, chosen, silences=silences, state=state)
+    if state is not None and STDIN in given:
+        say("standard input cannot be read again: a crash loses what the last snapshot does not hold")
     handlers = Handlers(
         on_alert=on_alert,
         webhook=webhook,

@@ -32,6 +32,7 @@ from kvstream.cli.session import (
     MinSeverity,
     Output,
     Session,
+    StateDir,
     run_session,
     wants_lines,
 )
@@ -61,7 +62,7 @@ EXAMPLES = f"""
 
   kvstream serve --from zmq://vllm-0:5557?source=vllm-0 --engine-metrics vllm-0=http://vllm-0:8000/metrics
 
-  kvstream serve --listen unix:/run/kvstream.sock
+  kvstream serve --listen unix:/run/kvstream.sock --state /var/lib/kvstream      loses nothing over a restart
 
   kvstream serve --listen unix:/run/kvstream.sock --http 127.0.0.1:9109       dashboard and /metrics
 
@@ -146,6 +147,7 @@ def serve_command(
     max_receive_bytes: Annotated[
         int, typer.Option(min=1, help="Bytes received and not yet queued, of all connections together.")
     ] = DEFAULT_RECEIVE_BYTES,
+    state: StateDir = None,
     summary_every: Annotated[
         float, typer.Option(min=0.0, metavar="SECONDS", help="A summary every so often; 0: only the last.")
     ] = 10.0,
@@ -176,7 +178,7 @@ def serve_command(
     metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
     chosen, silences = chosen_rules(rules, heartbeat)
     metrics = msgspec.structs.replace(metrics, export_interval=summary_every)
-    stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences)
+    stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences, state=state)
     handlers = Handlers(
         on_alert=on_alert,
         webhook=webhook,

@@ -65,6 +65,15 @@ ConfigFile = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="Settings of the metrics.", show_default=False)
 ]
 MinSeverity = Annotated[AlertLevel, typer.Option(help="Minimum severity of the alerts shown.")]
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="DIR",
+        help="Keep the state there, so that the next process goes on where this one ends, however it ends.",
+        show_default=False,
+    ),
+]
 FailOn = Annotated[
     AlertLevel | None,
     typer.Option(help="Exit with 3 if an alert of at least this severity fired.", show_default=False),

@@ -297,3 +297,18 @@ def test_a_handler_that_fails_is_one_line_and_does_not_stop_the_run(kvstream, tr
     assert "kvstream: handler Command failed: false ended with 1" in ran.err
     assert re.search(r"^not delivered: \d+ alerts to command false$", ran.err, re.MULTILINE)
     assert "Traceback" not in ran.err
+
+
+def test_the_state_of_a_recording_is_not_kept(kvstream, tmp_path):
+    ran = kvstream("run", CHAT, "--state", tmp_path)
+    assert ran.code == 1
+    assert "the state of a recording is not kept" in ran.err
+
+
+def test_what_came_through_a_pipe_is_kept_at_its_end(kvstream, tmp_path):
+    for count in (1, 2):
+        line = json.dumps({"type": "alloc", "block": count, "ts": (10**9 + count) * 10**9, "source": "a"})
+        ran = kvstream("run", "-", "--state", tmp_path, stdin=line.encode() + b"\n")
+        assert ran.code == 0
+        assert ran.results[-1]["blocks_live"] == count
+        assert "standard input cannot be read again" in ran.err

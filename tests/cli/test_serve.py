@@ -250,3 +250,29 @@ def test_an_input_that_cannot_be_used_and_is_all_there_is_ends_the_command(kvstr
         assert ran.code == 1
         assert "cannot bind" in ran.err
         assert "Traceback" not in ran.err
+
+
+async def test_a_directory_of_state_is_for_one_process(tmp_path, kvstream):
+    arguments = ("serve", "--listen", f"unix:{tmp_path}/kv.sock", "--state", tmp_path / "state")
+    with running(*arguments, stderr=subprocess.PIPE) as process:
+        listening(process)
+        ran = await to_thread.run_sync(kvstream, *arguments)
+        assert ran.code == 1
+        expected = f"kvstream: {tmp_path}/state is in use by process {process.pid}: "
+        assert ran.err.startswith(expected), ran.err
+        process.terminate()
+        process.communicate(timeout=DEADLINE)
+
+
+async def test_a_restart_goes_on_from_the_state(tmp_path):
+    arguments = ("serve", "--listen", f"unix:{tmp_path}/kv.sock", "--state", tmp_path / "state", "--json")
+    lives = []
+    for _ in range(2):
+        with running(*arguments, stderr=subprocess.PIPE) as process:
+            async with connect(listening(process)) as remote:
+                await remote.producer("engine-0").allocated(range(500))
+            process.terminate()
+            out, _ = process.communicate(timeout=DEADLINE)
+            lives.append(json.loads(out.splitlines()[-1])["accounts"])
+    assert [(each["processed"], each["restarts"]) for each in lives] == [(500, 0), (1000, 1)]
+    assert [(each["live"], each["cleared"]) for each in lives] == [(500, 0), (500, 500)]
