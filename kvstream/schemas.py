@@ -34,6 +34,7 @@ from kvstream.reports.markdown import markdown_table
 from kvstream.reports.overview import State
 from kvstream.reports.report import Report
 from kvstream.reports.verdict import CacheAnalysis
+from kvstream.state.inspection import SavedSnapshot
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
@@ -45,6 +46,7 @@ _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
     CacheAnalysis,
     Report,
     State,
+    SavedSnapshot,
 )
 
 

@@ -55,11 +55,13 @@ class Section(msgspec.Struct, frozen=True):
         name: Which one, such as the name of a source.
         body: Scalars, strings, lists, dicts with string keys, and numpy arrays; or functions without
             arguments that return such, which are called when it is packed.
+        stored_bytes: Bytes that it takes in the snapshot that it was read from; 0 otherwise.
     """
 
     kind: str
     name: str
     body: dict[str, Any]
+    stored_bytes: int = 0
 
 
 class _Packed(msgspec.Struct, frozen=True, tag="section", array_like=True):
@@ -211,9 +213,9 @@ def _unpacked(packed: _Packed) -> Section:
         body = _body_decoder.decode(_plain(packed))
     except StateError as error:
         raise StateError(f"{where}: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (msgspec.DecodeError, RecursionError, OverflowError, ValueError) as error:
         raise StateError(f"{where} cannot be decoded: {error}") from error
-    return Section(packed.kind, packed.name, body)
+    return Section(packed.kind, packed.name, body, len(packed.data))
 
 
 def _plain(packed: _Packed) -> bytes:

@@ -122,7 +122,7 @@ class DirectoryStore:
         Raises:
             StateError: If the directory cannot be read.
         """
-        return (self._look(number) for number in sorted(self._numbered(), reverse=True))
+        return (file for number in sorted(self._numbered(), reverse=True) if (file := self._look(number)))
 
     def newest(self) -> SnapshotFile | None:
         """Return the newest whole snapshot; None if there is none.
@@ -148,10 +148,13 @@ class DirectoryStore:
             raise StateError(f"cannot read {self.path}: {error.strerror or error}") from error
         return [int(match[1]) for name in names if (match := _NAME.fullmatch(name))]
 
-    def _look(self, number: int) -> SnapshotFile:
+    def _look(self, number: int) -> SnapshotFile | None:
+        """Return a snapshot; None if the process that writes them has removed it meanwhile."""
         name = _name(number)
         try:
             data = self._files.read(name)
+        except FileNotFoundError:
+            return None
         except OSError as error:
             return SnapshotFile(name=name, number=number, bytes=0, damage=error.strerror or str(error))
         try:

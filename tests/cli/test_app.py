@@ -10,6 +10,7 @@ from tests.cli.conftest import CHAT, DEADLINE
 COMMANDS = [
     *("demo", "run", "analyze", "serve", "top", "report", "rules"),
     *("record", "replay", "convert", "generate", "bench"),
+    "state",
 ]
 
 

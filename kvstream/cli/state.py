@@ -1,0 +1,129 @@
+"""``kvstream state``: what the directory of ``serve --state`` holds, and whether it is whole."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from kvstream.cli.session import Json, wants_lines
+from kvstream.cli.standard import write_document
+from kvstream.errors import StateError
+from kvstream.state.inspection import SavedSection, SavedSnapshot, described, problems_of
+from kvstream.state.store import DirectoryStore, SnapshotFile
+from kvstream.text.escape import for_terminal
+from kvstream.text.json import encode_json
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  kvstream state inspect /var/lib/kvstream      snapshots, sources, sizes, and from where each goes on
+
+  kvstream state verify /var/lib/kvstream && echo whole
+
+Both only read, also while a server saves there.
+"""
+
+app = typer.Typer(help="Look at the state that serve --state saves.", no_args_is_help=True, epilog=EXAMPLES)
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="As serve --state has it.")]
+
+
+@app.command()
+def inspect(directory: Directory, json: Json = False) -> None:
+    """Show what is in each snapshot: sources, sizes, age, writer, and from where each source goes on.
+
+    Exit code 1 if there is none, or none that is whole.
+    """
+    now = time.time()
+    snapshots = [described(file, now) for file in _snapshots(directory)]
+    _show(snapshots, json)
+    _require_one_whole(directory, snapshots)
+
+
+@app.command()
+def verify(directory: Directory, json: Json = False) -> None:
+    """Restore each snapshot, as a server would, and say whether it is whole.
+
+    Exit code 1 if there is none, or one that is not whole.
+    """
+    now = time.time()
+    snapshots = []
+    for file in _snapshots(directory):
+        snapshot = described(file, now)
+        problems = snapshot.problems or problems_of(file)
+        snapshots.append(msgspec.structs.replace(snapshot, problems=problems, sections=[]))
+    _show(snapshots, json)
+    _require_one_whole(directory, snapshots)
+    if damaged := sum(bool(snapshot.problems) for snapshot in snapshots):
+        what = f"{damaged} of {len(snapshots)} snapshots are damaged"
+        raise StateError(f"{directory}: {what}: {_consequence(snapshots)}")
+
+
+def _snapshots(directory: Path) -> list[SnapshotFile]:
+    """Return the snapshots, newest first.
+
+    Raises:
+        StateError: If there are none.
+    """
+    files = DirectoryStore(directory).look()
+    if not files:
+        raise StateError(f"{directory} holds no snapshots; name the directory of kvstream serve --state")
+    return files
+
+
+def _require_one_whole(directory: Path, snapshots: list[SavedSnapshot]) -> None:
+    if all(snapshot.problems for snapshot in snapshots):
+        raise StateError(
+            f"{directory}: no snapshot is whole: a server would begin with nothing; "
+            "put a copy of a whole one there, or remove these"
+        )
+
+
+def _consequence(snapshots: list[SavedSnapshot]) -> str:
+    whole = next(snapshot for snapshot in snapshots if not snapshot.problems)
+    if whole is snapshots[0]:
+        return (
+            "a server goes on from the newest, and the next snapshot that it saves replaces the damaged one"
+        )
+    return f"a server goes on from {whole.file}, and asks its inputs for what came after it"
+
+
+def _show(snapshots: list[SavedSnapshot], as_json: bool) -> None:
+    if wants_lines(as_json):
+        write_document("".join(encode_json(snapshot).decode() + "\n" for snapshot in snapshots))
+        return
+    write_document("".join(for_terminal(line) + "\n" for each in snapshots for line in _lines(each)))
+
+
+def _lines(snapshot: SavedSnapshot) -> list[str]:
+    how = "DAMAGED" if snapshot.problems else "whole"
+    line = f"{snapshot.file}: {how}, {snapshot.bytes:,} bytes"
+    if snapshot.taken_at is not None:
+        line += f", begun {_time(snapshot.taken_at)}, {snapshot.age_seconds:,.0f} s ago"
+        line += f", by kvstream {snapshot.writer}"
+    width = max((len(section.name) for section in snapshot.sections), default=0)
+    return [
+        line,
+        *(f"  {problem}" for problem in snapshot.problems),
+        *(
+            f"  {section.kind:6}  {section.name:{width}}  {section.bytes:>11,} bytes{_contents(section)}"
+            for section in snapshot.sections
+        ),
+    ]
+
+
+def _contents(section: SavedSection) -> str:
+    parts = [f"{cache.tier} {cache.live_blocks:,} live blocks" for cache in section.caches]
+    if section.next_frame is not None:
+        parts.append(f"next frame {section.next_frame:,} of epoch {section.epoch}")
+    return "  " + ", ".join(parts) if parts else ""
+
+
+def _time(seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return "at an unknown time"

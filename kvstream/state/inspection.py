@@ -1,0 +1,153 @@
+"""Inspection: what the snapshots of a directory hold, and whether a stream could go on from them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from kvstream.alerts.drops import DropWatch
+from kvstream.alerts.silences import Silences
+from kvstream.config import MetricsConfig
+from kvstream.engine.limits import StreamLimits
+from kvstream.engine.monitor import DAMAGES, Monitor
+from kvstream.errors import ConfigError, StateError
+from kvstream.state.sections import StreamParts, restore
+from kvstream.state.snapshot import Section
+from kvstream.state.store import SnapshotFile
+
+_MOST_CACHES, _MOST_BLOCKS = 10_000_000, 2**40
+
+
+class SavedCache(msgspec.Struct, frozen=True, kw_only=True):
+    """A cache in a snapshot.
+
+    Attributes:
+        tier: Its tier.
+        live_blocks: Blocks that were live.
+    """
+
+    tier: str
+    live_blocks: int
+
+
+class SavedSection(msgspec.Struct, frozen=True, kw_only=True):
+    """A section of a snapshot.
+
+    Attributes:
+        kind: What it is of: ``source``, ``stream``, …
+        name: Which one, such as the name of a source.
+        bytes: Its length in the file.
+        caches: The caches of a source.
+        epoch: Epoch of the last frame of a source that is in it; None where its frames have no numbers.
+        next_frame: Sequence number from which on the frames of that epoch are not in it; None as above.
+    """
+
+    kind: str
+    name: str
+    bytes: int
+    caches: list[SavedCache] = []
+    epoch: int | None = None
+    next_frame: int | None = None
+
+
+class SavedSnapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
+    """A snapshot in a directory.
+
+    Attributes:
+        file: Name of its file.
+        number: Its number, ascending.
+        bytes: Its length.
+        problems: What is wrong with it, in words; none where it is whole.
+        taken_at: When it was begun, seconds since the Unix epoch; None if that cannot be read.
+        age_seconds: Seconds since then; None as above.
+        writer: Version of kvstream that wrote it; empty if that cannot be read.
+        sections: What is in it; none if that cannot be read.
+    """
+
+    file: str
+    number: int
+    bytes: int
+    problems: list[str] = []
+    taken_at: float | None = None
+    age_seconds: float | None = None
+    writer: str = ""
+    sections: list[SavedSection] = []
+
+
+def described(file: SnapshotFile, now: float) -> SavedSnapshot:
+    """Return what a snapshot holds.
+
+    Args:
+        file: The snapshot.
+        now: Seconds since the Unix epoch.
+    """
+    saved = SavedSnapshot(file=file.name, number=file.number, bytes=file.bytes)
+    if file.header is None:
+        return msgspec.structs.replace(saved, problems=[file.damage])
+    sections, problems = [], []
+    for section in file.sections:
+        try:
+            sections.append(_described(section))
+        except DAMAGES as error:
+            problems.append(f"section {section.kind} {section.name!r} cannot be read: {error!r}")
+    return msgspec.structs.replace(
+        saved,
+        problems=problems,
+        taken_at=file.header.taken_at,
+        age_seconds=max(0.0, now - file.header.taken_at),
+        writer=file.header.writer,
+        sections=sections,
+    )
+
+
+def problems_of(file: SnapshotFile) -> list[str]:
+    """Return why a stream cannot go on from a snapshot as a whole, in words; none if it can.
+
+    All of it is restored, as a stream would, with the settings that it was saved with.
+    """
+    if file.damage:
+        return [file.damage]
+    try:
+        config = _config_of(file.sections)
+        limits, silences = StreamLimits(config), Silences()
+        monitor = Monitor(config, None, silences, limits)
+        drops = DropWatch(monitor.rules, silences, limits.descriptions())
+        parts = StreamParts([monitor], limits, silences, drops)
+        return list(restore(parts, file.sections, lambda name: monitor, 0.0).problems.values())
+    except StateError as error:
+        return [str(error)]
+
+
+def _config_of(sections: Sequence[Section]) -> MetricsConfig:
+    """Return the settings with which the sources were saved.
+
+    Raises:
+        StateError: If they are none.
+    """
+    try:
+        settings: dict[str, Any] = next(
+            (section.body["settings"] for section in sections if section.kind == "source"), {}
+        )
+        return MetricsConfig(max_caches=_MOST_CACHES, max_live_blocks=_MOST_BLOCKS, **settings)
+    except (ConfigError, *DAMAGES) as error:
+        raise StateError(f"its settings cannot be used: {error}") from error
+
+
+def _described(section: Section) -> SavedSection:
+    described = SavedSection(kind=section.kind, name=section.name, bytes=section.stored_bytes)
+    if section.kind != "source":
+        return described
+    body = section.body
+    epoch, next_frame = _next_frame(body["sequence"])
+    caches = [
+        SavedCache(tier=tier, live_blocks=len(saved["table"]["blocks"]))
+        for tier, saved in body["tiers"].items()
+    ]
+    return msgspec.structs.replace(described, caches=caches, epoch=epoch, next_frame=next_frame)
+
+
+def _next_frame(sequence: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Return the epoch of a source and the number of its next frame."""
+    numbers = dict(sequence["lives"])
+    epoch = sequence["epoch"]
+    return (int(epoch), int(numbers[epoch]["next"])) if epoch in numbers else (None, None)
