@@ -1,7 +1,7 @@
 """DirectoryStore: the last snapshots of a stream in a directory, each of them whole or not there at all.
 
 A snapshot is written under a temporary name, synced, renamed, and the directory synced; then those before the
-last two are removed. Whatever that is interrupted by, the newest whole snapshot is a true one, with the
+last two whole ones go. Whatever that is interrupted by, the newest whole snapshot is a true one, with the
 cursors of its inputs in it: no pointer to it is needed. The process that writes holds a lock.
 """
 
@@ -66,6 +66,7 @@ class DirectoryStore:
         self.path = Path(path)
         self._files = LocalFiles(self.path) if files is None else files
         self._lock = DirectoryLock(self.path)
+        self._damaged: set[int] = set()  # numbers of snapshots that were seen to be
 
     def open(self) -> None:
         """Make the directory where there is none, and keep other processes out.
@@ -122,7 +123,11 @@ class DirectoryStore:
         Raises:
             StateError: If the directory cannot be read.
         """
-        return (file for number in sorted(self._numbered(), reverse=True) if (file := self._look(number)))
+        for number in sorted(self._numbered(), reverse=True):
+            if (found := self._look(number)) is not None:
+                if found.damage:
+                    self._damaged.add(number)
+                yield found
 
     def newest(self) -> SnapshotFile | None:
         """Return the newest whole snapshot; None if there is none.
@@ -133,13 +138,16 @@ class DirectoryStore:
         return next((found for found in self.newest_first() if not found.damage), None)
 
     def prune(self) -> None:
-        """Remove all but the last snapshots.
+        """Remove what is older than the last snapshots that are not known to be damaged.
 
         Raises:
             OSError: If one cannot be removed.
         """
-        for number in sorted(self._numbered(), reverse=True)[KEPT:]:
-            self._files.remove(_name(number))
+        numbers = self._numbered()
+        kept = sorted(set(numbers) - self._damaged, reverse=True)[:KEPT]
+        for number in numbers if len(kept) == KEPT else ():
+            if number < kept[-1]:
+                self._files.remove(_name(number))
 
     def _numbered(self) -> list[int]:
         try:

@@ -4,9 +4,8 @@ Once a format is released its snapshots are never written anew: what a later ver
 own, and the older ones show that it still goes on from them.
 
 Some thousand events of five sources in small frames, with what a snapshot can hold: slots with keys and
-labels, contents, copies on two tiers, losses, repeats, a restart, a clear, a source that was forgotten and one
-that found no room, alerts that fire and are pending, silences. Sources are saved one after the other while
-events go on.
+labels, contents, copies on two tiers, losses, repeats, a restart, a clear, a source that was forgotten and
+one that found no room, alerts that fire, silences. Sources are saved one after the other while events go on.
 """
 
 import gzip
@@ -57,7 +56,7 @@ def made_frames():
     numbers = dict.fromkeys(OPS, 0)
     for at in range(FRAMES):
         source = rng.choice([*OPS, "slots", "contents", "copies"])
-        if source == "gone" and at >= FORGOTTEN_AT or source == "refused" and at < FORGOTTEN_AT // 2:
+        if (source == "gone" and at >= FORGOTTEN_AT) or (source == "refused" and at < FORGOTTEN_AT // 2):
             continue
         n = rng.randint(5, 30)
         low = 2**40 if source == "contents" else 0

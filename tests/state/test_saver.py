@@ -135,7 +135,7 @@ def test_a_source_that_is_forgotten_while_it_waits_for_its_turn_is_left_out(tmp_
 
 def test_a_full_disk_stops_nothing_and_is_named_until_there_is_room(tmp_path, caplog):
     async def main():
-        files = UnsyncedFiles(None)
+        files = UnsyncedFiles()
         saved = Saved(tmp_path, files)
         saved.process(0)
         with saved.store:

@@ -86,13 +86,13 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_a_failed_save_leaves_what_was_there(tmp_path):
-    files = UnsyncedFiles(fail_at=None)
+    files = UnsyncedFiles()
     store = DirectoryStore(tmp_path, files)
     save(store, 1)
     steps = files.steps
     save(store, 2)
     for step in range(files.steps - steps):
-        files = UnsyncedFiles(fail_at=None)
+        files = UnsyncedFiles()
         store = DirectoryStore(tmp_path, files)
         save(store, 1)
         files.fail_at = files.steps + step
@@ -104,28 +104,50 @@ def test_a_failed_save_leaves_what_was_there(tmp_path):
         assert values(store) == {3}
 
 
-@pytest.mark.parametrize("keep_unsynced", [False, True])
-def test_power_lost_after_any_step_leaves_the_old_or_the_new_snapshot(tmp_path, keep_unsynced):
-    """What was not synced is lost, or is there: both happen, and neither may show half a snapshot."""
-    files = UnsyncedFiles(fail_at=None)
+def test_power_lost_at_any_step_leaves_the_old_or_the_new_snapshot(tmp_path):
+    """Whatever is left of what was not synced, nothing may show half a snapshot."""
+    files = UnsyncedFiles()
     save(DirectoryStore(tmp_path, files), 1)
     before = files.steps
     save(DirectoryStore(tmp_path, files), 2)
     outcomes = []
-    for step in range(files.steps - before + 1):
-        files = UnsyncedFiles(fail_at=None)
+    for step in range(before, files.steps + 1):
+        files = UnsyncedFiles()
         store = DirectoryStore(tmp_path, files)
         save(store, 1)
-        files.power_lost_at = files.steps + step
+        files.power_lost_at = step
         finished = True
         try:
             save(store, 2)
         except PowerLoss:
             finished = False
-        files.reboot(keep_unsynced)
-        found = values(DirectoryStore(tmp_path, files))
-        assert found in ({1}, {2})
-        assert found == {2} or not finished
-        outcomes.append(found)
+        each_found = [values(DirectoryStore(tmp_path, found)) for found in files.after_power_loss()]
+        assert all(found in ({1}, {2}) for found in each_found)
+        assert not finished or all(found == {2} for found in each_found)
+        outcomes += each_found
     assert outcomes[0] == {1}
     assert outcomes[-1] == {2}
+
+
+def test_a_snapshot_to_fall_back_to_is_kept_in_place_of_a_damaged_one(tmp_path):
+    with DirectoryStore(tmp_path) as store:
+        for value in (1, 2):
+            save(store, value)
+        (tmp_path / "snapshot-000000000001.kvstate").write_bytes(b"damaged")
+        assert values(store) == {1}
+        save(store, 3)
+        assert [file.number for file in store.look()] == [2, 1, 0]
+        (tmp_path / "snapshot-000000000002.kvstate").write_bytes(b"damaged too")
+        assert values(store) == {1}
+        for value in (4, 5):
+            save(store, value)
+        assert [file.number for file in store.look()] == [4, 3]
+
+
+def test_a_snapshot_that_is_removed_while_it_is_looked_for_is_passed_over(tmp_path):
+    files = UnsyncedFiles()
+    save(DirectoryStore(tmp_path, files), 1)
+    files.names = lambda: ["snapshot-000000000000.kvstate", "snapshot-000000000007.kvstate"]
+    store = DirectoryStore(tmp_path, files)
+    assert [file.number for file in store.look()] == [0]
+    assert values(store) == {1}
