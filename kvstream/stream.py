@@ -50,6 +50,8 @@ from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import Item, QueueStatistics
 from kvstream.recording.registry import ProducerSet, ProducersStatistics
 from kvstream.state.keeper import StateKeeper, StateStatistics
+from kvstream.state.progress import InputProgress
+from kvstream.state.resumption import InputMarker, SavedInput
 from kvstream.state.sections import Restored, StreamParts
 from kvstream.state.store import DirectoryStore
 from kvstream.subscriptions import (
@@ -190,6 +192,8 @@ class KVStream:
         self._topics: tuple[Topic[Any], ...] = (self._alerts, self._summaries, self._evictions)
         self._keeper = None if state is None else self._make_keeper(state)
         self._before = _Counted()
+        self._progress = InputProgress()
+        self._saved_inputs: dict[str, SavedInput] = {}  # those that have not been begun yet
         self._tasks: TaskGroup | None = None
         self._exits = AsyncExitStack()
         self._state = "new"
@@ -205,7 +209,9 @@ class KVStream:
             return self._consumer_of(source).at_rest()
 
         def parts() -> StreamParts:
-            return StreamParts(self._monitors, self._limits, self._silences, self._drops, self._others)
+            return StreamParts(
+                self._monitors, self._limits, self._silences, self._drops, self._others, self._progress
+            )
 
         return StateKeeper(state, parts, monitor_of, lambda s: self._consumer_of(s).batch, __version__)
 
@@ -362,6 +368,8 @@ class KVStream:
         now = anyio.current_time() + _RECONNECT_SECONDS
         arrived = {source: now - silent.get(source, 0.0) for source in restored.sources}
         self._arrived = dict(sorted(arrived.items(), key=lambda item: item[1]))
+        self._progress.restore(restored.inputs)
+        self._saved_inputs = restored.inputs
 
     def cursors(self) -> Mapping[str, Cursor]:
         """Return how far the frames of each source had come when it was saved, for inputs to go on from.
@@ -370,6 +378,19 @@ class KVStream:
         saved. Sources without numbered frames are left out.
         """
         return {} if self._keeper is None else self._keeper.cursors
+
+    def input_marker(self, name: str) -> InputMarker | None:
+        """Return what marks the frames of an input that can be read again, and says from where on.
+
+        Args:
+            name: Names the input, the same in the next process.
+
+        Returns:
+            A marker; None for a stream that keeps no state.
+        """
+        if self._keeper is None:
+            return None
+        return InputMarker(name, self._saved_inputs.pop(name, None), self._keeper.cursors)
 
     # Getting events in
 
@@ -420,9 +441,11 @@ class KVStream:
         if not isinstance(item, EventFrame):
             self.reject(item)
             return
+        self._progress.take(item)
         try:
             await self.send(item)
         except MalformedInputError as error:
+            self._progress.apply([item], False)
             self.reject(Malformed("input", "frame", 0, str(error)))
 
     async def forget(self, source: str) -> None:
@@ -839,6 +862,7 @@ class KVStream:
         """Take note that frames of a source were applied."""
         newest = batch[-1][0]
         source = newest.source
+        self._progress.apply((frame for frame, _ in batch), source in monitor.sources)
         if source in monitor.sources and self._recorded is None:
             self._arrived.pop(source, None)  # so that it goes to the end
             self._arrived[source] = anyio.current_time()
@@ -923,6 +947,7 @@ class KVStream:
     def _forget(self, source: str, why: str) -> None:
         del self._arrived[source]
         self._lags.pop(source, None)
+        self._progress.forget(source)
         self._publish_alerts(self._consumer_of(source).at_rest().forget(source, why))
         self._publish_alerts(self._drops.forget(source, why, self._clock() / 1e9))
 

@@ -228,7 +228,14 @@ def serve_command(
                 services.append(page.serve)
             is_alone = len(services) + len(inputs) == 1
             services += [
-                partial(each.deliver, stream.take, stream.forget, is_alone=is_alone) for each in inputs
+                partial(
+                    each.deliver,
+                    stream.take,
+                    stream.forget,
+                    is_alone=is_alone,
+                    marker_of=stream.input_marker,
+                )
+                for each in inputs
             ]
             await _serve_all(stream, services)
         finally:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvstream.errors import MalformedInputError
+from kvstream.events.position import Position
 from kvstream.events.types import (
     DEFAULT_SOURCE,
     DEFAULT_TIER,
@@ -53,6 +54,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
         labels: The labels that its allocations and stores have, each once.
         label_of: Place in ``labels`` plus one of each event's, 0 where it has none, uint16 of shape (n,);
             None if there are none.
+        position: Where it ends in the input that it came from, if that can be read again; it is not sent on.
     """
 
     ops: U8
@@ -66,6 +68,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
     seq: int = UNNUMBERED
     labels: tuple[Labels, ...] = ()
     label_of: U16 | None = None
+    position: Position | None = None
 
     def __len__(self) -> int:
         return len(self.ops)

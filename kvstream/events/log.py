@@ -66,6 +66,11 @@ class LogParser:
         self._started = False
         self._skipped: tuple[int, str] | None = None  # offset of damage that is passed over, and what it is
 
+    @property
+    def held_bytes(self) -> int:
+        """Return the bytes of a record that is not complete."""
+        return len(self._data)
+
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
         """Yield what is complete once ``data`` has been added."""
         self._data += data

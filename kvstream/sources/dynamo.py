@@ -71,6 +71,8 @@ class DynamoDecoder:
         source: Name of the recording; events of rank 0 of worker 7 belong to ``{source}/7/dp0``.
     """
 
+    remembers = True
+
     def __init__(self, source: str) -> None:
         self._source = source
 

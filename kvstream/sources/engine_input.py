@@ -16,6 +16,7 @@ from kvstream.sources.discovery import DiscoveryError, Engine
 from kvstream.sources.http_client import require_http
 from kvstream.sources.zmq_address import ZmqAddress
 from kvstream.sources.zmq_events import KVEventSubscriber
+from kvstream.state.resumption import MarkerOf, no_marker
 from kvstream.text.escape import for_terminal
 
 REFRESH_SECONDS = 30.0
@@ -37,8 +38,15 @@ Forget = Callable[[str], Awaitable[None]]
 class LiveInput(Protocol):
     """What brings events until it is cancelled."""
 
-    async def deliver(self, take: Take, forget: Forget | None = None, *, is_alone: bool = True) -> None:
-        """Hand over what comes; where it ``is_alone``, raise what cannot be mended."""
+    async def deliver(
+        self,
+        take: Take,
+        forget: Forget | None = None,
+        *,
+        is_alone: bool = True,
+        marker_of: MarkerOf = no_marker,
+    ) -> None:
+        """Hand over what comes after the saved state; where it ``is_alone``, raise what cannot be mended."""
 
     def statistics(self) -> list[InputStatistics]:
         """Return the accounts of each of its connections."""
@@ -78,13 +86,21 @@ class EngineInput:
             ]
         return [followed.statistics() for followed in self._followed.values()]
 
-    async def deliver(self, take: Take, forget: Forget | None = None, *, is_alone: bool = True) -> None:
+    async def deliver(
+        self,
+        take: Take,
+        forget: Forget | None = None,
+        *,
+        is_alone: bool = True,
+        marker_of: MarkerOf = no_marker,
+    ) -> None:
         """Hand over what comes, until cancelled.
 
         Args:
             take: Takes frames and what was malformed; what it raises ends the input.
             forget: Forgets the sources of a publisher that is no longer there.
             is_alone: Raise where nothing else is left to do.
+            marker_of: Returns what marks the frames of a publisher and says where to go on.
 
         Raises:
             ConfigError: If its only publisher cannot be used from the start, such as an endpoint that
@@ -93,16 +109,16 @@ class EngineInput:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._say_states)
             for followed in self._followed.values():
-                tasks.start_soon(followed.run, take, is_alone and len(self._followed) == 1)
+                tasks.start_soon(followed.run, take, marker_of, is_alone and len(self._followed) == 1)
             if not self._engine.is_fixed:
-                await self._look(tasks, take, forget)
+                await self._look(tasks, take, forget, marker_of)
 
     async def end(self, forget: Forget | None) -> None:
         """Forget the sources of its publishers, after ``deliver`` was cancelled."""
         while self._followed:
             await self._followed.popitem()[1].end(forget)
 
-    async def _look(self, tasks: TaskGroup, take: Take, forget: Forget | None) -> None:
+    async def _look(self, tasks: TaskGroup, take: Take, forget: Forget | None, marker_of: MarkerOf) -> None:
         """Follow the publishers that there are, again and again."""
         pause = _PAUSE_SECONDS
         while True:
@@ -121,7 +137,7 @@ class EngineInput:
             for address in addresses:
                 if address not in self._followed:
                     self._followed[address] = followed = _Followed(self._engine.url, address)
-                    tasks.start_soon(followed.run, take, False)
+                    tasks.start_soon(followed.run, take, marker_of, False)
             await anyio.sleep(self._refresh_seconds)
 
     async def _say_states(self) -> None:
@@ -151,12 +167,12 @@ class _Followed:
     def statistics(self) -> InputStatistics:
         return self._subscriber.statistics()
 
-    async def run(self, take: Take, is_alone: bool) -> None:
+    async def run(self, take: Take, marker_of: MarkerOf, is_alone: bool) -> None:
         with anyio.CancelScope() as self._scope:
             pause = _PAUSE_SECONDS
             while not self._is_ended:
                 try:
-                    await self._read(take)
+                    await self._read(take, marker_of)
                 except _ReadError as wrapped:
                     error = wrapped.error
                     if is_alone and isinstance(error, ConfigError) and not self._sources:
@@ -166,8 +182,8 @@ class _Followed:
                 await anyio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    async def _read(self, take: Take) -> None:
-        items = self._subscriber.read()
+    async def _read(self, take: Take, marker_of: MarkerOf) -> None:
+        items = self._subscriber.read(marker_of)
         try:
             while True:
                 try:

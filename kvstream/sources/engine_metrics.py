@@ -20,6 +20,7 @@ from kvstream.events.types import DEFAULT_TIER
 from kvstream.sources.connection_state import Connection
 from kvstream.sources.engine_input import Forget, Take
 from kvstream.sources.http_client import FetchError, fetch, require_http
+from kvstream.state.resumption import MarkerOf, no_marker
 from kvstream.stream import KVStream, caches_of
 
 _EVERY_SECONDS = 15.0
@@ -219,7 +220,14 @@ class EngineMetrics:
             for rank in self._ranks.values()
         ]
 
-    async def deliver(self, take: Take, forget: Forget | None = None, *, is_alone: bool = True) -> None:
+    async def deliver(
+        self,
+        take: Take,
+        forget: Forget | None = None,
+        *,
+        is_alone: bool = True,
+        marker_of: MarkerOf = no_marker,
+    ) -> None:
         """Look again and again, until cancelled; nothing that goes wrong ends it."""
         while True:
             await self._look()

@@ -7,17 +7,20 @@ import select
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 import anyio
 from anyio import to_thread
 
 from kvstream.events.frame import EventFrame
+from kvstream.events.log import MAGIC
+from kvstream.events.position import Place
 from kvstream.events.types import Malformed
 from kvstream.sources.formats import OnFormat
 from kvstream.sources.options import ReadOptions, TimeUnit
 from kvstream.sources.reader import EventReader
-from kvstream.sources.rotation import Rotation
+from kvstream.sources.rotation import Rotation, place_check
+from kvstream.state.resumption import InputMarker
 from kvstream.text.escape import for_terminal
 
 __all__ = ["read_events"]
@@ -30,6 +33,7 @@ _POLL_SECONDS = 0.2
 _QUIET_POLLS = 3  # without growth, after which a renamed file is taken to be complete
 _PATIENCE_SECONDS = 5.0
 _TAIL_BYTES = 64
+_GONE = "the file that was read before the restart is gone or was cut: what was added since then is lost"
 # What one hand-over from the reading thread holds at most, about.
 _MOST_ITEMS = 1024
 _MOST_EVENTS = 262_144
@@ -76,10 +80,14 @@ async def read_input(
     options: ReadOptions | None = None,
     on_bytes: Callable[[int], None] | None = None,
     on_format: OnFormat | None = None,
+    marker: InputMarker | None = None,
 ) -> AsyncIterator[EventFrame | Malformed]:
-    """As ``read_events``; call ``on_format`` with the format of its lines once they have shown it."""
-    if path != STDIN and follow and not _waits(os.stat(path).st_mode):
-        async for items in _followed(path, options, on_bytes, on_format):
+    """As ``read_events``; call ``on_format`` with the format of its lines once they have shown it.
+
+    The frames of a file that is followed are marked by ``marker``, and begin where it says.
+    """
+    if path != STDIN and follow and not waits(os.stat(path).st_mode):
+        async for items in _followed(path, options, on_bytes, on_format, marker):
             for item in items:
                 yield item
         return
@@ -102,11 +110,24 @@ async def _followed(
     options: ReadOptions | None,
     on_bytes: Callable[[int], None] | None,
     on_format: OnFormat | None,
+    marker: InputMarker | None,
 ) -> AsyncIterator[Items]:
     """Return frames of a file and of those that take its place, without end."""
-    rotation = Rotation(path)
-    file = _OpenFile(path, options, True, on_format)
+    start = None if marker is None else marker.start
+    rotation = Rotation(path, goes_on=start is not None)
+    found = path if start is None else await to_thread.run_sync(rotation.find, start)
+    file = _OpenFile(found or path, options, True, on_format, marker)
     try:
+        if start is not None and found is not None:
+            file.begin_at(start)
+        elif start is not None:
+            yield [Malformed(path, "byte", start.at, _GONE)]
+            life = start.life
+            for name in rotation.since(start, os.fstat(file.descriptor)):
+                life += 1
+                async for items in _whole(name, options, rotation, on_bytes, marker, life):
+                    yield items
+            file.life = life + 1
         while True:
             quiet_polls = 0
             while quiet_polls < _QUIET_POLLS:
@@ -121,24 +142,33 @@ async def _followed(
             yield await file.finish()
             last = rotation.finish(file.descriptor)
             file.close()
+            life = file.life
             # Opened before its siblings are looked for, so that it cannot become one of them unseen.
-            file = await _opened_again(path, options, on_format)
+            file = await _opened_again(path, options, on_format, marker)
             for name in rotation.between(last, os.fstat(file.descriptor)):
-                async for items in _whole(name, options, rotation, on_bytes):
+                life += 1
+                async for items in _whole(name, options, rotation, on_bytes, marker, life):
                     yield items
+            file.life = life + 1
     finally:
         file.close()
 
 
 async def _whole(
-    path: str, options: ReadOptions | None, rotation: Rotation, on_bytes: Callable[[int], None] | None
+    path: str,
+    options: ReadOptions | None,
+    rotation: Rotation,
+    on_bytes: Callable[[int], None] | None,
+    marker: InputMarker | None,
+    life: int,
 ) -> AsyncIterator[Items]:
     """Return frames of a file that was rotated while nobody looked; nothing if it is gone by now."""
     try:
-        file = _OpenFile(path, options)
+        file = _OpenFile(path, options, marker=marker)
     except FileNotFoundError:
         return
     try:
+        file.life = life
         async for items in file.read(on_bytes):
             yield items
         yield await file.finish()
@@ -147,12 +177,14 @@ async def _whole(
         file.close()
 
 
-async def _opened_again(path: str, options: ReadOptions | None, on_format: OnFormat | None) -> "_OpenFile":
+async def _opened_again(
+    path: str, options: ReadOptions | None, on_format: OnFormat | None, marker: InputMarker | None
+) -> "_OpenFile":
     """Return the file that took the place of another, once it can be opened."""
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            return _OpenFile(path, options, True, on_format)
+            return _OpenFile(path, options, True, on_format, marker)
         except FileNotFoundError:
             pass
         except OSError:
@@ -161,7 +193,7 @@ async def _opened_again(path: str, options: ReadOptions | None, on_format: OnFor
         await anyio.sleep(_POLL_SECONDS)
 
 
-def _waits(mode: int) -> bool:
+def waits(mode: int) -> bool:
     """Return whether reading can wait for somebody who writes."""
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
@@ -177,9 +209,11 @@ class _OpenFile:
         options: How to read.
         follow: It may grow and be cut; a named pipe goes on when the last of its writers has left.
         on_format: Called with the format of its lines once they show it.
+        marker: Marks its frames.
 
     Attributes:
-        position: Bytes read since its start.
+        position: Bytes from its start up to which it was read.
+        life: Which of the files that followed each other it is.
     """
 
     def __init__(
@@ -188,9 +222,13 @@ class _OpenFile:
         options: ReadOptions | None,
         follow: bool = False,
         on_format: OnFormat | None = None,
+        marker: InputMarker | None = None,
     ) -> None:
         self.reader = EventReader(path, options, on_format)
-        self.position = 0
+        self.position = self.life = 0
+        self._marker = marker
+        self._start = 0  # where the reader began
+        self._part_ends: int | None = None  # byte with which another part of the input must begin
         self._path, self._options, self._follow, self._on_format = path, options, follow, on_format
         self._tail = b""  # last bytes read
         self._decoding: Iterator[EventFrame | Malformed | None] | None = None
@@ -203,9 +241,20 @@ class _OpenFile:
             # Opening a pipe must not wait for its writer, where no signal could interrupt it.
             self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         mode = os.fstat(self.descriptor).st_mode
-        self._waits = _waits(mode) or (stat.S_ISCHR(mode) and os.isatty(self.descriptor))
+        self._waits = waits(mode) or (stat.S_ISCHR(mode) and os.isatty(self.descriptor))
         if self._waits and follow and path != STDIN:
             self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # as long as there is one, no end
+
+    def begin_at(self, place: Place) -> None:
+        """Begin at a place in it, before anything was read."""
+        self.life = place.life
+        if place.at == 0:
+            return
+        if os.pread(self.descriptor, len(MAGIC), 0) == MAGIC:
+            list(self.reader.feed(MAGIC))  # by which a reader knows the format, and which stands there alone
+        os.lseek(self.descriptor, place.at, os.SEEK_SET)
+        self.position = self._start = place.at
+        self._tail = os.pread(self.descriptor, min(place.at, _TAIL_BYTES), max(0, place.at - _TAIL_BYTES))
 
     def close(self) -> None:
         """Close what was opened."""
@@ -236,7 +285,7 @@ class _OpenFile:
 
     async def finish(self) -> Items:
         """Return what is left at the end."""
-        return await to_thread.run_sync(lambda: list(self.reader.finish()))
+        return await to_thread.run_sync(lambda: list(self._marked(self.reader.finish())))
 
     def is_cut(self) -> bool:
         """Return whether it became shorter than what was read of it, or was written anew from its start."""
@@ -254,7 +303,8 @@ class _OpenFile:
         cut = Malformed(self.reader.origin, "byte", self.position, lost)
         os.lseek(self.descriptor, 0, os.SEEK_SET)
         self.reader = EventReader(self._path, self._options, self._on_format)
-        self.position, self._tail = 0, b""
+        self.position, self._start, self._tail = 0, 0, b""
+        self.life += 1
         return [*left, cut]
 
     def _step(self) -> tuple[int | None, Items]:
@@ -265,13 +315,14 @@ class _OpenFile:
         """
         size = None
         if self._decoding is None:
+            self._begin_part()
             data = self._read()
             if not data:
                 return None if data is None else 0, []
             size = len(data)
             self.position += size
             self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
-            self._decoding = _flat(self.reader.pieces(data))
+            self._decoding = _flat(map(self._marked, self.reader.pieces(data)))
         items: Items = []
         events = 0
         end = time.monotonic() + _MOST_SECONDS
@@ -284,12 +335,31 @@ class _OpenFile:
         self._decoding = None
         return size, items
 
+    def _begin_part(self) -> None:
+        """Let what is read next have its position from where another reader could begin."""
+        if self._marker is not None:
+            held = self.reader.held_bytes
+            at = self._start if held is None else self.position - held
+            self._marker.begin(Place(self.life, at, place_check(self.descriptor, at)))
+            self._part_ends = self._marker.next_place(self.life, at)
+
+    def _marked(self, items: Iterable[EventFrame | Malformed]) -> Iterator[EventFrame | Malformed]:
+        """Yield items, frames with their positions and without what is held already."""
+        for item in items:
+            if self._marker is None or not isinstance(item, EventFrame):
+                yield item
+            else:
+                yield from self._marker.marked([item], renumber=self.reader.held_bytes is None)
+
     def _read(self) -> bytes | None:
         """Return bytes that are there, ``b""`` at the end or of a cut file, None if a pipe has none now."""
         if self._follow and not self._waits and self.is_cut():
             return b""
         try:
-            data = os.read(self.descriptor, _CHUNK)
+            size = _CHUNK
+            if self._part_ends is not None and self._part_ends > self.position:
+                size = min(size, self._part_ends - self.position)
+            data = os.read(self.descriptor, size)
             if self._waits and data:  # a pipe gives little at once
                 more = bytearray(data)
                 ready = select.poll()

@@ -26,6 +26,10 @@ _MOST_LINES = 100  # that are looked at for one that tells the format
 class Parser(Protocol):
     """Takes an input in pieces of any size and yields its frames and what was wrong."""
 
+    @property
+    def held_bytes(self) -> int | None:
+        """Return the bytes of a record that is not complete; None if reading cannot begin before it."""
+
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
         """Yield what is complete once ``data`` has been added."""
 
@@ -129,6 +133,11 @@ class LinesParser:
         self._held = bytearray()
         self._lines = self._looked = self._searched = 0
         self._parser: LineParser | None = None
+
+    @property
+    def held_bytes(self) -> int | None:
+        """Return the bytes of a line that is not complete; None if reading cannot begin before it."""
+        return None if self._parser is None else self._parser.held_bytes
 
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
         """Yield the events of every line that is complete once ``data`` has been added.

@@ -70,6 +70,8 @@ class TraceDecoder:
         block_tokens: Tokens of each block.
     """
 
+    remembers = True
+
     def __init__(
         self,
         source: str,

@@ -13,12 +13,13 @@ from kvstream.errors import KVStreamError
 from kvstream.sources.connection_state import Connection
 from kvstream.sources.discovery import ENGINE_URLS
 from kvstream.sources.engine_input import EngineInput, Forget, LiveInput, Take
-from kvstream.sources.files import STDIN, read_events, read_input
+from kvstream.sources.files import STDIN, read_input
 from kvstream.sources.formats import LineFormat
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.simulated_cache import SIMULATED
 from kvstream.sources.timing import Items, OnEnd, merge_by_time
 from kvstream.sources.vllm_cache import simulated_by_vllm
+from kvstream.state.resumption import MarkerOf, no_marker
 from kvstream.text.escape import for_terminal
 
 _PAUSE_SECONDS = 5.0  # before a file that cannot be read is tried again
@@ -92,7 +93,7 @@ class FollowedFile:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name, self._marked_name = name, f"file {os.path.abspath(name)}"
         self._connection = Connection()
 
     def statistics(self) -> list[InputStatistics]:
@@ -100,21 +101,32 @@ class FollowedFile:
         seen = self._connection
         return [InputStatistics(input=self._name, state=seen.state, since=seen.since, error=seen.error)]
 
-    async def deliver(self, take: Take, forget: Forget | None = None, *, is_alone: bool = True) -> None:
+    async def deliver(
+        self,
+        take: Take,
+        forget: Forget | None = None,
+        *,
+        is_alone: bool = True,
+        marker_of: MarkerOf = no_marker,
+    ) -> None:
         """Hand over what is in it, and what is added, until cancelled.
 
         Args:
             take: Takes frames and what was malformed.
             forget: Not called, as a file keeps its sources.
             is_alone: Raise what cannot be mended.
+            marker_of: Returns what marks the frames of a file and says where to go on.
 
         Raises:
             KVStreamError: If it cannot be read, and it ``is_alone``.
             OSError: As above.
         """
+        marker = marker_of(self._marked_name)
+        if marker is not None and self._name == STDIN:
+            logger.warning("what comes by standard input and was not saved is lost if this process is killed")
         while True:
             try:
-                items = read_events(self._name, follow=self._name != STDIN)
+                items = read_input(self._name, self._name != STDIN, marker=marker)
                 self._connection.become("connected")
                 async for item in items:
                     await take(item)
@@ -124,6 +136,8 @@ class FollowedFile:
                 why = getattr(error, "strerror", None) or str(error)
                 self._connection.become("error", why)
                 logger.warning("%s: %s", for_terminal(self._name), for_terminal(why))
+                if marker is not None:
+                    marker.go_back()
             else:
                 self._connection.become("not connected", "it has ended")
             if self._name == STDIN:

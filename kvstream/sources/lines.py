@@ -18,7 +18,13 @@ OnBad = Callable[[int, str], None]
 
 
 class LineDecoder(Protocol):
-    """Makes frames of the lines of one format."""
+    """Makes frames of the lines of one format.
+
+    Attributes:
+        remembers: Whether lines mean something else after others, so that reading cannot begin between them.
+    """
+
+    remembers: bool
 
     def decode_lines(self, chunk: bytes, on_bad: OnBad) -> Iterator[EventFrame]:
         """Yield the frames of a chunk of whole lines, in order; pass over blank ones."""
@@ -45,6 +51,11 @@ class LineParser:
         self._open_bytes = 0
         self._lines = 0
         self._skipping = False
+
+    @property
+    def held_bytes(self) -> int | None:
+        """Return the bytes of a line that is not complete; None if reading cannot begin before it."""
+        return None if self._decoder.remembers else self._open_bytes
 
     def feed(self, data: bytes) -> Iterator[EventFrame | Malformed]:
         """Yield the events of every line that is complete once ``data`` has been added."""

@@ -1,13 +1,16 @@
 """One publisher's batches in order: what is missing is asked for, what cannot be had is counted."""
 
+import zlib
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import EventFrame
+from kvstream.events.position import Place
 from kvstream.events.types import Malformed
 from kvstream.sources.kv_events import KVEventDecoder
+from kvstream.state.resumption import InputMarker
 
 HELD_BATCHES = 10_000  # as many as vLLM keeps for replay
 HELD_BYTES = 64 * 1024 * 1024
@@ -36,6 +39,11 @@ def batch_number(number: bytes) -> int:
     if not 0 <= value <= LARGEST_NUMBER:
         raise MalformedInputError(f"a batch cannot have the number {value}")
     return value
+
+
+def batch_check(payload: bytes) -> str:
+    """Return what a batch is recognized by when it comes again."""
+    return f"{zlib.crc32(payload):08x}"
 
 
 class Taker(Protocol):
@@ -69,12 +77,14 @@ class PublisherFeed:
         taker: Takes what comes, in order.
         ask: Asks for a replay from a number on, dropping any replay under way; None if there is none
             to be had. It is asked for everything at once, as batches may come before we listen.
+        start: Where to go on, in the life that the publisher is thought to be in: its number is the next one,
+            its check the one of the batch before. None if nothing is known.
 
     Attributes:
         newest_live: Number of the last batch that was published; -1 before the first.
     """
 
-    def __init__(self, taker: Taker, ask: Callable[[int], None] | None) -> None:
+    def __init__(self, taker: Taker, ask: Callable[[int], None] | None, start: Place | None = None) -> None:
         self.duplicates = 0
         self.replayed = 0
         self._taker, self._ask = taker, ask
@@ -90,7 +100,13 @@ class PublisherFeed:
         self._retries = 0
         self._snapshot: int | None = None  # the number of a snapshot's parts
         self._asked_until = -1  # the newest batch when it was asked for
-        self._request(0)
+        self._check = ""  # of the batch before the next, if it was taken by another process
+        if start is None:
+            self._request(0)
+        else:
+            self._next, self._begun, self._check = start.at, True, start.check
+            self.newest_live = start.at - 1  # what is published from now on is later, unless it has restarted
+            self._request_missing()
 
     @property
     def holds(self) -> bool:
@@ -135,7 +151,7 @@ class PublisherFeed:
         if seq == self._snapshot:
             self._take_in(seq, payload)
             return True
-        if seq == self._next - 1 and self._last is not None and payload != self._last:
+        if seq == self._next - 1 and self._is_other(payload):
             self._begin_again()
             return True
         if seq < self._next:
@@ -185,6 +201,12 @@ class PublisherFeed:
         self._snapshot = None
         self._deliver_held()
 
+    def _is_other(self, payload: bytes) -> bool:
+        """Return whether the batch before the next is known to have been another one."""
+        if self._last is None:
+            return self._check not in ("", batch_check(payload))
+        return payload != self._last
+
     def _is_jump(self, seq: int) -> bool:
         known = self._begun or self.newest_live >= 0
         return known and seq - max(self._next, self.newest_live + 1) > FARTHEST_JUMP
@@ -200,7 +222,7 @@ class PublisherFeed:
 
     def _begin_again(self) -> None:
         self._taker.restart()
-        self._next, self._begun = 0, True
+        self._next, self._begun, self._check = 0, True, ""
         self.newest_live, self._last = max(self._held, default=-1), None
         self._request(0)
 
@@ -230,7 +252,7 @@ class PublisherFeed:
 
     def _take_in(self, seq: int, payload: bytes) -> None:
         if self._ask is not None:
-            self._last = payload
+            self._last, self._check = payload, ""
         self._taker.deliver(seq, payload)
 
 
@@ -243,6 +265,7 @@ class Publisher:
         epoch: Number of its first epoch; each restart adds one.
         ask: Asks for a replay from a number on; None if there is none to be had.
         has_one_rank: Whether ``source`` names the rank, whatever its batches say.
+        marker: Marks its frames, and says where to go on; None where no state is kept.
 
     Attributes:
         refused: Batches, events and numbers that were not taken, by reason.
@@ -257,17 +280,26 @@ class Publisher:
         epoch: int = 0,
         ask: Callable[[int], None] | None = None,
         has_one_rank: bool = False,
+        marker: InputMarker | None = None,
     ) -> None:
+        start = None
+        if marker is not None and marker.start is not None:
+            start = marker.begin_in(marker.last_life)
+            epoch = start.life
         self.decoder = KVEventDecoder(source, epoch, has_one_rank)
+        self._marker = marker
+        self._check = "" if start is None else start.check  # of the batch before the next that is decoded
         self.refused: Counter[str] = Counter()
         self.lost_batches = self.restarts = 0
         self._origin = origin
         self._items: list[EventFrame | Malformed] = []
         self._numbers: list[int] = []  # of the batches that the decoder has not decoded yet
+        self._newest = b""  # the last of them
+        self._part_ends: int | None = None  # number with which another part of the input must begin
         self._size = 0  # of these, about, in bytes
         # What comes after them; without a payload, how many batches are lost, or a restart.
         self._pending: deque[tuple[int, bytes | None]] = deque()
-        self.feed = PublisherFeed(self, ask)
+        self.feed = PublisherFeed(self, ask, start)
 
     @property
     def is_pending(self) -> bool:
@@ -292,9 +324,7 @@ class Publisher:
         if self._pending or self._size >= _TAKEN_BYTES:
             self._pending.append((seq, payload))
         else:
-            self.decoder.add(payload)
-            self._numbers.append(seq)
-            self._size += len(payload) + _BATCH_BYTES
+            self._add(seq, payload)
 
     def lose(self, batches: int) -> None:
         """Count batches that are missing before the next one."""
@@ -306,11 +336,10 @@ class Publisher:
 
     def _resume(self, number: int, payload: bytes | None) -> None:
         if payload is not None:
-            self.decoder.add(payload)
-            self._numbers.append(number)
-            self._size += len(payload) + _BATCH_BYTES
+            self._add(number, payload)
             return
         self._frame()
+        self._check = ""
         if number == _RESTART:
             self.restarts += 1
             self.decoder.restart()
@@ -318,8 +347,30 @@ class Publisher:
             self.lost_batches += number
             self.decoder.lost(number)
 
+    def _add(self, number: int, payload: bytes) -> None:
+        """Let a batch be decoded with those before it."""
+        if self._marker is not None:
+            if not self._numbers:
+                self._begin_part(self._marker, number)
+            elif number == self._part_ends:
+                self._frame()
+                self._begin_part(self._marker, number)
+            self._newest = payload
+        self.decoder.add(payload)
+        self._numbers.append(number)
+        self._size += len(payload) + _BATCH_BYTES
+
+    def _begin_part(self, marker: InputMarker, number: int) -> None:
+        epoch = self.decoder.epoch
+        marker.begin(Place(epoch, number, self._check))
+        self._part_ends = marker.next_place(epoch, number)
+
     def _frame(self) -> None:
-        self._items.extend(self.decoder.frames())
+        frames: Iterable[EventFrame] = self.decoder.frames()
+        if self._marker is not None and self._numbers:
+            frames = self._marker.marked(frames, renumber=True)
+            self._check = batch_check(self._newest)
+        self._items.extend(frames)
         for rejected in self.decoder.rejected:
             number = self._numbers[rejected.batch]
             self._reject(rejected.unit, "message", number, rejected.reason, rejected.count)

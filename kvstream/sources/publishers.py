@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from kvstream.sources.publisher import Publisher
+from kvstream.state.resumption import MarkerOf, no_marker
 from kvstream.text.escape import for_terminal
 from kvstream.text.names import MAX_NAME, bounded_name
 
@@ -137,6 +138,8 @@ class Publishers:
         most: Publishers that are followed.
         forget_seconds: Seconds without a batch after which one makes room for another.
         first_epoch: Returns the epoch of a new publisher.
+        marker_of: Returns what marks the frames of the publisher of a name; those under a shared topic have
+            none, as they cannot be found again.
 
     Attributes:
         forgotten: Publishers that are followed no more.
@@ -154,8 +157,10 @@ class Publishers:
         most: int = MOST_PUBLISHERS,
         forget_seconds: float = FORGET_SECONDS,
         first_epoch: Callable[[], int] = time.time_ns,
+        marker_of: MarkerOf = no_marker,
     ) -> None:
         self.forgotten = 0
+        self._marker_of = marker_of
         self._origin, self._source, self._fallback = origin, source, fallback
         self._by_topic, self._ask, self._rank = by_topic, ask, rank
         self._most, self._forget_seconds, self._first_epoch = most, forget_seconds, first_epoch
@@ -215,7 +220,10 @@ class Publishers:
             name = f"{name}/dp{self._rank}"
         self._epoch = max(self._first_epoch(), self._epoch)
         ask = None if place else self._ask
-        return Publisher(self._origin, name, self._epoch, ask, has_one_rank=self._rank is not None)
+        marker = None if place else self._marker_of(f"zmq {name}")
+        return Publisher(
+            self._origin, name, self._epoch, ask, has_one_rank=self._rank is not None, marker=marker
+        )
 
     def _name(self, topic: bytes) -> str:
         name = self._source

@@ -78,6 +78,16 @@ class EventReader:
         yield from self._counted(self._finish())
 
     @property
+    def held_bytes(self) -> int | None:
+        """Return the last bytes that were added and not read yet, before which another reader can begin.
+
+        None where it could not: the input is compressed, or what was read before is remembered.
+        """
+        if self._parser is None or self._plain.is_compressed:
+            return None
+        return self._parser.held_bytes
+
+    @property
     def is_hopeless(self) -> bool:
         """Return whether so much was malformed before the first event that reading on is of no use."""
         return not self.events and self.malformed >= _HOPELESS

@@ -3,11 +3,53 @@
 import os
 import re
 import stat
+import zlib
 from contextlib import suppress
 from typing import NamedTuple
 
+from kvstream.events.position import Place
+
 _PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 _ROTATED = re.compile(r"[.\-_]\S*\d\S*")
+
+
+_CHECKED_BYTES = 64  # before a place, by which it is recognized
+
+
+class _Mark(NamedTuple):
+    """What is known of a place in a file, to find it again.
+
+    Attributes:
+        device: Device of the file.
+        inode: The file.
+        modified_ns: When it had been written to.
+        checksum: Of the bytes before the place.
+    """
+
+    device: int
+    inode: int
+    modified_ns: int
+    checksum: int
+
+    @classmethod
+    def parse(cls, text: str) -> "_Mark":
+        """Return what ``place_check`` said; of another text, what no file has."""
+        parts = text.split(":")
+        if len(parts) == 4 and all(part.isdecimal() for part in parts):
+            return cls(*map(int, parts))
+        return cls(-1, -1, 0, -1)
+
+
+def place_check(descriptor: int, at: int) -> str:
+    """Return what a place in an open file is recognized by, also when the file has another name."""
+    status = os.fstat(descriptor)
+    mark = _Mark(status.st_dev, status.st_ino, status.st_mtime_ns, _checksum(descriptor, at))
+    return ":".join(map(str, mark))
+
+
+def _checksum(descriptor: int, at: int) -> int:
+    first = max(0, at - _CHECKED_BYTES)
+    return zlib.crc32(os.pread(descriptor, at - first, first))
 
 
 class _Finished(NamedTuple):
@@ -27,12 +69,15 @@ class Rotation:
 
     Args:
         path: Where the log is.
+        goes_on: Whether it is read from where another process has left it: then those that are there at the
+            start may have come since.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, goes_on: bool = False) -> None:
         self._folder, self._name = os.path.split(path)
         self._path = path
-        self._others = {(found.st_dev, found.st_ino) for _, found in self._siblings()}
+        found = [] if goes_on else self._siblings()
+        self._others = {(status.st_dev, status.st_ino) for _, status in found}
         self._finished: set[_Finished] = set()
 
     def has_replaced(self, descriptor: int) -> bool:
@@ -51,12 +96,40 @@ class Rotation:
 
     def between(self, last: os.stat_result, new: os.stat_result) -> list[str]:
         """Return the files that stood at the path after ``last`` and before ``new``, oldest first."""
-        ends = {(last.st_dev, last.st_ino), (new.st_dev, new.st_ino)}
+        return self._after(last.st_mtime_ns, {(last.st_dev, last.st_ino), (new.st_dev, new.st_ino)})
+
+    def find(self, place: Place) -> str | None:
+        """Return the file that holds a place, under whatever name, or a copy of it; None if none does."""
+        mark = _Mark.parse(place.check)
+        copies = []
+        for path in [self._path, *(path for path, _ in self._siblings())]:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                continue
+            try:
+                status = os.fstat(descriptor)
+                if status.st_size < place.at or _checksum(descriptor, place.at) != mark.checksum:
+                    continue
+                if (status.st_dev, status.st_ino) == (mark.device, mark.inode):
+                    return path
+                if place.at:
+                    copies.append(path)
+            finally:
+                os.close(descriptor)
+        return copies[0] if copies else None
+
+    def since(self, place: Place, new: os.stat_result) -> list[str]:
+        """Return the files that stood at the path before ``new`` and after one that is gone, oldest first."""
+        mark = _Mark.parse(place.check)
+        return self._after(mark.modified_ns + 1, {(mark.device, mark.inode), (new.st_dev, new.st_ino)})
+
+    def _after(self, modified_ns: int, but: set[tuple[int, int]]) -> list[str]:
         found = [
             (status.st_mtime_ns, path)
             for path, status in self._siblings()
-            if (status.st_dev, status.st_ino) not in self._others | ends
-            and status.st_mtime_ns >= last.st_mtime_ns
+            if (status.st_dev, status.st_ino) not in self._others | but
+            and status.st_mtime_ns >= modified_ns
             and _Finished(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             not in self._finished
         ]

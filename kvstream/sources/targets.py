@@ -14,6 +14,7 @@ from kvstream.engine.inputs import InputStatistics
 from kvstream.errors import ConfigError
 from kvstream.sources.connection_state import Connection
 from kvstream.sources.engine_input import EngineInput, Forget, Take
+from kvstream.state.resumption import MarkerOf, no_marker
 from kvstream.text.escape import for_terminal
 
 _LOOK_SECONDS = 1.0
@@ -95,19 +96,28 @@ class Targets:
             )
         return [*wrong, *(seen for each in self._inputs.values() for seen in each.statistics())]
 
-    async def deliver(self, take: Take, forget: Forget | None = None, *, is_alone: bool = True) -> None:
+    async def deliver(
+        self,
+        take: Take,
+        forget: Forget | None = None,
+        *,
+        is_alone: bool = True,
+        marker_of: MarkerOf = no_marker,
+    ) -> None:
         """Hand over what the targets bring, until cancelled; nothing that goes wrong ends it."""
         async with anyio.create_task_group() as tasks:
             for target in list(self._inputs):
-                self._start(tasks, target, take, forget)
+                self._start(tasks, target, take, forget, marker_of)
             while True:
                 await anyio.sleep(self._look_seconds)
                 identity = await to_thread.run_sync(_identity, self._path)
                 if identity != self._identity:
                     self._identity = identity
-                    await self._read_again(tasks, take, forget)
+                    await self._read_again(tasks, take, forget, marker_of)
 
-    async def _read_again(self, tasks: TaskGroup, take: Take, forget: Forget | None) -> None:
+    async def _read_again(
+        self, tasks: TaskGroup, take: Take, forget: Forget | None, marker_of: MarkerOf
+    ) -> None:
         try:
             targets = await to_thread.run_sync(read_targets, self._path)
         except ConfigError as error:
@@ -128,16 +138,18 @@ class Targets:
                 self._wrong.append((target, str(error)))
                 logger.warning("%s: %s", for_terminal(str(self._path)), for_terminal(str(error)))
             else:
-                self._start(tasks, target, take, forget)
+                self._start(tasks, target, take, forget, marker_of)
         logger.warning("read %s again: %d targets", for_terminal(str(self._path)), len(self._inputs))
 
-    def _start(self, tasks: TaskGroup, target: str, take: Take, forget: Forget | None) -> None:
+    def _start(
+        self, tasks: TaskGroup, target: str, take: Take, forget: Forget | None, marker_of: MarkerOf
+    ) -> None:
         scope = self._scopes[target] = anyio.CancelScope()
         engine = self._inputs[target]
 
         async def follow() -> None:
             with scope:
-                await engine.deliver(take, forget, is_alone=False)
+                await engine.deliver(take, forget, is_alone=False, marker_of=marker_of)
 
         tasks.start_soon(follow)
 

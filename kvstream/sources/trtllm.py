@@ -128,6 +128,8 @@ class TensorRTDecoder:
         clock: Nanoseconds since the Unix epoch.
     """
 
+    remembers = True
+
     def __init__(self, source: str, clock: Callable[[], int] | None = None) -> None:
         self._source = source
         self._clock = clock or Clock()

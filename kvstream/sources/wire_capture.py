@@ -75,6 +75,8 @@ def wire_message_parser(origin: str) -> ArrayParser[WireMessage]:
 class WireCaptureParser:
     """Reads a capture as frames; what is missing in it is a hole in their numbers."""
 
+    held_bytes = None  # what a batch means depends on those before it
+
     def __init__(self, origin: str, source: str) -> None:
         self._origin = origin
         self._messages = wire_message_parser(origin)

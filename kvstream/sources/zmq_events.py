@@ -21,6 +21,7 @@ from kvstream.sources.reports import ReportLimiter
 from kvstream.sources.zmq_address import ZmqAddress
 from kvstream.sources.zmq_replay import Replay, ReplayAnswer
 from kvstream.sources.zmq_sockets import MOST_PARTS, MessageReader, attach_socket, speaks_ipv6
+from kvstream.state.resumption import MarkerOf, no_marker
 
 _MAX_TOPIC_BYTES = 4096
 _AT_ONCE = 1024  # messages between two looks at the other tasks
@@ -95,7 +96,9 @@ class KVEventSubscriber:
             rank=self.address.rank,
             most=most_publishers,
             forget_seconds=forget_seconds,
+            marker_of=lambda name: self._marker_of(name),
         )
+        self._marker_of: MarkerOf = no_marker
         self._replayed: Publisher | None = None  # whose batches can be asked for
         self._active: dict[Publisher, None] = {}  # those with something to take
         self._messages = 0
@@ -132,13 +135,17 @@ class KVEventSubscriber:
             shared_topics=self._publishers.shared_topics,
         )
 
-    async def read(self) -> AsyncGenerator[EventFrame | Malformed, None]:
+    async def read(self, marker_of: MarkerOf = no_marker) -> AsyncGenerator[EventFrame | Malformed, None]:
         """Yield frames and what was malformed, until the caller stops or is cancelled, which closes all.
+
+        Args:
+            marker_of: Returns what marks the frames of a publisher and says where to go on, so that it is
+                replayed from there; what the replay no longer has is counted as lost.
 
         Raises:
             ConfigError: If the endpoint cannot be connected or bound to.
         """
-        is_usable = False
+        is_usable, self._marker_of = False, marker_of
         try:
             while True:
                 try:

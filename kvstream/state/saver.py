@@ -125,7 +125,7 @@ class Saver:
                 async with self._between_batches(name):
                     if self._parts().source(name) is not source:
                         continue  # forgotten meanwhile
-                    section = self._copied(source_section, source)
+                    section = self._copied(source_section, source, self._parts().inputs)
                     self.held.enter(name)
                 saved[name] = source
                 await self._in_thread(writer.add, section)

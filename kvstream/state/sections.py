@@ -17,6 +17,8 @@ from kvstream.alerts.types import CacheAlert
 from kvstream.engine.limits import StreamLimits
 from kvstream.engine.monitor import DAMAGES, Monitor, SourceMonitor
 from kvstream.errors import StateError
+from kvstream.state.progress import InputProgress
+from kvstream.state.resumption import SavedInput, add_saved
 from kvstream.state.snapshot import Section
 
 _SOURCE, _STREAM = "source", "stream"
@@ -31,6 +33,7 @@ class StreamParts(msgspec.Struct, frozen=True, eq=False):
         silences: Alerts that nobody is notified of.
         drops: What watches events that never reach a cache.
         others: Returns what else the stream has to go on from, in plain values, which ``restore`` gives back.
+        inputs: How far the inputs have come that can be read again.
     """
 
     monitors: Sequence[Monitor]
@@ -38,6 +41,7 @@ class StreamParts(msgspec.Struct, frozen=True, eq=False):
     silences: Silences
     drops: DropWatch
     others: Callable[[], dict[str, Any]] = dict
+    inputs: InputProgress = msgspec.field(default_factory=InputProgress)
 
     def source(self, name: str) -> SourceMonitor | None:
         """Return a source; None if it is not there now."""
@@ -56,6 +60,7 @@ class Restored(msgspec.Struct, frozen=True):
         alerts: Alerts that end, as their rule is gone or another one now.
         problems: Why other sources begin with nothing, in words, by source.
         others: What ``StreamParts.others`` returned when it was saved.
+        inputs: From where inputs go on, by name.
         is_lost: Whether there was something to restore, of which nothing could be.
     """
 
@@ -63,16 +68,24 @@ class Restored(msgspec.Struct, frozen=True):
     alerts: list[CacheAlert] = []
     problems: dict[str, str] = {}
     others: dict[str, Any] = {}
+    inputs: dict[str, SavedInput] = {}
     is_lost: bool = False
 
 
-def source_section(source: SourceMonitor) -> Section:
+def source_section(source: SourceMonitor, inputs: InputProgress | None = None) -> Section:
     """Return the state of a source, between two batches of its frames; some milliseconds a cache.
+
+    Args:
+        source: The source.
+        inputs: How far the inputs have come that can be read again.
 
     Raises:
         RuntimeError: If a batch is being applied.
     """
-    return Section(_SOURCE, source.source, source.save())
+    body = source.save()
+    if inputs is not None:
+        body["inputs"] = inputs.of_source(source.source)
+    return Section(_SOURCE, source.source, body)
 
 
 def stream_section(parts: StreamParts, saved: Mapping[str, SourceMonitor]) -> Section:
@@ -83,13 +96,15 @@ def stream_section(parts: StreamParts, saved: Mapping[str, SourceMonitor]) -> Se
         saved: The sources with sections before it.
     """
     now = parts.sources()
+    names = [name for name, source in saved.items() if now.get(name) is source]
     body = {
-        "sources": [name for name, source in saved.items() if now.get(name) is source],
+        "sources": names,
         "monitors": [monitor.save() for monitor in parts.monitors],
         "refused": parts.limits.save(),
         "silences": parts.silences.save(),
         "drops": parts.drops.save(),
         "others": parts.others(),
+        "inputs": parts.inputs.of_others(set(names)),
     }
     return Section(_STREAM, "", body)
 
@@ -120,18 +135,21 @@ def restore(
     try:
         first, silences = parts.monitors[0], Silences()
         names, others = list(stream["sources"]), dict(stream.get("others", {}))
+        inputs: dict[str, SavedInput] = {}
+        add_saved(inputs, stream.get("inputs", {}), None)
         drops = DropWatch(first.rules, silences, {})
         tried = StreamParts([Monitor(first.config, first.rules)], StreamLimits(first.config), silences, drops)
         _restore_stream(tried, stream, now)  # so that what cannot be restored changes nothing
         alerts = _restore_stream(parts, stream, now)
     except DAMAGES as error:
         raise StateError(f"the section of the stream cannot be restored: {error!r}") from error
-    restored = Restored([], alerts, {}, others)
+    restored = Restored([], alerts, {}, others, inputs)
     for name in names:
         try:
             if name not in of_sources:
                 raise StateError(f"source {name!r}: its section is missing")
             restored.alerts.extend(monitor_of(name).restore_source(name, of_sources[name]))
+            add_saved(inputs, of_sources[name].get("inputs", {}), name)
         except StateError as error:
             restored.problems[name] = str(error)
         else:
