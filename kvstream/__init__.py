@@ -47,9 +47,12 @@ from kvstream.events.types import (
 from kvstream.metrics.anomalies import Anomaly
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.miss_ratio import CacheSizes, CurvePoint
+from kvstream.metrics.misses import MissCauses
 from kvstream.metrics.patterns import AccessPatternAnalysis, LifetimeDistribution
 from kvstream.metrics.reuse import ReuseByIdle
+from kvstream.metrics.sharing import SharedContent
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary, PrematureEvictions, RecentMetrics
+from kvstream.metrics.tiers import TierUse
 from kvstream.metrics.trend import Trend
 from kvstream.metrics.usage import LabelUsage
 from kvstream.metrics.working_set import WorkingSet
@@ -104,6 +107,7 @@ __all__ = [
     "MalformedInputError",
     "MetricType",
     "MetricsConfig",
+    "MissCauses",
     "MissingExtraError",
     "Op",
     "Page",
@@ -115,6 +119,7 @@ __all__ = [
     "RecentMetrics",
     "ReuseByIdle",
     "Rule",
+    "SharedContent",
     "Silence",
     "StateError",
     "StateStatistics",
@@ -123,6 +128,7 @@ __all__ = [
     "StreamStatistics",
     "Subscription",
     "SubscriptionStatistics",
+    "TierUse",
     "Trend",
     "UndeliveredError",
     "UnknownFormatError",

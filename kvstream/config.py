@@ -64,6 +64,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         curve_keys: Content keys that the miss-ratio curve follows in each cache; 0 turns the curve off.
         curve_half_life_seconds: Seconds after which a lookup counts half in the curve. 0 is for ever, as for
             a recording that is analysed as a whole; then the curve follows every lookup of its contents.
+        content_sample: Times of arrivals and evictions kept in each cache, of contents chosen by hash. Causes
+            of misses, ways through the tiers and what engines share are of these. 0 turns them off.
         max_caches: Sources and tiers that are followed, one to three megabytes each; events of any more
             are dropped (``too_many_caches``).
         max_live_blocks: Blocks live at once in all caches, some 100 bytes each; allocations of any more are
@@ -89,6 +91,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     remembered_evictions: int = 65_536
     curve_keys: int = 2048
     curve_half_life_seconds: float = 300.0
+    content_sample: int = 4096
     max_caches: int = 4096
     max_live_blocks: int = 50_000_000
     forget_seconds: float = 3600.0
@@ -109,6 +112,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _whole("remembered_evictions", self.remembered_evictions, 0, 2**27)
         _whole("curve_keys", self.curve_keys, 0, 2**20)
         _seconds("curve_half_life_seconds", self.curve_half_life_seconds, off="for ever")
+        _require(self.content_sample != 1, "content_sample", self.content_sample, "0 (off) or more than 1")
+        _whole("content_sample", self.content_sample, 0, 2**24)
         _whole("max_caches", self.max_caches, 1, 10_000_000)
         _whole("max_live_blocks", self.max_live_blocks, 1, 2**40)
         _seconds("forget_seconds", self.forget_seconds, off="never")

@@ -263,3 +263,156 @@ def interval_fields(values, scale):
 def at_most_bounds(values):
     """How many intervals in ns are at most each of vLLM's bounds, and how many there are."""
     return [sum(v <= round(b * 1e9) for v in values) for b in VLLM_BUCKETS_SECONDS] + [len(values)]
+
+
+class ReferenceStays:
+    """Stays of contents in one cache, from what came into it and went, in dictionaries."""
+
+    def __init__(self):
+        self.blocks: Counter[int] = Counter()
+        self.stays: list[dict] = []
+        self.live: dict[int, dict] = {}
+
+    def change(self, content, ts, begins):
+        if begins:
+            self.blocks[content] += 1
+            if self.blocks[content] == 1:
+                before = [stay for stay in self.stays if stay["content"] == content]
+                self.live[content] = {
+                    "content": content,
+                    "born": ts,
+                    "ended": None,
+                    "cleared": False,
+                    "before": before[-1] if before else None,
+                }
+                self.stays.append(self.live[content])
+        elif self.blocks[content]:
+            self.blocks[content] -= 1
+            if not self.blocks[content]:
+                stay = self.live.pop(content)
+                stay["ended"] = max(ts, stay["born"])
+
+    def clear(self, ts):
+        for stay in self.live.values():
+            stay["ended"], stay["cleared"] = max(ts, stay["born"]), True
+        self.live.clear()
+        self.blocks.clear()
+
+
+def went_on(stay, ts):
+    """Whether a stay had begun before a time, and had not ended before it."""
+    return stay["born"] < ts and (stay["ended"] is None or stay["ended"] >= ts)
+
+
+class ReferenceSources:
+    """What contents show that several caches hold: every stay is compared with every other one.
+
+    Args:
+        caches: The stays in each cache, by source and tier.
+        order: Every tier, the fastest first.
+    """
+
+    def __init__(self, caches, order):
+        self.order = [tier for tier in order if any(tier == name for _, name in caches)]
+        self.caches = caches
+        self.fastest = {
+            source: min((tier for name, tier in caches if name == source), key=order.index)
+            for source in {source for source, _ in caches}
+        }
+
+    def stays(self, source=None):
+        return [
+            {**stay, "source": name, "tier": tier}
+            for (name, tier), cache in self.caches.items()
+            if source in (None, name)
+            for stay in cache.stays
+        ]
+
+    def misses(self, asked):
+        return [s for s in self.stays() if self.fastest[s["source"]] == s["tier"] and s["source"] in asked]
+
+    def found_in(self, miss):
+        """The fastest tier of its source that held what was missed."""
+        holders = [
+            stay["tier"]
+            for stay in self.stays(miss["source"])
+            if stay["content"] == miss["content"]
+            and went_on(stay, miss["born"])
+            and stay["tier"] != miss["tier"]
+        ]
+        return min(holders, key=self.order.index, default=None)
+
+    def cause(self, miss, is_whole):
+        tier = self.found_in(miss)
+        if tier is not None:
+            return tier
+        if miss["before"] is not None:
+            return "cleared" if miss["before"]["cleared"] else "evicted"
+        return "never_stored" if is_whole[miss["source"]] else "unknown"
+
+    def evicted_meanwhile(self, miss):
+        """Contents that were evicted later than this one was before, and before it came back."""
+        return sum(
+            stay["ended"] is not None
+            and not stay["cleared"]
+            and miss["before"]["ended"] < stay["ended"] < miss["born"]
+            for stay in self.caches[miss["source"], miss["tier"]].stays
+        )
+
+    def held_elsewhere(self, miss):
+        return any(
+            stay["content"] == miss["content"]
+            and went_on(stay, miss["born"])
+            and stay["source"] != miss["source"]
+            for stay in self.stays()
+        )
+
+    def stored_before(self, miss):
+        return self.held_elsewhere(miss) or any(
+            stay["content"] == miss["content"] and stay["born"] < miss["born"] and not stay["cleared"]
+            for stay in self.stays()
+        )
+
+    def arrivals(self, tier):
+        """Whether each arrival in a slower tier was copied, demoted or neither."""
+        ways = []
+        for stay in self.stays():
+            if stay["tier"] != tier or self.fastest[stay["source"]] == tier:
+                continue
+            above = [
+                each
+                for each in self.stays(stay["source"])
+                if each["content"] == stay["content"]
+                and self.order.index(each["tier"]) < self.order.index(tier)
+                and each["born"] <= stay["born"]
+            ]
+            on = any(each["ended"] is None or each["ended"] > stay["born"] for each in above)
+            ways.append("copied" if on else "demoted" if above else "neither")
+        return ways
+
+    def evictions(self, tier):
+        """Whether each eviction from a tier left it nowhere, and whether it had come into a faster one."""
+        ways = []
+        for stay in self.stays():
+            if stay["tier"] != tier or stay["cleared"] or stay["ended"] is None:
+                continue
+            same = [s for s in self.stays(stay["source"]) if s["content"] == stay["content"]]
+            dropped = not any(
+                each["born"] <= stay["ended"] and (each["ended"] is None or each["ended"] > stay["ended"])
+                for each in same
+            )
+            promoted = any(
+                self.order.index(each["tier"]) < self.order.index(tier)
+                and stay["born"] < each["born"] <= stay["ended"]
+                for each in same
+            )
+            ways.append((dropped, promoted, self.fastest[stay["source"]] != tier))
+        return ways
+
+    def held_by(self):
+        """Blocks live now by how many sources hold their content, each content once for each source."""
+        holders = {}
+        for stay in self.stays():
+            if stay["ended"] is None:
+                holders.setdefault(stay["content"], set()).add(stay["source"])
+        return Counter(len(sources) for sources in holders.values() for _ in sources)

@@ -182,7 +182,8 @@ class Observations(CacheCounts, eq=False):
         idles: Last access to eviction.
         access_counts: Accesses of each evicted generation.
         evicted: Records of the evictions, if asked for.
-        changes: Content that came and went, where it is known and if asked for; None where a clear ended all.
+        changes: Content that came and went, where it is known and if asked for; the time, ns, where a clear
+            ended all.
         used: What was allocated or accessed, each at least once unless reported before: content, or
             generations of slots.
         labelled: The same events by label set, once there are labels.
@@ -196,7 +197,7 @@ class Observations(CacheCounts, eq=False):
     idles: list[I64] = field(default_factory=list)
     access_counts: list[I64] = field(default_factory=list)
     evicted: list[EvictionBatch] = field(default_factory=list)
-    changes: list[ContentChanges | None] = field(default_factory=list)
+    changes: list[ContentChanges | int] = field(default_factory=list)
     used: list[I64] = field(default_factory=list)
     labelled: list[LabelledEvents] = field(default_factory=list)
     lookups: int = 0

@@ -19,6 +19,7 @@ from kvstream.events.types import Op
 _BIRTH, _COUNT, _TIMES = 0, 1, 2  # columns of a row of the table
 
 _NEVER = np.iinfo(np.int64).min
+_MOST_SLOTS = 2**32  # an id beyond can only be a content hash (``_core.table``)
 
 
 class BlockTable:
@@ -182,7 +183,7 @@ class BlockTable:
     def clear(self, seen: Observations, ts: int) -> None:
         """End every generation with reason ``cleared``, at a time in ns."""
         if self.changes:
-            seen.changes.append(None)
+            seen.changes.append(ts)
         if not self.live_count:
             return
         if self.label_sets is not None and self.label_sets.known:
@@ -235,6 +236,19 @@ class BlockTable:
         """Return whether each block is live, bool (n,)."""
         live: npt.NDArray[np.bool_] = self._table.slots_of(_plain(ids)) >= 0
         return live
+
+    def contents(self) -> tuple[I64, I64]:
+        """Return the content keys of the live blocks that have one, and their births, ns, int64 (n,)."""
+        slots = self._table.live_slots()
+        if self.by_hash:
+            keys = self._table.ids_array[slots]
+            known = (keys < 0) | (keys >= _MOST_SLOTS)
+        elif len(self._table.keys_array):
+            keys = self._table.keys_array[slots]
+            known = keys != 0
+        else:
+            return slots[:0], slots[:0]
+        return keys[known], self._table.rows_array[slots[known], _BIRTH]
 
     def block(self, block: int) -> BlockMetricsState | None:
         """Return what is known of one live block; None if it is not live."""

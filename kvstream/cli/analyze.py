@@ -22,6 +22,7 @@ from kvstream.cli.session import (
     wants_lines,
 )
 from kvstream.config import MetricsConfig, load_config
+from kvstream.metrics.summary import ALL
 from kvstream.reports.verdict import Analysis, CacheAnalysis
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.options import ReadOptions
@@ -72,6 +73,8 @@ def analyze_command(
         if each.simulated_source is not None:
             analysis.mark_simulated(each.simulated_source, each.simulation)
     results = analysis.results()
+    if (overall := analysis.overall()) is not None:
+        results.append(overall)
     if wants_lines(json):
         lines = JsonLines(sys.stdout.buffer)
         for result in results:
@@ -84,12 +87,14 @@ def analyze_command(
 
 def print_analysis(screen: Console, result: CacheAnalysis) -> None:
     """Print the answer for one cache."""
-    screen.print(Text(for_terminal(f"{result.source} / {result.tier}"), style="bold"))
+    title = "all sources" if result.source == ALL else for_terminal(f"{result.source} / {result.tier}")
+    screen.print(Text(title, style="bold"))
     for sentence in result.verdict:
         screen.print(Text(f"  {for_terminal(sentence)}"))
     if result.summary.sizes.points:
         screen.print(_curve_table(result))
-    screen.print(_hot_table(result))
+    if result.hottest:
+        screen.print(_hot_table(result))
     screen.print(summary_table(result.summary))
 
 

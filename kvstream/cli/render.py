@@ -17,7 +17,15 @@ from kvstream.engine.inputs import InputStatistics
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.usage import LabelUsage
-from kvstream.reports.lines import accounts_lines, blocks_live, hit_ratio, interval
+from kvstream.reports.lines import (
+    accounts_lines,
+    blocks_live,
+    hit_ratio,
+    interval,
+    misses,
+    shared,
+    tier_use,
+)
 from kvstream.stream import KVStream
 from kvstream.text.escape import for_terminal
 from kvstream.text.numbers import percent, ratio, seconds, time_of_day
@@ -194,6 +202,12 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
             f"{percent(premature.share)}, looked up again {seconds(premature.return_time.p50)} later; "
             f"{premature.extra_blocks_p50:,} more blocks would have kept half",
         )
+    if summary.misses is not None:
+        table.add_row("misses", Text(for_terminal(misses(summary.misses))))
+    for use in summary.tiers:
+        table.add_row(Text(for_terminal(f"tier {use.tier}")), tier_use(use))
+    if summary.shared is not None:
+        table.add_row("shared by engines", "\n".join(shared(summary.shared)))
     if summary.sizes.points:
         at = {point.factor: point.hit_ratio for point in summary.sizes.points}
         table.add_row(

@@ -1,6 +1,6 @@
 """CacheMonitor: one source and tier, from its events to its windows, rules and alerts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -27,11 +27,14 @@ from kvstream.events.counters import CacheCounts
 from kvstream.events.frame import I64, EventFrame, joined_frames
 from kvstream.events.types import Labels, Op
 from kvstream.metrics.anomalies import Anomaly, lifetime_anomalies
+from kvstream.metrics.content_sample import ALWAYS, ContentSample
+from kvstream.metrics.contents import CacheContents
 from kvstream.metrics.histogram import ClassicHistogram
 from kvstream.metrics.intervals import Intervals
 from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
 from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
 from kvstream.metrics.premature import REMEMBERED_SECONDS, Returns
+from kvstream.metrics.residencies import residencies
 from kvstream.metrics.trend import Trend, detect_trend
 from kvstream.metrics.usage import LabelSetUsage, UsageByLabelSet
 from kvstream.metrics.window import Window, WindowRing
@@ -45,7 +48,7 @@ _CLEARS_A_WINDOW = 2  # that cost what a window does
 _CURVE_LOOKUPS = 2048  # of the contents that the curve follows in a window, beyond which it follows fewer
 _CHANGES_AT_ONCE = 65_536  # of content: each time costs what a thousand of them do
 _LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
-_SAVED = ("_peak", "_stores_seen", "last_ts", "_restarts_unseen")
+_SAVED = ("_peak", "_stores_seen", "last_ts", "_restarts_unseen", "_is_whole")
 _TREND_METRICS = (
     MetricType.LIFETIME,
     MetricType.IDLE_TIME,
@@ -78,17 +81,28 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class CacheMonitor:
-    """One source and tier: its blocks, its windows, its rules."""
+    """One source and tier: its blocks, its windows, its rules.
+
+    Attributes:
+        tiers: Every tier of its source, this one among them.
+    """
 
     def __init__(
-        self, source: str, tier: str, config: MetricsConfig, rules: Sequence[Rule], silences: Silences
+        self,
+        source: str,
+        tier: str,
+        config: MetricsConfig,
+        rules: Sequence[Rule],
+        silences: Silences,
+        tiers: Mapping[str, "CacheMonitor"] | None = None,
     ) -> None:
         self.source, self.tier, self.config = source, tier, config
+        self.tiers = {tier: self} if tiers is None else tiers
         self.table = BlockTable(
             source,
             tier,
             sample_rate=config.sample_rate,
-            changes=config.remembered_evictions > 0 or config.curve_keys > 0,
+            changes=config.remembered_evictions + config.curve_keys + config.content_sample > 0,
             label_sets=config.label_sets,
         )
         self._curve = MissRatioCurve(
@@ -101,6 +115,8 @@ class CacheMonitor:
         self.working_set = WorkingSetHistory()
         self._usage = UsageByLabelSet()
         self.premature = PrematureEvictions(config.remembered_evictions, round(REMEMBERED_SECONDS * 1e9))
+        self.sample = ContentSample(config.content_sample)
+        self._is_whole = True  # nothing was in the cache before, and nothing is missing
         detailed = max(config.trend_window, config.recent_windows)
         self.ring = WindowRing(config.window_ns, config.windows, detailed=detailed)
         self._intervals = Intervals()
@@ -143,8 +159,11 @@ class CacheMonitor:
             self.table.counted_since = index * self.config.window_ns
             window.lost += lost
             window.restarts += self._restarts_unseen
+            self._is_whole = self._is_whole and not lost
             lost = self._restarts_unseen = 0
             seen = self.table.apply(part)
+            if seen.unknown_accesses or seen.unknown_evictions:
+                self._is_whole = False
             self._stores_seen = self._stores_seen or seen.stores > 0
             self.working_set.add(index, seen.used)
             window.measurements.add_counts(seen)
@@ -160,31 +179,35 @@ class CacheMonitor:
             work += 1 + seen.clears // _CLEARS_A_WINDOW
         yield Outcome(self.source, self.tier, alerts, evicted, events)
 
-    def _follow(self, changes: Sequence[ContentChanges | None]) -> None:
+    def _follow(self, changes: Sequence[ContentChanges | int]) -> None:
         """Take note of content keys that came and went; returns are looked up for many of them at once."""
-        if not self.config.remembered_evictions:
+        if not self.config.remembered_evictions + self.config.content_sample:
             return
         for some in changes:
-            if some is None:
-                self._settle_premature()
+            if isinstance(some, int):
+                self._settle_changes()
                 self.premature.clear()
+                self.sample.clear(some)
             else:
                 self._changes.append(some)
                 self._changes_waiting += len(some.content)
         if self._changes_waiting >= _CHANGES_AT_ONCE:
-            self._settle_premature()
+            self._settle_changes()
 
     def _settle(self) -> None:
         """Bring what waits to the open window."""
         if self.ring.open is not None:
             self._intervals.settle(self.ring.open.measurements)
-        self._settle_premature()
+        self._settle_changes()
 
-    def _settle_premature(self) -> None:
-        """Find what came back in the open window."""
+    def _settle_changes(self) -> None:
+        """Find what came back in the open window, and follow some of the content."""
         waiting, self._changes, self._changes_waiting = self._changes, [], 0
-        if waiting and self.ring.open is not None:
-            changes = joined_changes(waiting)
+        if not waiting or self.ring.open is None:
+            return
+        changes = joined_changes(waiting)
+        self.sample.observe(changes.content, changes.ts, changes.begins)
+        if self.config.remembered_evictions:
             begins = changes.begins.view(np.uint8)
             returns = Returns(*self.premature.apply(changes.content, changes.ts, begins))
             self.ring.open.measurements.observe_returns(returns)
@@ -214,6 +237,7 @@ class CacheMonitor:
         self.table.clear(seen, self.last_ts)
         self._usage.observe(seen)
         self.premature.clear()
+        self.sample.clear(self.last_ts)
         if self.ring.open is not None:
             self.ring.open.measurements.add_counts(seen)
             self.ring.open.live = 0
@@ -245,6 +269,7 @@ class CacheMonitor:
         return {
             "table": self.table.save(),
             "premature": self.premature.save(),
+            "sample": self.sample.save(),
             "curve": self._curve.save(),
             "lookups": self._lookups,
             "looked_up": joined(self._looked_up),
@@ -265,6 +290,8 @@ class CacheMonitor:
         self.table.restore(saved["table"])
         if self.config.remembered_evictions:
             self.premature.restore(saved["premature"])
+        if self.config.content_sample:
+            self.sample.restore(saved["sample"])
         if self.config.curve_keys:
             self._curve.restore(saved["curve"])
             self._keep_lookups(saved["lookups"], saved["looked_up"])
@@ -283,6 +310,8 @@ class CacheMonitor:
             self._settle()
             self._settle_lookups()
             self._curve.pass_windows(max(1, index - self.ring.open.index))
+            if self.sample.is_due(index * self.config.window_ns):
+                self.sample.widen(*self.table.contents())
         window, closed = self.ring.enter(index)
         if closed is not None:
             alerts.extend(self._closed(closed))
@@ -332,6 +361,21 @@ class CacheMonitor:
             return self._curve.sizes(blocks, peak)
         asked_once = None if self._stores_seen else self._curve.asked_once
         return CacheSizes(blocks=blocks, peak=peak, asked_once=asked_once)
+
+    def contents(self, threshold: int) -> CacheContents:
+        """Return when contents with a hash below a threshold came and went, as far as they are followed."""
+        self._settle_changes()
+        threshold = min(threshold, self.sample.threshold)
+        oldest = self.sample.oldest
+        return CacheContents(
+            source=self.source,
+            tier=self.tier,
+            stays=residencies(self.sample.events(threshold)),
+            threshold=threshold,
+            oldest=oldest,
+            last_ts=self.last_ts,
+            is_whole=self._is_whole and oldest == ALWAYS,
+        )
 
     @property
     def hits_are_known(self) -> bool:

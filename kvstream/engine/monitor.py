@@ -16,6 +16,7 @@ from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import STREAM_METRICS, CacheAlert
 from kvstream.config import MetricsConfig
 from kvstream.engine.cache import CacheMonitor, Outcome
+from kvstream.engine.contents import ContentGathering
 from kvstream.engine.limits import TOO_MANY_BLOCKS, TOO_MANY_CACHES, StreamLimits
 from kvstream.errors import StateError
 from kvstream.events.counters import CacheCounts, SourceCounts, joint_hits_reported
@@ -131,13 +132,16 @@ class SourceMonitor:
         """Make room for a tier; False if there is none."""
         reason = self._limits.reason_against(len(self.tiers))
         if reason is None:
-            tier = CacheMonitor(self.source, frame.tier, self._config, self._rules, self._silences)
+            tier = self._cache(frame.tier)
             reason = self._limits.hold(tier.table)
         if reason is not None:
             self._refuse(reason, len(frame))
             return False
         self.tiers[frame.tier] = tier
         return True
+
+    def _cache(self, tier: str) -> CacheMonitor:
+        return CacheMonitor(self.source, tier, self._config, self._rules, self._silences, self.tiers)
 
     def hold(self) -> None:
         """Take the places of its tiers, as they were restored.
@@ -213,7 +217,7 @@ class SourceMonitor:
         self._lost_unseen = saved["lost_unseen"]
         ended: list[CacheAlert] = []
         for name, of_tier in saved["tiers"].items():
-            tier = CacheMonitor(self.source, name, self._config, self._rules, self._silences)
+            tier = self._cache(name)
             ended += tier.restore(of_tier)
             self.tiers[name] = tier
         return ended
@@ -525,6 +529,7 @@ class Gathering:
         self._by_source: dict[str, CacheCounts] = {}
         self._working_sets: list[WorkingSet] = []
         self._usage = UsageByLabel()
+        self._contents = ContentGathering(tiers)
         self._newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
         self._span = 0
         if self._newest is not None:
@@ -542,6 +547,7 @@ class Gathering:
         tier.add_counts_to(self._by_source.setdefault(tier.source, CacheCounts()))
         self._working_sets.append(tier.working_set.recent(self._newest))
         self._usage.add(tier.usage())
+        self._contents.add(tier)
 
     def add_forgotten(self, forgotten: ForgottenSources) -> None:
         """Take in what forgotten sources had seen since the start."""
@@ -562,6 +568,7 @@ class Gathering:
         for part in (self._recent_known, self._recent_unknown):
             recent.merge(part)
         known, recent_known = self._known, self._recent_known
+        contents = self._contents.figures()
         return summarize(
             total,
             known if self._hits_are_known else None,
@@ -582,6 +589,9 @@ class Gathering:
             sizes=alone.sizes() if alone else CacheSizes(),
             working_set=total_working_set(self._working_sets),
             labels=self._usage.labels(),
+            misses=contents.misses,
+            tiers=contents.tiers,
+            shared=contents.shared if source is None and tier is None else None,
             pending=[alert.to_dict() for m in tiers for alert in m.rules.pending()],
             accounts=accounts,
             final=final,

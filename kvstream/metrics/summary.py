@@ -9,8 +9,11 @@ from kvstream.events.counters import CacheCounts, Count, HitsReported, SourceCou
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.miss_ratio import CacheSizes
+from kvstream.metrics.misses import MissCauses
 from kvstream.metrics.premature import REMEMBERED_SECONDS
 from kvstream.metrics.reuse import ReuseByIdle, reuse_by_idle
+from kvstream.metrics.sharing import SharedContent
+from kvstream.metrics.tiers import TierUse
 from kvstream.metrics.trend import Trend
 from kvstream.metrics.usage import LabelUsage
 from kvstream.metrics.working_set import WorkingSet
@@ -193,6 +196,9 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         reuse_by_idle: What became of blocks that had been idle for a time; empty where hits are unknown.
         working_set: Different blocks in use recently.
         sizes: What caches of other sizes would do; of one source and tier only.
+        misses: Why lookups were misses; None of slower tiers, and where no content is known.
+        tiers: What each tier does for its sources, the fastest first; empty where there is only one.
+        shared: What several sources share; None of one of them.
         labels: What the blocks of each value of each label have done, most room first.
         trends: Where windowed values are going, by metric.
         alerts: Alerts that are firing, as dictionaries.
@@ -238,6 +244,9 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     reuse_by_idle: list[ReuseByIdle]
     working_set: WorkingSet
     sizes: CacheSizes
+    misses: MissCauses | None
+    tiers: list[TierUse]
+    shared: SharedContent | None
     labels: dict[str, list[LabelUsage]]
     trends: dict[str, Trend]
     alerts: list[dict[str, Any]]
@@ -314,6 +323,9 @@ def summarize(
     capacity: int | None,
     working_set: WorkingSet,
     sizes: CacheSizes,
+    misses: MissCauses | None,
+    tiers: list[TierUse],
+    shared: SharedContent | None,
     labels: dict[str, list[LabelUsage]],
     trends: dict[str, Trend],
     alerts: list[dict[str, Any]],
@@ -336,6 +348,9 @@ def summarize(
         capacity: Blocks there is room for, if known.
         working_set: Different blocks in use recently.
         sizes: What caches of other sizes would do.
+        misses: Why lookups were misses, if known.
+        tiers: What each tier does.
+        shared: What several sources share.
         labels: What the blocks of each value of each label have done.
         trends: Where windowed values are going.
         alerts: What fires.
@@ -395,6 +410,9 @@ def summarize(
         reuse_by_idle=[] if known is None else reuse_by_idle(known),
         working_set=working_set,
         sizes=sizes,
+        misses=misses,
+        tiers=tiers,
+        shared=shared,
         labels=labels,
         trends=trends,
         alerts=alerts,

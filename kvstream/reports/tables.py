@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from kvstream.reports.lines import accounts_lines, blocks_live, hit_ratio, interval
+from kvstream.reports.lines import accounts_lines, blocks_live, hit_ratio, interval, misses, tier_use
 from kvstream.reports.report import CacheReport, Report
 from kvstream.text.numbers import UNKNOWN, gib, percent, ratio, seconds
 
@@ -97,6 +97,9 @@ def _figures(cache: CacheReport) -> Table:
                 f"{summary.premature.extra_blocks_p50:,} more blocks would have kept half of them",
             )
         )
+    if summary.misses is not None:
+        rows.append(("misses", misses(summary.misses)))
+    rows += [(f"tier {use.tier}", tier_use(use)) for use in summary.tiers]
     return Table("Figures", ("figure", "value"), rows)
 
 

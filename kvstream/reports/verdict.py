@@ -10,6 +10,7 @@ from kvstream.engine.monitor import Monitor
 from kvstream.engine.recorded import RecordedTime
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.summary import ALL, CacheMetricsSummary
+from kvstream.reports.lines import misses, shared, within
 from kvstream.text.numbers import gib, percent, seconds
 
 _HARDLY = 0.02  # of hit ratio: less is not worth speaking of
@@ -18,6 +19,8 @@ _FULL = 0.9
 _NEARLY_ALL = 0.8  # of evictions
 _A_LITTLE = 0.3  # of the blocks that there are
 _CONTENTS = 8192
+_ENOUGH = 100  # misses
+_MUCH_DROPPED = 0.5
 _HOT_BLOCKS = 10
 _MUCH_ASKED_ONCE = 0.5
 _MANY_EVICTED = 0.2
@@ -86,6 +89,15 @@ class Analysis:
         tiers = sorted(self.monitor.caches(), key=lambda tier: (tier.source, tier.tier))
         return [self._result(tier) for tier in tiers]
 
+    def overall(self) -> CacheAnalysis | None:
+        """Return the analysis of all sources together; None of a single one."""
+        if len(self.monitor.sources) < 2:
+            return None
+        summary = self.monitor.summary()
+        return CacheAnalysis(
+            source=ALL, tier=ALL, verdict=verdict(summary), hottest=[], longest_held=[], summary=summary
+        )
+
     def _result(self, tier: CacheMonitor) -> CacheAnalysis:
         summary = self.monitor.summary(tier.source, tier.tier)
         said = verdict(summary)
@@ -118,6 +130,11 @@ def verdict(summary: CacheMetricsSummary) -> list[str]:
     if summary.accounts.lost_frames:
         sentences.append(f"{summary.accounts.lost_frames:,} frames are missing, so that figures are too low.")
     sentences += _of_evictions(summary)
+    if summary.misses is not None and summary.misses.followed >= _ENOUGH:
+        sentences.append(f"Causes of misses: {misses(summary.misses)}.")
+    sentences += _of_tiers(summary)
+    if summary.shared is not None:
+        sentences += shared(summary.shared)
     if is_one:
         sentences += _of_reuse(summary)
         sentences += _of_size(summary)
@@ -134,7 +151,7 @@ def _of_evictions(summary: CacheMetricsSummary) -> list[str]:
     if premature.count:
         sentences.append(
             f"{percent(premature.share)} of evictions were premature: their content was looked up again, "
-            f"half of it {_within(premature.return_time.p50)}. "
+            f"half of it {within(premature.return_time.p50)}. "
             f"{_blocks(premature.extra_blocks_p50, summary.block_bytes)} more would have kept half of it, "
             f"{premature.extra_blocks_p90:,} would have kept 90 %."
         )
@@ -149,6 +166,20 @@ def _of_evictions(summary: CacheMetricsSummary) -> list[str]:
         sentences.append(
             f"{percent(summary.zero_access_rate)} of evictions were of blocks that were never reused."
         )
+    return sentences
+
+
+def _of_tiers(summary: CacheMetricsSummary) -> list[str]:
+    """Return what slower tiers find, and whether what they take in is of use."""
+    sentences = []
+    for use in summary.tiers:
+        if use.found is not None:
+            sentences.append(f"The tier {use.tier} held {percent(use.found)} of what faster tiers missed.")
+        if use.dropped_unused is not None and use.dropped_unused > _MUCH_DROPPED:
+            sentences.append(
+                f"{percent(use.dropped_unused)} of what {use.tier} evicted was in no other tier, and had not "
+                "come into a faster one."
+            )
     return sentences
 
 
@@ -262,10 +293,6 @@ def _of_trends(summary: CacheMetricsSummary) -> list[str]:
         if metric in summary.trends and summary.trends[metric].direction == direction
     ]
     return [f"Recent trend: {', '.join(worse)}."] if worse else []
-
-
-def _within(value: float) -> str:
-    return f"within {seconds(value)}" if value >= 0.001 else "at once"
 
 
 def _blocks(blocks: int, block_bytes: int | None) -> str:

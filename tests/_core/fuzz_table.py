@@ -261,7 +261,7 @@ class Fuzz:
 
     def come_and_go(self, change):
         """Take in content keys that came and went, or a clear."""
-        if change is None:
+        if isinstance(change, int):
             self.premature.clear()
             if self.twins:
                 self.twins.premature.gone.clear()

@@ -220,7 +220,7 @@ def test_content_comes_and_goes_as_in_the_plain_twin(data, keyed, below):
         lookups += seen.lookups
         looked_up += [content for some in seen.looked_up for content in some.tolist()]
         for changes in seen.changes:
-            if changes is None:
+            if isinstance(changes, int):
                 found.append(None)
             else:
                 found += zip(

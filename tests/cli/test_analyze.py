@@ -8,7 +8,9 @@ def test_each_source_has_its_answer(kvstream):
     ran = kvstream("analyze", CHAT, DATA / "scan.wire.gz")
     assert ran.code == 0
     found = {result["source"]: result for result in ran.of_type("analysis")}
-    assert set(found) == {"vllm-chat", "scan/dp0"}
+    assert set(found) == {"vllm-chat", "scan/dp0", "*"}
+    both = [found[name]["summary"]["accounts"]["processed"] for name in ("vllm-chat", "scan/dp0")]
+    assert found["*"]["summary"]["accounts"]["processed"] == sum(both)
     assert found["scan/dp0"]["verdict"][0].startswith("85 % of evictions were premature")
     assert found["vllm-chat"]["summary"]["accounts"]["processed"] == 40_000
 

@@ -23,13 +23,14 @@ SMALL = MetricsConfig(
     trend_window=4,
     remembered_evictions=16,
     curve_keys=4,
+    content_sample=16,
     curve_half_life_seconds=0.01,
     label_sets=2,
 )
 CONFIGS = (
     SMALL,
     replace(SMALL, sample_rate=0.5, capacity=8),
-    replace(SMALL, remembered_evictions=0, curve_keys=0, label_sets=0),
+    replace(SMALL, remembered_evictions=0, curve_keys=0, content_sample=0, label_sets=0),
     replace(SMALL, curve_half_life_seconds=0.0),
 )
 LABELS = (Labels(tenant="a"), Labels(tenant="b", lora="x"), Labels(group="more than are told apart"))

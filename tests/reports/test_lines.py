@@ -2,12 +2,16 @@
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from kvstream.config import MetricsConfig
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import frames_from_events
 from kvstream.events.types import BlockAccessed, BlockAllocated, BlockStored, PrefixStored
-from kvstream.reports.lines import blocks_live, hit_ratio
+from kvstream.metrics.misses import MissCauses
+from kvstream.metrics.sharing import SharedContent
+from kvstream.metrics.tiers import TierUse
+from kvstream.reports.lines import blocks_live, hit_ratio, misses, shared, tier_use
 
 GIB = 2**30
 
@@ -49,3 +53,68 @@ def test_the_hit_ratio_says_whether_all_hits_are_in_it():
     assert hit_ratio(summary(stored)) == "– (no hit was reported)"
     found_again = PrefixStored(2**40, 6)  # as vLLM publishes for requests that ask for it
     assert hit_ratio(summary([*stored, found_again])) == "0.001 (only some requests report hits)"
+
+
+CAUSES = MissCauses(
+    followed=1_000,
+    rate=0.25,
+    never_stored=0.5,
+    evicted=0.3,
+    cleared=0.0,
+    other_tier={"cpu": 0.15},
+    unknown=0.05,
+    memory_seconds=None,
+    evicted_ago_p50=12.0,
+    evicted_ago_p90=60.0,
+    pressure=1_234.4,
+)
+SHARED = SharedContent(
+    engines=4,
+    rate=0.5,
+    followed=100,
+    held_by=[0.6, 0.4],
+    duplicates=0.2,
+    misses=500,
+    held_elsewhere=0.25,
+    stored_before=0.5,
+    routing_gain=0.1,
+    shared_tier_gain=None,
+)
+
+
+def test_causes_of_misses_are_said_in_shares_without_those_that_nothing_has():
+    assert misses(CAUSES) == (
+        "50 % never stored before, 30 % evicted (half of them came back within 12 s, "
+        "at 1,234 evictions a second), 15 % in cpu, 5 % unknown"
+    )
+    forgotten = replace(CAUSES, never_stored=0.0, memory_seconds=1_800.0, evicted_ago_p50=0.0, pressure=None)
+    assert misses(forgotten) == (
+        "30 % evicted (half of them came back at once), 15 % in cpu, "
+        "5 % unknown (not there in the 1,800 s before)"
+    )
+
+
+def test_of_a_tier_only_what_is_known_is_said():
+    use = TierUse(
+        tier="cpu",
+        hit_share=None,
+        found=0.25,
+        copied=None,
+        demoted=1.0,
+        promoted=None,
+        dropped=None,
+        dropped_unused=None,
+    )
+    assert tier_use(use) == "found: 25 % of the misses of faster tiers; came in: 100 % demoted"
+    assert tier_use(replace(use, found=None, demoted=None)) == "–"
+
+
+def test_what_engines_share_is_said_with_what_it_would_gain_or_that_it_is_unknown():
+    assert shared(SHARED) == [
+        "20 % of the blocks in 4 engines are further copies of content that another engine holds.",
+        "Another engine held 25 % of what was missed: prefix-aware routing could make hits of that "
+        "(hit ratio + 0.100).",
+        "50 % of what was missed had been stored before by some engine: a shared tier could hold that.",
+    ]
+    (unknown,) = shared(replace(SHARED, held_elsewhere=None, stored_before=None))
+    assert unknown.startswith("No content was seen in two of the 4 engines")

@@ -1,0 +1,85 @@
+"""ContentGathering: what the samples of contents of several caches show together."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+
+from kvstream.engine.cache import CacheMonitor
+from kvstream.events.counters import CacheCounts
+from kvstream.metrics.content_sample import WHOLE
+from kvstream.metrics.contents import CacheContents, Contents
+from kvstream.metrics.misses import MissCauses, miss_causes
+from kvstream.metrics.sharing import SharedContent, shared_content
+from kvstream.metrics.tiers import TierUse, tier_uses
+
+MOST_EVENTS = 8192
+"""Arrivals and evictions looked at together, which takes some milliseconds; of more caches, less content."""
+
+
+class ContentFigures(msgspec.Struct, frozen=True):
+    """What contents show that several caches hold.
+
+    Attributes:
+        misses: Why lookups were misses; None where no content is known.
+        tiers: What each tier does, the fastest first; empty where there is only one.
+        shared: What sources share; None of one of them.
+    """
+
+    misses: MissCauses | None = None
+    tiers: list[TierUse] = []
+    shared: SharedContent | None = None
+
+
+class ContentGathering:
+    """The samples of some caches, and of all other tiers of their sources.
+
+    Args:
+        caches: The caches that will be added.
+        most_events: Arrivals and evictions looked at together.
+    """
+
+    def __init__(self, caches: Iterable[CacheMonitor], most_events: int = MOST_EVENTS) -> None:
+        tiers = {id(tier): tier for cache in caches for tier in cache.tiers.values()}
+        samples = [tier.sample for tier in tiers.values() if len(tier.sample)]
+        self._threshold = min((sample.threshold for sample in samples), default=WHOLE)
+        while sum(len(each) * self._threshold // each.threshold for each in samples) > most_events:
+            self._threshold //= 2
+        self._gathered: dict[tuple[str, str], CacheContents] = {}
+        self._counts: dict[tuple[str, str], CacheCounts | None] = {}  # None where hits are unknown
+        self._asked: set[tuple[str, str]] = set()
+
+    def add(self, cache: CacheMonitor) -> None:
+        """Take in what the sample of a cache shows."""
+        self._asked.add((cache.source, cache.tier))
+        for tier in cache.tiers.values():
+            name = tier.source, tier.tier
+            if name not in self._gathered:
+                self._gathered[name] = tier.contents(self._threshold)
+                counts = CacheCounts()
+                tier.add_counts_to(counts)
+                self._counts[name] = counts if tier.hits_are_known else None
+
+    def figures(self) -> ContentFigures:
+        """Return what they show together."""
+        names = list(self._gathered)
+        contents = Contents(list(self._gathered.values()))
+        if not contents.different:
+            return ContentFigures()
+        asked = np.array([name in self._asked for name in names])
+        hits: Counter[str] = Counter()
+        lookups = 0
+        for name in (names[cache] for cache in contents.fastest):
+            counts = self._counts[name]
+            if counts is None:
+                hits.clear()
+                lookups = 0
+                break
+            hits[name[1]] += counts.accesses
+            lookups += counts.accesses + counts.allocations
+        return ContentFigures(
+            miss_causes(contents, asked[contents.cache]),
+            tier_uses(contents, hits, lookups),
+            shared_content(contents, hits.total() / lookups if lookups else None),
+        )

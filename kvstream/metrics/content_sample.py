@@ -1,0 +1,213 @@
+"""ContentSample: when content of one cache, chosen by hash, came in and was evicted.
+
+Caches choose content by the same hash, so that samples of several caches can be compared.
+
+Source: C. Waldspurger, N. Park, A. Garthwaite, I. Ahmad, "Efficient MRC Construction with SHARDS", FAST 2015
+(spatially hashed sampling of a fixed size).
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvstream._core.ids import are_below
+from kvstream.events.frame import I64
+from kvstream.metrics.premature import REMEMBERED_SECONDS
+from kvstream.metrics.residencies import NOT_ENDED, ContentEvents, ends
+
+WHOLE = 2**64
+"""Threshold that follows all content."""
+
+ALWAYS = -(2**63)
+"""Stands for a time before all others, ns."""
+
+REMEMBERED_NS = round(REMEMBERED_SECONDS * 1e9)
+
+_KEPT_NS = 2 * REMEMBERED_NS  # so that what came in an hour ago can be compared with the hour before
+_CHECKED_NS = REMEMBERED_NS // 8  # between two looks at whether more content can be followed
+_AT_ONCE = 8192  # changes, of which fewer are followed where there are many
+_FEW = 1 / 8  # of the room: with fewer contents, times are forgotten before contents
+_LEAST_NS = (
+    30_000_000_000  # of which nothing is forgotten, so that a fast stream costs hardly more than a slow one
+)
+_FEWEST = 128  # contents that are followed nevertheless
+
+
+class ContentSample:
+    """Follows content chosen by hash, with a bound on what is kept.
+
+    Once it is full, it forgets what ended more than two hours before, then follows less content. Within that
+    it is exact.
+
+    Args:
+        size: Times of arrivals and evictions kept, 25 bytes each; 0 follows nothing.
+
+    Attributes:
+        threshold: Content is followed if its hash is below.
+        oldest: Time from which on all is known of this content, ns; ``ALWAYS`` since the start.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.threshold = WHOLE if size else 0
+        self.oldest = ALWAYS
+        self._size = size
+        self._count = self._life = 0
+        self._newest = ALWAYS
+        self._checked = ALWAYS
+        self._clears: list[int] = []
+        self._hold(0)
+
+    def _hold(self, room: int) -> None:
+        self._content = np.empty(room, dtype=np.int64)
+        self._ts = np.empty(room, dtype=np.int64)
+        self._begins = np.empty(room, dtype=np.bool_)
+        self._lives = np.empty(room, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def observe(self, content: I64, ts: I64, begins: npt.NDArray[np.bool_]) -> None:
+        """Take in content that came into the cache or was evicted, in order.
+
+        Args:
+            content: Content keys, int64 (k,).
+            ts: Times, ns, int64 (k,).
+            begins: Whether it came in, bool (k,).
+        """
+        for start in range(0, len(content) if self.threshold else 0, _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            self._observe(content[part], ts[part], begins[part])
+
+    def _observe(self, content: I64, ts: I64, begins: npt.NDArray[np.bool_]) -> None:
+        rows = are_below(content, self.threshold).nonzero()[0]
+        while len(rows):
+            if not len(self._content):
+                self._hold(self._size)
+            taken, rows = rows[: self._size - self._count], rows[self._size - self._count :]
+            end = self._count + len(taken)
+            self._content[self._count : end] = content[taken]
+            self._ts[self._count : end] = ts[taken]
+            self._begins[self._count : end] = begins[taken]
+            self._lives[self._count : end] = self._life
+            self._newest = max(self._newest, int(ts[taken].max()))
+            self._count = end
+            if end == self._size:
+                self._make_room()
+                rows = rows[are_below(content[rows], self.threshold)]
+
+    def clear(self, ts: int) -> None:
+        """Note that the cache was emptied."""
+        if self._count and self._lives[self._count - 1] == self._life:
+            self._clears.append(ts)
+            self._life += 1
+
+    def is_due(self, now_ns: int) -> bool:
+        """Return whether ``widen`` may follow more content."""
+        if self.threshold == WHOLE or not self._size or now_ns - self._checked < _CHECKED_NS:
+            return False
+        self._checked = now_ns
+        self._newest = max(self._newest, now_ns)
+        self._forget(self._newest - _KEPT_NS)
+        return self._count < _FEW * self._size
+
+    def widen(self, live: I64, births: I64) -> None:
+        """Follow twice as much content from now on.
+
+        Args:
+            live: Content that is in the cache, int64 (n,).
+            births: When it came in, ns, int64 (n,).
+        """
+        before, self.threshold = self.threshold, min(WHOLE, max(1, 2 * self.threshold))
+        self.oldest = self._newest
+        new = are_below(live, self.threshold) & ~are_below(live, before)
+        order = np.argsort(births[new], kind="stable")
+        self.observe(live[new][order], births[new][order], np.ones(len(order), dtype=np.bool_))
+
+    def events(self, threshold: int = WHOLE) -> ContentEvents:
+        """Return what is kept of content with a hash below a threshold."""
+        content = self._content[: self._count]
+        below = are_below(content, min(threshold, self.threshold))
+        return ContentEvents(
+            content[below],
+            self._ts[: self._count][below],
+            self._begins[: self._count][below],
+            self._lives[: self._count][below],
+            np.array(self._clears, dtype=np.int64),
+        )
+
+    def _make_room(self) -> None:
+        """Forget half of what is kept."""
+        self._forget(self._newest - _KEPT_NS)
+        while self._count > self._size // 2:
+            content = self._content[: self._count]
+            different = np.count_nonzero(np.diff(np.sort(content))) + 1
+            oldest = self._middle() if different <= _FEW * self._size else None
+            # Few contents that come and go all the time: more of them say more than a longer time does.
+            if oldest is not None and (self._newest - oldest > _LEAST_NS or different <= _FEWEST):
+                self._forget(oldest)
+            else:
+                self.threshold //= 2
+                self._keep(are_below(content, self.threshold))
+
+    def _middle(self) -> int | None:
+        """Return a time before which half of what has ended did; None if nothing has."""
+        ended = self._ended()
+        past = ended[ended != NOT_ENDED]
+        middle = len(past) // 2
+        return int(np.partition(past, middle)[middle]) + 1 if len(past) else None
+
+    def _forget(self, oldest: int) -> None:
+        """Forget generations that ended before a time."""
+        if self._ts[: self._count].min(initial=oldest) == oldest:  # nothing began before
+            return
+        ended = self._ended()
+        if (ended < oldest).any():
+            self.oldest = max(self.oldest, oldest)
+            self._keep(ended >= oldest)
+
+    def _ended(self) -> I64:
+        """Return, for each arrival and each eviction, when that generation ended, ns."""
+        return ends(self.events())
+
+    def _keep(self, which: npt.NDArray[np.bool_]) -> None:
+        """Forget all events but some, and the clears before which there is none any more."""
+        kept = int(which.sum())
+        for column in (self._content, self._ts, self._begins, self._lives):
+            column[:kept] = column[: self._count][which]
+        self._count = kept
+        lives = np.unique(np.append(self._lives[:kept], self._life))
+        self._clears = [self._clears[life] for life in lives[:-1].tolist()]
+        self._lives[:kept] = lives.searchsorted(self._lives[:kept])
+        self._life = len(lives) - 1
+
+    def save(self) -> dict[str, Any]:
+        """Return all that it goes on from."""
+        count = self._count
+        return {
+            "highest": self.threshold - 1,
+            "oldest": self.oldest,
+            "newest": self._newest,
+            "checked": self._checked,
+            "content": self._content[:count].copy(),
+            "steps": np.diff(self._ts[:count], prepend=0),
+            "begins": self._begins[:count].view(np.uint8).copy(),
+            "lives": np.diff(self._lives[:count], prepend=0),
+            "life": self._life,
+            "clears": list(self._clears),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved, by one of the same size or another."""
+        content = saved["content"]
+        self._hold(max(self._size, len(content) + 1))
+        self.threshold, self.oldest = saved["highest"] + 1, saved["oldest"]
+        self._newest, self._checked = saved["newest"], saved["checked"]
+        self._life, self._clears = saved["life"], saved["clears"]
+        self._count = len(content)
+        self._content[: self._count] = content
+        self._ts[: self._count] = np.cumsum(saved["steps"])
+        self._begins[: self._count] = saved["begins"]
+        self._lives[: self._count] = np.cumsum(saved["lives"])
+        if self._count >= self._size:
+            self._make_room()

@@ -1,0 +1,88 @@
+"""MissCauses: why what was looked up was not in the cache."""
+
+import msgspec
+import numpy as np
+
+from kvstream.metrics.contents import Contents
+from kvstream.metrics.residencies import NOT_ENDED, Flags
+
+
+class MissCauses(msgspec.Struct, frozen=True, kw_only=True):
+    """Why lookups of known content were misses in the fastest tier of their source.
+
+    Shares add up to 1. They are of all misses since the start as long as nothing had to be forgotten, and
+    then of those of the last hour at most. They are estimated from contents chosen by hash.
+
+    Attributes:
+        followed: Misses that this rests on.
+        rate: Share of the content that is followed, chosen by hash.
+        never_stored: Share that was stored for the first time, as far as all is known since the start.
+        evicted: Share that had been evicted, and that no other tier held.
+        cleared: Share that a clear or restart had taken, likewise.
+        other_tier: Share that a slower tier of the source held, by tier.
+        unknown: Share that was not there within memory: never stored, or evicted before.
+        memory_seconds: How far back an eviction is remembered; None since the start.
+        evicted_ago_p50: Seconds from eviction to return, of half of what had been evicted; None without any.
+        evicted_ago_p90: The same of 90 %.
+        pressure: Blocks evicted a second, over the time between eviction and return; None without any.
+    """
+
+    followed: int
+    rate: float
+    never_stored: float
+    evicted: float
+    cleared: float
+    other_tier: dict[str, float]
+    unknown: float
+    memory_seconds: float | None
+    evicted_ago_p50: float | None
+    evicted_ago_p90: float | None
+    pressure: float | None
+
+
+def miss_causes(contents: Contents, asked: Flags) -> MissCauses | None:
+    """Return why contents were missed in the fastest tiers; None where no miss of known content is seen.
+
+    Args:
+        contents: Stays in caches, all tiers of each source among them.
+        asked: Stays in the caches that this is about, bool (n,).
+    """
+    stays = contents.stays
+    miss = asked & contents.is_judged_miss
+    misses = int(miss.sum())
+    if not misses:
+        return None
+    found_in = contents.found_in
+    other = miss & (found_in >= 0)
+    again = np.zeros(len(miss), dtype=np.bool_)  # stays of content that was in the cache before
+    again[1:] = (contents.cache[1:] == contents.cache[:-1]) & (contents.content[1:] == contents.content[:-1])
+    before = np.arange(len(miss)) - again  # the stay before
+    ago = np.maximum(stays.born - stays.ended[before], 0)
+    remembered = miss & ~other & again & (contents.is_whole | (ago <= contents.memory_ns))
+    cleared = remembered & stays.cleared[before]
+    evicted = remembered & ~cleared
+    never = miss & ~other & ~again & contents.is_whole
+    unknown = miss & ~other & ~remembered & ~never
+    ended = ~stays.cleared & (stays.ended != NOT_ENDED)
+    ends = contents.count(contents.ended, ended, contents.cache, contents.born)
+    ends -= contents.count(contents.ended, ended, contents.cache, contents.ended[before], inclusive=True)
+    ago_seconds = ago[evicted] / 1e9
+    away_seconds = int(ago[evicted].sum()) / 1e9
+    by_tier = np.bincount(found_in[other], minlength=len(contents.tiers)).tolist()
+    return MissCauses(
+        followed=misses,
+        rate=contents.rate,
+        never_stored=int(never.sum()) / misses,
+        evicted=int(evicted.sum()) / misses,
+        cleared=int(cleared.sum()) / misses,
+        other_tier={
+            tier: count / misses for tier, count in zip(contents.tiers, by_tier, strict=True) if count
+        },
+        unknown=int(unknown.sum()) / misses,
+        memory_seconds=None if contents.memory_ns == NOT_ENDED else contents.memory_ns / 1e9,
+        evicted_ago_p50=float(np.quantile(ago_seconds, 0.5)) if len(ago_seconds) else None,
+        evicted_ago_p90=float(np.quantile(ago_seconds, 0.9)) if len(ago_seconds) else None,
+        pressure=float(np.maximum(ends[evicted], 0).sum()) / contents.rate / away_seconds
+        if away_seconds
+        else None,
+    )
