@@ -48,7 +48,7 @@ _CLEARS_A_WINDOW = 2  # that cost what a window does
 _CURVE_LOOKUPS = 2048  # of the contents that the curve follows in a window, beyond which it follows fewer
 _CHANGES_AT_ONCE = 65_536  # of content: each time costs what a thousand of them do
 _LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
-_SAVED = ("_peak", "_stores_seen", "last_ts", "_restarts_unseen", "_is_whole")
+_SAVED = ("_peak", "_stores_seen", "last_ts", "_restarts_unseen", "is_whole")
 _TREND_METRICS = (
     MetricType.LIFETIME,
     MetricType.IDLE_TIME,
@@ -85,6 +85,7 @@ class CacheMonitor:
 
     Attributes:
         tiers: Every tier of its source, this one among them.
+        is_whole: Whether nothing was in the cache before its first event, and no event is missing.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class CacheMonitor:
         self._usage = UsageByLabelSet()
         self.premature = PrematureEvictions(config.remembered_evictions, round(REMEMBERED_SECONDS * 1e9))
         self.sample = ContentSample(config.content_sample)
-        self._is_whole = True  # nothing was in the cache before, and nothing is missing
+        self.is_whole = True
         detailed = max(config.trend_window, config.recent_windows)
         self.ring = WindowRing(config.window_ns, config.windows, detailed=detailed)
         self._intervals = Intervals()
@@ -159,11 +160,10 @@ class CacheMonitor:
             self.table.counted_since = index * self.config.window_ns
             window.lost += lost
             window.restarts += self._restarts_unseen
-            self._is_whole = self._is_whole and not lost
             lost = self._restarts_unseen = 0
             seen = self.table.apply(part)
             if seen.unknown_accesses or seen.unknown_evictions:
-                self._is_whole = False
+                self.is_whole = False
             self._stores_seen = self._stores_seen or seen.stores > 0
             self.working_set.add(index, seen.used)
             window.measurements.add_counts(seen)
@@ -374,7 +374,7 @@ class CacheMonitor:
             threshold=threshold,
             oldest=oldest,
             last_ts=self.last_ts,
-            is_whole=self._is_whole and oldest == ALWAYS,
+            is_whole=self.is_whole and oldest == ALWAYS,
         )
 
     @property

@@ -98,7 +98,8 @@ class SourceMonitor:
                     for restarted in self.tiers.values():
                         restarted.restart()
                 self.counts.lost_frames += missing
-                self._lost_unseen += missing
+                if missing:
+                    self.note_lost(missing)
             if frame.tier not in self.tiers and not self._admit(frame):
                 continue
             if len(frame.ops):
@@ -133,6 +134,8 @@ class SourceMonitor:
         reason = self._limits.reason_against(len(self.tiers))
         if reason is None:
             tier = self._cache(frame.tier)
+            joins_late = self._lost_unseen > 0 or (frame.seq > 0 and not self.tiers)
+            tier.is_whole = not joins_late and all(each.is_whole for each in self.tiers.values())
             reason = self._limits.hold(tier.table)
         if reason is not None:
             self._refuse(reason, len(frame))
@@ -180,8 +183,10 @@ class SourceMonitor:
         return self._sequence.cursor
 
     def note_lost(self, count: int) -> None:
-        """Note events that were dropped unasked before they came here."""
+        """Note frames, or events that were dropped unasked, that are missing here."""
         self._lost_unseen += count
+        for tier in self.tiers.values():
+            tier.is_whole = False
 
     def save(self) -> dict[str, Any]:
         """Return its state, between two batches, as the body of a section, which changes no more.

@@ -197,6 +197,32 @@ def test_joined_frames_lead_to_the_same_figures(drawn, at_once):
     assert (one.misses, one.tiers, one.shared) == (other.misses, other.tiers, other.shared)
 
 
+def stored(content, ts, **where):
+    return frame([(int(Op.ALLOC), 2**40 + content, ts, "capacity")], **where)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "never_stored"),
+    [(0, 1, 1.0), (-1, -1, 1.0), (5, 6, 0.0), (0, 3, 0.0)],
+    ids=["from the beginning", "without numbers", "later", "with a gap"],
+)
+def test_what_is_new_to_who_has_not_seen_everything_may_have_been_stored_before(first, later, never_stored):
+    monitor = Monitor()
+    monitor.process(stored(1, 1_000, seq=first))
+    monitor.process(stored(2, 2_000, seq=later, tier="cpu"))
+    assert monitor.summary().misses.never_stored == never_stored
+    assert monitor.summary().misses.unknown == 1.0 - never_stored
+    assert all(cache.is_whole == (never_stored == 1.0) for cache in monitor.caches())
+
+
+def test_what_was_dropped_on_its_way_may_have_been_a_store():
+    monitor = Monitor()
+    monitor.process(stored(1, 1_000))
+    monitor.note_lost("s", 3)
+    monitor.process(stored(2, 2_000))
+    assert monitor.summary().misses.unknown == 1.0
+
+
 def engines(seed, count=4, requests=2_500, blocks=400, offloaded=500, contents=4_000):
     """Engines with LRU caches of two tiers that serve the same contents, some of them more than others."""
     rng = np.random.default_rng(seed)
