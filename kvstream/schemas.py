@@ -22,6 +22,7 @@ from kvstream.events.types import (
     BlockAllocated,
     BlockEvicted,
     BlockRemoved,
+    BlockResident,
     BlockStored,
     CacheCleared,
     Labels,
@@ -73,6 +74,7 @@ def wire_vectors() -> list[dict[str, Any]]:
         BlockStored(-3, 9_700, "engine-0"),
         PrefixStored(-3, 9_800, "engine-0"),
         BlockRemoved(-3, 9_900, "engine-0"),
+        BlockResident(-4, 9_950, "engine-0"),
     ]
     plain = EventFrame(
         np.array([0, 1, 2], np.uint8),

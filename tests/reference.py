@@ -175,6 +175,12 @@ class ReferenceContents:
             self._look_up(content)
         elif op == Op.ACCESS and block in self.live:
             self._look_up(self.live[block])
+        if op in (Op.ACCESS, Op.RESIDENT) and block not in self.live:
+            self.live[block] = content
+            self.copies[block] = 0
+            if op == Op.ACCESS:  # since when it is back, a snapshot does not say
+                self._change(content, ts, True)
+            return
         if op == Op.CLEAR:
             self.live.clear()
             self.copies.clear()

@@ -25,6 +25,7 @@ def plain_events(draw, clears=True):
     ops = [0, 1, 1, 1, 2]
     ops += [3] if clears and draw(st.booleans()) else []
     ops += [4, 4, 5, 6] if draw(st.booleans()) else []
+    ops += [7] if draw(st.booleans()) else []
     steps = st.integers(0, 50) | st.integers(-30, 10)
     rows = draw(st.lists(st.tuples(st.sampled_from(ops), ids, steps, REASON_NAMES), max_size=60))
     ts, events = 1_000, []

@@ -10,6 +10,7 @@ cdef class Columns:
     cdef Py_ssize_t used_count
     cdef Py_ssize_t looked_up_count
     cdef Py_ssize_t begun_count
+    cdef Py_ssize_t late_count
     cdef Py_ssize_t ended_count
     cdef Py_ssize_t evicted_count
     cdef Py_ssize_t change_count
@@ -22,11 +23,12 @@ cdef class Columns:
     cdef long long[::1] looked_up  # content keys for the miss-ratio curve
     cdef long long[::1] begun_ts
     cdef unsigned short[::1] begun_of
+    cdef unsigned short[::1] late_of  # those begun that have no known birth
     cdef long long[::1] ended_ts
     cdef unsigned short[::1] ended_of
     # Of each generation that was evicted and that sampling observes.
-    cdef long long[::1] lifetime
-    cdef long long[::1] idle
+    cdef long long[::1] lifetime  # -1 where the birth is unknown
+    cdef long long[::1] idle  # -1 where no use of it is known
     cdef long long[::1] access_count
     cdef unsigned short[::1] evicted_of
     cdef long long[::1] evicted_block

@@ -39,6 +39,7 @@ class Columns:
         self.looked_up = self._make("looked_up", np.int64)
         self.begun_ts = self._make("begun_ts", np.int64)
         self.begun_of = self._make("begun_of", np.uint16)
+        self.late_of = self._make("late_of", np.uint16)
         self.ended_ts = self._make("ended_ts", np.int64)
         self.ended_of = self._make("ended_of", np.uint16)
         self.lifetime = self._make("lifetime", np.int64)
@@ -68,7 +69,7 @@ class Columns:
         """Forget what was shown."""
         self.gap_count = self.first_count = self.unobserved_count = self.used_count = 0
         self.looked_up_count = self.begun_count = self.ended_count = self.evicted_count = 0
-        self.change_count = 0
+        self.change_count = self.late_count = 0
         self.arrays["counts"].fill(0)
         self.arrays["evictions"].fill(0)
 
@@ -99,6 +100,7 @@ class Columns:
                 ("unobserved_of", self.unobserved_count),
                 ("begun_ts", self.begun_count),
                 ("begun_of", self.begun_count),
+                ("late_of", self.late_count),
                 ("ended_ts", self.ended_count),
                 ("ended_of", self.ended_count),
                 ("evicted_of", self.evicted_count),

@@ -53,6 +53,7 @@ _PREFIX = cython.declare(cython.int, int(Op.PREFIX))
 _EVICT = cython.declare(cython.int, int(Op.EVICT))
 _REMOVE = cython.declare(cython.int, int(Op.REMOVE))
 _CLEAR = cython.declare(cython.int, int(Op.CLEAR))
+_RESIDENT = cython.declare(cython.int, int(Op.RESIDENT))
 _UNKNOWN = cython.declare(cython.int, -1)
 _NIL = cython.declare(cython.int, 0xC0)
 _UINT64 = cython.declare(cython.int, 0xCF)
@@ -215,8 +216,10 @@ class KVEventReader:
         batches: Batches that were read.
         last_ts: Time of the last one, ns since the Unix epoch; 0 before the first.
         unknown_events: Events of a type that is not known here, which were skipped.
+        is_snapshot: Whether what comes says what is cached, not what was stored; to be set.
     """
 
+    is_snapshot = cython.declare(cython.bint, visibility="public")
     batches = cython.declare(cython.longlong, visibility="readonly")
     last_ts = cython.declare(cython.longlong, visibility="readonly")
     unknown_events = cython.declare(cython.longlong, visibility="readonly")
@@ -273,6 +276,7 @@ class KVEventReader:
 
     def __init__(self, tier_of, known_tiers, host_pools):
         self.batches = self.last_ts = self.unknown_events = 0
+        self.is_snapshot = False
         self._tier_of, self._pool_media = tier_of, frozenset(host_pools)
         self._tiers = dict.fromkeys(known_tiers)
         self._most_tiers = len(self._tiers) + _MAX_OTHER_TIERS
@@ -681,15 +685,21 @@ class KVEventReader:
             adapter = self._adapter()
         if op == _EVICT and not self._is_missing(self._remaining_at):
             op, count = _REMOVE, self._keep_gone(count)
-        if op == _STORE and self._is_map and self._is_prefix(count):
-            op = _PREFIX
+        is_reused: cython.bint = False
+        if op == _STORE:
+            if self.is_snapshot:
+                op = _RESIDENT
+            elif self._is_map and self._is_prefix(count):
+                op, is_reused = _PREFIX, not self._is_missing(self._origin_at)
         columns: _Columns = self._columns_of_medium()
-        columns.see_to_room(count)
+        columns.see_to_room(2 * count if is_reused else count)
         label: cython.int = columns.label(adapter) if adapter else 0
         place: cython.longlong
         for place in range(count):
+            if is_reused:  # so that it was there before, whether that was seen or not
+                columns.append(_RESIDENT, self._hashes[place] ^ salt, self._ts, label)
             columns.append(op, self._hashes[place] ^ salt, self._ts, label)
-        self._rows += count
+        self._rows += 2 * count if is_reused else count
         return 0
 
     @cython.cfunc

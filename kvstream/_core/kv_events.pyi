@@ -11,6 +11,7 @@ NO_RANK: int
 
 @final
 class KVEventReader:
+    is_snapshot: bool
     @property
     def batches(self) -> int: ...
     @property

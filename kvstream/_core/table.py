@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 
-from kvstream.events.types import OTHER, REASONS, REPLACED, Op
+from kvstream.events.types import BIRTH_UNKNOWN, OTHER, REASONS, REPLACED, Op
 
 if cython.compiled:  # pragma: no cover
     from cython.cimports.kvstream._core.columns import Columns
@@ -50,6 +50,8 @@ _CLEAR = cython.declare(cython.int, int(Op.CLEAR))
 _STORE = cython.declare(cython.int, int(Op.STORE))
 _PREFIX = cython.declare(cython.int, int(Op.PREFIX))
 _REMOVE = cython.declare(cython.int, int(Op.REMOVE))
+_RESIDENT = cython.declare(cython.int, int(Op.RESIDENT))
+_BIRTH_UNKNOWN = cython.declare(cython.longlong, BIRTH_UNKNOWN)
 _REASONS = cython.declare(cython.int, len(REASONS))
 _OTHER = cython.declare(cython.int, int(OTHER))
 _REPLACED = cython.declare(cython.int, int(REPLACED))
@@ -66,6 +68,9 @@ _PUBLISHED_HITS = cython.declare(cython.int, COUNTED.index("published_hits"))
 _COPIES_STORED = cython.declare(cython.int, COUNTED.index("copies_stored"))
 _COPIES_REMOVED = cython.declare(cython.int, COUNTED.index("copies_removed"))
 _LOOKUPS = cython.declare(cython.int, COUNTED.index("lookups"))
+_RESIDENTS = cython.declare(cython.int, COUNTED.index("residents"))
+_UNKNOWN_BIRTHS = cython.declare(cython.int, COUNTED.index("unknown_births"))
+_UNKNOWN_LIFETIMES = cython.declare(cython.int, COUNTED.index("unknown_lifetimes"))
 _EMPTY = cython.declare(cython.int, -1)  # a place that never held a slot
 _REMOVED = cython.declare(cython.int, REMOVED)
 _BIRTH = cython.declare(cython.int, 0)  # columns of a row of the table
@@ -394,7 +399,7 @@ class Table:
             self._widen(max(needed, min(size, most)))
 
     def _make_room(self, event: cython.Py_ssize_t, end: cython.Py_ssize_t):
-        """Make room for the block that an event allocates, and for those after it as far as is worth it."""
+        """Make room for the block that an event begins, and for those after it as far as is worth it."""
         if (
             not self.has_copies
             and self.ops[event] >= _STORE  # not a removal, for which nothing is needed
@@ -405,7 +410,7 @@ class Table:
         if not self.by_hash:
             ops = np.asarray(self.ops[event:end])
             allocated = np.asarray(self.blocks[event:end])[
-                (ops == _ALLOC) | (ops >= _STORE) & (ops != _REMOVE)
+                (ops != _EVICT) & (ops != _REMOVE) & (ops != _CLEAR)
             ]
             low, high = int(allocated.min()), int(allocated.max())
             most = max(_DIRECT_ALWAYS, _DIRECT_SPREAD * (self.live_count + len(allocated)))
@@ -661,22 +666,22 @@ class Table:
         else:
             slot = block if 0 <= block < self.slots else -1
         is_live: cython.bint = self._is_live(slot)
-        is_store: cython.bint = op >= _STORE and op != _REMOVE
+        is_store: cython.bint = op >= _STORE and op != _REMOVE and op != _RESIDENT
         if op == _ALLOC or (is_store and not is_live):
             if slot < 0:
-                if not self.by_hash or self.index.used >= self.index.limit:
-                    return False
-                slot = self._vacant_slot()
+                slot = self._place(place, block)
                 if slot < 0:
                     return False
-                self.ids[slot] = block
-                self.index.put(place, slot)
             self._allocate(event, slot, block, time, is_live)
         elif not is_live:
-            if op == _ACCESS:
-                self.columns.counts[_UNKNOWN_ACCESSES] += 1
-            else:
+            if op in (_EVICT, _REMOVE):
                 self.columns.counts[_UNKNOWN_EVICTIONS] += 1
+            else:
+                if slot < 0:
+                    slot = self._place(place, block)
+                    if slot < 0:
+                        return False
+                self._take_in(event, slot, block, time, op == _ACCESS)
         elif op == _EVICT and self.has_copies and self.copies[slot]:
             self.copies[slot] -= 1
             self.columns.counts[_COPIES_REMOVED] += 1
@@ -691,6 +696,8 @@ class Table:
         elif op in (_ACCESS, _PREFIX):
             self._access(slot, block, time)
             self.columns.counts[_PUBLISHED_HITS] += op == _PREFIX
+        elif op == _RESIDENT:
+            self.columns.counts[_RESIDENTS] += 1
         elif self.has_copies:
             self.copies[slot] += 1
             self.columns.counts[_COPIES_STORED] += 1
@@ -716,6 +723,20 @@ class Table:
     def _is_live(self, slot: cython.longlong) -> cython.bint:
         """Return whether a slot, if it is one, holds a block."""
         return slot >= 0 and self.rows[slot, _COUNT] != _NOT_LIVE
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _place(self, place: cython.longlong, block: cython.longlong) -> cython.longlong:
+        """Return a slot for a block that has none, at its place in the index; -1 if there is no room."""
+        if not self.by_hash or self.index.used >= self.index.limit:
+            return -1
+        slot: cython.longlong = self._vacant_slot()
+        if slot >= 0:
+            self.ids[slot] = block
+            self.index.put(place, slot)
+        return slot
 
     @cython.cfunc
     @cython.inline
@@ -831,6 +852,47 @@ class Table:
         self._look_up(key)
 
     @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _take_in(
+        self,
+        event: cython.Py_ssize_t,
+        slot: cython.longlong,
+        block: cython.longlong,
+        time: cython.longlong,
+        is_access: cython.bint,
+    ) -> cython.void:
+        """Begin to follow a block that was in the cache before anything was heard of it."""
+        content: cython.bint = self.by_hash and self._is_content(block)
+        key: cython.longlong = block if content else 0
+        if self.given_keys and not self.by_hash:
+            key = self.keys[event]
+        self.live_count += 1
+        if not self.by_hash and self.begun_count >= 0:
+            self._note_begun(slot)
+        if self.has_keys and not self.by_hash:
+            self.key_of[slot] = key
+        attribution: cython.ushort = self.label_sets[self.labels[event]] if self.given_labels else 0
+        if self.is_attributed:
+            self.attribution_of[slot] = attribution
+            self.columns.begun_ts[self.columns.begun_count] = time
+            self.columns.begun_of[self.columns.begun_count] = attribution
+            self.columns.begun_count += 1
+            self.columns.late_of[self.columns.late_count] = attribution
+            self.columns.late_count += 1
+        self.columns.counts[_UNKNOWN_BIRTHS] += 1
+        self.rows[slot, _BIRTH] = _BIRTH_UNKNOWN
+        self.rows[slot, _COUNT] = is_access
+        self.rows[slot, _TIMES + ((is_access - 1) & self.mask)] = time
+        if is_access:
+            self.columns.counts[_UNKNOWN_ACCESSES] += 1
+            self._change(key, time, True, attribution)
+            self._use(block, _BIRTH_UNKNOWN, content)
+        else:
+            # When it came is unknown, so that nobody can say after what time it came back.
+            self.columns.counts[_RESIDENTS] += 1
+
+    @cython.cfunc
     @cython.inline
     @cython.nogil
     @cython.exceptval(check=False)
@@ -839,8 +901,10 @@ class Table:
         birth: cython.longlong = self.rows[slot, _BIRTH]
         count: cython.longlong = self.rows[slot, _COUNT]
         last: cython.longlong = self.rows[slot, _TIMES + ((count - 1) & self.mask)]
-        interval: cython.longlong = self._interval(time, last)
-        if not self._is_sampled(block, birth):
+        # Nobody knows when a block that a snapshot has shown was used before.
+        is_known: cython.bint = count > 0 or birth != _BIRTH_UNKNOWN
+        interval: cython.longlong = self._interval(time, last) if is_known else 0
+        if not is_known or not self._is_sampled(block, birth):
             if self.is_attributed:
                 self.columns.unobserved_of[self.columns.unobserved_count] = self.attribution_of[slot]
                 self.columns.unobserved_count += 1
@@ -855,7 +919,7 @@ class Table:
         self.columns.counts[_ACCESSES] += 1
         self.rows[slot, _COUNT] = count + 1
         self.rows[slot, _TIMES + (count & self.mask)] = time
-        if not self.counted_since <= last <= time:
+        if not (is_known and self.counted_since <= last <= time):
             self._use(block, birth, self.by_hash and self._is_content(block))
         self._look_up(self._key(slot, block))
 
@@ -894,8 +958,14 @@ class Table:
     ) -> cython.void:
         """Observe the end of a generation."""
         birth: cython.longlong = self.rows[slot, _BIRTH]
-        idle: cython.longlong = self._interval(time, self._last_use(slot))
-        lifetime: cython.longlong = self._interval(time, birth)
+        idle: cython.longlong = -1
+        lifetime: cython.longlong = -1
+        if birth != _BIRTH_UNKNOWN or self.rows[slot, _COUNT]:
+            idle = self._interval(time, self._last_use(slot))
+        if birth != _BIRTH_UNKNOWN:
+            lifetime = self._interval(time, birth)
+        else:
+            self.columns.counts[_UNKNOWN_LIFETIMES] += 1
         self.columns.evictions[reason] += 1
         if self.is_attributed:
             self.columns.ended_ts[self.columns.ended_count] = time

@@ -19,9 +19,10 @@ class KVCacheEvictionEvent(msgspec.Struct, frozen=True, tag="eviction"):
 
     Attributes:
         block_id: Block number, or content hash as a signed 64-bit integer.
-        lifetime_seconds: From allocation to eviction.
-        idle_seconds: From the last access (the allocation, if there was none) to eviction.
-        access_count: Accesses during the generation.
+        lifetime_seconds: From allocation to eviction; None where the allocation was not seen.
+        idle_seconds: From the last access (the allocation, if there was none) to eviction; None where
+            neither was seen.
+        access_count: Accesses during the generation, as far as they were seen.
         reuse_gaps_seconds: Seconds between its last accesses, at most three by default.
         timestamp: Time of the eviction, seconds since the Unix epoch.
         reason: Why it ended.
@@ -30,8 +31,8 @@ class KVCacheEvictionEvent(msgspec.Struct, frozen=True, tag="eviction"):
     """
 
     block_id: int
-    lifetime_seconds: float
-    idle_seconds: float
+    lifetime_seconds: float | None
+    idle_seconds: float | None
     access_count: int
     reuse_gaps_seconds: list[float]
     timestamp: float
@@ -50,8 +51,8 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         blocks: Block ids, int64 (m,).
         ts: Times of eviction, ns, int64 (m,).
-        lifetimes: Lifetimes, ns, int64 (m,).
-        idles: Idle times, ns, int64 (m,).
+        lifetimes: Lifetimes, ns, int64 (m,); -1 where the birth is unknown.
+        idles: Idle times, ns, int64 (m,); -1 where the birth is unknown, and no access was seen.
         access_counts: Accesses, int64 (m,).
         reasons: Reason codes, uint8 (m,).
         history: Last access times, ns, oldest first and right-aligned, int64 (m, access_history).
@@ -93,8 +94,8 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
             KVCacheEvictionEvent(block, lifetime, idle, count, gaps, ts, REASONS[reason], source, tier)
             for block, lifetime, idle, count, gaps, ts, reason in zip(
                 self.blocks.tolist(),
-                (self.lifetimes / 1e9).tolist(),
-                (self.idles / 1e9).tolist(),
+                _known_seconds(self.lifetimes),
+                _known_seconds(self.idles),
                 self.access_counts.tolist(),
                 self.gaps_seconds(),
                 (self.ts / 1e9).tolist(),
@@ -102,6 +103,14 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
                 strict=True,
             )
         ]
+
+
+def _known_seconds(times: I64) -> list[float | None]:
+    """Return times in seconds, None for negative ones."""
+    known: list[float | None] = (times / 1e9).tolist()
+    for place in np.flatnonzero(times < 0).tolist():
+        known[place] = None
+    return known
 
 
 def _nobody() -> U16:
@@ -117,18 +126,21 @@ class LabelledEvents(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     Attributes:
         begun: Label set of each generation begun, uint16 (b,).
-        begun_ts: When, ns.
+        begun_ts: When, ns; of those of unknown birth since when they are known.
+        late: Label set of each of these of unknown birth.
         ended: Label set of each generation ended, uint16 (m,).
         ended_ts: When, ns.
         cleared: Whether a clear ended them, which is in no distribution.
         unobserved: Label set of each block accessed of which sampling observes no interval.
         reuse_gaps: Label set of each reuse gap that is observed, in their order.
         first_reuses: Label set of each first reuse that is.
-        lives: Label set of each eviction that is.
+        lives: Label set of each lifetime that is.
+        idles: Label set of each idle time that is.
     """
 
     begun: U16 = field(default_factory=_nobody)
     begun_ts: I64 = field(default_factory=_never)
+    late: U16 = field(default_factory=_nobody)
     ended: U16 = field(default_factory=_nobody)
     ended_ts: I64 = field(default_factory=_never)
     cleared: bool = False
@@ -136,6 +148,7 @@ class LabelledEvents(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     reuse_gaps: U16 = field(default_factory=_nobody)
     first_reuses: U16 = field(default_factory=_nobody)
     lives: U16 = field(default_factory=_nobody)
+    idles: U16 = field(default_factory=_nobody)
 
 
 class ContentChanges(msgspec.Struct, frozen=True, eq=False):
@@ -178,9 +191,9 @@ class Observations(CacheCounts, eq=False):
     Attributes:
         reuse_gaps: Access to access.
         first_reuses: Allocation to first access.
-        lifetimes: Allocation to eviction.
+        lifetimes: Allocation to eviction; not of unknown births.
         idles: Last access to eviction.
-        access_counts: Accesses of each evicted generation.
+        access_counts: Accesses of each evicted generation; not of unknown births.
         evicted: Records of the evictions, if asked for.
         changes: Content that came and went, where it is known and if asked for; the time, ns, where a clear
             ended all.

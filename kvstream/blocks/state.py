@@ -14,15 +14,15 @@ class HotBlock(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         block_id: Block number or content hash.
         accesses: Accesses since its allocation.
-        held_seconds: Time since then: the room that it took, in block·seconds.
-        idle_seconds: Time since the last access, or since the allocation.
+        held_seconds: Time since then: the room that it took, in block·seconds; None where it is unknown.
+        idle_seconds: Time since the last access, or since the allocation; None where neither is known.
         labels: Its label set; None without labels.
     """
 
     block_id: int
     accesses: int
-    held_seconds: float
-    idle_seconds: float
+    held_seconds: float | None
+    idle_seconds: float | None
     labels: Labels | None = None
 
 
@@ -31,7 +31,7 @@ class BlockMetricsState(msgspec.Struct):
 
     Attributes:
         block_id: Block number or content hash.
-        birth_ns: When it was allocated, ns since the Unix epoch.
+        birth_ns: When it was allocated, ns since the Unix epoch; None where that was not seen.
         access_count: Accesses since.
         access_times_ns: Times of the last accesses, oldest first.
         access_history: How many of these are kept.
@@ -45,7 +45,7 @@ class BlockMetricsState(msgspec.Struct):
     """
 
     block_id: int
-    birth_ns: int
+    birth_ns: int | None
     access_count: int = 0
     access_times_ns: list[int] = msgspec.field(default_factory=list)
     access_history: int = 4
@@ -56,14 +56,17 @@ class BlockMetricsState(msgspec.Struct):
         self.access_times_ns.append(_now(ts_ns))
         del self.access_times_ns[: -self.access_history]
 
-    def get_lifetime_seconds(self, now_ns: int | None = None) -> float:
-        """Return seconds from the allocation to ``now_ns`` (by default now), 0 if that is earlier."""
-        return max(0, _now(now_ns) - self.birth_ns) / 1e9
+    def get_lifetime_seconds(self, now_ns: int | None = None) -> float | None:
+        """Return seconds from the allocation to ``now_ns`` (by default now), 0 if that is earlier.
 
-    def get_idle_time_seconds(self, now_ns: int | None = None) -> float:
-        """Return seconds since the last access, or since the allocation if there was none."""
+        None where the allocation was not seen.
+        """
+        return None if self.birth_ns is None else max(0, _now(now_ns) - self.birth_ns) / 1e9
+
+    def get_idle_time_seconds(self, now_ns: int | None = None) -> float | None:
+        """Return seconds since the last access, or else since the allocation; None if neither is known."""
         last = self.access_times_ns[-1] if self.access_times_ns else self.birth_ns
-        return max(0, _now(now_ns) - last) / 1e9
+        return None if last is None else max(0, _now(now_ns) - last) / 1e9
 
     def get_reuse_gaps_seconds(self) -> list[float]:
         """Return seconds between the accesses kept, at most ``access_history - 1``."""
@@ -71,9 +74,9 @@ class BlockMetricsState(msgspec.Struct):
         return [max(0, b - a) / 1e9 for a, b in itertools.pairwise(times)]
 
     def get_access_frequency(self, now_ns: int | None = None) -> float:
-        """Return accesses a second since the allocation, 0 where no time has passed."""
+        """Return accesses a second since the allocation, 0 where no time has passed or it is unknown."""
         seconds = self.get_lifetime_seconds(now_ns)
-        return self.access_count / seconds if seconds > 0 else 0.0
+        return self.access_count / seconds if seconds else 0.0
 
 
 def _now(ns: int | None) -> int:

@@ -8,13 +8,13 @@ import numpy.typing as npt
 
 from kvstream._core.build import warn_if_interpreted
 from kvstream._core.ids import source_seed
-from kvstream._core.table import Table
+from kvstream._core.table import NOT_LIVE, Table
 from kvstream.blocks.apply_result import Column, ContentChanges, EvictionBatch, LabelledEvents, Observations
 from kvstream.blocks.attribution import LabelSets
 from kvstream.blocks.heat_map import BlockMap, block_map
 from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.events.frame import I64, U16, EventFrame, as_int64
-from kvstream.events.types import Op
+from kvstream.events.types import BIRTH_UNKNOWN, Op
 
 _BIRTH, _COUNT, _TIMES = 0, 1, 2  # columns of a row of the table
 
@@ -105,10 +105,11 @@ class BlockTable:
         at, end = 0, len(frame)
         while True:
             at, counts, columns = self._table.apply(at)
+            has_unknown = "unknown_lifetimes" in counts
             for name, count in counts.items():
                 if count:
                     setattr(seen, name, getattr(seen, name) + count)
-            self._add(columns, seen)
+            self._add(columns, seen, has_unknown)
             if at < end and frame.ops[at] == Op.CLEAR:
                 self.clear(seen, int(frame.ts[at]))
                 others = frame.ops[at:] != Op.CLEAR
@@ -123,27 +124,29 @@ class BlockTable:
         if self.label_sets is None or not (frame.labels or self.label_sets.known):
             return None
         if not self.label_sets.known:  # blocks without labels were not followed until now
-            births = self._table.rows_array[self._table.live_slots(), _BIRTH]
+            rows = self._table.rows_array[self._table.live_slots()]
+            is_late = rows[:, _BIRTH] == BIRTH_UNKNOWN
+            since = np.where(is_late, _last_uses(rows), rows[:, _BIRTH])
             seen.labelled.append(
-                LabelledEvents(begun=np.zeros(len(births), dtype=np.uint16), begun_ts=births)
+                LabelledEvents(
+                    begun=np.zeros(len(rows), dtype=np.uint16),
+                    begun_ts=since,
+                    late=np.zeros(np.count_nonzero(is_late), dtype=np.uint16),
+                )
             )
         return self.label_sets.numbers(frame)
 
-    def _add(self, taken: dict[str, npt.NDArray[np.int64]], seen: Observations) -> None:
-        """Add the columns that the core showed of some events."""
+    def _add(self, taken: dict[str, npt.NDArray[np.int64]], seen: Observations, has_unknown: bool) -> None:
+        """Add the columns that the core showed of some events.
+
+        Args:
+            taken: The columns, by name.
+            seen: What they are added to.
+            has_unknown: Whether births of some evicted blocks are unknown: what was since is in no
+                distribution.
+        """
         if "evictions" in taken:
             seen.evictions += taken["evictions"]
-        for name, columns in (
-            ("reuse_gap", seen.reuse_gaps),
-            ("first_reuse", seen.first_reuses),
-            ("lifetime", seen.lifetimes),
-            ("idle", seen.idles),
-            ("access_count", seen.access_counts),
-            ("used", seen.used),
-            ("looked_up", seen.looked_up),
-        ):
-            if name in taken:
-                columns.append(taken[name])
         if "history" in taken:
             seen.evicted.append(
                 EvictionBatch(
@@ -156,18 +159,39 @@ class BlockTable:
                     taken["history"],
                 )
             )
+        idles_of = taken.get("evicted_of")
+        if has_unknown and "lifetime" in taken:
+            born, used = taken["lifetime"] >= 0, taken["idle"] >= 0
+            if idles_of is not None:
+                idles_of, taken["evicted_of"] = idles_of[used], idles_of[born]
+            taken["idle"] = taken["idle"][used]
+            for name in ("lifetime", "access_count"):
+                taken[name] = taken[name][born]
+        for name, columns in (
+            ("reuse_gap", seen.reuse_gaps),
+            ("first_reuse", seen.first_reuses),
+            ("lifetime", seen.lifetimes),
+            ("idle", seen.idles),
+            ("access_count", seen.access_counts),
+            ("used", seen.used),
+            ("looked_up", seen.looked_up),
+        ):
+            if name in taken:
+                columns.append(taken[name])
         labelled = "begun_of" in taken
-        if labelled:
+        if idles_of is not None:
             seen.labelled.append(
                 LabelledEvents(
                     begun=taken["begun_of"].view(np.uint16),
                     begun_ts=taken["begun_ts"],
+                    late=taken["late_of"].view(np.uint16),
                     ended=taken["ended_of"].view(np.uint16),
                     ended_ts=taken["ended_ts"],
                     unobserved=taken["unobserved_of"].view(np.uint16),
                     reuse_gaps=taken["gap_of"].view(np.uint16),
                     first_reuses=taken["first_of"].view(np.uint16),
                     lives=taken["evicted_of"].view(np.uint16),
+                    idles=idles_of.view(np.uint16),
                 )
             )
         if "change_key" in taken:
@@ -267,13 +291,15 @@ class BlockTable:
         """Return the live blocks that have been held for the longest time."""
         rows = self._table.rows_array
         # A clock that was set back makes the time of what is live negative.
-        held = np.where(rows[:, _COUNT] >= 0, now_ns - rows[:, _BIRTH], _NEVER)
-        return self._first(n, held, now_ns)
+        born = (rows[:, _COUNT] >= 0) & (rows[:, _BIRTH] != BIRTH_UNKNOWN)
+        held = np.where(born, now_ns - rows[:, _BIRTH], _NEVER)
+        return self._first(min(n, int(np.count_nonzero(born))), held, now_ns)
 
     def block_map(self, now_ns: int) -> BlockMap:
         """Return the live blocks by age and accesses."""
         rows = self._table.rows_array
-        return block_map(now_ns - rows[:, _BIRTH], rows[:, _COUNT])
+        born = rows[:, _BIRTH] != BIRTH_UNKNOWN
+        return block_map(now_ns - rows[:, _BIRTH], np.where(born, rows[:, _COUNT], NOT_LIVE))
 
     def _first(self, n: int, rank: I64, now_ns: int) -> list[HotBlock]:
         """Return the live blocks of the highest rank, highest first."""
@@ -299,7 +325,15 @@ class BlockTable:
         birth, count, *ring = self._table.rows_array[slot].tolist()
         times = [ring[i % len(ring)] for i in range(max(0, count - self._depth), count)]
         block = int(self._table.ids_array[slot]) if self.by_hash else slot
-        return BlockMetricsState(block, birth, count, times, self._depth)
+        known_birth = None if birth == BIRTH_UNKNOWN else birth
+        return BlockMetricsState(block, known_birth, count, times, self._depth)
+
+
+def _last_uses(rows: I64) -> I64:
+    """Return when blocks were used last, or else known first, by their rows, ns, int64 (n,)."""
+    width = rows.shape[1] - _TIMES
+    uses: I64 = rows[np.arange(len(rows)), _TIMES + (rows[:, _COUNT] - 1) % width]
+    return uses
 
 
 def _rows_told_once(rows: I64) -> dict[str, npt.NDArray[Any]]:
@@ -317,6 +351,7 @@ def _rows_told_once(rows: I64) -> dict[str, npt.NDArray[Any]]:
     counts = np.ascontiguousarray(rows[:, _COUNT])
     times = rows[:, [_BIRTH, *range(_TIMES, rows.shape[1])]].T
     known = np.arange(-1, len(times) - 1)[:, np.newaxis] < counts  # others are of generations before
+    known[-1] |= counts == 0  # since when they are known
     flat = np.where(known, times, times[0]).reshape(-1)
     order = flat.argsort()
     steps = np.diff(flat[order], prepend=0)

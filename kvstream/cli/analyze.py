@@ -1,6 +1,7 @@
 """``kvstream analyze``: recorded events to an answer in plain words."""
 
 import sys
+from itertools import zip_longest
 
 from rich import box
 from rich.console import Console
@@ -102,8 +103,11 @@ def _hot_table(result: CacheAnalysis) -> Table:
     table = Table(box=box.SIMPLE, title="blocks in the cache at the end", title_justify="left")
     for name in ("most used", "accesses", "held", "longest held", "accesses", "held"):
         table.add_column(name, justify="right")
-    for hot, held in zip(result.hottest[:_HOT_SHOWN], result.longest_held[:_HOT_SHOWN], strict=True):
-        cells = [(str(b.block_id), f"{b.accesses:,}", seconds(b.held_seconds)) for b in (hot, held)]
+    for pair in zip_longest(result.hottest[:_HOT_SHOWN], result.longest_held[:_HOT_SHOWN]):
+        cells = [
+            ("", "", "") if b is None else (str(b.block_id), f"{b.accesses:,}", seconds(b.held_seconds))
+            for b in pair
+        ]
         table.add_row(*cells[0], *cells[1])
     return table
 

@@ -15,6 +15,7 @@ from kvstream.events.types import Op
 logger = logging.getLogger("kvstream")
 
 TOO_MANY_CACHES, TOO_MANY_TIERS, TOO_MANY_BLOCKS = "too_many_caches", "too_many_tiers", "too_many_blocks"
+_NEVER_BEGIN = (Op.EVICT, Op.REMOVE, Op.CLEAR)  # what is not live is from any other event on
 MAX_TIERS = 64  # of one source, so that none takes the room of all
 
 
@@ -95,10 +96,10 @@ class StreamLimits:
         }
 
     def fitting(self, table: BlockTable, frames: Sequence[EventFrame]) -> tuple[Sequence[EventFrame], int]:
-        """Return frames of one cache without the allocations that would make too many blocks live.
+        """Return frames of one cache without the events that would make too many blocks live.
 
         Where there is room for all events of the frames, as nearly always, no block is looked at. Otherwise
-        each block that was not live before the frames needs room for each time that it is allocated.
+        each block that was not live before the frames needs room for each event that can make it live.
         The frames count as on their way into the cache until ``applied`` says that they are there.
 
         Returns:
@@ -125,7 +126,7 @@ class StreamLimits:
         before = room
         fitting: list[EventFrame] = []
         for frame in frames:
-            begins = (frame.ops == Op.ALLOC) | ((frame.ops >= Op.STORE) & (frame.ops != Op.REMOVE))
+            begins = ~np.isin(frame.ops, _NEVER_BEGIN)
             needs_room = begins & ~table.holds(frame.blocks)
             beyond = needs_room & (np.cumsum(needs_room) > room)
             taken = int(np.count_nonzero(needs_room & ~beyond))

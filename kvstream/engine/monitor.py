@@ -618,6 +618,8 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
     accounts = Accounts(
         processed=total.processed,
         allocations=total.allocations,
+        unknown_births=total.unknown_births,
+        unknown_lifetimes=total.unknown_lifetimes,
         live=sum(cache.table.live_count for cache in caches),
         evicted=total.total_evictions,
         cleared=total.cleared,

@@ -49,6 +49,16 @@ class CacheCounts(Struct, eq=False, kw_only=True):
     published_hits: Annotated[int, Count("Accesses that were published as stores.")] = 0
     copies_stored: Annotated[int, Count("Stores of further copies of live blocks.")] = 0
     copies_removed: Annotated[int, Count("Removals of copies of blocks that stayed live.")] = 0
+    residents: Annotated[int, Count("Blocks of snapshots, most of them live already or born unknown.")] = 0
+    unknown_births: Annotated[
+        int,
+        Count(
+            "Blocks known by a snapshot or an access, allocated nobody knows when.", "kvstream_unknown_births"
+        ),
+    ] = 0
+    unknown_lifetimes: Annotated[
+        int, Count("Evictions of blocks of unknown birth.", "kvstream_unknown_lifetimes")
+    ] = 0
     clears: Annotated[int, Count("Clears of the whole cache.")] = 0
     cleared: Annotated[int, Count("Generations ended by a clear or a restart.")] = 0
     replacements: Annotated[int, Count("Generations ended by another allocation of their block.")] = 0
@@ -93,7 +103,8 @@ class CacheCounts(Struct, eq=False, kw_only=True):
         """Return events that these counts account for."""
         ended = self.total_evictions - self.replacements + self.unknown_evictions
         accessed = self.accesses + self.unknown_accesses
-        return self.allocations + self.copies_stored + self.copies_removed + accessed + ended + self.clears
+        begun = self.allocations + self.copies_stored + self.residents
+        return begun + self.copies_removed + accessed + ended + self.clears
 
     @property
     def hits_reported(self) -> HitsReported | None:

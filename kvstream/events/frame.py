@@ -122,7 +122,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
                 events.append(CacheCleared(ts, source, tier))
             elif op >= len(EVENT_TYPES):  # what is unknown is applied as a store
                 events.append(BlockStored(block, ts, source, tier, labels[label_of[i]]))
-            elif op in (Op.STORE, Op.PREFIX):
+            elif op in (Op.STORE, Op.PREFIX, Op.RESIDENT):
                 events.append(EVENT_TYPES[op](block, ts, source, tier, labels[label_of[i]]))
             else:
                 events.append(EVENT_TYPES[op](block, ts, source, tier))
@@ -313,7 +313,7 @@ def _frame_of(events: Sequence[Any], source: str, tier: str) -> EventFrame:
     times = packed_int64([event.ts for event in events])
     known: dict[Labels, int] = {}
     label_of = None
-    begun = np.isin(column, (Op.ALLOC, Op.STORE, Op.PREFIX)).nonzero()[0]
+    begun = np.isin(column, (Op.ALLOC, Op.STORE, Op.PREFIX, Op.RESIDENT)).nonzero()[0]
     label_sets = [events[i].labels for i in begun.tolist()]
     if any(label_set is not None for label_set in label_sets):
         label_of = np.zeros(len(events), dtype=np.uint16)

@@ -34,7 +34,11 @@ class Op:
     STORE: Final = 4
     PREFIX: Final = 5
     REMOVE: Final = 6
+    RESIDENT: Final = 7
 
+
+BIRTH_UNKNOWN: Final = -(2**63)
+"""In place of the birth, ns, of a block that was in the cache before anything was heard of it."""
 
 REASONS = ("capacity", "replaced", "cleared", "expired", "preempted", "manual", "other")
 """Why a generation ended; a reason's code in a frame is its place here."""
@@ -114,7 +118,10 @@ class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True, gc=Fa
 
 
 class BlockAccessed(Struct, frozen=True, tag="access", omit_defaults=True, gc=False):
-    """A live block was found by another request: a prefix-cache hit."""
+    """A live block was found by another request: a prefix-cache hit.
+
+    A block that was not live is from then on; when it was allocated is unknown.
+    """
 
     block: BlockId
     ts: Timestamp
@@ -175,8 +182,28 @@ class BlockRemoved(Struct, frozen=True, tag="remove", omit_defaults=True, gc=Fal
     tier: Name = DEFAULT_TIER
 
 
+class BlockResident(Struct, frozen=True, tag="resident", omit_defaults=True, gc=False):
+    """A block is in the cache, as a snapshot says: live, allocated nobody knows when.
+
+    Of a block that is live already it says nothing new.
+    """
+
+    block: BlockId
+    ts: Timestamp
+    source: Name = DEFAULT_SOURCE
+    tier: Name = DEFAULT_TIER
+    labels: Labels | None = None
+
+
 Event = (
-    BlockAllocated | BlockAccessed | BlockEvicted | CacheCleared | BlockStored | PrefixStored | BlockRemoved
+    BlockAllocated
+    | BlockAccessed
+    | BlockEvicted
+    | CacheCleared
+    | BlockStored
+    | PrefixStored
+    | BlockRemoved
+    | BlockResident
 )
 
 EVENT_TYPES: tuple[type[Any], ...] = get_args(Event)

@@ -49,7 +49,7 @@ class Intervals:
             self._values[name] += values
         self._access_counts += seen.access_counts
         for events in seen.labelled:
-            label_sets = (events.lives, events.lives, events.first_reuses, events.reuse_gaps)
+            label_sets = (events.lives, events.idles, events.first_reuses, events.reuse_gaps)
             for name, numbers in zip(_NAMES, label_sets, strict=True):
                 self._label_sets[name].append(numbers)
         self._waiting += more

@@ -25,7 +25,7 @@ class ReuseByIdle(msgspec.Struct, frozen=True):
 
 def reuse_by_idle(seen: Measurements) -> list[ReuseByIdle]:
     """Return reuse by idle time: from 0, in steps of a factor of four, to the longest idle time."""
-    ended = seen.lifetime.count  # every eviction has an idle time
+    ended = seen.idle.count
     again = seen.first_reuse.count + seen.reuse_gap.count
     rows = [(0.0, again, ended)]
     for power in _POWERS:

@@ -26,7 +26,7 @@ class Accounts(msgspec.Struct, kw_only=True):
     """Where every event and every block went.
 
     ``offered = processed + sum(dropped) + malformed + in_flight`` and
-    ``allocations = live + evicted + cleared + forgotten`` hold at all times.
+    ``allocations + unknown_births = live + evicted + cleared + forgotten`` hold at all times.
 
     Attributes:
         offered: Events that producers and inputs brought. A frame that cannot be decoded counts as one.
@@ -35,6 +35,9 @@ class Accounts(msgspec.Struct, kw_only=True):
         malformed: Lines and frames that could not be decoded.
         in_flight: Events in producers' buffers and in queues.
         allocations: Generations begun.
+        unknown_births: Generations that had begun before anything was heard of them: a snapshot or an access
+            shows that they are live, and nobody knows since when.
+        unknown_lifetimes: Those of them that were evicted, which are in no distribution of lifetimes.
         live: Generations that go on.
         evicted: Generations ended by eviction or replacement.
         cleared: Generations ended by a clear or a restart.
@@ -58,6 +61,8 @@ class Accounts(msgspec.Struct, kw_only=True):
         int, Count("Events in buffers and queues.", "kvstream_events_in_flight", kind="gauge")
     ] = 0
     allocations: int = 0
+    unknown_births: int = 0
+    unknown_lifetimes: int = 0
     live: int = 0
     evicted: int = 0
     cleared: int = 0
@@ -81,7 +86,7 @@ class Accounts(msgspec.Struct, kw_only=True):
         """Return whether both accounts add up."""
         events = self.processed + sum(self.dropped.values()) + self.malformed + self.in_flight
         blocks = self.live + self.evicted + self.cleared + self.forgotten
-        return self.offered == events and self.allocations == blocks
+        return self.offered == events and self.allocations + self.unknown_births == blocks
 
 
 PROBLEM_COUNTS = tuple(

@@ -164,6 +164,7 @@ class UsageByLabelSet:
         start = self._start_ns or 0
         begun, ended = joined([o.begun for o in waiting]), joined([o.ended for o in waiting])
         lives, unobserved = joined([o.lives for o in waiting]), joined([o.unobserved for o in waiting])
+        late = joined([o.late for o in waiting])
         highest = max(int(label_sets.max(initial=0)) for label_sets in (begun, ended, unobserved))
         while len(self._label_sets) <= highest:
             self._label_sets.append(LabelSetUsage(self._scale))
@@ -176,6 +177,7 @@ class UsageByLabelSet:
         evicted = joined([o.ended for o in waiting if not o.cleared])
         columns = zip(
             np.bincount(begun, minlength=count).tolist(),
+            np.bincount(late, minlength=count).tolist(),
             np.bincount(unobserved, minlength=count).tolist(),
             np.bincount(evicted, minlength=count).tolist(),
             np.bincount(cleared, minlength=count).tolist(),
@@ -185,18 +187,19 @@ class UsageByLabelSet:
             block_times.tolist(),
             strict=True,
         )
-        for label_set, (a, hits, e, c, never, once, total, block_ns) in zip(
+        for label_set, (b, unknown, hits, e, c, never, once, total, block_ns) in zip(
             self._label_sets, columns, strict=True
         ):
             seen = label_set.measurements
-            seen.allocations += a
+            seen.allocations += b - unknown
+            seen.unknown_births += unknown
             seen.accesses += hits
             seen.evictions[0] += e
             seen.cleared += c
             seen.never_accessed += never
             seen.accessed_once += once
             seen.access_total += round(total)
-            label_set.live += a - e - c
+            label_set.live += b - e - c
             label_set.block_ns += block_ns
 
 
@@ -216,7 +219,7 @@ class UsageByLabel:
     def add(self, label_sets: Iterable[tuple[Labels | None, LabelSetUsage]]) -> None:
         """Add the label sets of a cache, each with its labels."""
         for labels, usage in label_sets:
-            if not usage.measurements.allocations:
+            if not usage.measurements.allocations and not usage.measurements.unknown_births:
                 continue
             self._residency += usage.block_ns
             self._hits += usage.measurements.accesses

@@ -103,7 +103,10 @@ def _gain(gain: float | None) -> str:
 
 def accounts_lines(accounts: Accounts, whole: bool) -> list[str]:
     """Return the accounts, a line each; of events only where they are known as a ``whole``."""
-    blocks = f"{accounts.allocations:,} allocated = {accounts.live:,} live + {accounts.evicted:,} evicted"
+    blocks = f"{accounts.allocations:,} allocated"
+    if accounts.unknown_births:
+        blocks += f" + {accounts.unknown_births:,} of unknown birth"
+    blocks += f" = {accounts.live:,} live + {accounts.evicted:,} evicted"
     blocks += f" + {accounts.cleared:,} cleared"
     if accounts.forgotten:
         blocks += f" + {accounts.forgotten:,} forgotten"

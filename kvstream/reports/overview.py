@@ -77,8 +77,8 @@ class ShownBlock(msgspec.Struct, frozen=True, kw_only=True):
 
     block_id: str
     accesses: int
-    held_seconds: float
-    idle_seconds: float
+    held_seconds: float | None
+    idle_seconds: float | None
     labels: Labels | None
 
 

@@ -27,9 +27,10 @@ def check_ending(path: Path) -> None:
 class EvictionTable:
     """Writes evictions to a file as they come; use as a context manager.
 
-    Columns: ``source``, ``tier``, ``block`` (int64), ``evicted_at`` (UTC, ns), ``lifetime_seconds``,
-    ``idle_seconds``, ``accesses``, ``reason`` and ``reuse_gaps_seconds`` (a list; in CSV text with
-    spaces). In CSV, names that a spreadsheet would take for a formula begin with an apostrophe.
+    Columns: ``source``, ``tier``, ``block`` (int64), ``evicted_at`` (UTC, ns), ``lifetime_seconds`` and
+    ``idle_seconds`` (null where a birth is unknown), ``accesses``, ``reason`` and ``reuse_gaps_seconds`` (a
+    list; in CSV text with spaces). In CSV, names that a spreadsheet would take for a formula begin with an
+    apostrophe.
 
     Args:
         path: A file named ``.parquet``, ``.arrow`` or ``.csv``.
@@ -105,14 +106,15 @@ class EvictionTable:
             [self._escape(tier)] * n,
             batch.blocks,
             batch.ts,
-            batch.lifetimes / 1e9,
-            batch.idles / 1e9,
+            pa.array(batch.lifetimes / 1e9, mask=batch.lifetimes < 0),
+            pa.array(batch.idles / 1e9, mask=batch.idles < 0),
             batch.access_counts,
             reasons.tolist(),
             gaps,
         ]
         arrays = [
-            pa.array(column, type=field.type) for column, field in zip(columns, self._schema, strict=True)
+            column if isinstance(column, pa.Array) else pa.array(column, type=field.type)
+            for column, field in zip(columns, self._schema, strict=True)
         ]
         self._writer.write(pa.record_batch(arrays, schema=self._schema))
         self.rows += n

@@ -46,7 +46,7 @@ class Lookups:
                 self._content.pop(block, None)
             elif op == Op.CLEAR:
                 self._content.clear()
-            else:
+            elif op != Op.RESIDENT:
                 content = self._content_of(op, block, key)
                 if self._row and (ts != self._ts or (op == Op.ACCESS and self._has_missed)):
                     yield self._ts, self._row

@@ -56,7 +56,9 @@ class KVEventDecoder:
     that it names, or else of the tier ``gpu`` and of SGLang's host memory. The medium is the tier, unless the
     locality is ``REMOTE``; a data-parallel rank becomes part of the source. Blocks of another ``group_idx``
     than 0, or of an ``ownership``, get ids of their own, as the same content can be held once by each. A LoRA
-    adapter, by name or else by number, is the label ``lora``. Times of 1e11 and more are milliseconds.
+    adapter, by name or else by number, is the label ``lora``. A block whose ``origin`` is ``REUSED`` was
+    there before, and what a snapshot shows is resident: when it was stored is unknown. Times of 1e11 and
+    more are milliseconds.
 
     Args:
         source: Name of the publisher; batches of rank 1 belong to ``{source}/dp1``.
@@ -101,6 +103,10 @@ class KVEventDecoder:
     def add(self, payload: bytes) -> None:
         """Keep a batch for the next ``frames``."""
         self._waiting.append(payload)
+
+    def mark_snapshot(self, is_snapshot: bool) -> None:
+        """Take batches from now on for what is cached, not for what was stored, or no more."""
+        self._reader.is_snapshot = is_snapshot
 
     def lost(self, batches: int) -> None:
         """Count batches that are missing before the next one."""

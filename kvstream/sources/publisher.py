@@ -24,7 +24,7 @@ FARTHEST_OVERLAP = 100_000
 _RETRIES = 8  # requests for answers that were dropped, before they count as lost
 _TAKEN_BYTES = 4 * 1024 * 1024  # of batches decoded at once, about: a few ten milliseconds
 _BATCH_BYTES = 64  # what a batch costs beside its payload
-_RESTART = -1
+_RESTART, _SNAPSHOT, _END_OF_SNAPSHOT = -1, -2, -3
 
 
 def batch_number(number: bytes) -> int:
@@ -57,6 +57,9 @@ class Taker(Protocol):
 
     def restart(self) -> None:
         """Begin again, as the publisher has."""
+
+    def mark_snapshot(self, is_snapshot: bool) -> None:
+        """Take the batches that follow as all that is cached, or no more."""
 
     def refuse(self, reason: str, seq: int, text: str) -> None:
         """Count a batch that is not taken."""
@@ -151,6 +154,7 @@ class PublisherFeed:
         if seq == self._snapshot:
             self._take_in(seq, payload)
             return True
+        self._end_snapshot()
         if seq == self._next - 1 and self._is_other(payload):
             self._begin_again()
             return True
@@ -178,12 +182,14 @@ class PublisherFeed:
         for held in sorted(self._held):
             if held <= seq:
                 self._forget(held)
+        self._end_snapshot()
         self._skip_to(seq + 1)
         self._snapshot, self._last = seq, None
+        self._taker.mark_snapshot(True)
 
     def replay_ended(self) -> None:
         """Take what waits: what the replay does not have is lost, unless it was published later."""
-        self._snapshot = None
+        self._end_snapshot()
         for seq in sorted(self._held):
             if seq > self._next > self._asked_until:
                 self._request_missing()
@@ -198,7 +204,7 @@ class PublisherFeed:
     def give_up(self) -> None:
         """Take what waits: no replay is to be had, so that what is missing is lost."""
         self._waiting, self._retries = False, 0
-        self._snapshot = None
+        self._end_snapshot()
         self._deliver_held()
 
     def _is_other(self, payload: bytes) -> bool:
@@ -206,6 +212,11 @@ class PublisherFeed:
         if self._last is None:
             return self._check not in ("", batch_check(payload))
         return payload != self._last
+
+    def _end_snapshot(self) -> None:
+        if self._snapshot is not None:
+            self._snapshot = None
+            self._taker.mark_snapshot(False)
 
     def _is_jump(self, seq: int) -> bool:
         known = self._begun or self.newest_live >= 0
@@ -216,7 +227,8 @@ class PublisherFeed:
 
     def _request(self, start: int) -> None:
         if self._ask is not None:
-            self._waiting, self._answers, self._snapshot = True, 0, None
+            self._end_snapshot()
+            self._waiting, self._answers = True, 0
             self._asked_until = self.newest_live
             self._ask(start)
 
@@ -297,7 +309,8 @@ class Publisher:
         self._newest = b""  # the last of them
         self._part_ends: int | None = None  # number with which another part of the input must begin
         self._size = 0  # of these, about, in bytes
-        # What comes after them; without a payload, how many batches are lost, or a restart.
+        # What comes after them; without a payload, how many batches are lost, a restart, or where a snapshot
+        # begins or ends.
         self._pending: deque[tuple[int, bytes | None]] = deque()
         self.feed = PublisherFeed(self, ask, start)
 
@@ -334,6 +347,10 @@ class Publisher:
         """Begin again, as the publisher has."""
         self._pending.append((_RESTART, None))
 
+    def mark_snapshot(self, is_snapshot: bool) -> None:
+        """Take the batches that follow as all that is cached, or no more."""
+        self._pending.append((_SNAPSHOT if is_snapshot else _END_OF_SNAPSHOT, None))
+
     def _resume(self, number: int, payload: bytes | None) -> None:
         if payload is not None:
             self._add(number, payload)
@@ -343,6 +360,8 @@ class Publisher:
         if number == _RESTART:
             self.restarts += 1
             self.decoder.restart()
+        elif number in (_SNAPSHOT, _END_OF_SNAPSHOT):
+            self.decoder.mark_snapshot(number == _SNAPSHOT)
         else:
             self.lost_batches += number
             self.decoder.lost(number)

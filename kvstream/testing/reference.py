@@ -6,28 +6,28 @@ The specification of ``kvstream._core.table``, which property tests hold to it o
 import itertools
 from dataclasses import dataclass, field
 
-from kvstream.events.types import REASONS, Op
+from kvstream.events.types import BIRTH_UNKNOWN, REASONS, Op
 
 
 @dataclass
 class Generation:
-    """A block from its allocation on.
+    """A block from its allocation on, or since it is known.
 
     Attributes:
-        birth: When it was allocated, ns.
+        birth: When it was allocated, ns; None where that is unknown.
         count: Accesses since.
         times: Times of the last accesses, ns, oldest first.
         copies: Physical copies of it.
     """
 
-    birth: int
+    birth: int | None
     count: int = 0
     times: list[int] = field(default_factory=list)
     copies: int = 1
 
     @property
-    def last_use(self) -> int:
-        """Return the time of the last access, or of the allocation if there was none."""
+    def last_use(self) -> int | None:
+        """Return the time of the last access, or of the allocation if there was none; None if unknown."""
         return self.times[-1] if self.times else self.birth
 
 
@@ -38,8 +38,8 @@ class Eviction:
     Attributes:
         block: Block id.
         ts: When it ended, ns.
-        lifetime: From the allocation, ns.
-        idle: From the last use, ns.
+        lifetime: From the allocation, ns; None where that is unknown.
+        idle: From the last use, ns; None where that is unknown.
         count: Accesses.
         reason: Why it ended.
         gaps: Between its last accesses, ns.
@@ -47,8 +47,8 @@ class Eviction:
 
     block: int
     ts: int
-    lifetime: int
-    idle: int
+    lifetime: int | None
+    idle: int | None
     count: int
     reason: str
     gaps: list[int]
@@ -75,6 +75,7 @@ class ReferenceTable:
         self.unknown_accesses = self.unknown_evictions = 0
         self.time_regressions = self.unknown_reasons = 0
         self.clears = self.cleared = 0
+        self.residents = self.unknown_births = self.unknown_lifetimes = 0
         self.published_hits = self.copies_stored = self.copies_removed = 0
         self.evictions = dict.fromkeys(REASONS, 0)
         self.evicted: list[Eviction] = []
@@ -93,6 +94,8 @@ class ReferenceTable:
             self.clear()
         elif op == Op.REMOVE:
             self.remove(block, ts, reason)
+        elif op == Op.RESIDENT:
+            self.find_resident(block, ts)
         elif op == Op.PREFIX:
             self.store_prefix(block, ts)
         else:
@@ -103,16 +106,22 @@ class ReferenceTable:
         if block in self.live:
             self._end(block, ts, "replaced")
         self.allocations += 1
-        self.live[block] = Generation(ts)
+        self.live[block] = Generation(None if ts == BIRTH_UNKNOWN else ts)
 
     def access(self, block: int, ts: int) -> None:
-        """Count a hit, and observe the time since the block was last used."""
+        """Count a hit, and observe the time since the block was last used.
+
+        A block that was not live is there, as it was found: allocated nobody knows when.
+        """
         if block not in self.live:
             self.unknown_accesses += 1
+            self.unknown_births += 1
+            self.live[block] = Generation(None, 1, [ts])
             return
         generation = self.live[block]
-        gaps = self.reuse_gaps if generation.count else self.first_reuses
-        gaps.append(self._interval(ts, generation.last_use))
+        gap = self._interval(ts, generation.last_use)
+        if gap is not None:
+            (self.reuse_gaps if generation.count else self.first_reuses).append(gap)
         self.accesses += 1
         generation.count += 1
         generation.times = [*generation.times, ts][-self.access_history :]
@@ -153,6 +162,13 @@ class ReferenceTable:
             self.live[block].copies = 1
         self.evict(block, ts, reason)
 
+    def find_resident(self, block: int, ts: int) -> None:
+        """Hold a block that a snapshot shows, if it is not live: allocated nobody knows when."""
+        self.residents += 1
+        if block not in self.live:
+            self.unknown_births += 1
+            self.live[block] = Generation(None)
+
     def clear(self) -> None:
         """End every generation by an event; these are in no distribution."""
         self.clears += 1
@@ -166,6 +182,7 @@ class ReferenceTable:
     def _end(self, block: int, ts: int, reason: str) -> None:
         generation = self.live.pop(block)
         self.evictions[reason] += 1
+        self.unknown_lifetimes += generation.birth is None
         self.evicted.append(
             Eviction(
                 block,
@@ -178,8 +195,13 @@ class ReferenceTable:
             )
         )
 
-    def _interval(self, later: int, earlier: int) -> int:
-        """Return the time between, ns, at most 2**63 - 1; 0, and counted, where the later is the earlier."""
+    def _interval(self, later: int, earlier: int | None) -> int | None:
+        """Return the time between, ns, at most 2**63 - 1; 0, and counted, where the later is the earlier.
+
+        None where the earlier time is unknown.
+        """
+        if earlier is None:
+            return None
         if later < earlier:
             self.time_regressions += 1
             return 0

@@ -5,8 +5,10 @@ import datetime
 UNKNOWN = "–"
 
 
-def seconds(value: float) -> str:
+def seconds(value: float | None) -> str:
     """Return a time with a unit that suits it."""
+    if value is None:
+        return UNKNOWN
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if value >= size:
             return f"{_plain(value / size)} {unit}"

@@ -34,8 +34,9 @@ LONGEST_CHECKED = 2_000
 LABELS = tuple(Labels(tenant=f"tenant-{number}") for number in range(5))
 COUNTS = (
     *("allocations", "accesses", "unknown_accesses", "unknown_evictions", "clears", "cleared"),
-    *("published_hits", "copies_stored", "copies_removed"),
+    *("published_hits", "copies_stored", "copies_removed", "residents"),
 )
+UNCOUNTED = {"cleared", "published_hits"}  # beside the events that are counted otherwise
 
 
 class Stream:
@@ -45,7 +46,7 @@ class Stream:
         self.rng = rng
         self.ids = rng.choice(["slots", "strided", "far", "hashes", "edges", "slots and edges"])
         self.times = rng.choice(["on", "back and forth", "any", "edges"])
-        self.known = rng.dirichlet([1] * 6)  # shares of operations other than CLEAR
+        self.known = rng.dirichlet([1] * 7)  # shares of operations other than CLEAR
         self.clears, self.any = rng.choice([0, 0.0005, 0.02]), rng.choice([0, 0.001, 0.5])  # shares of others
         self.few = int(rng.choice([3, 50, 2_000, 30_000]))
         self.hashes = rng.integers(LOWEST, HIGHEST, self.few, endpoint=True)
@@ -76,7 +77,7 @@ class Stream:
         return EventFrame(**columns, labels=labels), wrong
 
     def _ops(self, n):
-        known = [Op.ALLOC, Op.ACCESS, Op.EVICT, Op.STORE, Op.PREFIX, Op.REMOVE]
+        known = [Op.ALLOC, Op.ACCESS, Op.EVICT, Op.STORE, Op.PREFIX, Op.REMOVE, Op.RESIDENT]
         ops = self.rng.choice(known, n, p=self.known).astype(np.uint8)
         ops[self.rng.random(n) < self.clears] = Op.CLEAR
         is_any = self.rng.random(n) < self.any
@@ -160,7 +161,9 @@ class Fuzz:
         self.longest = LONGEST_CHECKED if is_checked else LONGEST_FRAME
         self.rows, self.classic, self.distinct = HistogramRows(4), ClassicHistogram(), DistinctCounter()
         self.applied = self.replacements = 0
-        self.counts = dict.fromkeys((*COUNTS, "time_regressions", "unknown_reasons"), 0)
+        self.counts = dict.fromkeys(
+            (*COUNTS, "unknown_births", "unknown_lifetimes", "time_regressions", "unknown_reasons"), 0
+        )
         self.evictions = np.zeros(len(REASONS), np.int64)
 
     def run(self, frames):
@@ -207,10 +210,11 @@ class Fuzz:
     def check_accounts(self):
         """Check that every event is counted once, and that every generation is live or has ended."""
         counts, ended = self.counts, int(self.evictions.sum())
-        counted = sum(counts[name] for name in COUNTS if name not in ("cleared", "published_hits"))
+        counted = sum(counts[name] for name in COUNTS if name not in UNCOUNTED)
         by_event = counted + ended - self.replacements
         assert by_event == self.applied, (by_event, self.applied)
-        assert counts["allocations"] == self.table.live_count + ended + counts["cleared"]
+        begun = counts["allocations"] + counts["unknown_births"]
+        assert begun == self.table.live_count + ended + counts["cleared"]
         assert self.replacements <= self.evictions[REPLACED]
 
     def check_table(self, frame, seen):
@@ -238,7 +242,14 @@ class Fuzz:
             )
         ]
         assert records == [
-            (e.block, e.ts, e.lifetime, e.idle, e.count, REASON_CODE[e.reason]) for e in plain.evicted
+            (
+                e.block,
+                e.ts,
+                *(-1 if ns is None else ns for ns in (e.lifetime, e.idle)),
+                e.count,
+                REASON_CODE[e.reason],
+            )
+            for e in plain.evicted
         ]
 
     def count_intervals(self, seen):

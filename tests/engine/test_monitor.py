@@ -11,7 +11,7 @@ from kvstream.config import MetricsConfig
 from kvstream.engine import cache
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame
-from kvstream.events.types import REASONS
+from kvstream.events.types import BIRTH_UNKNOWN, REASONS
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.miss_ratio import CacheSizes
 from kvstream.testing import ReferenceTable
@@ -65,6 +65,8 @@ def test_monitor_equals_the_plain_twin_over_sources_tiers_and_numbers(frames):
             assert accounts.allocations == table.allocations
             assert accounts.live == len(table.live) == summary.blocks_live
             assert accounts.cleared == table.cleared
+            assert accounts.unknown_births == table.unknown_births
+            assert accounts.unknown_lifetimes == table.unknown_lifetimes
             assert accounts.unknown_accesses == table.unknown_accesses
             assert accounts.unknown_evictions == table.unknown_evictions
             assert accounts.unknown_reasons == table.unknown_reasons
@@ -72,14 +74,13 @@ def test_monitor_equals_the_plain_twin_over_sources_tiers_and_numbers(frames):
             assert summary.accesses == table.accesses
             expected = {**table.evictions, "cleared": table.evictions["cleared"] + table.cleared}
             assert summary.evictions_by_reason == expected
-            assert summary.lifetime.count == len(table.evicted)
-            assert summary.avg_lifetime_seconds * len(table.evicted) == pytest.approx(
-                sum(e.lifetime for e in table.evicted) / 1e9
-            )
+            lifetimes = [e.lifetime for e in table.evicted if e.lifetime is not None]
+            assert summary.lifetime.count == len(lifetimes)
+            assert summary.avg_lifetime_seconds * len(lifetimes) == pytest.approx(sum(lifetimes) / 1e9)
             assert (summary.reuse_gap or IntervalStats()).count == len(table.reuse_gaps)
             assert (summary.reuse_gap or IntervalStats()).max == max(table.reuse_gaps, default=0) / 1e9
             assert (summary.first_reuse or IntervalStats()).count == len(table.first_reuses)
-            assert (summary.hit_rate_estimate is None) == (not table.first_reuses)
+            assert (summary.hit_rate_estimate is None) == (not table.accesses)
             assert [e.block_id for e in records.get((name, tier), [])] == [e.block for e in table.evicted]
     total = monitor.summary().accounts
     assert total.balanced
@@ -126,14 +127,16 @@ def test_sampling_follows_whole_generations_and_counts_everything(events, rate):
     seed = source_seed("s", "gpu")
 
     def is_sampled(event):
-        birth = round(event.timestamp * 1e9) - round(event.lifetime_seconds * 1e9)
+        birth = BIRTH_UNKNOWN
+        if event.lifetime_seconds is not None:
+            birth = round(event.timestamp * 1e9) - round(event.lifetime_seconds * 1e9)
         hashes = generation_hash(seed, np.array([event.block_id]), np.array([birth]))
         return bool(below_rate(hashes, rate)[0])
 
     assert set(map(str, chosen)) <= set(map(str, everything))
     # A generation with a negative lifetime, taken as 0, does not tell its birth.
-    honest = [e for e in everything if e.lifetime_seconds > 0]
-    assert [e for e in honest if is_sampled(e)] == [e for e in chosen if e.lifetime_seconds > 0]
+    honest = [e for e in everything if e.lifetime_seconds != 0]
+    assert [e for e in honest if is_sampled(e)] == [e for e in chosen if e.lifetime_seconds != 0]
     a, b = whole.summary(), sampled.summary()
     assert (a.accounts, a.accesses, a.evictions_by_reason) == (b.accounts, b.accesses, b.evictions_by_reason)
     assert b.total_blocks_sampled <= a.total_blocks_sampled

@@ -155,6 +155,11 @@ LARGE = {
     "contents with labels": list(map(labelled, CONTENTS)),
     "copies by slot": stores([Op.STORE, Op.STORE, Op.PREFIX, Op.EVICT, Op.EVICT, Op.REMOVE]),
     "copies of contents": stores([Op.STORE, Op.STORE, Op.EVICT, Op.EVICT], 2**40),
+    "slots known late": stores([Op.RESIDENT, Op.ACCESS, Op.EVICT, Op.EVICT, Op.ALLOC]),
+    "contents known late, that get labels": [
+        *stores([Op.RESIDENT, Op.ACCESS, Op.EVICT, Op.STORE], 2**40)[:8],
+        *map(labelled, stores([Op.RESIDENT, Op.ACCESS, Op.EVICT, Op.STORE], 2**40)[8:]),
+    ],
     "slots that turn out to be contents": [*map(keyed, SLOTS[:6]), *CONTENTS],
 }
 

@@ -20,8 +20,8 @@ NAMES = ("lifetime", "idle", "first_reuse", "reuse_gap")
 @st.composite
 def observed(draw):
     """What one ``apply`` sees: intervals by name, accesses of each evicted block, and label sets."""
-    lives, firsts, gaps = (draw(st.integers(0, 6)) for _ in range(3))
-    counts = dict(zip(NAMES, (lives, lives, firsts, gaps), strict=True))
+    lives, idles, firsts, gaps = (draw(st.integers(0, 6)) for _ in range(4))
+    counts = dict(zip(NAMES, (lives, idles, firsts, gaps), strict=True))
     lengths = st.integers(0, 100) | st.integers(0, 2**40)
     values = {name: draw(st.lists(lengths, min_size=n, max_size=n)) for name, n in counts.items()}
     accesses = draw(st.lists(st.integers(0, 3), min_size=lives, max_size=lives))
@@ -30,7 +30,7 @@ def observed(draw):
     label_sets = {
         name: draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)) for name, n in counts.items()
     }
-    return values, accesses, {**label_sets, "idle": label_sets["lifetime"]}
+    return values, accesses, label_sets
 
 
 def observations(values, accesses, label_sets):
@@ -39,7 +39,12 @@ def observations(values, accesses, label_sets):
     if label_sets is not None:
         of = {name: np.array(numbers, np.uint16) for name, numbers in label_sets.items()}
         labelled = [
-            LabelledEvents(lives=of["lifetime"], first_reuses=of["first_reuse"], reuse_gaps=of["reuse_gap"])
+            LabelledEvents(
+                lives=of["lifetime"],
+                idles=of["idle"],
+                first_reuses=of["first_reuse"],
+                reuse_gaps=of["reuse_gap"],
+            )
         ]
     return Observations(
         lifetimes=columns["lifetime"],

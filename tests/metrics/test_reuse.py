@@ -13,14 +13,14 @@ def test_what_became_of_idle_blocks_is_as_counted_one_by_one(events):
     monitor.process(frame(slower))
     apply_plain(plain, slower)
     again = plain.reuse_gaps + plain.first_reuses
-    idle = [eviction.idle for eviction in plain.evicted]
+    idle = [eviction.idle for eviction in plain.evicted if eviction.idle is not None]
     rows = monitor.summary().reuse_by_idle
     for of in rows:
         limit = of.idle_seconds * 1e9 if of.idle_seconds else -1
         assert of.reused == sum(gap > limit for gap in again)
         assert of.evicted == sum(time > limit for time in idle)
         assert of.reuse_share == of.reused / (of.reused + of.evicted)
-    assert bool(rows) == bool(again), "nothing is said of reuse where no hit was reported"
+    assert bool(rows) <= bool(plain.accesses), "nothing is said of reuse where no hit was reported"
 
 
 def test_a_block_idle_for_exactly_a_time_was_not_idle_for_longer():

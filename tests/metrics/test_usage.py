@@ -35,6 +35,7 @@ class ReferenceUsage:
     def __init__(self):
         self.tables = defaultdict(ReferenceTable)
         self.label_set = {}
+        self.since = {}  # when each live block was allocated, or became known
         self.block_ns = Counter()
 
     def apply(self, op, block, ts, reason, label_set):
@@ -48,22 +49,24 @@ class ReferenceUsage:
         if was_live:
             self.apply_to_live(op, block, ts, reason)
         if op == Op.ALLOC or (op in (Op.STORE, Op.PREFIX) and not was_live):
-            self.label_set[block] = label_set
+            self.label_set[block], self.since[block] = label_set, ts
             self.tables[label_set].allocate(block, ts)
+        elif op in (Op.ACCESS, Op.RESIDENT) and not was_live:
+            self.label_set[block], self.since[block] = label_set, ts
+            self.tables[label_set].apply(op, block, ts)
 
     def apply_to_live(self, op, block, ts, reason):
         table = self.tables[self.label_set[block]]
-        birth = table.live[block].birth
         if op == Op.ALLOC:
             table.remove(block, ts, "replaced")
         else:
             table.apply(op, block, ts, reason)
         if block not in table.live:
-            self.block_ns[self.label_set.pop(block)] += ts - birth
+            self.block_ns[self.label_set.pop(block)] += ts - self.since[block]
 
     def block_ns_of_cleared(self, table, ts):
-        for block, generation in table.live.items():
-            self.block_ns[self.label_set[block]] += ts - generation.birth
+        for block in table.live:
+            self.block_ns[self.label_set[block]] += ts - self.since[block]
 
 
 @given(st.data())
@@ -79,22 +82,26 @@ def test_usage_equals_the_plain_account_of_each_owner_however_it_is_cut(data):
     if not events:
         return
     (tier,) = monitor.caches()
-    found = {labels: usage for labels, usage in tier.usage() if usage.measurements.processed or usage.live}
-    assert {o for o, table in plain.tables.items() if table.allocations} == set(found)
+    found = {
+        labels: usage
+        for labels, usage in tier.usage()
+        if usage.measurements.allocations or usage.measurements.unknown_births
+    }
+    assert {o for o, table in plain.tables.items() if table.allocations + table.unknown_births} == set(found)
     now = events[-1][2]
     for label_set, usage in found.items():
         table, seen = plain.tables[label_set], usage.measurements
-        assert (seen.allocations, seen.accesses, seen.cleared) == (
+        assert (seen.allocations, seen.unknown_births, seen.accesses, seen.cleared) == (
             table.allocations,
+            table.unknown_births,
             table.accesses,
             table.cleared,
         )
+        lifetimes = [e.lifetime for e in table.evicted if e.lifetime is not None]
+        idles = [e.idle for e in table.evicted if e.idle is not None]
         assert (usage.live, seen.total_evictions) == (len(table.live), len(table.evicted))
-        assert (seen.lifetime.count, seen.lifetime.sum_ns) == (
-            len(table.evicted),
-            sum(e.lifetime for e in table.evicted),
-        )
-        assert seen.idle.sum_ns == sum(e.idle for e in table.evicted)
+        assert (seen.lifetime.count, seen.lifetime.sum_ns) == (len(lifetimes), sum(lifetimes))
+        assert (seen.idle.count, seen.idle.sum_ns) == (len(idles), sum(idles))
         assert (seen.reuse_gap.count, seen.reuse_gap.sum_ns) == (
             len(table.reuse_gaps),
             sum(table.reuse_gaps),
@@ -103,9 +110,9 @@ def test_usage_equals_the_plain_account_of_each_owner_however_it_is_cut(data):
             len(table.first_reuses),
             sum(table.first_reuses),
         )
-        assert seen.never_accessed == sum(e.count == 0 for e in table.evicted)
-        assert seen.accessed_once == sum(e.count == 1 for e in table.evicted)
-        held = plain.block_ns[label_set] + sum(now - g.birth for g in table.live.values())
+        assert seen.never_accessed == sum(e.count == 0 for e in table.evicted if e.lifetime is not None)
+        assert seen.accessed_once == sum(e.count == 1 for e in table.evicted if e.lifetime is not None)
+        held = plain.block_ns[label_set] + sum(now - plain.since[block] for block in table.live)
         assert usage.block_ns == pytest.approx(held, abs=1e-3)
 
 

@@ -237,7 +237,9 @@ class ReferenceReader:
                 salt ^= name_salt(event.ownership)
             adapter = event.lora_name or ("" if event.lora_id is None else str(event.lora_id))
             label = bounded_name(adapter) if adapter else None
-            added = [(event.op, signed(folded(one) ^ salt), ts, label) for one in event.block_hashes]
+            is_reused = getattr(event, "origin", None) == "REUSED"
+            ops = [Op.RESIDENT, Op.PREFIX] if is_reused else [event.op]  # it was there before
+            added = [(op, signed(folded(one) ^ salt), ts, label) for one in event.block_hashes for op in ops]
             for tier in self.tiers(rank, event):
                 self.rows.setdefault((rank, tier), []).extend(added)
                 rows += len(added)

@@ -285,6 +285,7 @@ def test_a_whole_prefix_stored_again_is_a_hit():
 def test_the_origin_says_whether_a_block_was_found_or_stored_anew():
     found = stored([2], parent_block_hash=1, origin="REUSED")
     assert counts_of([TS, [stored([1, 2], origin="NEW")]], [TS + 1, [found, removed([2])]]) == (2, 1, 1)
+    assert counts_of([TS, [found]], [TS + 1, [found, removed([2])]]) == (0, 2, 1), "it was there before"
     anew = stored([1, 2], origin="NEW")
     assert counts_of([TS, [anew]], [TS + 1, [anew, removed([1])]]) == (2, 0, 0)
 

@@ -29,6 +29,9 @@ class Taken:
     def restart(self):
         self.log.append("restart")
 
+    def mark_snapshot(self, is_snapshot):
+        self.log.append("snapshot" if is_snapshot else "end of snapshot")
+
     def refuse(self, reason, seq, text):
         self.log.append(f"refused {seq}: {reason}")
 
@@ -199,7 +202,9 @@ def test_a_snapshot_replaces_what_is_no_longer_kept():
     assert taken.log == [
         (0, b"0:0"),
         "lost 902",
+        "snapshot",
         *[(902, part) for part in (b"cleared", b"stored", b"stored too")],
+        "end of snapshot",
         (903, payload(903)),
         (904, payload(904)),
     ]

@@ -320,7 +320,10 @@ async def test_a_snapshot_stands_for_batches_that_are_no_longer_kept(topic):
             engine.publish([stored(5)])
             await until(lambda: subscriber.statistics().batches == 3)
             await stream.flush()
-            assert stream.summary_nowait().blocks_live == 8
+            summary = stream.summary_nowait()
+            assert summary.blocks_live == 8
+            accounts = summary.accounts
+            assert (accounts.unknown_births, accounts.allocations) == (7, 1), "stored nobody knows when"
             assert (subscriber.statistics().lost_batches, subscriber.statistics().malformed) == (0, 0)
 
 

@@ -22,6 +22,7 @@ const kvFormat = (() => {
   const gib = (bytes) => (bytes >= 0.005 * 2 ** 30 ? (bytes / 2 ** 30).toFixed(2) : "< 0.01");
 
   function seconds(value) {
+    if (value === null) return "–";
     for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60], ["s", 1], ["ms", 1e-3], ["µs", 1e-6]])
       if (value >= size) return `${Number((value / size).toPrecision(3))} ${unit}`;
     return `${Number((value * 1e9).toPrecision(3))} ns`;
