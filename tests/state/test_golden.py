@@ -18,8 +18,8 @@ CUT = {1: 162}
 """By version: the first of the frames that none of its sources had seen."""
 LIVE = {
     1: {
-        ("slots", "gpu"): 20,
-        ("contents", "gpu"): 12,
+        ("slots", "gpu"): 21,
+        ("contents", "gpu"): 18,
         ("copies", "gpu"): 20,
         ("copies", "cpu"): 18,
         ("refused", "gpu"): 26,
