@@ -7,6 +7,7 @@ reports hits. There are no token ids to send, and operations that no engine publ
 import re
 from collections.abc import Iterator
 from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from kvstream.events.types import Op
 
 _MEDIUM_OF_TIER = {"gpu": "GPU", "cpu": "CPU", "disk": "STORAGE"}
 _RANKED = re.compile(r"(.+)/dp(\d+)")
-_ORIGIN = {Op.ALLOC: "NEW", Op.STORE: "NEW", Op.ACCESS: "REUSED", Op.PREFIX: "REUSED"}
+_ORIGIN = {Op.ALLOC: "NEW", Op.STORE: "NEW", Op.ACCESS: "REUSED"}
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -56,11 +57,13 @@ class KVEventEncoder:
 
 def _events(frame: EventFrame) -> list[dict[str, Any]]:
     medium = _MEDIUM_OF_TIER.get(frame.tier, frame.tier.upper())
-    rows = zip(frame.ops.tolist(), frame.blocks.view(np.uint64).tolist(), strict=True)
     events: list[dict[str, Any]] = []
-    for kind, run in groupby(rows, key=lambda row: _ORIGIN.get(row[0], row[0])):
+    for kind, run in groupby(_kinds(frame), key=itemgetter(0)):
         hashes = [block for _, block in run]
-        if isinstance(kind, str):
+        if kind == Op.PREFIX:
+            # Several without origin and parent are read as what a request found, but one as a copy.
+            kind = None if len(hashes) > 1 else "REUSED"
+        if kind is None or isinstance(kind, str):
             events.append(
                 {
                     "type": "BlockStored",
@@ -70,8 +73,8 @@ def _events(frame: EventFrame) -> list[dict[str, Any]]:
                     "block_size": 0,
                     "lora_id": None,
                     "medium": medium,
-                    "origin": kind,
                 }
+                | ({"origin": kind} if kind else {})
             )
         elif kind == Op.EVICT:
             events.append({"type": "BlockRemoved", "block_hashes": hashes, "medium": medium})
@@ -83,3 +86,22 @@ def _events(frame: EventFrame) -> list[dict[str, Any]]:
         elif kind == Op.CLEAR:
             raise ConfigError(f"KV events cannot report a clear of the tier {frame.tier}")
     return events
+
+
+def _kinds(frame: EventFrame) -> Iterator[tuple[str | int, int]]:
+    """Yield (origin, or else operation code, and block hash) of each event.
+
+    A hit that is known to be one is two events: the block was there, and was found.
+    """
+    known: int | None = None
+    for op, block in zip(frame.ops.tolist(), frame.blocks.view(np.uint64).tolist(), strict=True):
+        is_found = op == Op.PREFIX and block == known
+        if known is not None and not is_found:
+            yield "NEW", known  # the nearest that there is to a block that was there before
+        if is_found:
+            yield "REUSED", block
+        elif op != Op.RESIDENT:
+            yield _ORIGIN.get(op, op), block
+        known = block if op == Op.RESIDENT else None
+    if known is not None:
+        yield "NEW", known
