@@ -57,8 +57,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         windows: Windows kept with their counts, so that ``window_seconds * windows`` is how far back a
             history goes; those of the last minute, or of ``trend_window``, are kept with distributions.
         capacity: Blocks that the cache has room for, if known.
-        block_tokens: Tokens in a block, if known.
-        block_bytes: Bytes of a block, if known.
+        block_tokens: Tokens in a block, if known and not said by the events.
+        block_bytes: Bytes of a block, if known; of one of ``block_tokens`` where that is given.
         remembered_evictions: Newest evictions of each cache of which the content is remembered, so that a
             later lookup of it shows that its eviction was premature. 0 turns that off.
         curve_keys: Content keys that the miss-ratio curve follows in each cache; 0 turns the curve off.

@@ -103,6 +103,7 @@ def wire_vectors() -> list[dict[str, Any]]:
         ("frame without keys, reasons or number", plain),
         ("frame with every column but labels", full),
         ("frame with labels", labelled),
+        ("frame with the tokens of a block", msgspec.structs.replace(plain, block_tokens=16)),
     ):
         vectors.append(
             {
@@ -166,7 +167,8 @@ def _frame_schema() -> dict[str, Any]:
     schema["description"] = (
         "The msgpack array of an EventFrame. Columns are msgpack bin (shown as base64 strings here): ops and "
         "reasons uint8, blocks, ts and keys little-endian int64, label_of little-endian uint16, all of as "
-        "many events; labels is a msgpack list of maps. Without labels the last two are left out."
+        "many events; labels is a msgpack list of maps. block_tokens is an integer, 0 where it is unknown. "
+        "Of the last three what is not known is left out; before block_tokens, labels are nil instead."
     )
     return schema
 

@@ -25,7 +25,7 @@ else:
 
 from kvstream._core.ids import group_salt, name_salt
 from kvstream.errors import MalformedInputError
-from kvstream.events.frame import MAX_FRAME_EVENTS, label_number
+from kvstream.events.frame import MAX_BLOCK_TOKENS, MAX_FRAME_EVENTS, label_number
 from kvstream.events.types import MAX_RANK, Labels, Op
 from kvstream.text.names import bounded_name
 
@@ -65,6 +65,7 @@ _MOST_RANK = cython.declare(cython.int, MAX_RANK)
 _MOST_NS = cython.declare(cython.double, 2.0**63)
 _MILLISECONDS = cython.declare(cython.double, 1e11)  # as seconds these would be of the year 5138
 _DEEPEST = cython.declare(cython.Py_ssize_t, MAX_DEPTH)
+_MOST_TOKENS = cython.declare(cython.longlong, MAX_BLOCK_TOKENS)
 _MOST_ROWS = cython.declare(cython.longlong, MAX_FRAME_EVENTS)
 
 
@@ -110,6 +111,8 @@ class _Columns:
     ts: cython.longlong[::1]
     label_of: cython.ushort[::1]  # only where there are labels
     arrays: list  # those four
+    sizes: list  # (row, tokens in a block) wherever that becomes another number, in order
+    block_tokens: cython.longlong  # in the block stored last, 0 if that is unknown
     labels: dict  # numbers of labels in label_of
     numbers: dict  # the same by LoRA adapter, as to make a label takes longer
     count: cython.Py_ssize_t  # rows
@@ -118,8 +121,12 @@ class _Columns:
     batch: cython.longlong  # the last one that it may have events of
     count_before: cython.Py_ssize_t  # that batch
     labels_before: cython.Py_ssize_t
+    sizes_before: cython.Py_ssize_t
+    size_before: cython.longlong
 
     def __init__(self):
+        self.sizes_before = self.block_tokens = self.size_before = 0
+        self.sizes = []
         self.count = self.room = self.count_before = self.labels_before = 0
         self.batch = 0
         self.place = ()
@@ -178,27 +185,38 @@ class _Columns:
         """Keep what there is, whatever becomes of the batch."""
         self.batch = batch
         self.count_before, self.labels_before = self.count, len(self.labels)
+        self.sizes_before, self.size_before = len(self.sizes), self.block_tokens
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def note_size(self, tokens: cython.longlong) -> cython.int:
+        """Take note of the tokens in the blocks that are stored from here on."""
+        self.block_tokens = tokens
+        self.sizes.append((self.count, tokens))
         return 0
 
     def undo(self):
         """Forget what the batch has added."""
         self.count = self.count_before
         self.batch = 0
+        del self.sizes[self.sizes_before :]
+        self.block_tokens = self.size_before
         while len(self.labels) > self.labels_before:
             self.labels.popitem()
             self.numbers.clear()
 
     def clear(self):
         """Forget all rows and labels."""
-        self.count = self.batch = 0
-        self.labels, self.numbers = {}, {}
+        self.count = self.batch = self.block_tokens = 0
+        self.labels, self.numbers, self.sizes = {}, {}, []
 
     def taken(self):
-        """Return copies of the columns (ops, blocks, ts, label_of or None), and the labels."""
+        """Return copies of the columns (ops, blocks, ts, label_of or None), the labels, and the sizes."""
         ops, blocks, ts, label_of = self.arrays
         n = self.count
         labels = label_of[:n].copy() if self.labels else None
-        return ops[:n].copy(), blocks[:n].copy(), ts[:n].copy(), labels, tuple(self.labels)
+        return ops[:n].copy(), blocks[:n].copy(), ts[:n].copy(), labels, tuple(self.labels), self.sizes
 
 
 @cython.final
@@ -263,6 +281,7 @@ class KVEventReader:
     _name_size: cython.Py_ssize_t
     _type_at: cython.Py_ssize_t
     _hashes_at: cython.Py_ssize_t
+    _block_size_at: cython.Py_ssize_t
     _lora_id_at: cython.Py_ssize_t
     _medium_at: cython.Py_ssize_t
     _lora_name_at: cython.Py_ssize_t
@@ -318,9 +337,10 @@ class KVEventReader:
         return failures
 
     def take(self):
-        """Return (rank or ``NO_RANK``, tier, ops, blocks, ts, label_of or None, labels) of what was read.
+        """Return what was read: (rank, tier, ops, blocks, ts, label_of or None, labels, sizes) of each cache.
 
-        Each rank and tier that has events is there once, in ascending order. What is taken is not kept.
+        Each rank (or ``NO_RANK``) and tier that has events is there once, in ascending order. Sizes are rows at
+        which the tokens in a block change, each with their new number. What is taken is not kept.
         """
         every, self._columns, self._current = self._columns, {}, None
         self._by_medium.clear()
@@ -534,7 +554,7 @@ class KVEventReader:
         """Add the rows of an event to the columns; return its end."""
         self._type_at = self._hashes_at = self._medium_at = self._group_at = 0
         self._lora_id_at = self._lora_name_at = self._locality_at = self._ownership_at = 0
-        self._parent_at = self._origin_at = self._remaining_at = 0
+        self._parent_at = self._origin_at = self._remaining_at = self._block_size_at = 0
         end: cython.Py_ssize_t
         if at >= self._end:
             raise _torn()
@@ -584,6 +604,8 @@ class KVEventReader:
                         self._lora_name_at = at
                     elif _is_at(data, name, b"ownership", 9):
                         self._ownership_at = at
+            elif size == 10 and _is_at(data, name, b"block_size", 10):
+                self._block_size_at = at
             elif size == 6:
                 if _is_at(data, name, b"medium", 6):
                     self._medium_at = at
@@ -629,6 +651,8 @@ class KVEventReader:
                     self._locality_at = at
                 elif item == 5:
                     self._ownership_at = at
+            elif item == 4:
+                self._block_size_at = at
             elif item == 5:
                 self._lora_id_at = at
             elif item == 6:
@@ -692,6 +716,8 @@ class KVEventReader:
             elif self._is_map and self._is_prefix(count):
                 op, is_reused = _PREFIX, not self._is_missing(self._origin_at)
         columns: _Columns = self._columns_of_medium()
+        if self._block_size_at and count and op not in (_EVICT, _REMOVE):
+            self._note_size(columns)
         columns.see_to_room(2 * count if is_reused else count)
         label: cython.int = columns.label(adapter) if adapter else 0
         place: cython.longlong
@@ -700,6 +726,17 @@ class KVEventReader:
                 columns.append(_RESIDENT, self._hashes[place] ^ salt, self._ts, label)
             columns.append(op, self._hashes[place] ^ salt, self._ts, label)
         self._rows += 2 * count if is_reused else count
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(-1)
+    def _note_size(self, columns: _Columns) -> cython.int:
+        """Take note of the event's block size, if it is one."""
+        at: cython.Py_ssize_t = self._block_size_at
+        tokens: cython.longlong = self._bits(at) if _is_integer(self._data[at]) else 0
+        if tokens != columns.block_tokens and 0 < tokens <= _MOST_TOKENS:
+            columns.note_size(tokens)
         return 0
 
     @cython.cfunc

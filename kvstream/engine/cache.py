@@ -45,10 +45,11 @@ _EVENTS_AT_ONCE = 32_768  # where none are
 _WORK_AT_ONCE = 16  # windows between two yields
 _CLEAR = int(Op.CLEAR)
 _CLEARS_A_WINDOW = 2  # that cost what a window does
+_MOST_SIZES = 16  # of blocks, that are remembered
 _CURVE_LOOKUPS = 2048  # of the contents that the curve follows in a window, beyond which it follows fewer
 _CHANGES_AT_ONCE = 65_536  # of content: each time costs what a thousand of them do
 _LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
-_SAVED = ("_peak", "_stores_seen", "last_ts", "_restarts_unseen", "is_whole")
+_SAVED = ("block_sizes", "_peak", "_stores_seen", "last_ts", "_restarts_unseen", "is_whole")
 _TREND_METRICS = (
     MetricType.LIFETIME,
     MetricType.IDLE_TIME,
@@ -126,6 +127,7 @@ class CacheMonitor:
         self._changes: list[ContentChanges] = []  # of the open window, not yet looked at for returns
         self._lookups, self._looked_up = 0, list[I64]()  # not yet seen by the curve
         self._changes_waiting = self._lookups_waiting = 0
+        self.block_sizes: list[int] = []  # tokens in a block, as frames gave them, in order
         self._restarts_unseen = 0  # not yet in a window
         self._before = Measurements.empty()  # all closed windows
 
@@ -140,6 +142,9 @@ class CacheMonitor:
             lost: What is missing before the first.
         """
         together = joined_frames(frames)
+        tokens = together.block_tokens or self.config.block_tokens or 0
+        if together.block_tokens and together.block_tokens not in self.block_sizes[-_MOST_SIZES:]:
+            self.block_sizes = [*self.block_sizes, together.block_tokens][-_MOST_SIZES:]
         # A step of the clock is one of a whole frame, so frames around it stay what they are.
         apart = len(frames) > 1 and self.ring.steps_back(_newest(frames, together))
         at_once = _RECORDS_AT_ONCE if self.table.records else _EVENTS_AT_ONCE
@@ -166,6 +171,9 @@ class CacheMonitor:
                 self.is_whole = False
             self._stores_seen = self._stores_seen or seen.stores > 0
             self.working_set.add(index, seen.used)
+            if tokens:
+                seen.sized_lookups = seen.accesses + seen.allocations
+                seen.hit_tokens, seen.lookup_tokens = seen.accesses * tokens, seen.sized_lookups * tokens
             window.measurements.add_counts(seen)
             self._intervals.observe(seen, window.measurements)
             self._usage.observe(seen)
@@ -302,7 +310,7 @@ class CacheMonitor:
         self.ring.restore(saved["ring"])
         (self._before,) = restore_measurements(saved["before"])
         for name in _SAVED:
-            setattr(self, name, saved[name])
+            setattr(self, name, saved.get(name, getattr(self, name)))  # of an older snapshot, as it is at first
         return self.rules.restore(saved["rules"])
 
     def _enter(self, index: int, alerts: list[CacheAlert]) -> Window:
@@ -382,6 +390,17 @@ class CacheMonitor:
         """Return whether a hit was ever reported: before, nobody can say whether there are none."""
         window = self.ring.open
         return self._before.accesses > 0 or (window is not None and window.measurements.accesses > 0)
+
+    @property
+    def block_bytes(self) -> int | None:
+        """Return bytes of a block; None where that is not known, or blocks have several sizes.
+
+        Where the settings say how many tokens theirs has, a block of other tokens has bytes in proportion.
+        """
+        size, tokens = self.config.block_bytes, self.config.block_tokens
+        if size is None or tokens is None or not self.block_sizes:
+            return size
+        return size * self.block_sizes[0] // tokens if len(self.block_sizes) == 1 else None
 
     def usage(self) -> list[tuple[Labels | None, LabelSetUsage]]:
         """Return the usage of each label set since the start; nothing where there are no labels."""

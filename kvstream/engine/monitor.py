@@ -27,6 +27,7 @@ from kvstream.metrics.miss_ratio import CacheSizes
 from kvstream.metrics.summary import (
     ALL,
     Accounts,
+    BlockSize,
     CacheMetricsSummary,
     recent_metrics,
     summarize,
@@ -114,14 +115,16 @@ class SourceMonitor:
         frames = self._fitting(tier, frames)
         if not frames:
             return
-        lost, self._lost_unseen = self._lost_unseen, 0
         table = self.tiers[tier].table
         table.records = records
         try:
-            for outcome in self.tiers[tier].slices(frames, lost):
-                if self._dropped_unseen:
-                    outcome = msgspec.structs.replace(outcome, settled=outcome.settled + self._take_dropped())
-                yield outcome
+            for alike in _runs_of_one_size(frames):
+                lost, self._lost_unseen = self._lost_unseen, 0
+                for outcome in self.tiers[tier].slices(alike, lost):
+                    if self._dropped_unseen:
+                        settled = outcome.settled + self._take_dropped()
+                        outcome = msgspec.structs.replace(outcome, settled=settled)
+                    yield outcome
         finally:
             self._limits.applied(table)
 
@@ -506,6 +509,20 @@ class Monitor:
         return gathering.summary(source, tier, accounts_of([self], source, tier), final=False)
 
 
+def _runs_of_one_size(frames: Sequence[EventFrame]) -> list[Sequence[EventFrame]]:
+    """Return frames in runs whose blocks have one size; those of unknown size go with any."""
+    if len({frame.block_tokens for frame in frames} - {0}) < 2:
+        return [frames]
+    runs: list[list[EventFrame]] = [[]]
+    tokens = 0
+    for frame in frames:
+        if frame.block_tokens and tokens not in (0, frame.block_tokens):
+            runs.append([])
+        tokens = frame.block_tokens or tokens
+        runs[-1].append(frame)
+    return list(runs)
+
+
 def _rules_of_caches(rules: Sequence[Rule]) -> tuple[Rule, ...]:
     return tuple(rule for rule in rules if rule.metric not in STREAM_METRICS)
 
@@ -588,6 +605,7 @@ class Gathering:
             live=accounts.live,
             config=config,
             capacity=config.capacity * len(tiers) if config.capacity else None,
+            block_size=_block_size(config, tiers),
             trends=alone.trends() if alone else {},
             hits_reported=joint_hits_reported(counts.hits_reported for counts in self._by_source.values()),
             alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
@@ -601,6 +619,23 @@ class Gathering:
             accounts=accounts,
             final=final,
         )
+
+
+def _block_size(config: MetricsConfig, tiers: Sequence[CacheMonitor]) -> BlockSize:
+    """Return how large the blocks of some tiers are."""
+    given = {tokens for tier in tiers for tokens in tier.block_sizes}
+    tokens = given | {config.block_tokens or 0 for tier in tiers if not tier.block_sizes} - {0}
+    sizes = [tier.block_bytes for tier in tiers] or [config.block_bytes]
+    known = [size for size in sizes if size is not None]
+    is_known = len(known) == len(sizes)
+    live = sum(tier.table.live_count * size for tier, size in zip(tiers, known, strict=False))
+    return BlockSize(
+        given=sorted(given),
+        tokens=min(tokens, default=config.block_tokens) if len(tokens) < 2 else None,
+        bytes=known[0] if is_known and len(set(known)) == 1 else None,
+        live_bytes=live if is_known else None,
+        capacity_bytes=config.capacity * sum(known) if is_known and tiers and config.capacity else None,
+    )
 
 
 def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | None) -> Accounts:

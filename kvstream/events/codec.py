@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import (
+    MAX_BLOCK_TOKENS,
     MAX_FRAME_EVENTS,
     U16,
     UNNUMBERED,
@@ -30,8 +31,8 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 FRAME_START = re.compile(rb"[\x9a-\x9f][\x01\x02]")
 """First bytes of every encoded frame: a msgpack array of 10 to 15, then this version or the next one.
 
-Ten fields are written without labels and twelve with them. The next version is known here, so that it is
-refused as such instead of being taken for damage.
+Ten fields are written without labels, twelve with them, thirteen with a block's tokens. The next version is
+known here, so that it is refused as such instead of being taken for damage.
 """
 
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -55,6 +56,7 @@ class WireFrame(msgspec.Struct, array_like=True, frozen=True):
     reasons: memoryview | None
     labels: memoryview | None = None
     label_of: memoryview | None = None
+    block_tokens: Any = 0
 
 
 _WIDE = np.dtype("<i8")
@@ -82,7 +84,8 @@ def encode_frame(frame: EventFrame) -> bytes:
         ``[version, source, tier, epoch, seq, ops, blocks, ts, keys|nil, reasons|nil]``, the columns
         as msgpack ``bin``: uint8 for ``ops`` and ``reasons``, little-endian int64 for the others. Where
         there are labels, two more follow: ``labels``, a msgpack list of maps by name, itself as ``bin``,
-        and ``label_of``, little-endian uint16.
+        and ``label_of``, little-endian uint16; then ``block_tokens`` where it is known, with nil in the place
+        of labels that there are not.
 
     Raises:
         MalformedInputError: If the frame has more than 1,048,576 events.
@@ -108,6 +111,8 @@ def _encoded(frame: EventFrame) -> bytes:
     labels: tuple[Any, ...] = ()
     if frame.label_of is not None:
         labels = (_frame_encoder.encode(frame.labels), _column(frame.label_of, "<u2"))
+    if frame.block_tokens:
+        labels = (*(labels or (None, None)), frame.block_tokens)
     return _frame_encoder.encode(
         (
             FRAME_VERSION,
@@ -167,7 +172,13 @@ def decode_frame(data: bytes | memoryview) -> EventFrame:
         wire.seq,
         labels,
         label_of,
+        block_tokens=_block_tokens(wire.block_tokens),
     )
+
+
+def _block_tokens(value: Any) -> int:
+    """Return the tokens in a block, 0 for what is no such number."""
+    return value if type(value) is int and 0 < value <= MAX_BLOCK_TOKENS else 0
 
 
 def _of_another_version(version: int) -> MalformedInputError:

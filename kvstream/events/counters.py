@@ -59,6 +59,9 @@ class CacheCounts(Struct, eq=False, kw_only=True):
     unknown_lifetimes: Annotated[
         int, Count("Evictions of blocks of unknown birth.", "kvstream_unknown_lifetimes")
     ] = 0
+    sized_lookups: Annotated[int, Count("Lookups of blocks of known size.")] = 0
+    hit_tokens: Annotated[int, Count("Tokens of hits on blocks of known size.", rests_on_hits=True)] = 0
+    lookup_tokens: Annotated[int, Count("Tokens of lookups of blocks of known size.")] = 0
     clears: Annotated[int, Count("Clears of the whole cache.")] = 0
     cleared: Annotated[int, Count("Generations ended by a clear or a restart.")] = 0
     replacements: Annotated[int, Count("Generations ended by another allocation of their block.")] = 0

@@ -34,6 +34,7 @@ U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
 
 MAX_FRAME_EVENTS = 1_048_576
+MAX_BLOCK_TOKENS = 2**31 - 1
 UNNUMBERED = -1
 """``seq`` of a frame that never left the process, or came from a log without numbers."""
 
@@ -55,6 +56,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
         label_of: Place in ``labels`` plus one of each event's, 0 where it has none, uint16 of shape (n,);
             None if there are none.
         position: Where it ends in the input that it came from, if that can be read again; it is not sent on.
+        block_tokens: Tokens in each block that it allocates, stores or finds; 0 if that is unknown.
     """
 
     ops: U8
@@ -69,6 +71,7 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
     labels: tuple[Labels, ...] = ()
     label_of: U16 | None = None
     position: Position | None = None
+    block_tokens: int = 0
 
     def __len__(self) -> int:
         return len(self.ops)
@@ -130,7 +133,10 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False):
 
 
 def joined_frames(frames: Sequence[EventFrame]) -> EventFrame:
-    """Return frames of one source and tier, at least one, as one without a number."""
+    """Return frames of one source and tier, at least one, as one without a number.
+
+    Of different ``block_tokens`` it has the highest.
+    """
     if len(frames) == 1:
         return frames[0]
     keys = reasons = label_of = None
@@ -151,6 +157,7 @@ def joined_frames(frames: Sequence[EventFrame]) -> EventFrame:
         reasons,
         labels=tuple(known),
         label_of=label_of,
+        block_tokens=max(frame.block_tokens for frame in frames),
     )
 
 

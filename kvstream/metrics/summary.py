@@ -167,11 +167,13 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         blocks_live: Blocks live now.
         capacity: Blocks there is room for, if known.
         occupancy: ``blocks_live / capacity``, if known.
-        block_tokens: Tokens in a block, if known.
-        block_bytes: Bytes of a block, if known.
+        block_tokens: Tokens in a block, if known, and the same in all blocks.
+        block_sizes: Tokens in a block as events give them, ascending: several where groups of layers or
+            engines differ, or where it changed; none where the events do not say it.
+        block_bytes: Bytes of a block, if known, and the same of all blocks.
         live_bytes: Bytes of the blocks live now, if known.
         capacity_bytes: Bytes there is room for, if known.
-        hit_tokens: Tokens of the accesses since the start; None where hits or ``block_tokens`` are unknown.
+        hit_tokens: Tokens of the accesses since the start; None where hits or sizes of blocks are unknown.
         lookup_tokens: Tokens of the accesses and allocations, likewise. What does not fill a block is in
             neither.
         hits_reported: Whether requests report what they find in the cache: ``none``, ``some`` (those that ask
@@ -219,6 +221,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     capacity: int | None
     occupancy: float | None
     block_tokens: int | None
+    block_sizes: list[int]
     block_bytes: int | None
     live_bytes: int | None
     capacity_bytes: int | None
@@ -261,6 +264,24 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary of plain values."""
         return msgspec.to_builtins(self)  # type: ignore[no-any-return]
+
+
+class BlockSize(msgspec.Struct, frozen=True, kw_only=True):
+    """How large the blocks of some caches are, each None where it is unknown.
+
+    Attributes:
+        given: Tokens in a block as events give them, ascending.
+        tokens: Tokens in every block.
+        bytes: Bytes of every block.
+        live_bytes: Bytes of the blocks live now.
+        capacity_bytes: Bytes there is room for.
+    """
+
+    given: list[int]
+    tokens: int | None
+    bytes: int | None
+    live_bytes: int | None
+    capacity_bytes: int | None
 
 
 class HitFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,6 +347,7 @@ def summarize(
     live: int,
     config: MetricsConfig,
     capacity: int | None,
+    block_size: BlockSize,
     working_set: WorkingSet,
     sizes: CacheSizes,
     misses: MissCauses | None,
@@ -351,6 +373,7 @@ def summarize(
         live: Blocks live now.
         config: What is measured.
         capacity: Blocks there is room for, if known.
+        block_size: How large blocks are.
         working_set: Different blocks in use recently.
         sizes: What caches of other sizes would do.
         misses: Why lookups were misses, if known.
@@ -366,6 +389,7 @@ def summarize(
     """
     lifetime, idle = seen.lifetime.stats(), seen.idle.stats()
     hits = hit_figures(known)
+    sized = known if known is not None and known.sized_lookups == known.lookups else None
     return CacheMetricsSummary(
         source=source,
         tier=tier,
@@ -374,14 +398,13 @@ def summarize(
         blocks_live=live,
         capacity=capacity,
         occupancy=live / capacity if capacity else None,
-        block_tokens=config.block_tokens,
-        block_bytes=config.block_bytes,
-        live_bytes=_product(live, config.block_bytes),
-        capacity_bytes=_product(capacity, config.block_bytes),
-        hit_tokens=_product(None if known is None else known.accesses, config.block_tokens),
-        lookup_tokens=_product(
-            None if known is None else known.accesses + known.allocations, config.block_tokens
-        ),
+        block_tokens=block_size.tokens,
+        block_sizes=block_size.given,
+        block_bytes=block_size.bytes,
+        live_bytes=block_size.live_bytes,
+        capacity_bytes=block_size.capacity_bytes,
+        hit_tokens=None if sized is None else sized.hit_tokens,
+        lookup_tokens=None if sized is None else sized.lookup_tokens,
         hits_reported=hits_reported,
         hit_rate_estimate=hits.hit_ratio,
         total_blocks_sampled=seen.sampled_allocations,
@@ -424,8 +447,3 @@ def summarize(
         pending=pending,
         accounts=accounts,
     )
-
-
-def _product(count: int | None, each: int | None) -> int | None:
-    """Return a count of blocks in bytes or tokens; None if either is not known."""
-    return None if count is None or each is None else count * each

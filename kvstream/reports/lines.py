@@ -30,6 +30,8 @@ def hit_ratio(summary: CacheMetricsSummary) -> str:
     line = ratio(summary.hit_rate_estimate)
     if summary.hit_tokens is not None:
         line += f", {summary.hit_tokens:,} of {summary.lookup_tokens:,} tokens"
+        if len(summary.block_sizes) > 1:
+            line += f" in blocks of {' and '.join(f'{tokens:,}' for tokens in summary.block_sizes)}"
     note = {"none": " (no hit was reported)", "some": " (only some requests report hits)"}
     return line + note.get(summary.hits_reported or "", "")
 

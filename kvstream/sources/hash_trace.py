@@ -165,6 +165,7 @@ class TraceDecoder:
                 packed_int64(ts),
                 self._source,
                 DEFAULT_TIER,
+                block_tokens=self._block_tokens,
             )
 
 

@@ -3,6 +3,8 @@
 Token ids and extra keys may hold what users wrote. They are passed over undecoded and go nowhere.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 
 from kvstream._core.kv_events import MAX_PAYLOAD_BYTES as MAX_PAYLOAD_BYTES
@@ -58,7 +60,7 @@ class KVEventDecoder:
     than 0, or of an ``ownership``, get ids of their own, as the same content can be held once by each. A LoRA
     adapter, by name or else by number, is the label ``lora``. A block whose ``origin`` is ``REUSED`` was
     there before, and what a snapshot shows is resident: when it was stored is unknown. Times of 1e11 and
-    more are milliseconds.
+    more are milliseconds. A frame has blocks of one ``block_size``.
 
     Args:
         source: Name of the publisher; batches of rank 1 belong to ``{source}/dp1``.
@@ -131,12 +133,12 @@ class KVEventDecoder:
             self.undecoded = len(waiting)
             return []
         made: list[EventFrame] = []
-        for rank, tier, ops, blocks, ts, label_of, labels in taken:
+        for rank, tier, ops, blocks, ts, label_of, labels, sizes in taken:
             source = self.source if rank == NO_RANK or self._has_one_rank else f"{self.source}/dp{rank}"
             whole = EventFrame(
                 ops, blocks, ts, source, tier, epoch=self.epoch, labels=labels, label_of=label_of
             )
-            for frame in whole.cut(MAX_FRAME_EVENTS):
+            for frame in _cut(whole, sizes):
                 number = self._numbers.get(source, 0) + self._lost
                 self._lost = 0
                 self._numbers[source] = number + 1
@@ -158,6 +160,21 @@ class KVEventDecoder:
             last = self.rejected.pop()
             rejected = msgspec.structs.replace(last, count=last.count + rejected.count)
         self.rejected.append(rejected)
+
+
+def _cut(whole: EventFrame, sizes: list[tuple[int, int]]) -> Iterator[EventFrame]:
+    """Yield the frames of what was read, each with blocks of one size."""
+    if len(sizes) > 1:
+        ends = [*(row for row, _ in sizes[1:]), len(whole)]
+        start = 0
+        for end, (_, tokens) in zip(ends, sizes, strict=True):
+            part = msgspec.structs.replace(whole.take(slice(start, end)), block_tokens=tokens)
+            yield from part.cut(MAX_FRAME_EVENTS)
+            start = end
+        return
+    if sizes:
+        whole = msgspec.structs.replace(whole, block_tokens=sizes[0][1])
+    yield from whole.cut(MAX_FRAME_EVENTS)
 
 
 def _tier_of(medium: str | None) -> str:

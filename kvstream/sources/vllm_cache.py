@@ -132,6 +132,7 @@ class VLLMCache:
             self._source,
             DEFAULT_TIER,
             packed_int64(keys),
+            block_tokens=self._block_tokens,
         )
 
     def _blocks_of(self, tokens: int) -> int:

@@ -155,6 +155,9 @@ LARGE = {
     "contents with labels": list(map(labelled, CONTENTS)),
     "copies by slot": stores([Op.STORE, Op.STORE, Op.PREFIX, Op.EVICT, Op.EVICT, Op.REMOVE]),
     "copies of contents": stores([Op.STORE, Op.STORE, Op.EVICT, Op.EVICT], 2**40),
+    "contents of two sizes": [
+        replace(each, block_tokens=16 * (1 + number // 4)) for number, each in enumerate(CONTENTS)
+    ],
     "slots known late": stores([Op.RESIDENT, Op.ACCESS, Op.EVICT, Op.EVICT, Op.ALLOC]),
     "contents known late, that get labels": [
         *stores([Op.RESIDENT, Op.ACCESS, Op.EVICT, Op.STORE], 2**40)[:8],

@@ -15,6 +15,7 @@ from collections import Counter
 from copy import deepcopy
 
 import msgspec
+import numpy as np
 
 from kvstream._core.kv_events import KVEventReader
 from kvstream.sources.kv_events import HOST_POOLS, TIER_OF_MEDIUM, _tier_of
@@ -109,11 +110,15 @@ def has_header(payload):
 def rows_of(reader):
     """Return the rows that a reader of the core has, as the reference has them."""
     rows = {}
-    for rank, tier, ops, blocks, ts, label_of, labels in reader.take():
+    for rank, tier, ops, blocks, ts, label_of, labels, sizes in reader.take():
         names = [None, *(label.lora for label in labels)]
         adapters = [None] * len(ops) if label_of is None else [names[number] for number in label_of.tolist()]
         assert labels or label_of is None
-        rows[rank, tier] = list(zip(ops.tolist(), blocks.tolist(), ts.tolist(), adapters, strict=True))
+        tokens = np.zeros(len(ops), np.int64)
+        for row, size in sizes:
+            tokens[row:] = size
+        columns = (ops.tolist(), blocks.tolist(), ts.tolist(), adapters, tokens.tolist())
+        rows[rank, tier] = list(zip(*columns, strict=True))
     return rows
 
 

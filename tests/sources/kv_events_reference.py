@@ -33,6 +33,7 @@ Rank = Annotated[int, Meta(ge=0, le=MAX_RANK)] | None
 class Stored(msgspec.Struct, tag="BlockStored"):
     block_hashes: Hashes
     parent_block_hash: Raw = Raw()
+    block_size: Raw = Raw()
     lora_id: int | str | None = None
     medium: str | None = None
     lora_name: str | None = None
@@ -53,6 +54,7 @@ class Stored(msgspec.Struct, tag="BlockStored"):
 class Removed(msgspec.Struct, tag="BlockRemoved"):
     lora_id: ClassVar = None
     lora_name: ClassVar = None
+    block_size: ClassVar = b""
     block_hashes: Hashes
     medium: str | None = None
     group_idx: int | None = None
@@ -81,6 +83,7 @@ class Cleared(msgspec.Struct, tag="AllBlocksCleared"):
     ownership: ClassVar = None
     lora_id: ClassVar = None
     lora_name: ClassVar = None
+    block_size: ClassVar = b""
 
 
 class StoredRow(msgspec.Struct, tag="BlockStored", array_like=True):
@@ -111,6 +114,7 @@ class RemovedRow(msgspec.Struct, tag="BlockRemoved", array_like=True):
     op: ClassVar = Op.EVICT
     lora_id: ClassVar = None
     lora_name: ClassVar = None
+    block_size: ClassVar = b""
     block_hashes: Hashes
     medium: str | None = None
     group_idx: int | None = None
@@ -127,6 +131,7 @@ class ClearedRow(msgspec.Struct, tag="AllBlocksCleared", array_like=True):
     ownership: ClassVar = None
     lora_id: ClassVar = None
     lora_name: ClassVar = None
+    block_size: ClassVar = b""
 
 
 class Type(msgspec.Struct):
@@ -186,11 +191,21 @@ def signed(bits):
     return bits - 2**64 if bits >= 2**63 else bits
 
 
+def block_tokens(raw):
+    """Return the tokens in a block; 0 where they are no such number."""
+    try:
+        tokens = msgspec.msgpack.decode(raw, type=int)
+    except msgspec.DecodeError:
+        return 0
+    return tokens if 0 < tokens < 2**31 else 0
+
+
 class ReferenceReader:
     """Reads batches as ``KVEventReader`` does.
 
     Attributes:
-        rows: (op, block, ts, LoRA adapter or None) of each event and block, by (rank, tier).
+        rows: (op, block, ts, LoRA adapter or None, tokens in a block as stored last) of each event and block,
+            by (rank, tier).
         failures: (batch, ``batch`` or ``event``, event or None, how many) that could not be read.
     """
 
@@ -201,6 +216,7 @@ class ReferenceReader:
 
     def read(self, payloads):
         self.rows, self.failures = {}, []
+        self.tokens = {}
         for place, payload in enumerate(payloads):
             try:
                 assert len(payload) <= MAX_BYTES
@@ -241,7 +257,10 @@ class ReferenceReader:
             ops = [Op.RESIDENT, Op.PREFIX] if is_reused else [event.op]  # it was there before
             added = [(op, signed(folded(one) ^ salt), ts, label) for one in event.block_hashes for op in ops]
             for tier in self.tiers(rank, event):
-                self.rows.setdefault((rank, tier), []).extend(added)
+                if added and (size := block_tokens(bytes(event.block_size))):
+                    self.tokens[rank, tier] = size
+                tokens = self.tokens.get((rank, tier), 0)
+                self.rows.setdefault((rank, tier), []).extend((*row, tokens) for row in added)
                 rows += len(added)
 
     def tiers(self, rank, event):

@@ -242,9 +242,10 @@
     return `${percent(occupancy)} of ${count(capacity)}${size}`;
   }
 
-  function hitRatioWords({ hit_rate_estimate, hit_tokens, lookup_tokens, hits_reported }, minute) {
+  function hitRatioWords({ hit_rate_estimate, hit_tokens, lookup_tokens, block_sizes, hits_reported }, minute) {
     if (hit_rate_estimate === null) return "unknown: no hit was reported";
-    const tokens = hit_tokens === null ? "" : `; ${count(hit_tokens)} of ${count(lookup_tokens)} tokens`;
+    const sizes = block_sizes.length > 1 ? ` in blocks of ${block_sizes.map(count).join(" and ")}` : "";
+    const tokens = hit_tokens === null ? "" : `; ${count(hit_tokens)} of ${count(lookup_tokens)} tokens${sizes}`;
     const note = hits_reported === "some" ? "; only some requests report hits" : "";
     return `${minute}; ${ratio(hit_rate_estimate)} in all${tokens}${note}`;
   }
