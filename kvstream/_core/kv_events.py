@@ -28,6 +28,7 @@ from kvstream.errors import MalformedInputError
 from kvstream.events.frame import MAX_BLOCK_TOKENS, MAX_FRAME_EVENTS, label_number
 from kvstream.events.types import MAX_RANK, Labels, Op
 from kvstream.text.names import bounded_name
+from kvstream.text.pseudonym import pseudonym
 
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
 """Bytes of a batch."""
@@ -114,7 +115,7 @@ class _Columns:
     sizes: list  # (row, tokens in a block) wherever that becomes another number, in order
     block_tokens: cython.longlong  # in the block stored last, 0 if that is unknown
     labels: dict  # numbers of labels in label_of
-    numbers: dict  # the same by LoRA adapter, as to make a label takes longer
+    numbers: dict  # the same by what the events say, as to make a label takes longer
     count: cython.Py_ssize_t  # rows
     room: cython.Py_ssize_t
     has_labels: cython.bint
@@ -155,14 +156,22 @@ class _Columns:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def label(self, adapter: object) -> cython.int:
-        """Return the number of a LoRA adapter among the labels."""
-        number = self.numbers.get(adapter)
+    def label(self, given: tuple) -> cython.int:
+        """Return the number, among the labels, of what an event says (``KVEventReader._given_labels``)."""
+        number = self.numbers.get(given)
         if number is None:
             if not self.has_labels:
                 self._resize(self.room, True)
-            number = label_number(self.labels, Labels(lora=bounded_name(adapter)))
-            self.numbers[adapter] = number
+            adapter, session, salt, group, kind = given
+            labels = Labels(
+                lora=bounded_name(adapter) if adapter else None,
+                session=pseudonym("session", session) if session else None,
+                salt=pseudonym("salt", salt) if salt else None,
+                cache_group=group,
+                spec_kind=bounded_name(kind) if kind else None,
+            )
+            number = label_number(self.labels, labels)
+            self.numbers[given] = number
         return number
 
     @cython.cfunc
@@ -253,6 +262,7 @@ class KVEventReader:
     _medium: bytes
     _rank: cython.longlong
     _group: cython.longlong
+    _has_groups: cython.bint  # whether any other than 0 has come
     _salt: cython.longlong  # of that group
     _ownership: str
     _ownership_salt: cython.longlong
@@ -270,6 +280,7 @@ class KVEventReader:
     _failures_before: cython.Py_ssize_t
     _tiers_before: cython.Py_ssize_t
     _pools_before: cython.Py_ssize_t
+    _had_groups: cython.bint
     _touched: list  # columns that it may have added to
     # The event that is read:
     _event: cython.longlong  # its place in the batch
@@ -283,6 +294,9 @@ class KVEventReader:
     _hashes_at: cython.Py_ssize_t
     _block_size_at: cython.Py_ssize_t
     _lora_id_at: cython.Py_ssize_t
+    _session_at: cython.Py_ssize_t
+    _cache_salt_at: cython.Py_ssize_t
+    _kind_at: cython.Py_ssize_t
     _medium_at: cython.Py_ssize_t
     _lora_name_at: cython.Py_ssize_t
     _group_at: cython.Py_ssize_t
@@ -295,7 +309,7 @@ class KVEventReader:
 
     def __init__(self, tier_of, known_tiers, host_pools):
         self.batches = self.last_ts = self.unknown_events = 0
-        self.is_snapshot = False
+        self.is_snapshot = self._has_groups = False
         self._tier_of, self._pool_media = tier_of, frozenset(host_pools)
         self._tiers = dict.fromkeys(known_tiers)
         self._most_tiers = len(self._tiers) + _MAX_OTHER_TIERS
@@ -339,8 +353,8 @@ class KVEventReader:
     def take(self):
         """Return what was read: (rank, tier, ops, blocks, ts, label_of or None, labels, sizes) of each cache.
 
-        Each rank (or ``NO_RANK``) and tier that has events is there once, in ascending order. Sizes are rows at
-        which the tokens in a block change, each with their new number. What is taken is not kept.
+        Each rank (or ``NO_RANK``) and tier that has events is there once, in ascending order. Sizes are rows
+        at which the tokens in a block change, each with their new number. What is taken is not kept.
         """
         every, self._columns, self._current = self._columns, {}, None
         self._by_medium.clear()
@@ -363,6 +377,7 @@ class KVEventReader:
         self._batch += 1
         self._failures_before, self._tiers_before = len(self._failures), len(self._tiers)
         self._pools_before = len(self._host_pools)
+        self._had_groups = self._has_groups
         self._touched.clear()
         self._end = len(payload)
         if self._end > _MOST_BYTES:
@@ -536,6 +551,7 @@ class KVEventReader:
         while len(self._host_pools) > self._pools_before:
             self._host_pools.popitem()
         del self._failures[self._failures_before :]
+        self._has_groups = self._had_groups
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -555,6 +571,7 @@ class KVEventReader:
         self._type_at = self._hashes_at = self._medium_at = self._group_at = 0
         self._lora_id_at = self._lora_name_at = self._locality_at = self._ownership_at = 0
         self._parent_at = self._origin_at = self._remaining_at = self._block_size_at = 0
+        self._session_at = self._cache_salt_at = self._kind_at = 0
         end: cython.Py_ssize_t
         if at >= self._end:
             raise _torn()
@@ -604,8 +621,13 @@ class KVEventReader:
                         self._lora_name_at = at
                     elif _is_at(data, name, b"ownership", 9):
                         self._ownership_at = at
-            elif size == 10 and _is_at(data, name, b"block_size", 10):
-                self._block_size_at = at
+            elif size == 10:
+                if _is_at(data, name, b"block_size", 10):
+                    self._block_size_at = at
+                elif _is_at(data, name, b"session_id", 10):
+                    self._session_at = at
+                elif _is_at(data, name, b"cache_salt", 10):
+                    self._cache_salt_at = at
             elif size == 6:
                 if _is_at(data, name, b"medium", 6):
                     self._medium_at = at
@@ -619,6 +641,8 @@ class KVEventReader:
                 self._lora_id_at = at
             elif size == 8 and _is_at(data, name, b"locality", 8):
                 self._locality_at = at
+            elif size == 18 and _is_at(data, name, b"kv_cache_spec_kind", 18):
+                self._kind_at = at
             elif size == 21 and _is_at(data, name, b"remaining_copy_counts", 21):
                 self._remaining_at = at
             at = self._next(at)
@@ -658,16 +682,41 @@ class KVEventReader:
             elif item == 6:
                 self._medium_at = at
             elif item == 7:
-                if at >= self._end or not _is_map(self._data[at]):  # SGLang has its cache salt here
+                if at >= self._end or not _is_map(self._data[at]):
                     self._lora_name_at = at
+                else:  # SGLang has its cache salt here
+                    self._find_salt(at)
             elif item == 9:
                 self._group_at = at
+            elif item == 10:
+                self._kind_at = at
             elif item == 12:
                 self._locality_at = at
             elif item == 13:
                 self._ownership_at = at
+            elif item == 14:
+                self._session_at = at
             at = self._after(at)
         return at
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _find_salt(self, at: cython.Py_ssize_t) -> cython.int:
+        """Find the cache salt in a map."""
+        fields: cython.longlong = self._count(at)
+        _: cython.longlong
+        at = self._inside(at)
+        for _ in range(fields):
+            if at >= self._end:
+                raise _torn()
+            if _is_text(self._data[at]):
+                at = self._after_name(at)
+                if self._is_name(b"cache_salt", 10):
+                    self._cache_salt_at = at
+            else:
+                at = self._after(at)
+            at = self._after(at)
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-2)
@@ -704,9 +753,12 @@ class KVEventReader:
         """Add a row for each block of the event; nothing if any field of it is malformed."""
         count: cython.longlong = self._read_hashes()
         salt: cython.longlong = self._read_salt()
-        adapter: object = None
-        if op == _STORE and not (self._is_missing(self._lora_id_at) and self._is_missing(self._lora_name_at)):
-            adapter = self._adapter()
+        labels: tuple = None
+        has_groups: cython.bint = self._has_groups
+        if not has_groups and self._group_at and self._group and not self._is_missing(self._group_at):
+            has_groups = True
+        if op == _STORE and (has_groups or not self._has_no_labels()):
+            labels = self._given_labels(has_groups)
         if op == _EVICT and not self._is_missing(self._remaining_at):
             op, count = _REMOVE, self._keep_gone(count)
         is_reused: cython.bint = False
@@ -719,13 +771,14 @@ class KVEventReader:
         if self._block_size_at and count and op not in (_EVICT, _REMOVE):
             self._note_size(columns)
         columns.see_to_room(2 * count if is_reused else count)
-        label: cython.int = columns.label(adapter) if adapter else 0
+        label: cython.int = columns.label(labels) if labels else 0
         place: cython.longlong
         for place in range(count):
             if is_reused:  # so that it was there before, whether that was seen or not
                 columns.append(_RESIDENT, self._hashes[place] ^ salt, self._ts, label)
             columns.append(op, self._hashes[place] ^ salt, self._ts, label)
         self._rows += 2 * count if is_reused else count
+        self._has_groups = has_groups
         return 0
 
     @cython.cfunc
@@ -834,6 +887,43 @@ class KVEventReader:
                 self._ownership, self._ownership_salt = ownership, as_signed(name_salt(ownership))
             salt ^= self._ownership_salt
         return salt
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _has_no_labels(self) -> cython.bint:
+        """Return whether the event says nothing of an adapter, a session or a salt."""
+        return (
+            self._is_missing(self._lora_id_at)
+            and self._is_missing(self._lora_name_at)
+            and self._is_missing(self._session_at)
+            and self._is_missing(self._cache_salt_at)
+        )
+
+    def _given_labels(self, has_groups: cython.bint):
+        """Return what the event says of (adapter, session, salt, group, kind); None if nothing.
+
+        Groups are labels where there are several, from the first on that is not 0.
+        """
+        adapter = self._adapter()
+        session, salt = self._opaque(self._session_at), self._opaque(self._cache_salt_at)
+        group = kind = None
+        if has_groups:
+            group = str(0 if self._is_missing(self._group_at) else self._group)
+            if self._kind_at and _is_text(self._data[self._kind_at]):
+                kind = self._opaque(self._kind_at)
+        given = adapter, session, salt, group, kind
+        return given if any(given) else None
+
+    def _opaque(self, at: cython.Py_ssize_t):
+        """Return the bytes of a string, of bytes, or of the digits of an integer; none of anything else."""
+        if self._is_missing(at):
+            return b""
+        head: cython.int = self._data[at]
+        if _is_text(head) or 0xC4 <= head <= 0xC6:
+            start = self._inside(at)
+            return self._payload[start : start + self._count(at)]
+        return str(self._integer(at)).encode() if _is_integer(head) else b""
 
     def _adapter(self):
         """Return the event's LoRA adapter, by its name or else by its number; an empty string for none."""

@@ -70,6 +70,7 @@ _COPIES_REMOVED = cython.declare(cython.int, COUNTED.index("copies_removed"))
 _LOOKUPS = cython.declare(cython.int, COUNTED.index("lookups"))
 _RESIDENTS = cython.declare(cython.int, COUNTED.index("residents"))
 _UNKNOWN_BIRTHS = cython.declare(cython.int, COUNTED.index("unknown_births"))
+_SHARED_BETWEEN_SALTS = cython.declare(cython.int, COUNTED.index("shared_between_salts"))
 _UNKNOWN_LIFETIMES = cython.declare(cython.int, COUNTED.index("unknown_lifetimes"))
 _EMPTY = cython.declare(cython.int, -1)  # a place that never held a slot
 _REMOVED = cython.declare(cython.int, REMOVED)
@@ -321,6 +322,8 @@ class Table:
     given_reasons: cython.bint
     given_keys: cython.bint
     given_labels: cython.bint
+    salts: cython.const[cython.ushort][::1]
+    has_salts: cython.bint
     records: cython.bint
     changes: cython.bint
     looked_up_below: cython.ulonglong
@@ -557,6 +560,7 @@ class Table:
         changes: bool,
         looked_up_below: int,
         counted_since: int,
+        salts=None,
     ):
         """Take a frame, to be applied by ``apply``.
 
@@ -572,6 +576,7 @@ class Table:
             changes: Show which content keys come and go.
             looked_up_below: Show lookups of content keys whose hash is below; 0 shows none, 2**64 all.
             counted_since: Start of the open window, ns: blocks already shown as used since then are skipped.
+            salts: A number for the salt of each label set, 0 for none, uint16, or None where there are none.
 
         Raises:
             ValueError: If columns differ in length, or labels are out of range.
@@ -597,6 +602,9 @@ class Table:
             if int(labels.max(initial=0)) >= len(label_sets):
                 raise ValueError("a label beyond the label sets")
             self.labels, self.label_sets = memoryview(labels), memoryview(label_sets)
+        self.has_salts = self.given_labels and salts is not None
+        if self.has_salts:
+            self.salts = memoryview(salts)
         self.records, self.changes = records, changes
         self.all_looked_up = looked_up_below > 2**64 - 1
         self.looked_up_below = looked_up_below & 2**64 - 1
@@ -704,7 +712,19 @@ class Table:
         else:
             return False
         self.columns.counts[_STORES] += is_store
+        if self.has_salts and is_store and is_live:
+            self._compare_salts(event, slot)
         return True
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _compare_salts(self, event: cython.Py_ssize_t, slot: cython.longlong) -> cython.void:
+        """Count a store of a live block under another salt than its own."""
+        salt: cython.ushort = self.salts[self.label_sets[self.labels[event]]]
+        own: cython.ushort = self.salts[self.attribution_of[slot]]
+        if salt and own and salt != own:
+            self.columns.counts[_SHARED_BETWEEN_SALTS] += 1
 
     @cython.cfunc
     @cython.inline

@@ -49,5 +49,6 @@ class Table:
         changes: bool,
         looked_up_below: int,
         counted_since: int,
+        salts: U16 | None = None,
     ) -> None: ...
     def apply(self, start: int) -> tuple[int, dict[str, int], dict[str, npt.NDArray[Any]]]: ...

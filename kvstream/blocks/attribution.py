@@ -3,30 +3,38 @@
 from collections.abc import Sequence
 
 import numpy as np
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import U16, EventFrame, counted_labels
 from kvstream.events.types import Labels, checked_labels
 
 NO_LABELS, OTHERS = 0, 1
-OTHER = Labels(*["other"] * len(Labels.__struct_fields__))
+_OTHER = "other"
+OTHER = Labels(*[_OTHER] * len(Labels.__struct_fields__))
 
 
 class LabelSets:
     """Numbers label sets.
+
+    There can be any number of sessions and salts: from half of the limit on, new ones are ``other``, so that
+    there is room for the other labels.
 
     Args:
         limit: Label sets that are followed; any more together are ``other``, for ever.
 
     Attributes:
         labels: The labels of each label set by number, none for the first.
+        salts: A number for the salt of each label set, 0 where it has none or is among the others, uint16;
+            None as long as there are no salts.
     """
 
     def __init__(self, limit: int) -> None:
         self.labels: list[Labels | None] = [None, OTHER]
         self._limit = limit
         self._numbers: dict[Labels, int] = {}
+        self.salts: U16 | None = None
+        self._salt_numbers: dict[str, int] = {}
 
     @property
     def known(self) -> bool:
@@ -50,18 +58,34 @@ class LabelSets:
     def restore(self, saved: Sequence[Sequence[str | None]]) -> None:
         """Go on with the numbers that were saved; all of them are kept, whatever the limit is now."""
         for values in saved:
-            labels = Labels(*values)
-            self._numbers[labels] = len(self.labels)
-            self.labels.append(labels)
+            self._add(Labels(*values))
 
     def _number(self, labels: Labels) -> int:
         number = self._numbers.get(labels)
-        if number is None:
-            if len(self._numbers) >= self._limit or not _are_names(labels):
-                return OTHERS
-            number = self._numbers[labels] = len(self.labels)
-            self.labels.append(labels)
+        if number is not None:
+            return number
+        if len(self._numbers) >= self._limit // 2 and (coarser := _without_requests(labels)) != labels:
+            return self._number(coarser)
+        if len(self._numbers) >= self._limit or not _are_names(labels):
+            return OTHERS
+        return self._add(labels)
+
+    def _add(self, labels: Labels) -> int:
+        number = self._numbers[labels] = len(self.labels)
+        self.labels.append(labels)
+        if labels.salt not in (None, _OTHER) or self.salts is not None:
+            salts = np.zeros(len(self.labels), dtype=np.uint16)
+            for place, known in enumerate(self.labels):
+                if known is not None and known.salt not in (None, _OTHER):
+                    salts[place] = self._salt_numbers.setdefault(known.salt, len(self._salt_numbers) + 1)
+            self.salts = salts
         return number
+
+
+def _without_requests(labels: Labels) -> Labels:
+    """Return labels with ``other`` for a session and a salt."""
+    session = None if labels.session is None else _OTHER
+    return replace(labels, session=session, salt=None if labels.salt is None else _OTHER)
 
 
 def _are_names(labels: Labels) -> bool:

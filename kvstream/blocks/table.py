@@ -101,6 +101,7 @@ class BlockTable:
             self.changes,
             self.lookups_below,
             self.counted_since,
+            None if self.label_sets is None else self.label_sets.salts,
         )
         at, end = 0, len(frame)
         while True:

@@ -195,6 +195,8 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
             f"never {percent(summary.zero_access_rate)}, once {percent(summary.single_access_rate)}, "
             f"more {percent(summary.multi_access_rate)}",
         )
+    if summary.shared_between_salts:
+        table.add_row("shared between salts", f"{summary.shared_between_salts:,} stores and hits")
     premature = summary.premature
     if premature.count:
         table.add_row(

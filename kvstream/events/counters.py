@@ -49,6 +49,10 @@ class CacheCounts(Struct, eq=False, kw_only=True):
     published_hits: Annotated[int, Count("Accesses that were published as stores.")] = 0
     copies_stored: Annotated[int, Count("Stores of further copies of live blocks.")] = 0
     copies_removed: Annotated[int, Count("Removals of copies of blocks that stayed live.")] = 0
+    shared_between_salts: Annotated[
+        int,
+        Count("Stores and hits of blocks stored under another salt.", "kvstream_shared_between_salts"),
+    ] = 0
     residents: Annotated[int, Count("Blocks of snapshots, most of them live already or born unknown.")] = 0
     unknown_births: Annotated[
         int,

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Final, get_args
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import astuple
 
 from kvstream.errors import MalformedInputError
 
@@ -74,12 +75,20 @@ class Labels(Struct, frozen=True, omit_defaults=True):
         lora: LoRA adapter.
         model: Model, where an engine serves several.
         group: Anything else, such as a traffic class.
+        session: Session of the request; of KV events a keyed hash (``text.pseudonym``).
+        salt: Cache salt of the request, likewise: blocks are shared by requests of one salt only.
+        cache_group: Group of layers, where an engine has several.
+        spec_kind: Kind of attention of that group, such as ``full_attention``.
     """
 
     tenant: Name | None = None
     lora: Name | None = None
     model: Name | None = None
     group: Name | None = None
+    session: Name | None = None
+    salt: Name | None = None
+    cache_group: Name | None = None
+    spec_kind: Name | None = None
 
 
 LABEL_NAMES: tuple[str, ...] = Labels.__struct_fields__
@@ -91,7 +100,7 @@ def checked_labels(labels: Labels) -> Labels:
     Raises:
         MalformedInputError: If one of them is no name.
     """
-    for name in (labels.tenant, labels.lora, labels.model, labels.group):
+    for name in astuple(labels):
         if name is not None:
             checked_name(name)
     return labels

@@ -207,6 +207,8 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         tiers: What each tier does for its sources, the fastest first; empty where there is only one.
         shared: What several sources share; None of one of them.
         labels: What the blocks of each value of each label have done, most room first.
+        shared_between_salts: Stores and hits of blocks that were stored under another cache salt, as far as
+            label sets are followed.
         trends: Where windowed values are going, by metric.
         alerts: Alerts that are firing, as dictionaries.
         pending: What is bad, but not for long enough to fire, in the same form.
@@ -256,6 +258,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     tiers: list[TierUse]
     shared: SharedContent | None
     labels: dict[str, list[LabelUsage]]
+    shared_between_salts: int
     trends: dict[str, Trend]
     alerts: list[dict[str, Any]]
     pending: list[dict[str, Any]]
@@ -442,6 +445,7 @@ def summarize(
         tiers=tiers,
         shared=shared,
         labels=labels,
+        shared_between_salts=seen.shared_between_salts,
         trends=trends,
         alerts=alerts,
         pending=pending,

@@ -57,10 +57,13 @@ class KVEventDecoder:
     ``BlockStored`` becomes a store, ``BlockRemoved`` an eviction, ``AllBlocksCleared`` a clear of the medium
     that it names, or else of the tier ``gpu`` and of SGLang's host memory. The medium is the tier, unless the
     locality is ``REMOTE``; a data-parallel rank becomes part of the source. Blocks of another ``group_idx``
-    than 0, or of an ``ownership``, get ids of their own, as the same content can be held once by each. A LoRA
-    adapter, by name or else by number, is the label ``lora``. A block whose ``origin`` is ``REUSED`` was
-    there before, and what a snapshot shows is resident: when it was stored is unknown. Times of 1e11 and
-    more are milliseconds. A frame has blocks of one ``block_size``.
+    than 0, or of an ``ownership``, get ids of their own, as the same content can be held once by each.
+
+    A LoRA adapter, by name or else by number, is the label ``lora``. Sessions and cache salts are labels as
+    keyed hashes (``text.pseudonym``), groups and their kinds of attention where there are several.
+
+    A block whose ``origin`` is ``REUSED`` was there before, and what a snapshot shows is resident: when it
+    was stored is unknown. A frame has blocks of one ``block_size``. Times of 1e11 and more are milliseconds.
 
     Args:
         source: Name of the publisher; batches of rank 1 belong to ``{source}/dp1``.

@@ -121,7 +121,8 @@ class TensorRTDecoder:
     ``stored`` becomes a store, ``removed`` an eviction, ``updated`` an eviction from one tier and a store
     in the other. Event ids that are missing are holes in the frames' numbers; ids that begin again with
     ``created`` are a restart. The events carry no time: a field ``ts`` (ns since 1970) is taken if whoever
-    wrote the lines added it, otherwise it is the time of reading.
+    wrote the lines added it, otherwise it is the time of reading. An adapter is the label ``lora``, a window
+    of attention the label ``cache_group`` where there are several.
 
     Args:
         source: Name of the engine; events of attention-DP rank 1 belong to ``{source}/dp1``.
@@ -135,6 +136,7 @@ class TensorRTDecoder:
         self._clock = clock or Clock()
         self._ranks: dict[int | None, _Rank] = {}
         self._window: int | None = None  # the first one seen, whose blocks keep their hashes as ids
+        self._has_windows = False  # whether there are several, which are labels then
 
     def decode_lines(self, chunk: bytes, on_bad: Callable[[int, str], None]) -> Iterator[EventFrame]:
         """Yield the frames of a chunk of whole lines, in order.
@@ -183,11 +185,15 @@ class TensorRTDecoder:
         window = event.window_size
         self._window = window if self._window is None else self._window
         salt = 0 if window is None or window == self._window else group_salt(window)
+        self._has_windows = self._has_windows or window not in (None, self._window)
+        group = str(window) if self._has_windows and window is not None else None
 
         blocks = [block ^ salt for block in ids]
 
         def add(level: int, op: int, block: int, reason: int = 0, lora: int | None = None) -> None:
-            labels = None if lora is None else Labels(lora=str(lora))
+            labels = None
+            if op == Op.STORE and (lora is not None or group is not None):
+                labels = Labels(lora=None if lora is None else str(lora), cache_group=group)
             row = (op, block, ts, reason, label_number(rank.labels, labels))
             rank.rows.setdefault(_tier(level), []).append(row)
 

@@ -111,7 +111,7 @@ def rows_of(reader):
     """Return the rows that a reader of the core has, as the reference has them."""
     rows = {}
     for rank, tier, ops, blocks, ts, label_of, labels, sizes in reader.take():
-        names = [None, *(label.lora for label in labels)]
+        names = [None, *labels]
         adapters = [None] * len(ops) if label_of is None else [names[number] for number in label_of.tolist()]
         assert labels or label_of is None
         tokens = np.zeros(len(ops), np.int64)

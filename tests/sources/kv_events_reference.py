@@ -12,8 +12,9 @@ from msgspec import Meta, Raw
 
 from kvstream._core.ids import folded, group_salt, name_salt
 from kvstream.events.frame import MAX_FRAME_EVENTS
-from kvstream.events.types import MAX_RANK, Op
+from kvstream.events.types import MAX_RANK, Labels, Op
 from kvstream.text.names import bounded_name
+from kvstream.text.pseudonym import pseudonym
 
 KNOWN_TIERS = {None: "gpu", "GPU": "gpu", "CPU": "cpu", "STORAGE": "disk", "DISK": "disk"}
 KNOWN_TIERS |= {"CPU_PINNED": "cpu", "CPU_TIER1": "cpu", "CPU_TIER2": "disk"}  # SGLang's
@@ -41,6 +42,9 @@ class Stored(msgspec.Struct, tag="BlockStored"):
     locality: str | None = None
     ownership: str | None = None
     origin: str | None = None
+    session_id: Raw = Raw()
+    cache_salt: Raw = Raw()
+    kv_cache_spec_kind: Raw = Raw()
 
     @property
     def op(self):
@@ -101,10 +105,13 @@ class StoredRow(msgspec.Struct, tag="BlockStored", array_like=True):
     kv_cache_spec_sliding_window: Raw = Raw()
     locality: str | None = None
     ownership: str | None = None
+    session_id: Raw = Raw()
+    cache_salt: Raw = Raw()  # is in no array
 
     def __post_init__(self):
         """Read the adapter's name; SGLang has a map with its cache salt in that place."""
         given = bytes(self.lora_name)
+        self.cache_salt = salt_in(given) if is_map(given) else b""
         self.lora_name = (
             None if not given or is_map(given) else msgspec.msgpack.decode(given, type=str | None)
         )
@@ -191,6 +198,58 @@ def signed(bits):
     return bits - 2**64 if bits >= 2**63 else bits
 
 
+def salt_in(raw):
+    """Return the cache salt in a map, as bytes of msgpack."""
+    return next((bytes(value) for name, value in reversed(pairs_of(raw)) if name == "cache_salt"), b"")
+
+
+def pairs_of(raw):
+    """Return the fields of a map with what they hold, as bytes of msgpack, in order."""
+    count, at = (
+        (raw[0] & 0x0F, 1) if raw[0] < 0x90 else (int.from_bytes(raw[1 : 3 if raw[0] == 0xDE else 5]), 0)
+    )
+    at = at or (3 if raw[0] == 0xDE else 5)
+    every = msgspec.msgpack.decode(bytes([0xDD]) + (2 * count).to_bytes(4) + raw[at:], type=list[Raw])
+    return [(text_of(bytes(name)), value) for name, value in zip(every[::2], every[1::2], strict=True)]
+
+
+def text_of(raw):
+    try:
+        return msgspec.msgpack.decode(raw, type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def opaque(raw):
+    """Return the bytes of text, of bytes or of the digits of an integer; none of anything else."""
+    raw = bytes(raw)
+    if not raw:
+        return b""
+    head = raw[0]
+    if 0xA0 <= head <= 0xBF:
+        return raw[1:]
+    if 0xD9 <= head <= 0xDB or 0xC4 <= head <= 0xC6:
+        return raw[1 + 2 ** ((head - 0xD9) if head >= 0xD9 else (head - 0xC4)) :]
+    is_integer = head <= 0x7F or head >= 0xE0 or 0xCC <= head <= 0xD3
+    return str(msgspec.msgpack.decode(raw)).encode() if is_integer else b""
+
+
+def labels_of(event, has_groups):
+    """Return the labels of a store, None if it has none; secrets by their pseudonyms."""
+    adapter = event.lora_name or ("" if event.lora_id is None else str(event.lora_id))
+    session, salt = opaque(event.session_id), opaque(event.cache_salt)
+    kind = bytes(event.kv_cache_spec_kind)
+    is_text = kind and (0xA0 <= kind[0] <= 0xBF or 0xD9 <= kind[0] <= 0xDB)
+    labels = Labels(
+        lora=bounded_name(adapter) if adapter else None,
+        session=pseudonym("session", session) if session else None,
+        salt=pseudonym("salt", salt) if salt else None,
+        cache_group=str(signed(event.group_idx or 0)) if has_groups else None,
+        spec_kind=bounded_name(opaque(kind)) if has_groups and is_text and opaque(kind) else None,
+    )
+    return labels if labels != Labels() else None
+
+
 def block_tokens(raw):
     """Return the tokens in a block; 0 where they are no such number."""
     try:
@@ -204,7 +263,7 @@ class ReferenceReader:
     """Reads batches as ``KVEventReader`` does.
 
     Attributes:
-        rows: (op, block, ts, LoRA adapter or None, tokens in a block as stored last) of each event and block,
+        rows: (op, block, ts, labels or None, tokens in a block as stored last) of each event and block,
             by (rank, tier).
         failures: (batch, ``batch`` or ``event``, event or None, how many) that could not be read.
     """
@@ -213,6 +272,7 @@ class ReferenceReader:
         self.batches = self.last_ts = self.unknown_events = 0
         self.rows, self.failures = {}, []
         self.other_tiers, self.host_pools = set(), set()
+        self.has_groups = False
 
     def read(self, payloads):
         self.rows, self.failures = {}, []
@@ -251,8 +311,8 @@ class ReferenceReader:
             salt = group_salt(event.group_idx) if event.group_idx else 0
             if event.ownership is not None:
                 salt ^= name_salt(event.ownership)
-            adapter = event.lora_name or ("" if event.lora_id is None else str(event.lora_id))
-            label = bounded_name(adapter) if adapter else None
+            self.has_groups = self.has_groups or bool(event.group_idx)
+            label = labels_of(event, self.has_groups) if event.op in (Op.STORE, Op.PREFIX) else None
             is_reused = getattr(event, "origin", None) == "REUSED"
             ops = [Op.RESIDENT, Op.PREFIX] if is_reused else [event.op]  # it was there before
             added = [(op, signed(folded(one) ^ salt), ts, label) for one in event.block_hashes for op in ops]

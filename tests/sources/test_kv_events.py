@@ -12,8 +12,9 @@ from kvstream._core.ids import group_salt
 from kvstream._core.kv_events import MAX_DEPTH
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import MAX_FRAME_EVENTS
-from kvstream.events.types import Op
+from kvstream.events.types import Labels, Op
 from kvstream.sources.kv_events import KVEventDecoder
+from kvstream.text.pseudonym import pseudonym
 from tests.interpreted import interpreted
 from tests.sources.fuzz_wire import fuzz, payloads, same
 from tests.sources.kv_events_reference import ReferenceReader
@@ -409,7 +410,7 @@ FIELDS = {
     "block_size": INTEGERS,
     "lora_id": st.none() | INTEGERS | NAMES,
     "medium": st.none() | NAMES,
-    "lora_name": st.none() | NAMES,
+    "lora_name": st.none() | NAMES | st.dictionaries(st.sampled_from(["cache_salt", "x"]), ANYTHING),
     "extra_keys": ANYTHING,
     "group_idx": st.none() | st.integers(-2, 3) | INTEGERS,
     "kv_cache_spec_kind": ANYTHING,
@@ -419,6 +420,7 @@ FIELDS = {
     "session_id": ANYTHING,
     "remaining_copy_counts": st.none() | st.lists(st.integers(0, 2), max_size=4),
     "origin": st.sampled_from([None, "NEW", "REUSED"]) | NAMES,
+    "cache_salt": ANYTHING,
 }
 TYPES = st.sampled_from(
     ["BlockStored", "BlockStored", "BlockRemoved", "AllBlocksCleared", "BlockMoved", 5, None]
@@ -435,7 +437,7 @@ def events(draw):
             *[*fields.values()][: draw(st.integers(0, len(fields)))],
             *draw(st.lists(ANYTHING, max_size=1)),
         ]
-    names = draw(st.permutations(["type", *fields]))[: draw(st.integers(5, 17))]
+    names = draw(st.permutations(["type", *fields]))[: draw(st.integers(5, 18))]
     return {name: draw(TYPES) if name == "type" else fields[name] for name in names}
 
 
@@ -523,6 +525,48 @@ def test_labels_of_one_call_are_not_those_of_the_next():
         (frame,) = decoder.frames()
         loras = [event.labels and event.labels.lora for event in frame.to_events()]
         assert loras == [event.get("lora_name") for event in labelled]
+
+
+def labels_of(*batches):
+    _, frames, _ = decoded(*batches)
+    return [getattr(event, "labels", None) for frame in frames for event in frame.to_events()]
+
+
+def test_sessions_and_salts_are_labels_as_keyed_hashes_alone():
+    as_map = stored([1], cache_salt="private salt", session_id="private session")
+    for_sglang = ["BlockStored", [2], None, SECRET, 16, None, "GPU", {"x": [1], "cache_salt": "private salt"}]
+    positions = [None, SECRET, 16, None, "GPU", None, None, None, None, None, None, None, "private session"]
+    first, second, third = labels_of([TS, [as_map, for_sglang, ["BlockStored", [3], *positions]]])
+    assert first == Labels(
+        session=pseudonym("session", b"private session"), salt=pseudonym("salt", b"private salt")
+    )
+    assert second == Labels(salt=first.salt)
+    assert third == Labels(session=first.session)
+    assert "private" not in repr((first, second, third))
+
+
+@pytest.mark.parametrize("value", [None, "", b"", [1], {"a": 1}, 1.5, True])
+def test_what_is_no_session_or_salt_is_no_label(value):
+    assert labels_of([TS, [stored([1], cache_salt=value, session_id=value)]]) == [None]
+
+
+def test_groups_are_labels_with_their_kinds_where_there_are_several():
+    plain = stored([1], kv_cache_spec_kind="full_attention")
+    zero = {**plain, "group_idx": 0}
+    window = stored([2], group=1, kv_cache_spec_kind="sliding_window")
+    full = Labels(cache_group="0", spec_kind="full_attention")
+    assert labels_of([TS, [plain, zero]]) == [None, None]
+    found = labels_of([TS, [zero, window, zero, plain, removed([1])]])
+    assert found[:4] == [None, Labels(cache_group="1", spec_kind="sliding_window"), full, full]
+
+
+def test_groups_of_a_batch_that_is_torn_are_forgotten():
+    zero, torn = stored([1], group=0), msgspec.msgpack.encode([TS, [stored([2], group=1)]])[:-1]
+    decoder = KVEventDecoder("s")
+    for payload in (torn, msgspec.msgpack.encode([TS, [zero]])):
+        decoder.add(payload)
+    (frame,) = decoder.frames()
+    assert frame.labels == ()
 
 
 def test_media_without_end_are_few_tiers():
