@@ -36,6 +36,8 @@ async def test_it_says_that_it_waits_and_then_shows_figures_as_they_come(browser
             "aria-label", re.compile(r"^Hit ratio 0\.\d\d with today's 512 blocks")
         )
         await expect(page.locator("#verdict li").first).to_contain_text("of evictions were premature")
+        await expect(page.locator("#verdict")).to_contain_text("Causes of misses: ")
+        await expect(page.locator("#tiles")).to_contain_text(re.compile(r"\d % never stored"))
         await expect(page.locator("#map td").first).to_be_visible()
         assert complaints == []
 

@@ -250,8 +250,13 @@
     return `${minute}; ${ratio(hit_rate_estimate)} in all${tokens}${note}`;
   }
 
+  function missWords({ never_stored, cleared, other_tier, unknown }) {
+    const causes = [["never stored", never_stored], ...Object.entries(other_tier).map(([tier, share]) => [`in ${tier}`, share]), ["cleared", cleared], ["unknown", unknown]];
+    return causes.filter(([, share]) => share > 0).map(([cause, share]) => `${percent(share)} ${cause}`).join(", ") || "nothing else was missed";
+  }
+
   function drawTiles(summary) {
-    const { recent, premature } = summary;
+    const { recent, premature, misses } = summary;
     const minute = `last ${Math.round(recent.seconds)} s`;
     const tiles = [
       ["Hit ratio", ratio(recent.hit_ratio), hitRatioWords(summary, minute)],
@@ -259,6 +264,7 @@
       ["Evictions a second", count(recent.eviction_rate), recent.never_reused_ratio === null ? minute : `${percent(recent.never_reused_ratio)} of them never reused`],
       ["Lifetime, median", recent.lifetime.count ? seconds(recent.lifetime.p50) : "–", `p99 ${recent.lifetime.count ? seconds(recent.lifetime.p99) : "–"}`],
       ["Premature evictions", premature.count ? percent(premature.share) : "–", premature.count ? `${count(premature.extra_blocks_p50)} more blocks keep half` : "none seen"],
+      ["Misses of evicted content", percent(misses?.evicted ?? null), misses ? missWords(misses) : "no content is known to be missed"],
       ["Working set", count(summary.working_set.blocks[2]), "blocks used in 60 windows"],
     ];
     get("tiles").replaceChildren(...tiles.map(([name, value, more]) => {
