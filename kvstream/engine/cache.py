@@ -382,7 +382,7 @@ class CacheMonitor:
             threshold=threshold,
             oldest=oldest,
             last_ts=self.last_ts,
-            is_whole=self.is_whole and oldest == ALWAYS,
+            is_whole=all(tier.is_whole for tier in self.tiers.values()) and oldest == ALWAYS,
         )
 
     @property

@@ -137,8 +137,7 @@ class SourceMonitor:
         reason = self._limits.reason_against(len(self.tiers))
         if reason is None:
             tier = self._cache(frame.tier)
-            joins_late = self._lost_unseen > 0 or (frame.seq > 0 and not self.tiers)
-            tier.is_whole = not joins_late and all(each.is_whole for each in self.tiers.values())
+            tier.is_whole = not self._lost_unseen and (frame.seq <= 0 or bool(self.tiers))
             reason = self._limits.hold(tier.table)
         if reason is not None:
             self._refuse(reason, len(frame))
