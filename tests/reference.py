@@ -4,7 +4,7 @@ import itertools
 from bisect import bisect_left
 from collections import Counter
 
-from kvstream.events.types import Op
+from kvstream.events.types import BIRTH_UNKNOWN, Op
 from kvstream.metrics.buckets import VLLM_BUCKETS_SECONDS, upper_bounds
 from kvstream.testing import ReferenceTable
 
@@ -278,31 +278,50 @@ class ReferenceStays:
         self.blocks: Counter[int] = Counter()
         self.stays: list[dict] = []
         self.live: dict[int, dict] = {}
+        self.late: set[int] = set()  # of which nothing is known but that they are there
+
+    def stay(self, content, born, ended=None):
+        before = [stay for stay in self.stays if stay["content"] == content]
+        self.stays.append(
+            {
+                "content": content,
+                "born": born,
+                "ended": ended,
+                "cleared": False,
+                "before": before[-1] if before else None,
+            }
+        )
+        return self.stays[-1]
+
+    def is_known(self, content):
+        return any(stay["content"] == content for stay in self.stays)
 
     def change(self, content, ts, begins):
         if begins:
             self.blocks[content] += 1
             if self.blocks[content] == 1:
-                before = [stay for stay in self.stays if stay["content"] == content]
-                self.live[content] = {
-                    "content": content,
-                    "born": ts,
-                    "ended": None,
-                    "cleared": False,
-                    "before": before[-1] if before else None,
-                }
-                self.stays.append(self.live[content])
+                self.live[content] = self.stay(content, ts)
         elif self.blocks[content]:
             self.blocks[content] -= 1
             if not self.blocks[content]:
                 stay = self.live.pop(content)
                 stay["ended"] = max(ts, stay["born"])
+        elif not self.is_known(content):
+            self.stay(content, BIRTH_UNKNOWN, ts)
+            self.late.discard(content)
 
     def clear(self, ts):
         for stay in self.live.values():
             stay["ended"], stay["cleared"] = max(ts, stay["born"]), True
         self.live.clear()
+        self.late.clear()
         self.blocks.clear()
+
+    def end(self):
+        for content in sorted(self.late):
+            if not self.is_known(content):
+                self.stay(content, BIRTH_UNKNOWN)
+        return self
 
 
 def went_on(stay, ts):
@@ -335,7 +354,13 @@ class ReferenceSources:
         ]
 
     def misses(self, asked):
-        return [s for s in self.stays() if self.fastest[s["source"]] == s["tier"] and s["source"] in asked]
+        return [
+            stay
+            for stay in self.stays()
+            if self.fastest[stay["source"]] == stay["tier"]
+            and stay["source"] in asked
+            and stay["born"] != BIRTH_UNKNOWN
+        ]
 
     def found_in(self, miss):
         """The fastest tier of its source that held what was missed."""
@@ -383,7 +408,7 @@ class ReferenceSources:
         """Whether each arrival in a slower tier was copied, demoted or neither."""
         ways = []
         for stay in self.stays():
-            if stay["tier"] != tier or self.fastest[stay["source"]] == tier:
+            if stay["tier"] != tier or self.fastest[stay["source"]] == tier or stay["born"] == BIRTH_UNKNOWN:
                 continue
             above = [
                 each

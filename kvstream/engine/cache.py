@@ -6,8 +6,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
+from kvstream._core.ids import are_below
 from kvstream._core.reuse import PrematureEvictions
+from kvstream._core.table import mix
 from kvstream.alerts.evaluator import Evaluator
 from kvstream.alerts.points import point_of
 from kvstream.alerts.rule import Rule
@@ -25,7 +28,7 @@ from kvstream.blocks.table import BlockTable
 from kvstream.config import MetricsConfig
 from kvstream.events.counters import CacheCounts
 from kvstream.events.frame import I64, EventFrame, joined_frames
-from kvstream.events.types import Labels, Op
+from kvstream.events.types import BIRTH_UNKNOWN, Labels, Op
 from kvstream.metrics.anomalies import Anomaly, lifetime_anomalies
 from kvstream.metrics.content_sample import ALWAYS, ContentSample
 from kvstream.metrics.contents import CacheContents
@@ -34,7 +37,7 @@ from kvstream.metrics.intervals import Intervals
 from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
 from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
 from kvstream.metrics.premature import REMEMBERED_SECONDS, Returns
-from kvstream.metrics.residencies import residencies
+from kvstream.metrics.residencies import residencies, with_late
 from kvstream.metrics.trend import Trend, detect_trend
 from kvstream.metrics.usage import LabelSetUsage, UsageByLabelSet
 from kvstream.metrics.window import Window, WindowRing
@@ -44,6 +47,7 @@ _RECORDS_AT_ONCE = 4096  # events between two yields where records are made of e
 _EVENTS_AT_ONCE = 32_768  # where none are
 _WORK_AT_ONCE = 16  # windows between two yields
 _CLEAR = int(Op.CLEAR)
+_ALLOCATING = (Op.ALLOC, Op.STORE, Op.PREFIX)
 _CLEARS_A_WINDOW = 2  # that cost what a window does
 _MOST_SIZES = 16  # of blocks, that are remembered
 _CURVE_LOOKUPS = 2048  # of the contents that the curve follows in a window, beyond which it follows fewer
@@ -167,7 +171,7 @@ class CacheMonitor:
             window.restarts += self._restarts_unseen
             lost = self._restarts_unseen = 0
             seen = self.table.apply(part)
-            if seen.unknown_accesses or seen.unknown_evictions:
+            if seen.unknown_births or seen.unknown_evictions:
                 self.is_whole = False
             self._stores_seen = self._stores_seen or seen.stores > 0
             self.working_set.add(index, seen.used)
@@ -177,7 +181,7 @@ class CacheMonitor:
             window.measurements.add_counts(seen)
             self._intervals.observe(seen, window.measurements)
             self._usage.observe(seen)
-            self._follow(seen.changes)
+            self._follow(seen.changes, part if seen.unknown_births else None)
             self._keep_lookups(seen.lookups, joined(seen.looked_up))
             self._curve.observe(seen.accesses, seen.accesses + seen.allocations)
             window.live = self.table.live_count
@@ -187,10 +191,17 @@ class CacheMonitor:
             work += 1 + seen.clears // _CLEARS_A_WINDOW
         yield Outcome(self.source, self.tier, alerts, evicted, events)
 
-    def _follow(self, changes: Sequence[ContentChanges | int]) -> None:
-        """Take note of content keys that came and went; returns are looked up for many of them at once."""
+    def _follow(self, changes: Sequence[ContentChanges | int], late: EventFrame | None) -> None:
+        """Take note of content keys that came and went; returns are looked up for many of them at once.
+
+        Args:
+            changes: What came and went, and when all of it was cleared.
+            late: The events, if some of them are the first of blocks that were there before.
+        """
         if not self.config.remembered_evictions + self.config.content_sample:
             return
+        if late is not None:
+            self._settle_changes()
         for some in changes:
             if isinstance(some, int):
                 self._settle_changes()
@@ -199,6 +210,8 @@ class CacheMonitor:
             else:
                 self._changes.append(some)
                 self._changes_waiting += len(some.content)
+                if late is not None:
+                    self._settle_changes(late)
         if self._changes_waiting >= _CHANGES_AT_ONCE:
             self._settle_changes()
 
@@ -208,13 +221,17 @@ class CacheMonitor:
             self._intervals.settle(self.ring.open.measurements)
         self._settle_changes()
 
-    def _settle_changes(self) -> None:
+    def _settle_changes(self, late: EventFrame | None = None) -> None:
         """Find what came back in the open window, and follow some of the content."""
         waiting, self._changes, self._changes_waiting = self._changes, [], 0
         if not waiting or self.ring.open is None:
             return
         changes = joined_changes(waiting)
-        self.sample.observe(changes.content, changes.ts, changes.begins)
+        if late is None:
+            self.sample.observe(changes.content, changes.ts, changes.begins)
+        else:
+            known = ~_accessed(changes, late, self.table.by_hash)
+            self.sample.observe(changes.content[known], changes.ts[known], changes.begins[known])
         if self.config.remembered_evictions:
             begins = changes.begins.view(np.uint8)
             returns = Returns(*self.premature.apply(changes.content, changes.ts, begins))
@@ -319,7 +336,9 @@ class CacheMonitor:
             self._settle_lookups()
             self._curve.pass_windows(max(1, index - self.ring.open.index))
             if self.sample.is_due(index * self.config.window_ns):
-                self.sample.widen(*self.table.contents())
+                live, births = self.table.contents()
+                known = births != BIRTH_UNKNOWN
+                self.sample.widen(live[known], births[known])
         window, closed = self.ring.enter(index)
         if closed is not None:
             alerts.extend(self._closed(closed))
@@ -375,10 +394,16 @@ class CacheMonitor:
         self._settle_changes()
         threshold = min(threshold, self.sample.threshold)
         oldest = self.sample.oldest
+        stays = residencies(self.sample.events(threshold))
+        counts = CacheCounts()
+        self.add_counts_to(counts)
+        if counts.unknown_births > counts.unknown_lifetimes:
+            live, births = self.table.contents()
+            stays = with_late(stays, live[(births == BIRTH_UNKNOWN) & are_below(live, threshold)])
         return CacheContents(
             source=self.source,
             tier=self.tier,
-            stays=residencies(self.sample.events(threshold)),
+            stays=stays,
             threshold=threshold,
             oldest=oldest,
             last_ts=self.last_ts,
@@ -441,6 +466,18 @@ class CacheMonitor:
             [window.measurements.lifetime.quantile(0.5) for window in windows],
             self.config.anomaly_threshold,
         )
+
+
+def _accessed(changes: ContentChanges, events: EventFrame, by_hash: bool) -> npt.NDArray[np.bool_]:
+    """Return which arrivals are accesses of content that was there before, not allocations, bool (k,).
+
+    Events say so by content and time. Where they have both at the same time, it is taken for an allocation.
+    """
+    contents = events.blocks if by_hash or events.keys is None else events.keys
+    named = mix(contents ^ mix(events.ts).view(np.int64))
+    accesses = np.setdiff1d(named[events.ops == Op.ACCESS], named[np.isin(events.ops, _ALLOCATING)])
+    arrivals = mix(changes.content ^ mix(changes.ts).view(np.int64))
+    return changes.begins & np.isin(arrivals, accesses)
 
 
 def _pieces(part: EventFrame) -> list[EventFrame]:

@@ -102,7 +102,7 @@ class Contents:
     @cached_property
     def is_judged_miss(self) -> Flags:
         """Return whether each stay began with a miss of the fastest tier of its source, which is judged."""
-        is_judged: Flags = self.is_fastest & (self.stays.born >= self.since)
+        is_judged: Flags = self.is_fastest & (self.stays.born > self.since)
         return is_judged
 
     def count(self, times: I64, which: Flags, group: I64, at: I64, *, inclusive: bool = False) -> I64:

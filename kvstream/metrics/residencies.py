@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvstream.events.frame import I64
+from kvstream.events.types import BIRTH_UNKNOWN
 
 NOT_ENDED = 2**63 - 1
 """End of what is in the cache now, ns."""
@@ -37,7 +38,7 @@ class Residencies(msgspec.Struct, frozen=True, eq=False):
 
     Attributes:
         content: Content keys, int64 (m,).
-        born: When it came in, ns, int64 (m,).
+        born: When it came in, ns, or ``BIRTH_UNKNOWN`` if that was not seen, int64 (m,).
         ended: When it was evicted or cleared, ns, not before it came in, int64 (m,); ``NOT_ENDED`` if it is
             there now.
         cleared: Whether a clear ended it, bool (m,).
@@ -55,7 +56,8 @@ class _Pairs(NamedTuple):
     Attributes:
         order: The events, by content, life and time.
         group: Content and life of each of them.
-        starts: Whether the content was in no block of the cache before, and is now.
+        starts: Whether the content was in no block of the cache before, and is now; or, if it is evicted, was
+            there before anything was heard of it.
         stops: Whether it was evicted from the last one.
     """
 
@@ -68,8 +70,10 @@ class _Pairs(NamedTuple):
 def _pairs(events: ContentEvents) -> _Pairs:
     order = np.argsort(events.content, kind="stable")
     content, life = events.content[order], events.life[order]
-    is_first = np.ones(len(order), dtype=np.bool_)
-    is_first[1:] = (content[1:] != content[:-1]) | (life[1:] != life[:-1])
+    is_new = np.ones(len(order), dtype=np.bool_)
+    is_new[1:] = content[1:] != content[:-1]
+    is_first = is_new.copy()
+    is_first[1:] |= life[1:] != life[:-1]
     group = np.cumsum(is_first) - 1
     begins = events.begins[order]
     # Several blocks can hold a content. Evictions of one that is in none begin no count below 0.
@@ -84,7 +88,7 @@ def _pairs(events: ContentEvents) -> _Pairs:
     blocks = total - np.minimum(lowest, 0)
     before = np.roll(blocks, 1)
     before[first] = 0
-    return _Pairs(order, group, begins & (before == 0), ~begins & (before == 1))
+    return _Pairs(order, group, (begins & (before == 0)) | (~begins & is_new), ~begins & (before == 1))
 
 
 def residencies(events: ContentEvents) -> Residencies:
@@ -101,7 +105,27 @@ def residencies(events: ContentEvents) -> Residencies:
     ended[evicted] = events.ts[pairs.order[following[evicted]]]
     cleared[evicted] = False
     born = events.ts[pairs.order[start]]
+    late = ~events.begins[pairs.order[start]]
+    ended[late], cleared[late], born[late] = born[late], False, BIRTH_UNKNOWN
     return Residencies(events.content[pairs.order[start]], born, np.maximum(born, ended), cleared)
+
+
+def with_late(stays: Residencies, live: I64) -> Residencies:
+    """Return stays, and those of contents of which nothing was heard but that they are in the cache.
+
+    Args:
+        stays: What is known of other contents.
+        live: Contents in the cache that were there before anybody listened, int64 (n,).
+    """
+    late = np.setdiff1d(live, stays.content)
+    content = np.concatenate([late, stays.content])
+    order = np.argsort(content, kind="stable")
+    return Residencies(
+        content[order],
+        np.concatenate([np.full(len(late), BIRTH_UNKNOWN), stays.born])[order],
+        np.concatenate([np.full(len(late), NOT_ENDED), stays.ended])[order],
+        np.concatenate([np.zeros(len(late), dtype=np.bool_), stays.cleared])[order],
+    )
 
 
 def ends(events: ContentEvents) -> I64:

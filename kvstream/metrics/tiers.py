@@ -61,7 +61,7 @@ def tier_uses(contents: Contents, hits: Mapping[str, int], lookups: int) -> list
         here, faster = contents.tier == rank, contents.tier < rank
         found = int((miss & (found_in == rank)).sum()) / misses if misses else None
         slower = here & ~contents.is_fastest
-        arrived = slower & (stays.born >= contents.since)
+        arrived = slower & (stays.born > contents.since)
         going_on = contents.count(contents.born, faster, in_source, contents.born, inclusive=True)
         before = going_on > 0
         going_on -= contents.count(contents.ended, faster, in_source, contents.born, inclusive=True)

@@ -20,8 +20,8 @@ from tests.strategies import fewer, frame
 
 SECOND = 10**9
 ORDER = [*TIERS, "tape"]
-OPS = [Op.ALLOC, Op.EVICT, Op.STORE, Op.PREFIX, Op.ACCESS, Op.REMOVE, Op.CLEAR]
-SHARES = [0.4, 0.4, 0.05, 0.05, 0.03, 0.04, 0.03]
+OPS = [Op.ALLOC, Op.EVICT, Op.STORE, Op.PREFIX, Op.ACCESS, Op.REMOVE, Op.CLEAR, Op.RESIDENT]
+SHARES = [0.4, 0.38, 0.05, 0.05, 0.04, 0.03, 0.02, 0.03]
 
 
 @st.composite
@@ -39,13 +39,20 @@ def events_of_caches(draw):
     keyed = draw(st.booleans())
     is_whole, tables = draw(st.booleans()), {cache: ReferenceTable() for cache in caches}
     for _ in range(draw(st.integers(0, 90))):
-        ts += int(rng.choice([0, 0, 1, 5]))
+        is_apart = bool(rows) and rows[-1][1] == Op.ACCESS
+        ts += is_apart + int(rng.choice([0, 0, 1, 5]))
         cache, op = caches[rng.integers(len(caches))], int(rng.choice(OPS, p=SHARES))
         block, key = (0 if keyed else 2**40) + int(rng.integers(6)), 0
-        if keyed:
+        if keyed and op in (Op.ALLOC, Op.STORE, Op.PREFIX):
             key = 2**40 + int(rng.integers(4))
-        if is_whole and op in (Op.EVICT, Op.ACCESS, Op.REMOVE) and block not in tables[cache].live:
+        if (
+            is_whole
+            and op not in (Op.ALLOC, Op.STORE, Op.PREFIX, Op.CLEAR)
+            and block not in tables[cache].live
+        ):
             continue
+        if op == Op.ACCESS and block not in tables[cache].live:
+            ts += 2  # apart from what else happens to the block, which its time alone shows
         tables[cache].apply(op, block, ts)
         rows.append((cache, op, block, ts, "capacity", key))
     return caches, rows, keyed
@@ -54,14 +61,20 @@ def events_of_caches(draw):
 def plain_stays(rows, keyed):
     contents, stays = ReferenceContents(keyed), ReferenceStays()
     for op, block, ts, _, key in rows:
-        known = len(contents.changes)
+        known, was_live = len(contents.changes), block in contents.live
         contents.apply(op, block, ts, key)
+        if op == Op.ALLOC:
+            stays.late.discard(block)
+        if op in (Op.ACCESS, Op.RESIDENT) and not was_live:
+            if not keyed:
+                stays.late.add(block)
+            continue
         for change in contents.changes[known:]:
             if change is None:
                 stays.clear(ts)
             else:
                 stays.change(*change)
-    return stays
+    return stays.end()
 
 
 def share(flags):
@@ -101,7 +114,7 @@ def test_causes_of_misses_ways_and_shared_content_equal_a_comparison_of_every_st
     whole = dict.fromkeys(plain.fastest, True)
     for source, tier in caches:
         counts = monitor.summary(source, tier).accounts
-        whole[source] &= not (counts.unknown_accesses or counts.unknown_evictions)
+        whole[source] &= not (counts.unknown_births or counts.unknown_evictions)
     for source in plain.fastest:
         check_misses(monitor.summary(source).misses, plain, [source], whole)
     everything = monitor.summary()
@@ -219,6 +232,20 @@ def test_what_was_dropped_on_its_way_may_have_been_a_store():
     monitor.note_lost("s", 3)
     monitor.process(stored(2, 2_000))
     assert monitor.summary().misses.unknown == 1.0
+
+
+@pytest.mark.parametrize("op", [Op.RESIDENT, Op.ACCESS])
+def test_what_was_there_before_anybody_listened_is_held_but_no_miss(op):
+    monitor = Monitor()
+    monitor.process(frame([(int(op), 2**40 + 1, 1_000, "")], source="a"))
+    assert monitor.summary("a").misses is None
+    monitor.process(stored(1, 2_000, source="b"))
+    shared = monitor.summary().shared
+    assert shared.held_by == [0.0, 1.0]
+    assert (shared.misses, shared.held_elsewhere) == (1, 1.0)
+    monitor.process(frame([(int(Op.EVICT), 2**40 + 1, 3_000, "capacity")], source="a"))
+    assert monitor.summary().shared.held_elsewhere == 1.0
+    assert monitor.summary().shared.held_by == [1.0]
 
 
 def engines(seed, count=4, requests=2_500, blocks=400, offloaded=500, contents=4_000):
