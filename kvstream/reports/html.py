@@ -6,6 +6,7 @@ import msgspec
 
 from kvstream.reports.report import CacheReport, Report
 from kvstream.reports.tables import Table, opening, overview, tables
+from kvstream.reports.verdict import CacheAnalysis
 from kvstream.text.escape import for_html
 
 _CHARTS = (
@@ -46,6 +47,7 @@ def to_html(report: Report) -> str:
 <header><h1>kvstream report</h1><span>{for_html(opening(report))}</span></header>
 <main id="main">
 {_table(overview(report))}
+{"" if report.overall is None else _verdict("All sources", report.overall)}
 {caches}
 </main>
 <script type="application/json" id="data">{_data(report)}</script>
@@ -57,23 +59,24 @@ def to_html(report: Report) -> str:
 
 def _cache(cache: CacheReport, number: int) -> str:
     analysis = cache.analysis
-    sentences = "".join(f"<li>{for_html(sentence)}</li>" for sentence in analysis.verdict)
     charts = "\n".join(
         f'<figure data-chart="{name}" data-cache="{number}"><figcaption>{title}</figcaption>'
         '<div class="plot" role="img"></div>'
         "<details><summary>As a table</summary><table></table></details></figure>"
         for name, title in _CHARTS
     )
-    return f"""<section>
-<h2>{for_html(analysis.source)} / {for_html(analysis.tier)}</h2>
-<ul>{sentences}</ul>
-</section>
+    return f"""{_verdict(f"{analysis.source} / {analysis.tier}", analysis)}
 <div class="grid">
 {charts}
 </div>
 <section><h2>Blocks at the end by age and accesses</h2>
 <div class="scroll"><table data-map="{number}"></table></div></section>
 {"".join(map(_table, tables(cache)))}"""
+
+
+def _verdict(title: str, analysis: CacheAnalysis) -> str:
+    sentences = "".join(f"<li>{for_html(sentence)}</li>" for sentence in analysis.verdict)
+    return f"<section><h2>{for_html(title)}</h2><ul>{sentences}</ul></section>"
 
 
 def _table(table: Table) -> str:

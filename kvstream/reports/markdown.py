@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from kvstream.reports.report import Report
 from kvstream.reports.tables import Table, opening, overview, tables
+from kvstream.reports.verdict import CacheAnalysis
 from kvstream.text.escape import for_markdown
 
 
@@ -14,12 +15,18 @@ def to_markdown(report: Report) -> str:
         for_markdown(opening(report)),
         _table(overview(report), level=2),
     ]
+    if report.overall is not None:
+        parts += ["## All sources", _sentences(report.overall)]
     for cache in report.caches:
         analysis = cache.analysis
         parts.append(f"## {for_markdown(analysis.source)} / {for_markdown(analysis.tier)}")
-        parts.append("\n".join(f"- {for_markdown(sentence)}" for sentence in analysis.verdict))
+        parts.append(_sentences(analysis))
         parts += [_table(table, level=3) for table in tables(cache)]
     return "\n\n".join(parts) + "\n"
+
+
+def _sentences(analysis: CacheAnalysis) -> str:
+    return "\n".join(f"- {for_markdown(sentence)}" for sentence in analysis.verdict)
 
 
 def _table(table: Table, level: int) -> str:

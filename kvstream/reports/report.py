@@ -47,12 +47,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
         events: Events in it.
         malformed: Pieces that could not be decoded.
         caches: One entry a source and tier.
+        overall: Verdict and figures of all sources together; None of a single one.
     """
 
     inputs: list[str]
     events: int
     malformed: int
     caches: list[CacheReport]
+    overall: CacheAnalysis | None = None
 
 
 class _Place(NamedTuple):
@@ -103,7 +105,13 @@ class ReportBuilder:
         for tier in self._analysis.monitor.caches():
             self._add_windows(tier)
         caches = [self._cache(result) for result in self._analysis.results()]
-        return Report(inputs=inputs, events=self._events, malformed=malformed, caches=caches)
+        return Report(
+            inputs=inputs,
+            events=self._events,
+            malformed=malformed,
+            caches=caches,
+            overall=self._analysis.overall(),
+        )
 
     def _note(self, alerts: list[CacheAlert]) -> None:
         for alert in alerts:

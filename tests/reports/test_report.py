@@ -47,6 +47,18 @@ def test_the_history_accounts_for_every_event_however_long_it_is(windows):
     assert found.window_seconds == 1.0
 
 
+def test_what_is_said_of_all_sources_stands_before_each(report):
+    said = report.overall.verdict
+    assert any(sentence.startswith("Causes of misses") for sentence in said)
+    assert report.overall.summary.accounts.processed == report.events
+    markdown = to_markdown(report)
+    assert markdown.index("## All sources") < markdown.index("## synthetic / gpu")
+    assert "<h2>All sources</h2><ul><li>" in to_html(report)
+    alone = report_of(generate("chat", 2_000, blocks=64))
+    assert alone.overall is None
+    assert "All sources" not in to_markdown(alone) + to_html(alone)
+
+
 def test_a_report_as_json_is_the_whole_of_it(report):
     again = msgspec.json.decode(msgspec.json.encode(report), type=Report)
     assert again.events == 80_000
