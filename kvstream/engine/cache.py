@@ -327,7 +327,7 @@ class CacheMonitor:
         self.ring.restore(saved["ring"])
         (self._before,) = restore_measurements(saved["before"])
         for name in _SAVED:
-            setattr(self, name, saved.get(name, getattr(self, name)))  # of an older snapshot, as it is at first
+            setattr(self, name, saved[name])
         return self.rules.restore(saved["rules"])
 
     def _enter(self, index: int, alerts: list[CacheAlert]) -> Window:
