@@ -52,7 +52,13 @@ from kvstream.metrics.misses import MissCauses
 from kvstream.metrics.patterns import AccessPatternAnalysis, LifetimeDistribution
 from kvstream.metrics.reuse import ReuseByIdle
 from kvstream.metrics.sharing import SharedContent
-from kvstream.metrics.summary import Accounts, CacheMetricsSummary, PrematureEvictions, RecentMetrics
+from kvstream.metrics.summary import (
+    Accounts,
+    CacheMetricsSummary,
+    PrematureEvictions,
+    RecentMetrics,
+    SavedState,
+)
 from kvstream.metrics.tiers import TierUse
 from kvstream.metrics.trend import Trend
 from kvstream.metrics.usage import LabelUsage
@@ -60,7 +66,6 @@ from kvstream.metrics.working_set import WorkingSet
 from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import QueueStatistics
 from kvstream.recording.recorder import HasBlockId
-from kvstream.state.keeper import StateStatistics
 from kvstream.stream import KVStream, StreamStatistics
 from kvstream.subscriptions import Batching, Delivery, Subscription, SubscriptionStatistics
 from kvstream.transport.client import Connection, ConnectionStatistics, connect
@@ -121,10 +126,10 @@ __all__ = [
     "RecentMetrics",
     "ReuseByIdle",
     "Rule",
+    "SavedState",
     "SharedContent",
     "Silence",
     "StateError",
-    "StateStatistics",
     "StepRecorder",
     "StreamConfig",
     "StreamStatistics",

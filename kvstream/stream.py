@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
@@ -45,11 +46,11 @@ from kvstream.events.sequence import Cursor
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
 from kvstream.faults.fork import close_in_children
 from kvstream.faults.log import FaultLog
-from kvstream.metrics.summary import Accounts, CacheMetricsSummary
+from kvstream.metrics.summary import Accounts, CacheMetricsSummary, SavedState
 from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import Item, QueueStatistics
 from kvstream.recording.registry import ProducerSet, ProducersStatistics
-from kvstream.state.keeper import StateKeeper, StateStatistics
+from kvstream.state.keeper import StateKeeper
 from kvstream.state.progress import InputProgress
 from kvstream.state.resumption import InputMarker, SavedInput
 from kvstream.state.sections import Restored, StreamParts
@@ -97,7 +98,7 @@ class StreamStatistics(NamedTuple):
     subscribers: tuple[SubscriptionStatistics, ...]
     faults: dict[tuple[str, str], int]
     inputs: tuple[InputStatistics, ...]
-    state: StateStatistics | None
+    state: SavedState | None
 
 
 class _Counted(NamedTuple):
@@ -210,7 +211,13 @@ class KVStream:
 
         def parts() -> StreamParts:
             return StreamParts(
-                self._monitors, self._limits, self._silences, self._drops, self._others, self._progress
+                self._monitors,
+                self._limits,
+                self._silences,
+                self._drops,
+                self._others,
+                self._progress,
+                self._input_watch,
             )
 
         return StateKeeper(state, parts, monitor_of, lambda s: self._consumer_of(s).batch, __version__)
@@ -287,9 +294,12 @@ class KVStream:
                 await self._end_windows()
             for topic in self._topics:
                 topic.close()
+            owed = self._alerts.owed()
             async with anyio.create_task_group() as farewells:
                 for topic in self._topics:
                     farewells.start_soon(topic.handled, self.config.delivery_timeout)
+            if self._alerts.owed() != owed:
+                await self._save_last()  # or the next process would deliver them again
         return not scope.cancelled_caught
 
     async def _save_last(self) -> float:
@@ -356,15 +366,20 @@ class KVStream:
             "malformed": self._before.malformed + self._malformed_count,
             "dropped": dict(+dropped),
             "silent_seconds": {source: max(0.0, now - arrived) for source, arrived in self._arrived.items()},
+            "owed_alerts": msgspec.to_builtins(self._alerts.owed()),
+            "degraded": self._keeper.degraded.save() if self._keeper is not None else {},
         }
 
     def _go_on(self, restored: Restored) -> None:
         """Go on from what was restored."""
+        others = restored.others
+        owed = msgspec.convert(others.get("owed_alerts", []), list[tuple[str, list[CacheAlert]]])
+        self._alerts.go_on(owed, self.firing())
         self._publish_alerts(restored.alerts)
-        dropped, malformed = restored.others.get("dropped", {}), restored.others.get("malformed", 0)
+        dropped, malformed = others.get("dropped", {}), others.get("malformed", 0)
         engine = accounts_of(self._monitors, None, None)
         self._before = _Counted(engine.offered + sum(dropped.values()), malformed, dropped)
-        silent = restored.others.get("silent_seconds", {})
+        silent = others.get("silent_seconds", {})
         now = anyio.current_time() + _RECONNECT_SECONDS
         arrived = {source: now - silent.get(source, 0.0) for source in restored.sources}
         self._arrived = dict(sorted(arrived.items(), key=lambda item: item[1]))
@@ -740,6 +755,8 @@ class KVStream:
         if tier is None:
             alerts = (alert for alert in self.drop_alerts() if source in (None, alert.source))
             summary.alerts.extend(alert.to_dict() for alert in alerts)
+        if source is None and tier is None:
+            summary.state = self._saved_state()
         return summary
 
     def accounts(self, source: str | None = None, tier: str | None = None) -> Accounts:
@@ -814,8 +831,11 @@ class KVStream:
             tuple(entry for topic in self._topics for entry in topic.statistics()),
             dict(self.faults.counts),
             tuple(self.inputs()),
-            None if self._keeper is None else self._keeper.statistics(),
+            self._saved_state(),
         )
+
+    def _saved_state(self) -> SavedState | None:
+        return None if self._keeper is None else self._keeper.statistics()
 
     def _accounts(self, counted: ProducersStatistics) -> Accounts:
         """Return the accounts of the whole stream at the moment when its producers had counted this.
@@ -916,7 +936,9 @@ class KVStream:
         duplicates = ((each.source, each.duplicates) for each in sources_of(self) if each.duplicates)
         now_ns = self._clock() if self._recorded is None else self._recorded.now_ns
         alerts = self._drops.look(self._limits.refused, duplicates, now_ns / 1e9)
-        readings = (reading for seen in self.inputs() for reading in readings_of(seen, now_ns / 1e9))
+        readings = [reading for seen in self.inputs() for reading in readings_of(seen, now_ns / 1e9)]
+        if self._keeper is not None:
+            readings += self._keeper.readings()
         return [*alerts, *self._input_watch.look(readings, now_ns / 1e9)]
 
     async def _forget_silent(self) -> None:

@@ -397,6 +397,30 @@ class Topic(Generic[T]):
         for handled in self._handled:
             tasks.start_soon(handled.run)
 
+    def owed(self) -> list[tuple[str, list[T]]]:
+        """Return each destination of a ``Delivery``, and the items that it has not been delivered yet."""
+        return [(each.destination, each.owed()) for each in self._handled if each.is_delivery]
+
+    def go_on(self, owed: Iterable[tuple[str, Sequence[T]]], current: Sequence[T]) -> None:
+        """Go on from what another process owed; whoever is not among that begins with what is current.
+
+        Args:
+            owed: What ``owed`` returned there.
+            current: Items that stand for the state now, which those destinations had been delivered.
+        """
+        left = list(owed)
+        deliveries = {each.subscription: each.destination for each in self._handled if each.is_delivery}
+        for subscription in self._subscriptions:
+            for item in current:
+                subscription.publish(item)
+            destination = deliveries.get(subscription)
+            known = next((entry for entry in left if entry[0] == destination), None)
+            if known is not None:
+                left.remove(known)
+                subscription.take_all(lambda _: True)
+                for item in known[1]:
+                    subscription.publish(item)
+
     @property
     def listening(self) -> bool:
         """Return whether anyone listens."""
@@ -442,13 +466,18 @@ class _Handled(Generic[T]):
         self._ended = anyio.Event()
         self._successes = 0
         self._tries = 0  # that failed, since the last success or the end of the stream
-        self._name, self._destination = handler_name(handler), destination_of(handler)
+        self._name, self.destination = handler_name(handler), destination_of(handler)
+        self.is_delivery = isinstance(handler, Delivery)
         self._function: Callable[[Any], Any] = handler.deliver if isinstance(handler, Delivery) else handler
         self._in_thread = not (
             inspect.iscoroutinefunction(self._function)
             or inspect.iscoroutinefunction(getattr(self._function, "__call__", None))  # noqa: B004 - an object whose __call__ is async
         )
         self._in_hand: Sequence[T] | None = None  # what it is called with
+
+    def owed(self) -> list[T]:
+        """Return the items that it has not been called with, or may not have been."""
+        return [*(self._in_hand or ()), *self.subscription.buffered()]
 
     async def run(self) -> None:
         """Call the handler with each item; a plain function runs in a worker thread.
@@ -535,7 +564,7 @@ class _Handled(Generic[T]):
         self._faults.note(
             "handler",
             "undelivered" if first else "undelivered_again",
-            f"{self._destination}: not delivered, will be tried again: {text_of(error)}",
+            f"{self.destination}: not delivered, will be tried again: {text_of(error)}",
             logging.WARNING if first else logging.DEBUG,
         )
         if ending or error.retry_after is not None:

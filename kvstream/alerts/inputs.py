@@ -4,7 +4,9 @@ An input that is not connected brings no event at all, so that it is looked at b
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from kvstream.alerts.rule import Rule, alert_by
 from kvstream.alerts.silences import Silences
@@ -83,6 +85,23 @@ class InputWatch:
             change = judged.standing.to_publish(now)
             yield [] if change is None else [change]
 
+    def save(self) -> list[dict[str, Any]]:
+        """Return what it remembers of each rule and input, as plain values."""
+        return [{"name": name, **judged.save()} for (_, name), judged in self._judged.items()]
+
+    def restore(self, saved: list[dict[str, Any]], now: float) -> list[CacheAlert]:
+        """Go on from what was saved; return the alerts that end as their rule is gone or another one now."""
+        ended = []
+        for each in saved:
+            rule = msgspec.convert(each["rule"], Rule)
+            judged = _Judged(rule, each["name"], self._silences)
+            judged.restore(each)
+            if rule in self._rules:
+                self._judged[rule.name, each["name"]] = judged
+            else:
+                ended.append(judged.standing.end("its rule was changed or taken away", now))
+        return [alert for alert in ended if alert is not None]
+
     def firing(self) -> list[CacheAlert]:
         """Return the alerts that fire."""
         return [j.standing.alert for j in self._judged.values() if j.standing.alert is not None]
@@ -101,6 +120,20 @@ class _Judged:
         self._name = name
         self._bad_since: float | None = None
         self._good_since: float | None = None
+
+    def save(self) -> dict[str, Any]:
+        """Return the rule and what is remembered, as plain values."""
+        return {
+            "rule": msgspec.to_builtins(self.rule),
+            "bad_since": self._bad_since,
+            "good_since": self._good_since,
+            "standing": self.standing.save(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from what was saved by the same rule."""
+        self._bad_since, self._good_since = saved["bad_since"], saved["good_since"]
+        self.standing.restore(saved["standing"])
 
     def judge(self, reading: InputReading, now: float) -> CacheAlert | None:
         if reading.value is not None:

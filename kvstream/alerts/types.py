@@ -48,6 +48,7 @@ class MetricType(StrEnum):
     NOT_CONNECTED = "not_connected"
     SHARED_TOPICS = "shared_topics"
     DRIFT = "drift"
+    STATE_OVERDUE = "state_overdue"
     HEARTBEAT = "heartbeat"
 
 
@@ -61,8 +62,15 @@ DROP_METRICS = frozenset(
 )
 """Metrics of what never reaches a cache: of a stream or a source, in windows of the clock."""
 
-INPUT_METRICS = frozenset({MetricType.NOT_CONNECTED, MetricType.SHARED_TOPICS, MetricType.DRIFT})
-"""Metrics of the inputs of a stream."""
+INPUT_METRICS = frozenset(
+    {
+        MetricType.NOT_CONNECTED,
+        MetricType.SHARED_TOPICS,
+        MetricType.DRIFT,
+        MetricType.STATE_OVERDUE,
+    }
+)
+"""Metrics of the inputs of a stream, and of its saved state."""
 
 STREAM_METRICS = DROP_METRICS | INPUT_METRICS | {MetricType.HEARTBEAT}
 """Metrics that rules of caches do not look at."""

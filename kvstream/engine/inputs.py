@@ -66,10 +66,9 @@ class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, tag="input"):
 
 def readings_of(seen: InputStatistics, now: float) -> Iterator[InputReading]:
     """Yield what rules judge an input by, at a time in seconds since the Unix epoch."""
-    is_away = seen.state in ("not connected", "error")
-    yield InputReading(
-        MetricType.NOT_CONNECTED, seen.input, max(0.0, now - seen.since) if is_away else 0.0, seen.error
-    )
+    away = max(0.0, now - seen.since) if seen.state in ("not connected", "error") else 0.0
+    is_known = seen.state != "connecting"  # else an alert would end by a restart of this process
+    yield InputReading(MetricType.NOT_CONNECTED, seen.input, away if is_known else None, seen.error)
     topics = ", ".join(f"'{topic}'" for topic in seen.shared_topics)
     yield InputReading(MetricType.SHARED_TOPICS, seen.input, float(len(seen.shared_topics)), topics)
     if seen.source:

@@ -184,6 +184,11 @@ class SourceMonitor:
         """Return how far its frames have come; None where they have no numbers."""
         return self._sequence.cursor
 
+    @property
+    def is_from_its_beginning(self) -> bool:
+        """Return whether it is known since its engine's start."""
+        return self._sequence.is_from_its_beginning
+
     def note_lost(self, count: int) -> None:
         """Note frames, or events that were dropped unasked, that are missing here."""
         self._lost_unseen += count

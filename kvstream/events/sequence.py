@@ -103,6 +103,11 @@ class FrameSequence:
         """Return how far the last producer's frames have come; None where no frame had a number."""
         return None if self._life is None else Cursor(self._epoch, self._life.next)
 
+    @property
+    def is_from_its_beginning(self) -> bool:
+        """Return whether the last producer's first frame came."""
+        return self._life is not None and self._life.first == 0
+
     def save(self) -> dict[str, Any]:
         """Return the numbers so far, as plain values."""
         return {

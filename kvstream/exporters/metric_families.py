@@ -11,7 +11,7 @@ from kvstream.engine.monitor import SourceMonitor
 from kvstream.events.counters import CacheCounts, SourceCounts, counts_of
 from kvstream.exporters.process import cpu_seconds, resident_bytes
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
-from kvstream.metrics.summary import Accounts
+from kvstream.metrics.summary import Accounts, SavedState
 from kvstream.metrics.usage import usage_by_label
 from kvstream.stream import KVStream, sources_in_turn
 
@@ -58,6 +58,7 @@ def _families(kind: type[Struct], labels: LabelValues) -> dict[str, Family]:
 _OF_CACHE = _families(CacheCounts, TIER)
 _OF_SOURCE = _families(SourceCounts, ("source",))
 _OF_STREAM = _families(Accounts, ())
+_OF_STATE = _families(SavedState, ())
 _RESTING_ON_HITS = {name for name, count in counts_of(CacheCounts).items() if count.rests_on_hits}
 
 _BLOCKS = Family("gauge", "kvstream_blocks", "Blocks live.", TIER)
@@ -120,6 +121,7 @@ FAMILIES = (
     *(_LABEL_BLOCKS, _LABEL_SHARE, _LABEL_ALLOCATIONS, _LABEL_ACCESSES, _LABEL_EVICTIONS, _LABEL_PREMATURE),
     *(_INPUT_AGE, _EVENT_LAG, _QUEUE_FILL, _CPU, _MEMORY),
     *(_INPUT_CONNECTED, _INPUT_BATCHES, _INPUT_LOST),
+    *_OF_STATE.values(),
     *(*_OF_STREAM.values(), _DROPPED, _UNDELIVERED, _FAILURES, _FAULTS),
 )
 """Every metric, in the order of the exposition."""
@@ -183,6 +185,9 @@ def stream_readings(stream: KVStream) -> Iterator[Reading]:
     accounts = inside.accounts
     for name, family in _OF_STREAM.items():
         yield family, (), getattr(accounts, name)
+    if inside.state is not None:
+        for name, family in _OF_STATE.items():
+            yield family, (), getattr(inside.state, name)
     yield _CPU, (), cpu_seconds()
     yield _MEMORY, (), resident_bytes()
     for seen in inside.inputs:

@@ -153,6 +153,41 @@ class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
     within_seconds: float
 
 
+class SavedState(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a stream outlives its process, at one moment.
+
+    Attributes:
+        path: The directory that it is kept in.
+        saved_at: When the last whole snapshot was begun, seconds since the Unix epoch; None before the first.
+        age_seconds: Since then; without one, since the stream was opened.
+        interval_seconds: From one snapshot to the next; longer where they cost more.
+        bytes: Length of the last snapshot.
+        snapshots: Snapshots taken since the stream was opened.
+        failures: Attempts that failed.
+        error: Why the last attempt failed; empty if it did not.
+        unsaved_frames: Frames that were acknowledged though no snapshot holds them, as none could be written
+            for so long that their sender would have had to drop events.
+        degraded: Sources of which the state was lost, so that their figures are not true yet.
+    """
+
+    path: str
+    saved_at: float | None
+    age_seconds: Annotated[
+        float, Count("Since the last snapshot was begun.", "kvstream_state_age_seconds", kind="gauge")
+    ]
+    interval_seconds: Annotated[
+        float, Count("From one snapshot to the next.", "kvstream_state_interval_seconds", kind="gauge")
+    ]
+    bytes: Annotated[int, Count("Length of the last snapshot.", "kvstream_state_bytes", kind="gauge")]
+    snapshots: Annotated[int, Count("Snapshots taken.", "kvstream_state_snapshots")]
+    failures: Annotated[int, Count("Snapshots that failed.", "kvstream_state_failures")]
+    error: str
+    unsaved_frames: Annotated[
+        int, Count("Frames acknowledged though no snapshot holds them.", "kvstream_state_unsaved_frames")
+    ]
+    degraded: list[str]
+
+
 class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     """What a cache has done since the start and recently, and what is wrong.
 
@@ -213,6 +248,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         alerts: Alerts that are firing, as dictionaries.
         pending: What is bad, but not for long enough to fire, in the same form.
         accounts: Where every event and block went.
+        state: How well the state outlives the process; of all sources and tiers only, None where it does not.
     """
 
     source: str
@@ -263,6 +299,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     alerts: list[dict[str, Any]]
     pending: list[dict[str, Any]]
     accounts: Accounts
+    state: SavedState | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary of plain values."""

@@ -15,7 +15,7 @@ from kvstream.events.types import Labels
 from kvstream.metrics.distribution import Distribution, distributions
 from kvstream.metrics.history import History, HistoryBuilder
 from kvstream.metrics.measurements import Measurements
-from kvstream.metrics.summary import CacheMetricsSummary
+from kvstream.metrics.summary import CacheMetricsSummary, SavedState
 from kvstream.reports.verdict import verdict
 from kvstream.stream import KVStream, caches_in_turn, caches_of
 from kvstream.text.json import encode_json
@@ -137,7 +137,11 @@ async def state_of(stream: KVStream, place: Place) -> State:
     return State(
         caches=[_cache_now(tier) for tier in sorted(caches_of(stream), key=_name)],
         summary=summary,
-        verdict=[*_not_connected(stream), *(verdict(summary) if summary.accounts.allocations else [])],
+        verdict=[
+            *_not_connected(stream),
+            *_not_saved(stream.statistics().state),
+            *(verdict(summary) if summary.accounts.allocations else []),
+        ],
         history=await history(stream, place, _NEWEST_WINDOWS),
     )
 
@@ -152,6 +156,20 @@ def _not_connected(stream: KVStream) -> list[str]:
     ]
     more = len(away) - len(said)
     return [*said, f"{more:,} more inputs are not connected"] if more else said
+
+
+def _not_saved(state: SavedState | None) -> list[str]:
+    """Return what is wrong with the saved state, a sentence each."""
+    if state is None:
+        return []
+    said = []
+    if state.error:
+        since = "not yet" if state.saved_at is None else f"last at {time_of_day(state.saved_at)}"
+        said.append(f"the state cannot be saved ({since}): {state.error}")
+    if state.degraded:
+        names = ", ".join(state.degraded[:_INPUTS_SHOWN])
+        said.append(f"the state of {len(state.degraded):,} sources was lost, and is not whole yet: {names}")
+    return said
 
 
 def _name(tier: CacheMonitor) -> tuple[str, str]:

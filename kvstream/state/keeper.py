@@ -3,47 +3,23 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple
 
 from anyio import to_thread
 
+from kvstream.alerts.inputs import InputReading
+from kvstream.alerts.types import MetricType
 from kvstream.engine.monitor import Monitor
 from kvstream.errors import StateError
 from kvstream.events.sequence import Cursor
+from kvstream.metrics.summary import SavedState
+from kvstream.state.degraded import DegradedSources
 from kvstream.state.saver import Saver
 from kvstream.state.sections import Restored, StreamParts, restore
 from kvstream.state.store import DirectoryStore, SnapshotFile
 
 _logger = logging.getLogger("kvstream")
-
-
-class StateStatistics(NamedTuple):
-    """The saved state of a stream at one moment.
-
-    Attributes:
-        path: The directory that it is kept in.
-        saved_at: When the last whole snapshot was begun, seconds since the Unix epoch; None before the first.
-        age_seconds: Since then; without one, since the stream was opened.
-        interval_seconds: From one snapshot to the next: longer where they cost more.
-        bytes: Length of the last snapshot.
-        snapshots: Snapshots taken since the stream was opened.
-        failures: Attempts that failed.
-        error: Why the last attempt failed; empty if it did not.
-        unsaved_frames: Frames that were acknowledged though no snapshot holds them, as none could be written
-            for so long that their sender would have had to drop events.
-    """
-
-    path: str
-    saved_at: float | None
-    age_seconds: float
-    interval_seconds: float
-    bytes: int
-    snapshots: int
-    failures: int
-    error: str
-    unsaved_frames: int
 
 
 class StateKeeper:
@@ -59,7 +35,8 @@ class StateKeeper:
     Attributes:
         saver: Takes the snapshots.
         cursors: Epoch and next sequence number of each source that was restored and had numbered frames.
-        unsaved_frames: See ``StateStatistics``.
+        degraded: Sources of which the state was lost.
+        unsaved_frames: See ``SavedState``.
     """
 
     def __init__(
@@ -74,6 +51,7 @@ class StateKeeper:
         self._parts, self._monitor_of = parts, monitor_of
         self.saver = Saver(self._store, parts, between_batches, writer)
         self.cursors: Mapping[str, Cursor] = {}
+        self.degraded = DegradedSources()
         self.unsaved_frames = 0
         self._opened_at = 0.0
 
@@ -94,7 +72,9 @@ class StateKeeper:
         self._store.open()
         try:
             self._opened_at = time.time()
-            return self._restore(now)
+            restored = self._restore(now)
+            self.degraded.begin(restored.is_lost, restored.problems)
+            return restored
         except BaseException:
             self._store.close()
             raise
@@ -123,6 +103,8 @@ class StateKeeper:
             return None
         for problem in restored.problems.values():
             _logger.warning("state in %s: %s; it begins with nothing", path, problem)
+        if "degraded" in restored.others:
+            self.degraded.restore(restored.others["degraded"])
         self.saver.saved_at, self.saver.bytes = file.header.taken_at, file.bytes
         sources = self._parts().sources()
         self.cursors = {name: cursor for name, of in sources.items() if (cursor := of.cursor) is not None}
@@ -146,18 +128,25 @@ class StateKeeper:
         """Let other processes have the store."""
         self._store.close()
 
-    def statistics(self) -> StateStatistics:
+    def statistics(self) -> SavedState:
         """Return what there is to say of it now."""
         saver = self.saver
         since = self._opened_at if saver.saved_at is None else saver.saved_at
-        return StateStatistics(
-            str(self._store.path),
-            saver.saved_at,
-            max(0.0, time.time() - since),
-            saver.interval,
-            saver.bytes,
-            saver.snapshots,
-            saver.failures,
-            saver.error,
-            self.unsaved_frames,
+        return SavedState(
+            path=str(self._store.path),
+            saved_at=saver.saved_at,
+            age_seconds=max(0.0, time.time() - since),
+            interval_seconds=saver.interval,
+            bytes=saver.bytes,
+            snapshots=saver.snapshots,
+            failures=saver.failures,
+            error=saver.error,
+            unsaved_frames=self.unsaved_frames,
+            degraded=self.degraded.look(self._parts().sources().values()),
         )
+
+    def readings(self) -> Iterator[InputReading]:
+        """Yield what rules judge the saved state by."""
+        seen = self.statistics()
+        overdue = max(0.0, seen.age_seconds - seen.interval_seconds)
+        yield InputReading(MetricType.STATE_OVERDUE, seen.path, overdue, seen.error)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from kvstream.alerts.drops import DropWatch
+from kvstream.alerts.inputs import InputWatch
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert
 from kvstream.engine.limits import StreamLimits
@@ -34,6 +35,7 @@ class StreamParts(msgspec.Struct, frozen=True, eq=False):
         drops: What watches events that never reach a cache.
         others: Returns what else the stream has to go on from, in plain values, which ``restore`` gives back.
         inputs: How far the inputs have come that can be read again.
+        input_watch: What watches whether inputs are connected.
     """
 
     monitors: Sequence[Monitor]
@@ -42,6 +44,7 @@ class StreamParts(msgspec.Struct, frozen=True, eq=False):
     drops: DropWatch
     others: Callable[[], dict[str, Any]] = dict
     inputs: InputProgress = msgspec.field(default_factory=InputProgress)
+    input_watch: InputWatch = msgspec.field(default_factory=lambda: InputWatch((), Silences()))
 
     def source(self, name: str) -> SourceMonitor | None:
         """Return a source; None if it is not there now."""
@@ -103,6 +106,7 @@ def stream_section(parts: StreamParts, saved: Mapping[str, SourceMonitor]) -> Se
         "refused": parts.limits.save(),
         "silences": parts.silences.save(),
         "drops": parts.drops.save(),
+        "input_watch": parts.input_watch.save(),
         "others": parts.others(),
         "inputs": parts.inputs.of_others(set(names)),
     }
@@ -138,7 +142,13 @@ def restore(
         inputs: dict[str, SavedInput] = {}
         add_saved(inputs, stream.get("inputs", {}), None)
         drops = DropWatch(first.rules, silences, {})
-        tried = StreamParts([Monitor(first.config, first.rules)], StreamLimits(first.config), silences, drops)
+        tried = StreamParts(
+            [Monitor(first.config, first.rules)],
+            StreamLimits(first.config),
+            silences,
+            drops,
+            input_watch=InputWatch(first.rules, silences),
+        )
         _restore_stream(tried, stream, now)  # so that what cannot be restored changes nothing
         alerts = _restore_stream(parts, stream, now)
     except DAMAGES as error:
@@ -161,6 +171,7 @@ def _restore_stream(parts: StreamParts, stream: Mapping[str, Any], now: float) -
     """Restore what is of no source; return the alerts that end."""
     parts.silences.restore(stream["silences"])
     ended = parts.drops.restore(stream["drops"], now)
+    ended += parts.input_watch.restore(stream.get("input_watch", []), now)
     parts.limits.restore(stream["refused"])
     for saved in stream["monitors"]:
         parts.monitors[0].restore(saved)

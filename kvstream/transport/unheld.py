@@ -19,7 +19,7 @@ class UnheldFrames:
 
     A snapshot is asked for where the other side waits for one, or soon may have to drop events. If none can
     be written then, the frames are acknowledged all the same, as the stream is not to be held up; they are
-    counted (``StateStatistics.unsaved_frames``).
+    counted (``SavedState.unsaved_frames``).
 
     Args:
         keeper: Keeps the state of the stream.

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
@@ -47,23 +48,29 @@ def tool(name):
 @asynccontextmanager
 async def filled():
     """A stream with two sources, an odd name, labels, an alert, a loss and a fault."""
-    async with KVStream(StreamConfig(metrics=MetricsConfig(capacity=512))) as stream:
-        stream.on_alert(print)
-        await send_chat(stream, 20_000)
-        await stream.producer(ODD).allocated(range(10), labels=Labels(tenant="acme", lora="sql"))
-        await stream.producer(ODD).accessed([1, 1, 2])
-        stream.producer(ODD).drop("queue_full", 3)
-        stream.faults.note("frames", "bad_token", "wrong token")
-        away = InputStatistics(input=f"zmq://{ODD}:1", state="not connected", since=1.7e9, batches=3)
-        stream.watch_inputs(lambda: [away])
-        await stream.producer(ODD, "cpu").allocated(5)
-        await stream.flush()
-        yield stream
+    config = StreamConfig(metrics=MetricsConfig(capacity=512))
+    with tempfile.TemporaryDirectory() as state:
+        async with KVStream(config, state=state) as stream:
+            await fill(stream)
+            yield stream
+
+
+async def fill(stream):
+    stream.on_alert(print)
+    await send_chat(stream, 20_000)
+    await stream.producer(ODD).allocated(range(10), labels=Labels(tenant="acme", lora="sql"))
+    await stream.producer(ODD).accessed([1, 1, 2])
+    stream.producer(ODD).drop("queue_full", 3)
+    stream.faults.note("frames", "bad_token", "wrong token")
+    away = InputStatistics(input=f"zmq://{ODD}:1", state="not connected", since=1.7e9, batches=3)
+    stream.watch_inputs(lambda: [away])
+    await stream.producer(ODD, "cpu").allocated(5)
+    await stream.flush()
 
 
 def steady(body):
     """The lines of an exposition but for samples that change by themselves from one to the next."""
-    changing = (b"kvstream_process_", b"kvstream_input_age_seconds")
+    changing = (b"kvstream_process_", b"kvstream_input_age_seconds", b"kvstream_state_age_seconds")
     return [line for line in body.splitlines() if not line.startswith(changing)]
 
 

@@ -2,24 +2,34 @@
 
 import logging
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from kvstream import (
     ConfigError,
+    Delivery,
     EventFrame,
+    InputStatistics,
     KVStream,
     Malformed,
     MetricsConfig,
     StreamConfig,
+    UndeliveredError,
 )
 from kvstream.errors import StateError
+from kvstream.exporters.prometheus import exposition
+from kvstream.reports.overview import Place, state_of
+from kvstream.state.store import DirectoryStore
 from kvstream.stream import caches_of
 from tests.engine.test_saved import of_cache
+from tests.state.power import UnsyncedFiles
 from tests.test_stream import trouble
 from tests.waiting import DEADLINE
 
 QUIET = StreamConfig(metrics=MetricsConfig(export_interval=0.0, forget_seconds=0.0))
+QUICK = replace(QUIET, delivery_timeout=0.2)
 SECOND = 10**9
 
 
@@ -39,6 +49,18 @@ def steady(source="s", seconds=20, start=0, epoch=1):
         columns = np.array(ops, np.uint8), np.array(blocks), np.array(ts)
         frames.append(EventFrame(*columns, source, epoch=epoch, seq=second))
     return frames
+
+
+class Notifier(Delivery):
+    """Keeps what it is given, or fails."""
+
+    def __init__(self, destination, fails=False):
+        self.destination, self.fails, self.delivered = destination, fails, []
+
+    async def deliver(self, item):
+        if self.fails:
+            raise UndeliveredError("down", retry_after=1.0)
+        self.delivered.append(item)
 
 
 def figures(stream):
@@ -184,6 +206,100 @@ async def test_the_statistics_say_how_old_and_large_the_state_is(tmp_path, caplo
 def test_a_recording_has_no_state_to_keep(tmp_path):
     with pytest.raises(ConfigError, match="recording"):
         KVStream(StreamConfig(recorded=True), state=tmp_path)
+
+
+async def test_handlers_go_on_with_what_they_were_not_delivered(tmp_path):
+    frames = trouble()[:420]
+    down, up = Notifier("page", fails=True), Notifier("page")
+    async with KVStream(QUICK, state=tmp_path) as stream:
+        stream.on_alert(down)
+        stream.on_alert(Notifier("log"))
+        await send_all(stream, frames)
+    assert down.delivered == []
+    late, log, plain = Notifier("new"), Notifier("log"), []
+    after = KVStream(QUICK, state=tmp_path)
+    for handler in (up, late, log, plain.append):
+        after.on_alert(handler)
+    async with after:
+        firing = after.firing()
+        assert {alert.rule for alert in firing} == {"hit_ratio_drop"}
+    states = {(alert.state, alert.incident) for alert in up.delivered}
+    assert states == {("firing", alert.incident) for alert in firing}
+    assert log.delivered == []  # which had been delivered it
+    assert late.delivered == plain == firing
+    again = Notifier("page")
+    last = KVStream(QUICK, state=tmp_path)
+    last.on_alert(again)
+    async with last:
+        pass
+    assert again.delivered == []
+
+
+async def test_an_input_that_is_not_connected_alerts_on(tmp_path):
+    seen = InputStatistics(input="zmq://x:1", state="not connected", since=0.0)
+    shown = [seen]
+    async with KVStream(QUIET, state=tmp_path) as stream:
+        stream.watch_inputs(lambda: shown)
+        stream._clock = lambda: 1_000 * SECOND
+        stream._look_at_drops()
+        stream._clock = lambda: 2_000 * SECOND
+        (fired,) = stream._look_at_drops()
+    async with KVStream(QUIET, state=tmp_path) as after:
+        after.watch_inputs(lambda: shown)
+        after._clock = lambda: 2_001 * SECOND
+        for state in ("connecting", "not connected"):
+            shown[0] = msgspec.structs.replace(seen, state=state)
+            assert after._look_at_drops() == []
+        assert after.drop_alerts() == [fired]
+
+
+async def test_state_that_cannot_be_saved_raises_an_alert_and_is_shown(tmp_path):
+    files = UnsyncedFiles(None)
+    async with KVStream(QUIET, state=DirectoryStore(tmp_path, files)) as stream:
+        await send_all(stream, steady())
+        assert stream._look_at_drops() == []
+        files.fail_at = files.steps
+        assert not await stream._keeper.saver.save()
+        stream._keeper._opened_at -= 100.0
+        (fired,) = stream._look_at_drops()
+        assert fired.rule == "state_not_saved"
+        assert fired.source == str(tmp_path)
+        assert fired.message.endswith("No space left on device")
+        state = (await stream.summary()).state
+        assert (state.error, state.failures) == ("No space left on device", 1)
+        body, _ = await exposition(stream)
+        assert b"kvstream_state_failures_total 1.0" in body
+        shown = await state_of(stream, Place(None, None))
+        assert "the state cannot be saved (not yet): No space left on device" in shown.verdict
+        files.fail_at = None
+        assert await stream._keeper.saver.save()
+        assert stream._look_at_drops() == []
+
+
+async def test_what_was_lost_is_degraded_until_it_is_turned_over_or_cleared(tmp_path):
+    names = ("turned over", "cleared", "from its beginning", "as before")
+    frames = {name: steady(name, 40) for name in names}
+    await run(tmp_path, [each for name in names for each in frames[name][:10]])
+    for file in tmp_path.glob("*.kvstate"):
+        file.write_bytes(b"")
+    async with KVStream(QUIET, state=tmp_path) as stream:
+
+        def degraded():
+            return stream.statistics().state.degraded
+
+        for name in names:
+            await send_all(stream, steady(name, 1, epoch=2) if name == names[2] else frames[name][10:11])
+        assert degraded() == [names[0], names[1], names[3]]
+        await stream.producer("cleared").cleared()
+        turned = stream.producer("turned over")
+        for block in range(100, 120):
+            await turned.allocated(block)
+            await turned.evicted(block)
+        await stream.flush()
+        assert degraded() == ["as before"]
+    async with KVStream(QUIET, state=tmp_path) as stream:
+        assert degraded() == ["as before"]
+        assert (await stream.summary()).state.degraded == ["as before"]
 
 
 async def test_a_directory_that_cannot_be_made_is_named(tmp_path):

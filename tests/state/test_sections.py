@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstream.alerts.drops import DropWatch
+from kvstream.alerts.inputs import InputWatch
 from kvstream.alerts.rules_file import default_rules
 from kvstream.alerts.silences import Silences
 from kvstream.config import MetricsConfig
@@ -26,7 +27,8 @@ class Stream:
         limits, silences = StreamLimits(config), Silences()
         monitors = [Monitor(config, None, silences, limits) for _ in range(consumers)]
         drops = DropWatch(default_rules(), silences, limits.descriptions())
-        self.parts = StreamParts(monitors, limits, silences, drops)
+        inputs = InputWatch(default_rules(), silences)
+        self.parts = StreamParts(monitors, limits, silences, drops, input_watch=inputs)
 
     def monitor_of(self, name):
         return self.parts.monitors[ord(name[0]) % len(self.parts.monitors)]
