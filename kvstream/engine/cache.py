@@ -286,13 +286,12 @@ class CacheMonitor:
         return alerts + self.rules.pass_time(index)
 
     def save(self) -> dict[str, Any]:
-        """Return its state as the body of a section (``state.snapshot.Section``), which changes no more.
+        """Return its state but for the table as part of a section (``state.snapshot.Section``).
 
-        What waits to be counted is settled first, which changes no figure.
+        What is returned changes no more. What waits to be counted is settled first, which changes no figure.
         """
         self._settle()
         return {
-            "table": self.table.save(),
             "premature": self.premature.save(),
             "sample": self.sample.save(),
             "curve": self._curve.save(),

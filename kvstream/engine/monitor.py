@@ -201,6 +201,29 @@ class SourceMonitor:
         Raises:
             RuntimeError: If a batch is being applied, as numbers of frames that are not are taken in already.
         """
+        body = self.save_all_but_tables()
+        self.save_tables(body)
+        return body
+
+    def save_tables(self, body: dict[str, Any]) -> None:
+        """Add the tables to what was saved, in any thread while no batch is applied.
+
+        It takes some 100 ms a million blocks.
+        """
+        for name, saved in body["tiers"].items():
+            saved["table"] = self.tiers[name].table.save()
+
+    @property
+    def live(self) -> int:
+        """Return how many blocks are live."""
+        return sum(tier.table.live_count for tier in self.tiers.values())
+
+    def save_all_but_tables(self) -> dict[str, Any]:
+        """Return its state without the blocks, between two batches.
+
+        Raises:
+            RuntimeError: If a batch is being applied, as numbers of frames that are not are taken in already.
+        """
         if self._is_applying:
             raise RuntimeError(f"source {self.source!r} is saved in the middle of a batch")
         return {

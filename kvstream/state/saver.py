@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import TypeVar
 
 import anyio
@@ -14,7 +15,7 @@ from kvstream.engine.monitor import SourceMonitor
 from kvstream.faults.containment import described
 from kvstream.state.held import HeldFrames
 from kvstream.state.sections import StreamParts, source_section, stream_section
-from kvstream.state.snapshot import Header, Section
+from kvstream.state.snapshot import Header
 from kvstream.state.store import DirectoryStore, SnapshotWriter
 
 SHORTEST_INTERVAL = 5.0
@@ -23,6 +24,9 @@ SHORTEST_INTERVAL = 5.0
 MOST_OF_THE_TIME = 0.05
 """Share of the time that saving may take."""
 
+_MANY_BLOCKS = 32_768
+"""Blocks that are copied in a thread, as they would hold the event loop for some milliseconds."""
+
 _logger = logging.getLogger("kvstream")
 _T = TypeVar("_T")
 
@@ -30,8 +34,9 @@ _T = TypeVar("_T")
 class Saver:
     """Takes snapshots of a stream, source by source.
 
-    The event loop copies a source between two batches of its frames; packing and writing run in a worker
-    thread. What cannot be written is tried again later, and stops nothing.
+    The event loop copies a source between two batches of its frames, and a worker thread its tables where
+    they are large; packing and writing run in a worker thread, too. What cannot be written is tried again
+    later, and stops nothing.
 
     Args:
         store: Where snapshots are kept, open.
@@ -125,8 +130,13 @@ class Saver:
                 async with self._between_batches(name):
                     if self._parts().source(name) is not source:
                         continue  # forgotten meanwhile
-                    section = self._copied(source_section, source, self._parts().inputs)
+                    copied = partial(source_section, with_tables=False)
+                    section = self._copied(copied, source, self._parts().inputs)
                     self.held.enter(name)
+                    if source.live < _MANY_BLOCKS:
+                        self._copied(source.save_tables, section.body)
+                    else:
+                        await self._in_thread(source.save_tables, section.body)
                 saved[name] = source
                 await self._in_thread(writer.add, section)
             parts = self._parts()
@@ -140,12 +150,12 @@ class Saver:
         number = self._store.next_number()
         return self._store.begin(Header(number=number, taken_at=begun_at, writer=self._writer))
 
-    def _copied(self, function: Callable[..., Section], *arguments: object) -> Section:
-        """Return a section, and count what it costs the event loop."""
+    def _copied(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """Call a function, and count what it costs the event loop."""
         began = time.perf_counter()
-        section = function(*arguments)
+        result = function(*arguments)
         self._cost += time.perf_counter() - began
-        return section
+        return result
 
     async def _in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
         """Call a function in a worker thread, and count what it costs."""

@@ -75,17 +75,20 @@ class Restored(msgspec.Struct, frozen=True):
     is_lost: bool = False
 
 
-def source_section(source: SourceMonitor, inputs: InputProgress | None = None) -> Section:
+def source_section(
+    source: SourceMonitor, inputs: InputProgress | None = None, *, with_tables: bool = True
+) -> Section:
     """Return the state of a source, between two batches of its frames; some milliseconds a cache.
 
     Args:
         source: The source.
         inputs: How far the inputs have come that can be read again.
+        with_tables: Also its blocks, which ``SourceMonitor.save_tables`` adds otherwise.
 
     Raises:
         RuntimeError: If a batch is being applied.
     """
-    body = source.save()
+    body = source.save() if with_tables else source.save_all_but_tables()
     if inputs is not None:
         body["inputs"] = inputs.of_source(source.source)
     return Section(_SOURCE, source.source, body)

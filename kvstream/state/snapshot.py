@@ -8,9 +8,10 @@ Versions: a reader of version n reads n and n - 1. The version changes when the 
 fields that are added to one do not change it, as a part that is restored takes defaults for what is missing.
 """
 
+import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -28,6 +29,8 @@ _OLDEST_READABLE = 1
 _VERSION = struct.Struct("<I")
 _RECORD = struct.Struct("<II")
 _ARRAY_CODE = 1
+_PIECE_BYTES = 2**20
+_TOKEN_HEADER = bytes([0xD8, _ARRAY_CODE])  # of an extension of 16 bytes
 _DTYPES = frozenset({"|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f8"})
 _ZLIB_LEVEL = 1
 _ZSTD_LEVEL = 1
@@ -76,22 +79,62 @@ class _End(msgspec.Struct, frozen=True, tag="end", array_like=True):
     sections: int
 
 
-def _pack_other(value: object) -> object:
-    """Return an array as dtype, shape and bytes, the first bytes of all elements first, then the second.
+def _plain_pieces(body: Mapping[str, Any]) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a body, piece by piece.
 
-    Such planes of bytes compress to a fraction of what whole numbers do. What is to be called is called.
+    Encoded as a whole, what is large would be copied while no other thread may run. So a token stands for
+    each large array in what is encoded, and gives way to the array's own bytes.
     """
-    if callable(value):
-        return value()
+    token, large = os.urandom(16), list[npt.NDArray[Any]]()
+
+    def pack_other(value: object) -> object:
+        if callable(value):
+            return value()
+        array = _storable(value)
+        if array.nbytes <= _PIECE_BYTES:
+            packed = (array.dtype.str, array.shape, _planes(array).tobytes())
+            return msgspec.msgpack.Ext(_ARRAY_CODE, msgspec.msgpack.encode(packed))
+        large.append(array)
+        return msgspec.msgpack.Ext(_ARRAY_CODE, token)
+
+    encoded = msgspec.msgpack.Encoder(enc_hook=pack_other).encode(body)
+    first, *others = encoded.split(_TOKEN_HEADER + token)
+    yield first
+    for array, after in zip(large, others, strict=True):
+        head = _with_bin_of(msgspec.msgpack.encode((array.dtype.str, array.shape, b"")), array.nbytes)
+        yield b"\xc9" + (len(head) + array.nbytes).to_bytes(4, "big") + bytes([_ARRAY_CODE]) + head
+        planes = _planes(array).reshape(-1).data
+        for start in range(0, len(planes), _PIECE_BYTES):
+            yield planes[start : start + _PIECE_BYTES]
+        yield after
+
+
+def _storable(value: object) -> npt.NDArray[Any]:
+    """Return an array as it is stored: contiguous and little-endian.
+
+    Raises:
+        NotImplementedError: If a snapshot holds nothing like that.
+    """
     if not isinstance(value, np.ndarray):
         raise NotImplementedError(f"a snapshot holds no {type(value).__name__}")
-    array = np.ascontiguousarray(value)
+    array = np.ascontiguousarray(value).reshape(value.shape)
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     if array.dtype.str not in _DTYPES:
         raise NotImplementedError(f"a snapshot holds no arrays of {array.dtype}")
-    planes = array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize).T
-    parts = (array.dtype.str, value.shape, planes.tobytes())
-    return msgspec.msgpack.Ext(_ARRAY_CODE, msgspec.msgpack.encode(parts))
+    return array
+
+
+def _planes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return the first bytes of all elements, then the second: they compress better than whole numbers."""
+    bytes_of = array.reshape(-1).view(np.uint8).reshape(-1, array.itemsize)
+    planes = np.empty(bytes_of.shape[::-1], dtype=np.uint8)
+    planes[:] = bytes_of.T
+    return planes
+
+
+def _with_bin_of(encoded: bytes, size: int) -> bytes:
+    """Return msgpack that ends with empty ``bin`` as the head of what ends with that many bytes."""
+    return encoded[:-2] + b"\xc6" + size.to_bytes(4, "big")
 
 
 def _unpack_array(code: int, data: memoryview) -> npt.NDArray[Any]:
@@ -106,7 +149,7 @@ def _unpack_array(code: int, data: memoryview) -> npt.NDArray[Any]:
 
 
 _array_decoder = msgspec.msgpack.Decoder(tuple[str, list[int], bytes])
-_encoder = msgspec.msgpack.Encoder(enc_hook=_pack_other)
+_encoder = msgspec.msgpack.Encoder()
 _body_decoder = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_unpack_array)
 _record_decoder = msgspec.msgpack.Decoder(Header | _Packed | _End)
 
@@ -121,22 +164,34 @@ def pack_header(header: Header) -> bytes:
     return MAGIC + _VERSION.pack(VERSION) + _record(header)
 
 
-def pack_section(section: Section) -> bytes:
-    """Return a section's bytes; takes some milliseconds a megabyte, and may run in a thread.
+def pack_section(section: Section) -> list[bytes]:
+    """Return a section's bytes in pieces; takes some milliseconds a megabyte, and may run in a thread.
 
     Compressed by zstd where ``kvstream[zstd]`` is installed, else by zlib.
 
     Raises:
         NotImplementedError: If the body holds anything but scalars, lists, dicts and arrays of numbers.
     """
-    plain = _encoder.encode(section.body)
+    compressor: Any
     try:
         import zstandard
     except ImportError:
-        compression, data = "zlib", zlib.compress(plain, _ZLIB_LEVEL)
+        compression, compressor = "zlib", zlib.compressobj(_ZLIB_LEVEL)
     else:
-        compression, data = "zstd", zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(plain)
-    return _record(_Packed(section.kind, section.name, compression, len(plain), data))
+        compression, compressor = "zstd", zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compressobj()
+    plain_bytes, data = 0, list[bytes]()
+    for piece in _plain_pieces(section.body):
+        plain_bytes += len(piece)
+        data.append(compressor.compress(piece))
+    data.append(compressor.flush())
+    size = sum(map(len, data))
+    packed = _Packed(section.kind, section.name, compression, plain_bytes, b"")
+    pieces = [_with_bin_of(_encoder.encode(packed), size), *data]
+    checksum = 0
+    for piece in pieces:
+        checksum = zlib.crc32(piece, checksum)
+    pieces.insert(0, _RECORD.pack(len(pieces[0]) + size, checksum))
+    return [b"".join(pieces)] if size <= _PIECE_BYTES else pieces
 
 
 def pack_end(sections: int) -> bytes:
@@ -147,7 +202,8 @@ def pack_end(sections: int) -> bytes:
 def pack(header: Header, sections: Iterable[Section]) -> bytes:
     """Return a whole snapshot."""
     packed = [pack_section(section) for section in sections]
-    return b"".join([pack_header(header), *packed, pack_end(len(packed))])
+    pieces = [piece for each in packed for piece in each]
+    return b"".join([pack_header(header), *pieces, pack_end(len(packed))])
 
 
 def unpack(data: bytes) -> tuple[Header, list[Section]]:

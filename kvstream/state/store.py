@@ -192,7 +192,8 @@ class SnapshotWriter:
         Raises:
             OSError: If it cannot be written.
         """
-        self._write(pack_section(section))
+        for piece in pack_section(section):
+            self._write(piece)
         self._sections += 1
 
     def finish(self) -> None:

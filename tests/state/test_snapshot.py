@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from kvstream.errors import StateError
-from kvstream.state.snapshot import MAGIC, VERSION, Header, Section, pack, pack_header, unpack
+from kvstream.state.snapshot import (
+    MAGIC,
+    VERSION,
+    Header,
+    Section,
+    pack,
+    pack_end,
+    pack_header,
+    pack_section,
+    unpack,
+)
 
 HEADER = Header(number=3, taken_at=1_800_000_000.5, writer="0.1.0")
 BODY = {
@@ -122,3 +132,18 @@ def test_functions_are_called_when_a_section_is_packed():
     _, (restored,) = unpack(pack(HEADER, [section]))
     assert restored.body["later"]["array"].tolist() == [0, 1, 2]
     assert restored.body["later"]["of"] == 5
+
+
+@pytest.mark.parametrize("dtype", ["<i8", "<u4", "|u1", "<f8"])
+def test_large_arrays_are_packed_in_pieces_and_come_back_as_they_were(dtype):
+    rng = np.random.default_rng(1)
+    large = rng.integers(0, 200, (3, 700_001)).astype(dtype)
+    body = {"first": large, "small": np.arange(3), "nested": [large[1:, ::2], {"last": large[0]}], "end": 1}
+    pieces = pack_section(Section("source", "x", body))
+    assert max(map(len, pieces)) < 2**21
+    _, (section,) = unpack(b"".join([pack_header(HEADER), *pieces, pack_end(1)]))
+    assert equal(section.body["first"], large)
+    assert equal(section.body["small"], body["small"])
+    assert equal(section.body["nested"][0], body["nested"][0])
+    assert equal(section.body["nested"][1]["last"], large[0])
+    assert section.body["end"] == 1
