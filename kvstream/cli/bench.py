@@ -12,6 +12,7 @@ from kvstream.bench.consumers import Consumers, measure_consumers
 from kvstream.bench.growth import Growth, measure_endurance, measure_growth
 from kvstream.bench.latency import Latency, measure_latency
 from kvstream.bench.measure import Report, measure
+from kvstream.bench.saving import Saving, measure_saving
 from kvstream.cli.exit_codes import EXIT_ALERT
 from kvstream.cli.messages import say
 from kvstream.cli.render import console
@@ -29,6 +30,8 @@ EXAMPLES = """
 
   kvstream bench --scale                         what grows with blocks, and two consumers; 2 GB of memory
 
+  kvstream bench --state                         what it costs to save the state; 4 GB of memory
+
   kvstream bench --long                          what grows with events, up to a hundred million of them
 
 [bold]Columns[/bold]: ns/event is the median of the repeats, spread (slowest - fastest) / median; of 1 % and
@@ -43,6 +46,7 @@ class BenchReport(msgspec.Struct, frozen=True):
     alert_latency_ms: Latency | None = None
     consumers: Consumers | None = None
     growth: list[Growth] = []
+    saving: list[Saving] = []
 
 
 def bench_command(
@@ -56,6 +60,9 @@ def bench_command(
     ] = False,
     long: Annotated[
         bool, typer.Option("--long", help="Also measure up to a hundred million events.")
+    ] = False,
+    state: Annotated[
+        bool, typer.Option("--state", help="Also measure snapshots, of up to a thousand caches.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
     compare: Annotated[
@@ -85,7 +92,8 @@ def bench_command(
         delays = anyio.run(measure_latency) if latency else None
         consumers = measure_consumers(show) if scale else None
         sizes = [*(measure_growth(show) if scale else ()), *(measure_endurance(show) if long else ())]
-    document = BenchReport(report, delays, consumers, sizes)
+        saving = measure_saving(show) if state else []
+    document = BenchReport(report, delays, consumers, sizes, saving)
     slower = _slower(before.throughput, report, tolerance) if before else {}
     if json:
         write_document(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
@@ -151,4 +159,26 @@ def _print(document: BenchReport, before: BenchReport | None) -> None:
         for at in document.growth:
             grown.add_row(at.what, f"{at.size:,}", f"{at.ns_per_event:.1f}", f"{at.of_smallest:.2f}")
         screen.print(grown)
+    if document.saving:
+        screen.print(_saving(document.saving))
     screen.print(", ".join(f"{key} {value}" for key, value in report.machine.items()), style="dim")
+
+
+def _saving(saving: list[Saving]) -> Table:
+    table = Table(title="snapshots")
+    columns = ["caches", "of blocks", "bytes each", "s", "CPU s", "of savez", "every s", "meanwhile"]
+    for name in [*columns, "throughput"]:
+        table.add_column(name, justify="right")
+    for each in saving:
+        table.add_row(
+            f"{each.caches:,}",
+            f"{each.blocks:,} {'content hashes' if each.content else 'slots'}",
+            f"{each.bytes_per_cache:,}",
+            f"{each.seconds:.2f}",
+            f"{each.cpu_seconds:.3f}",
+            f"{each.of_savez:.2f}",
+            f"{each.interval_seconds:.0f}",
+            f"{each.throughput_meanwhile:.2f}",
+            f"{each.throughput:.3f}",
+        )
+    return table

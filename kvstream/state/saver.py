@@ -52,6 +52,7 @@ class Saver:
         error: Why the last attempt failed; empty if it did not.
         snapshots: Snapshots taken so far.
         failures: Attempts that failed.
+        cost: Seconds that the last snapshot took of the event loop and of CPUs.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Saver:
         self._store, self._parts = store, parts
         self._between_batches, self._writer = between_batches, writer
         self._lock = anyio.Lock()
-        self._cost = 0.0  # seconds of the snapshot in the making
+        self.cost = 0.0
         self._asked = anyio.Event()
         self._failed_since = -math.inf  # when the last attempt that failed had begun, by the loop's clock
 
@@ -79,7 +80,7 @@ class Saver:
             ended = anyio.current_time()
             with anyio.move_on_after(self.interval):
                 await self._asked.wait()
-            await anyio.sleep_until(ended + self._cost / MOST_OF_THE_TIME)
+            await anyio.sleep_until(ended + self.cost / MOST_OF_THE_TIME)
             self._asked = anyio.Event()
             await self.save()
 
@@ -101,7 +102,7 @@ class Saver:
 
     async def _save_once(self) -> bool:
         begun_at, began = time.time(), anyio.current_time()
-        self._cost = 0.0
+        self.cost = 0.0
         try:
             size = await self._save(begun_at)
         except Exception as error:
@@ -113,7 +114,7 @@ class Saver:
             self.held.wake()
             return False
         finally:
-            self.interval = max(SHORTEST_INTERVAL, self._cost / MOST_OF_THE_TIME)
+            self.interval = max(SHORTEST_INTERVAL, self.cost / MOST_OF_THE_TIME)
         if self.error:
             _logger.warning("state is saved in %s again", self._store.path)
         self.saved_at, self.bytes, self.error = begun_at, size, ""
@@ -154,7 +155,7 @@ class Saver:
         """Call a function, and count what it costs the event loop."""
         began = time.perf_counter()
         result = function(*arguments)
-        self._cost += time.perf_counter() - began
+        self.cost += time.perf_counter() - began
         return result
 
     async def _in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
@@ -166,5 +167,5 @@ class Saver:
             return result, time.thread_time() - began
 
         result, cost = await to_thread.run_sync(work)
-        self._cost += cost
+        self.cost += cost
         return result

@@ -154,7 +154,7 @@ def figures(cache):
     kept = ("classic", "hottest", "longest held", "map", "blocks", "by hash")
     return {
         **{name: seen[name] for name in kept},
-        "windows": [window for window in busy if window.index > busy[-1].index - 500],
+        "windows": [window for window in busy if window.index > busy[0].index - 500],
         "measurements": plain(save_measurements([cache.measurements()])),
     }
 
