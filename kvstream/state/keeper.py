@@ -148,5 +148,6 @@ class StateKeeper:
     def readings(self) -> Iterator[InputReading]:
         """Yield what rules judge the saved state by."""
         seen = self.statistics()
-        overdue = max(0.0, seen.age_seconds - seen.interval_seconds)
+        waited = min(seen.age_seconds, time.time() - self._opened_at)  # while it was closed, nothing was due
+        overdue = max(0.0, waited - seen.interval_seconds)
         yield InputReading(MetricType.STATE_OVERDUE, seen.path, overdue, seen.error)
