@@ -31,6 +31,7 @@ from kvstream.errors import (
     UnreadableInputError,
 )
 from kvstream.events.frame import EventFrame
+from kvstream.events.position import Place, Position
 from kvstream.events.sequence import Cursor
 from kvstream.events.types import (
     BlockAccessed,
@@ -118,6 +119,8 @@ __all__ = [
     "MissingExtraError",
     "Op",
     "Page",
+    "Place",
+    "Position",
     "PrefixStored",
     "PrematureEvictions",
     "Producer",

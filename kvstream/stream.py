@@ -394,19 +394,6 @@ class KVStream:
         """
         return {} if self._keeper is None else self._keeper.cursors
 
-    def input_marker(self, name: str) -> InputMarker | None:
-        """Return what marks the frames of an input that can be read again, and says from where on.
-
-        Args:
-            name: Names the input, the same in the next process.
-
-        Returns:
-            A marker; None for a stream that keeps no state.
-        """
-        if self._keeper is None:
-            return None
-        return InputMarker(name, self._saved_inputs.pop(name, None), self._keeper.cursors)
-
     # Getting events in
 
     def producer(
@@ -982,6 +969,21 @@ class KVStream:
     def _publish_alerts(self, alerts: list[CacheAlert]) -> None:
         for alert in alerts:
             self._alerts.publish(alert)
+
+
+def input_marker(stream: KVStream, name: str) -> InputMarker | None:
+    """Return what marks the frames of an input that can be read again, and says from where on.
+
+    Args:
+        stream: The stream.
+        name: Names the input, the same in the next process.
+
+    Returns:
+        A marker; None for a stream that keeps no state.
+    """
+    if stream._keeper is None:
+        return None
+    return InputMarker(name, stream._saved_inputs.pop(name, None), stream._keeper.cursors)
 
 
 def caches_of(stream: KVStream, source: str | None = None, tier: str | None = None) -> list[CacheMonitor]:

@@ -44,7 +44,7 @@ from kvstream.sources.engine_input import LiveInput
 from kvstream.sources.engine_metrics import EngineMetrics, event_counts
 from kvstream.sources.inputs import live_input
 from kvstream.sources.targets import Targets
-from kvstream.stream import KVStream
+from kvstream.stream import KVStream, input_marker
 from kvstream.transport.endpoint import Endpoint
 from kvstream.transport.receive_budget import DEFAULT_RECEIVE_BYTES, ReceiveBudget
 from kvstream.transport.server import FrameServer
@@ -233,7 +233,7 @@ def serve_command(
                     stream.take,
                     stream.forget,
                     is_alone=is_alone,
-                    marker_of=stream.input_marker,
+                    marker_of=partial(input_marker, stream),
                 )
                 for each in inputs
             ]

@@ -30,8 +30,11 @@ class Position(NamedTuple):
         input: Name of the input.
         place: The last place before it at which the input can be begun to be read.
         events: Events of the frame's cache from there to its end.
+        held: Of caches that have been further already, the source, the tier, and how many of their events
+            from the place on.
     """
 
     input: str
     place: Place
     events: int
+    held: tuple[tuple[str, str, int], ...] = ()

@@ -228,7 +228,6 @@ class _OpenFile:
         self.position = self.life = 0
         self._marker = marker
         self._start = 0  # where the reader began
-        self._part_ends: int | None = None  # byte with which another part of the input must begin
         self._path, self._options, self._follow, self._on_format = path, options, follow, on_format
         self._tail = b""  # last bytes read
         self._decoding: Iterator[EventFrame | Malformed | None] | None = None
@@ -315,13 +314,16 @@ class _OpenFile:
         """
         size = None
         if self._decoding is None:
-            self._begin_part()
-            data = self._read()
+            held = self.reader.held_bytes
+            start = self._start if held is None else self.position - held
+            data = self._read(start)
             if not data:
                 return None if data is None else 0, []
             size = len(data)
             self.position += size
             self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+            if self._marker is not None:
+                self._marker.begin(Place(self.life, start, place_check(self.descriptor, self.position)))
             self._decoding = _flat(map(self._marked, self.reader.pieces(data)))
         items: Items = []
         events = 0
@@ -335,14 +337,6 @@ class _OpenFile:
         self._decoding = None
         return size, items
 
-    def _begin_part(self) -> None:
-        """Let what is read next have its position from where another reader could begin."""
-        if self._marker is not None:
-            held = self.reader.held_bytes
-            at = self._start if held is None else self.position - held
-            self._marker.begin(Place(self.life, at, place_check(self.descriptor, at)))
-            self._part_ends = self._marker.next_place(self.life, at)
-
     def _marked(self, items: Iterable[EventFrame | Malformed]) -> Iterator[EventFrame | Malformed]:
         """Yield items, frames with their positions and without what is held already."""
         for item in items:
@@ -351,14 +345,18 @@ class _OpenFile:
             else:
                 yield from self._marker.marked([item], renumber=self.reader.held_bytes is None)
 
-    def _read(self) -> bytes | None:
-        """Return bytes that are there, ``b""`` at the end or of a cut file, None if a pipe has none now."""
+    def _read(self, start: int) -> bytes | None:
+        """Return bytes that are there, ``b""`` at the end or of a cut file, None if a pipe has none now.
+
+        Args:
+            start: Place of their part of the input, which ends where another one must begin.
+        """
         if self._follow and not self._waits and self.is_cut():
             return b""
         try:
             size = _CHUNK
-            if self._part_ends is not None and self._part_ends > self.position:
-                size = min(size, self._part_ends - self.position)
+            if self._marker is not None and (end := self._marker.next_place(self.life, start)) is not None:
+                size = min(size, max(1, end - self.position))
             data = os.read(self.descriptor, size)
             if self._waits and data:  # a pipe gives little at once
                 more = bytearray(data)

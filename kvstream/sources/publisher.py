@@ -371,7 +371,7 @@ class Publisher:
         if self._marker is not None:
             if not self._numbers:
                 self._begin_part(self._marker, number)
-            elif number == self._part_ends:
+            elif self._part_ends is not None and number >= self._part_ends:
                 self._frame()
                 self._begin_part(self._marker, number)
             self._newest = payload

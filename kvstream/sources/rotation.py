@@ -13,7 +13,7 @@ _PACKED = (".gz", ".zst", ".bz2", ".xz", ".lz4")
 _ROTATED = re.compile(r"[.\-_]\S*\d\S*")
 
 
-_CHECKED_BYTES = 64  # before a place, by which it is recognized
+_CHECKED_BYTES = 64  # by which a file is recognized
 
 
 class _Mark(NamedTuple):
@@ -23,33 +23,40 @@ class _Mark(NamedTuple):
         device: Device of the file.
         inode: The file.
         modified_ns: When it had been written to.
-        checksum: Of the bytes before the place.
+        end: Bytes up to which it was read from there.
+        checksum: Of the last of them.
     """
 
     device: int
     inode: int
     modified_ns: int
+    end: int
     checksum: int
 
     @classmethod
     def parse(cls, text: str) -> "_Mark":
         """Return what ``place_check`` said; of another text, what no file has."""
         parts = text.split(":")
-        if len(parts) == 4 and all(part.isdecimal() for part in parts):
+        if len(parts) == len(cls._fields) and all(part.isdecimal() for part in parts):
             return cls(*map(int, parts))
-        return cls(-1, -1, 0, -1)
+        return cls(-1, -1, 0, 0, -1)
 
 
-def place_check(descriptor: int, at: int) -> str:
-    """Return what a place in an open file is recognized by, also when the file has another name."""
+def place_check(descriptor: int, end: int) -> str:
+    """Return what a place in an open file is recognized by, also when the file has another name.
+
+    Args:
+        descriptor: The file.
+        end: Bytes up to which it was read from that place.
+    """
     status = os.fstat(descriptor)
-    mark = _Mark(status.st_dev, status.st_ino, status.st_mtime_ns, _checksum(descriptor, at))
+    mark = _Mark(status.st_dev, status.st_ino, status.st_mtime_ns, end, _checksum(descriptor, end))
     return ":".join(map(str, mark))
 
 
-def _checksum(descriptor: int, at: int) -> int:
-    first = max(0, at - _CHECKED_BYTES)
-    return zlib.crc32(os.pread(descriptor, at - first, first))
+def _checksum(descriptor: int, end: int) -> int:
+    first = max(0, end - _CHECKED_BYTES)
+    return zlib.crc32(os.pread(descriptor, end - first, first))
 
 
 class _Finished(NamedTuple):
@@ -109,11 +116,11 @@ class Rotation:
                 continue
             try:
                 status = os.fstat(descriptor)
-                if status.st_size < place.at or _checksum(descriptor, place.at) != mark.checksum:
+                if status.st_size < mark.end or _checksum(descriptor, mark.end) != mark.checksum:
                     continue
                 if (status.st_dev, status.st_ino) == (mark.device, mark.inode):
                     return path
-                if place.at:
+                if mark.end:
                     copies.append(path)
             finally:
                 os.close(descriptor)

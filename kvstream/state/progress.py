@@ -32,15 +32,23 @@ class _Input(msgspec.Struct):
     caches: dict[tuple[str, str], _Cache] = {}
     floors: dict[str, Place] = {}
 
-    def reach(self, place: Place) -> None:
+    def reach(self, position: Position) -> None:
         """Go on to another part, and forget what lies behind it."""
+        place = position.place
         if self.reached is not None and self.reached.order == place.order:
             return
         self.reached = place
-        for cache, seen in list(self.caches.items()):
-            if seen.applied is seen.taken and seen.taken.place.order < place.order:
-                del self.caches[cache]
         self.floors = {source: floor for source, floor in self.floors.items() if floor.order > place.order}
+        for cache, seen in list(self.caches.items()):
+            if seen.applied is not seen.taken or seen.taken.place.order >= place.order:
+                continue
+            if self.floors.get(cache[0], self.floors.get(_OTHERS)) is None:
+                del self.caches[cache]
+            else:  # of others of its source more is held, of itself all up to here
+                seen.applied = seen.taken = position._replace(events=0)
+        for source, tier, events in position.held:
+            further = position._replace(events=events)
+            self.caches[source, tier] = _Cache(further, further)
 
     def held(self, source: str) -> Place | None:
         """Return the place up to which all is held of the caches of a source that are not in ``caches``."""
@@ -77,7 +85,7 @@ class InputProgress:
         if position is None:
             return
         known = self._inputs.setdefault(position.input, _Input())
-        known.reach(position.place)
+        known.reach(position)
         cache = (frame.source, frame.tier)
         seen = known.caches.get(cache)
         if seen is None:

@@ -89,6 +89,8 @@ class InputMarker:
         self.start = self._places[0] if self._places else None
         self._place = Place(0, 0)
         self._events: dict[tuple[str, str], int] = {}  # of each cache from the place on
+        self._rest: dict[tuple[str, str], int] = {}  # events of each cache to pass over from here on
+        self._held: tuple[tuple[str, str, int], ...] = ()  # the same where the part began
         self._numbers: dict[str, list[int]] = {}  # next number of a source, as it comes and as it leaves
 
     @property
@@ -113,14 +115,12 @@ class InputMarker:
             others, {source: at for source, at in saved.sources.items() if at.order > place.order}
         )
         for cache in {*saved.caches, *self._events}:
-            events = self._events.get(cache, 0)
             held = saved.held(*cache)
-            if held is not None and held[0].order >= place.order:
-                events = max(events, held[1]) if held[0].order == place.order else held[1]
-                after.caches[cache] = (held[0], events)
-            elif events:
-                after.caches[cache] = (place, events)
-        self._saved, self._places, self._events = after, after.places(), {}
+            if held is not None and held[0].order > place.order:
+                after.caches[cache] = held
+            else:
+                after.caches[cache] = (place, self._events.get(cache, 0) + self._rest.get(cache, 0))
+        self._saved, self._places, self._events, self._rest = after, after.places(), {}, {}
         self.start = self._places[0]
 
     def next_place(self, life: int, at: int) -> int | None:
@@ -132,8 +132,14 @@ class InputMarker:
         if place.order == self._place.order and self._events:
             return
         self._place, self._events = place, {}
-        if self._places and place.order > self._places[-1].order:
-            self._places, self._saved = [], None
+        if self._saved is not None:
+            self._rest = {cache: events for cache, events in self._rest.items() if events}
+            for cache, (held, events) in self._saved.caches.items():
+                if held.order == place.order and events:
+                    self._rest[cache] = events
+            self._held = tuple((*cache, events) for cache, events in self._rest.items())
+            if place.order > self._places[-1].order and not self._rest:
+                self._places, self._saved = [], None
 
     def marked(self, frames: Iterable[EventFrame], renumber: bool) -> Iterator[EventFrame]:
         """Yield the frames of the part that was begun with their positions, without what is held already.
@@ -147,22 +153,25 @@ class InputMarker:
             cache = (frame.source, frame.tier)
             before = self._events.get(cache, 0)
             self._events[cache] = before + len(frame)
-            left = self._left(frame, before)
+            left = self._left(frame)
             seq = self._number(frame, left is not None) if renumber else frame.seq
             if left is not None:
-                yield replace(left, seq=seq, position=Position(self._name, self._place, self._events[cache]))
+                position = Position(self._name, self._place, self._events[cache], self._held)
+                yield replace(left, seq=seq, position=position)
 
-    def _left(self, frame: EventFrame, before: int) -> EventFrame | None:
+    def _left(self, frame: EventFrame) -> EventFrame | None:
         """Return what of a frame is not held; None if all of it is."""
-        held = None if self._saved is None else self._saved.held(frame.source, frame.tier)
-        if held is None or self._place.order > held[0].order:
+        if self._saved is None:
             return frame
-        if self._place.order < held[0].order:
+        held = self._saved.held(frame.source, frame.tier)
+        if held is not None and self._place.order < held[0].order:
             return None
-        skipped = held[1] - before
-        if skipped <= 0:
+        cache = (frame.source, frame.tier)
+        passed = min(self._rest.get(cache, 0), len(frame))
+        if not passed:
             return frame
-        return frame.take(slice(skipped, None)) if skipped < len(frame) else None
+        self._rest[cache] -= passed
+        return frame.take(slice(passed, None)) if passed < len(frame) else None
 
     def _number(self, frame: EventFrame, is_left: bool) -> int:
         """Return the number that a frame leaves with."""

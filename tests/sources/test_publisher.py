@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import EventFrame
+from kvstream.events.position import Place, Position
+from kvstream.events.sequence import Cursor
 from kvstream.sources.publisher import (
     FARTHEST_JUMP,
     FARTHEST_OVERLAP,
@@ -12,8 +14,11 @@ from kvstream.sources.publisher import (
     LARGEST_NUMBER,
     Publisher,
     PublisherFeed,
+    batch_check,
     batch_number,
 )
+from kvstream.state.resumption import InputMarker, add_saved
+from tests.publisher import stored
 
 
 class Taken:
@@ -268,3 +273,68 @@ def test_with_a_replay_every_batch_comes_once_and_in_order(data):
         arrive()
         assert before != (len(requests), len(taken.log))
     assert taken.log == list(enumerate(published))
+
+
+def resumed(check, asked=None):
+    """A feed that goes on with batch 5 of a life, after one with a checksum."""
+    taken = Taken()
+    start = Place(1, 5, check)
+    return taken, PublisherFeed(taken, None if asked is None else asked.append, start)
+
+
+def test_what_another_process_had_come_to_is_gone_on_with_by_a_replay():
+    asked = []
+    taken, order = resumed(batch_check(payload(4)), asked)
+    assert asked == [4]
+    order.live(7, payload(7))
+    for seq in range(4, 8):
+        order.replay(seq, payload(seq))
+    order.replay_ended()
+    assert taken.log == [(seq, payload(seq)) for seq in (5, 6, 7)]
+
+
+def test_what_the_replay_no_longer_has_after_a_restart_is_lost():
+    taken, order = resumed(batch_check(payload(4)), [])
+    order.replay(9, payload(9))
+    order.replay_ended()
+    assert taken.log == ["lost 4", (9, payload(9))]
+
+
+def test_without_a_replay_what_was_published_meanwhile_is_lost():
+    taken, order = resumed("")
+    order.live(8, payload(8))
+    assert taken.log == ["lost 3", (8, payload(8))]
+
+
+@pytest.mark.parametrize("has_passed", [True, False])
+def test_a_publisher_that_restarted_meanwhile_begins_again(has_passed):
+    asked = []
+    taken, order = resumed(batch_check(payload(4)), asked)
+    if has_passed:  # its own batch 4 is another one
+        order.replay(4, payload(4, life=1))
+    else:
+        order.replay_ended()
+        order.live(2, payload(2, life=1))
+    assert asked == [4, 0]
+    for seq in range(3):
+        order.replay(seq, payload(seq, life=1))
+    order.replay_ended()
+    assert taken.log == ["restart", *((seq, payload(seq, life=1)) for seq in range(3))]
+
+
+def test_frames_of_a_publisher_go_on_in_epoch_and_number_without_what_is_held():
+    saved = {"zmq engine": {"reached": [9, 4, ""], "caches": [["engine", "gpu", [9, 4, ""], 2]]}}
+    inputs = {}
+    add_saved(inputs, saved, None)
+    marker = InputMarker("zmq engine", inputs["zmq engine"], {"engine": Cursor(9, 30)})
+    publisher = Publisher("x", "engine", 77, [].append, marker=marker)
+    for seq in (4, 5):
+        publisher.feed.replay(seq, stored(10 * seq, 10 * seq + 1, 10 * seq + 2))
+    (frame,) = publisher.take()
+    assert (frame.epoch, frame.seq, frame.blocks.tolist()) == (9, 30, [42, 50, 51, 52])
+    assert frame.position == Position("zmq engine", Place(9, 4, ""), 6, (("engine", "gpu", 2),))
+    publisher.feed.replay_ended()
+    publisher.feed.live(6, stored(60))
+    (frame,) = publisher.take()
+    assert (frame.epoch, frame.seq, frame.position.place.at) == (9, 31, 6)
+    assert frame.position.place.check == batch_check(stored(50, 51, 52))
