@@ -20,7 +20,9 @@ from kvstream.metrics.working_set import WorkingSetHistory
 SLOTS, CONTENTS, SOURCES = 16_384, 200_000, 64
 PAIRS = 7
 ON = StreamConfig()
-OFF = StreamConfig(metrics=MetricsConfig(label_sets=0, remembered_evictions=0, curve_keys=0))
+OFF = StreamConfig(
+    metrics=MetricsConfig(label_sets=0, remembered_evictions=0, curve_keys=0, content_sample=0)
+)
 
 
 def stream(events, live, content=False, source="bench"):
