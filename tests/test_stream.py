@@ -96,6 +96,21 @@ async def test_a_producer_sends_the_content_keys_of_slots():
     assert (summary.accounts.allocations, summary.total_evictions, summary.premature.count) == (8, 4, 3)
 
 
+async def test_what_engines_share_is_known_whichever_consumers_follow_them():
+    contents = [2**40 + n for n in range(100)]
+    async with KVStream(config(consumers=3)) as stream:
+        for n in range(6):
+            await stream.send(frame([0] * 100, contents, [n * 1_000_000] * 100, f"engine-{n}"))
+        await stream.flush()
+        summary = await stream.summary()
+        assert (await stream.summary("engine-3")).shared is None
+    assert summary.shared.engines == 6
+    assert summary.shared.held_by == [0.0] * 5 + [1.0]
+    assert summary.shared.duplicates == pytest.approx(5 / 6)
+    assert summary.shared.held_elsewhere == pytest.approx(5 / 6), "all but the first engine's misses"
+    assert summary.misses.never_stored == 1.0
+
+
 async def test_flush_makes_a_summary_current():
     async with KVStream(config(flush_seconds=60)) as stream:
         producer = stream.producer()
