@@ -37,7 +37,7 @@ from kvstream.metrics.intervals import Intervals
 from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
 from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
 from kvstream.metrics.premature import REMEMBERED_SECONDS, Returns
-from kvstream.metrics.residencies import residencies, with_late
+from kvstream.metrics.stays import stays_of, with_late
 from kvstream.metrics.trend import Trend, detect_trend
 from kvstream.metrics.usage import LabelSetUsage, UsageByLabelSet
 from kvstream.metrics.window import Window, WindowRing
@@ -393,7 +393,7 @@ class CacheMonitor:
         self._settle_changes()
         threshold = min(threshold, self.sample.threshold)
         oldest = self.sample.oldest
-        stays = residencies(self.sample.events(threshold))
+        stays = stays_of(self.sample.events(threshold))
         counts = CacheCounts()
         self.add_counts_to(counts)
         if counts.unknown_births > counts.unknown_lifetimes:

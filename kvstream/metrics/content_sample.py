@@ -14,7 +14,7 @@ import numpy.typing as npt
 from kvstream._core.ids import are_below
 from kvstream.events.frame import I64
 from kvstream.metrics.premature import REMEMBERED_SECONDS
-from kvstream.metrics.residencies import NOT_ENDED, ContentEvents, ends
+from kvstream.metrics.stays import NOT_ENDED, ContentEvents, ends
 
 WHOLE = 2**64
 """Threshold that follows all content."""

@@ -9,7 +9,7 @@ import numpy as np
 from kvstream._core.ids import are_below
 from kvstream.events.frame import I64
 from kvstream.metrics.content_sample import ALWAYS, REMEMBERED_NS, WHOLE
-from kvstream.metrics.residencies import NOT_ENDED, Flags, Residencies
+from kvstream.metrics.stays import NOT_ENDED, Flags, Stays
 
 TIERS = ("gpu", "cpu", "disk", "remote")
 """Tiers by speed, the fastest first; any other is slower."""
@@ -30,7 +30,7 @@ class CacheContents(msgspec.Struct, frozen=True, eq=False):
 
     source: str
     tier: str
-    stays: Residencies
+    stays: Stays
     threshold: int
     oldest: int
     last_ts: int
@@ -140,15 +140,15 @@ def _slowness(tier: str) -> tuple[int, str]:
     return TIERS.index(tier) if tier in TIERS else len(TIERS), tier
 
 
-def _below(stays: Residencies, threshold: int) -> Residencies:
+def _below(stays: Stays, threshold: int) -> Stays:
     which = are_below(stays.content, threshold)
-    return Residencies(stays.content[which], stays.born[which], stays.ended[which], stays.cleared[which])
+    return Stays(stays.content[which], stays.born[which], stays.ended[which], stays.cleared[which])
 
 
-def _joined(parts: Sequence[Residencies]) -> tuple[Residencies, list[int]]:
+def _joined(parts: Sequence[Stays]) -> tuple[Stays, list[int]]:
     """Return stays one after another, and how many each part has."""
     nothing = np.empty(0, dtype=np.int64)
-    return Residencies(
+    return Stays(
         np.concatenate([nothing, *(part.content for part in parts)]),
         np.concatenate([nothing, *(part.born for part in parts)]),
         np.concatenate([nothing, *(part.ended for part in parts)]),

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 
 from kvstream.metrics.contents import Contents
-from kvstream.metrics.residencies import NOT_ENDED, Flags
+from kvstream.metrics.stays import NOT_ENDED, Flags
 
 
 class MissCauses(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 
 from kvstream.metrics.contents import Contents
-from kvstream.metrics.residencies import NOT_ENDED
+from kvstream.metrics.stays import NOT_ENDED
 
 MOST_HOLDERS = 8
 """Engines that hold a content, from which on they are counted together."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from kvstream.metrics.contents import Contents
-from kvstream.metrics.residencies import NOT_ENDED, Flags
+from kvstream.metrics.stays import NOT_ENDED, Flags
 
 
 class TierUse(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kvstream._core.ids import are_below
 from kvstream.metrics.content_sample import ALWAYS, REMEMBERED_NS, WHOLE, ContentSample
-from kvstream.metrics.residencies import NOT_ENDED, residencies
+from kvstream.metrics.stays import NOT_ENDED, stays_of
 from tests.reference import ReferenceStays
 from tests.state.saved import through_a_snapshot
 from tests.strategies import cuts
@@ -43,8 +43,8 @@ def feed(sample, rows):
     return sample
 
 
-def stays_of(sample):
-    found = residencies(sample.events())
+def kept_stays(sample):
+    found = stays_of(sample.events())
     columns = (found.content, found.born, found.ended, found.cleared)
     return sorted(zip(*(column.tolist() for column in columns), strict=True))
 
@@ -76,7 +76,7 @@ HISTORIES = st.builds(
 def test_of_the_content_that_it_follows_a_sample_knows_every_stay_since_its_oldest_time(rows, size):
     sample = feed(ContentSample(size), rows)
     assert len(sample) <= size
-    kept = stays_of(sample)
+    kept = kept_stays(sample)
     followed = [s for s in plain_stays(rows) if are_below(np.array([s[0]]), sample.threshold)[0]]
     assert set(kept) <= set(followed)
     assert {stay for stay in followed if stay[2] >= sample.oldest} == set(kept)
@@ -94,7 +94,7 @@ def test_cut_anywhere_and_saved_a_sample_goes_on_as_if_nothing_had_happened(rows
         after.restore(through_a_snapshot(sample.save()))
         sample = after
     assert through_a_snapshot(sample.save()).keys() == straight.save().keys()
-    assert stays_of(sample) == stays_of(straight)
+    assert kept_stays(sample) == kept_stays(straight)
     assert (sample.threshold, sample.oldest) == (straight.threshold, straight.oldest)
 
 
@@ -124,7 +124,7 @@ def test_when_little_is_left_twice_as_much_content_is_followed_those_in_the_cach
     assert sample.threshold == 2 * threshold
     assert sample.oldest == now
     new = are_below(contents, 2 * threshold) & ~are_below(contents, threshold)
-    assert stays_of(sample) == sorted(
+    assert kept_stays(sample) == sorted(
         (content, born, NOT_ENDED, False)
         for content, born in zip(contents[new].tolist(), births[new].tolist(), strict=True)
     )

@@ -1,4 +1,4 @@
-"""Residencies: from when to when contents were in a cache."""
+"""Stays: from when to when contents were in a cache."""
 
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ class ContentEvents(msgspec.Struct, frozen=True, eq=False):
     clears: I64
 
 
-class Residencies(msgspec.Struct, frozen=True, eq=False):
+class Stays(msgspec.Struct, frozen=True, eq=False):
     """Stays of contents in one cache, by content and then by time, in columns of equal length m.
 
     Attributes:
@@ -51,7 +51,7 @@ class Residencies(msgspec.Struct, frozen=True, eq=False):
 
 
 class _Pairs(NamedTuple):
-    """Events in order of content, and which of them are the two ends of a residency.
+    """Events in order of content, and which of them are the two ends of a stay.
 
     Attributes:
         order: The events, by content, life and time.
@@ -91,7 +91,7 @@ def _pairs(events: ContentEvents) -> _Pairs:
     return _Pairs(order, group, (begins & (before == 0)) | (~begins & is_new), ~begins & (before == 1))
 
 
-def residencies(events: ContentEvents) -> Residencies:
+def stays_of(events: ContentEvents) -> Stays:
     """Return from when to when each content was in the cache."""
     pairs = _pairs(events)
     start = pairs.starts.nonzero()[0]
@@ -107,10 +107,10 @@ def residencies(events: ContentEvents) -> Residencies:
     born = events.ts[pairs.order[start]]
     late = ~events.begins[pairs.order[start]]
     ended[late], cleared[late], born[late] = born[late], False, BIRTH_UNKNOWN
-    return Residencies(events.content[pairs.order[start]], born, np.maximum(born, ended), cleared)
+    return Stays(events.content[pairs.order[start]], born, np.maximum(born, ended), cleared)
 
 
-def with_late(stays: Residencies, live: I64) -> Residencies:
+def with_late(stays: Stays, live: I64) -> Stays:
     """Return stays, and those of contents of which nothing was heard but that they are in the cache.
 
     Args:
@@ -120,7 +120,7 @@ def with_late(stays: Residencies, live: I64) -> Residencies:
     late = np.setdiff1d(live, stays.content)
     content = np.concatenate([late, stays.content])
     order = np.argsort(content, kind="stable")
-    return Residencies(
+    return Stays(
         content[order],
         np.concatenate([np.full(len(late), BIRTH_UNKNOWN), stays.born])[order],
         np.concatenate([np.full(len(late), NOT_ENDED), stays.ended])[order],
@@ -129,14 +129,14 @@ def with_late(stays: Residencies, live: I64) -> Residencies:
 
 
 def ends(events: ContentEvents) -> I64:
-    """Return of each event when the residency that it is part of ended, ns, int64 (n,)."""
+    """Return of each event when the stay that it is part of ended, ns, int64 (n,)."""
     pairs = _pairs(events)
     start = pairs.starts.nonzero()[0]
     at = np.arange(len(pairs.order))
-    latest = start.searchsorted(at, "right") - 1  # residency that begins last before each event, or with it
+    latest = start.searchsorted(at, "right") - 1  # stay that begins last before each event, or with it
     is_part = latest >= 0
     is_part[is_part] = pairs.group[start[latest[is_part]]] == pairs.group[is_part]
     ended = np.empty(len(at), dtype=np.int64)
     ended[pairs.order] = events.ts[pairs.order]
-    ended[pairs.order[is_part]] = residencies(events).ended[latest[is_part]]
+    ended[pairs.order[is_part]] = stays_of(events).ended[latest[is_part]]
     return ended
