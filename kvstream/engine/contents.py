@@ -1,7 +1,7 @@
 """ContentGathering: what the samples of contents of several caches show together."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import numpy as np
@@ -47,7 +47,9 @@ class ContentGathering:
         while sum(len(each) * self._threshold // each.threshold for each in samples) > most_events:
             self._threshold //= 2
         self._gathered: dict[tuple[str, str], CacheContents] = {}
-        self._counts: dict[tuple[str, str], CacheCounts | None] = {}  # None where hits are unknown
+        self._counts: dict[tuple[str, str], CacheCounts] = {}
+        self._without_hits: set[tuple[str, str]] = set()  # nobody knows whether there are none
+        self._has_salts = False
         self._asked: set[tuple[str, str]] = set()
 
     def add(self, cache: CacheMonitor) -> None:
@@ -59,7 +61,12 @@ class ContentGathering:
                 self._gathered[name] = tier.contents(self._threshold)
                 counts = CacheCounts()
                 tier.add_counts_to(counts)
-                self._counts[name] = counts if tier.hits_are_known else None
+                self._counts[name] = counts
+                if not tier.hits_are_known:
+                    self._without_hits.add(name)
+                self._has_salts |= (
+                    tier.table.label_sets is not None and tier.table.label_sets.salts is not None
+                )
 
     def figures(self) -> ContentFigures:
         """Return what they show together."""
@@ -68,18 +75,24 @@ class ContentGathering:
         if not contents.different:
             return ContentFigures()
         asked = np.array([name in self._asked for name in names])
+        fastest = {names[cache]: self._counts[names[cache]] for cache in contents.fastest}
         hits: Counter[str] = Counter()
         lookups = 0
-        for name in (names[cache] for cache in contents.fastest):
-            counts = self._counts[name]
-            if counts is None:
-                hits.clear()
-                lookups = 0
-                break
-            hits[name[1]] += counts.accesses
-            lookups += counts.accesses + counts.allocations
+        if not self._without_hits & fastest.keys():
+            for (_, tier), counts in fastest.items():
+                hits[tier] += counts.accesses
+                lookups += counts.accesses + counts.allocations
         return ContentFigures(
-            miss_causes(contents, asked[contents.cache]),
+            miss_causes(contents, asked[contents.cache], self._other_salt(fastest)),
             tier_uses(contents, hits, lookups),
             shared_content(contents, hits.total() / lookups if lookups else None),
         )
+
+    def _other_salt(self, fastest: Mapping[tuple[str, str], CacheCounts]) -> float | None:
+        """Return the share of misses of content that was there under another salt; None without salts."""
+        if not self._has_salts:
+            return None
+        counted = [counts for name, counts in fastest.items() if name in self._asked]
+        shared = sum(counts.shared_between_salts for counts in counted)
+        misses = shared + sum(counts.allocations for counts in counted)
+        return shared / misses if misses else None

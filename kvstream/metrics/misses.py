@@ -20,6 +20,8 @@ class MissCauses(msgspec.Struct, frozen=True, kw_only=True):
         evicted: Share that had been evicted, and that no other tier held.
         cleared: Share that a clear or restart had taken, likewise.
         other_tier: Share that a slower tier of the source held, by tier.
+        other_salt: Share that was there under another cache salt, since the start; None where no salts are
+            seen. An engine with hashes that hold the salt, as those of vLLM, stores other content then.
         unknown: Share that was not there within memory: never stored, or evicted before.
         memory_seconds: How far back an eviction is remembered; None since the start.
         evicted_ago_p50: Seconds from eviction to return, of half of what had been evicted; None without any.
@@ -33,6 +35,7 @@ class MissCauses(msgspec.Struct, frozen=True, kw_only=True):
     evicted: float
     cleared: float
     other_tier: dict[str, float]
+    other_salt: float | None
     unknown: float
     memory_seconds: float | None
     evicted_ago_p50: float | None
@@ -40,12 +43,13 @@ class MissCauses(msgspec.Struct, frozen=True, kw_only=True):
     pressure: float | None
 
 
-def miss_causes(contents: Contents, asked: Flags) -> MissCauses | None:
+def miss_causes(contents: Contents, asked: Flags, other_salt: float | None) -> MissCauses | None:
     """Return why contents were missed in the fastest tiers; None where no miss of known content is seen.
 
     Args:
         contents: Stays in caches, all tiers of each source among them.
         asked: Stays in the caches that this is about, bool (n,).
+        other_salt: Share of the misses of content that was there under another salt, which begin no stay.
     """
     stays = contents.stays
     miss = asked & contents.is_judged_miss
@@ -68,17 +72,19 @@ def miss_causes(contents: Contents, asked: Flags) -> MissCauses | None:
     ends -= contents.count(contents.ended, ended, contents.cache, contents.ended[before], inclusive=True)
     ago_seconds = ago[evicted] / 1e9
     away_seconds = int(ago[evicted].sum()) / 1e9
+    share = (1.0 - (other_salt or 0.0)) / misses
     by_tier = np.bincount(found_in[other], minlength=len(contents.tiers)).tolist()
     return MissCauses(
         followed=misses,
         rate=contents.rate,
-        never_stored=int(never.sum()) / misses,
-        evicted=int(evicted.sum()) / misses,
-        cleared=int(cleared.sum()) / misses,
+        never_stored=int(never.sum()) * share,
+        evicted=int(evicted.sum()) * share,
+        cleared=int(cleared.sum()) * share,
         other_tier={
-            tier: count / misses for tier, count in zip(contents.tiers, by_tier, strict=True) if count
+            tier: count * share for tier, count in zip(contents.tiers, by_tier, strict=True) if count
         },
-        unknown=int(unknown.sum()) / misses,
+        other_salt=other_salt,
+        unknown=int(unknown.sum()) * share,
         memory_seconds=None if contents.memory_ns == NOT_ENDED else contents.memory_ns / 1e9,
         evicted_ago_p50=float(np.quantile(ago_seconds, 0.5)) if len(ago_seconds) else None,
         evicted_ago_p90=float(np.quantile(ago_seconds, 0.9)) if len(ago_seconds) else None,

@@ -41,6 +41,7 @@ def misses(causes: MissCauses) -> str:
     parts = [(causes.never_stored, "never stored before"), (causes.evicted, f"evicted{_ago(causes)}")]
     parts.append((causes.cleared, "cleared"))
     parts += [(share, f"in {tier}") for tier, share in causes.other_tier.items()]
+    parts.append((causes.other_salt or 0.0, "under another salt"))
     memory = ""
     if causes.memory_seconds is not None:
         memory = f" (not there in the {seconds(causes.memory_seconds)} before)"

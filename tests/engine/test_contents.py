@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from kvstream.config import MetricsConfig
 from kvstream.engine.contents import MOST_EVENTS, ContentGathering
 from kvstream.engine.monitor import Monitor
-from kvstream.events.types import Op
+from kvstream.events.frame import frames_from_events
+from kvstream.events.types import BlockStored, Labels, Op
 from kvstream.metrics.contents import TIERS
 from kvstream.testing import ReferenceTable
 from tests.reference import ReferenceContents, ReferenceSources, ReferenceStays
@@ -224,6 +225,22 @@ def test_what_is_new_to_who_has_not_seen_everything_may_have_been_stored_before(
     monitor.process(stored(2, 2_000, seq=later, tier="cpu"))
     assert monitor.summary().misses.never_stored == never_stored
     assert monitor.summary().misses.unknown == 1.0 - never_stored
+
+
+def salted(content, ts, salt):
+    """A store under a salt, by an engine that hashes content without it."""
+    (made,) = frames_from_events([BlockStored(2**40 + content, ts, labels=Labels(salt=salt))])
+    return made
+
+
+def test_content_that_is_there_under_another_salt_is_missed_for_that():
+    monitor = Monitor()
+    for content, salt in [(1, "x"), (2, "x"), (3, "x"), (1, "y")]:
+        monitor.process(salted(content, 1_000, salt))
+    misses = monitor.summary().misses
+    assert (misses.other_salt, misses.never_stored, misses.unknown) == (0.25, 0.75, 0.0)
+    monitor.process(stored(1, 2_000, source="without salts"))
+    assert monitor.summary("without salts").misses.other_salt is None
 
 
 def test_what_was_dropped_on_its_way_may_have_been_a_store():

@@ -62,6 +62,7 @@ CAUSES = MissCauses(
     evicted=0.3,
     cleared=0.0,
     other_tier={"cpu": 0.15},
+    other_salt=None,
     unknown=0.05,
     memory_seconds=None,
     evicted_ago_p50=12.0,
@@ -87,6 +88,7 @@ def test_causes_of_misses_are_said_in_shares_without_those_that_nothing_has():
         "50 % never stored before, 30 % evicted (half of them came back within 12 s, "
         "at 1,234 evictions a second), 15 % in cpu, 5 % unknown"
     )
+    assert "15 % in cpu, 2 % under another salt" in misses(replace(CAUSES, other_salt=0.02))
     forgotten = replace(CAUSES, never_stored=0.0, memory_seconds=1_800.0, evicted_ago_p50=0.0, pressure=None)
     assert misses(forgotten) == (
         "30 % evicted (half of them came back at once), 15 % in cpu, "

@@ -250,8 +250,8 @@
     return `${minute}; ${ratio(hit_rate_estimate)} in all${tokens}${note}`;
   }
 
-  function missWords({ never_stored, cleared, other_tier, unknown }) {
-    const causes = [["never stored", never_stored], ...Object.entries(other_tier).map(([tier, share]) => [`in ${tier}`, share]), ["cleared", cleared], ["unknown", unknown]];
+  function missWords({ never_stored, cleared, other_tier, other_salt, unknown }) {
+    const causes = [["never stored", never_stored], ...Object.entries(other_tier).map(([tier, share]) => [`in ${tier}`, share]), ["under another salt", other_salt], ["cleared", cleared], ["unknown", unknown]];
     return causes.filter(([, share]) => share > 0).map(([cause, share]) => `${percent(share)} ${cause}`).join(", ") || "nothing else was missed";
   }
 
