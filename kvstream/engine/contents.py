@@ -9,7 +9,7 @@ import numpy as np
 from kvstream.engine.cache import CacheMonitor
 from kvstream.events.counters import CacheCounts
 from kvstream.metrics.content_sample import WHOLE
-from kvstream.metrics.contents import CacheContents, Contents
+from kvstream.metrics.contents import OTHER_TIER, CacheContents, Contents
 from kvstream.metrics.misses import MissCauses, miss_causes
 from kvstream.metrics.sharing import SharedContent, shared_content
 from kvstream.metrics.tiers import TierUse, tier_uses
@@ -80,7 +80,7 @@ class ContentGathering:
         lookups = 0
         if not self._without_hits & fastest.keys():
             for (_, tier), counts in fastest.items():
-                hits[tier] += counts.accesses
+                hits[tier if tier in contents.tiers else OTHER_TIER] += counts.accesses
                 lookups += counts.accesses + counts.allocations
         return ContentFigures(
             miss_causes(contents, asked[contents.cache], self._other_salt(fastest)),

@@ -14,6 +14,11 @@ from kvstream.metrics.stays import NOT_ENDED, Flags, Stays
 TIERS = ("gpu", "cpu", "disk", "remote")
 """Tiers by speed, the fastest first; any other is slower."""
 
+MOST_TIERS = 8
+"""Tiers that are distinguished; any more are one, ``other``."""
+
+OTHER_TIER = "other"
+
 
 class CacheContents(msgspec.Struct, frozen=True, eq=False):
     """What the sample of one cache shows.
@@ -46,7 +51,7 @@ class Contents:
     Attributes:
         caches: The same.
         rate: Share of the content that is followed.
-        tiers: Names of the tiers, the fastest first.
+        tiers: Names of the tiers, the fastest first; the last one can stand for several.
         content: Number of the content of each stay, int64 (n,).
         in_source: Number of content and source, int64 (n,).
         source: Number of the source, int64 (n,).
@@ -67,19 +72,23 @@ class Contents:
         self.caches = caches
         threshold = min((cache.threshold for cache in caches), default=WHOLE)
         self.rate = threshold / WHOLE
-        self.tiers = sorted({cache.tier for cache in caches}, key=_slowness)
-        sources = sorted({cache.source for cache in caches})
-        self.stays, lengths = _joined([_below(cache.stays, threshold) for cache in caches])
+        by_speed = sorted({cache.tier for cache in caches}, key=_slowness)
+        self.tiers = by_speed if len(by_speed) <= MOST_TIERS else [*by_speed[: MOST_TIERS - 1], OTHER_TIER]
+        rank_of = {tier: min(rank, MOST_TIERS - 1) for rank, tier in enumerate(by_speed)}
+        number_of = {
+            source: number for number, source in enumerate(dict.fromkeys(cache.source for cache in caches))
+        }
+        self.stays, lengths = _joined([_below(cache, threshold) for cache in caches])
 
         def each(values: Sequence[int]) -> I64:
             return np.repeat(np.array(values, dtype=np.int64), lengths)
 
-        ranks = [self.tiers.index(cache.tier) for cache in caches]
+        ranks = [rank_of[cache.tier] for cache in caches]
         fastest: dict[str, int] = {}
         for rank, cache in zip(ranks, caches, strict=True):
             fastest[cache.source] = min(rank, fastest.get(cache.source, rank))
         self.cache = each(range(len(caches)))
-        self.source = each([sources.index(cache.source) for cache in caches])
+        self.source = each([number_of[cache.source] for cache in caches])
         self.tier = each(ranks)
         keys, numbers = np.unique(self.stays.content, return_inverse=True)
         self.content: I64 = numbers.reshape(-1)
@@ -140,7 +149,10 @@ def _slowness(tier: str) -> tuple[int, str]:
     return TIERS.index(tier) if tier in TIERS else len(TIERS), tier
 
 
-def _below(stays: Stays, threshold: int) -> Stays:
+def _below(cache: CacheContents, threshold: int) -> Stays:
+    stays = cache.stays
+    if cache.threshold == threshold:
+        return stays
     which = are_below(stays.content, threshold)
     return Stays(stays.content[which], stays.born[which], stays.ended[which], stays.cleared[which])
 

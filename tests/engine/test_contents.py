@@ -322,6 +322,18 @@ def test_a_sample_of_the_content_comes_near_what_all_of_it_shows(size):
     assert near.shared.held_by == pytest.approx(exact.shared.held_by, abs=2 * close)
 
 
+def test_tiers_without_end_take_no_time_without_end():
+    monitor = Monitor()
+    for number in range(600):
+        source, tier = f"s{number // 60}", f"tier-{number:03}"
+        monitor.process(stored(1, 1_000 + number, source=source, tier=tier))
+    summary = monitor.summary()
+    assert [use.tier for use in summary.tiers] == [*(f"tier-00{n}" for n in range(7)), "other"]
+    assert summary.shared.held_by == [0.0] * 7 + [1.0], "by ten sources"
+    counted = monitor.summary("s0").tiers
+    assert sum(use.copied == 1.0 for use in counted) == 7
+
+
 def test_of_many_caches_less_content_is_looked_at():
     monitor = run(engines(seed=2), MetricsConfig(content_sample=2**20))
     summary = monitor.summary()
