@@ -624,10 +624,11 @@ class KVEventReader:
             elif size == 10:
                 if _is_at(data, name, b"block_size", 10):
                     self._block_size_at = at
-                elif _is_at(data, name, b"session_id", 10):
-                    self._session_at = at
-                elif _is_at(data, name, b"cache_salt", 10):
-                    self._cache_salt_at = at
+                elif data[name] != 0x65:  # e, as of the extra keys, which nearly all of the others are
+                    if _is_at(data, name, b"session_id", 10):
+                        self._session_at = at
+                    elif _is_at(data, name, b"cache_salt", 10):
+                        self._cache_salt_at = at
             elif size == 6:
                 if _is_at(data, name, b"medium", 6):
                     self._medium_at = at

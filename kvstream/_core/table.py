@@ -711,9 +711,10 @@ class Table:
             self.columns.counts[_COPIES_STORED] += 1
         else:
             return False
-        self.columns.counts[_STORES] += is_store
-        if self.has_salts and is_store and is_live:
-            self._compare_salts(event, slot)
+        if is_store:
+            self.columns.counts[_STORES] += 1
+            if is_live and self.has_salts:
+                self._compare_salts(event, slot)
         return True
 
     @cython.cfunc

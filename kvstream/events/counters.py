@@ -1,6 +1,7 @@
 """What is counted of events: each count declared once, with its help text and the metric that exports it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import numpy as np
@@ -95,8 +96,8 @@ class CacheCounts(Struct, eq=False, kw_only=True):
 
     def add_counts(self, other: "CacheCounts") -> None:
         """Add the counts of another stretch, and nothing else that it may hold."""
-        for name in _CACHE_COUNTS:
-            if count := getattr(other, name):  # few are not 0 where frames are small
+        for name, count in zip(_CACHE_COUNTS, _cache_counts(other), strict=True):
+            if count:  # few are not 0 where frames are small
                 setattr(self, name, getattr(self, name) + count)
         self.evictions += other.evictions
 
@@ -170,6 +171,7 @@ def counts_of(kind: type[Struct]) -> dict[str, Count]:
 
 
 _CACHE_COUNTS = tuple(counts_of(CacheCounts))
+_cache_counts: Callable[[CacheCounts], tuple[int, ...]] = attrgetter(*_CACHE_COUNTS)
 
 
 class DropReason(NamedTuple):
