@@ -56,6 +56,7 @@ ORDER = [
     "reports",
     "web",
     "integrations",
+    "fleet",
     "schemas",
     "testing",
     "bench",

@@ -26,7 +26,7 @@ _UsageError: Any = typer.BadParameter.__bases__[0]
 # In the order of the help.
 _COMMANDS = (
     *("demo", "run", "analyze", "serve", "report", "top", "record", "replay", "convert", "generate", "bench"),
-    *("rules", "silence", "state", "schemas"),
+    *("fleet", "rules", "silence", "state", "schemas"),
 )
 
 

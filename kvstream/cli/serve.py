@@ -1,12 +1,10 @@
 """``kvstream serve``: a stream for engines and for producers in other processes."""
 
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import anyio
 import msgspec
 import typer
 
@@ -22,6 +20,7 @@ from kvstream.cli.handlers import (
     SlackUrl,
     WebhookUrl,
 )
+from kvstream.cli.services import serve_all, server_tls
 from kvstream.cli.session import (
     EXIT_CODES,
     Capacity,
@@ -48,7 +47,6 @@ from kvstream.stream import KVStream, input_marker
 from kvstream.transport.endpoint import Endpoint
 from kvstream.transport.receive_budget import DEFAULT_RECEIVE_BYTES, ReceiveBudget
 from kvstream.transport.server import FrameServer
-from kvstream.transport.tls import server_context
 
 if TYPE_CHECKING:
     from kvstream.web.server import HttpServer
@@ -173,7 +171,7 @@ def serve_command(
     if not (listen or from_ or targets):
         raise ConfigError("nothing to serve: name engines by --from or --targets, or where to --listen")
     token = token_from(token_file)
-    tls = _tls(tls_cert, tls_key, tls_client_ca)
+    tls = server_tls(tls_cert, tls_key, tls_client_ca)
     size = block_settings(model_config, block_tokens, block_bytes)
     metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
     chosen, silences = chosen_rules(rules, heartbeat)
@@ -237,36 +235,13 @@ def serve_command(
                 )
                 for each in inputs
             ]
-            await _serve_all(stream, services)
+            await serve_all(stream.faults, services)
         finally:
             for server in servers:
                 await server.aclose()
 
     session = Session(min_severity, evictions, fail_on, rules, heartbeat)
     return run_session(session, stream, feed, as_json=json, is_service=True)
-
-
-async def _serve_all(stream: KVStream, services: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    """Serve until cancelled; a listener or an input that fails leaves the others alone.
-
-    Raises:
-        Exception: Of the last one, if all have failed.
-    """
-    failed = 0
-
-    async def serve(service: Callable[[], Awaitable[None]]) -> None:
-        nonlocal failed
-        try:
-            await service()
-        except Exception as error:
-            failed += 1
-            if failed == len(services):
-                raise
-            stream.faults.note("serve", "listener", f"no longer served: {error}")
-
-    async with anyio.create_task_group() as tasks:
-        for service in services:
-            tasks.start_soon(serve, service)
 
 
 def _engine_metrics(text: str, stream: KVStream) -> LiveInput:
@@ -284,12 +259,3 @@ def _page(
 
     options: dict[str, Any] = {} if tls is None else {"tls": tls}
     return HttpServer(stream, Endpoint.parse_address(http), token=token, insecure=insecure, **options)
-
-
-def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
-    """Return the context that the options ask for; None without a certificate."""
-    if certificate is not None and key is not None:
-        return server_context(certificate, key, client_ca)
-    if (certificate, key, client_ca) != (None, None, None):
-        raise ConfigError("--tls-cert and --tls-key are given together, --tls-client-ca with both")
-    return None

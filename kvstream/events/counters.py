@@ -195,6 +195,7 @@ DROP_REASONS = {
     "duplicate": DropReason("Their frame was seen before.", True),
     "would_block": DropReason("Waiting for room (block) would have stopped the event loop."),
     "malformed": DropReason("They could not be encoded, or were no block ids."),
+    "refused_by_broker": DropReason("A Kafka broker refused their frame (fleet agent)."),
     "cancelled": DropReason("Who waited, or the stream, was cancelled."),
     "closed": DropReason("The producer, connection or stream was closed."),
     "shutdown_timeout": DropReason("Closing took longer than shutdown_timeout."),

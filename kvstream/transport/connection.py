@@ -21,7 +21,7 @@ from kvstream.transport.endpoint import (
 )
 from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.tokens import same_token
-from kvstream.transport.unheld import UnheldFrames
+from kvstream.transport.unheld import Unheld
 
 ANSWER_SECONDS = 5.0  # that a peer may take to make room for an answer
 STALLED_SECONDS = 60.0  # without a byte in the middle of a frame
@@ -52,7 +52,7 @@ class FrameConnection:
     Args:
         stream: The connection.
         budget: Bounds what is received and not yet on a queue.
-        unheld: Keeps frames unacknowledged until a snapshot holds them; None for a stream without state.
+        unheld: Keeps frames unacknowledged until a snapshot, or a broker, holds them; None if nothing has to.
 
     Attributes:
         scope: Cancelled to end this connection alone.
@@ -60,7 +60,7 @@ class FrameConnection:
         taken: Frames taken so far.
     """
 
-    def __init__(self, stream: ByteStream, budget: ReceiveBudget, unheld: UnheldFrames | None = None) -> None:
+    def __init__(self, stream: ByteStream, budget: ReceiveBudget, unheld: Unheld | None = None) -> None:
         self.scope = anyio.CancelScope()
         self.fault: FrameConnectionError | None = None
         self.taken = 0
@@ -158,7 +158,7 @@ class FrameConnection:
             self.taken += 1
 
     async def acknowledge_held(self) -> None:
-        """Acknowledge frames as snapshots come to hold them, until cancelled or the connection breaks."""
+        """Acknowledge frames as they come to be held, until cancelled or the connection breaks."""
         unheld = self._unheld
         assert unheld is not None  # noqa: S101
         try:
@@ -203,7 +203,7 @@ class FrameConnection:
                 while True:
                     await self._stream.receive()
 
-    async def _let_snapshot_hold(self, unheld: UnheldFrames) -> None:
+    async def _let_snapshot_hold(self, unheld: Unheld) -> None:
         """Give a last snapshot some time to hold what was taken."""
         unheld.press()
         with anyio.move_on_after(_LAST_SNAPSHOT_SECONDS):

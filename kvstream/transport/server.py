@@ -5,9 +5,10 @@ import logging
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import anyio
 from anyio.abc import ByteStream, Listener, SocketAttribute, SocketListener, SocketStream, TaskGroup
@@ -15,7 +16,9 @@ from anyio.streams.stapled import MultiListener
 
 from kvstream.errors import ClosedStreamError, ConfigError
 from kvstream.events.codec import MAX_FRAME_BYTES, decode_frame
+from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
+from kvstream.faults.log import FaultLog
 from kvstream.stream import KVStream, keeper_of
 from kvstream.transport.connection import FrameConnection, FrameConnectionError
 from kvstream.transport.endpoint import LARGEST_READ, Endpoint
@@ -23,9 +26,9 @@ from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.socket_file import SocketFile
 from kvstream.transport.tls import asks_for_certificates
 from kvstream.transport.tokens import checked_token
-from kvstream.transport.unheld import UnheldFrames
+from kvstream.transport.unheld import Unheld, UnheldFrames
 
-__all__ = ["FrameServer", "ServerStatistics"]
+__all__ = ["Destination", "FrameServer", "ServerStatistics"]
 
 _HELLO_SECONDS = 10.0
 _ACCEPT_PAUSE_SECONDS = 0.1
@@ -58,6 +61,27 @@ class ServerStatistics(NamedTuple):
     faults: dict[str, int]
 
 
+class Destination(Protocol):
+    """Where a server's frames go: a ``KVStream``, or what else takes them.
+
+    Attributes:
+        faults: Where errors are noted.
+    """
+
+    faults: FaultLog
+
+    async def send(self, frame: EventFrame) -> None:
+        """Take a frame, waiting for room.
+
+        Raises:
+            ClosedStreamError: If nothing is taken any more.
+            MalformedInputError: If the source or tier is no name.
+        """
+
+    def reject(self, malformed: Malformed) -> None:
+        """Count a piece of input that could not be decoded."""
+
+
 class FrameServer:
     """Takes frames from remote producers into a stream.
 
@@ -83,6 +107,8 @@ class FrameServer:
         hello_seconds: Seconds that the handshake and the hello may take.
         budget: Bounds what is received and not yet on a queue; may be shared by several servers.
         tls: Context of a ``tls://`` endpoint.
+        unheld: Makes what keeps the frames of a connection unacknowledged; by default, of a stream with
+            ``state``, until a snapshot holds them.
 
     Raises:
         ConfigError: If others than this machine could connect without a token or a certificate, if the
@@ -91,7 +117,7 @@ class FrameServer:
 
     def __init__(
         self,
-        stream: KVStream,
+        stream: Destination,
         endpoint: Endpoint,
         *,
         token: str | None = None,
@@ -102,6 +128,7 @@ class FrameServer:
         hello_seconds: float = _HELLO_SECONDS,
         budget: ReceiveBudget | None = None,
         tls: ssl.SSLContext | None = None,
+        unheld: Callable[[], Unheld] | None = None,
     ) -> None:
         if endpoint.tls != (tls is not None):
             needs = "needs a certificate and a key" if endpoint.tls else "is not encrypted; write tls://"
@@ -115,6 +142,7 @@ class FrameServer:
             )
         self.endpoint = endpoint
         self._stream, self._token, self._tls = stream, token, tls
+        self._make_unheld = self._unheld_by_state if unheld is None else unheld
         self._longest_frame = longest_frame
         self._most_connections, self._most_strangers = most_connections, most_strangers
         self._hello_seconds = hello_seconds
@@ -210,8 +238,7 @@ class FrameServer:
 
     async def _serve(self, stream: ByteStream) -> None:
         """Serve one connection. Whatever goes wrong in it ends nothing else."""
-        keeper = keeper_of(self._stream)
-        unheld = None if keeper is None else UnheldFrames(keeper)
+        unheld = self._make_unheld()
         connection = FrameConnection(stream, self._budget, unheld)
         acknowledging = anyio.CancelScope()
 
@@ -231,8 +258,12 @@ class FrameServer:
         if connection.scope.cancelled_caught and connection.fault is not None:
             self._count(connection.fault)
 
+    def _unheld_by_state(self) -> Unheld | None:
+        keeper = keeper_of(self._stream) if isinstance(self._stream, KVStream) else None
+        return None if keeper is None else UnheldFrames(keeper)
+
     async def _converse(
-        self, connection: FrameConnection, stream: ByteStream, unheld: UnheldFrames | None
+        self, connection: FrameConnection, stream: ByteStream, unheld: Unheld | None
     ) -> None:
         """Let a producer in and take its frames, until it closes the connection."""
         is_producer = False
@@ -284,7 +315,7 @@ class FrameServer:
             del self._strangers[oldest]
             oldest.cut_off("too_many_strangers", "too many connections wait to say hello")
 
-    async def _deliver(self, unheld: UnheldFrames | None, data: bytes) -> None:
+    async def _deliver(self, unheld: Unheld | None, data: bytes) -> None:
         """Put a frame onto the stream's queue.
 
         A frame that cannot be decoded, for whatever reason, is counted and passed over: refused, it would

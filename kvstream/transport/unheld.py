@@ -1,6 +1,7 @@
-"""UnheldFrames: frames of one connection that no snapshot holds yet, and so are not acknowledged."""
+"""Unheld: frames of one connection that nothing durable holds yet; UnheldFrames: that no snapshot does."""
 
 from collections import deque
+from typing import Protocol
 
 import anyio
 
@@ -12,6 +13,28 @@ _PRESSING_BYTES = 2 * 1024 * 1024
 events, less than half of what its other side keeps by default."""
 
 _PATIENCE_SECONDS = 30.0  # and two intervals, that a snapshot may take that is waited for
+
+
+class Unheld(Protocol):
+    """The frames of a connection from when they are taken until they may be acknowledged, in order."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def add(self, source: str, size: int) -> None:
+        """Add the frame of a source that was sent on last, and how many bytes it has."""
+
+    def add_malformed(self, size: int) -> None:
+        """Add a frame that cannot be decoded and was counted as such."""
+
+    def press(self) -> None:
+        """Take note that the other side waits."""
+
+    def release(self) -> None:
+        """Take out the frames that may be acknowledged, oldest first."""
+
+    async def change(self) -> None:
+        """Wait until frames may have to be released."""
 
 
 class UnheldFrames:

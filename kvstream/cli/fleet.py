@@ -1,0 +1,239 @@
+"""``kvstream fleet``: agents, workers and the rest of a fleet around a Kafka broker."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import anyio
+import typer
+
+from kvstream.cli.exit_codes import EXIT_CODES, EXIT_SIGNAL, EXIT_UNDELIVERED
+from kvstream.cli.messages import say
+from kvstream.cli.services import serve_all, server_tls
+from kvstream.cli.session import stop_on_signal
+from kvstream.cli.tokens import TokenFile, token_from
+from kvstream.config import StreamConfig, load_config
+from kvstream.errors import ConfigError, KVStreamError
+from kvstream.sources.engine_input import LiveInput
+from kvstream.sources.inputs import live_input
+from kvstream.sources.targets import Targets
+from kvstream.transport.endpoint import Endpoint
+from kvstream.transport.receive_budget import ReceiveBudget
+from kvstream.transport.server import FrameServer
+
+if TYPE_CHECKING:
+    from kvstream.fleet.frame_log import FrameLog
+    from kvstream.fleet.metrics import Sample
+
+EXAMPLES = f"""
+[bold]Examples[/bold]
+
+  kvstream fleet agent --to kafka://kafka:9092/kv --listen unix:/run/kvstream.sock --create-topics
+
+  kvstream fleet agent --to kafka://kafka-0:9092,kafka-1:9092/kv --from zmq://localhost:5557?source=vllm-0
+{EXIT_CODES}"""
+
+_KAFKA_URL = "kafka://HOST:PORT/PREFIX"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Judge more engines than one process can: agents, a Kafka topic, workers.",
+    epilog=EXAMPLES,
+)
+
+KafkaConfig = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Settings of the Kafka client (librdkafka's names: security.protocol, sasl.mechanism, …), a "
+        "line NAME=VALUE each.",
+        show_default=False,
+    ),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[HOST]:PORT",
+        help="Serve /metrics there; by default on this machine only.",
+        show_default=False,
+    ),
+]
+
+
+@app.command(epilog=EXAMPLES)
+def agent(
+    to: Annotated[
+        str, typer.Option(metavar=_KAFKA_URL, help="Brokers, and what the topics' names begin with.")
+    ],
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="unix:PATH|tcp://HOST:PORT|tls://HOST:PORT",
+            help="Where to take frames of producers; can be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    from_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="zmq://HOST:PORT|http://HOST:PORT|FILE",
+            help="An engine to follow, as kvstream serve has it; can be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    targets: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="A file of engines to follow, which is watched.", show_default=False
+        ),
+    ] = None,
+    create_topics: Annotated[
+        bool, typer.Option("--create-topics", help="Make the topics where there are none.")
+    ] = False,
+    partitions: Annotated[
+        int, typer.Option(min=1, max=10_000, help="With --create-topics: partitions of the frames, for ever.")
+    ] = 64,
+    copies: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --create-topics: brokers that keep each partition; by default as the broker is set.",
+            show_default=False,
+        ),
+    ] = None,
+    overflow: Annotated[
+        str, typer.Option(help="While the broker is away: block, drop_newest, drop_oldest or sample.")
+    ] = "block",
+    queue_events: Annotated[
+        int, typer.Option(min=1, help="Events that wait for the broker before that.")
+    ] = 4_194_304,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that stopping may take to write what waits.")
+    ] = 10.0,
+    kafka_config: KafkaConfig = None,
+    metrics: Metrics = None,
+    token_file: TokenFile = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.pem", help="Certificate of tls:// endpoints.", show_default=False),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE.pem", help="Its private key.", show_default=False)
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.pem",
+            help="Let in only clients with a certificate of one of these roots.",
+            show_default=False,
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without a token.")
+    ] = False,
+) -> int:
+    """Write what the engines of a node send into the topic of a fleet, until stopped.
+
+    What an engine sends is acknowledged once the broker has it.
+    """
+    from kvstream.fleet import client, topics  # here, as they need an extra
+    from kvstream.fleet.address import KafkaAddress
+    from kvstream.fleet.agent import samples
+    from kvstream.fleet.frame_log import FrameLog, UnwrittenFrames
+
+    if not (listen or from_ or targets):
+        raise ConfigError("nothing to write: name engines by --from or --targets, or where to --listen")
+    address = KafkaAddress.parse(to)
+    settings = client.read_settings(kafka_config)
+    config = load_config(StreamConfig, overflow=overflow, queue_events=queue_events)
+    token = token_from(token_file)
+    tls = server_tls(tls_cert, tls_key, tls_client_ca)
+    inputs: list[LiveInput] = [live_input(name) for name in dict.fromkeys(from_ or ())]
+    if targets is not None:
+        inputs.append(Targets(targets))
+    log = FrameLog(address, settings, config)
+    budget = ReceiveBudget()
+    servers = [
+        FrameServer(
+            log,
+            endpoint,
+            token=token,
+            insecure=insecure,
+            budget=budget,
+            tls=tls if endpoint.tls else None,
+            unheld=partial(UnwrittenFrames, log),
+        )
+        for endpoint in map(Endpoint.parse, listen or ())
+    ]
+    if tls is not None and not any(server.endpoint.tls for server in servers):
+        raise ConfigError("--tls-cert is for --listen tls://HOST:PORT")
+    if create_topics:
+        for name in topics.create_topics(address, settings, partitions, copies or topics.BROKERS_DEFAULT):
+            say(f"made topic {name}")
+    else:
+        try:
+            topics.require_topics(address, settings)
+        except ConfigError:
+            raise
+        except KVStreamError as error:
+            say(f"kvstream: {error}; what engines send waits until one does")
+
+    async def run() -> int:
+        log.open()
+        stopped: list[int] = []
+        try:
+            async with anyio.create_task_group() as writing:
+                writing.start_soon(log.run)
+                for server in servers:
+                    await server.bind()
+                    typer.echo(f"listening at {server.endpoint}", err=True)
+                services = [server.serve for server in servers]
+                is_alone = len(services) + len(inputs) == 1
+                services += [partial(each.deliver, log.take, is_alone=is_alone) for each in inputs]
+                async with anyio.create_task_group() as serving:
+                    serving.start_soon(stop_on_signal, serving.cancel_scope, stopped)
+                    await serve_all(log.faults, services)
+                    serving.cancel_scope.cancel()
+                log.close()
+                with anyio.move_on_after(drain_seconds):
+                    await log.settled()
+                writing.cancel_scope.cancel()
+        finally:
+            for server in servers:
+                await server.aclose()
+        return _ended(log, stopped)
+
+    return _run(run, metrics, insecure, partial(samples, log, inputs))
+
+
+def _ended(log: "FrameLog", stopped: list[int]) -> int:
+    """Say what was written; return the exit code."""
+    counted = log.statistics()
+    say(f"kvstream: {counted.written:,} of {counted.offered:,} events were written")
+    for reason, events in sorted(counted.dropped.items()):
+        say(f"kvstream: {events:,} events were dropped ({reason})")
+    if counted.dropped:
+        return EXIT_UNDELIVERED
+    return EXIT_SIGNAL + stopped[0] if stopped else 0
+
+
+def _run(
+    run: Callable[[], Awaitable[int]],
+    metrics: str | None,
+    insecure: bool,
+    samples: "Callable[[], Iterable[Sample]]",
+) -> int:
+    """Run while metrics are served, if they are asked for."""
+    with ExitStack() as exits:
+        if metrics is not None:
+            from kvstream.fleet.metrics import serve_metrics
+
+            endpoint = Endpoint.parse_address(metrics)
+            endpoint.require_guard(f"--metrics {metrics}", None, insecure)
+            exits.callback(serve_metrics(endpoint, samples))
+        return anyio.run(run)

@@ -1,0 +1,93 @@
+"""The topics of a fleet: made once, with settings that its guarantees rest on, or found missing."""
+
+import math
+from collections.abc import Mapping
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from kvstream.errors import ConfigError
+from kvstream.events.codec import MAX_FRAME_BYTES
+from kvstream.faults.log import FaultLog
+from kvstream.fleet.address import KafkaAddress
+from kvstream.fleet.client import client_settings, described, kafka_error, made
+
+_ANSWER_SECONDS = 10.0
+_FEW_PARTITIONS = 4
+_HOUR_MS = 3_600_000
+
+BROKERS_DEFAULT = -1
+"""Copies of each partition as the broker is set."""
+
+
+def required(address: KafkaAddress, partitions: int, copies: int) -> list[NewTopic]:
+    """Return the topics of a fleet as they should be.
+
+    Args:
+        address: Their prefix.
+        partitions: Of the frames, each of which one worker applies; they cannot be changed later, as a source
+            would go on in another partition.
+        copies: Brokers that keep each partition.
+    """
+    frames = {
+        # Silence is judged by these times: those of one clock, the broker's.
+        "message.timestamp.type": "LogAppendTime",
+        "max.message.bytes": str(MAX_FRAME_BYTES),
+        # Workers go back to their last snapshot, some seconds or, after an outage, some hours.
+        "retention.ms": str(24 * _HOUR_MS),
+    }
+    return [
+        NewTopic(address.frames, partitions, copies, config=frames),
+        NewTopic(address.alerts, _FEW_PARTITIONS, copies, config={"retention.ms": str(7 * 24 * _HOUR_MS)}),
+        NewTopic(address.summaries, _FEW_PARTITIONS, copies, config={"cleanup.policy": "compact"}),
+    ]
+
+
+def require_topics(address: KafkaAddress, settings: Mapping[str, str]) -> None:
+    """Return if every topic is there.
+
+    Raises:
+        ConfigError: If one is missing.
+        KVStreamError: If no broker answers.
+    """
+    if absent := _absent(_admin(address, settings), address):
+        raise ConfigError(
+            f"{address.brokers} has no topic {', '.join(absent)}: make them with --create-topics, "
+            f"or as docs/fleet.md has them"
+        )
+
+
+def create_topics(
+    address: KafkaAddress, settings: Mapping[str, str], partitions: int, copies: int = BROKERS_DEFAULT
+) -> list[str]:
+    """Make the topics that are not there; return their names.
+
+    Raises:
+        ConfigError: If the broker does not make one.
+        KVStreamError: If no broker answers.
+    """
+    admin = _admin(address, settings)
+    absent = _absent(admin, address)
+    topics = [topic for topic in required(address, partitions, copies) if topic.topic in absent]
+    if topics:
+        for name, answer in admin.create_topics(topics, request_timeout=_ANSWER_SECONDS).items():
+            try:
+                answer.result(math.ceil(_ANSWER_SECONDS) + 1)
+            except KafkaException as error:
+                raise ConfigError(
+                    f"{address.brokers} does not make {name}: {described(error.args[0])}"
+                ) from None
+    return absent
+
+
+def _admin(address: KafkaAddress, settings: Mapping[str, str]) -> AdminClient:
+    admin: AdminClient = made(AdminClient, client_settings(address, settings, FaultLog()))
+    return admin
+
+
+def _absent(admin: AdminClient, address: KafkaAddress) -> list[str]:
+    try:
+        known = admin.list_topics(timeout=_ANSWER_SECONDS).topics
+    except KafkaException as error:
+        raise kafka_error(address, error) from error
+    return [topic.topic for topic in required(address, 1, 1) if topic.topic not in known]

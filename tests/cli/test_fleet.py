@@ -1,0 +1,101 @@
+"""``kvstream fleet``, as processes around a broker."""
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from contextlib import contextmanager
+
+import anyio
+import pytest
+
+from kvstream import connect
+from kvstream.events.codec import decode_frame
+from kvstream.fleet.address import KafkaAddress
+from tests.cli.conftest import running
+from tests.fleet.brokers import mock_cluster, tansu
+from tests.forked import PIPE
+from tests.ports import free_port
+
+
+@pytest.fixture(scope="module")
+def broker():
+    with mock_cluster() as made:
+        yield made
+
+
+@contextmanager
+def agent(url, *options):
+    """An agent that listens, and the lines that it says."""
+    with running("fleet", "agent", "--to", url, *options, stderr=PIPE) as process:
+        said = []
+        while not said or not said[-1].startswith("listening"):
+            line = process.stderr.readline().decode()
+            assert line, said
+            said.append(line)
+        yield process, said
+
+
+def test_an_agent_writes_what_engines_send_and_ends_by_a_signal(broker, tmp_path):
+    url, port = broker.url(), free_port()
+    path = f"unix:{tmp_path}/kv.sock"
+
+    async def engine():
+        async with connect(path) as remote:
+            await remote.producer("engine-0").allocated(range(1000))
+            await remote.flush()
+
+    with agent(url, "--listen", path, "--metrics", f":{port}") as (process, _):
+        anyio.run(engine)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            metrics = answer.read().decode()
+        os.kill(process.pid, signal.SIGTERM)
+        said = process.stderr.read().decode()
+        assert process.wait() == 143
+    assert "kvstream: 1,000 of 1,000 events were written" in said
+    assert "kvstream_agent_events_written_total 1000.0" in metrics
+    frames = [decode_frame(record[3]) for record in broker.records(KafkaAddress.parse(url).frames)]
+    assert sum(map(len, frames)) == 1000
+
+
+def test_an_agent_makes_topics_once(kvstream, tmp_path):
+    with tansu() as broker:
+        url = f"kafka://{broker.address}/made"
+        with agent(url, "--listen", f"unix:{tmp_path}/kv.sock", "--create-topics", "--copies", "1") as (
+            _,
+            said,
+        ):
+            assert said[:-1] == [f"made topic made.{name}\n" for name in ("frames", "alerts", "summaries")]
+        with agent(url, "--listen", f"unix:{tmp_path}/kv.sock", "--create-topics", "--copies", "1") as (
+            _,
+            said,
+        ):
+            assert said[:-1] == []
+
+
+def test_topics_that_are_missing_are_named(kvstream, broker, tmp_path):
+    ran = kvstream(
+        "fleet", "agent", "--to", f"kafka://{broker.address}/none", "--listen", f"unix:{tmp_path}/s"
+    )
+    assert ran.code == 1
+    assert "has no topic none.frames, none.alerts, none.summaries: make them with --create-topics" in ran.err
+
+
+def test_without_the_extra_it_is_named(kvstream, tmp_path):
+    for arguments in (["agent", "--to", "kafka://x:1/p", "--listen", f"unix:{tmp_path}/s"],):
+        ran = kvstream("fleet", *arguments, without="confluent_kafka")
+        assert ran.code == 1
+        assert ran.err == "kvstream: a fleet needs an optional package: pip install 'kvstream[kafka]'\n"
+
+
+def test_an_agent_needs_something_to_write(kvstream):
+    ran = kvstream("fleet", "agent", "--to", "kafka://x:1/p")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "nothing to write" in ran.err
+
+
+def test_nobody_else_loads_kafka():
+    loaded = "import sys, kvstream.cli.serve, kvstream.cli.fleet; print('confluent_kafka' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", loaded], check=True, capture_output=True, text=True)
+    assert ran.stdout == "False\n"
