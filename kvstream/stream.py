@@ -71,7 +71,6 @@ EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEven
 Monitored = TypeVar("Monitored", SourceMonitor, CacheMonitor)
 
 _MALFORMED_KEPT = 100
-_SILENT_WINDOWS = 2  # after which a source's time goes on without events
 _LEAST_TICK_SECONDS = 0.1
 _TURN_SECONDS = 0.002  # of looking at one cache after the other, until other tasks have their turn
 _RECONNECT_SECONDS = 15.0  # that the inputs of a restored source may take before it can be silent
@@ -892,8 +891,7 @@ class KVStream:
         Only the time since a source's last frame is taken from the clock: a replay has times of its own.
         Events that are on their way meanwhile are not late for that (``WindowRing.advance``).
         """
-        window = self.config.metrics.window_seconds
-        tick = max(_LEAST_TICK_SECONDS, window)
+        tick = max(_LEAST_TICK_SECONDS, self.config.metrics.window_seconds)
         while True:
             began = anyio.current_time()
             await anyio.sleep(tick)
@@ -903,9 +901,8 @@ class KVStream:
             self._publish_alerts(self._look_at_drops())
             await self._forget_silent()
             async for cache in caches_in_turn(self):
-                silent = self._silent_seconds(cache.source)
-                if silent >= _SILENT_WINDOWS * window and self._is_followed(cache):
-                    self._publish_alerts(cache.pass_time(cache.last_ts + round((silent - window) * 1e9)))
+                if self._is_followed(cache):
+                    self._publish_alerts(cache.pass_silence(self._silent_seconds(cache.source)))
 
     def _is_followed(self, cache: CacheMonitor) -> bool:
         """Return whether a cache has not been forgotten."""

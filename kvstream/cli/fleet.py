@@ -1,6 +1,7 @@
 """``kvstream fleet``: agents, workers and the rest of a fleet around a Kafka broker."""
 
-from collections.abc import Awaitable, Callable, Iterable
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -8,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import anyio
 import typer
+from anyio import to_thread
 
+from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
+from kvstream.cli.chosen_rules import RulesFile, chosen_rules
 from kvstream.cli.exit_codes import EXIT_CODES, EXIT_SIGNAL, EXIT_UNDELIVERED
 from kvstream.cli.messages import say
 from kvstream.cli.services import serve_all, server_tls
-from kvstream.cli.session import stop_on_signal
+from kvstream.cli.session import Capacity, ConfigFile, stop_on_signal
 from kvstream.cli.tokens import TokenFile, token_from
-from kvstream.config import StreamConfig, load_config
+from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.sources.engine_input import LiveInput
 from kvstream.sources.inputs import live_input
@@ -24,6 +28,7 @@ from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.server import FrameServer
 
 if TYPE_CHECKING:
+    from kvstream.fleet.address import KafkaAddress
     from kvstream.fleet.frame_log import FrameLog
     from kvstream.fleet.metrics import Sample
 
@@ -33,6 +38,8 @@ EXAMPLES = f"""
   kvstream fleet agent --to kafka://kafka:9092/kv --listen unix:/run/kvstream.sock --create-topics
 
   kvstream fleet agent --to kafka://kafka-0:9092,kafka-1:9092/kv --from zmq://localhost:5557?source=vllm-0
+
+  kvstream fleet worker --from kafka://kafka:9092/kv --state /var/lib/kvstream --metrics :9109
 {EXIT_CODES}"""
 
 _KAFKA_URL = "kafka://HOST:PORT/PREFIX"
@@ -54,6 +61,7 @@ KafkaConfig = Annotated[
         show_default=False,
     ),
 ]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without a token.")]
 Metrics = Annotated[
     str | None,
     typer.Option(
@@ -133,15 +141,13 @@ def agent(
             show_default=False,
         ),
     ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond this machine without a token.")
-    ] = False,
+    insecure: Insecure = False,
 ) -> int:
     """Write what the engines of a node send into the topic of a fleet, until stopped.
 
     What an engine sends is acknowledged once the broker has it.
     """
-    from kvstream.fleet import client, topics  # here, as they need an extra
+    from kvstream.fleet import client  # here, as it needs an extra
     from kvstream.fleet.address import KafkaAddress
     from kvstream.fleet.agent import samples
     from kvstream.fleet.frame_log import FrameLog, UnwrittenFrames
@@ -173,15 +179,12 @@ def agent(
     if tls is not None and not any(server.endpoint.tls for server in servers):
         raise ConfigError("--tls-cert is for --listen tls://HOST:PORT")
     if create_topics:
+        from kvstream.fleet import topics
+
         for name in topics.create_topics(address, settings, partitions, copies or topics.BROKERS_DEFAULT):
             say(f"made topic {name}")
     else:
-        try:
-            topics.require_topics(address, settings)
-        except ConfigError:
-            raise
-        except KVStreamError as error:
-            say(f"kvstream: {error}; what engines send waits until one does")
+        topics_there(address, settings)
 
     async def run() -> int:
         log.open()
@@ -209,6 +212,108 @@ def agent(
         return _ended(log, stopped)
 
     return _run(run, metrics, insecure, partial(samples, log, inputs))
+
+
+@app.command(epilog=EXAMPLES)
+def worker(
+    from_: Annotated[
+        str,
+        typer.Option("--from", metavar=_KAFKA_URL, help="Brokers, and what the topics' names begin with."),
+    ],
+    state: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|s3://BUCKET/PREFIX", help="Where snapshots are kept, the same for all workers."
+        ),
+    ],
+    checkpoint_every: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="From one commit of a partition to the next.")
+    ] = 5.0,
+    session: Annotated[
+        float, typer.Option(min=0.5, metavar="SECONDS", help="Silence after which others take over.")
+    ] = 10.0,
+    summary_every: Annotated[
+        float, typer.Option(min=0.0, metavar="SECONDS", help="Publish summaries so often; 0: never.")
+    ] = 10.0,
+    next_protocol: Annotated[
+        bool, typer.Option("--kip-848", help="Use the group protocol of Kafka 4.0 and later.")
+    ] = False,
+    capacity: Capacity = None,
+    model_config: ModelConfig = None,
+    block_tokens: BlockTokens = None,
+    block_bytes: BlockBytes = None,
+    rules: RulesFile = None,
+    config: ConfigFile = None,
+    kafka_config: KafkaConfig = None,
+    metrics: Metrics = None,
+    insecure: Insecure = False,
+) -> int:
+    """Judge the partitions that the group assigns, until stopped.
+
+    Start as many as there is work for, each with the same options: when one dies, the others go on from its
+    last commit.
+    """
+    from kvstream import __version__
+    from kvstream.fleet import client  # here, as it needs an extra
+    from kvstream.fleet.address import KafkaAddress
+    from kvstream.fleet.snapshots import Snapshots
+    from kvstream.fleet.worker import Worker, WorkerSettings, samples
+
+    address = KafkaAddress.parse(from_)
+    size = block_settings(model_config, block_tokens, block_bytes)
+    measured = load_config(MetricsConfig, config, capacity=capacity, **size)
+    chosen, silences = chosen_rules(rules)
+    settings = WorkerSettings(
+        checkpoint_seconds=checkpoint_every,
+        session_seconds=session,
+        summary_seconds=summary_every,
+        next_protocol=next_protocol,
+    )
+    kafka = client.read_settings(kafka_config)
+    topics_there(address, kafka)
+    snapshots = Snapshots(state, address.frames, __version__)
+    work = Worker(address, kafka, snapshots, measured, chosen, silences, settings)
+
+    async def run() -> int:
+        stopped = await run_until_signal(work.run)
+        counts = work.counts
+        say(f"kvstream: {counts['records']:,} records were applied, {counts['commits']:,} commits made")
+        return EXIT_SIGNAL + stopped[0] if stopped else 0
+
+    return _run(run, metrics, insecure, partial(samples, work))
+
+
+async def run_until_signal(run: Callable[[threading.Event], None]) -> list[int]:
+    """Run a function in a thread until a signal comes; return its number, if one did."""
+    stop, stopped = threading.Event(), list[int]()
+
+    async def listen() -> None:
+        with anyio.CancelScope() as scope:
+            await stop_on_signal(scope, stopped)
+        if stopped:
+            stop.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen)
+        await to_thread.run_sync(run, stop)
+        tasks.cancel_scope.cancel()
+    return stopped
+
+
+def topics_there(address: "KafkaAddress", settings: Mapping[str, str]) -> None:
+    """Return if the topics are there, or no broker answers yet.
+
+    Raises:
+        ConfigError: If one is missing.
+    """
+    from kvstream.fleet import topics
+
+    try:
+        topics.require_topics(address, settings)
+    except ConfigError:
+        raise
+    except KVStreamError as error:
+        say(f"kvstream: {error}: waiting for one that does")
 
 
 def _ended(log: "FrameLog", stopped: list[int]) -> int:

@@ -53,6 +53,7 @@ _MOST_SIZES = 16  # of blocks, that are remembered
 _CURVE_LOOKUPS = 2048  # of the contents that the curve follows in a window, beyond which it follows fewer
 _CHANGES_AT_ONCE = 65_536  # of content: each time costs what a thousand of them do
 _LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
+_SILENT_WINDOWS = 2  # after which a cache's time goes on without events
 _SAVED = ("block_sizes", "_peak", "_stores_seen", "last_ts", "_restarts_unseen", "is_whole")
 _TREND_METRICS = (
     MetricType.LIFETIME,
@@ -284,6 +285,13 @@ class CacheMonitor:
         if self.ring.open is not None:
             self.ring.open.live = self.table.live_count
         return alerts + self.rules.pass_time(index)
+
+    def pass_silence(self, seconds: float) -> list[CacheAlert]:
+        """Let time go on by how long nothing has come, two windows or more, short of the last window."""
+        window = self.config.window_seconds
+        if seconds < _SILENT_WINDOWS * window:
+            return []
+        return self.pass_time(self.last_ts + round((seconds - window) * 1e9))
 
     def save(self) -> dict[str, Any]:
         """Return its state but for the table as part of a section (``state.snapshot.Section``).

@@ -51,7 +51,7 @@ def client_settings(
         address: The brokers.
         settings: What the user has set; goes before ours, but not before what ``own`` requires.
         faults: Where the client's errors are noted.
-        own: What the client is to be, with ``_`` for each ``.``.
+        own: What the client is to be, with ``_`` for each ``.``, and callbacks.
     """
 
     def note(error: KafkaError) -> None:
@@ -64,7 +64,7 @@ def client_settings(
         "bootstrap.servers": address.brokers,
         "error_cb": note,
         "logger": _logger,
-        **{name.replace("_", "."): value for name, value in own.items()},
+        **{name if callable(value) else name.replace("_", "."): value for name, value in own.items()},
     }
 
 

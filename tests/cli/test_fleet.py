@@ -15,6 +15,7 @@ from kvstream.events.codec import decode_frame
 from kvstream.fleet.address import KafkaAddress
 from tests.cli.conftest import running
 from tests.fleet.brokers import mock_cluster, tansu
+from tests.fleet.workers import saved, wait_until
 from tests.forked import PIPE
 from tests.ports import free_port
 
@@ -74,6 +75,41 @@ def test_an_agent_makes_topics_once(kvstream, tmp_path):
             assert said[:-1] == []
 
 
+@pytest.mark.slow
+def test_a_worker_judges_what_an_agent_writes_and_leaves_it_to_the_next(broker, tmp_path):
+    url, state, port = broker.url(), tmp_path / "state", free_port()
+    path = f"unix:{tmp_path}/kv.sock"
+
+    async def engine(blocks):
+        async with connect(path) as remote:
+            await remote.producer("engine-0").allocated(blocks)
+            await remote.flush()
+
+    def metric(name):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:  # before it listens
+            return 0
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    options = ("--state", state, "--metrics", f":{port}", "--checkpoint-every", 0.2)
+    with agent(url, "--listen", path):
+        for blocks in (range(1000), range(1000, 1500)):
+            anyio.run(engine, blocks)
+            with running("fleet", "worker", "--from", url, *options, stderr=PIPE) as process:
+                wait_until(
+                    lambda end=blocks.stop: metric("kvstream_worker_partition_events_processed") == end
+                )
+                os.kill(process.pid, signal.SIGTERM)
+                said = process.stderr.read().decode()
+                assert process.wait() == 143
+            assert "records were applied" in said
+    [part] = [part for part in saved(broker, url, state).values() if part.monitor.sources]
+    accounts = part.accounts("engine-0")
+    assert (accounts.processed, accounts.restarts, accounts.live) == (1500, 1, 500)  # of its second life
+
+
 def test_topics_that_are_missing_are_named(kvstream, broker, tmp_path):
     ran = kvstream(
         "fleet", "agent", "--to", f"kafka://{broker.address}/none", "--listen", f"unix:{tmp_path}/s"
@@ -83,7 +119,10 @@ def test_topics_that_are_missing_are_named(kvstream, broker, tmp_path):
 
 
 def test_without_the_extra_it_is_named(kvstream, tmp_path):
-    for arguments in (["agent", "--to", "kafka://x:1/p", "--listen", f"unix:{tmp_path}/s"],):
+    for arguments in (
+        ["agent", "--to", "kafka://x:1/p", "--listen", f"unix:{tmp_path}/s"],
+        ["worker", "--from", "kafka://x:1/p", "--state", tmp_path],
+    ):
         ran = kvstream("fleet", *arguments, without="confluent_kafka")
         assert ran.code == 1
         assert ran.err == "kvstream: a fleet needs an optional package: pip install 'kvstream[kafka]'\n"

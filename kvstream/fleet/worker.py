@@ -1,0 +1,545 @@
+"""Worker: a member of the consumer group that judges the frames of a fleet, partition by partition.
+
+For each partition that it is assigned: restore, seek, apply whole frames, save, have alerts and summaries
+published, then commit the offset. The commit is the pointer to the snapshot, and the group's generation the
+fence: whoever dies, or stands still for so long that it is taken for dead, has its partitions taken over from
+the last commit, and what it commits later is refused. A refused commit is not a lost partition: state is
+dropped only when the group takes the partition away.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+
+from kvstream.alerts.rule import Rule
+from kvstream.alerts.silences import Silence
+from kvstream.alerts.types import CacheAlert
+from kvstream.config import MetricsConfig
+from kvstream.errors import KVStreamError, StateError
+from kvstream.events.codec import MAX_FRAME_BYTES
+from kvstream.faults.log import FaultLog
+from kvstream.fleet.address import KafkaAddress
+from kvstream.fleet.client import client_settings, described, made
+from kvstream.fleet.metrics import Sample
+from kvstream.fleet.partition import TICK, Partition, Record
+from kvstream.fleet.snapshots import Snapshots
+from kvstream.state.saver import MOST_OF_THE_TIME
+
+_BATCH_RECORDS = 512
+_BATCH_BYTES = 8 * 1024 * 1024
+_POLL_SECONDS = 0.1
+_ANSWER_SECONDS = 10.0
+_RESTORE_SECONDS = 5.0  # between two attempts
+
+_logger = logging.getLogger("kvstream")
+
+
+class PartitionStatistics(NamedTuple):
+    """A partition at one moment.
+
+    Attributes:
+        number: Which one.
+        offset: Place of its next record.
+        committed: Offset of the last commit; None if there is none.
+        sources: Sources in it.
+        processed: Events applied since it began.
+        problem: Why it stands still; empty if it does not.
+    """
+
+    number: int
+    offset: int
+    committed: int | None
+    sources: int
+    processed: int
+    problem: str
+
+
+class _Owned:
+    """A partition that the group has assigned to this worker."""
+
+    def __init__(self) -> None:
+        self.partition: Partition | None = None  # None until its state is restored
+        self.committed: int | None = None
+        self.committing: int | None = None  # the offset of a commit that is not answered yet
+        self.waiting: list[Record] = []
+        self.problem = ""
+        self.due = 0.0  # when it is to be saved next, or restored again; monotonic seconds
+        self.cost = 0.0  # seconds that the last checkpoint took
+        self.summarize_at = 0.0
+        self.is_ticking = False  # while a tick is on its way: of a broker that was away, none are to pile up
+
+    def ticked(self, error: KafkaError | None, _: Message) -> None:
+        """Take note that a tick has arrived, or never will."""
+        self.is_ticking = False
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker goes about it.
+
+    Attributes:
+        checkpoint_seconds: From one commit of a partition to the next.
+        session_seconds: Silence after which the group takes a worker for dead.
+        summary_seconds: From one summary of a cache to the next.
+        next_protocol: Use the group protocol of KIP-848, which brokers have from Kafka 4.0 on.
+    """
+
+    checkpoint_seconds: float = 5.0
+    session_seconds: float = 10.0
+    summary_seconds: float = 10.0
+    next_protocol: bool = False
+
+
+class Worker:
+    """Judges the partitions that the group assigns to it, in one thread.
+
+    Args:
+        address: Where the topics are.
+        kafka: Settings of librdkafka.
+        snapshots: Where state is kept, for all workers.
+        config: What is measured.
+        rules: Alert rules; the built-in ones by default.
+        silences: Alerts that nobody is notified of.
+        settings: How it goes about it.
+
+    Attributes:
+        faults: Errors that ended nothing else.
+        counts: What was done so far, by name.
+
+    Raises:
+        ConfigError: If a setting cannot be used.
+    """
+
+    def __init__(
+        self,
+        address: KafkaAddress,
+        kafka: Mapping[str, str],
+        snapshots: Snapshots,
+        config: MetricsConfig,
+        rules: Sequence[Rule] | None = None,
+        silences: Sequence[Silence] = (),
+        settings: WorkerSettings | None = None,
+    ) -> None:
+        self.faults = FaultLog()
+        self.counts = dict.fromkeys(_COUNTS, 0)
+        self._address, self._snapshots = address, snapshots
+        self._config, self._rules, self._silences = config, rules, silences
+        self._settings = settings = settings or WorkerSettings()
+        self._consumer: Consumer = made(
+            Consumer,
+            client_settings(
+                address,
+                {"fetch.message.max.bytes": str(_BATCH_BYTES), **kafka},
+                self.faults,
+                group_id=address.workers,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                on_commit=self._commits_answered,
+                receive_message_max_bytes=2 * MAX_FRAME_BYTES,
+                **_membership(settings),
+            ),
+        )
+        self._producer: Producer = made(
+            Producer,
+            client_settings(
+                address,
+                {"linger.ms": "5", "compression.type": "lz4", **kafka},
+                self.faults,
+                enable_idempotence=True,
+                message_timeout_ms=0,
+            ),
+        )
+        self._owned: dict[int, _Owned] = {}
+        self._tick_seconds = max(1.0, config.window_seconds)
+        self._tick_at = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until stopped; then save and commit, so that others go on from there.
+
+        Raises:
+            KVStreamError: If a client cannot go on.
+        """
+        self._consumer.subscribe(
+            [self._address.frames],
+            on_assign=self._assigned,
+            on_revoke=self._revoked,
+            on_lost=self._lost,
+        )
+        try:
+            while not stop.is_set():
+                self._receive()
+                for number in list(self._owned):
+                    self._apply(number)
+                self._tick()
+                self._look_after_partitions()
+                self._producer.poll(0)
+        finally:
+            self._consumer.close()  # which revokes what is assigned
+            self._producer.flush(_ANSWER_SECONDS)
+
+    def statistics(self) -> list[PartitionStatistics]:
+        """Return the partitions that are assigned now; from any thread."""
+        found = []
+        for number, owned in sorted(self._owned.copy().items()):
+            partition = owned.partition
+            if partition is None:
+                found.append(PartitionStatistics(number, -1, owned.committed, 0, 0, owned.problem))
+            else:
+                sources = len(partition.monitor.sources)
+                processed = partition.accounts().processed
+                found.append(
+                    PartitionStatistics(
+                        number, partition.offset, owned.committed, sources, processed, owned.problem
+                    )
+                )
+        return found
+
+    # What the group says
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Restore what is assigned, and read on from there; what cannot be restored stands still."""
+        unready = []
+        for assigned in partitions:
+            owned = self._owned[assigned.partition] = _Owned()
+            self._restore(assigned.partition, owned)
+            if owned.partition is None:
+                assigned.offset = OFFSET_BEGINNING
+                unready.append(assigned)
+            else:
+                assigned.offset = owned.partition.offset
+        consumer.incremental_assign(partitions)
+        if unready:
+            consumer.pause(unready)
+        self.counts["assigned"] += len(partitions)
+        _logger.info("assigned: partitions %s", [each.partition for each in partitions])
+
+    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        """Save and commit what another worker will go on with."""
+        for revoked in partitions:
+            self._apply(revoked.partition)
+            owned = self._owned.get(revoked.partition)
+            if owned is not None and owned.partition is not None:
+                self._checkpoint(revoked.partition, owned, owned.partition, wait=True)
+            self._owned.pop(revoked.partition, None)
+        self.counts["revoked"] += len(partitions)
+
+    def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        """Drop what others have gone on with already."""
+        for lost in partitions:
+            self._owned.pop(lost.partition, None)
+        self.counts["lost"] += len(partitions)
+        self.faults.note(
+            "kafka", "lost", f"the group has given away partitions {[p.partition for p in partitions]}"
+        )
+
+    # One round
+
+    def _receive(self) -> None:
+        """Take what has come, up to a batch; partitions come and go meanwhile."""
+        size, message = 0, self._consumer.poll(_POLL_SECONDS)
+        for _ in range(_BATCH_RECORDS):
+            if message is None:
+                return
+            size += self._take(message)
+            if size >= _BATCH_BYTES:
+                return
+            message = self._consumer.poll(0)
+        if message is not None:
+            self._take(message)
+
+    def _take(self, message: Message) -> int:
+        error = message.error()
+        if error is not None:
+            self.faults.note("kafka", "fetch", f"{self._address.frames}: {described(error)}")
+            if error.fatal():
+                raise KVStreamError(f"{self._address.brokers}: {described(error)}")
+            return 0
+        number, offset, value = message.partition(), message.offset(), message.value() or b""
+        owned = None if number is None else self._owned.get(number)
+        if owned is None or offset is None:
+            return 0
+        owned.waiting.append(Record(offset, message.timestamp()[1], value))
+        return len(value)
+
+    def _apply(self, number: int) -> None:
+        owned = self._owned.get(number)
+        if owned is None or owned.partition is None or not owned.waiting:
+            return
+        waiting, owned.waiting = owned.waiting, []
+        partition, owned.partition = owned.partition, None  # if this raises, the state is not whole
+        alerts = partition.apply(waiting)
+        owned.partition = partition
+        self.counts["records"] += len(waiting)
+        self._publish(alerts)
+
+    def _publish(self, alerts: Sequence[CacheAlert]) -> None:
+        for alert in alerts:
+            self.counts["alerts"] += 1
+            self._produce(self._address.alerts, alert.fingerprint.encode(), msgspec.json.encode(alert))
+
+    def _produce(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        delivered: Callable[[KafkaError | None, Message], None] | None = None,
+        **options: Any,
+    ) -> None:
+        """Hand a record to the client, waiting for room."""
+        while True:
+            try:
+                self._producer.produce(topic, value, key, on_delivery=delivered or self._delivered, **options)
+            except BufferError:
+                self._producer.poll(_POLL_SECONDS)
+            else:
+                return
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self.counts["undelivered"] += 1
+            self.faults.note("kafka", "refused", f"{message.topic()}: {described(error)}")
+            if error.fatal():
+                raise KVStreamError(f"{self._address.brokers}: {described(error)}; start again")
+
+    def _tick(self) -> None:
+        """Write the time into each partition that is judged here, so that every replay has it."""
+        now = time.monotonic()
+        if now < self._tick_at:
+            return
+        self._tick_at = now + self._tick_seconds
+        for number, owned in self._owned.items():
+            if owned.partition is None or owned.is_ticking:
+                continue
+            owned.is_ticking = True
+            self._produce(self._address.frames, None, TICK, owned.ticked, partition=number)
+
+    def _look_after_partitions(self) -> None:
+        now = time.monotonic()
+        for number, owned in self._owned.items():
+            if owned.partition is None:
+                if now >= owned.due:
+                    self._resume(number, owned)
+                continue
+            if self._settings.summary_seconds and now >= owned.summarize_at:
+                owned.summarize_at = now + self._settings.summary_seconds
+                self._summarize(owned.partition)
+            if now >= owned.due:
+                began = time.thread_time()
+                self._checkpoint(number, owned, owned.partition)
+                owned.cost = time.thread_time() - began
+                owned.due = time.monotonic() + self._checkpoint_seconds()
+
+    def _summarize(self, partition: Partition) -> None:
+        for source, tier, summary in partition.summaries():
+            self._produce(self._address.summaries, _key(source, tier), summary)
+        for source, tier in partition.take_gone():
+            self._produce(self._address.summaries, _key(source, tier), None)
+
+    # State
+
+    def _restore(self, number: int, owned: _Owned) -> None:
+        """Go on from the committed snapshot, or the newest whole one before it; or say why that cannot be."""
+        owned.due = time.monotonic() + _RESTORE_SECONDS
+        name = f"{self._address.frames}[{number}]"
+        partition = Partition(name, self._config, self._rules, self._silences, self.faults)
+        try:
+            owned.committed = self._committed(number)
+            alerts = self._restored(number, owned.committed, partition)
+        except Exception as error:  # whatever a bucket or a broker raises, the partition waits for it
+            owned.problem = _why(error)
+            self.faults.note("state", "restore", f"{partition.name} stands still: {owned.problem}")
+            return
+        owned.partition, owned.problem = partition, ""
+        owned.due = time.monotonic() + self._checkpoint_seconds()
+        self._publish(alerts)
+
+    def _committed(self, number: int) -> int | None:
+        asked = [TopicPartition(self._address.frames, number)]
+        [committed] = self._consumer.committed(asked, timeout=_ANSWER_SECONDS)
+        if committed.error is not None:
+            raise KafkaException(committed.error)
+        return committed.offset if committed.offset >= 0 else None
+
+    def _restored(self, number: int, committed: int | None, partition: Partition) -> list[CacheAlert]:
+        """Restore a partition; return the alerts that end as rules have changed."""
+        first, end = self._consumer.get_watermark_offsets(
+            TopicPartition(self._address.frames, number), timeout=_ANSWER_SECONDS
+        )
+        snapshot = self._snapshots.newest(number, committed)
+        if snapshot is None:
+            if committed:
+                raise StateError(
+                    f"{self._snapshots.place} has no snapshot of it, though offset {committed:,} is committed"
+                )
+            partition.offset = first
+            return []
+        if snapshot.offset > end:
+            raise StateError(
+                f"{snapshot.name} is ahead of the log, which ends at {end:,}: the topic is another one"
+            )
+        if snapshot.offset < first:
+            self.faults.note(
+                "state",
+                "retention",
+                f"{partition.name}: records {snapshot.offset:,} to {first - 1:,} are gone",
+            )
+        if committed is not None and snapshot.offset < committed:
+            self.faults.note(
+                "state",
+                "older",
+                f"{partition.name}: goes on from {snapshot.name}, as newer ones are not whole",
+            )
+        alerts = partition.restore(snapshot.sections)
+        partition.offset = max(snapshot.offset, first)
+        return alerts
+
+    def _resume(self, number: int, owned: _Owned) -> None:
+        """Try again to restore a partition that stands still."""
+        self._restore(number, owned)
+        if owned.partition is not None:
+            place = TopicPartition(self._address.frames, number, owned.partition.offset)
+            owned.waiting.clear()
+            self._consumer.seek(place)
+            self._consumer.resume([place])
+            self.faults.note("state", "resumed", f"{owned.partition.name} goes on", logging.INFO)
+
+    def _checkpoint(self, number: int, owned: _Owned, partition: Partition, wait: bool = False) -> None:
+        """Save a partition, and commit it once its alerts are published; what fails is tried again later.
+
+        Args:
+            number: Which one.
+            owned: How it is kept.
+            partition: Its state.
+            wait: Wait for the answer to the commit, also to one that is on its way.
+        """
+        if partition.offset == owned.committed or (owned.committing is not None and not wait):
+            return
+        if self._producer.flush(_ANSWER_SECONDS):
+            self._failed(owned, "publish", f"{self._address.brokers}: alerts wait to be published")
+            return
+        try:
+            name, size = self._snapshots.save(number, partition.offset, time.time(), partition.sections())
+        except Exception as error:  # whatever a bucket raises
+            self._failed(
+                owned, "save", f"{partition.name} is not saved in {self._snapshots.place}: {_why(error)}"
+            )
+            return
+        self.counts["snapshots"] += 1
+        self.counts["snapshot_bytes"] += size
+        place = TopicPartition(self._address.frames, number, partition.offset, name)
+        owned.committing = partition.offset
+        try:
+            if not wait:  # the answer comes while others are polled for: in a rebalance it takes seconds
+                self._consumer.commit(offsets=[place], asynchronous=True)
+                return
+            answers = self._consumer.commit(offsets=[place], asynchronous=False)
+        except KafkaException as error:
+            self._answered(number, owned, error.args[0])
+        else:
+            self._answered(number, owned, answers[0].error)
+
+    def _commits_answered(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        """Take note of what became of commits that were not waited for."""
+        for place in partitions:
+            owned = self._owned.get(place.partition)
+            if owned is not None and owned.committing == place.offset:
+                self._answered(place.partition, owned, error or place.error)
+
+    def _answered(self, number: int, owned: _Owned, error: KafkaError | None) -> None:
+        offset, owned.committing = owned.committing, None
+        if error is not None:
+            self.counts["refused_commits"] += 1
+            self._failed(
+                owned, "commit", f"{self._address.frames}[{number}]: commit refused: {described(error)}"
+            )
+            return
+        assert offset is not None  # noqa: S101
+        self.counts["commits"] += 1
+        owned.committed, owned.problem = offset, ""
+        try:
+            self._snapshots.prune(number, offset)
+        except Exception as pruning:
+            self.faults.note("state", "prune", f"{self._snapshots.place}: {_why(pruning)}")
+
+    def _checkpoint_seconds(self) -> float:
+        """Return the interval: longer where all partitions together would take too much of the time."""
+        cost = sum(owned.cost for owned in self._owned.values())
+        return max(self._settings.checkpoint_seconds, cost / MOST_OF_THE_TIME)
+
+    def _failed(self, owned: _Owned, reason: str, message: str) -> None:
+        owned.problem = message
+        self.faults.note("state", reason, message)
+
+
+def samples(worker: Worker) -> Iterator[Sample]:
+    """Yield the accounts of a worker as metrics."""
+    for name, text in _COUNTS.items():
+        yield f"kvstream_worker_{name}_total", text, worker.counts[name], ()
+    faults: dict[tuple[str, ...], float] = dict(worker.faults.counts.items())
+    yield "kvstream_worker_faults_total", "Errors that ended nothing else.", faults, ("part", "reason")
+    partitions = worker.statistics()
+
+    def of_each(value: str) -> dict[tuple[str, ...], float]:
+        return {(str(each.number),): float(getattr(each, value)) for each in partitions}
+
+    for name, text, value in (
+        ("offset", "Place of the next record.", "offset"),
+        ("sources", "Sources in a partition.", "sources"),
+        ("events_processed", "Events applied to a partition since it began.", "processed"),
+    ):
+        yield f"kvstream_worker_partition_{name}", text, of_each(value), ("partition",)
+    stands: dict[tuple[str, ...], float] = {(str(each.number),): bool(each.problem) for each in partitions}
+    yield (
+        "kvstream_worker_partition_failing",
+        "Whether it cannot be restored or saved.",
+        stands,
+        ("partition",),
+    )
+
+
+_COUNTS = {
+    "records": "Records applied.",
+    "alerts": "Alerts published.",
+    "undelivered": "Records that the broker refused.",
+    "snapshots": "Snapshots saved.",
+    "snapshot_bytes": "Bytes in them.",
+    "commits": "Commits of the group.",
+    "refused_commits": "Commits that the group refused.",
+    "assigned": "Partitions assigned.",
+    "revoked": "Partitions revoked.",
+    "lost": "Partitions lost to other workers.",
+}
+
+
+def _membership(settings: WorkerSettings) -> dict[str, object]:
+    """Return how the group is joined."""
+    if settings.next_protocol:  # where the broker sets the rest
+        return {"group_protocol": "consumer"}
+    session_ms = round(settings.session_seconds * 1e3)
+    return {
+        "partition_assignment_strategy": "cooperative-sticky",
+        "session_timeout_ms": session_ms,
+        "heartbeat_interval_ms": max(100, session_ms // 5),
+    }
+
+
+def _key(source: str, tier: str) -> bytes:
+    return f"{source}\0{tier}".encode("utf-8", "surrogatepass")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, KafkaException):
+        return described(error.args[0])
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
