@@ -180,6 +180,7 @@ class KVStream:
         ]
         # Source of a live stream: time of its last frame, by the event loop's clock; oldest first.
         self._arrived: dict[str, float] = {}
+        self._relayed: dict[str, CacheAlert] = {}  # those of other streams that fire, by fingerprint
         self._lags: dict[str, float] = {}  # seconds that the last frame of a source was behind the clock
         self._heartbeat = heartbeat_rule(rules)
         self._opened_at = 0.0
@@ -769,7 +770,29 @@ class KVStream:
 
     def _all_firing(self) -> list[CacheAlert]:
         of_caches = (alert for cache in caches_of(self) for alert in cache.rules.firing())
-        return [*of_caches, *self.drop_alerts()]
+        return [*of_caches, *self.drop_alerts(), *self._relayed.values()]
+
+    def relay(self, alert: CacheAlert, *, is_news: bool = True) -> None:
+        """Publish an alert of another stream as if it were of this one; it fires here until it resolves.
+
+        Args:
+            alert: The alert.
+            is_news: Publish it; otherwise it only counts among what fires.
+
+        Raises:
+            ClosedStreamError: If the stream is not open.
+        """
+        self._require_open()
+        if alert.state == "firing":
+            self._relayed[alert.fingerprint] = alert
+        else:
+            self._relayed.pop(alert.fingerprint, None)
+        if is_news:
+            self._publish_alerts([alert])
+
+    def alerts_handled(self) -> bool:
+        """Return whether the handlers have had every alert that was published so far."""
+        return self._alerts.is_handled
 
     def heartbeat(self) -> CacheAlert | None:
         """Return the alert that fires while the stream is open, a dead man's switch; None if its rule is off.

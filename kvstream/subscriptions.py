@@ -216,6 +216,11 @@ class Subscription(Generic[T]):
         """Return whether nothing more will come."""
         return self._closing.is_set()
 
+    @property
+    def is_taken(self) -> bool:
+        """Return whether all that was published was taken, and nothing abandoned; from any thread."""
+        return not len(self._waiting) and not self._abandoned
+
     async def wait_closed(self) -> None:
         """Wait until nothing more will come; what is buffered may still be taken."""
         await self._closing.wait()
@@ -426,6 +431,11 @@ class Topic(Generic[T]):
         """Return whether anyone listens."""
         return any(not subscription.closed for subscription in self._subscriptions)
 
+    @property
+    def is_handled(self) -> bool:
+        """Return whether the handlers have had every item that was published so far."""
+        return all(handled.is_idle for handled in self._handled)
+
     def publish(self, item: T) -> None:
         """Hand an item to everyone who listens."""
         for subscription in self._subscriptions:
@@ -478,6 +488,11 @@ class _Handled(Generic[T]):
     def owed(self) -> list[T]:
         """Return the items that it has not been called with, or may not have been."""
         return [*(self._in_hand or ()), *self.subscription.buffered()]
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether the handler has had everything, and is called with nothing; from any thread."""
+        return self._in_hand is None and self.subscription.is_taken
 
     async def run(self) -> None:
         """Call the handler with each item; a plain function runs in a worker thread.

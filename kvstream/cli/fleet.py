@@ -11,18 +11,29 @@ import anyio
 import typer
 from anyio import to_thread
 
+from kvstream.alerts.types import AlertLevel
 from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
-from kvstream.cli.chosen_rules import RulesFile, chosen_rules
+from kvstream.cli.chosen_rules import Heartbeat, RulesFile, chosen_rules
 from kvstream.cli.exit_codes import EXIT_CODES, EXIT_SIGNAL, EXIT_UNDELIVERED
+from kvstream.cli.handlers import (
+    AlertLog,
+    AlertmanagerUrl,
+    Handlers,
+    OnAlert,
+    SlackUrl,
+    WebhookUrl,
+    undelivered_lines,
+)
 from kvstream.cli.messages import say
 from kvstream.cli.services import serve_all, server_tls
-from kvstream.cli.session import Capacity, ConfigFile, stop_on_signal
+from kvstream.cli.session import Capacity, ConfigFile, MinSeverity, stop_on_signal
 from kvstream.cli.tokens import TokenFile, token_from
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.sources.engine_input import LiveInput
 from kvstream.sources.inputs import live_input
 from kvstream.sources.targets import Targets
+from kvstream.stream import KVStream
 from kvstream.transport.endpoint import Endpoint
 from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.server import FrameServer
@@ -40,6 +51,8 @@ EXAMPLES = f"""
   kvstream fleet agent --to kafka://kafka-0:9092,kafka-1:9092/kv --from zmq://localhost:5557?source=vllm-0
 
   kvstream fleet worker --from kafka://kafka:9092/kv --state /var/lib/kvstream --metrics :9109
+
+  kvstream fleet notify --from kafka://kafka:9092/kv --alertmanager http://alertmanager:9093
 {EXIT_CODES}"""
 
 _KAFKA_URL = "kafka://HOST:PORT/PREFIX"
@@ -281,6 +294,66 @@ def worker(
         return EXIT_SIGNAL + stopped[0] if stopped else 0
 
     return _run(run, metrics, insecure, partial(samples, work))
+
+
+@app.command(epilog=EXAMPLES)
+def notify(
+    from_: Annotated[
+        str,
+        typer.Option("--from", metavar=_KAFKA_URL, help="Brokers, and what the topics' names begin with."),
+    ],
+    min_severity: MinSeverity = AlertLevel.INFO,
+    on_alert: OnAlert = None,
+    webhook: WebhookUrl = None,
+    slack: SlackUrl = None,
+    alertmanager: AlertmanagerUrl = None,
+    heartbeat: Heartbeat = False,
+    alert_log: AlertLog = None,
+    kafka_config: KafkaConfig = None,
+    metrics: Metrics = None,
+    insecure: Insecure = False,
+) -> int:
+    """Notify of the alerts of all workers, of each change of an incident once, until stopped.
+
+    What was sent is read from the topic: another one, started later or beside it, goes on from there.
+    """
+    from kvstream.fleet import client  # here, as it needs an extra
+    from kvstream.fleet.address import KafkaAddress
+    from kvstream.fleet.notifier import Notifier, samples
+
+    address = KafkaAddress.parse(from_)
+    kafka = client.read_settings(kafka_config)
+    handlers = Handlers(
+        on_alert=on_alert,
+        webhook=webhook,
+        slack=slack,
+        alertmanager=alertmanager,
+        heartbeat=heartbeat,
+        alert_log=alert_log,
+    )
+    if handlers == Handlers():
+        raise ConfigError("nobody to notify: name a --webhook, an --alertmanager, …")
+    stream = KVStream(rules=chosen_rules(None, heartbeat).rules)
+    handlers.attach(stream, min_severity)
+    topics_there(address, kafka)
+    notifier = Notifier(address, kafka, stream)
+
+    async def run() -> int:
+        stopped: list[int] = []
+        try:
+            async with stream, anyio.create_task_group() as tasks:
+                tasks.start_soon(stop_on_signal, tasks.cancel_scope, stopped)
+                await notifier.run()
+        finally:
+            await to_thread.run_sync(notifier.close)
+        undelivered = undelivered_lines(stream)
+        for line in undelivered:
+            say(line)
+        if undelivered:
+            return EXIT_UNDELIVERED
+        return EXIT_SIGNAL + stopped[0] if stopped else 0
+
+    return _run(run, metrics, insecure, partial(samples, notifier, stream))
 
 
 async def run_until_signal(run: Callable[[threading.Event], None]) -> list[int]:

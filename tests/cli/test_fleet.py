@@ -1,5 +1,6 @@
 """``kvstream fleet``, as processes around a broker."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from kvstream.events.codec import decode_frame
 from kvstream.fleet.address import KafkaAddress
 from tests.cli.conftest import running
 from tests.fleet.brokers import mock_cluster, tansu
+from tests.fleet.test_notifier import incident, publish
 from tests.fleet.workers import saved, wait_until
 from tests.forked import PIPE
 from tests.ports import free_port
@@ -122,6 +124,7 @@ def test_without_the_extra_it_is_named(kvstream, tmp_path):
     for arguments in (
         ["agent", "--to", "kafka://x:1/p", "--listen", f"unix:{tmp_path}/s"],
         ["worker", "--from", "kafka://x:1/p", "--state", tmp_path],
+        ["notify", "--from", "kafka://x:1/p", "--alert-log", tmp_path / "alerts"],
     ):
         ran = kvstream("fleet", *arguments, without="confluent_kafka")
         assert ran.code == 1
@@ -132,6 +135,24 @@ def test_an_agent_needs_something_to_write(kvstream):
     ran = kvstream("fleet", "agent", "--to", "kafka://x:1/p")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "nothing to write" in ran.err
+
+
+def test_notifying_nobody_is_an_error(kvstream):
+    ran = kvstream("fleet", "notify", "--from", "kafka://x:1/p")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "nobody to notify" in ran.err
+
+
+@pytest.mark.slow
+def test_alerts_are_notified_until_a_signal_comes(broker, tmp_path):
+    url, log = broker.url(), tmp_path / "alerts.jsonl"
+    publish(broker, url, [incident(1), incident(2), incident(1)])
+    with running("fleet", "notify", "--from", url, "--alert-log", log, stderr=PIPE) as process:
+        wait_until(lambda: log.exists() and log.read_text().count("\n") == 2)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait() == 143
+    said = sorted(json.loads(line)["fingerprint"] for line in log.read_text().splitlines())
+    assert said == [incident(number).fingerprint for number in (1, 2)]
 
 
 def test_nobody_else_loads_kafka():

@@ -1,0 +1,197 @@
+"""Notifier: alerts of all workers, each change of an incident once, to the handlers of a stream.
+
+A worker that takes over says again what another one has said: alerts come at least once, under the same ids.
+What was sent before is read from the topic itself, up to the committed offset, so that a notifier keeps no
+state of its own.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from anyio import to_thread
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from kvstream.alerts.types import CacheAlert
+from kvstream.errors import KVStreamError
+from kvstream.fleet.address import KafkaAddress
+from kvstream.fleet.client import client_settings, described, made
+from kvstream.fleet.metrics import Sample
+from kvstream.stream import KVStream
+
+_ANSWER_SECONDS = 10.0
+_AT_ONCE = 500
+_SESSION_MS = 10_000
+_MOST_KNOWN = 100_000  # ids of each partition: a worker repeats only what is newer than its last commit
+_POLL_SECONDS = 0.25
+
+AlertId = tuple[str, float, str, str]
+"""Fingerprint, beginning, state and severity: what names a change of an incident in every replay."""
+
+
+def alert_id(alert: CacheAlert) -> AlertId:
+    """Return what names an alert, whoever says it."""
+    return alert.fingerprint, alert.started_at, alert.state, alert.level.value
+
+
+class Notifier:
+    """Relays the alerts of a fleet to a stream, and commits what its handlers have had.
+
+    Args:
+        address: Where the topics are.
+        kafka: Settings of librdkafka.
+        stream: Whose handlers are to be called.
+
+    Attributes:
+        counts: What came so far: ``alerts``, ``repeated``, ``remembered`` (sent by a notifier before this
+            one), ``malformed``, ``commits``, ``refused_commits``.
+
+    Raises:
+        ConfigError: If a setting cannot be used.
+    """
+
+    def __init__(self, address: KafkaAddress, kafka: Mapping[str, str], stream: KVStream) -> None:
+        self.counts = dict.fromkeys(_COUNTS, 0)
+        self._address, self._stream = address, stream
+        self._consumer: Consumer = made(
+            Consumer,
+            client_settings(
+                address,
+                kafka,
+                stream.faults,
+                group_id=address.notifiers,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                partition_assignment_strategy="cooperative-sticky",
+                session_timeout_ms=_SESSION_MS,
+                heartbeat_interval_ms=_SESSION_MS // 5,
+            ),
+        )
+        self._known: dict[int, dict[AlertId, None]] = {}  # by partition, oldest first
+        self._sent: dict[int, int] = {}  # offset up to which a notifier before this one has sent
+        self._next: dict[int, int] = {}  # place after the last record that was relayed
+        self._committed: dict[int, int] = {}
+
+    async def run(self) -> None:
+        """Relay until cancelled; ``close`` comes after it.
+
+        Raises:
+            KVStreamError: If the client cannot go on.
+        """
+        self._consumer.subscribe(
+            [self._address.alerts], on_assign=self._assigned, on_revoke=self._gone, on_lost=self._gone
+        )
+        while True:
+            for message in await to_thread.run_sync(self._consumer.consume, _AT_ONCE, _POLL_SECONDS):
+                self._take(message)
+            await to_thread.run_sync(self._commit)
+
+    def close(self) -> None:
+        """Commit what the handlers have had, and leave the group."""
+        self._commit()
+        self._consumer.close()
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Begin at the first alert that the topic still has, to know what was sent."""
+        for place in consumer.committed(partitions, timeout=_ANSWER_SECONDS):
+            if place.error is not None:
+                raise KafkaException(place.error)
+            number = place.partition
+            self._known[number] = {}
+            self._sent[number] = max(0, place.offset)
+        for place in partitions:
+            place.offset = OFFSET_BEGINNING
+        consumer.incremental_assign(partitions)
+
+    def _gone(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._commit()
+        for place in partitions:
+            for of_partition in (self._known, self._sent, self._next, self._committed):
+                of_partition.pop(place.partition, None)
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        if error is not None:
+            self._stream.faults.note("kafka", "fetch", f"{self._address.alerts}: {described(error)}")
+            if error.fatal():
+                raise KVStreamError(f"{self._address.brokers}: {described(error)}")
+            return
+        number, offset = message.partition(), message.offset()
+        if number is None or offset is None or number not in self._known:
+            return
+        is_sent = offset < self._sent[number]
+        if not is_sent:
+            self._next[number] = offset + 1
+        try:
+            alert = msgspec.json.decode(message.value() or b"", type=CacheAlert)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as damage:
+            self.counts["malformed"] += 1
+            self._stream.faults.note(
+                "alerts", "malformed", f"{self._address.alerts}[{number}]: record {offset}: {damage}"
+            )
+            return
+        known = self._known[number]
+        if (named := alert_id(alert)) in known:
+            self.counts["repeated"] += 1
+            return
+        known[named] = None
+        if len(known) > _MOST_KNOWN:
+            del known[next(iter(known))]
+        self.counts["remembered" if is_sent else "alerts"] += 1
+        self._stream.relay(alert, is_news=not is_sent)
+
+    def _commit(self) -> None:
+        """Commit all that was relayed, once the handlers have had it."""
+        places = [
+            TopicPartition(self._address.alerts, number, offset)
+            for number, offset in self._next.items()
+            if self._committed.get(number) != offset
+        ]
+        if not places or not self._stream.alerts_handled():
+            return
+        try:
+            for place in self._consumer.commit(offsets=places, asynchronous=False):
+                self._note(place)
+        except KafkaException as error:
+            self._refused(error.args[0])
+
+    def _note(self, place: TopicPartition) -> None:
+        if place.error is not None:
+            self._refused(place.error)
+            return
+        self.counts["commits"] += 1
+        self._committed[place.partition] = place.offset
+
+    def _refused(self, error: KafkaError) -> None:
+        self.counts["refused_commits"] += 1
+        self._stream.faults.note("kafka", "commit", f"{self._address.alerts}: {described(error)}")
+
+
+_COUNTS = {
+    "alerts": "Alerts relayed.",
+    "repeated": "Alerts that had come before.",
+    "remembered": "Alerts that another notifier has sent.",
+    "malformed": "Records that are no alerts.",
+    "commits": "Commits of the group.",
+    "refused_commits": "Commits that the group refused.",
+}
+
+
+def samples(notifier: Notifier, stream: KVStream) -> Iterator[Sample]:
+    """Yield the accounts of a notifier as metrics."""
+    for name, text in _COUNTS.items():
+        yield f"kvstream_notifier_{name}_total", text, notifier.counts[name], ()
+    undelivered: dict[tuple[str, ...], float] = {
+        (seen.destination,): seen.undelivered for seen in stream.statistics().subscribers
+    }
+    waiting: dict[tuple[str, ...], float] = {
+        (seen.destination,): seen.buffered for seen in stream.statistics().subscribers
+    }
+    yield "kvstream_notifier_undelivered_total", "Alerts given up.", undelivered, ("destination",)
+    yield "kvstream_notifier_waiting", "Alerts that wait to be delivered.", waiting, ("destination",)
