@@ -53,6 +53,8 @@ EXAMPLES = f"""
   kvstream fleet worker --from kafka://kafka:9092/kv --state /var/lib/kvstream --metrics :9109
 
   kvstream fleet notify --from kafka://kafka:9092/kv --alertmanager http://alertmanager:9093
+
+  kvstream fleet serve --from kafka://kafka:9092/kv --http :9110
 {EXIT_CODES}"""
 
 _KAFKA_URL = "kafka://HOST:PORT/PREFIX"
@@ -354,6 +356,53 @@ def notify(
         return EXIT_SIGNAL + stopped[0] if stopped else 0
 
     return _run(run, metrics, insecure, partial(samples, notifier, stream))
+
+
+@app.command(epilog=EXAMPLES)
+def serve(
+    from_: Annotated[
+        str,
+        typer.Option("--from", metavar=_KAFKA_URL, help="Brokers, and what the topics' names begin with."),
+    ],
+    http: Annotated[
+        str, typer.Option(metavar="[HOST]:PORT", help="Where; by default on this machine only.")
+    ] = ":9110",
+    kafka_config: KafkaConfig = None,
+    token_file: TokenFile = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE.pem", help="Certificate.", show_default=False)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE.pem", help="Its private key.", show_default=False)
+    ] = None,
+    insecure: Insecure = False,
+) -> int:
+    """Show the caches of all workers, the worst first, until stopped."""
+    from kvstream.fleet import client  # here, as it needs an extra
+    from kvstream.fleet.address import KafkaAddress
+    from kvstream.fleet.board import Board
+    from kvstream.fleet.board_app import board_app
+    from kvstream.web.server import AppServer
+
+    address = KafkaAddress.parse(from_)
+    kafka = client.read_settings(kafka_config)
+    token, tls = token_from(token_file), server_tls(tls_cert, tls_key, None)
+    board = Board(address, kafka)
+    page = AppServer(Endpoint.parse_address(http), board.faults, token=token, insecure=insecure, tls=tls)
+    shown = board_app(board, token=token, authenticated=insecure and token is None)
+    topics_there(address, kafka)
+
+    async def run() -> int:
+        page.bind()
+        typer.echo(f"fleet at {page.url}", err=True)
+        stopped: list[int] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(page.serve, shown, lambda: None)
+            stopped += await run_until_signal(board.run)
+            tasks.cancel_scope.cancel()
+        return EXIT_SIGNAL + stopped[0] if stopped else 0
+
+    return anyio.run(run)
 
 
 async def run_until_signal(run: Callable[[threading.Event], None]) -> list[int]:

@@ -1,11 +1,12 @@
-"""HttpServer: the application of a stream on a port, beside the other tasks of a process."""
+"""HttpServer: the application of a stream on a port, beside the other tasks of a process; AppServer: any."""
 
 import logging
 import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from kvstream.errors import ConfigError, MissingExtraError
+from kvstream.faults.log import FaultLog
 from kvstream.stream import KVStream
 from kvstream.transport.endpoint import Endpoint
 from kvstream.web.app import MAX_CLIENTS, application
@@ -18,6 +19,87 @@ except ImportError:
 _BACKLOG = 2048
 
 _logger = logging.getLogger("kvstream")
+
+
+class AppServer:
+    """Serves an application on a port until cancelled.
+
+    Args:
+        endpoint: Host and port to listen at; port 0 is any.
+        faults: Where errors of connections are noted.
+        token: What requests must bring, if anything; the application asks for it.
+        insecure: Listen beyond this machine without a token.
+        max_connections: Connections at once; one more closes the one silent for the longest time.
+        tls: Serve HTTPS with this.
+
+    Attributes:
+        endpoint: Where it listens.
+
+    Raises:
+        ConfigError: If others than this machine could come without a token.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        faults: FaultLog,
+        *,
+        token: str | None = None,
+        insecure: bool = False,
+        max_connections: int = 512,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._scheme = "http" if tls is None else "https"
+        self.endpoint = endpoint
+        endpoint.require_guard(self.url, token, insecure)
+        self._unprotected = token is not None and tls is None and not endpoint.is_local
+        self._connections = Connections(faults, max_connections, tls)
+        self._socket: socket.socket | None = None
+
+    @property
+    def url(self) -> str:
+        """Return the URL of its root."""
+        return f"{self._scheme}://{str(self.endpoint).removeprefix('tcp://')}/"
+
+    def statistics(self) -> ConnectionStatistics:
+        """Return the connections now."""
+        return self._connections.statistics()
+
+    def bind(self) -> None:
+        """Begin to listen; ``url`` then has the port, if any was asked for.
+
+        Raises:
+            ConfigError: If the endpoint cannot be listened at.
+        """
+        host, port = self.endpoint.host, self.endpoint.port
+        try:
+            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            self._socket = socket.create_server(
+                address,
+                family=family,
+                backlog=_BACKLOG,
+                # [::] is every address of this machine, of IPv4 too.
+                dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+            )
+        except OSError as error:
+            raise ConfigError(f"cannot listen at {self.url}: {error.strerror or error}") from error
+        self._socket.setblocking(False)
+        self.endpoint = Endpoint(host=host, port=self._socket.getsockname()[1])
+        if self._unprotected:
+            _logger.warning("%s takes its token unencrypted: use TLS, or a proxy that does", self.url)
+
+    async def serve(self, app: Callable[..., object], take_leave: Callable[[], None]) -> None:
+        """Serve until cancelled; ``bind`` comes first. Connections have a second to end.
+
+        Args:
+            app: An ASGI application.
+            take_leave: Called first at the end, to end answers that go on.
+        """
+        assert self._socket is not None  # noqa: S101
+        try:
+            await self._connections.serve(self._socket, app, take_leave)
+        finally:
+            self._socket.close()
 
 
 class HttpServer:
@@ -53,29 +135,36 @@ class HttpServer:
         max_connections: int = 512,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._scheme = "http" if tls is None else "https"
-        self.endpoint = endpoint
-        endpoint.require_guard(self.url, token, insecure)
-        self._unprotected = token is not None and tls is None and not endpoint.is_local
-        self._connections = Connections(stream.faults, max_connections, tls)
+        self._server = AppServer(
+            endpoint,
+            stream.faults,
+            token=token,
+            insecure=insecure,
+            max_connections=max_connections,
+            tls=tls,
+        )
         self._app = application(
             stream,
             token=token,
             allowed_hosts=allowed_hosts,
             authenticated=insecure and token is None,
             max_clients=max_clients,
-            connections=self._connections.statistics,
+            connections=self._server.statistics,
         )
-        self._socket: socket.socket | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Return where it listens."""
+        return self._server.endpoint
 
     @property
     def url(self) -> str:
         """Return the URL of the dashboard."""
-        return f"{self._scheme}://{str(self.endpoint).removeprefix('tcp://')}/"
+        return self._server.url
 
     def statistics(self) -> ConnectionStatistics:
         """Return the connections now."""
-        return self._connections.statistics()
+        return self._server.statistics()
 
     def bind(self) -> None:
         """Begin to listen; ``url`` then has the port, if any was asked for.
@@ -83,27 +172,8 @@ class HttpServer:
         Raises:
             ConfigError: If the endpoint cannot be listened at.
         """
-        host, port = self.endpoint.host, self.endpoint.port
-        try:
-            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            self._socket = socket.create_server(
-                address,
-                family=family,
-                backlog=_BACKLOG,
-                # [::] is every address of this machine, of IPv4 too.
-                dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
-            )
-        except OSError as error:
-            raise ConfigError(f"cannot listen at {self.url}: {error.strerror or error}") from error
-        self._socket.setblocking(False)
-        self.endpoint = Endpoint(host=host, port=self._socket.getsockname()[1])
-        if self._unprotected:
-            _logger.warning("%s takes its token unencrypted: use TLS, or a proxy that does", self.url)
+        self._server.bind()
 
     async def serve(self) -> None:
         """Serve until cancelled; ``bind`` comes first. Connections have a second to end."""
-        assert self._socket is not None  # noqa: S101
-        try:
-            await self._connections.serve(self._socket, self._app, self._app.state.live.end)
-        finally:
-            self._socket.close()
+        await self._server.serve(self._app, self._app.state.live.end)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
@@ -125,6 +126,7 @@ def test_without_the_extra_it_is_named(kvstream, tmp_path):
         ["agent", "--to", "kafka://x:1/p", "--listen", f"unix:{tmp_path}/s"],
         ["worker", "--from", "kafka://x:1/p", "--state", tmp_path],
         ["notify", "--from", "kafka://x:1/p", "--alert-log", tmp_path / "alerts"],
+        ["serve", "--from", "kafka://x:1/p"],
     ):
         ran = kvstream("fleet", *arguments, without="confluent_kafka")
         assert ran.code == 1
@@ -153,6 +155,23 @@ def test_alerts_are_notified_until_a_signal_comes(broker, tmp_path):
         assert process.wait() == 143
     said = sorted(json.loads(line)["fingerprint"] for line in log.read_text().splitlines())
     assert said == [incident(number).fingerprint for number in (1, 2)]
+
+
+def test_the_page_of_a_fleet_is_served_until_a_signal_comes(broker):
+    with running("fleet", "serve", "--from", broker.url(), "--http", ":0", stderr=PIPE) as process:
+        said = process.stderr.readline().decode()
+        url = said.removeprefix("fleet at ").strip()
+        wait_until(lambda: status(f"{url}readyz") == 200)
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait() == 143
+
+
+def status(url):
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def test_nobody_else_loads_kafka():

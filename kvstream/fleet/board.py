@@ -1,0 +1,253 @@
+"""Board: the newest summary of each cache of a fleet, worst first, as the compacted topic has them."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+import msgspec
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.errors import KVStreamError
+from kvstream.faults.log import FaultLog
+from kvstream.fleet.address import KafkaAddress
+from kvstream.fleet.client import client_settings, described, made
+from kvstream.metrics.summary import RecentMetrics
+
+_ANSWER_SECONDS = 10.0
+_POLL_SECONDS = 0.25
+_PAUSE_SECONDS = 2.0
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """What of a summary is shown in a line."""
+
+    source: str
+    tier: str
+    timestamp: float
+    blocks_live: int
+    occupancy: float | None
+    recent: RecentMetrics
+    alerts: list[CacheAlert]
+
+
+class CacheLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One cache in a line.
+
+    Attributes:
+        source: Cache instance.
+        tier: Tier.
+        level: The worst severity that fires, unless silenced; None if nothing does.
+        alerts: How many alerts fire.
+        message: What the worst of them says; empty without one.
+        since: When that began, seconds since the Unix epoch; None without one.
+        hit_ratio: In its last windows; None where hits are unknown.
+        premature_ratio: Premature evictions by all evictions in them.
+        eviction_rate: Evictions a second in them.
+        blocks: Blocks live.
+        occupancy: By what there is room for, if that is known.
+        timestamp: Event time of the summary, seconds since the Unix epoch.
+        published_at: When a worker published it, seconds since the Unix epoch.
+    """
+
+    source: str
+    tier: str
+    level: AlertLevel | None
+    alerts: int
+    message: str
+    since: float | None
+    hit_ratio: float | None
+    premature_ratio: float
+    eviction_rate: float
+    blocks: int
+    occupancy: float | None
+    timestamp: float
+    published_at: float
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """All caches in a few figures.
+
+    Attributes:
+        caches: How many there are.
+        sources: Sources of them.
+        firing: Caches by the worst severity that fires.
+        late: Caches with no summary for a minute.
+        is_whole: Whether all was read that was in the topic at the start.
+    """
+
+    caches: int
+    sources: int
+    firing: dict[str, int]
+    late: int
+    is_whole: bool
+
+
+LATE_SECONDS = 60.0
+"""After which a cache whose summary is not renewed is late: its worker is gone, or far behind."""
+
+
+class Board:
+    """Reads the summaries of a fleet, in a thread of its own, and shows them.
+
+    Args:
+        address: Where the topics are.
+        kafka: Settings of librdkafka.
+
+    Attributes:
+        faults: Errors that ended nothing else.
+
+    Raises:
+        ConfigError: If a setting cannot be used.
+    """
+
+    def __init__(self, address: KafkaAddress, kafka: Mapping[str, str]) -> None:
+        self.faults = FaultLog()
+        self._address = address
+        self._consumer: Consumer = made(
+            Consumer,
+            client_settings(
+                address,
+                kafka,
+                self.faults,
+                group_id=f"{address.prefix}.board",  # never joined
+                enable_auto_commit=False,
+                enable_partition_eof=True,
+                auto_offset_reset="earliest",
+            ),
+        )
+        self._lock = threading.Lock()
+        self._lines: dict[bytes, CacheLine] = {}
+        self._summaries: dict[bytes, bytes] = {}
+        self._unread: set[int] | None = None  # partitions of which not all was read yet; None at first
+
+    def run(self, stop: threading.Event) -> None:
+        """Read until stopped, once a broker answers.
+
+        Raises:
+            KVStreamError: If the client cannot go on.
+        """
+        try:
+            while not self._begin() and not stop.wait(_PAUSE_SECONDS):
+                pass
+            while not stop.is_set():
+                message = self._consumer.poll(_POLL_SECONDS)
+                if message is not None:
+                    self._take(message)
+        finally:
+            self._consumer.close()
+
+    def _begin(self) -> bool:
+        """Read every partition from its first record on; return False if no broker answers."""
+        topic = self._address.summaries
+        try:
+            numbers = list(
+                self._consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic].partitions
+            )
+        except KafkaException as error:
+            self.faults.note("kafka", "begin", f"{self._address.brokers}: {described(error.args[0])}")
+            return False
+        self._unread = set(numbers)
+        self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in numbers])
+        return True
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        if error is not None and error.code() == KafkaError._PARTITION_EOF:
+            if self._unread is not None:
+                self._unread.discard(message.partition() or 0)
+        elif error is not None:
+            self.faults.note("kafka", "fetch", f"{self._address.summaries}: {described(error)}")
+            if error.fatal():
+                raise KVStreamError(f"{self._address.brokers}: {described(error)}")
+        else:
+            self.put(message.key() or b"", message.value(), message.timestamp()[1] / 1e3)
+
+    def put(self, key: bytes, value: bytes | None, published_at: float) -> None:
+        """Take a summary in the place of the one before it; None takes its cache away."""
+        line = None
+        if value is not None:
+            try:
+                line = _line(msgspec.json.decode(value, type=_Shown), published_at)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                self.faults.note("summaries", "malformed", f"{self._address.summaries}: {error}")
+                return
+        with self._lock:
+            if line is None or value is None:
+                self._lines.pop(key, None)
+                self._summaries.pop(key, None)
+            else:
+                self._lines[key], self._summaries[key] = line, value
+
+    def worst(self, limit: int, offset: int = 0, text: str = "") -> list[CacheLine]:
+        """Return caches, the worst first: by severity, then by how long it has lasted, then by their figures.
+
+        Args:
+            limit: How many.
+            offset: How many to pass over.
+            text: Only those with this in the name of their source or tier.
+        """
+        with self._lock:
+            lines = list(self._lines.values())
+        if text:
+            lines = [line for line in lines if text in line.source or text in line.tier]
+        return sorted(lines, key=_badness)[offset : offset + limit]
+
+    def summary(self, source: str, tier: str) -> bytes | None:
+        """Return the newest summary of a cache (JSON); None if there is none."""
+        key = f"{source}\0{tier}".encode("utf-8", "surrogatepass")
+        with self._lock:
+            return self._summaries.get(key)
+
+    def overview(self) -> Overview:
+        """Return all caches in a few figures."""
+        now = time.time()
+        with self._lock:
+            lines = list(self._lines.values())
+        return Overview(
+            caches=len(lines),
+            sources=len({line.source for line in lines}),
+            firing=dict(Counter(line.level.value for line in lines if line.level is not None)),
+            late=sum(now - line.published_at > LATE_SECONDS for line in lines),
+            is_whole=self._unread is not None and not self._unread,
+        )
+
+
+def _line(shown: _Shown, published_at: float) -> CacheLine:
+    firing = [alert for alert in shown.alerts if not alert.silenced_by]
+    worst = min(firing, key=lambda alert: (-alert.level.severity, alert.started_at), default=None)
+    return CacheLine(
+        source=shown.source,
+        tier=shown.tier,
+        level=None if worst is None else worst.level,
+        alerts=len(firing),
+        message="" if worst is None else worst.message,
+        since=None if worst is None else worst.started_at,
+        hit_ratio=shown.recent.hit_ratio,
+        premature_ratio=shown.recent.premature_ratio,
+        eviction_rate=shown.recent.eviction_rate,
+        blocks=shown.blocks_live,
+        occupancy=shown.occupancy,
+        timestamp=shown.timestamp,
+        published_at=published_at,
+    )
+
+
+def _badness(line: CacheLine) -> tuple[object, ...]:
+    """Return what caches are ordered by."""
+    return (
+        0 if line.level is None else -line.level.severity - 1,
+        line.since or 0.0,
+        -line.premature_ratio,
+        1.0 if line.hit_ratio is None else line.hit_ratio,
+        line.source,
+        line.tier,
+    )
