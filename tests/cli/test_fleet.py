@@ -7,18 +7,20 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from kvstream import connect
 from kvstream.events.codec import decode_frame
 from kvstream.fleet.address import KafkaAddress
 from tests.cli.conftest import running
 from tests.fleet.brokers import mock_cluster, tansu
+from tests.fleet.partitions import partition
 from tests.fleet.test_notifier import incident, publish
-from tests.fleet.workers import saved, wait_until
+from tests.fleet.workers import saved, wait_until, written
 from tests.forked import PIPE
 from tests.ports import free_port
 
@@ -61,6 +63,38 @@ def test_an_agent_writes_what_engines_send_and_ends_by_a_signal(broker, tmp_path
     assert "kvstream_agent_events_written_total 1000.0" in metrics
     frames = [decode_frame(record[3]) for record in broker.records(KafkaAddress.parse(url).frames)]
     assert sum(map(len, frames)) == 1000
+
+
+@pytest.mark.slow
+def test_an_agent_that_is_killed_again_and_again_loses_nothing(broker, tmp_path):
+    """What no broker had acknowledged the engine's side sends again; what comes twice counts once."""
+    url, path = broker.url(), f"unix:{tmp_path}/kv.sock"
+    kills, blocks = int(os.environ.get("KVSTREAM_FLEET_KILLS", "3")), 50_000
+
+    async def engine():
+        async with connect(path) as remote:
+            producer = remote.producer("engine-0")
+            with ExitStack() as agents:
+                process, _ = agents.enter_context(agent(url, "--listen", path))
+                for first in range(0, blocks, blocks // (kills + 1)):
+                    for block in range(first, first + blocks // (kills + 1), 50):
+                        await producer.allocated(range(block, block + 50))
+                        await anyio.sleep(0.002)
+                    os.kill(process.pid, signal.SIGKILL)
+                    process, _ = await to_thread.run_sync(agents.enter_context, agent(url, "--listen", path))
+                await remote.flush()
+
+    anyio.run(engine)
+    found = [record for key, record in next(iter(written(broker, url).values()))]
+    part = partition()
+    part.apply(found)
+    accounts = part.accounts("engine-0")
+    assert (accounts.processed, accounts.lost_frames, accounts.restarts) == (
+        (blocks // (kills + 1) // 50) * 50 * (kills + 1),
+        0,
+        0,
+    )
+    assert accounts.dropped == ({"duplicate": accounts.dropped["duplicate"]} if accounts.dropped else {})
 
 
 def test_an_agent_makes_topics_once(kvstream, tmp_path):

@@ -8,8 +8,10 @@ import pytest
 
 from kvstream.fleet.address import KafkaAddress
 from kvstream.fleet.snapshots import Snapshots
+from tests.fleet.brokers import mock_cluster
 from tests.fleet.partitions import engine, seen
 from tests.fleet.workers import (
+    SETTINGS,
     committed,
     ids,
     new_worker,
@@ -73,10 +75,20 @@ def test_a_worker_saves_and_commits_what_it_has_judged(broker, tmp_path):
         assert offset < 0 or metadata in ("", None, f"offset-{offset:020d}.kvstate")  # some brokers drop it
 
 
+def test_the_group_protocol_of_kip_848_comes_to_the_same(tmp_path):
+    with mock_cluster() as broker:
+        url, frames = broker.url(), engines()
+        write(broker, url, round_robin(frames))
+        settings = msgspec.structs.replace(SETTINGS, next_protocol=True)
+        with working(new_worker(url, tmp_path, settings=settings)):
+            wait_until(has_committed(broker, url, frames))
+        assert_as_uninterrupted(broker, url, tmp_path, frames)
+
+
 def test_stopping_commits_all_that_was_applied(broker, tmp_path):
     url, frames = broker.url(), engines()
     write(broker, url, round_robin(frames))
-    settings = msgspec.structs.replace(new_worker(url, tmp_path)._settings, checkpoint_seconds=3600.0)
+    settings = msgspec.structs.replace(SETTINGS, checkpoint_seconds=3600.0)
     with working(new_worker(url, tmp_path, settings=settings)) as worker:
         wait_until(lambda: sum(each.processed for each in worker.statistics()) == SOURCES * 4000)
     assert_as_uninterrupted(broker, url, tmp_path, frames)
