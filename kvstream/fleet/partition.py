@@ -199,6 +199,6 @@ class Partition:
         except DAMAGES as error:
             raise StateError(f"the section of the partition cannot be restored: {error!r}") from error
         restored = restore(self._parts, sections, lambda _: self.monitor, now)
-        for problem in restored.problems:
+        for problem in restored.problems.values():
             raise StateError(problem)
         return restored.alerts

@@ -79,6 +79,7 @@ class _Owned:
         self.due = 0.0  # when it is to be saved next, or restored again; monotonic seconds
         self.cost = 0.0  # seconds that the last checkpoint took
         self.summarize_at = 0.0
+        self.sources = self.processed = 0  # as they were at the last tick
         self.is_ticking = False  # while a tick is on its way: of a broker that was away, none are to pile up
 
     def ticked(self, error: KafkaError | None, _: Message) -> None:
@@ -190,21 +191,18 @@ class Worker:
             self._producer.flush(_ANSWER_SECONDS)
 
     def statistics(self) -> list[PartitionStatistics]:
-        """Return the partitions that are assigned now; from any thread."""
-        found = []
-        for number, owned in sorted(self._owned.copy().items()):
-            partition = owned.partition
-            if partition is None:
-                found.append(PartitionStatistics(number, -1, owned.committed, 0, 0, owned.problem))
-            else:
-                sources = len(partition.monitor.sources)
-                processed = partition.accounts().processed
-                found.append(
-                    PartitionStatistics(
-                        number, partition.offset, owned.committed, sources, processed, owned.problem
-                    )
-                )
-        return found
+        """Return the partitions that are assigned now; from any thread. What is in them is a second old."""
+        return [
+            PartitionStatistics(
+                number,
+                -1 if (partition := owned.partition) is None else partition.offset,
+                owned.committed,
+                owned.sources,
+                owned.processed,
+                owned.problem,
+            )
+            for number, owned in sorted(self._owned.copy().items())
+        ]
 
     # What the group says
 
@@ -320,7 +318,11 @@ class Worker:
             return
         self._tick_at = now + self._tick_seconds
         for number, owned in self._owned.items():
-            if owned.partition is None or owned.is_ticking:
+            if owned.partition is None:
+                continue
+            owned.sources = len(owned.partition.monitor.sources)
+            owned.processed = owned.partition.accounts().processed
+            if owned.is_ticking:
                 continue
             owned.is_ticking = True
             self._produce(self._address.frames, None, TICK, owned.ticked, partition=number)

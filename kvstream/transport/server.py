@@ -262,9 +262,7 @@ class FrameServer:
         keeper = keeper_of(self._stream) if isinstance(self._stream, KVStream) else None
         return None if keeper is None else UnheldFrames(keeper)
 
-    async def _converse(
-        self, connection: FrameConnection, stream: ByteStream, unheld: Unheld | None
-    ) -> None:
+    async def _converse(self, connection: FrameConnection, stream: ByteStream, unheld: Unheld | None) -> None:
         """Let a producer in and take its frames, until it closes the connection."""
         is_producer = False
         try:
