@@ -6,14 +6,14 @@ def test_the_builtin_rules_are_a_rules_file(kvstream, tmp_path):
     assert listed.code == 0
     (tmp_path / "mine.toml").write_text(listed.out)
     ran = kvstream("rules", "check", tmp_path / "mine.toml")
-    assert (ran.code, ran.out) == (0, f"{tmp_path}/mine.toml: 18 rules\n")
+    assert (ran.code, ran.out) == (0, f"{tmp_path}/mine.toml: 19 rules\n")
 
 
 def test_check_says_what_a_file_changes_and_what_is_wrong(kvstream, tmp_path):
     rules = tmp_path / "rules.toml"
     rules.write_text("[lost_frames]\nenabled = false\n[hit_ratio_drop]\nthreshold = 0.5\n")
     ran = kvstream("rules", "check", rules)
-    assert "18 rules, 1 changed (hit_ratio_drop), 1 off (lost_frames)" in ran.out
+    assert "19 rules, 1 changed (hit_ratio_drop), 1 off (lost_frames)" in ran.out
     with rules.open("a") as file:
         file.write("\n[[silences]]\nuntil = 2030-01-01T00:00:00Z\n")
     assert kvstream("rules", "check", rules).out.endswith("1 silence\n")

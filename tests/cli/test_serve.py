@@ -164,7 +164,7 @@ async def test_a_hangup_has_the_rules_read_again_and_wrong_ones_change_nothing(t
             assert lines[2].endswith("the rules stay as they were")
             rules.write_text("[occupancy_high]\nthreshold = 0.5\nclear = 0.4\nfor_seconds = 0\n")
             process.send_signal(signal.SIGHUP)
-            assert said(process) == f"kvstream: read {rules} again: 18 rules, 0 silences"
+            assert said(process) == f"kvstream: read {rules} again: 19 rules, 0 silences"
             await half_fill(remote, "b")
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=DEADLINE)
