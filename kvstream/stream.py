@@ -193,6 +193,7 @@ class KVStream:
         self._topics: tuple[Topic[Any], ...] = (self._alerts, self._summaries, self._evictions)
         self._keeper = None if state is None else self._make_keeper(state)
         self._before = _Counted()
+        self._unheard: set[str] = set()  # restored sources without numbered frames, of which nothing came yet
         self._progress = InputProgress()
         self._saved_inputs: dict[str, SavedInput] = {}  # those that have not been begun yet
         self._tasks: TaskGroup | None = None
@@ -382,9 +383,22 @@ class KVStream:
         silent = others.get("silent_seconds", {})
         now = anyio.current_time() + _RECONNECT_SECONDS
         arrived = {source: now - silent.get(source, 0.0) for source in restored.sources}
+        self._unheard = {
+            name
+            for monitor in self._monitors
+            for name, source in monitor.sources.items()
+            if source.cursor is None
+        }
         self._arrived = dict(sorted(arrived.items(), key=lambda item: item[1]))
         self._progress.restore(restored.inputs)
         self._saved_inputs = restored.inputs
+
+    def _restart_embedded(self, source: str) -> None:
+        """Clear a restored source of this process: its engine and its cache ended with the one before."""
+        self._unheard.discard(source)
+        consumer = self._consumer_of(source)
+        if source not in consumer.taken and (found := consumer.at_rest().sources.get(source)) is not None:
+            found.restart()
 
     def cursors(self) -> Mapping[str, Cursor]:
         """Return how far the frames of each source had come when it was saved, for inputs to go on from.
@@ -413,7 +427,10 @@ class KVStream:
             ClosedStreamError: If the stream is not open.
             ConfigError: If an argument cannot be used.
         """
-        return self._producers.get(source, tier, overflow)
+        made = self._producers.get(source, tier, overflow)
+        if source in self._unheard:
+            self._restart_embedded(source)
+        return made
 
     async def send(self, frame: EventFrame) -> None:
         """Put a ready frame onto its source's queue, waiting for room.
@@ -892,6 +909,7 @@ class KVStream:
         newest = batch[-1][0]
         source = newest.source
         self._progress.apply((frame for frame, _ in batch), source in monitor.sources)
+        self._unheard.discard(source)
         if source in monitor.sources and self._recorded is None:
             self._arrived.pop(source, None)  # so that it goes to the end
             self._arrived[source] = anyio.current_time()

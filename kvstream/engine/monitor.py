@@ -95,9 +95,7 @@ class SourceMonitor:
                 for tier in list(waiting):
                     yield from self._apply(tier, waiting.pop(tier), records)
                 if arrival is Arrival.RESTART:
-                    self.counts.restarts += 1
-                    for restarted in self.tiers.values():
-                        restarted.restart()
+                    self.restart()
                 self.counts.lost_frames += missing
                 if missing:
                     self.note_lost(missing)
@@ -109,6 +107,12 @@ class SourceMonitor:
             yield from self._apply(tier, of_tier, records)
         if self._dropped_unseen:
             yield Outcome(self.source, "", [], [], self._take_dropped())
+
+    def restart(self) -> None:
+        """End every generation, as the engine has begun anew; not while a batch is applied by another."""
+        self.counts.restarts += 1
+        for tier in self.tiers.values():
+            tier.restart()
 
     def _apply(self, tier: str, frames: Sequence[EventFrame], records: bool) -> Iterator[Outcome]:
         """Apply frames of one tier."""

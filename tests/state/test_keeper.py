@@ -159,6 +159,25 @@ async def test_an_engine_that_restarts_meanwhile_begins_with_an_empty_cache(tmp_
     assert accounts.balanced
 
 
+async def test_an_engine_in_this_process_begins_with_an_empty_cache(tmp_path):
+    """Its cache ended with the process before; what is only read on, as from a pipe, did not."""
+    for source in ("embedded", "piped"):
+        async with KVStream(QUIET, state=tmp_path) as stream:
+            await stream.producer(source).allocated(range(10))
+    async with KVStream(QUIET, state=tmp_path) as after:
+        assert after.accounts().live == 20
+        producer = after.producer("embedded")
+        assert after.producer("embedded", "cpu") is not producer
+        await producer.allocated(range(5))
+        await send_all(after, [replace(each, seq=-1) for each in steady("piped", 1)])
+        after.producer("piped")
+        assert after.accounts("embedded").live == 5
+        assert after.accounts("piped").live == 10
+        accounts = after.accounts()
+    assert (accounts.restarts, accounts.cleared) == (1, 10)
+    assert accounts.balanced
+
+
 async def test_another_process_is_kept_out(tmp_path):
     async with KVStream(QUIET, state=tmp_path):
         with pytest.raises(StateError, match="in use by process"):
