@@ -460,7 +460,10 @@ class KVStream:
         if not isinstance(item, EventFrame):
             self.reject(item)
             return
-        self._progress.take(item)
+        if item.position is not None:
+            self._progress.take(item)
+            if self._keeper is not None and self._keeper.saver.saved_at is None:
+                self._keeper.saver.soon()  # as without a snapshot nobody knows where to go on
         try:
             await self.send(item)
         except MalformedInputError as error:

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TypeVar
@@ -127,19 +127,21 @@ class Saver:
         saved: dict[str, SourceMonitor] = {}
         self.held.begin()
         with await self._in_thread(self._begin, begun_at) as writer:
-            for name, source in self._parts().sources().items():
-                async with self._between_batches(name):
-                    if self._parts().source(name) is not source:
-                        continue  # forgotten meanwhile
-                    copied = partial(source_section, with_tables=False)
-                    section = self._copied(copied, source, self._parts().inputs)
-                    self.held.enter(name)
-                    if source.live < _MANY_BLOCKS:
-                        self._copied(source.save_tables, section.body)
-                    else:
-                        await self._in_thread(source.save_tables, section.body)
-                saved[name] = source
-                await self._in_thread(writer.add, section)
+            # Until each source has a section: of one that came meanwhile, more may be applied than is saved.
+            while unsaved := _others_than(saved, self._parts().sources()):
+                for name, source in unsaved.items():
+                    async with self._between_batches(name):
+                        if self._parts().source(name) is not source:
+                            continue  # forgotten meanwhile
+                        copied = partial(source_section, with_tables=False)
+                        section = self._copied(copied, source, self._parts().inputs)
+                        self.held.enter(name)
+                        if source.live < _MANY_BLOCKS:
+                            self._copied(source.save_tables, section.body)
+                        else:
+                            await self._in_thread(source.save_tables, section.body)
+                    saved[name] = source
+                    await self._in_thread(writer.add, section)
             parts = self._parts()
             section = self._copied(stream_section, parts, saved)
             self.held.enter_rest(parts.sources())
@@ -169,3 +171,9 @@ class Saver:
         result, cost = await to_thread.run_sync(work)
         self.cost += cost
         return result
+
+
+def _others_than(
+    saved: Mapping[str, SourceMonitor], sources: Mapping[str, SourceMonitor]
+) -> dict[str, SourceMonitor]:
+    return {name: source for name, source in sources.items() if saved.get(name) is not source}

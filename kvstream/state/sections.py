@@ -161,10 +161,12 @@ def restore(
         try:
             if name not in of_sources:
                 raise StateError(f"source {name!r}: its section is missing")
-            restored.alerts.extend(monitor_of(name).restore_source(name, of_sources[name]))
             add_saved(inputs, of_sources[name].get("inputs", {}), name)
+            restored.alerts.extend(monitor_of(name).restore_source(name, of_sources[name]))
         except StateError as error:
             restored.problems[name] = str(error)
+        except DAMAGES as error:
+            restored.problems[name] = f"source {name!r}: its places in inputs cannot be restored: {error!r}"
         else:
             restored.sources.append(name)
     return restored

@@ -197,10 +197,11 @@ async def gone_on(given, path, events):
         restored = sum(cache.table.live_count for cache in caches_of(stream))
         each = live_input(given.name)
         tasks.start_soon(lambda: each.deliver(stream.take, marker_of=partial(input_marker, stream)))
-        with anyio.move_on_after(20):
+        with anyio.move_on_after(60):
             await until(lambda: stream.accounts().processed >= events)
         await anyio.sleep(0.5)  # for what would come a second time
         await stream.flush()
+        assert not stream.malformed
         tasks.cancel_scope.cancel()
         return (
             restored,
