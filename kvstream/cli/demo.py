@@ -30,6 +30,9 @@ _BLOCKS = 2048
 _EVENTS_A_SECOND = 400.0  # at which a scan lasts for three minutes of fifteen
 _HISTORY_SECONDS = 1200
 _FRAME_EVENTS = 200
+_WINDOWS = 3600  # an hour
+_BLOCK_TOKENS = 16
+_BLOCK_BYTES = 5 * 2**20  # 16 tokens of a model of 70 billion parameters, in 16 bits
 _ENGINES: tuple[tuple[str, Workload], ...] = (("vllm-0", "chat"), ("vllm-1", "incidents"))
 _TENANTS = (Labels(tenant="chat"), Labels(tenant="nightly-batch"))
 
@@ -43,7 +46,13 @@ def demo_command(
     """Run two simulated engines, one hit by a scan every quarter of an hour, and show the dashboard."""
     from kvstream.web.server import HttpServer  # here, as it needs an extra
 
-    stream = KVStream(StreamConfig(metrics=MetricsConfig(capacity=_BLOCKS)))
+    stream = KVStream(
+        StreamConfig(
+            metrics=MetricsConfig(
+                capacity=_BLOCKS, windows=_WINDOWS, block_tokens=16, block_bytes=_BLOCK_BYTES
+            )
+        )
+    )
     server = HttpServer(stream, Endpoint.parse_address(http))
     server.bind()
 

@@ -209,7 +209,7 @@ def serve_command(
     ]
     if tls is not None and http is None and not any(server.endpoint.tls for server in servers):
         raise ConfigError("--tls-cert is for --listen tls://HOST:PORT and for --http")
-    page = _page(stream, http, token, insecure, tls) if http else None
+    page = _page(stream, http, token, insecure, tls, listen or ()) if http else None
 
     async def feed(stream: KVStream, output: Output) -> None:
         if wants_lines(json):  # a terminal shows the figures all the time
@@ -253,9 +253,16 @@ def _engine_metrics(text: str, stream: KVStream) -> LiveInput:
 
 
 def _page(
-    stream: KVStream, http: str, token: str | None, insecure: bool, tls: ssl.SSLContext | None
+    stream: KVStream,
+    http: str,
+    token: str | None,
+    insecure: bool,
+    tls: ssl.SSLContext | None,
+    listening: Sequence[str],
 ) -> "HttpServer":
     from kvstream.web.server import HttpServer  # here, as it needs an extra
 
     options: dict[str, Any] = {} if tls is None else {"tls": tls}
-    return HttpServer(stream, Endpoint.parse_address(http), token=token, insecure=insecure, **options)
+    return HttpServer(
+        stream, Endpoint.parse_address(http), token=token, insecure=insecure, listening=listening, **options
+    )

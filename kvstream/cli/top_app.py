@@ -12,7 +12,7 @@ from rich.text import Text
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.cli.render import LEVEL_STYLE, alert_line, summary_table
 from kvstream.errors import MissingExtraError
-from kvstream.metrics.summary import ALL, CacheMetricsSummary
+from kvstream.metrics.summary import ALL
 from kvstream.reports.overview import CacheNow, Place, State
 from kvstream.text.escape import for_terminal
 from kvstream.text.numbers import time_of_day
@@ -171,7 +171,7 @@ class TopApp(App[None]):
 
     def _show(self, state: State, alerts: Sequence[CacheAlert]) -> None:
         self._heard = f"Figures of {time_of_day(time.time())} UTC."
-        self._say(_status(self._called, state.summary))
+        self._say(_status(self._called, state))
         self._show_caches(state.caches)
         self._show_history(state)
         verdict = Text("\n".join(f"• {for_terminal(sentence)}" for sentence in state.verdict))
@@ -221,16 +221,17 @@ def _cells(cache: CacheNow) -> list[Text]:
     ]
 
 
-def _status(name: str, summary: CacheMetricsSummary) -> Text:
+def _status(name: str, state: State) -> Text:
     """Return what matters most, in a line."""
+    summary = state.summary
     place = "all caches" if summary.source == ALL else f"{summary.source} / {summary.tier}"
     head = for_terminal(f"kvstream {name}  {place}  ")
     if not summary.accounts.processed:
         return Text.assemble(head, ("waiting for the first events", "dim"))
-    bad = [a for a in summary.alerts if a["level"] != AlertLevel.INFO and not a["silenced_by"]]
+    bad = [each for each in state.incidents if each.level is not AlertLevel.INFO and not each.is_silenced]
     if not bad:
         return Text.assemble(head, ("healthy", "bold green"))
-    since = time_of_day(min(a["started_at"] for a in bad))
-    worst = max((AlertLevel(a["level"]) for a in bad), key=lambda level: level.severity)
-    message = for_terminal("; ".join(str(a["message"]) for a in bad))
+    since = time_of_day(min(each.started_at for each in bad))
+    message = for_terminal("; ".join(each.message for each in bad))
+    worst = bad[0].level
     return Text.assemble(head, (f"{worst.value} since {since} UTC", LEVEL_STYLE[worst]), f"  {message}")

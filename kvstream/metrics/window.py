@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -26,6 +26,10 @@ class WindowCounts(msgspec.Struct, frozen=True, gc=False):
         live: Blocks live at its end.
         lost: Frames lost, and events dropped unasked.
         is_empty: Whether nothing happened in it.
+        premature: Premature evictions that were noticed in it.
+        lifetime_p05_ns: 5th percentile of the lifetimes that ended in it, ns; 0 where none was observed.
+        lifetime_p50_ns: Their median, likewise.
+        lifetime_p95_ns: Their 95th percentile, likewise.
     """
 
     index: int
@@ -37,6 +41,10 @@ class WindowCounts(msgspec.Struct, frozen=True, gc=False):
     live: int
     lost: int
     is_empty: bool
+    premature: int = 0
+    lifetime_p05_ns: int = 0
+    lifetime_p50_ns: int = 0
+    lifetime_p95_ns: int = 0
 
 
 class Window(msgspec.Struct, eq=False):
@@ -66,6 +74,7 @@ class Window(msgspec.Struct, eq=False):
     def counts(self) -> WindowCounts:
         """Return the window without its histograms."""
         seen = self.measurements
+        lifetimes = (round(seen.lifetime.quantile(q) * 1e9) for q in _PERCENTILES)
         return WindowCounts(
             self.index,
             seen.allocations,
@@ -76,10 +85,13 @@ class Window(msgspec.Struct, eq=False):
             self.live,
             self.lost,
             self.is_empty,
+            seen.return_time.count,
+            *(lifetimes if seen.lifetime.count else ()),
         )
 
 
 LATE_WINDOWS = 10
+_PERCENTILES = (0.05, 0.5, 0.95)
 _NUMBERS = ("index", "live", "lost", "restarts", "clock_step")
 
 
@@ -107,9 +119,8 @@ class WindowRing:
         self._scale = scale
         self._entered: int | None = None  # newest window that events have opened
         self.closed_count = 0  # those no longer kept among them
-        self._detailed = keep if detailed is None else min(keep, detailed)
-        self._closed: deque[Window] = deque()
-        self._older: deque[WindowCounts] = deque(maxlen=keep - self._detailed)
+        self._closed: deque[Window] = deque(maxlen=keep if detailed is None else min(keep, detailed))
+        self._counts: deque[WindowCounts] = deque(maxlen=keep)  # of all of them
 
     def cut(self, frame: EventFrame, limit: int = MAX_FRAME_EVENTS) -> Iterator[tuple[int, EventFrame]]:
         """Yield (index, part) for each window that the frame's events fall into, in order.
@@ -152,7 +163,7 @@ class WindowRing:
             if step:
                 self.open.measurements.clock_steps = 1
                 self._closed.clear()
-                self._older.clear()
+                self._counts.clear()
         return self.open, closed
 
     def advance(self, index: int) -> Window | None:
@@ -177,8 +188,7 @@ class WindowRing:
         closed, self.open = self.open, None
         if closed is not None:
             self._closed.append(closed)
-            if len(self._closed) > self._detailed:
-                self._older.append(self._closed.popleft().counts())
+            self._counts.append(closed.counts())
             self.closed_count += 1
         return closed
 
@@ -220,21 +230,22 @@ class WindowRing:
 
     def last(self, count: int) -> list[WindowCounts]:
         """Return the last closed windows, newest first."""
-        detailed = (window.counts() for window in reversed(self._closed))
-        return list(islice(chain(detailed, reversed(self._older)), count))
+        return list(islice(reversed(self._counts), count))
 
     def save(self) -> dict[str, Any]:
         """Return the windows: numbers, and arrays with a row a window."""
         windows = [*self._closed, *([] if self.open is None else [self.open])]
         numbers = [[getattr(window, name) for name in _NUMBERS] for window in windows]
-        older = [[getattr(window, name) for name in WindowCounts.__struct_fields__] for window in self._older]
+        without_details = islice(self._counts, len(self._counts) - len(self._closed))
+        names = WindowCounts.__struct_fields__
+        older = [[getattr(window, name) for name in names] for window in without_details]
         return {
             "entered": self._entered,
             "closed_count": self.closed_count,
             "is_open": self.open is not None,
             "numbers": np.array(numbers, dtype=np.int64).reshape(-1, len(_NUMBERS)),
             "measurements": save_measurements([window.measurements for window in windows]),
-            "older": np.array(older, dtype=np.int64).reshape(-1, len(WindowCounts.__struct_fields__)),
+            "older": np.array(older, dtype=np.int64).reshape(-1, len(names)),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -249,9 +260,8 @@ class WindowRing:
         ]
         self.open = windows.pop() if saved["is_open"] else None
         names = WindowCounts.__struct_fields__
-        for row in saved["older"].tolist():
-            self._older.append(
-                msgspec.convert(dict(zip(names, row, strict=True)), WindowCounts, strict=False)
-            )
-        self._older.extend(window.counts() for window in windows[: -self._detailed])
-        self._closed.extend(windows[-self._detailed :])
+        for row in saved["older"].tolist():  # what was not counted yet when they were saved is 0
+            counts = dict(zip(names, row, strict=False))
+            self._counts.append(msgspec.convert(counts, WindowCounts, strict=False))
+        self._counts.extend(window.counts() for window in windows)
+        self._closed.extend(windows)

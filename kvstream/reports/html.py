@@ -4,17 +4,13 @@ from importlib.resources import files
 
 import msgspec
 
+from kvstream.alerts.types import AlertLevel
 from kvstream.reports.report import CacheReport, Report
 from kvstream.reports.tables import Table, opening, overview, tables
 from kvstream.reports.verdict import CacheAnalysis
 from kvstream.text.escape import for_html
 
-_CHARTS = (
-    ("ratio-chart", "Hit ratio and occupancy"),
-    ("rate-chart", "Blocks a second"),
-    ("distribution-chart", "How long blocks live, wait and rest"),
-    ("curve-chart", "Hit ratio with another size of cache"),
-)
+_CHARTS = ("ratio", "rate", "lifetime", "outcome", "curve", "map")
 
 
 def to_html(report: Report) -> str:
@@ -44,8 +40,9 @@ def to_html(report: Report) -> str:
 <style>{style}</style>
 </head>
 <body>
-<header><h1>kvstream report</h1><span>{for_html(opening(report))}</span></header>
 <main id="main">
+<section class="card verdict wide"><div><h1>kvstream report</h1>
+<p class="why">{for_html(opening(report))} Times are UTC.</p></div></section>
 {_table(overview(report))}
 {"" if report.overall is None else _verdict("All sources", report.overall)}
 {caches}
@@ -59,24 +56,20 @@ def to_html(report: Report) -> str:
 
 def _cache(cache: CacheReport, number: int) -> str:
     analysis = cache.analysis
-    charts = "\n".join(
-        f'<figure data-chart="{name}" data-cache="{number}"><figcaption>{title}</figcaption>'
-        '<div class="plot" role="img"></div>'
-        "<details><summary>As a table</summary><table></table></details></figure>"
-        for name, title in _CHARTS
-    )
+    charts = "\n".join(f'<figure data-chart="{name}" data-cache="{number}"></figure>' for name in _CHARTS)
     return f"""{_verdict(f"{analysis.source} / {analysis.tier}", analysis)}
 <div class="grid">
 {charts}
 </div>
-<section><h2>Blocks at the end by age and accesses</h2>
-<div class="scroll"><table data-map="{number}"></table></div></section>
 {"".join(map(_table, tables(cache)))}"""
 
 
 def _verdict(title: str, analysis: CacheAnalysis) -> str:
     sentences = "".join(f"<li>{for_html(sentence)}</li>" for sentence in analysis.verdict)
-    return f"<section><h2>{for_html(title)}</h2><ul>{sentences}</ul></section>"
+    return (
+        f'<section class="card"><div class="head"><h2>{for_html(title)}</h2></div>'
+        f'<ul class="findings">{sentences}</ul></section>'
+    )
 
 
 def _table(table: Table) -> str:
@@ -85,9 +78,20 @@ def _table(table: Table) -> str:
         "<tr>" + "".join(f"<td>{for_html(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
     )
     return (
-        f'<section><h2>{for_html(table.title)}</h2><div class="scroll" tabindex="0"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>\n"
+        f'<section class="card"><div class="head"><h2>{for_html(table.title)}</h2></div><table class="data">'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></section>\n"
     )
+
+
+def _bands(cache: CacheReport) -> list[dict[str, object]]:
+    """Return from when to when which severity was reached, for the charts; information is left out."""
+    ended = {alert.incident: alert.timestamp for alert in cache.alerts if alert.state == "resolved"}
+    last = cache.analysis.summary.timestamp
+    began = {alert.incident: alert for alert in cache.alerts if alert.level is not AlertLevel.INFO}
+    return [
+        {"from": alert.started_at, "to": ended.get(incident, last), "level": alert.level}
+        for incident, alert in began.items()
+    ]
 
 
 def _data(report: Report) -> str:
@@ -95,10 +99,10 @@ def _data(report: Report) -> str:
     data = [
         {
             "history": cache.history,
-            "capacity": cache.analysis.summary.capacity,
-            "distributions": cache.distributions,
+            "block_bytes": cache.analysis.summary.block_bytes,
             "sizes": cache.analysis.summary.sizes,
             "map": cache.map,
+            "bands": _bands(cache),
         }
         for cache in report.caches
     ]

@@ -1,13 +1,15 @@
 """State: what the dashboard shows of one source and tier, or of all, worked out once for everybody."""
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Sequence
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import anyio
 import msgspec
+import numpy as np
 
-from kvstream.alerts.types import AlertLevel
+from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.heat_map import BlockMap
 from kvstream.blocks.state import HotBlock
 from kvstream.engine.cache import CacheMonitor
@@ -16,10 +18,11 @@ from kvstream.metrics.distribution import Distribution, distributions
 from kvstream.metrics.history import History, HistoryBuilder
 from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.summary import CacheMetricsSummary, SavedState
+from kvstream.reports.incidents import OpenIncident, open_incidents
 from kvstream.reports.verdict import verdict
 from kvstream.stream import KVStream, caches_in_turn, caches_of
 from kvstream.text.json import encode_json
-from kvstream.text.numbers import time_of_day
+from kvstream.text.numbers import percent, time_of_day
 
 EVERY_SECONDS = 1.0
 _SHARE_OF_TIME = 20  # a state is worked out anew after twenty times what it took, so that it never takes over
@@ -27,6 +30,14 @@ _PLACES_KEPT = 64
 _NEWEST_WINDOWS = 10
 _HOT_BLOCKS = 20
 _INPUTS_SHOWN = 5
+_INCIDENTS_SHOWN = 100
+_ENOUGH = 500  # lookups, or evictions, of a minute: of fewer nothing is said
+_HARDLY_ANY = 0.05  # of the lookups
+_MANY = 0.3  # of the evictions
+_STEPS = 60  # of a sparkline
+_SPARK_SECONDS = 900.0
+
+T = TypeVar("T")
 
 
 class Place(NamedTuple):
@@ -36,40 +47,84 @@ class Place(NamedTuple):
     tier: str | None
 
 
-class CacheNow(msgspec.Struct, frozen=True, kw_only=True):
-    """One source and tier in a line.
+class CacheNow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One source and tier in a line; ratios and rates are of its last minute.
 
     Attributes:
         source: Cache instance.
         tier: Tier.
         blocks: Blocks live.
-        hit_ratio: In its last closed window; None without lookups, or where hits are unknown.
-        eviction_rate: Evictions a second in it.
-        level: The worst level of its alerts that fire, unless inhibited or silenced; None if none does.
+        capacity: Blocks there is room for, if known.
+        hit_ratio: accesses / (accesses + allocations); None without any, or where hits are unknown.
+        premature_ratio: Premature evictions by all evictions; None without evictions.
+        eviction_rate: Evictions a second.
+        age_seconds: Seconds since the last frame of its source was applied; None for recordings.
+        level: The highest severity of its alerts that fire, unless inhibited or silenced; None if none does.
+        rule: Rule of that alert; empty if none fires.
+        concern: What is bad whatever it was before, in words; empty if nothing is.
     """
 
     source: str
     tier: str
     blocks: int
-    hit_ratio: float | None
-    eviction_rate: float
-    level: AlertLevel | None
+    capacity: int | None = None
+    hit_ratio: float | None = None
+    premature_ratio: float | None = None
+    eviction_rate: float = 0.0
+    age_seconds: float | None = None
+    level: AlertLevel | None = None
+    rule: str = ""
+    concern: str = ""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
     """What there is to see now.
 
     Attributes:
+        now: Event time now, seconds since the Unix epoch; it goes on with the clock while nothing comes.
         caches: Every source and tier, by name.
-        summary: The summary of the one that was chosen.
+        incidents: What is wrong with the place that was chosen, the most severe first, a hundred at most.
+        summary: The summary of that place; its alerts are in ``incidents``.
         verdict: Which inputs are not connected, and what the summary says, a sentence each.
         history: Its newest windows.
+        listening: Where frames and events are taken.
     """
 
+    now: float
     caches: list[CacheNow]
+    incidents: list[OpenIncident]
     summary: CacheMetricsSummary
     verdict: list[str]
     history: History
+    listening: list[str] = []
+
+
+class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
+    """Hit ratios of one cache over time.
+
+    Attributes:
+        source: Cache instance.
+        tier: Tier.
+        hit_ratio: Of each step 250 times the hit ratio, uint8; 255 where there is none.
+    """
+
+    source: str
+    tier: str
+    hit_ratio: bytes
+
+
+class Sparklines(msgspec.Struct, frozen=True, kw_only=True):
+    """Hit ratios of all caches over the same time.
+
+    Attributes:
+        start: Of the first step, seconds since the Unix epoch.
+        step_seconds: Length of a step.
+        caches: Each cache.
+    """
+
+    start: float
+    step_seconds: float
+    caches: list[Sparkline]
 
 
 class ShownBlock(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,12 +154,16 @@ class Blocks(msgspec.Struct, frozen=True, kw_only=True):
 class States:
     """The state of each place that somebody looks at, as JSON, at most a second old.
 
+    A summary of a thousand caches takes half a second. It is made anew less often then than the rest of a
+    state, so that looking never takes over.
+
     Args:
         stream: The stream.
+        listening: Where its frames are taken, besides its inputs.
     """
 
-    def __init__(self, stream: KVStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: KVStream, listening: Sequence[str] = ()) -> None:
+        self._stream, self._listening = stream, listening
         self._made: OrderedDict[Place, _Made] = OrderedDict()
 
     async def get(self, place: Place) -> bytes:
@@ -114,11 +173,14 @@ class States:
         if len(self._made) > _PLACES_KEPT:
             self._made.popitem(last=False)
         async with made.lock:
-            if anyio.current_time() >= made.stale_at:
-                begun = perf_counter()
-                made.text = encode_json(await state_of(self._stream, place))
-                pause = max(EVERY_SECONDS, _SHARE_OF_TIME * (perf_counter() - begun))
-                made.stale_at = anyio.current_time() + pause * 0.9  # a little less than who waits that long
+            now = anyio.current_time()
+            if made.summary is None or now >= made.summary_stale_at:
+                made.summary, made.summary_stale_at = await _timed(self._stream.summary(*place))
+            if now >= made.stale_at:
+                state, made.stale_at = await _timed(
+                    state_of(self._stream, place, self._listening, made.summary)
+                )
+                made.text = encode_json(state)
         return made.text
 
 
@@ -127,15 +189,49 @@ class _Made:
 
     def __init__(self) -> None:
         self.lock = anyio.Lock()
-        self.stale_at = -1.0
+        self.stale_at = self.summary_stale_at = -1.0
+        self.summary: CacheMetricsSummary | None = None
         self.text = b""
 
 
-async def state_of(stream: KVStream, place: Place) -> State:
-    """Return the state of a place now."""
-    summary = await stream.summary(*place)
+async def _timed(made: Awaitable[T]) -> tuple[T, float]:
+    """Return what is made, and when it is to be made anew."""
+    begun = perf_counter()
+    result = await made
+    pause = max(EVERY_SECONDS, _SHARE_OF_TIME * (perf_counter() - begun))
+    return result, anyio.current_time() + pause * 0.9  # a little less than who waits that long
+
+
+async def state_of(
+    stream: KVStream,
+    place: Place,
+    listening: Sequence[str] = (),
+    summary: CacheMetricsSummary | None = None,
+) -> State:
+    """Return the state of a place now.
+
+    Args:
+        stream: The stream.
+        place: What is looked at.
+        listening: Where frames are taken, besides the stream's inputs.
+        summary: Of the place, if there is one of a moment ago.
+    """
+    if summary is None:
+        summary = await stream.summary(*place)
+    summary.alerts, summary.pending = [], []  # of a thousand caches, a megabyte
+    caches: list[CacheNow] = []
+    alerts: list[CacheAlert] = []
+    async for tier in caches_in_turn(stream):
+        firing = tier.rules.firing()
+        caches.append(_cache_now(stream, tier, firing))
+        if place.source in (None, tier.source) and place.tier in (None, tier.tier):
+            alerts += firing
+    if place.tier is None:
+        alerts += [alert for alert in stream.drop_alerts() if place.source in (None, alert.source)]
     return State(
-        caches=[_cache_now(tier) for tier in sorted(caches_of(stream), key=_name)],
+        now=stream.event_time(),
+        caches=sorted(caches, key=lambda cache: (cache.source, cache.tier)),
+        incidents=open_incidents(alerts, _INCIDENTS_SHOWN),
         summary=summary,
         verdict=[
             *_not_connected(stream),
@@ -143,6 +239,7 @@ async def state_of(stream: KVStream, place: Place) -> State:
             *(verdict(summary) if summary.accounts.allocations else []),
         ],
         history=await history(stream, place, _NEWEST_WINDOWS),
+        listening=[*listening, *sorted({seen.input for seen in stream.inputs()})[:_INPUTS_SHOWN]],
     )
 
 
@@ -150,7 +247,7 @@ def _not_connected(stream: KVStream) -> list[str]:
     """Return a sentence for each input that is not connected."""
     away = [seen for seen in stream.inputs() if seen.state in ("not connected", "error")]
     said = [
-        f"{seen.input} is not connected since {time_of_day(seen.since)}"
+        f"{seen.input} is not connected since {time_of_day(seen.since)} UTC"
         + (f": {seen.error}" if seen.error else "")
         for seen in away[:_INPUTS_SHOWN]
     ]
@@ -172,30 +269,70 @@ def _not_saved(state: SavedState | None) -> list[str]:
     return said
 
 
-def _name(tier: CacheMonitor) -> tuple[str, str]:
-    return tier.source, tier.tier
-
-
-def _cache_now(tier: CacheMonitor) -> CacheNow:
-    levels = [alert.level for alert in tier.rules.firing() if not alert.silenced_by]
-    last = next(iter(tier.ring.last(1)), None)
-    lookups = last.accesses + last.allocations if last and tier.hits_are_known else 0
+def _cache_now(stream: KVStream, tier: CacheMonitor, firing: Sequence[CacheAlert]) -> CacheNow:
+    config = tier.config
+    heard = [alert for alert in firing if not alert.silenced_by]
+    worst = max(heard, key=lambda alert: alert.level.severity, default=None)
+    windows = tier.ring.last(config.recent_windows)
+    since = (tier.ring.latest or 0) - config.recent_windows
+    counts = [window for window in windows if window.index >= since]
+    accesses = sum(window.accesses for window in counts)
+    lookups = accesses + sum(window.allocations for window in counts) if tier.hits_are_known else 0
+    evictions = sum(window.evictions for window in counts)
+    premature = sum(window.premature for window in counts)
+    hit_ratio = round(accesses / lookups, 4) if lookups else None
+    premature_ratio = round(premature / evictions, 4) if evictions else None
+    span = (tier.ring.latest or 0) - min((window.index for window in counts), default=0)
     return CacheNow(
         source=tier.source,
         tier=tier.tier,
         blocks=tier.table.live_count,
-        hit_ratio=last.accesses / lookups if last and lookups else None,
-        eviction_rate=last.evictions / tier.config.window_seconds if last else 0.0,
-        level=max(levels, key=lambda level: level.severity, default=None),
+        capacity=config.capacity,
+        hit_ratio=hit_ratio,
+        premature_ratio=premature_ratio,
+        eviction_rate=round(evictions / (max(1, span) * config.window_seconds), 2),
+        age_seconds=None if stream.config.recorded else round(stream.input_age(tier.source), 1),
+        level=worst.level if worst else None,
+        rule=worst.rule if worst else "",
+        concern=_concern(hit_ratio, lookups, premature_ratio, evictions),
     )
+
+
+def _concern(hit_ratio: float | None, lookups: int, premature_ratio: float | None, evictions: int) -> str:
+    """Return what is bad in absolute terms, though it may always have been so; empty if nothing is."""
+    if hit_ratio is not None and lookups >= _ENOUGH and hit_ratio < _HARDLY_ANY:
+        return f"hit ratio {hit_ratio:.2f}: hardly any prefix is found"
+    if premature_ratio is not None and evictions >= _ENOUGH and premature_ratio > _MANY:
+        return f"{percent(premature_ratio)} of evictions are premature"
+    return ""
 
 
 async def history(stream: KVStream, place: Place, windows: int) -> History:
     """Return the last windows of a place."""
     builder = HistoryBuilder(stream.config.metrics.window_seconds)
     async for tier in caches_in_turn(stream, *place):
-        builder.add(tier.ring.last(windows), tier.hits_are_known)
-    return builder.history()
+        builder.add(tier.ring.last(windows), tier.hits_are_known, (tier.source, tier.tier))
+    return builder.history(newest=windows)
+
+
+async def sparklines(stream: KVStream) -> Sparklines:
+    """Return the hit ratios of every cache over the windows that are kept, a quarter of an hour at most."""
+    config = stream.config.metrics
+    kept = min(config.windows, max(_STEPS, round(_SPARK_SECONDS / config.window_seconds)))
+    each = -(-kept // _STEPS)
+    end = int(stream.event_time() / config.window_seconds) // each + 1
+    lines = []
+    async for tier in caches_in_turn(stream):
+        accesses, lookups = np.zeros((2, _STEPS), np.int64)
+        for window in tier.ring.last(kept) if tier.hits_are_known else ():
+            step = window.index // each - end + _STEPS
+            if 0 <= step < _STEPS:
+                accesses[step] += window.accesses
+                lookups[step] += window.accesses + window.allocations
+        levels = np.where(lookups, 250 * accesses // np.maximum(lookups, 1), 255).astype(np.uint8)
+        lines.append(Sparkline(source=tier.source, tier=tier.tier, hit_ratio=levels.tobytes()))
+    seconds = each * config.window_seconds
+    return Sparklines(start=(end - _STEPS) * seconds, step_seconds=seconds, caches=lines)
 
 
 async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Distribution]:

@@ -3,22 +3,18 @@
 /* Draws the charts of a report, which brings its data along. */
 (() => {
   const caches = JSON.parse(document.getElementById("data").textContent);
+  kvFormat.showUtc(true);
 
   function draw() {
-    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    document.documentElement.dataset.theme = dark ? "dark" : "light";
+    kvCharts.forgetColours();
     for (const figure of document.querySelectorAll("figure[data-chart]")) {
-      const cache = caches[figure.dataset.cache];
-      const drawing = {
-        "ratio-chart": () => kvCharts.ratios(figure, cache.history, cache.capacity),
-        "rate-chart": () => kvCharts.rates(figure, cache.history),
-        "distribution-chart": () => kvCharts.distributions(figure, cache.distributions),
-        "curve-chart": () => kvCharts.curve(figure, cache.sizes),
-      };
-      drawing[figure.dataset.chart]();
+      const { history, sizes, map, bands, block_bytes: blockBytes } = caches[figure.dataset.cache];
+      const name = figure.dataset.chart;
+      const { ts, window_seconds: window } = history;
+      if (name === "curve") kvCharts.curve(figure, sizes, blockBytes);
+      else if (name === "map") kvCharts.blockMap(figure, map);
+      else kvCharts.time(figure, name, history, { from: ts[0] ?? 0, to: (ts.at(-1) ?? 0) + window, now: null, bands }, { first: name === "ratio" });
     }
-    for (const table of document.querySelectorAll("table[data-map]"))
-      kvCharts.blockMap(table, caches[table.dataset.map].map);
   }
 
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);

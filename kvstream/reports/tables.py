@@ -4,9 +4,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+import msgspec
+
+from kvstream.blocks.state import HotBlock
 from kvstream.reports.lines import accounts_lines, blocks_live, hit_ratio, interval, misses, tier_use
 from kvstream.reports.report import CacheReport, Report
 from kvstream.text.numbers import UNKNOWN, gib, percent, ratio, seconds
+
+_MOST_SLOTS = 2**32  # ids from here on are hashes of content
 
 
 class Table(NamedTuple):
@@ -139,13 +144,15 @@ def _label_sets(cache: CacheReport) -> Table:
 
 
 def _blocks(cache: CacheReport) -> list[Table]:
+    """Return the blocks that were used most and held longest; numbers of slots mean nothing to anybody."""
     return [
         Table(
             title,
             ("block", "accesses", "held", "idle"),
             [
-                (str(b.block_id), f"{b.accesses:,}", seconds(b.held_seconds), seconds(b.idle_seconds))
+                (_named(b), f"{b.accesses:,}", seconds(b.held_seconds), seconds(b.idle_seconds))
                 for b in blocks
+                if b.labels is not None or not 0 <= b.block_id < _MOST_SLOTS
             ],
         )
         for title, blocks in (
@@ -153,6 +160,12 @@ def _blocks(cache: CacheReport) -> list[Table]:
             ("Longest held blocks", cache.analysis.longest_held),
         )
     ]
+
+
+def _named(block: HotBlock) -> str:
+    """Return the id of a block, and its labels if it has any."""
+    named = () if block.labels is None else msgspec.structs.astuple(block.labels)
+    return " ".join([str(block.block_id), *(str(value) for value in named if value)])
 
 
 def _accounts(cache: CacheReport) -> Table:

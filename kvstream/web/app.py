@@ -1,7 +1,7 @@
 """The ASGI application: dashboard, API, metrics and live events of one stream."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ import msgspec
 
 from kvstream.errors import MissingExtraError
 from kvstream.exporters.prometheus import exposition
-from kvstream.reports.overview import Place, States, blocks, history, recent_distributions
+from kvstream.reports.overview import Place, States, blocks, history, recent_distributions, sparklines
 from kvstream.stream import KVStream
 from kvstream.text.json import encode_json
 
@@ -42,10 +42,14 @@ def application(
     authenticated: bool = False,
     max_clients: int = MAX_CLIENTS,
     connections: Callable[[], NamedTuple] | None = None,
+    listening: Sequence[str] = (),
 ) -> Starlette:
-    """Return a stream's application (``kvstream.web.create_app``); ``connections`` counts its server's."""
+    """Return a stream's application (``kvstream.web.create_app``).
+
+    ``connections`` counts its server's; ``listening`` names where the stream's frames are taken.
+    """
     access = Access(token, allowed_hosts, authenticated)
-    routes, silences = _Routes(stream, max_clients, connections), SilenceRoutes(stream)
+    routes, silences = _Routes(stream, max_clients, connections, listening), SilenceRoutes(stream)
     app = Starlette(
         routes=[
             Route("/", routes.page),
@@ -56,6 +60,7 @@ def application(
             Route("/api/alerts", routes.alerts),
             Route("/api/inputs", routes.inputs),
             Route("/api/history", routes.history),
+            Route("/api/sparklines", routes.sparklines),
             Route("/api/distributions", routes.distributions),
             Route("/api/blocks", routes.blocks),
             Route("/api/silences", silences.collection, methods=["GET", "POST"]),
@@ -76,10 +81,14 @@ class _Routes:
     """What each path answers; ``?source=…&tier=…`` choose, by default everything."""
 
     def __init__(
-        self, stream: KVStream, max_clients: int, connections: Callable[[], NamedTuple] | None
+        self,
+        stream: KVStream,
+        max_clients: int,
+        connections: Callable[[], NamedTuple] | None,
+        listening: Sequence[str],
     ) -> None:
         self._stream, self._connections = stream, connections
-        self._states = States(stream)
+        self._states = States(stream, listening)
         self._log = AlertLog(stream)
         self.live = LiveEvents(stream, self._log, self._states, max_clients)
 
@@ -119,6 +128,9 @@ class _Routes:
         if windows is None:
             return _json({"error": f"windows must be a number from 1 to {_MOST_WINDOWS:,}"}, 400)
         return _json(await history(self._stream, _place(request), windows))
+
+    async def sparklines(self, request: Request) -> Response:
+        return _json(await sparklines(self._stream))
 
     async def distributions(self, request: Request) -> Response:
         return _json(await recent_distributions(self._stream, _place(request)))

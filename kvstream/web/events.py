@@ -202,6 +202,7 @@ class LiveEvents:
         log = self._log
         yield _event("hello", log.boot.encode(), f"{log.boot}-{sent}", retry_ms=1000)
         due = anyio.current_time()
+        last = b""
         while self._stream.is_open and not self._ending:
             newer = log.after(sent)
             if newer and newer[0][0] > sent + 1:
@@ -209,7 +210,9 @@ class LiveEvents:
             for sent, alert in newer:
                 yield _event("alert", alert, f"{log.boot}-{sent}")
             if anyio.current_time() >= due:
-                yield _event("state", await self._states.get(place))
+                state = await self._states.get(place)
+                yield _event("state", state) if state is not last else _event("same", b"")
+                last = state
                 due = anyio.current_time() + EVERY_SECONDS
             await log.wait(max(0.0, due - anyio.current_time()))
         yield _event("end", b"the stream has ended")

@@ -3,7 +3,7 @@
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.faults.log import FaultLog
@@ -118,6 +118,7 @@ class HttpServer:
         max_clients: Browsers that may follow live at once; one more displaces another.
         max_connections: Connections at once; one more closes the one silent for the longest time.
         tls: Serve HTTPS with this.
+        listening: Where the stream's frames are taken, for a page that waits for the first.
 
     Raises:
         ConfigError: If others than this machine could come without a token.
@@ -134,6 +135,7 @@ class HttpServer:
         max_clients: int = MAX_CLIENTS,
         max_connections: int = 512,
         tls: ssl.SSLContext | None = None,
+        listening: Sequence[str] = (),
     ) -> None:
         self._server = AppServer(
             endpoint,
@@ -150,6 +152,7 @@ class HttpServer:
             authenticated=insecure and token is None,
             max_clients=max_clients,
             connections=self._server.statistics,
+            listening=listening,
         )
 
     @property

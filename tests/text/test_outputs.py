@@ -20,8 +20,9 @@ from kvstream.cli.json_lines import JsonLines
 from kvstream.errors import MalformedInputError
 from kvstream.events.types import Labels, Malformed, Op, checked_name
 from kvstream.reports.html import to_html
+from kvstream.reports.incidents import open_incidents
 from kvstream.reports.markdown import to_markdown
-from kvstream.reports.overview import CacheNow
+from kvstream.reports.overview import CacheNow, State
 from kvstream.reports.report import ReportBuilder
 from kvstream.sinks.eviction_table import EvictionTable
 from kvstream.sinks.output_file import refuse_inputs
@@ -119,7 +120,15 @@ def test_the_screen_of_top_shows_the_name_escaped(name):
     cells = top_app._cells(
         CacheNow(source=name, tier=name, blocks=1, hit_ratio=0.5, eviction_rate=1.0, level=None)
     )
-    status = top_app._status(name, report.caches[0].analysis.summary)
+    state = State(
+        now=1e9,
+        caches=[],
+        incidents=open_incidents([alert_of(name)], 1),
+        summary=report.caches[0].analysis.summary,
+        verdict=[],
+        history=report.caches[0].history,
+    )
+    status = top_app._status(name, state)
     out = io.StringIO()
     Console(file=out, width=80_000).print(*cells, status)
     assert CONTROLS.search(out.getvalue()) is None

@@ -1,5 +1,6 @@
 """The application over real HTTP."""
 
+import base64
 import json
 import socket
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ import kvstream.web.events as events_module
 from kvstream import KVStream
 from kvstream.errors import ConfigError
 from kvstream.events.types import Op
+from kvstream.reports import overview
 from kvstream.sources.synthetic import generate
 from kvstream.transport.endpoint import Endpoint
 from kvstream.web import create_app
@@ -67,7 +69,18 @@ async def test_every_route_tells_what_the_stream_knows():
         (cache,) = state["caches"]
         assert (cache["source"], cache["tier"], cache["blocks"]) == ("vllm-0", "gpu", 512)
         assert cache["level"] == "info", "occupancy_high"
+        assert (cache["capacity"], cache["rule"]) == (512, "occupancy_high")
+        assert cache["hit_ratio"] == pytest.approx(summary["recent"]["hit_ratio"], abs=0.03)
+        assert 0 <= cache["age_seconds"] < DEADLINE
+        assert state["now"] >= summary["timestamp"]
+        assert [each["rule"] for each in state["incidents"]] == ["occupancy_high"]
+        assert state["summary"]["alerts"] == [], "they are the incidents"
         assert state["summary"]["accounts"]["processed"] == 20_000
+        lines = (await client.get("api/sparklines")).json()
+        (line,) = lines["caches"]
+        levels = [level for level in base64.b64decode(line["hit_ratio"]) if level != 255]
+        assert len(levels) > 0
+        assert max(levels) <= 250
         history = (await client.get("api/history")).json()
         frames = list(generate("chat", 20_000, blocks=512, rate=2_000, source="vllm-0"))
         last = int(frames[-1].ts[-1]) // 10**9
@@ -192,6 +205,30 @@ async def test_alerts_and_states_are_sent_as_they_come():
         assert told["summary"]["source"] == "vllm-0"
         assert told["summary"]["accounts"]["allocations"] > 0
         assert told["history"]["ts"]
+
+
+async def test_a_state_that_has_not_changed_is_not_sent_again(monkeypatch):
+    monkeypatch.setattr(overview, "_SHARE_OF_TIME", 1e9)  # so that one state stays for as long as it likes
+    async with served() as (_, url), following(url) as events:
+        await first(events, "state")
+        with anyio.fail_after(DEADLINE):
+            assert [(await anext(events))[0] for _ in range(2)] == ["same", "same"]
+
+
+async def test_a_thousand_caches_are_a_state_of_200_kilobytes():
+    async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
+        start = 1_767_225_600_000_000_000
+        for number in range(1000):
+            producer = stream.producer(f"eu-west-1/llama-3-70b-{number:04}")
+            for second in range(3):
+                ts = start + second * 10**9
+                producer.allocated_nowait(range(second * 300, second * 300 + 300), ts=ts)
+                producer.accessed_nowait(range(300), ts=ts + 1)
+                producer.evicted_nowait(range(second * 300, second * 300 + 90), ts=ts + 2)
+        await stream.flush()
+        state = (await client.get("api/state")).content
+        assert len(json.loads(state)["caches"]) == 1000
+        assert len(state) < 200_000
 
 
 async def test_who_comes_again_gets_what_was_missed_and_no_more():

@@ -1,136 +1,361 @@
 "use strict";
 
-/* The dashboard: follows a stream's events and shows what they say. */
-(() => {
-  const { count, ratio, percent, gib, seconds, clock, dated, shown, element, fill } = kvFormat;
+/* The page: which cache and time is looked at, the verdict, and keys. */
+const kvApp = (() => {
+  const { count, compact, ratio, percent, seconds, age, clock, at, zone, dated, sentence, element, say, icon } = kvFormat;
+  const stream = kvStream;
+  const { model, keyOf, cacheOf } = stream;
+  const { WORDS, rank, title, parted, label, choice } = kvIncidents;
   const get = (id) => document.getElementById(id);
-  const LEVELS = ["info", "warning", "critical"];
-  const ALERTS_KEPT = 1000, ALERTS_SHOWN = 200, WINDOWS_SHOWN = 600, CACHES_SHOWN = 50;
-  const STALE_MS = 5000, SILENT_MS = 10000, SLOWLY_MS = 5000;
+  const RANGES = { "5m": ["5 m", 300], "15m": ["15 m", 900], "1h": ["1 h", 3600], "6h": ["6 h", 21_600], all: ["All", null] };
+  const POOR = ["steady", "info"];
+  let range = "15m", zoomed = null, utc = false, frame = 0, isFree = true, keysAreOn = true;
 
-  let place = given(new URLSearchParams(location.search).get("place"));
-  let events = null; // the EventSource
-  let boot = "", state = null, processed = -1;
-  let heardAt = 0, movedAt = 0; // when a state came, and when it last had new events
-  let alerts = [], newestAlert = 0, alertsMissed = 0; // newest first
-  let alertsDrawn = ""; // what the table of them was last drawn from
-  let history = null, frame = 0;
-  let distributions = null, blocks = null;
+  // What is chosen, and the address that says so
 
-  // What was chosen
-
-  /* The place that an address names; any, if it is none. */
-  function given(text) {
-    try {
-      const pair = JSON.parse(text ?? "");
-      return Array.isArray(pair) && pair.length === 2 && pair.every((name) => typeof name === "string") ? text : "";
-    } catch {
-      return "";
-    }
+  function read() {
+    const query = new URLSearchParams(location.search);
+    range = RANGES[query.get("range")] ? query.get("range") : "15m";
+    const [from, to] = [Number(query.get("from")), Number(query.get("to"))];
+    zoomed = from > 0 && to > from ? { from, to } : null;
+    utc = (query.get("tz") ?? localStorage.getItem("kvstream-tz")) === "utc";
+    kvFormat.showUtc(utc);
+    kvFleet.choose({ sort: query.get("sort") ?? "", reversed: query.get("order") === "reversed", filter: query.get("q") ?? "" });
+    const named = query.get("cache");
+    isFree = named === null && !query.has("fleet");
+    return named ? cacheOf(named) : null;
   }
 
-  const query = (more = {}) => {
-    const [source, tier] = place ? JSON.parse(place) : ["", ""];
-    return `?${new URLSearchParams({ source, tier, ...more })}`;
-  };
-
-  async function fetched(path) {
-    const answer = await fetch(path, { headers: { accept: "application/json" } });
-    if (!answer.ok && answer.status !== 404) throw new Error(`${path}: ${answer.status}`);
-    return answer.ok ? answer.json() : null;
+  function address(cache) {
+    const { sort, reversed, filter } = kvFleet.chosen();
+    const query = new URLSearchParams();
+    if (cache) query.set("cache", keyOf(cache));
+    else if (model.state?.caches.length === 1) query.set("fleet", "");
+    if (range !== "15m") query.set("range", range);
+    if (zoomed) { query.set("from", zoomed.from.toFixed(1)); query.set("to", zoomed.to.toFixed(1)); }
+    if (utc) query.set("tz", "utc");
+    if (sort) query.set("sort", sort);
+    if (reversed) query.set("order", "reversed");
+    if (filter) query.set("q", filter);
+    return `?${query}`;
   }
 
-  // Following
+  const link = (cache) => address(cache);
 
-  function follow(lastEventId = "") {
-    events?.close();
-    events = new EventSource(`events${query(lastEventId ? { last_event_id: lastEventId } : {})}`);
-    events.addEventListener("hello", (event) => hello(event.data));
-    events.addEventListener("state", (event) => takeState(JSON.parse(event.data)));
-    events.addEventListener("alert", (event) => takeAlert(JSON.parse(event.data)));
-    events.addEventListener("missed", (event) => { alertsMissed += Number(event.data); draw(); });
-    events.addEventListener("end", () => { events.close(); setTimeout(follow, 3000); });
-    events.onerror = () => {
-      // The browser tries again by itself unless the server refused.
-      if (events.readyState === EventSource.CLOSED) setTimeout(follow, 3000);
-      draw();
+  function open(cache, replace = false) {
+    history[replace ? "replaceState" : "pushState"](null, "", address(cache));
+    stream.choose(cache ? { source: cache.source, tier: cache.tier } : null);
+    if (!replace) { scrollTo(0, 0); get("main").focus({ preventScroll: true }); }
+    draw();
+  }
+
+  const remember = () => { history.replaceState(null, "", address(model.cache)); draw(); };
+
+  addEventListener("popstate", () => { const cache = read(); buttons(); stream.choose(cache); draw(); });
+
+  // Links to caches stay on the page
+  document.addEventListener("click", (event) => {
+    const anchor = event.target.closest("a[href^='?']");
+    if (!anchor || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+    event.preventDefault();
+    const named = new URLSearchParams(anchor.getAttribute("href")).get("cache");
+    open(named ? cacheOf(named) : null);
+  });
+
+  /* The time that charts show. */
+  function view() {
+    const now = stream.now();
+    const first = model.history?.ts[0] ?? now - 60;
+    const span = RANGES[range][1] ?? Math.max(60, now - first);
+    const shown = zoomed ?? { from: now - span, to: now + span * 0.012 };
+    return {
+      ...shown, now: now <= shown.to ? now : null, utc, bands: kvIncidents.bands(),
+      onZoom: (from, to) => { zoomed = { from, to: Math.max(to, from + 2) }; remember(); },
+      onReset: () => { zoomed = null; remember(); },
     };
   }
 
-  async function hello(given) {
-    if (boot && boot !== given) await begin(); // another run of the server: what was shown is of the past
-    boot = given;
+  // The verdict: the worst that is so, and never more than the newest figures can carry
+
+  /* Says what is so, as {kind, words, why, since, incident}. */
+  function verdict() {
+    const { state } = model;
+    if (stream.isGone()) return gone();
+    if (!state) return {
+      kind: "wait", words: "Asking the server for its history", why: `${age(stream.unheard())} so far. Figures appear when the first answer is here.`, asof: location.origin,
+    };
+    const { summary, caches } = state;
+    if (model.cache && caches.length && !caches.some(chosen)) return {
+      kind: "wait", words: `There is no cache ${label(model.cache)}`, why: ["It may have been forgotten after a time without events. ", element("a", "See the others", { href: "?" })],
+    };
+    if (!summary.accounts.processed && !state.incidents.length) return waiting();
+    const incidents = state.incidents.filter((each) => !each.is_silenced && !kvIncidents.isNormal(each.rule));
+    if (caches.length && stream.isAllSilent()) return silent();
+    const worst = incidents[0];
+    if (worst && rank(worst.level) > 0) return model.cache || caches.length < 2 ? story(worst, incidents) : fleet(worst, incidents);
+    const wrong = incidents.find((each) => each.rule === "capacity_exceeded");
+    if (wrong) return {
+      kind: "warning", words: parted(wrong.message)[0].length < 60 && !wrong.message.includes("times as many") ? parted(wrong.message)[0] : `Capacity is set too low${wrong.cache_count > 1 ? ` for ${wrong.cache_count} caches` : `: ${count(summary.blocks_live)} blocks live, ${count(summary.capacity)} given`}`,
+      why: "Occupancy and what more memory would buy are off until it is right. Everything else is correct.", since: sinceOf(wrong), hint: wrong.hint,
+    };
+    const poor = caches.filter(chosen).filter((cache) => cache.concern);
+    if (poor.length) return {
+      kind: "info", words: model.cache || caches.length < 2 ? `No incident, but ${poor[0].concern.split(":")[0]}` : `No incident, but ${poor.length} of ${caches.length} caches do poorly`,
+      why: model.cache || caches.length < 2 ? "It may always have been so: no rule that compares with the past fires." : [named(poor.sort(kvFleet.byWorst)[0]), `: ${poor[0].concern}. It may always have been so.`],
+    };
+    if (worst) return model.cache || caches.length < 2 ? story(worst, incidents) : fleet(worst, incidents);
+    return steady();
   }
 
-  async function begin() {
-    history = state = distributions = blocks = null;
-    processed = -1;
-    const [log, windows] = await Promise.all([
-      fetched("api/alerts"), fetched(`api/history${query({ windows: WINDOWS_SHOWN })}`),
-    ]);
-    alerts = log.alerts;
-    newestAlert = log.newest;
-    alertsMissed = 0;
-    history = windows;
-    slowly();
-    return log.last_event_id;
+  const chosen = (cache) => !model.cache || keyOf(cache) === keyOf(model.cache);
+  const named = (cache) => element("a", label(cache), { href: link(cache) });
+  const sinceOf = (incident) => `${WORDS[incident.level]} for ${seconds(Math.max(0, stream.now() - incident.started_at))}, since ${at(incident.started_at, stream.now())} ${zone(incident.started_at)}`;
+
+  function gone() {
+    const { state } = model;
+    const words = state ? `No answer from kvstream for ${seconds(Math.floor(stream.unheard()))}` : `No answer from kvstream at ${location.host}`;
+    const button = element("button", "Try now", { type: "button", class: "btn small" });
+    button.onclick = () => stream.start();
+    const bad = state?.caches.filter(kvFleet.bad) ?? [];
+    return {
+      kind: "gone", words, why: ["This page cannot tell how the caches are. It tries again every few seconds. ", button],
+      asof: state ? `Last figures ${dated(figuresAt())} ${zone(figuresAt())}. Then: ${bad.length ? `${bad.length} of ${state.caches.length} caches needed attention` : "no incident was open"}.` : "",
+    };
   }
 
-  async function start() {
-    try {
-      follow(await begin());
-    } catch {
-      setTimeout(start, 2000);
+  const figuresAt = () => model.state.now;
+
+  function waiting() {
+    const where = model.state.listening ?? [];
+    return { kind: "wait", words: "Waiting for the first event", why: where.length ? `Listening at ${where.join(", ")}. No event has come yet.` : "The stream is open. No event has come yet.", asof: "This page fills by itself." };
+  }
+
+  function silent() {
+    const { caches, summary } = model.state;
+    const quiet = stream.age();
+    const many = caches.length > 1 && !model.cache;
+    return {
+      kind: "silent", words: `No events for ${age(quiet)}${many ? ` from any of ${count(caches.length)} caches` : ""}`,
+      why: "The connection to kvstream is up; the engines send nothing. Check that they run and are asked, then the network between.",
+      asof: `Last event ${dated(stream.now() - quiet)} ${zone(stream.now())} · what stands below is the state at that time`,
+      since: summary.recent.access_rate ? "" : undefined,
+    };
+  }
+
+  function fleet(worst, incidents) {
+    const { caches } = model.state;
+    const counted = Object.fromEntries(["critical", "warning"].map((kind) => [kind, caches.filter((cache) => kvFleet.severity(cache) === kind).length]));
+    const first = worst.caches[0];
+    const [what, why] = parted(worst.message);
+    const more = incidents.slice(1).filter((each) => rank(each.level) > 0);
+    const need = counted.warning ? `, ${count(counted.warning)} need${counted.warning === 1 ? "s" : ""} attention` : "";
+    let words;
+    if (counted.critical) words = `${count(counted.critical)} of ${count(caches.length)} caches ${counted.critical === 1 ? "is" : "are"} critical${need}`;
+    else if (worst.cache_count > 1) words = `${count(worst.cache_count)} of ${count(caches.length)} caches: ${title(worst.rule).toLowerCase()}`;
+    else if (counted.warning > 1) words = `${count(counted.warning)} of ${count(caches.length)} caches need attention`;
+    else words = what;
+    const known = caches.some((cache) => keyOf(cache) === keyOf(first));
+    return {
+      kind: worst.level, words, since: sinceOf(worst),
+      why: [known ? named(first) : label(first), `: ${what}${why ? `. ${why}` : ""}.${more.length ? ` ${more.length} more open incident${more.length > 1 ? "s" : ""}.` : ""}`],
+      hint: worst.hint,
+    };
+  }
+
+  function story(worst, incidents) {
+    const [what, why] = parted(worst.message);
+    return { kind: worst.level, words: what, why: why ? `${why}.` : "", since: sinceOf(worst), incident: worst, also: incidents.slice(1) };
+  }
+
+  function steady() {
+    const { summary, caches } = model.state;
+    const many = caches.length > 1 && !model.cache;
+    const last = kvIncidents.past().find((each) => rank(each.level) > 0);
+    const quiet = caches.filter(chosen).filter(stream.isSilent).length;
+    if (quiet) return {
+      kind: "info", words: `${count(quiet)} of ${count(caches.length)} caches send no events`,
+      why: "Nobody may be asking these engines. If somebody is, check that they run, then the network between. No incident is open.",
+    };
+    const notes = [];
+    if (summary.hit_rate_estimate === null) notes.push("hits are not reported");
+    if (caches.filter(chosen).some((cache) => !cache.capacity)) notes.push("capacity unknown");
+    const since = last?.ended_at ?? model.history?.ts[0];
+    return {
+      kind: "steady", words: notes.length ? `No incident; ${notes[0]}` : many ? `${count(caches.length)} caches steady` : "Steady",
+      why: notes[0] === "hits are not reported" ? "Hit ratio, reuse and premature evictions are unknown, not zero: the engine sends no hits. The README says how to get them."
+        : notes.length ? "Occupancy and what more memory would buy need the number of blocks: give it with --capacity. vLLM prints it at start as num_gpu_blocks."
+          : last ? `No incident is open. Last one: ${parted(last.message)[0]}, ${label(last.caches[0])}, ${seconds(last.ended_at - last.started_at)}, resolved ${at(last.ended_at, stream.now())}.` : "No rule fires, and nothing is bad in absolute terms.",
+      since: since ? `Steady for ${seconds(Math.max(0, stream.now() - since))}` : "",
+    };
+  }
+
+  function asOf(kind) {
+    const { state } = model;
+    if (!state || kind === "gone") return "";
+    const ages = state.caches.filter((cache) => !stream.isSilent(cache)).length;
+    const old = stream.age();
+    return [`Figures as of ${at(figuresAt(), stream.now())} ${zone(figuresAt())}`, old === null ? "" : `last event ${age(old)} ago`,
+      !model.cache && state.caches.length > 1 ? `${count(ages)} of ${count(state.caches.length)} caches reporting` : ""].filter(Boolean).join(" · ");
+  }
+
+  function drawVerdict(said) {
+    const box = get("verdict");
+    box.className = `card verdict ${said.kind}${box.classList.contains("wide") ? " wide" : ""}`;
+    const head = get("headline");
+    if (head.dataset.kind !== said.kind) {
+      head.dataset.kind = said.kind;
+      head.replaceChildren(icon(said.kind), element("span", null, {}, element("span", WORDS[said.kind] ? `${WORDS[said.kind]}: ` : "", { class: "sr" }), element("span")));
     }
-    draw();
-  }
-
-  function takeState(given) {
-    state = given;
-    heardAt = Date.now();
-    if (processed !== given.summary.accounts.processed) movedAt = heardAt;
-    processed = given.summary.accounts.processed;
-    if (history) history = merged(history, given.history);
-    draw();
-  }
-
-  /* Windows by time; a newer account of a window takes the place of an older one. */
-  function merged(old, newer) {
-    const rows = new Map(old.ts.map((ts, i) => [ts, [old, i]]));
-    newer.ts.forEach((ts, i) => rows.set(ts, [newer, i]));
-    const order = [...rows.keys()].sort((a, b) => a - b).slice(-WINDOWS_SHOWN);
-    const made = { window_seconds: newer.window_seconds };
-    for (const column of Object.keys(newer))
-      if (Array.isArray(newer[column]))
-        made[column] = order.map((ts) => { const [from, i] = rows.get(ts); return from[column][i]; });
-    return made;
-  }
-
-  function takeAlert(alert) {
-    alerts.unshift(alert);
-    newestAlert += 1;
-    if (alerts.length > ALERTS_KEPT) alerts.length = ALERTS_KEPT;
-    draw();
-  }
-
-  async function slowly() {
-    if (document.hidden) return;
-    try {
-      [distributions, blocks] = await Promise.all([
-        fetched(`api/distributions${query()}`), aloneOn() ? fetched(`api/blocks${aloneOn()}`) : null,
-      ]);
-    } catch {
-      return; // the connection says so already
+    say(head.lastChild.lastChild, said.words);
+    text("since", said.since ?? "");
+    text("why", said.why ?? "");
+    text("asof", said.asof ?? asOf(said.kind));
+    const { incident } = said;
+    const hint = incident?.hint ?? said.hint ?? "";
+    get("lead").hidden = !incident && !hint;
+    get("evidence").parentElement.hidden = !incident?.evidence?.length;
+    const evidence = incident?.evidence ?? [];
+    if (get("evidence").dataset.key !== JSON.stringify(evidence)) {
+      get("evidence").dataset.key = JSON.stringify(evidence);
+      get("evidence").replaceChildren(...evidence.slice(0, 6).map((line) => element("li", null, {}, element("span", sentence(line)))));
     }
-    draw();
+    say(get("try"), sentence(hint));
+    get("try").previousElementSibling.hidden = !hint;
+    say(get("cost"), incident ? cost(incident) : "");
+    const also = said.also ?? [];
+    get("also").hidden = !also.length;
+    if (also.length) say(get("also"), `Also open: ${also.map((each) => `${title(each.rule)}, ${seconds(Math.max(0, stream.now() - each.started_at))}`).join(" · ")}`);
+    const bad = model.state?.caches.filter((cache) => kvFleet.severity(cache) === "critical").length ?? 0;
+    const name = model.cache ? label(model.cache) : "";
+    const states = { gone: "✕ No connection", silent: "No events", wait: "Waiting" };
+    document.title = kvFormat.shown([states[said.kind] ?? (bad ? `${bad} critical` : WORDS[said.kind]), name, "kvstream"].filter(Boolean).join(" · "));
   }
 
-  /* The query for the one cache that is chosen, or that there is. */
-  function aloneOn() {
-    if (place) return query();
-    if (state?.caches.length !== 1) return "";
-    const [{ source, tier }] = state.caches;
-    return `?${new URLSearchParams({ source, tier })}`;
+  /* What an incident has cost: blocks that were evicted and computed again since it began. */
+  function cost(incident) {
+    const { history: h, state } = model;
+    if (!h) return "";
+    const start = h.ts.findIndex((ts) => ts >= incident.started_at - h.window_seconds);
+    if (start < 0) return "";
+    let blocks = 0;
+    for (let i = start; i < h.ts.length; i += 1) blocks += h.eviction_rate[i] * h.window_seconds * Math.min(1, h.premature_ratio[i] ?? 0);
+    const { block_tokens: tokens, recent } = state.summary;
+    const now = recent.eviction_rate * recent.premature_ratio * (tokens ?? 1);
+    return blocks >= 1 ? `Cost so far: ${compact(Math.round(blocks * (tokens ?? 1)))} ${tokens ? "tokens" : "blocks"} computed again, ${compact(Math.round(now))} a second now` : "";
+  }
+
+  function text(id, words) {
+    const node = get(id);
+    const parts = Array.isArray(words) ? words : [words];
+    const key = JSON.stringify(parts.map((part) => (typeof part === "string" ? part : [part.textContent, part.getAttribute("href")])));
+    node.hidden = parts.every((part) => part === "");
+    if (node.dataset.key === key) return;
+    node.dataset.key = key;
+    node.replaceChildren(...parts.map((part) => (typeof part === "string" ? kvFormat.shown(part) : part)));
+  }
+
+  // What else stands on the page
+
+  function drawConnection(said) {
+    const words = { gone: "No connection", wait: model.state ? "Listening" : "Connecting", silent: "Silent" }[said.kind] ?? "Live";
+    const kind = { gone: "gone", wait: "wait", silent: "silent" }[said.kind] ?? "steady";
+    const [bold, dim] = get("connection").children;
+    if (bold.dataset.kind !== kind + words) {
+      bold.dataset.kind = kind + words;
+      bold.className = `t-${kind}`;
+      bold.replaceChildren(icon(kind), words);
+    }
+    const old = stream.age();
+    say(dim, said.kind === "gone" ? `for ${seconds(Math.floor(stream.unheard()))}` : old === null || said.kind === "wait" ? "" : `last event ${age(old)} ago`);
+  }
+
+  function drawCrumbs() {
+    const crumbs = get("crumbs");
+    const { cache } = model;
+    const caches = model.state?.caches ?? [];
+    const order = cache ? kvFleet.inOrder() : [];
+    const here = order.findIndex((each) => chosen(each));
+    const beside = cache && order.length > 1 ? [order[(here - 1 + order.length) % order.length], order[(here + 1) % order.length]] : [];
+    const key = JSON.stringify([cache, caches.length > 1, beside.map(keyOf), location.search]);
+    if (crumbs.dataset.key === key) return;
+    crumbs.dataset.key = key;
+    const focused = crumbs.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+    crumbs.replaceChildren(...(cache
+      ? [
+        ...(caches.length > 1 ? [element("a", "Fleet", { href: link(null) }), element("span", "›", { class: "dim", "aria-hidden": "true" })] : []),
+        element("b", label(cache)),
+        ...(beside.length ? [element("span", null, { class: "step" },
+          element("a", "‹", { class: "btn small", href: link(beside[0]), "aria-label": "Previous cache" }), element("a", "›", { class: "btn small", href: link(beside[1]), "aria-label": "Next cache" }))] : []),
+      ] : [element("b", caches.length > 1 ? "Fleet" : "")]));
+    if (focused) crumbs.querySelector(`[aria-label="${focused}"]`)?.focus();
+  }
+
+  const SNIPPETS = [
+    ["vLLM on this host: every allocation, hit and eviction", (where) => `KVSTREAM_ENDPOINT=${where} vllm serve MODEL --kv-cache-metrics`],
+    ["vLLM or SGLang elsewhere: it publishes, kvstream reads", () => `kvstream serve --from 'zmq://HOST:5557' --http ${location.host}`],
+    ["No engine at hand: two simulated ones", () => "kvstream demo"],
+  ];
+
+  function drawStart(isShown) {
+    const box = get("start");
+    box.hidden = !isShown;
+    if (!isShown || box.children.length) return;
+    const where = (model.state.listening ?? []).find((each) => /^(unix:|tcp:|tls:)/.test(each)) ?? "unix:/run/kvstream.sock";
+    for (const [words, line] of SNIPPETS) {
+      const button = element("button", "Copy", { type: "button", class: "btn small", "aria-label": `Copy: ${words}` });
+      button.onclick = async () => {
+        try {
+          await navigator.clipboard.writeText(line(where));
+          say(button, "Copied");
+        } catch {
+          say(button, "Select it");
+        }
+      };
+      box.append(element("h2", words, { class: "mini" }), element("div", null, { class: "snippet" }, element("code", line(where)), button));
+    }
+  }
+
+  const NAMES = { offered: "Events received", processed: "Events processed", in_flight: "Events in queues", live: "Blocks in the cache" };
+  const LOSSES = ["malformed", "lost_frames", "duplicate_frames", "clock_steps", "time_regressions", "unknown_reasons"];
+
+  function drawAccounts() {
+    const { accounts } = model.state.summary;
+    const dropped = Object.values(accounts.dropped ?? {}).reduce((a, b) => a + b, 0);
+    const lost = dropped + (accounts.malformed ?? 0) + (accounts.lost_frames ?? 0);
+    const line = get("accounts-line");
+    const words = lost
+      ? `${count(lost)} events or frames lost`
+      : "Nothing lost";
+    if (line.dataset.kind !== String(lost > 0)) {
+      line.dataset.kind = String(lost > 0);
+      line.replaceChildren(icon(lost ? "warning" : "steady"), element("b", null, { class: lost ? "t-warning" : "" }), element("span", null, { class: "dim" }), element("span", "Show the accounts", { class: "push w" }));
+    }
+    say(line.children[1], words);
+    const received = accounts.offered || accounts.processed;
+    say(line.children[2], `${count(received)} events received, ${accounts.in_flight ? `${count(accounts.processed)} processed, ${count(accounts.in_flight)} on their way` : lost ? `${count(accounts.processed)} processed` : "all processed"}`);
+    const rows = Object.entries(accounts).filter(([name, value]) => typeof value === "number" && (value || NAMES[name]) && (value || !model.cache))
+      .map(([name, value]) => [NAMES[name] ?? sentence(name.replaceAll("_", " ")), value, LOSSES.includes(name)]);
+    rows.push(...Object.entries(accounts.dropped ?? {}).map(([reason, value]) => [`Dropped: ${reason.replaceAll("_", " ")}`, value, true]));
+    const list = get("accounts");
+    const key = rows.map(([name]) => name).join("\n");
+    if (list.dataset.key !== key) {
+      list.dataset.key = key;
+      list.replaceChildren(...rows.map(([name]) => element("div", null, {}, element("dt", name), element("dd"))));
+    }
+    rows.forEach(([, value, isLoss], i) => {
+      const [, node] = list.children[i].children;
+      say(node, count(value));
+      node.className = isLoss && value ? "t-warning" : "";
+    });
+  }
+
+  function drawFindings() {
+    const { verdict: sentences } = model.state;
+    get("findings-card").hidden = !sentences.length;
+    const list = get("findings");
+    if (list.dataset.key === sentences.join("\n")) return;
+    list.dataset.key = sentences.join("\n");
+    list.replaceChildren(...sentences.map((each) => element("li", each)));
   }
 
   // Drawing, once a frame at most
@@ -140,280 +365,125 @@
   }
 
   function drawNow() {
-    drawConnection();
-    drawAlerts();
+    const { state } = model;
+    if (state && isFree && !model.cache && state.caches.length === 1) {
+      isFree = false;
+      return open(state.caches[0], true); // the only cache there is
+    }
+    const said = verdict();
+    const isOld = said.kind === "gone" || said.kind === "silent";
+    document.body.classList.toggle("old", isOld);
+    const isEmpty = !state || (model.cache && !state.caches.some(chosen)) || (!state.summary.accounts.processed && !state.caches.length);
+    get("fleet").hidden = isEmpty || Boolean(model.cache);
+    get("map-box").hidden = isEmpty || Boolean(model.cache) || state.caches.length < 2;
+    get("cache").hidden = isEmpty || !model.cache;
+    for (const id of ["incidents", "accounts-card", "findings-card"]) get(id).hidden = isEmpty && !(id === "incidents" && state?.incidents.length);
+    if (isEmpty) get("labels-card").hidden = true;
+    const incidents = get("incidents"), below = get("cache");
+    const wanted = model.cache ? below.nextElementSibling : get("fleet");
+    if (model.cache ? incidents.previousElementSibling !== below : incidents.nextElementSibling !== get("fleet")) get("main").insertBefore(incidents, wanted);
+    drawVerdict(said);
+    drawConnection(said);
+    drawCrumbs();
+    drawStart(said.kind === "wait" && state?.caches.length === 0);
     if (!state) return;
-    drawPlaces();
-    const { summary } = state;
-    drawHealth(summary);
-    drawTiles(summary);
-    drawAccounts(summary);
-    drawLabels(summary);
-    kvCharts.curve(get("curve-chart"), summary.sizes);
-    if (history) {
-      kvCharts.ratios(get("ratio-chart"), history, summary.capacity);
-      kvCharts.rates(get("rate-chart"), history);
-    }
-    if (distributions) kvCharts.distributions(get("distribution-chart"), distributions);
-    drawBlocks();
-  }
-
-  function drawConnection() {
-    const shown = get("connection");
-    const stale = Date.now() - heardAt > STALE_MS;
-    document.body.classList.toggle("stale", stale);
-    const open = events?.readyState === EventSource.OPEN;
-    let words = open ? "live" : "connecting";
-    if (stale && heardAt) words = `no connection; figures of ${clock(heardAt / 1000)}, trying again`;
-    else if (open && Date.now() - movedAt > SILENT_MS && processed > 0)
-      words = `live; no events for ${seconds(Math.round((Date.now() - movedAt) / 1000))}`;
-    if (shown.textContent !== words) shown.textContent = words;
-    shown.className = stale && heardAt ? "gone" : open ? "live" : "";
-  }
-
-  const placeOf = ({ source, tier }) => JSON.stringify([source, tier]);
-
-  function drawPlaces() {
-    const select = get("place");
-    const values = state.caches.map(placeOf);
-    const same = select.options.length === values.length + 1 && values.every((v, i) => select.options[i + 1].value === v);
-    if (!same) {
-      select.replaceChildren(element("option", "all sources", { value: "" }),
-        ...values.map((value) => element("option", JSON.parse(value).join(" / "), { value })));
-      if (place && !values.includes(place)) select.append(element("option", JSON.parse(place).join(" / "), { value: place }));
-      select.value = place;
-    }
-    const worstFirst = [...state.caches].sort((a, b) => rank(b.level) - rank(a.level)).slice(0, CACHES_SHOWN);
-    const focused = document.activeElement?.dataset.place;
-    fill(get("caches"), [
-      ["cache", false, () => ""], ["state", false, (c) => c.level ?? "ok"], ["blocks", true, (c) => count(c.blocks)],
-      ["hit ratio", true, (c) => ratio(c.hit_ratio)], ["evictions a second", true, (c) => count(c.eviction_rate)],
-    ], worstFirst);
-    [...get("caches").tBodies[0].rows].forEach((row, i) => {
-      const cache = worstFirst[i];
-      const button = element("button", `${cache.source} / ${cache.tier}`, { type: "button", "data-place": placeOf(cache) });
-      button.onclick = () => go(placeOf(cache));
-      row.className = `firing ${cache.level}`;
-      row.cells[0].append(button);
-      if (focused === placeOf(cache)) button.focus();
-    });
-    get("caches-more").textContent = state.caches.length > CACHES_SHOWN
-      ? `${count(CACHES_SHOWN)} of ${count(state.caches.length)} are shown, the worst first.` : "";
-  }
-
-  const worst = (listed) => listed.reduce((a, b) => (rank(b.level) > rank(a.level) ? b : a));
-  const rank = (level) => LEVELS.indexOf(level);
-  const ofPlace = (alert) => !place || place === placeOf(alert);
-
-  function drawHealth(summary) {
-    const health = get("health");
-    const bad = summary.alerts.filter((alert) => rank(alert.level) > 0 && !alert.silenced_by);
-    let kind = "good", word, why = "", hint = "";
-    if (!summary.accounts.processed) {
-      kind = "unknown";
-      word = "Waiting for the first events";
-      why = "Send events to this stream, and its figures appear here.";
-    } else if (bad.length) {
-      const alert = worst(bad);
-      kind = alert.level;
-      word = `${alert.level === "critical" ? "Critical" : "Degraded"} since ${clock(Math.min(...bad.map((a) => a.started_at)))}`;
-      why = bad.map((each) => (place ? each.message : `${each.source}/${each.tier}: ${each.message}`)).join("; ");
-      hint = alert.hint && `Try: ${alert.hint}`;
-    } else {
-      const over = alerts.find((alert) => alert.state === "resolved" && rank(alert.level) > 0 && ofPlace(alert));
-      const since = over ? over.timestamp : history?.ts[0];
-      word = since ? `Healthy since ${clock(since)}` : "Healthy";
-      why = over ? `The last to end was ${over.rule}.` : "No alert above information has fired.";
-    }
-    health.className = kind;
-    const said = [["health-word", word], ["health-why", why], ["health-try", hint]];
-    for (const [id, text] of said) if (get(id).textContent !== shown(text)) get(id).textContent = shown(text);
-    const verdict = state.verdict.join("\n");
-    if (get("verdict").dataset.said !== verdict) {
-      get("verdict").dataset.said = verdict;
-      get("verdict").replaceChildren(...state.verdict.map((sentence) => element("li", sentence)));
-    }
-  }
-
-  function capacityWords({ blocks_live, capacity, occupancy, live_bytes }) {
-    const size = live_bytes === null ? "" : `; ${gib(live_bytes)} GiB`;
-    if (!capacity) return `capacity not known${size}`;
-    if (blocks_live > capacity) return `MORE THAN THE CAPACITY of ${count(capacity)}${size}`;
-    return `${percent(occupancy)} of ${count(capacity)}${size}`;
-  }
-
-  function hitRatioWords({ hit_rate_estimate, hit_tokens, lookup_tokens, block_sizes, hits_reported }, minute) {
-    if (hit_rate_estimate === null) return "unknown: no hit was reported";
-    const sizes = block_sizes.length > 1 ? ` in blocks of ${block_sizes.map(count).join(" and ")}` : "";
-    const tokens = hit_tokens === null ? "" : `; ${count(hit_tokens)} of ${count(lookup_tokens)} tokens${sizes}`;
-    const note = hits_reported === "some" ? "; only some requests report hits" : "";
-    return `${minute}; ${ratio(hit_rate_estimate)} in all${tokens}${note}`;
-  }
-
-  function missWords({ never_stored, cleared, other_tier, other_salt, unknown }) {
-    const causes = [["never stored", never_stored], ...Object.entries(other_tier).map(([tier, share]) => [`in ${tier}`, share]), ["under another salt", other_salt], ["cleared", cleared], ["unknown", unknown]];
-    return causes.filter(([, share]) => share > 0).map(([cause, share]) => `${percent(share)} ${cause}`).join(", ") || "nothing else was missed";
-  }
-
-  function drawTiles(summary) {
-    const { recent, premature, misses } = summary;
-    const minute = `last ${Math.round(recent.seconds)} s`;
-    const tiles = [
-      ["Hit ratio", ratio(recent.hit_ratio), hitRatioWords(summary, minute)],
-      ["Blocks live", count(summary.blocks_live), capacityWords(summary)],
-      ["Evictions a second", count(recent.eviction_rate), recent.never_reused_ratio === null ? minute : `${percent(recent.never_reused_ratio)} of them never reused`],
-      ["Lifetime, median", recent.lifetime.count ? seconds(recent.lifetime.p50) : "–", `p99 ${recent.lifetime.count ? seconds(recent.lifetime.p99) : "–"}`],
-      ["Premature evictions", premature.count ? percent(premature.share) : "–", premature.count ? `${count(premature.extra_blocks_p50)} more blocks keep half` : "none seen"],
-      ["Misses of evicted content", percent(misses?.evicted ?? null), misses ? missWords(misses) : "no content is known to be missed"],
-      ["Working set", count(summary.working_set.blocks[2]), "blocks used in 60 windows"],
-    ];
-    get("tiles").replaceChildren(...tiles.map(([name, value, more]) => {
-      const [tile, dd] = [element("div"), element("dd", value)];
-      dd.append(element("small", more));
-      tile.append(element("dt", name), dd);
-      return tile;
-    }));
-  }
-
-  function drawAccounts({ accounts, timestamp }) {
-    const rows = Object.entries(accounts).filter(([name]) => name !== "dropped").map(([name, n]) => [name, count(n)]);
-    rows.push(...Object.entries(accounts.dropped).map(([reason, n]) => [`dropped: ${reason}`, count(n)]));
-    if (timestamp) {
-      const ago = Date.now() / 1000 - timestamp;
-      rows.unshift(["last event", `${dated(timestamp)}, ${ago >= 1 ? `${seconds(Math.round(ago))} ago` : "now"}`]);
-    }
-    fill(get("accounts"), [["what", false, ([name]) => name.replaceAll("_", " ")], ["count", true, ([, text]) => text]], rows);
-  }
-
-  function drawLabels({ labels }) {
-    const rows = Object.entries(labels).flatMap(([name, values]) => values.map((usage) => ({ name, ...usage })));
-    get("labels-empty").hidden = rows.length > 0;
-    get("labels").hidden = rows.length === 0;
-    fill(get("labels"), [
-      ["label", false, (o) => `${o.name}: ${o.value ?? "none"}`], ["blocks", true, (o) => count(o.blocks_live)],
-      ["of room", true, (o) => percent(o.residency_share)], ["of hits", true, (o) => percent(o.hit_share)],
-      ["hit ratio", true, (o) => ratio(o.hit_ratio)], ["premature", true, (o) => count(o.premature)],
-    ], rows);
-  }
-
-  function drawBlocks() {
-    get("map-empty").hidden = get("hot-empty").hidden = blocks !== null;
-    get("map").hidden = get("hot").hidden = blocks === null;
-    if (!blocks) return;
-    kvCharts.blockMap(get("map"), blocks.map);
-    fill(get("hot"), [
-      ["block", false, (b) => b.block_id], ["accesses", true, (b) => count(b.accesses)],
-      ["held", true, (b) => seconds(b.held_seconds)], ["idle", true, (b) => seconds(b.idle_seconds)],
-    ], blocks.hottest);
-  }
-
-  function drawAlerts() {
-    const least = rank(get("level").value);
-    const chosen = alerts.filter((alert) => rank(alert.level) >= least && ofPlace(alert));
-    const missed = alertsMissed ? `, ${count(alertsMissed)} missed while away` : "";
-    get("alert-count").textContent = newestAlert
-      ? `showing ${count(Math.min(chosen.length, ALERTS_SHOWN))} of ${count(newestAlert)}${missed}`
-      : "No alert yet.";
-    // Only what has changed is drawn, so that no button goes away between two halves of a click.
-    const firing = new Map((state?.summary.alerts ?? []).map((alert) => [alert.fingerprint, alert]));
-    const rows = chosen.slice(0, ALERTS_SHOWN).map((alert) => {
-      const now = firing.get(alert.fingerprint);
-      firing.delete(alert.fingerprint); // so that only the newest row of an alert has buttons
-      return [alert, alert.state === "firing" && now?.incident === alert.incident ? now : null];
-    });
-    const drawn = JSON.stringify(rows);
-    if (drawn === alertsDrawn) return;
-    alertsDrawn = drawn;
-    const focused = document.activeElement?.dataset.act;
-    get("alerts").tBodies[0].replaceChildren(...rows.map(([alert, now]) => {
-      const row = element("tr", null, { class: `${alert.state} ${alert.level}` });
-      const cells = [dated(alert.timestamp), alert.state, alert.level, alert.rule, `${alert.source} / ${alert.tier}`];
-      row.append(...cells.map((text) => element("td", text)), element("td", alert.message + (alert.hint ? `. Try: ${alert.hint}` : "")));
-      row.append(actions(now));
-      return row;
-    }));
-    if (focused) [...get("alerts").querySelectorAll("button")].find((b) => b.dataset.act === focused)?.focus();
-  }
-
-  /* What can be done about an alert that fires; nothing about one that is over. */
-  function actions(alert) {
-    const cell = element("td");
-    if (!alert) return cell;
-    if (alert.silenced_by) {
-      cell.append(element("span", `silenced: ${alert.silenced_by}`));
-      return cell;
-    }
-    const where = `${alert.rule} of ${alert.source} / ${alert.tier}`;
-    const button = (name, act, done) => {
-      const made = element("button", name, {
-        type: "button", "data-act": `${name} ${alert.fingerprint}`, "aria-label": shown(`${name}: ${where}`),
-      });
-      made.onclick = async () => {
-        made.disabled = true;
-        const wrong = await act();
-        get("alert-done").textContent = shown(wrong ? `${where}: ${wrong}` : `${where} ${done}`);
-        made.disabled = false;
-      };
-      return made;
-    };
-    cell.append(
-      button("Silence 1 h", () => posted("api/silences", {
-        rule: exactly(alert.rule), source: exactly(alert.source), tier: exactly(alert.tier),
-        duration_seconds: 3600, reason: "silenced on the page",
-      }), "is silenced for an hour"),
-      button("Acknowledge", () => posted(`api/alerts/${encodeURIComponent(alert.fingerprint)}/acknowledge`, {}),
-        "is acknowledged until it is over"),
-    );
-    return cell;
-  }
-
-  /* The pattern that fits a name and nothing else. */
-  const exactly = (name) => name.replace(/[*?[]/g, "[$&]");
-
-  /* Posts JSON; returns what is wrong, if anything is. */
-  async function posted(path, body) {
-    try {
-      const answer = await fetch(path, {
-        method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
-      });
-      if (answer.ok) return "";
-      const text = await answer.text();
-      try {
-        return JSON.parse(text).error;
-      } catch {
-        return text || `the server answers ${answer.status}`;
-      }
-    } catch {
-      return "no connection; try again";
-    }
+    kvIncidents.draw();
+    if (isEmpty) return;
+    const shown = view();
+    if (model.cache) kvCache.draw(shown, isOld, `at ${clock(figuresAt() - (stream.age() ?? 0))}`);
+    else kvFleet.draw(shown, isOld);
+    kvCache.drawLabels();
+    drawFindings();
+    drawAccounts();
+    get("live").hidden = !zoomed;
   }
 
   // Choices
 
-  function choose(theme) {
-    const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-    document.documentElement.dataset.theme = dark ? "dark" : "light";
+  function theme() {
+    const chosenTheme = localStorage.getItem("kvstream-theme") ?? "";
+    if (chosenTheme) document.documentElement.dataset.theme = chosenTheme;
+    else delete document.documentElement.dataset.theme;
+    say(get("theme"), { "": "Auto", light: "Light", dark: "Dark" }[chosenTheme]);
+    get("theme").setAttribute("aria-label", `Theme: ${{ "": "automatic", light: "light", dark: "dark" }[chosenTheme]}`);
+    kvCharts.forgetColours();
     draw();
   }
 
-  get("theme").value = localStorage.getItem("kvstream-theme") ?? "";
-  choose(get("theme").value);
-  get("theme").onchange = (event) => {
-    localStorage.setItem("kvstream-theme", event.target.value);
-    choose(event.target.value);
+  get("theme").onclick = () => {
+    const next = { "": "light", light: "dark", dark: "" }[localStorage.getItem("kvstream-theme") ?? ""];
+    localStorage.setItem("kvstream-theme", next);
+    theme();
   };
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => choose(get("theme").value));
-  get("level").onchange = draw;
-  get("place").onchange = (event) => go(event.target.value);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
 
-  function go(chosen) {
-    place = get("place").value = chosen;
-    globalThis.history.replaceState(null, "", place ? `?${new URLSearchParams({ place })}` : location.pathname);
-    start();
+  function setRange(name) {
+    range = name;
+    zoomed = null;
+    buttons();
+    remember();
   }
 
-  document.addEventListener("visibilitychange", slowly);
-  setInterval(slowly, SLOWLY_MS);
-  setInterval(drawConnection, 1000);
-  start();
+  function setZone(isUtc) {
+    utc = isUtc;
+    kvFormat.showUtc(utc);
+    localStorage.setItem("kvstream-tz", utc ? "utc" : "local");
+    buttons();
+    remember();
+  }
+
+  function buttons() {
+    choice(get("ranges"), Object.entries(RANGES).map(([name, [words]]) => [name, words]), range, setRange);
+    choice(get("zones"), [[false, "Local"], [true, "UTC"]], utc, setZone);
+  }
+
+  get("live").onclick = () => { zoomed = null; remember(); };
+  kvFleet.onChange(() => remember());
+  kvIncidents.onChange(draw);
+  stream.onChange(draw);
+
+  // Keys
+
+  const KEYS = [
+    ["/", "Filter caches"], ["j k", "Next and previous row"], ["Enter", "Open"], ["[ ]", "Previous and next cache"], ["u", "Fleet"],
+    ["1 to 5", "Time range"], ["t", "Local time or UTC"], ["← → + − 0", "In a focused chart: cursor, zoom, back to live"], ["?", "This list"], ["Esc", "Close, clear"],
+  ];
+
+  function help() {
+    const dialog = get("help");
+    const keep = element("label", null, {}, element("input", null, { type: "checkbox", id: "keys-on" }), " Single keys are on");
+    keep.firstChild.checked = keysAreOn;
+    keep.firstChild.onchange = (event) => { keysAreOn = event.target.checked; };
+    const close = element("button", "Close", { type: "button", class: "btn" });
+    close.onclick = () => dialog.close();
+    dialog.replaceChildren(element("h2", "Keys", { id: "help-title" }),
+      element("dl", null, { class: "keys" }, ...KEYS.flatMap(([key, words]) => [element("dt", null, {}, element("kbd", key)), element("dd", words)])), element("p", null, {}, keep), close);
+    dialog.showModal();
+  }
+
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, dialog") || (!keysAreOn && event.key !== "?")) return;
+    const steps = [...get("crumbs").querySelectorAll(".step a")];
+    const acts = {
+      "/": () => get("filter").focus(), j: () => kvFleet.move(1), k: () => kvFleet.move(-1), u: () => open(null), t: () => setZone(!utc),
+      "[": () => steps[0]?.click(), "]": () => steps[1]?.click(), "?": help,
+    };
+    const ranges = Object.keys(RANGES);
+    const act = acts[event.key] ?? (ranges[Number(event.key) - 1] ? () => setRange(ranges[Number(event.key) - 1]) : null);
+    if (!act) return;
+    event.preventDefault();
+    act();
+  });
+
+  function begin() {
+    const cache = read();
+    buttons();
+    theme();
+    stream.choose(cache);
+    setInterval(draw, 1000);
+  }
+
+  // Once all scripts are there, as other parts link to caches by this one.
+  queueMicrotask(begin);
+  return { link, open };
 })();

@@ -1,206 +1,532 @@
 "use strict";
 
-/* The charts: each is drawn into a <figure>, with its figures as a table and in words for who cannot see it. */
+/* The charts: each is drawn into a <figure>, with its figures in a legend, as a table and in words. */
 const kvCharts = (() => {
-  const { count, ratio, seconds, clock, fill, element } = kvFormat;
-  const drawn = new Map(); // figure: what draws it anew
-  const HEIGHT = 220;
+  const { unknown, count, compact, ratio, percent, gib, seconds, clock, minute, date, zoneOffset, fill, element, say, svg } = kvFormat;
+  const GUTTER = 50, HEIGHT = 190, SMALL_HEIGHT = 104;
+  const drawn = new Map(); // figure: what it was drawn from
+  let colours = new Map();
 
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  /* A colour of the theme, which a canvas cannot look up by itself. */
+  function colour(name) {
+    if (!colours.has(name)) {
+      const probe = element("span", null, { hidden: "" });
+      probe.style.color = `var(--${name})`;
+      document.body.append(probe);
+      colours.set(name, getComputedStyle(probe).color);
+      probe.remove();
+    }
+    return colours.get(name);
+  }
+
+  const faded = (name, alpha) => colour(name).replace(/^rgba?\(([^)]+)\)$/, (_, rgb) => `rgba(${rgb.split(",").slice(0, 3)}, ${alpha})`);
+
+  // Rows of a history, one to a few pixels
+
+  /* Parts a history into columns of a chart; where nothing came for long there is a gap. */
+  function columns(history, view, width) {
+    const { ts, window_seconds: length } = history;
+    const step = Math.max(1, Math.ceil((view.to - view.from) / (width / 2) / length)) * length;
+    let first = ts.length;
+    while (first > 0 && ts[first - 1] > view.from - step) first -= 1;
+    const pauses = [];
+    for (let i = Math.max(first, ts.length - 600) + 1; i < ts.length; i += 1) pauses.push(ts[i] - ts[i - 1]);
+    pauses.sort((a, b) => a - b);
+    const usual = pauses[Math.floor(pauses.length * 0.9)] ?? length;
+    const longest = Math.max(2.5 * length, 3 * usual, 1.5 * step);
+    const rows = [], gaps = [];
+    for (let i = first; i < ts.length && ts[i] < view.to; i += 1) {
+      const start = Math.floor(ts[i] / step) * step;
+      const last = rows.at(-1);
+      if (last && last.start === start) { last.end = i + 1; continue; }
+      if (last && ts[i] - ts[i - 1] > longest) {
+        gaps.push([ts[i - 1] + length, ts[i]]);
+        rows.push({ start: (ts[i - 1] + ts[i]) / 2, gap: true });
+      } else if (last)
+        for (let empty = last.start + step; empty < start - step / 2; empty += step) rows.push({ start: empty, first: i, end: i });
+      rows.push({ start, first: i, end: i + 1 });
+    }
+    const newest = ts.at(-1) + length;
+    if (ts.length && view.now !== null && view.now - newest > longest + 2 && view.to > newest)
+      gaps.push([Math.max(newest, view.from), Math.min(view.now, view.to)]);
+    const xs = rows.map((row) => (row.gap ? row.start : row.start + step / 2));
+    return { rows, xs, gaps, step, length, history, newest };
+  }
+
+  const MEANS = {
+    /* Of a rate windows without events count as 0. */
+    rate(values, row, { step, length, newest }) {
+      let sum = 0;
+      for (let i = row.first; i < row.end; i += 1) sum += values[i];
+      const elapsed = Math.min(step, Math.max(length, newest - row.start));
+      return (sum * length) / elapsed;
+    },
+    /* A ratio counts by what it is a share of. */
+    mean(values, row, _, weights) {
+      let sum = 0, weight = 0;
+      for (let i = row.first; i < row.end; i += 1)
+        if (!unknown(values[i])) {
+          const each = weights ? weights(i) : 1;
+          sum += values[i] * each;
+          weight += each;
+        }
+      return weight ? sum / weight : undefined;
+    },
+    last: (values, row) => (row.end > row.first ? values[row.end - 1] : undefined),
+  };
+
+  const lookups = (history) => (i) => history.access_rate[i] + history.allocation_rate[i];
+  const evictions = (history) => (i) => history.eviction_rate[i];
+
+  function series(made, line) {
+    const values = line.of(made.history);
+    const weights = line.by?.(made.history);
+    const clipped = line.share ? (value) => (unknown(value) ? value : Math.min(1, value)) : (value) => value;
+    return made.rows.map((row) => (row.gap ? null : clipped(MEANS[line.as](values, row, made, weights))));
+  }
+
+  /* 1 ms, 10 s, 1,000 s: a power of ten stays one. */
+  const decade = (value) => (value >= 1 ? `${count(value)} s` : seconds(value));
+
+  // What a chart of a history shows
+
+  const CHARTS = {
+    ratio: {
+      title: "Hit ratio", sub: "share of block lookups", format: ratio, range: [0, 1],
+      lines: [{ name: "blocks", colour: "blue", as: "mean", of: (h) => h.hit_ratio, by: lookups }],
+      none: "Hits are not reported, so the hit ratio is unknown.",
+    },
+    rate: {
+      title: "Blocks per second", sub: "from zero", format: compact,
+      lines: [
+        { name: "accesses", colour: "teal", as: "rate", of: (h) => h.access_rate },
+        { name: "allocations", colour: "blue", as: "rate", of: (h) => h.allocation_rate },
+        { name: "evictions", colour: "orange", as: "rate", of: (h) => h.eviction_rate, dash: [5, 3] },
+      ],
+    },
+    lifetime: {
+      title: "How long blocks live", sub: "allocation to eviction, p5 to p95 shaded, log scale", format: seconds, log: true, tick: decade,
+      lines: [
+        { name: "p95", colour: "blue", as: "mean", of: (h) => h.lifetime_p95, by: evictions, dash: [5, 3], thin: true },
+        { name: "p50", colour: "blue", as: "mean", of: (h) => h.lifetime_p50, by: evictions },
+        { name: "p5", colour: "band", as: "mean", of: (h) => h.lifetime_p05, by: evictions, thin: true, quiet: true },
+      ],
+      band: [1, 3],
+      none: "No block was evicted in this time.",
+    },
+    outcome: {
+      title: "Evictions by outcome", sub: "share of evictions; one can be both", format: percent, range: [0, 1],
+      lines: [
+        { name: "premature: needed again later", colour: "purple", as: "mean", of: (h) => h.premature_ratio, by: evictions, share: true },
+        { name: "never reused", colour: "orange", as: "mean", of: (h) => h.never_reused_ratio, by: evictions, dash: [5, 3] },
+      ],
+      none: "No block was evicted in this time.",
+    },
+    again: {
+      title: "Computed again", sub: "for prefixes that were evicted", format: compact,
+      lines: [{ name: "per second", colour: "purple", as: "rate", of: (h, size) => h.eviction_rate.map((rate, i) => rate * (h.premature_ratio[i] ?? 0)) }],
+    },
+    memory: {
+      title: "Memory in use", sub: "all caches in the same window", format: compact,
+      lines: [{ name: "blocks", colour: "blue", as: "last", of: (h) => h.blocks, fill: true }],
+    },
+  };
+
+  // Axes
+
+  const STEPS = [0.1, 0.5, 1, 5, 15, 30, 60, 180, 300, 900, 1800, 3600, 10800, 21600, 43200, 86400, 604800, 2592000];
+
+  function timeTicks(from, to, width) {
+    const each = STEPS.find((step) => (step / (to - from)) * width >= 80) ?? STEPS.at(-1);
+    const offset = zoneOffset(to);
+    const ticks = [];
+    for (let at = Math.ceil((from + offset) / each) * each - offset; at <= to; at += each) ticks.push(at);
+    return ticks;
+  }
+
+  const timeLabels = (ticks) => {
+    const fine = ticks.length > 1 && ticks[1] - ticks[0] < 60;
+    return ticks.map((tick, i) => (i && date(tick) !== date(ticks[i - 1]) ? date(tick).slice(5) : fine ? clock(tick) : minute(tick)));
+  };
+
+  /* A round maximum, which grows at once and shrinks only after half a minute. */
+  function roundMaximum(kept, highest) {
+    const power = 10 ** Math.floor(Math.log10(Math.max(highest, 1e-9)));
+    const wanted = highest > 0 ? [1, 1.5, 2, 3, 4, 5, 8, 10].find((n) => n * power >= highest * 1.02) * power : 1;
+    if (!kept.max || wanted >= kept.max) kept.since = performance.now();
+    if (!kept.max || wanted > kept.max || performance.now() - kept.since > 30_000) kept.max = wanted;
+    return kept.max;
+  }
+
+  function linearTicks(low, high, n) {
+    const each = [1, 2, 2.5, 5, 10].map((m) => m * 10 ** Math.floor(Math.log10((high - low) / n))).find((size) => (high - low) / size <= n) ?? (high - low) / n;
+    const ticks = [];
+    for (let i = 0; low + i * each <= high * 1.0001; i += 1) ticks.push(low + i * each);
+    return ticks;
+  }
+
+  function decades(low, high) {
+    const ticks = [];
+    for (let power = Math.round(Math.log10(low)); power <= Math.round(Math.log10(high)); power += 1) ticks.push(10 ** power);
+    return ticks;
+  }
 
   const axis = (extra) => ({
-    stroke: colour("dim"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line") }, ...extra,
+    stroke: colour("dim"), font: "11px system-ui, sans-serif", gap: 4,
+    grid: { stroke: colour("grid"), width: 1 }, ticks: { show: false }, ...extra,
   });
 
-  const line = (label, name, extra = {}) => ({ label, stroke: colour(name), width: 2, spanGaps: false, ...extra });
+  // What is drawn beneath and above the lines
+
+  const SEVERITIES = ["info", "warning", "critical"];
+
+  function beneath(u, plan) {
+    const { ctx, bbox } = u;
+    const pixel = devicePixelRatio;
+    const x = (at) => Math.min(bbox.left + bbox.width, Math.max(bbox.left, u.valToPos(at, "x", true)));
+    ctx.save();
+    for (const [from, to] of plan.gaps ?? []) {
+      const [left, right] = [x(from), x(to)];
+      if (right - left < 2 * pixel) continue;
+      ctx.save();
+      ctx.beginPath();
+      ctx.rect(left, bbox.top, right - left, bbox.height);
+      ctx.clip();
+      ctx.strokeStyle = colour("hatch");
+      ctx.lineWidth = pixel;
+      ctx.beginPath();
+      for (let at = left - bbox.height; at < right; at += 7 * pixel) {
+        ctx.moveTo(at, bbox.top + bbox.height);
+        ctx.lineTo(at + bbox.height, bbox.top);
+      }
+      ctx.stroke();
+      ctx.restore();
+      if (right - left > 70 * pixel && !plan.small) {
+        ctx.font = `${11 * pixel}px system-ui, sans-serif`;
+        ctx.textAlign = "center";
+        ctx.fillStyle = colour("text");
+        ctx.fillText("no events", (left + right) / 2, bbox.top - 6 * pixel);
+      }
+    }
+    for (const band of plan.bands ?? []) {
+      const [left, right] = [x(band.from), x(band.to)];
+      if (right <= left) continue;
+      ctx.fillStyle = faded(`${band.level}-fill`, 0.1);
+      ctx.fillRect(left, bbox.top, right - left, bbox.height);
+      ctx.fillStyle = colour(`${band.level}-fill`);
+      ctx.fillRect(left, bbox.top - 3 * pixel, right - left, 3 * pixel);
+      if (plan.first && right - left > 48 * pixel) {
+        ctx.font = `${11 * pixel}px system-ui, sans-serif`;
+        ctx.textAlign = "left";
+        ctx.fillStyle = colour(band.level);
+        ctx.fillText(band.level, left, bbox.top - 6 * pixel);
+      }
+    }
+    ctx.restore();
+  }
+
+  function above(u, plan) {
+    if (plan.now === null || plan.now === undefined || plan.now > plan.to) return;
+    const { ctx, bbox } = u;
+    const pixel = devicePixelRatio;
+    const at = Math.round(u.valToPos(plan.now, "x", true));
+    ctx.save();
+    ctx.strokeStyle = colour("text");
+    ctx.lineWidth = pixel;
+    ctx.setLineDash([3 * pixel, 3 * pixel]);
+    ctx.beginPath();
+    ctx.moveTo(at, bbox.top);
+    ctx.lineTo(at, bbox.top + bbox.height);
+    ctx.stroke();
+    ctx.fillStyle = colour("text");
+    ctx.font = `${11 * pixel}px system-ui, sans-serif`;
+    ctx.textAlign = "right";
+    ctx.fillText("now", Math.min(at + 12 * pixel, bbox.left + bbox.width + 8 * pixel), bbox.top + bbox.height + 15 * pixel);
+    ctx.restore();
+  }
+
+  // The figure around a chart
+
+  function parts(figure, title, sub, small) {
+    let made = drawn.get(figure);
+    if (made) return made;
+    figure.classList.add("card", small ? "tile" : "chart");
+    const plot = element("div", null, { class: "plot", role: "img", tabindex: "0" });
+    const none = element("p", null, { class: "none" });
+    none.hidden = true;
+    made = { plot, none, kept: {} };
+    if (small) {
+      made.big = element("div", null, { class: "big" });
+      made.note = element("p", null, { class: "note" });
+      figure.append(element("h2", title), made.big, made.note, plot, none);
+    } else {
+      made.sub = element("span", sub, { class: "dim" });
+      made.legend = element("table", null, { class: "legend" });
+      made.details = element("details", null, { class: "rows" }, element("summary", "As a table"), element("table", null, { class: "data plain" }));
+      figure.append(element("header", null, {}, element("h2", title), made.sub), plot, none, made.legend, made.details);
+    }
+    drawn.set(figure, made);
+    new ResizeObserver(() => {
+      const width = Math.floor(plot.clientWidth);
+      if (made.chart && width && width !== made.chart.width) made.redraw();
+    }).observe(plot);
+    return made;
+  }
+
+  function missing(made, why) {
+    made.chart?.destroy();
+    made.chart = null;
+    made.plot.replaceChildren();
+    made.plot.hidden = true;
+    made.none.hidden = false;
+    say(made.none, why);
+    if (made.legend) made.legend.hidden = made.details.hidden = true;
+  }
 
   /* Draws, or gives a chart new data; a chart is made anew only if its shape changes. */
-  function show(figure, shape, options, data, words, table) {
-    const plot = figure.querySelector(".plot");
-    plot.setAttribute("aria-label", words);
-    const details = figure.querySelector("details");
-    const write = () => fill(details.querySelector("table"), ...table());
-    if (details.open) write();
-    details.ontoggle = () => details.open && write();
-    const known = drawn.get(figure);
-    const key = JSON.stringify([shape, document.documentElement.dataset.theme]);
-    if (known && known.key === key) {
-      known.chart.setData(data);
+  function draw(made, shape, options, data) {
+    made.plot.hidden = false;
+    made.none.hidden = true;
+    if (made.legend) made.legend.hidden = made.details.hidden = false;
+    const width = Math.floor(made.plot.clientWidth) || 400;
+    const key = JSON.stringify([shape, colour("text"), devicePixelRatio]);
+    if (made.chart && made.key === key) {
+      if (made.chart.width !== width) made.chart.setSize({ width, height: made.chart.height });
+      made.chart.setData(data);
       return;
     }
-    plot.classList.remove("empty");
-    plot.replaceChildren();
-    const chart = new uPlot({ width: plot.clientWidth || 400, height: HEIGHT, ...options() }, data, plot);
-    drawn.get(figure)?.chart.destroy();
-    drawn.set(figure, { key, chart });
+    made.chart?.destroy();
+    made.plot.replaceChildren();
+    made.key = key;
+    made.chart = new uPlot({ width, legend: { show: false }, ...options() }, data, made.plot);
   }
 
-  function empty(figure, why) {
-    const plot = figure.querySelector(".plot");
-    drawn.get(figure)?.chart.destroy();
-    drawn.delete(figure);
-    plot.classList.add("empty");
-    plot.replaceChildren(element("p", why));
-    plot.setAttribute("aria-label", why);
-    figure.querySelector("details table").replaceChildren();
-  }
+  // Charts over time
 
-  const timeAxis = () => axis({ space: 90, values: (_, ticks) => ticks.map(clock) });
-
-  const withUnit = (format) => (_, value) => (value === null || value === undefined ? "–" : format(value));
-
-  const time = { value: (_, at) => (at === null || at === undefined ? "–" : clock(at)) };
-  const cursor = { sync: { key: "kvstream" } };
-
-  function ratios(figure, history, capacity) {
-    if (!history.ts.length) return empty(figure, "Nothing has happened yet.");
-    const occupancy = history.blocks.map((blocks) => (capacity ? blocks / capacity : null));
-    const last = history.ts.length - 1;
-    show(
-      figure, "ratios",
-      () => ({
-        cursor,
-        scales: { y: { range: [0, 1] } },
-        axes: [timeAxis(), axis({ values: (_, ticks) => ticks.map((tick) => tick.toFixed(1)) })],
-        series: [
-          time,
-          line("hit ratio", "blue", { value: withUnit(ratio) }),
-          line("occupancy", "green", { value: withUnit(ratio) }),
-          line("never reused", "orange", { value: withUnit(ratio), dash: [4, 4] }),
-        ],
-      }),
-      [history.ts, history.hit_ratio, occupancy, history.never_reused_ratio],
-      `Hit ratio ${ratio(history.hit_ratio[last])}, occupancy ${ratio(occupancy[last])} at ${clock(history.ts[last])}`,
-      () => [
-        [["at", false, (i) => clock(history.ts[i])], ["hit ratio", true, (i) => ratio(history.hit_ratio[i])],
-          ["blocks", true, (i) => count(history.blocks[i])], ["never reused", true, (i) => ratio(history.never_reused_ratio[i])]],
-        history.ts.map((_, i) => last - i),
+  /*
+   * Draws one of CHARTS.
+   *   view: {from, to, now (null: of the past), bands, onZoom, onReset, utc}
+   */
+  function time(figure, name, history, view, more = {}) {
+    const chart = { ...CHARTS[name], ...more };
+    const small = Boolean(chart.small);
+    const made = parts(figure, chart.title, chart.sub, small);
+    made.redraw = () => time(figure, name, history, view, more);
+    if (made.sub) say(made.sub, chart.sub);
+    if (!made.plot.hidden && !made.plot.clientWidth) return;
+    made.plot.hidden = false;
+    const width = Math.floor(made.plot.clientWidth) || 400;
+    const cut = columns(history, view, width - GUTTER);
+    const lines = chart.lines.map((line) => series(cut, line));
+    const known = lines.map((values) => values.filter((value) => !unknown(value)));
+    if (!history.ts.length) return missing(made, "No events yet.");
+    if (chart.none && known.every((values) => !values.length)) return missing(made, chart.none);
+    const highest = Math.max(chart.most ?? 0, ...known.flat());
+    const lowest = Math.min(...known.flat());
+    const y = chart.range ?? (chart.log
+      ? [10 ** Math.floor(Math.log10(Math.max(lowest, 1e-6))), 10 ** Math.ceil(Math.log10(Math.max(highest, 2e-6)) + 0.001)]
+      : [0, roundMaximum(made.kept, highest)]);
+    const plan = made.plan = { gaps: cut.gaps, bands: view.bands, now: view.now, from: view.from, to: view.to, y, small, first: chart.first, log: chart.log, format: chart.tick ?? chart.format };
+    made.lines = lines;
+    made.xs = cut.xs;
+    made.view = view;
+    draw(made, [name, small, lines.length, view.utc], () => ({
+      height: small ? SMALL_HEIGHT : HEIGHT,
+      padding: [small ? 8 : 20, 10, 0, 0],
+      cursor: {
+        sync: { key: "kvstream" }, y: false, points: { size: 7 },
+        drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => made.view.onReset?.() },
+      },
+      select: { show: true },
+      scales: { x: { time: false, range: () => [made.plan.from, made.plan.to] }, y: { distr: chart.log ? 3 : 1, range: () => made.plan.y } },
+      axes: [
+        axis({
+          size: 22, space: 80, splits: (u) => timeTicks(made.plan.from, made.plan.to, u.bbox.width / devicePixelRatio),
+          filter: (u, ticks) => {
+            const labels = timeLabels(ticks);
+            return ticks.map((tick, i) => {
+              const near = made.plan.now !== null && Math.abs(u.valToPos(tick, "x") - u.valToPos(made.plan.now, "x")) < 44;
+              return near || u.valToPos(tick, "x") > u.bbox.width / devicePixelRatio - 14 ? null : labels[i];
+            });
+          },
+          values: (_, labels) => labels.map((label) => label ?? ""),
+        }),
+        axis({
+          size: GUTTER, splits: () => (made.plan.log ? decades(...made.plan.y) : linearTicks(...made.plan.y, small ? 2 : 4)),
+          filter: (_, ticks) => ticks, values: (_, ticks) => ticks.map((tick) => made.plan.format(tick)),
+        }),
       ],
-    );
+      series: [{}, ...chart.lines.map((line) => ({
+        label: line.name, stroke: colour(line.colour), width: line.thin ? 1.25 : 1.75, dash: line.dash, points: { show: false },
+        fill: line.fill ? faded(line.colour, 0.16) : undefined,
+      }))],
+      bands: chart.band ? [{ series: chart.band, fill: faded("blue", 0.16) }] : [],
+      hooks: {
+        drawClear: [(u) => beneath(u, made.plan)],
+        draw: [(u) => above(u, made.plan)],
+        setCursor: [(u) => legend(made, chart, u.cursor.idx)],
+        setSelect: [(u) => {
+          if (u.select.width > 4) made.view.onZoom?.(u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x"));
+          u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+        }],
+      },
+    }), [cut.xs, ...lines]);
+    made.plot.onkeydown = (event) => keys(made, event);
+    const last = lines.map((values) => values.findLast((value) => !unknown(value)));
+    made.plot.setAttribute("aria-label", `${chart.title}: ${chart.lines.map((line, i) => `${line.name} ${chart.format(last[i])}`).join(", ")}`);
+    legend(made, chart, made.chart.cursor.idx);
+    if (small) return;
+    const { details } = made;
+    const write = () => fill(details.querySelector("table"), [
+      ["from", false, (i) => clock(cut.xs[i] - cut.step / 2)], ...chart.lines.map((line, n) => [line.name, true, (i) => chart.format(lines[n][i])]),
+    ], cut.rows.map((_, i) => i).filter((i) => !cut.rows[i].gap).slice(-20).reverse());
+    if (details.open) write();
+    details.ontoggle = () => details.open && write();
   }
 
-  function rates(figure, history) {
-    if (!history.ts.length) return empty(figure, "Nothing has happened yet.");
-    const last = history.ts.length - 1;
-    show(
-      figure, "rates",
-      () => ({
-        cursor,
-        axes: [timeAxis(), axis({ size: 70, values: (_, ticks) => ticks.map(count) })],
-        series: [
-          time,
-          line("allocated", "blue", { value: withUnit(count) }),
-          line("accessed", "green", { value: withUnit(count) }),
-          line("evicted", "orange", { value: withUnit(count) }),
-        ],
-      }),
-      [history.ts, history.allocation_rate, history.access_rate, history.eviction_rate],
-      `${count(history.allocation_rate[last])} allocations, ${count(history.access_rate[last])} accesses, ` +
-        `${count(history.eviction_rate[last])} evictions a second at ${clock(history.ts[last])}`,
-      () => [
-        [["at", false, (i) => clock(history.ts[i])], ["allocated", true, (i) => count(history.allocation_rate[i])],
-          ["accessed", true, (i) => count(history.access_rate[i])],
-          ["evicted", true, (i) => count(history.eviction_rate[i])]],
-        history.ts.map((_, i) => last - i),
-      ],
-    );
-  }
-
-  const DISTRIBUTIONS = [
-    ["lifetime", "lifetime", "blue"], ["idle", "idle before eviction", "orange"],
-    ["reuse_gap", "reuse gap", "green"],
-  ];
-
-  function distributions(figure, of) {
-    const powers = DISTRIBUTIONS.flatMap(([name]) => of[name].upper_seconds.map((s) => Math.round(Math.log2(s))));
-    if (!powers.length) return empty(figure, "Nothing was evicted or used again in the last minute.");
-    const low = Math.min(...powers), high = Math.max(...powers);
-    const xs = Array.from({ length: high - low + 1 }, (_, i) => low + i);
-    const columns = DISTRIBUTIONS.map(([name]) => {
-      const total = of[name].counts.reduce((sum, n) => sum + n, 0);
-      const by = new Map(of[name].upper_seconds.map((s, i) => [Math.round(Math.log2(s)), of[name].counts[i]]));
-      return xs.map((power) => (total ? (by.get(power) ?? 0) / total : null));
-    });
-    show(
-      figure, "distributions",
-      () => ({
-        scales: { x: { time: false }, y: { range: (_, low, high) => [0, Math.max(high, 0.1)] } },
-        axes: [
-          axis({ values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? seconds(2 ** tick) : "")) }),
-          axis({ values: (_, ticks) => ticks.map((tick) => `${(100 * tick).toFixed(0)} %`) }),
-        ],
-        series: [
-          { label: "up to", value: (_, power) => (power === null || power === undefined ? "–" : seconds(2 ** power)) },
-          ...DISTRIBUTIONS.map(([, label, name]) =>
-            line(label, name, { value: withUnit((share) => `${(100 * share).toFixed(1)} %`) })),
-        ],
-      }),
-      [xs, ...columns],
-      DISTRIBUTIONS.map(([name, label]) => {
-        const most = of[name].counts.indexOf(Math.max(...of[name].counts));
-        return most < 0 ? `no ${label}` : `${label} mostly up to ${seconds(of[name].upper_seconds[most])}`;
-      }).join(", "),
-      () => [
-        [["up to", false, (i) => seconds(2 ** xs[i])],
-          ...DISTRIBUTIONS.map(([, label], n) => [label, true, (i) => `${(100 * (columns[n][i] ?? 0)).toFixed(1)} %`])],
-        xs.map((_, i) => i),
-      ],
-    );
-  }
-
-  function curve(figure, sizes) {
-    if (!sizes.points.length)
-      return empty(figure, "Known for one cache at a time, where content has hashes or keys and hits are reported.");
-    const points = sizes.points;
-    const today = points.find((point) => point.factor === 1);
-    const xs = points.map((point) => Math.log2(point.factor));
-    show(
-      figure, "curve",
-      () => ({
-        scales: { x: { time: false }, y: { range: [0, 1] } },
-        axes: [
-          axis({ values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? `${2 ** tick}×` : "")) }),
-          axis(),
-        ],
-        series: [
-          { label: "size", value: (_, at) => (at === null || at === undefined ? "–" : `${(2 ** at).toFixed(2)}×`) },
-          line("hit ratio", "purple", { value: withUnit(ratio), points: { show: true, size: 6 } }),
-          line("today", "red", { width: 0, points: { show: true, size: 12, fill: colour("red") }, value: withUnit(ratio) }),
-        ],
-      }),
-      [xs, points.map((p) => p.hit_ratio), points.map((p) => (p.factor === 1 ? p.hit_ratio : null))],
-      `Hit ratio ${ratio(today.hit_ratio)} with today's ${count(today.blocks)} blocks, ` +
-        points.filter((p) => p.factor > 1).map((p) => `${ratio(p.hit_ratio)} with ${p.factor} times`).join(", "),
-      () => [
-        [["size", false, (p) => `${p.factor}×${p.factor === 1 ? " (today)" : ""}`],
-          ["blocks", true, (p) => count(p.blocks)], ["hit ratio", true, (p) => ratio(p.hit_ratio)]],
-        points,
-      ],
-    );
-  }
-
-  /* Blocks by age and accesses, as a table whose cells are shaded. */
-  function blockMap(table, map) {
-    const most = Math.max(1, ...map.blocks.flat());
-    const label = (n, i, all) => (i + 1 === all.length || all[i + 1] === n + 1 ? count(n) : `${count(n)}–${count(all[i + 1] - 1)}`);
-    const columns = [["held for", false, ({ i }) => `≥ ${seconds(map.held_seconds[i])}`],
-      ...map.accesses.map((n, j, all) => [label(n, j, all), true, ({ row }) => (row[j] ? count(row[j]) : "")])];
-    fill(table, columns, map.blocks.map((row, i) => ({ row, i })));
-    [...table.tBodies[0].rows].forEach((row, i) =>
-      [...row.cells].slice(1).forEach((cell, j) => {
-        const share = Math.log1p(map.blocks[i][j]) / Math.log1p(most);
-        cell.style.background = share ? `rgb(${colour("heat")} / ${(0.06 + 0.42 * share).toFixed(2)})` : "";
-      }));
-    table.createCaption().textContent = "columns: accesses";
-  }
-
-  function resize() {
-    for (const [figure, { chart }] of drawn) {
-      const width = figure.querySelector(".plot").clientWidth;
-      if (width) chart.setSize({ width, height: HEIGHT });
+  /* Last, mean and highest value of each line, and what it is under the cursor. */
+  function legend(made, chart, at) {
+    if (!made.legend) return;
+    const rows = chart.lines.map((line, n) => [line, made.lines[n]]).filter(([line]) => !line.quiet);
+    if (made.legend.rows.length !== rows.length + 1) {
+      const head = element("tr", null, {}, element("th", null, { scope: "col" }, element("span", "series", { class: "sr" })),
+        ...["at", "last", "mean", "max"].map((title) => element("th", title, { scope: "col", class: title === "at" ? "at" : title === "last" ? "" : "opt" })));
+      made.legend.replaceChildren(element("thead", null, {}, head), element("tbody", null, {}, ...rows.map(([line]) => {
+        const key = svg("svg", { class: "key", viewBox: "0 0 18 8", width: 18, height: 8, "aria-hidden": "true" },
+          svg("path", { d: "M0 4h18", class: `ln s-${line.colour}${line.dash ? " dash" : ""}` }));
+        const name = element("td", null, {}, key, line.name);
+        return element("tr", null, {}, name, ...["at", "", "opt", "opt"].map((kind) => element("td", null, { class: kind })));
+      })));
     }
+    const here = at !== null && at !== undefined && made.xs[at] !== undefined;
+    made.legend.classList.toggle("pointed", here);
+    say(made.legend.rows[0].cells[1], here ? `at ${clock(made.xs[at])}` : "at");
+    rows.forEach(([, values], n) => {
+      const known = values.filter((value) => !unknown(value));
+      const { cells } = made.legend.rows[n + 1];
+      say(cells[1], here ? chart.format(values[at]) : "");
+      say(cells[2], chart.format(known.at(-1)));
+      say(cells[3], chart.format(known.length ? known.reduce((a, b) => a + b, 0) / known.length : null));
+      say(cells[4], chart.format(known.length ? Math.max(...known) : null));
+    });
   }
 
-  addEventListener("resize", resize);
-  return { ratios, rates, distributions, curve, blockMap, resize };
+  /* Arrows move the cursor of all charts, + and - zoom, 0 goes back to live. */
+  function keys(made, event) {
+    const { chart, view } = made;
+    if (!chart || !made.xs.length) return;
+    const at = chart.cursor.idx ?? made.xs.length - 1;
+    const moved = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (moved) {
+      const to = Math.min(made.xs.length - 1, Math.max(0, at + moved * (event.shiftKey ? 10 : 1)));
+      chart.setCursor({ left: chart.valToPos(made.xs[to], "x"), top: 1 });
+    } else if (event.key === "+" || event.key === "-") {
+      const middle = made.xs[at], half = ((view.to - view.from) * (event.key === "+" ? 0.5 : 2)) / 2;
+      view.onZoom?.(middle - half, middle + half);
+    } else if (event.key === "0") view.onReset?.();
+    else if (event.key === "Escape") chart.setCursor({ left: -10, top: -10 });
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  // What another size of cache would do
+
+  function curve(figure, sizes, blockBytes, now) {
+    const made = parts(figure, "What more memory would buy", "hit ratio by capacity, log scale");
+    made.redraw = () => curve(figure, sizes, blockBytes, now);
+    const points = sizes.points ?? [];
+    const today = points.find((point) => point.factor === 1);
+    if (!today) return missing(made, "Not known: it takes content hashes or keys, and reported hits.");
+    if (sizes.blocks < sizes.peak) return missing(made, `Not computed: ${count(sizes.peak)} blocks were live, more than the capacity of ${count(sizes.blocks)}.`);
+    const size = (blocks) => (blockBytes ? `${gib(blocks * blockBytes)} GiB` : `${compact(blocks)} blocks`);
+    const xs = points.map((point) => Math.log2(point.factor));
+    made.plot.hidden = false;
+    draw(made, ["curve", blockBytes, sizes.blocks], () => ({
+      height: HEIGHT, padding: [12, 18, 0, 0], cursor: { drag: { x: false, y: false }, y: false },
+      scales: { x: { time: false, range: [xs[0] - 0.1, xs.at(-1) + 0.1] }, y: { range: [0, 1] } },
+      axes: [
+        axis({
+          size: 22, splits: () => xs.filter((at) => Number.isInteger(at)), filter: (_, ticks) => ticks,
+          values: (_, ticks) => ticks.map((tick) => `${2 ** tick}×`),
+        }),
+        axis({ size: GUTTER, splits: () => [0, 0.25, 0.5, 0.75, 1], filter: (_, ticks) => ticks, values: (_, ticks) => ticks.map(ratio) }),
+      ],
+      series: [
+        {},
+        { label: "hit ratio", stroke: colour("purple"), width: 1.75, points: { show: true, size: 5, fill: colour("purple") } },
+        { label: "today", stroke: colour("critical-fill"), width: 0, points: { show: true, size: 11, fill: colour("critical-fill"), stroke: colour("surface") } },
+      ],
+      hooks: { draw: [(u) => above(u, { now: null })] },
+    }), [xs, points.map((point) => point.hit_ratio), points.map((point) => (point === today ? point.hit_ratio : null))]);
+    made.plot.setAttribute("aria-label", `Hit ratio ${ratio(today.hit_ratio)} with today's ${size(today.blocks)}, ` +
+      points.filter((point) => point.factor > 1).map((point) => `${ratio(point.hit_ratio)} with ${point.factor} times`).join(", "));
+    const chosen = [1, 1.5, 2, 4].map((factor) => points.find((point) => point.factor === factor)).filter(Boolean);
+    fill(made.legend, [
+      ["with", false, (point) => (point === today ? `${size(point.blocks)}, today` : `${size(point.blocks)}, +${size(point.blocks - today.blocks)}`)],
+      ["hit ratio", true, (point) => ratio(point.hit_ratio)],
+      ["instead of today", true, (point) => (point === today ? "" : `${point.hit_ratio >= today.hit_ratio ? "+" : "−"}${ratio(Math.abs(point.hit_ratio - today.hit_ratio))}`)],
+    ], chosen);
+    const { details } = made;
+    const write = () => fill(details.querySelector("table"), [
+      ["size", false, (point) => `${point.factor}×`], ["blocks", true, (point) => count(point.blocks)], ["hit ratio", true, (point) => ratio(point.hit_ratio)],
+    ], points);
+    if (details.open) write();
+    details.ontoggle = () => details.open && write();
+  }
+
+  // Blocks by age and accesses: eight rows and columns at most, shaded
+
+  function blockMap(figure, map) {
+    figure.classList.add("card", "chart");
+    const total = map.blocks.flat().reduce((a, b) => a + b, 0);
+    const across = bins(map.accesses, (n, next) => (next - n <= 1 ? count(n) : `${count(n)}–${count(next - 1)}`));
+    const down = bins(map.held_seconds, (_, next) => `< ${seconds(next)}`);
+    const cells = down.map(([, rows]) => across.map(([, cols]) => rows.reduce((sum, r) => sum + cols.reduce((all, c) => all + map.blocks[r][c], 0), 0)));
+    const most = Math.max(1, ...cells.flat());
+    const table = element("table", null, { class: "heat" });
+    fill(table, [["age", false, ({ i }) => down[i][0]], ...across.map(([label], j) => [label, true, ({ i }) => (cells[i][j] ? count(cells[i][j]) : "")])], cells.map((_, i) => ({ i })));
+    [...table.tBodies[0].rows].forEach((row, i) => {
+      const head = element("th", row.cells[0].textContent, { scope: "row" });
+      row.cells[0].replaceWith(head);
+      [...row.cells].slice(1).forEach((cell, j) => {
+        const share = Math.log1p(cells[i][j]) / Math.log1p(most);
+        cell.className = cells[i][j] ? `h${Math.max(1, Math.ceil(share * 4))}` : "";
+      });
+    });
+    const untouched = map.accesses[0] === 0 ? cells.reduce((sum, row) => sum + row[0], 0) : 0;
+    const words = total ? `${percent(untouched / total)} of blocks have not been accessed since they were allocated.` : "The cache holds no blocks.";
+    figure.replaceChildren(
+      element("header", null, {}, element("h2", "Blocks in the cache"), element("span", `by age and accesses, ${count(total)} blocks`, { class: "dim" })),
+      table, element("p", words, { class: "say" }),
+    );
+  }
+
+  /* Joins neighbours, each twice the one before, until there are eight at most; returns [label, numbers] each. */
+  function bins(starts, label) {
+    const each = Math.ceil(starts.length / 8);
+    const end = starts.at(-1) * 2 || 1;
+    const made = [];
+    for (let i = 0; i < starts.length; i += each)
+      made.push([label(starts[i], starts[i + each] ?? end), Array.from({ length: Math.min(each, starts.length - i) }, (_, n) => i + n)]);
+    return made;
+  }
+
+  // Small ones, in rows of tables
+
+  /* The path of values from 0 to 1, null where there is none. */
+  function sparkPath(values, width, height) {
+    let path = "", drawing = false;
+    const each = width / Math.max(1, values.length - 1);
+    values.forEach((value, i) => {
+      if (unknown(value)) { drawing = false; return; }
+      path += `${drawing ? "L" : "M"}${(i * each).toFixed(1)} ${((1 - Math.min(1, value)) * (height - 2) + 1).toFixed(1)}`;
+      drawing = true;
+    });
+    return path;
+  }
+
+  function forgetColours() { colours = new Map(); }
+
+  return { time, curve, blockMap, sparkPath, colour, faded, forgetColours, SEVERITIES };
 })();

@@ -1,0 +1,227 @@
+"use strict";
+
+/* What the page knows: follows the events of a server, and keeps states, windows, alerts and sparklines. */
+const kvStream = (() => {
+  const GONE_MS = 5000, ALERTS_KEPT = 1000, WINDOWS_ASKED = 21_600, STEPS = 60, RETRY_MS = 2000;
+  const model = {
+    cache: null, // the chosen source and tier, or null for all
+    state: null, history: null, alerts: [], newestAlert: 0, missed: 0,
+    sparks: new Map(), blocks: null,
+    beganAt: performance.now(), heardAt: 0, stateAt: 0, // of this page's clock, ms
+    usualPause: 0,
+  };
+  let events = null, boot = "", changed = () => {}, retry = 0, asked = 0, spark = null;
+
+  // Names of caches
+
+  const escaped = (tier) => tier.replaceAll("%", "%25").replaceAll("/", "%2F");
+
+  /* A source and tier as one text, which can be read back. */
+  const keyOf = (cache) => cache.key ?? `${cache.source}/${escaped(cache.tier)}`;
+
+  function cacheOf(key) {
+    const at = key.lastIndexOf("/");
+    if (at < 1) return null;
+    try {
+      return { source: key.slice(0, at), tier: decodeURIComponent(key.slice(at + 1)) };
+    } catch {
+      return null;
+    }
+  }
+
+  const query = (more = {}) => {
+    const { source, tier } = model.cache ?? { source: "", tier: "" };
+    return `?${new URLSearchParams({ source, tier, ...more })}`;
+  };
+
+  async function fetched(path) {
+    const answer = await fetch(path, { headers: { accept: "application/json" } });
+    if (!answer.ok && answer.status !== 404) throw new Error(`${path}: ${answer.status}`);
+    return answer.ok ? answer.json() : null;
+  }
+
+  // Following
+
+  function choose(cache) {
+    model.cache = cache;
+    model.state = model.history = model.blocks = null;
+    model.beganAt = performance.now();
+    start();
+  }
+
+  async function start() {
+    clearTimeout(retry);
+    events?.close();
+    const turn = (asked += 1);
+    try {
+      const last = await begin(turn);
+      if (turn === asked) follow(last);
+    } catch {
+      if (turn === asked) retry = setTimeout(start, RETRY_MS);
+    }
+    changed();
+  }
+
+  async function begin(turn) {
+    const [log, windows, lines] = await Promise.all([
+      fetched("api/alerts"), fetched(`api/history${query({ windows: WINDOWS_ASKED })}`), fetched("api/sparklines"),
+    ]);
+    if (turn !== asked) return "";
+    model.alerts = log.alerts;
+    model.newestAlert = log.newest;
+    model.missed = 0;
+    model.history = windows;
+    takeSparklines(lines);
+    slowly();
+    return log.last_event_id;
+  }
+
+  function follow(lastEventId) {
+    events?.close();
+    const mine = (events = new EventSource(`events${query(lastEventId ? { last_event_id: lastEventId } : {})}`));
+    const on = (name, act) => events.addEventListener(name, (event) => { if (mine === events) { model.heardAt = performance.now(); act(event.data); } });
+    on("hello", (id) => {
+      const restarted = boot && boot !== id;
+      boot = id;
+      if (restarted) start(); // another run of the server: what was shown is of the past
+    });
+    on("state", (data) => takeState(JSON.parse(data)));
+    on("same", () => {});
+    on("alert", (data) => takeAlert(JSON.parse(data)));
+    on("missed", (data) => { model.missed += Number(data); });
+    on("end", () => { mine.close(); retry = setTimeout(start, RETRY_MS); });
+    events.onerror = () => {
+      // The browser tries again by itself unless the server refused.
+      if (mine === events && mine.readyState === EventSource.CLOSED) retry = setTimeout(start, RETRY_MS);
+      changed();
+    };
+  }
+
+  function takeState(state) {
+    model.state = state;
+    model.stateAt = performance.now();
+    for (const cache of state.caches) cache.key = keyOf(cache);
+    if (model.history) extend(model.history, state.history);
+    else model.history = state.history;
+    const pauses = model.history.ts.slice(-200).map((at, i, all) => (i ? at - all[i - 1] : 0)).sort((a, b) => a - b);
+    model.usualPause = pauses[Math.floor(pauses.length * 0.9)] ?? 0;
+    addToSparklines(state);
+    if (model.cache && !model.blocks) slowly();
+    changed();
+  }
+
+  /* Adds windows, newest at the end; a newer account of a window takes the place of an older one. */
+  function extend(history, newer) {
+    const names = Object.keys(newer).filter((name) => Array.isArray(newer[name]));
+    for (const name of names) history[name] ??= history.ts.map(() => null);
+    newer.ts.forEach((ts, i) => {
+      let at = history.ts.length;
+      while (at > 0 && history.ts[at - 1] >= ts) at -= 1;
+      const taken = history.ts[at] === ts ? 1 : 0;
+      for (const name of names) history[name].splice(at, taken, newer[name][i]);
+    });
+    const extra = history.ts.length - WINDOWS_ASKED;
+    if (extra > 0) for (const name of names) history[name].splice(0, extra);
+  }
+
+  function takeAlert(alert) {
+    model.alerts.unshift(alert);
+    model.newestAlert += 1;
+    if (model.alerts.length > ALERTS_KEPT) model.alerts.length = ALERTS_KEPT;
+    changed();
+  }
+
+  // Hit ratios of every cache, a value a step
+
+  function takeSparklines(lines) {
+    model.sparks = new Map();
+    spark = null;
+    if (!lines) return;
+    spark = { step: lines.step_seconds, end: Math.round(lines.start / lines.step_seconds) + STEPS };
+    for (const line of lines.caches) {
+      const bytes = atob(line.hit_ratio);
+      model.sparks.set(keyOf(line), Array.from(bytes, (byte) => (byte.charCodeAt(0) === 255 ? null : byte.charCodeAt(0) / 250)));
+    }
+  }
+
+  function addToSparklines(state) {
+    if (!spark) return;
+    const end = Math.floor(state.now / spark.step) + 1;
+    const passed = Math.min(STEPS, Math.max(0, end - spark.end));
+    spark.end = Math.max(end, spark.end);
+    for (const cache of state.caches) {
+      const key = keyOf(cache);
+      const values = model.sparks.get(key) ?? new Array(STEPS).fill(null);
+      model.sparks.set(key, values);
+      for (let i = 0; i < passed; i += 1) { values.shift(); values.push(null); }
+      if (passed || values.at(-1) === null) values[STEPS - 1] = isSilent(cache) ? null : cache.hit_ratio ?? null;
+    }
+  }
+
+  /* What is asked for now and then: the blocks of a cache. */
+  async function slowly() {
+    if (document.hidden || !model.cache || !model.state?.caches.some(isChosen)) return;
+    const turn = asked;
+    try {
+      const blocks = await fetched(`api/blocks${query()}`);
+      if (turn === asked) model.blocks = blocks;
+    } catch {
+      return; // the connection says so already
+    }
+    changed();
+  }
+
+  // How old it all is
+
+  /* Event time now, which goes on by this page's clock. */
+  const now = () => (model.state ? model.state.now + (performance.now() - model.stateAt) / 1000 : Date.now() / 1000);
+
+  const sinceState = () => (performance.now() - model.stateAt) / 1000;
+
+  /* Seconds since anything came from the server; more than five are an outage. */
+  const unheard = () => (performance.now() - (model.heardAt || model.beganAt)) / 1000;
+
+  const isGone = () => unheard() * 1000 > GONE_MS;
+
+  /* Seconds since the last event of a cache; null where that means nothing, as of recordings. */
+  const ageOf = (cache) => (cache.age_seconds === undefined || cache.age_seconds === null ? null : cache.age_seconds + sinceState());
+
+  /* Whether a cache has been without events for longer than it usually is, by what the server said. */
+  const isSilent = (cache) => (cache.age_seconds ?? 0) >= Math.max(10, 5 * model.usualPause);
+
+  /* Seconds since the last event of those that are shown; null where there are none. */
+  function age() {
+    const ages = (model.state?.caches ?? []).filter(isChosen).map(ageOf).filter((seconds) => seconds !== null);
+    return ages.length ? Math.min(...ages) : null;
+  }
+
+  const isChosen = (cache) => !model.cache || (cache.source === model.cache.source && cache.tier === model.cache.tier);
+
+  function isAllSilent() {
+    const caches = (model.state?.caches ?? []).filter(isChosen);
+    return caches.length > 0 && caches.every(isSilent);
+  }
+
+  /* Posts JSON; returns what is wrong, if anything is. */
+  async function posted(path, body) {
+    try {
+      const answer = await fetch(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+      if (answer.ok) return "";
+      const text = await answer.text();
+      try {
+        return JSON.parse(text).error;
+      } catch {
+        return text || `the server answers ${answer.status}`;
+      }
+    } catch {
+      return "no connection; try again";
+    }
+  }
+
+  document.addEventListener("visibilitychange", slowly);
+  setInterval(slowly, 5000);
+  return {
+    model, keyOf, cacheOf, choose, start, posted, now, age, ageOf, isSilent, isAllSilent, isGone, unheard,
+    onChange: (act) => { changed = act; },
+  };
+})();

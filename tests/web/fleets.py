@@ -1,0 +1,59 @@
+"""Streams of many caches, for pages that show them."""
+
+import time
+
+import anyio
+import msgspec
+
+from kvstream import Labels
+from kvstream.sources.synthetic import generate
+
+BLOCKS = 512
+
+
+def recordings(seconds, workload="chat", seeds=4, blocks=BLOCKS, rate=60.0, until=None):
+    """Frames of a few engines that end now, as lists."""
+    start_ns = round((time.time() if until is None else until) - seconds) * 10**9
+    size = {"blocks": blocks, "rate": rate, "start_ns": start_ns, "frame_events": 128}
+    return [list(generate(workload, round(rate * seconds), seed=seed, **size)) for seed in range(seeds)]
+
+
+def renamed(frames, source, tier="gpu", labels=None):
+    """The same frames of another engine; allocations carry labels if any are given."""
+    for frame in frames:
+        named = msgspec.structs.replace(frame, source=source, tier=tier)
+        if labels is not None:
+            named = msgspec.structs.replace(
+                named, labels=(labels,), label_of=(named.ops == 0).astype("uint16")
+            )
+        yield named
+
+
+async def send_fleet(stream, caches, seconds=900, bad=0, then=0, **options):
+    """Put as many caches into a stream; the first ``bad`` of them are hit by a scan half way.
+
+    Returns:
+        The frames of ``then`` seconds more of each cache, to be sent by ``go_on``.
+    """
+    now = time.time()
+    steady = recordings(seconds + then, until=now + then, **options)
+    troubled = recordings(seconds + then, "scan", until=now + then, **options) if bad else []
+    later = []
+    for number in range(caches):
+        source = f"eu-west-1/llama-{number:03}"
+        frames = troubled[number % len(troubled)] if number < bad else steady[number % len(steady)]
+        labels = Labels(tenant="nightly-batch" if number < bad else "chat")
+        for frame in renamed(frames, source, labels=labels):
+            if int(frame.ts[-1]) > now * 1e9:
+                later.append(frame)
+            else:
+                await stream.send(frame)
+    await stream.flush()
+    return sorted(later, key=lambda frame: int(frame.ts[-1]))
+
+
+async def go_on(stream, frames):
+    """Send frames as their time comes; then return."""
+    for frame in frames:
+        await anyio.sleep(max(0.0, int(frame.ts[-1]) / 1e9 - time.time()))
+        await stream.send(frame)
