@@ -160,8 +160,8 @@ def _input_line(seen: InputStatistics) -> Text:
     return Text.assemble(f"{counts}; ", (f"{seen.state} since {time_of_day(seen.since)}{why}", "red"))
 
 
-def summary_table(summary: CacheMetricsSummary) -> Table:
-    """Return a summary as a table."""
+def summary_table(summary: CacheMetricsSummary, *, with_alerts: bool = True) -> Table:
+    """Return a summary as a table; its alerts can be left out where they stand beside it."""
     title = "all sources" if summary.source == "*" else for_terminal(f"{summary.source} / {summary.tier}")
     table = Table(
         title=Text(title), title_justify="left", box=box.SIMPLE, show_header=False, title_style="bold"
@@ -227,8 +227,11 @@ def summary_table(summary: CacheMetricsSummary) -> Table:
     if going:
         table.add_row("trends", ", ".join(going))
     table.add_row("accounts", "\n".join(accounts_lines(accounts, whole=summary.source == "*")))
-    firing = ", ".join(sorted({str(alert["rule"]) for alert in summary.alerts}))
-    table.add_row("alerts firing", Text(for_terminal(firing) or "none", style="red" if firing else "green"))
+    if with_alerts:
+        firing = ", ".join(sorted({str(alert["rule"]) for alert in summary.alerts}))
+        table.add_row(
+            "alerts firing", Text(for_terminal(firing) or "none", style="red" if firing else "green")
+        )
     return table
 
 

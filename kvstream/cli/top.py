@@ -17,7 +17,8 @@ from kvstream.cli.render import console, summary_table
 from kvstream.cli.session import Capacity, ConfigFile, Unit
 from kvstream.config import MetricsConfig, StreamConfig, load_config
 from kvstream.errors import ConfigError, MissingExtraError
-from kvstream.reports.overview import Place, State, state_of
+from kvstream.metrics.history import History
+from kvstream.reports.overview import Place, State, history, state_of
 from kvstream.sources.engine_input import EngineInput
 from kvstream.sources.files import STDIN
 from kvstream.sources.inputs import Input, live_and_recorded
@@ -41,7 +42,7 @@ EXAMPLES = """
 
   kvstream top day.kvlog --speed 60           an hour a minute
 
-[bold]Keys[/bold]: arrows and Enter choose a cache, a all of them, p pauses, q leaves.
+[bold]Keys[/bold]: arrows and Enter choose a cache, a all; s sorts, / filters, ? lists the keys, q leaves.
 """
 _ALERTS_SHOWN = 200
 _TIMEOUT_SECONDS = 5.0
@@ -147,12 +148,16 @@ class StreamWatch:
         """Return the state of a place now."""
         return await state_of(self._stream, place)
 
+    async def history(self, place: Place, windows: int) -> History:
+        """Return the last windows of a place."""
+        return await history(self._stream, place, windows)
+
     async def alerts(self) -> Sequence[CacheAlert]:
         """Return the last alerts, oldest first."""
         return list(self._alerts)
 
 
-class _Told(msgspec.Struct):
+class _Answer(msgspec.Struct):
     """What ``/api/alerts`` answers."""
 
     alerts: list[CacheAlert]
@@ -171,13 +176,17 @@ class ServerWatch:
 
     async def state(self, place: Place) -> State:
         """Return the state of a place now."""
-        query = {"source": place.source or "", "tier": place.tier or ""}
-        return msgspec.json.decode(await self._get("/api/state", query), type=State)
+        return msgspec.json.decode(await self._get("/api/state", _query(place)), type=State)
+
+    async def history(self, place: Place, windows: int) -> History:
+        """Return the last windows of a place."""
+        body = await self._get("/api/history", _query(place) | {"windows": str(windows)})
+        return msgspec.json.decode(body, type=History)
 
     async def alerts(self) -> Sequence[CacheAlert]:
         """Return the last alerts, oldest first."""
         body = await self._get("/api/alerts", {"limit": str(_ALERTS_SHOWN)})
-        return msgspec.json.decode(body, type=_Told).alerts[::-1]
+        return msgspec.json.decode(body, type=_Answer).alerts[::-1]
 
     async def _get(self, path: str, query: dict[str, str]) -> bytes:
         import httpx2
@@ -191,6 +200,10 @@ class ServerWatch:
         if answer.status_code != 200:
             raise ConnectionError(f"it answers {answer.status_code}; is it kvstream serve --http?")
         return bytes(answer.content)
+
+
+def _query(place: Place) -> dict[str, str]:
+    return {"source": place.source or "", "tier": place.tier or ""}
 
 
 async def _watch_server(url: str) -> None:

@@ -1,6 +1,5 @@
-"""The screen of ``kvstream top``: caches, figures of the one that is chosen, and alerts."""
+"""The screen of ``kvstream top``: caches, figures of the one that is chosen, and incidents."""
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import ClassVar, Protocol
@@ -9,27 +8,34 @@ import anyio
 from rich.console import Group
 from rich.text import Text
 
-from kvstream.alerts.types import AlertLevel, CacheAlert
-from kvstream.cli.render import LEVEL_STYLE, alert_line, summary_table
+from kvstream.alerts.types import CacheAlert
+from kvstream.cli.render import summary_table
+from kvstream.cli.top_view import COLUMNS, clock, gone, graph, in_order, incidents, status
 from kvstream.errors import MissingExtraError
-from kvstream.metrics.summary import ALL
+from kvstream.metrics.history import History
 from kvstream.reports.overview import CacheNow, Place, State
 from kvstream.text.escape import for_terminal
-from kvstream.text.numbers import time_of_day
 
 try:
     from textual.app import App, ComposeResult
     from textual.binding import BindingType
     from textual.containers import Horizontal, Vertical, VerticalScroll
     from textual.css.query import NoMatches
-    from textual.events import Resize
-    from textual.widgets import DataTable, Footer, RichLog, Sparkline, Static
+    from textual.events import Key, Resize
+    from textual.widgets import DataTable, Footer, Input, Static
 except ImportError:
     raise MissingExtraError("kvstream top", "top") from None
 
 _EVERYTHING = Place(None, None)
-_WINDOWS_SHOWN = 120
+_WINDOWS_KEPT = 600
+_ROWS_SHOWN = 200
 _NARROW = 100
+_HELP = """\
+Enter      figures of the cache of this row        a   figures of all caches
+s  r       sort by the next column; the other way  /   filter: words, or hit<0.5, premature>30%, age>10s
+u          local times or UTC                      p   stop looking; go on
+?          this list                               Esc close, clear the filter
+q          leave"""
 
 
 class Watched(Protocol):
@@ -40,6 +46,13 @@ class Watched(Protocol):
 
         Raises:
             OSError: If it cannot be had now.
+        """
+
+    async def history(self, place: Place, windows: int) -> History:
+        """Return the last windows of a place.
+
+        Raises:
+            OSError: If they cannot be had now.
         """
 
     async def alerts(self) -> Sequence[CacheAlert]:
@@ -61,20 +74,28 @@ class TopApp(App[None]):
 
     CSS = """
     #status { height: auto; padding: 0 1; }
+    #filter { display: none; height: 3; }
+    #help { display: none; height: auto; padding: 0 1; border: solid $panel; }
+    .filtering #filter, .helping #help { display: block; }
     #caches { height: auto; max-height: 40%; }
-    #trends { height: 4; }
-    #trends Vertical { padding: 0 1; }
-    Sparkline { height: 3; }
+    #trends { height: 5; }
+    #trends Static { width: 1fr; padding: 0 1; height: 4; }
     #below { height: 1fr; }
     #figures { width: 3fr; }
-    #alerts { width: 2fr; border-left: solid $panel; padding: 0 1; }
+    #events { width: 2fr; border-left: solid $panel; padding: 0 1; }
     .narrow #below { layout: vertical; }
-    .narrow #figures, .narrow #alerts { width: 100%; border-left: none; }
+    .narrow #figures, .narrow #events { width: 100%; border-left: none; }
+    .narrow #evictions { display: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         ("q,ctrl+c", "quit", "Quit"),
         ("a", "everything", "All caches"),
+        ("s", "sort", "Sort"),
+        ("r", "reverse", "Reverse"),
+        ("slash", "filter", "Filter"),
+        ("u", "utc", "UTC"),
         ("p", "pause", "Pause"),
+        ("question_mark", "help", "Help"),
     ]
     ENABLE_COMMAND_PALETTE = False
 
@@ -82,39 +103,41 @@ class TopApp(App[None]):
         super().__init__()
         self._watched, self._called, self._every = watched, name, every
         self._place = _EVERYTHING
-        self._paused = False
-        self._rows: list[str] = []  # keys of the table's rows
-        self._history: dict[float, tuple[float, float]] = {}  # by window: hit ratio, evictions a second
-        self._told: list[CacheAlert] = []
-        self._heard = ""
+        self._paused = self._utc = self._reversed = False
+        self._column = 0
+        self._rows: dict[str, list[Text]] = {}  # by key, in order
+        self._state: State | None = None
+        self._history: History | None = None
+        self._alerts: Sequence[CacheAlert] = ()
+        self._heard_at: float | None = None
 
     def compose(self) -> ComposeResult:
         """Return the parts of the screen."""
-        yield Static("waiting", id="status")
+        yield Static("asking for the first figures", id="status")
+        yield Input(placeholder="name, incident, hit<0.5 …", id="filter")
+        yield Static(_HELP, id="help")
         yield DataTable(id="caches", cursor_type="row", zebra_stripes=True)
         with Horizontal(id="trends"):
-            with Vertical():
-                yield Static("hit ratio")
-                yield Sparkline([], id="hit-ratio")
-            with Vertical():
-                yield Static("evictions a second")
-                yield Sparkline([], id="evictions")
+            yield Static(id="hit-ratio")
+            yield Static(id="evictions")
         with Horizontal(id="below"):
             with VerticalScroll(id="figures"):
                 yield Static(id="summary")
-            yield RichLog(id="alerts", wrap=True, min_width=0)
+            with VerticalScroll(id="events"), Vertical():
+                yield Static(id="incidents")
         yield Footer()
 
     def on_mount(self) -> None:
         """Begin to look."""
-        table = self._table()
-        for title in ("source", "tier", "state", "blocks", "hit ratio", "evictions/s"):
-            table.add_column(title, key=title, width=8 if title == "state" else None)
+        for number, column in enumerate(COLUMNS):
+            self._table().add_column(column.title, key=str(number), width=8 if number == 0 else None)
+        self._table().focus()
         self.run_worker(self._look())
 
     def on_resize(self, event: Resize) -> None:
-        """Stand alerts below the figures where there is little room."""
+        """Stand incidents below the figures where there is little room."""
         self.screen.set_class(event.size.width < _NARROW, "narrow")
+        self._show()
 
     def _table(self) -> DataTable[Text]:
         return self.query_one("#caches", DataTable)
@@ -132,29 +155,87 @@ class TopApp(App[None]):
 
     async def _look_at(self, place: Place) -> None:
         try:
+            history = self._history
+            if history is None:
+                history = await self._watched.history(place, _WINDOWS_KEPT)
             state, alerts = await self._watched.state(place), await self._watched.alerts()
         except OSError as error:
             if self._is_shown:
-                failed = f"no connection to {self._called}: {error}; trying again. {self._heard}"
-                self._say(Text(for_terminal(failed), "red"))
+                self._say(gone(self._called, str(error), self._unheard(), self._last()))
             return
         if place == self._place and self._is_shown:
-            self._show(state, alerts)
+            self._heard_at = anyio.current_time()
+            self._history = extended(history, state.history)
+            self._state, self._alerts = state, alerts
+            self._show()
+
+    def _unheard(self) -> float | None:
+        return None if self._heard_at is None else anyio.current_time() - self._heard_at
+
+    def _last(self) -> str:
+        return "" if self._state is None else f"Last figures of {clock(self._state.now, self._utc)}."
 
     @property
     def _is_shown(self) -> bool:
         """Return whether the screen is still there, which is taken down while a look may be under way."""
         return bool(self.query("#status"))
 
+    # Keys
+
     def action_everything(self) -> None:
         """Show all caches together."""
         self._choose(_EVERYTHING)
+
+    def action_sort(self) -> None:
+        """Sort by the next column."""
+        self._column, self._reversed = (self._column + 1) % len(COLUMNS), False
+        self._show()
+
+    def action_reverse(self) -> None:
+        """Turn the order round."""
+        self._reversed = not self._reversed
+        self._show()
+
+    def action_filter(self) -> None:
+        """Ask which caches to show."""
+        self.screen.add_class("filtering")
+        self.query_one("#filter", Input).focus()
+
+    def action_help(self) -> None:
+        """Show the keys, or put them away."""
+        self.screen.toggle_class("helping")
+
+    def action_utc(self) -> None:
+        """Show times in UTC, or local ones."""
+        self._utc = not self._utc
+        self._show()
 
     def action_pause(self) -> None:
         """Stop looking, or go on."""
         self._paused = not self._paused
         if self._paused:
-            self._say(Text(f"paused; p goes on. {self._heard}", "yellow"))
+            self._say(Text(f"PAUSED  p goes on\n{self._last()}", "bold yellow"))
+
+    def on_key(self, event: Key) -> None:
+        """Close what is open."""
+        if event.key == "escape":
+            self.query_one("#filter", Input).value = ""
+            self.screen.remove_class("filtering", "helping")
+            self._table().focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Show the caches that fit."""
+        self._show()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Go back to the rows."""
+        self._table().focus()
+
+    def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
+        """Sort by the column that was clicked; again, the other way."""
+        chosen = int(str(event.column_key.value))
+        self._column, self._reversed = chosen, chosen == self._column and not self._reversed
+        self._show()
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Show the cache of the chosen row."""
@@ -163,75 +244,70 @@ class TopApp(App[None]):
 
     def _choose(self, place: Place) -> None:
         self._place = place
-        self._history.clear()
+        self._history = None
         self.run_worker(self.look_now())
+
+    # Drawing
 
     def _say(self, text: Text) -> None:
         self.query_one("#status", Static).update(text)
 
-    def _show(self, state: State, alerts: Sequence[CacheAlert]) -> None:
-        self._heard = f"Figures of {time_of_day(time.time())} UTC."
-        self._say(_status(self._called, state))
+    def _show(self) -> None:
+        state, history = self._state, self._history
+        if state is None or not self._is_shown:
+            return
+        if not self._paused:
+            self._say(status(self._called, state, self._unheard() or 0.0, self._utc))
         self._show_caches(state.caches)
-        self._show_history(state)
+        if history is not None:
+            self._show_history(history, state.now)
         verdict = Text("\n".join(f"• {for_terminal(sentence)}" for sentence in state.verdict))
-        self.query_one("#summary", Static).update(Group(verdict, summary_table(state.summary)))
-        if alerts != self._told:
-            self._told = list(alerts)
-            log = self.query_one("#alerts", RichLog)
-            log.clear()
-            for alert in alerts:
-                log.write(alert_line(alert))
+        self.query_one("#summary", Static).update(
+            Group(verdict, summary_table(state.summary, with_alerts=False))
+        )
+        self.query_one("#incidents", Static).update(incidents(state, self._alerts, self._utc))
 
     def _show_caches(self, caches: Sequence[CacheNow]) -> None:
         table = self._table()
-        keys = [f"{cache.source}\0{cache.tier}" for cache in caches]
-        if keys != self._rows:
+        words = self.query_one("#filter", Input).value
+        listed = in_order(caches, self._column, self._reversed, words)
+        rows = {
+            f"{cache.source}\0{cache.tier}": [column.cell(cache) for column in COLUMNS]
+            for cache in listed[:_ROWS_SHOWN]
+        }
+        more = f"  {len(listed):,} of {len(caches):,}" if len(rows) < len(caches) else ""
+        table.border_title = f"by {COLUMNS[self._column].title}{', reversed' * self._reversed}{more}"
+        if list(rows) != list(self._rows):
+            chosen = list(self._rows)[table.cursor_row : table.cursor_row + 1]
             table.clear()
-            for key, cache in zip(keys, caches, strict=True):
-                table.add_row(*_cells(cache), key=key)
-            self._rows = keys
-            return
-        columns = list(table.columns)
-        for key, cache in zip(keys, caches, strict=True):
-            for column, cell in zip(columns, _cells(cache), strict=True):
-                table.update_cell(key, column, cell)
+            for key, cells in rows.items():
+                table.add_row(*cells, key=key)
+            if chosen and chosen[0] in rows:
+                table.move_cursor(row=list(rows).index(chosen[0]))
+        else:
+            for key, cells in rows.items():
+                for number, (cell, before) in enumerate(zip(cells, self._rows[key], strict=True)):
+                    if cell != before:
+                        table.update_cell(key, str(number), cell)
+        self._rows = rows
 
-    def _show_history(self, state: State) -> None:
-        history = state.history
-        for ts, hits, evictions in zip(history.ts, history.hit_ratio, history.eviction_rate, strict=True):
-            self._history[ts] = (hits or 0.0, evictions)
-        for ts in sorted(self._history)[:-_WINDOWS_SHOWN]:
-            del self._history[ts]
-        rows = [self._history[ts] for ts in sorted(self._history)]
-        self.query_one("#hit-ratio", Sparkline).data = [hits for hits, _ in rows]
-        self.query_one("#evictions", Sparkline).data = [evictions for _, evictions in rows]
-
-
-def _cells(cache: CacheNow) -> list[Text]:
-    ratio = "–" if cache.hit_ratio is None else f"{cache.hit_ratio:.2f}"
-    level = cache.level
-    return [
-        Text(for_terminal(cache.source)),
-        Text(for_terminal(cache.tier)),
-        Text(level.value, LEVEL_STYLE[level]) if level else Text("ok", "green"),
-        Text(f"{cache.blocks:,}", justify="right"),
-        Text(ratio, justify="right"),
-        Text(f"{cache.eviction_rate:,.0f}", justify="right"),
-    ]
+    def _show_history(self, history: History, now: float) -> None:
+        for name, title, values, most in (
+            ("#hit-ratio", "hit ratio", history.hit_ratio, 1.0),
+            ("#evictions", "evictions a second", history.eviction_rate, None),
+        ):
+            widget = self.query_one(name, Static)
+            width = max(10, widget.size.width - 2)
+            widget.update(graph(title, history, values, now, width, most))
 
 
-def _status(name: str, state: State) -> Text:
-    """Return what matters most, in a line."""
-    summary = state.summary
-    place = "all caches" if summary.source == ALL else f"{summary.source} / {summary.tier}"
-    head = for_terminal(f"kvstream {name}  {place}  ")
-    if not summary.accounts.processed:
-        return Text.assemble(head, ("waiting for the first events", "dim"))
-    bad = [each for each in state.incidents if each.level is not AlertLevel.INFO and not each.is_silenced]
-    if not bad:
-        return Text.assemble(head, ("healthy", "bold green"))
-    since = time_of_day(min(each.started_at for each in bad))
-    message = for_terminal("; ".join(each.message for each in bad))
-    worst = bad[0].level
-    return Text.assemble(head, (f"{worst.value} since {since} UTC", LEVEL_STYLE[worst]), f"  {message}")
+def extended(history: History, newer: History) -> History:
+    """Return windows with newer ones, which take the place of those of the same time."""
+    first = newer.ts[0] if newer.ts else float("inf")
+    kept = sum(ts < first for ts in history.ts)
+    columns = {
+        name: (getattr(history, name)[:kept] + getattr(newer, name))[-_WINDOWS_KEPT:]
+        for name in History.__struct_fields__
+        if name != "window_seconds"
+    }
+    return History(window_seconds=newer.window_seconds, **columns)

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import select
 import termios
 
@@ -53,13 +54,43 @@ async def test_it_shows_caches_figures_and_alerts(stream, size):
         await until(pilot, app, lambda: "waiting for the first events" in text(app, "#status"))
         await send_chat(stream, 20_000)
         await send_chat(stream, 3_000, source=MARKUP, seed=2)
-        await tell(stream, alert(7))
-        await until(pilot, app, lambda: len(rows(app)) == 2 and "message 7" in text(app, "#alerts"))
-        assert [row[:2] for row in rows(app)] == [[MARKUP, "gpu"], ["vllm-0", "gpu"]]
-        assert rows(app)[1][3] == "512"
-        assert "healthy" in text(app, "#status")
+        await tell(stream, alert(7, "resolved"))
+        await until(pilot, app, lambda: len(rows(app)) == 2 and "lasted 7.0 s" in text(app, "#incidents"))
+        assert {row[1] for row in rows(app)} == {f"{MARKUP} · gpu", "vllm-0 · gpu"}
+        (vllm,) = [row for row in rows(app) if "vllm-0" in row[1]]
+        assert vllm[3].split() == ["■■■■■■■■", "100", "%"]
+        assert "no incident" in text(app, "#status")
+        assert "figures as of" in text(app, "#status")
+        assert "open incidents  " in text(app, "#incidents")
         assert "23,000 events" in " ".join(text(app, "#summary").split())
-        assert len(app.query_one("#hit-ratio").data) > 2
+        assert "scale 0 to 1.00" in " ".join(text(app, "#hit-ratio").split())
+
+
+async def test_history_is_there_from_the_first_look_on(stream):
+    async with stream:
+        await send_chat(stream, 60_000)  # half a minute
+        app = TopApp(StreamWatch(stream), "test", every=3600)
+        async with app.run_test(size=(130, 45)) as pilot:
+            await until(pilot, app, lambda: "scale" in text(app, "#hit-ratio"))
+            assert len(app._history.ts) > 20
+
+
+async def test_rows_are_sorted_and_filtered(stream):
+    app = TopApp(StreamWatch(stream), "test", every=3600)
+    async with stream, app.run_test(size=(130, 45)) as pilot:
+        for number in range(3):
+            await send_chat(stream, 1_000 * (3 - number), source=f"vllm-{number}")
+        await until(pilot, app, lambda: len(rows(app)) == 3)
+        await pilot.press("s")  # by name
+        assert [row[1] for row in rows(app)] == ["vllm-0 · gpu", "vllm-1 · gpu", "vllm-2 · gpu"]
+        await pilot.press("r")
+        assert [row[1] for row in rows(app)] == ["vllm-2 · gpu", "vllm-1 · gpu", "vllm-0 · gpu"]
+        await pilot.press("slash", *"vllm-1")
+        await until(pilot, app, lambda: [row[1] for row in rows(app)] == ["vllm-1 · gpu"])
+        await pilot.press("escape")
+        await until(pilot, app, lambda: len(rows(app)) == 3)
+        await pilot.press("question_mark")
+        assert app.query_one("#help").display
 
 
 async def test_keys_choose_a_cache_pause_and_leave(stream):
@@ -68,13 +99,13 @@ async def test_keys_choose_a_cache_pause_and_leave(stream):
         await send_chat(stream, 5_000, source="vllm-0")
         await send_chat(stream, 3_000, source="vllm-1")
         await until(pilot, app, lambda: len(rows(app)) == 2)
-        await pilot.press("down", "enter")
+        await pilot.press("s", "down", "enter")
         await until(pilot, app, lambda: "vllm-1 / gpu" in text(app, "#status"))
         assert "vllm-1 / gpu" in text(app, "#summary")
         await pilot.press("a")
         await until(pilot, app, lambda: "all caches" in text(app, "#status"))
         await pilot.press("p")
-        await until(pilot, app, lambda: "paused" in text(app, "#status"))
+        await until(pilot, app, lambda: "PAUSED" in text(app, "#status"))
         await pilot.press("q")
     assert app.return_code == 0
 
@@ -113,8 +144,9 @@ async def test_what_is_wrong_stands_in_the_first_line(stream):
         for second in range(3):
             await producer.allocated(second, ts=10**18 + second * 10**9)
         await stream.flush()
-        await until(pilot, app, lambda: "warning since" in text(app, "#status"))
-        assert rows(app)[0][2] == "warning"
+        await until(pilot, app, lambda: "WARNING" in text(app, "#status"))
+        assert re.search(r"for [\d.]+ s, since \d\d:\d\d:\d\d", text(app, "#status"))
+        assert rows(app)[0][0] == "warning"
 
 
 async def test_a_running_server_is_watched_through_restarts():
@@ -123,18 +155,19 @@ async def test_a_running_server_is_watched_through_restarts():
     async with httpx2.AsyncClient(timeout=DEADLINE) as client:
         app = TopApp(ServerWatch(url, client), url, every=3600)
         async with app.run_test(size=(130, 45)) as pilot:
-            await until(pilot, app, lambda: "no connection" in text(app, "#status"))
+            await until(pilot, app, lambda: "No answer from" in text(app, "#status"))
             async with served(port=port) as (stream, _):
                 await send_chat(stream, 5_000)
-                await tell(stream, alert(1), alert(2))
-                await until(pilot, app, lambda: len(rows(app)) == 1 and "message 2" in text(app, "#alerts"))
+                await tell(stream, alert(1), alert(2, "resolved"))
+                await until(pilot, app, lambda: len(rows(app)) == 1 and "lasted" in text(app, "#incidents"))
                 told = [each.message for each in await app._watched.alerts()]
                 assert told.index("message 1") < told.index("message 2")
-            await until(pilot, app, lambda: "no connection" in text(app, "#status"))
+            await until(pilot, app, lambda: "No answer from" in text(app, "#status"))
             assert len(rows(app)) == 1, "what was seen last stays"
+            assert "Last figures of" in text(app, "#status")
             async with served(port=port) as (stream, _):
                 await send_chat(stream, 1_000, source="vllm-9")
-                await until(pilot, app, lambda: [row[0] for row in rows(app)] == ["vllm-9"])
+                await until(pilot, app, lambda: [row[1] for row in rows(app)] == ["vllm-9 · gpu"])
 
 
 async def test_a_server_that_wants_a_token_or_is_none_of_ours_says_so():

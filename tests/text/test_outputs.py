@@ -15,7 +15,7 @@ from rich.console import Console
 
 from kvstream import EventFrame, MetricsConfig
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
-from kvstream.cli import analyze, messages, render, top_app
+from kvstream.cli import analyze, messages, render, top_view
 from kvstream.cli.json_lines import JsonLines
 from kvstream.errors import MalformedInputError
 from kvstream.events.types import Labels, Malformed, Op, checked_name
@@ -117,22 +117,25 @@ def test_a_terminal_shows_the_name_escaped(name, monkeypatch, capsys):
 @names
 def test_the_screen_of_top_shows_the_name_escaped(name):
     report = reported(name)
-    cells = top_app._cells(
-        CacheNow(source=name, tier=name, blocks=1, hit_ratio=0.5, eviction_rate=1.0, level=None)
-    )
+    now = CacheNow(source=name, tier=name, blocks=1, hit_ratio=0.5, level=AlertLevel.WARNING, rule=name)
     state = State(
         now=1e9,
-        caches=[],
+        caches=[now],
         incidents=open_incidents([alert_of(name)], 1),
         summary=report.caches[0].analysis.summary,
         verdict=[],
         history=report.caches[0].history,
     )
-    status = top_app._status(name, state)
+    shown = [
+        *(column.cell(now) for column in top_view.COLUMNS),
+        top_view.status(name, state, 0.0, utc=True),
+        top_view.gone(name, name, 1.0, ""),
+        top_view.incidents(state, [alert_of(name)], utc=True),
+    ]
     out = io.StringIO()
-    Console(file=out, width=80_000).print(*cells, status)
+    Console(file=out, width=80_000).print(*shown)
     assert CONTROLS.search(out.getvalue()) is None
-    assert out.getvalue().count(for_terminal(name)) >= 3
+    assert out.getvalue().count(for_terminal(name)) >= 6
 
 
 @names

@@ -1,4 +1,5 @@
-"""What looking costs: ``python -m tests.web`` measures scrapes of many sources, and ingest under browsers."""
+"""What looking costs: ``python -m tests.web`` measures scrapes of many sources, a page of
+as many caches, and ingest under browsers."""
 
 import itertools
 import statistics
@@ -12,7 +13,9 @@ from kvstream.exporters.prometheus import exposition
 from kvstream.sources.synthetic import generate
 from kvstream.transport.endpoint import Endpoint
 from kvstream.web.server import HttpServer
-from tests.browsers import CHROMIUM, QUIET
+from tests.browsers import CHROMIUM, QUIET, open_page
+from tests.serving import served
+from tests.web.fleets import go_on, send_fleet
 
 BROWSERS, SOURCES = 5, 1000
 ROUND_SECONDS, ROUNDS = 4.0, 6
@@ -65,7 +68,7 @@ async def with_browsers():
             pages = [await chromium.new_page() for _ in range(BROWSERS)]
             for page in pages:
                 await page.goto(server.url)
-                await page.locator("#tiles dd").first.wait_for()
+                await page.locator("#stats .big").first.wait_for()
             async with anyio.create_task_group() as scraping:
                 scraping.start_soon(scrape)
                 watched.append(await ingest(stream, frames, ROUND_SECONDS))
@@ -113,6 +116,47 @@ async def many_sources():
         )
 
 
+LONG_TASKS = """new PerformanceObserver((list) => list.getEntries().forEach(
+    (task) => console.log(`task ${Math.round(task.duration)}`))).observe({ type: "longtask" });"""
+
+
+async def many_caches_on_a_page(seconds=20.0):
+    """The page of a thousand caches: its longest task while it is used, and what is sent to it."""
+    async with (
+        served() as (stream, url),
+        anyio.create_task_group() as tasks,
+        open_page() as (page, complaints),
+    ):
+        later = await send_fleet(stream, SOURCES, 15, bad=3, then=60, rate=20.0)
+        tasks.start_soon(go_on, stream, later)
+        long, received = [], []
+        page.on("console", lambda message: long.append(message.text))
+        devtools = await page.context.new_cdp_session(page)
+        await devtools.send("Network.enable")
+        devtools.on("Network.dataReceived", lambda event: received.append(event["dataLength"]))
+        await page.add_init_script(LONG_TASKS)
+        await page.goto(url)
+        await page.locator("#caches a.name").first.wait_for()
+        await anyio.sleep(2.0)
+        received.clear()
+        long.clear()
+        await anyio.sleep(seconds)
+        sent = sum(received) / seconds
+        await page.locator("#more-caches").click()
+        for _ in range(5):
+            await page.mouse.wheel(0, 3000)
+            await anyio.sleep(0.3)
+        await page.locator("#filter").press_sequentially("hit<0.9 llama", delay=100)
+        await page.locator("[data-column=hit] button").click()
+        await anyio.sleep(1.0)
+        tasks.cancel_scope.cancel()
+        print(
+            f"a page of {SOURCES:,} caches: {sent / 1e3:.0f} kB/s, tasks over 50 ms: {long or 'none'}",
+            *complaints,
+        )
+
+
 if __name__ == "__main__":
     anyio.run(many_sources)
+    anyio.run(many_caches_on_a_page)
     anyio.run(with_browsers)

@@ -17,37 +17,9 @@ from tests.alerts.test_silences import config, fill
 from tests.serving import DEADLINE, alert, send_chat, served, tell
 from tests.text.test_escape import HOSTILE_NAMES
 from tests.waiting import until
+from tests.web.fleets import START, fall_silent, send_drop, send_hits
 
 expect.set_options(timeout=DEADLINE * 1000)
-START = 1_767_225_600_000_000_000
-
-
-async def fall_silent(stream, seconds):
-    """Let it be some seconds since the last frame of every source."""
-    stream._arrived = {source: at - seconds for source, at in stream._arrived.items()}
-
-
-async def send_drop(stream, source="vllm-0", found_seconds=900, lost_seconds=400):
-    """Put in a cache in which nothing is found any more, for long enough to be critical."""
-    producer = stream.producer(source)
-    for second in range(found_seconds):
-        producer.allocated_nowait(range(10), ts=START + second * 10**9)
-        producer.accessed_nowait(list(range(10)) * 3, ts=START + second * 10**9 + 10**6)
-        producer.evicted_nowait(range(10), ts=START + second * 10**9 + 2 * 10**6)
-    for second in range(found_seconds, found_seconds + lost_seconds):
-        producer.allocated_nowait(range(40), ts=START + second * 10**9)
-        producer.evicted_nowait(range(40), ts=START + second * 10**9 + 2 * 10**6)
-    await stream.flush()
-
-
-async def send_hits(stream, source="vllm-0", seconds=20, blocks=100, start=START):
-    """Put in a cache without evictions, of which nothing bad can be said."""
-    producer = stream.producer(source)
-    for second in range(seconds):
-        if second == 0:
-            producer.allocated_nowait(range(blocks), ts=start)
-        producer.accessed_nowait(list(range(blocks)), ts=start + second * 10**9 + 10**6)
-    await stream.flush()
 
 
 @asynccontextmanager
