@@ -7,14 +7,18 @@ const kvCharts = (() => {
   const drawn = new Map(); // figure: what it was drawn from
   let colours = new Map();
 
+  const probes = new Map(); // of each colour an element that has it
+
   /* A colour of the theme, which a canvas cannot look up by itself. */
   function colour(name) {
     if (!colours.has(name)) {
-      const probe = element("span", null, { hidden: "" });
-      probe.style.color = `var(--${name})`;
-      document.body.append(probe);
-      colours.set(name, getComputedStyle(probe).color);
-      probe.remove();
+      if (!probes.has(name)) {
+        const probe = element("span", null, { hidden: "" });
+        probe.style.color = `var(--${name})`;
+        document.body.append(probe);
+        probes.set(name, probe);
+      }
+      colours.set(name, getComputedStyle(probes.get(name)).color);
     }
     return colours.get(name);
   }
@@ -273,6 +277,14 @@ const kvCharts = (() => {
     return made;
   }
 
+  /* Whether this is a figure's first time; then it is drawn by itself, so that no task is long. */
+  function isFirst(made) {
+    if (made.isKnown) return made.isKnown === "soon";
+    made.isKnown = "soon";
+    setTimeout(() => { made.isKnown = "yes"; made.redraw(); });
+    return true;
+  }
+
   function missing(made, why) {
     made.chart?.destroy();
     made.chart = null;
@@ -313,6 +325,7 @@ const kvCharts = (() => {
     const made = parts(figure, chart.title, chart.sub, small);
     made.redraw = () => time(figure, name, history, view, more);
     if (made.sub) say(made.sub, chart.sub);
+    if (isFirst(made)) return;
     if (!made.plot.hidden && !made.plot.clientWidth) return;
     made.plot.hidden = false;
     const width = Math.floor(made.plot.clientWidth) || 400;
@@ -435,6 +448,7 @@ const kvCharts = (() => {
   function curve(figure, sizes, blockBytes, now) {
     const made = parts(figure, "What more memory would buy", "hit ratio by capacity, log scale");
     made.redraw = () => curve(figure, sizes, blockBytes, now);
+    if (isFirst(made)) return;
     const points = sizes.points ?? [];
     const today = points.find((point) => point.factor === 1);
     if (!today) return missing(made, "Not known: it takes content hashes or keys, and reported hits.");
