@@ -160,9 +160,7 @@ async def many_caches_on_a_page(seconds=10.0):
         ):
             longest = await longest_task(page, act)
             sent = f"{sum(received) / 1e3:.0f} kB"
-            print(
-                f"a page of {SOURCES:,} caches {name}: longest task {longest:.0f} ms, {sent}", *complaints
-            )
+            print(f"a page of {SOURCES:,} caches {name}: longest task {longest:.0f} ms, {sent}", *complaints)
             received.clear()
         tasks.cancel_scope.cancel()
 

@@ -222,9 +222,9 @@ async def test_a_thousand_caches_are_a_state_of_200_kilobytes():
             producer = stream.producer(f"eu-west-1/llama-3-70b-{number:04}")
             for second in range(3):
                 ts = start + second * 10**9
-                producer.allocated_nowait(range(second * 300, second * 300 + 300), ts=ts)
-                producer.accessed_nowait(range(300), ts=ts + 1)
-                producer.evicted_nowait(range(second * 300, second * 300 + 90), ts=ts + 2)
+                producer.allocated_nowait(range(second * 150, second * 150 + 150), ts=ts)
+                producer.accessed_nowait(range(150), ts=ts + 1)
+                producer.evicted_nowait(range(second * 150, second * 150 + 45), ts=ts + 2)
         await stream.flush()
         state = (await client.get("api/state")).content
         assert len(json.loads(state)["caches"]) == 1000

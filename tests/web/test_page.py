@@ -163,6 +163,18 @@ async def test_a_capacity_that_cannot_be_turns_off_what_rests_on_it(browser):
         await expect(page.locator("#stats")).to_contain_text("the given capacity is wrong")
 
 
+async def test_what_came_while_nobody_looked_is_asked_for(browser):
+    async with served() as (stream, url), browser() as (page, complaints):
+        await page.goto(url)
+        await expect(page.locator("#headline")).to_have_text("Waiting for the first event")
+        await send_hits(stream, seconds=300)  # at once, as what a publisher replays
+        rows = page.locator("#rate-chart details tr")
+        await page.locator("#rate-chart summary").click()
+        await expect(rows).to_have_count(21)
+        await expect(rows.last).to_contain_text("100")
+        assert complaints == []
+
+
 # Many caches
 
 

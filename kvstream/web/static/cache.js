@@ -82,15 +82,53 @@ const kvCache = (() => {
 
   function drawCharts(view) {
     const charts = get("charts");
-    if (!figures.size) for (const name of [...CHARTS, "curve", "map"]) figures.set(name, charts.appendChild(element("figure", null, { id: `${name}-chart` })));
+    if (!figures.size) for (const name of [...CHARTS, "misses", "curve", "map"]) figures.set(name, charts.appendChild(element("figure", null, { id: `${name}-chart` })));
     for (const name of CHARTS) kvCharts.time(figures.get(name), name, model.history, view, { first: name === "ratio" });
     const { summary } = model.state;
     kvCharts.curve(figures.get("curve"), summary.sizes, summary.block_bytes);
+    drawMisses();
     figures.get("map").hidden = !model.blocks;
     if (model.blocks && figures.get("map").kvDrawn !== model.blocks) {
       kvCharts.blockMap(figures.get("map"), model.blocks.map);
       figures.get("map").kvDrawn = model.blocks;
     }
+  }
+
+  // Why lookups miss: shares of all misses, as a bar and a table
+
+  const CAUSES = [
+    ["never_stored", "never stored", "this prefix is new here", "grey"], ["evicted", "evicted", "it was here and was pushed out", "orange"],
+    ["cleared", "cleared", "a clear or restart took it", "purple"], ["other_tier", "other tier", "a slower tier holds it", "sky"],
+    ["unknown", "unknown", "new, or evicted too long ago to be remembered", "line-strong"],
+  ];
+  let missed = "";
+
+  function drawMisses() {
+    const { misses, recent, block_tokens: tokens } = model.state.summary;
+    const figure = figures.get("misses");
+    figure.hidden = !misses;
+    const key = JSON.stringify([misses, recent.allocation_rate]);
+    if (!misses || key === missed) return;
+    missed = key;
+    figure.className = "card chart";
+    const sum = (share) => (share && typeof share === "object" ? Object.values(share).reduce((a, b) => a + b, 0) : share ?? 0);
+    const rows = CAUSES.map(([name, words, why, colour]) => ({ words, why, colour, share: sum(misses[name]) })).filter((row) => row.share > 0);
+    const bar = kvFormat.svg("svg", { class: "stack", viewBox: "0 0 1000 22", preserveAspectRatio: "none", role: "img", "aria-label": rows.map((row) => `${row.words} ${percent(row.share)}`).join(", ") });
+    let left = 0;
+    for (const { share, colour } of rows) {
+      bar.append(kvFormat.svg("rect", { x: left * 1000, width: Math.max(0, share * 1000 - 2), height: 22, class: `f-${colour}` }));
+      left += share;
+    }
+    const table = element("table", null, { class: "legend" });
+    fill(table, [
+      ["reason", false, (row) => `${row.words}: ${row.why}`], ["of misses", true, (row) => percent(row.share)],
+      [tokens ? "tokens per second" : "blocks per second", true, (row) => compact(Math.round(row.share * recent.allocation_rate * (tokens ?? 1)))],
+    ], rows);
+    [...table.tBodies[0].rows].forEach((row, i) => row.cells[0].prepend(kvFormat.svg("svg", { class: "key", viewBox: "0 0 10 10", width: 10, height: 10, "aria-hidden": "true" }, kvFormat.svg("rect", { width: 10, height: 10, class: `f-${rows[i].colour}` }))));
+    const returned = misses.evicted_ago_p50 ? `Half of what had been evicted was looked up again within ${seconds(misses.evicted_ago_p50)}.` : "";
+    figure.replaceChildren(element("header", null, {}, element("h2", "Why lookups miss"),
+      element("span", `share of misses ${misses.memory_seconds ? `in the last ${seconds(misses.memory_seconds)}` : "since the start"}, estimated from ${count(misses.followed)}`, { class: "dim" })),
+    bar, table, element("p", returned, { class: "say" }));
   }
 
   let labelled = "";

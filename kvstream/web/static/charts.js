@@ -508,7 +508,7 @@ const kvCharts = (() => {
         cell.className = cells[i][j] ? `h${Math.max(1, Math.ceil(share * 4))}` : "";
       });
     });
-    const untouched = map.accesses[0] === 0 ? cells.reduce((sum, row) => sum + row[0], 0) : 0;
+    const untouched = map.accesses[0] === 0 ? map.blocks.reduce((sum, row) => sum + row[0], 0) : 0;
     const words = total ? `${percent(untouched / total)} of blocks have not been accessed since they were allocated.` : "The cache holds no blocks.";
     figure.replaceChildren(
       element("header", null, {}, element("h2", "Blocks in the cache"), element("span", `by age and accesses, ${count(total)} blocks`, { class: "dim" })),

@@ -349,7 +349,7 @@ const kvFleet = (() => {
       lines: [{ name: bytes ? "GiB" : "blocks", colour: "blue", as: "last", fill: true, of: (h) => h.blocks.map((blocks) => blocks * unit) }],
     });
     const rate = (value) => (isOld ? "–" : compact(value));
-    big("ratio", [[isOld ? "–" : ratio(recent.hit_ratio), "of blocks"]], worst && worst.hit_ratio !== recent.hit_ratio ? ["worst ", link(worst, ratio(worst.hit_ratio))] : [known.length ? "" : "hits are not reported"]);
+    big("ratio", [[isOld ? "–" : ratio(recent.hit_ratio), "of blocks"]], worst && worst.hit_ratio !== recent.hit_ratio ? ["worst ", link(worst, ratio(worst.hit_ratio))] : [unknown(summary.hit_rate_estimate) ? "hits are not reported" : ""]);
     big("again", [[rate(recent.premature_rate * each), "per second"]], most?.premature_ratio ? ["worst ", link(most, `${percent(most.premature_ratio)} of evictions premature`)] : ["no premature evictions"]);
     big("rate", [[rate(recent.access_rate), "accesses"], [rate(recent.eviction_rate), "evictions"]], [["teal", "accesses"], ["blue", "allocations"], ["orange", "evictions"]].flatMap(key));
     const used = caches.reduce((sum, cache) => sum + cache.blocks, 0);

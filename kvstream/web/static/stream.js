@@ -2,7 +2,7 @@
 
 /* What the page knows: follows the events of a server, and keeps states, windows, alerts and sparklines. */
 const kvStream = (() => {
-  const GONE_MS = 5000, ALERTS_KEPT = 1000, WINDOWS_ASKED = 21_600, STEPS = 60, RETRY_MS = 2000;
+  const GONE_MS = 5000, ALERTS_KEPT = 1000, WINDOWS_ASKED = 21_600, STEPS = 60, RETRY_MS = 2000, NEWEST = 10;
   const model = {
     cache: null, // the chosen source and tier, or null for all
     state: null, history: null, alerts: [], newestAlert: 0, missed: 0,
@@ -10,7 +10,7 @@ const kvStream = (() => {
     beganAt: performance.now(), heardAt: 0, stateAt: 0, // of this page's clock, ms
     usualPause: 0,
   };
-  let events = null, boot = "", changed = () => {}, retry = 0, asked = 0, spark = null;
+  let events = null, boot = "", changed = () => {}, retry = 0, asked = 0, spark = null, isRefilling = false;
 
   // Names of caches
 
@@ -101,12 +101,36 @@ const kvStream = (() => {
     model.state = state;
     model.stateAt = performance.now();
     for (const cache of state.caches) cache.key = keyOf(cache);
-    if (model.history) extend(model.history, state.history);
-    else model.history = state.history;
+    if (!model.history) model.history = state.history;
+    else {
+      const { ts, window_seconds: length } = state.history;
+      const isMissing = ts.length && (model.history.ts.at(-1) ?? 0) < ts.at(-1) - (NEWEST - 0.5) * length;
+      extend(model.history, state.history);
+      if (isMissing) refill();
+    }
     const pauses = model.history.ts.slice(-200).map((at, i, all) => (i ? at - all[i - 1] : 0)).sort((a, b) => a - b);
     model.usualPause = pauses[Math.floor(pauses.length * 0.9)] ?? 0;
     addToSparklines(state);
     if (model.cache && !model.blocks) slowly();
+    changed();
+  }
+
+  /* Asks for all windows again, where more have passed than a state holds. */
+  async function refill() {
+    if (isRefilling) return;
+    isRefilling = true;
+    const turn = asked;
+    try {
+      const windows = await fetched(`api/history${query({ windows: WINDOWS_ASKED })}`);
+      if (turn === asked) {
+        extend(windows, model.history);
+        model.history = windows;
+      }
+    } catch {
+      return; // the connection says so already
+    } finally {
+      isRefilling = false;
+    }
     changed();
   }
 
