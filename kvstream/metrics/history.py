@@ -115,20 +115,24 @@ class HistoryBuilder:
                 self._sums.setdefault(window.index, _Sums()).add(window, hits_are_known)
         self._live[cache] = live
 
-    def history(self, limit: int | None = None, newest: int | None = None) -> History:
+    def history(
+        self, limit: int | None = None, newest: int | None = None, until: int | None = None
+    ) -> History:
         """Return the sums so far.
 
         Args:
             limit: Rows at most: where there would be more, each is of several windows.
             newest: Windows to go back from the newest one; None is all.
+            until: Index of the newest window, as later ones are not whole yet; None is all.
         """
         self._count_blocks()
         span = max(self._sums) - min(self._sums) + 1 if self._sums else 0
         every = 1 if limit is None else max(1, -(-span // limit))
-        first = max(self._sums, default=0) - newest + 1 if newest is not None else None
+        last = max(self._sums, default=0) if until is None else until
+        first = last - newest + 1 if newest is not None else min(self._sums, default=0)
         joined: dict[int, _Sums] = {}
         for index in sorted(self._sums):
-            if first is None or index >= first:
+            if first <= index <= last:
                 joined.setdefault(index // every * every, _Sums()).follow(self._sums[index])
         rows = list(joined.items())
         seconds = self._window_seconds * every

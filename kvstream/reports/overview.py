@@ -31,6 +31,7 @@ _NEWEST_WINDOWS = 10
 _HOT_BLOCKS = 20
 _INPUTS_SHOWN = 5
 _INCIDENTS_SHOWN = 100
+_LATE_WINDOWS = 10  # that a total waits for a cache; what is later is not waited for
 _ENOUGH = 500  # lookups, or evictions, of a minute: of fewer nothing is said
 _HARDLY_ANY = 0.05  # of the lookups
 _MANY = 0.3  # of the evictions
@@ -308,11 +309,16 @@ def _concern(hit_ratio: float | None, lookups: int, premature_ratio: float | Non
 
 
 async def history(stream: KVStream, place: Place, windows: int) -> History:
-    """Return the last windows of a place."""
+    """Return the last windows of a place, up to the newest that all of its caches have passed."""
     builder = HistoryBuilder(stream.config.metrics.window_seconds)
+    passed = []
     async for tier in caches_in_turn(stream, *place):
-        builder.add(tier.ring.last(windows), tier.hits_are_known, (tier.source, tier.tier))
-    return builder.history(newest=windows)
+        builder.add(tier.ring.last(windows + _LATE_WINDOWS), tier.hits_are_known, (tier.source, tier.tier))
+        if tier.ring.latest is not None:
+            passed.append(tier.ring.latest - (tier.ring.open is not None))
+    newest = max(passed, default=0)
+    until = min((index for index in passed if index >= newest - _LATE_WINDOWS), default=0)
+    return builder.history(newest=windows, until=until)
 
 
 async def sparklines(stream: KVStream) -> Sparklines:

@@ -94,7 +94,7 @@ async def first_lines(fill, silent=0.0):
     [
         (None, 0.0, "waiting for the first events"),
         (send_hits, 0.0, "STEADY  no incident"),
-        (send_hits, 75.0, "SILENT  no events for 1 min 15 s"),
+        (send_hits, 75.0, "SILENT  no events for 1 min "),
         (send_drop, 0.0, "CRITICAL  hit ratio fell to 0.00 from 0.75: prefixes are no longer found\n"),
     ],
 )

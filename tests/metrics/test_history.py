@@ -44,6 +44,15 @@ def test_rows_reach_back_from_the_newest_window_of_all_caches():
     assert built.blocks == [150, 150]
 
 
+def test_windows_that_not_all_have_passed_are_left_out():
+    history = HistoryBuilder(1.0)
+    history.add([window(n, 100) for n in (103, 102, 101)], True, ("ahead", "gpu"))
+    history.add([window(n, 50) for n in (102, 101, 100)], True, ("behind", "gpu"))
+    built = history.history(newest=2, until=102)
+    assert built.ts == [101, 102]
+    assert built.allocation_rate == [20, 20]
+
+
 def test_windows_added_bit_by_bit_are_those_added_at_once():
     windows = [window(n, 10 * n) for n in range(1, 8)]
     bit_by_bit, at_once = HistoryBuilder(1.0), HistoryBuilder(1.0)

@@ -1,0 +1,57 @@
+"""The state of a stream, as pages show it."""
+
+from kvstream import KVStream, MetricsConfig, StreamConfig
+from kvstream.reports.overview import Place, history, state_of
+from tests.web.fleets import START, fall_silent, send_hits
+
+ALL = Place(None, None)
+
+
+def stream_of(**metrics):
+    return KVStream(StreamConfig(metrics=MetricsConfig(capacity=512, **metrics)))
+
+
+async def test_a_total_ends_with_the_newest_window_that_all_caches_have_passed():
+    async with stream_of() as stream:
+        await send_hits(stream, "ahead", seconds=30)
+        await send_hits(stream, "behind", seconds=28)
+        total = await history(stream, ALL, 100)
+        assert total.ts[-1] == START // 10**9 + 26
+        assert set(total.access_rate) == {200.0}
+        assert (await history(stream, Place("ahead", "gpu"), 100)).ts[-1] == START // 10**9 + 28
+
+
+async def test_a_total_does_not_wait_for_a_cache_that_is_far_behind():
+    async with stream_of() as stream:
+        await send_hits(stream, "ahead", seconds=60)
+        await send_hits(stream, "far behind", seconds=20)
+        total = await history(stream, ALL, 10)
+        assert total.ts[-1] == START // 10**9 + 58
+        assert set(total.blocks) == {200}, "and still counts its blocks"
+
+
+async def test_ages_go_on_while_nothing_comes():
+    async with stream_of() as stream:
+        await send_hits(stream, "a")
+        before = await state_of(stream, ALL)
+        await fall_silent(stream, 60.0)
+        after = await state_of(stream, ALL)
+        assert before.caches[0].age_seconds < 30.0 < 60.0 <= after.caches[0].age_seconds
+        assert after.now - before.now >= 60.0
+
+
+async def test_what_is_bad_in_absolute_terms_is_a_concern_though_no_rule_fires():
+    async with stream_of() as stream:
+        producer = stream.producer("poor")
+        producer.accessed_nowait([1], ts=START)
+        producer.allocated_nowait([1], ts=START)
+        for second in range(60):
+            producer.allocated_nowait(range(20), ts=START + second * 10**9)
+            producer.evicted_nowait(range(20), ts=START + second * 10**9 + 1)
+        producer.allocated_nowait([1], ts=START + 70 * 10**9)
+        producer.accessed_nowait([1], ts=START + 70 * 10**9)
+        producer.allocated_nowait([2], ts=START + 71 * 10**9)
+        await stream.flush()
+        (cache,) = (await state_of(stream, ALL)).caches
+        assert cache.concern == "hit ratio 0.00: hardly any prefix is found"
+        assert cache.level is None
