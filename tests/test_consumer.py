@@ -38,7 +38,7 @@ def threads_take_turns_often():
 @pytest.fixture(autouse=True)
 def no_source_is_silent_for_too_long(monkeypatch):
     """However slow the machine is, the clock closes no windows."""
-    monkeypatch.setattr("kvstream.stream._SILENT_WINDOWS", 10**9)
+    monkeypatch.setattr("kvstream.engine.cache._SILENT_WINDOWS", 10**9)
 
 
 @pytest.fixture

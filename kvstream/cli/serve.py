@@ -1,6 +1,7 @@
 """``kvstream serve``: a stream for engines and for producers in other processes."""
 
 import ssl
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any

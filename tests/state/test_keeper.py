@@ -36,7 +36,7 @@ SECOND = 10**9
 @pytest.fixture(autouse=True)
 def _by_event_time(monkeypatch):
     """The clock closes no windows, so that a run that is interrupted can be compared with one that is not."""
-    monkeypatch.setattr("kvstream.stream._SILENT_WINDOWS", 10**9)
+    monkeypatch.setattr("kvstream.engine.cache._SILENT_WINDOWS", 10**9)
 
 
 def steady(source="s", seconds=20, start=0, epoch=1):
