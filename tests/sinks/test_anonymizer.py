@@ -35,7 +35,8 @@ def figures(frames):
     """All figures of a summary, without times of day, names, and estimates that go by hashes of contents."""
     found = summary(frames)
     values = msgspec.to_builtins(found)
-    for name in ("timestamp", "alerts", "pending", "labels", "working_set", "sizes"):
+    estimated = ("working_set", "sizes", "misses", "tiers")
+    for name in ("timestamp", "alerts", "pending", "labels", *estimated):
         del values[name]
     labels = {
         name: sorted(msgspec.json.encode(msgspec.structs.replace(each, value=None)) for each in usages)
