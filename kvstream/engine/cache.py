@@ -396,12 +396,17 @@ class CacheMonitor:
         asked_once = None if self._stores_seen else self._curve.asked_once
         return CacheSizes(blocks=blocks, peak=peak, asked_once=asked_once)
 
+    def settled_sample(self) -> ContentSample:
+        """Return the sample of contents, with all in it that was applied."""
+        self._settle_changes()
+        return self.sample
+
     def contents(self, threshold: int) -> CacheContents:
         """Return when contents with a hash below a threshold came and went, as far as they are followed."""
-        self._settle_changes()
-        threshold = min(threshold, self.sample.threshold)
-        oldest = self.sample.oldest
-        stays = stays_of(self.sample.events(threshold))
+        sample = self.settled_sample()
+        threshold = min(threshold, sample.threshold)
+        oldest = sample.oldest
+        stays = stays_of(sample.events(threshold))
         counts = CacheCounts()
         self.add_counts_to(counts)
         if counts.unknown_births > counts.unknown_lifetimes:

@@ -42,7 +42,8 @@ class ContentGathering:
 
     def __init__(self, caches: Iterable[CacheMonitor], most_events: int = MOST_EVENTS) -> None:
         tiers = {id(tier): tier for cache in caches for tier in cache.tiers.values()}
-        samples = [tier.sample for tier in tiers.values() if len(tier.sample)]
+        followed = (tier.settled_sample() for tier in tiers.values())
+        samples = [sample for sample in followed if len(sample)]
         self._threshold = min((sample.threshold for sample in samples), default=WHOLE)
         while sum(len(each) * self._threshold // each.threshold for each in samples) > most_events:
             self._threshold //= 2
