@@ -17,7 +17,7 @@ from kvstream.collector import (
     KVCacheMetricsCollector,
     create_metrics_collector,
 )
-from kvstream.config import MetricsConfig, StreamConfig, load_config
+from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.engine.inputs import InputStatistics
 from kvstream.errors import (
     ClosedStreamError,
@@ -67,6 +67,7 @@ from kvstream.metrics.working_set import WorkingSet
 from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import QueueStatistics
 from kvstream.recording.recorder import HasBlockId
+from kvstream.settings import load_config
 from kvstream.stream import KVStream, StreamStatistics
 from kvstream.subscriptions import Batching, Delivery, Subscription, SubscriptionStatistics
 from kvstream.transport.client import Connection, ConnectionStatistics, connect

@@ -1,9 +1,7 @@
 """Settings of the metrics and of the stream: immutable Structs, checked when they are made."""
 
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import msgspec
 
@@ -17,28 +15,63 @@ _MOST_RECENT = 600  # windows, as each of them is added up for every summary
 _LONGEST_SECONDS = 365 * 86_400.0
 
 
-def _require(ok: bool, name: str, value: object, rule: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name} must be {rule}, not {value!r}")
+class SettingsError(ConfigError):
+    """Raised when settings have values that cannot be used.
+
+    Attributes:
+        problems: (name of a setting, what is wrong with it), all of them.
+    """
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        super().__init__(*(what for _, what in problems))
+        self.problems = problems
 
 
-def _whole(name: str, value: object, low: int, high: int) -> None:
-    ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-    _require(ok, name, value, f"a whole number from {low:,} to {high:,}")
+class _Checks:
+    """Checks settings one by one, and raises at the end what is wrong with any of them."""
 
+    def __init__(self, settings: msgspec.Struct) -> None:
+        self._settings = settings
+        self._problems: list[tuple[str, str]] = []
 
-def _real(name: str, value: object, low: float, high: float, rule: str) -> None:
-    """Require a number above ``low`` and at most ``high``, which NaN is not."""
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and low < value <= high
-    _require(ok, name, value, rule)
+    def require(self, name: str, ok: bool, rule: str) -> None:
+        """Note that a setting is wrong unless it is ``ok``."""
+        if not ok:
+            value = getattr(self._settings, name)
+            self._problems.append((name, f"{name} must be {rule}, not {value!r}"))
 
+    def boolean(self, name: str) -> None:
+        """Require true or false."""
+        self.require(name, isinstance(getattr(self._settings, name), bool), "true or false")
 
-def _seconds(name: str, value: object, *, off: str = "") -> None:
-    """Require seconds above 0 and of a year at most; 0, too, if that means something."""
-    if off and value == 0 and not isinstance(value, bool):
-        return
-    allowed = f"0 ({off}) or more seconds" if off else "above 0 seconds"
-    _real(name, value, 0.0, _LONGEST_SECONDS, f"{allowed}, at most {_LONGEST_SECONDS:,.0f} (a year)")
+    def whole(self, name: str, low: int, high: int) -> None:
+        """Require a whole number."""
+        value = getattr(self._settings, name)
+        ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        self.require(name, ok, f"a whole number from {low:,} to {high:,}")
+
+    def real(self, name: str, low: float, high: float, rule: str) -> None:
+        """Require a number above ``low`` and at most ``high``, which NaN is not."""
+        value = getattr(self._settings, name)
+        ok = isinstance(value, (int, float)) and not isinstance(value, bool) and low < value <= high
+        self.require(name, ok, rule)
+
+    def seconds(self, name: str, *, off: str = "") -> None:
+        """Require seconds above 0 and of a year at most; 0, too, if that means something."""
+        value = getattr(self._settings, name)
+        if off and value == 0 and not isinstance(value, bool):
+            return
+        allowed = f"0 ({off}) or more seconds" if off else "above 0 seconds"
+        self.real(name, 0.0, _LONGEST_SECONDS, f"{allowed}, at most {_LONGEST_SECONDS:,.0f} (a year)")
+
+    def done(self) -> None:
+        """Raise what is wrong.
+
+        Raises:
+            SettingsError: If anything is.
+        """
+        if self._problems:
+            raise SettingsError(self._problems)
 
 
 class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,27 +131,30 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     label_sets: int = 64
 
     def __post_init__(self) -> None:
-        _real("sample_rate", self.sample_rate, 0.0, 1.0, "above 0 and at most 1")
-        _whole("history_size", self.history_size, 1, 10_000_000)
-        _whole("trend_window", self.trend_window, 4, 600)
-        _real("anomaly_threshold", self.anomaly_threshold, 0.0, 1e6, "above 0 and at most 1,000,000")
-        _require(isinstance(self.enable_detailed, bool), "enable_detailed", self.enable_detailed, "a bool")
-        _seconds("export_interval", self.export_interval, off="off")
-        _real("window_seconds", self.window_seconds, 1e-3, 86400.0, "above 0.001 and at most 86400")
-        _whole("windows", self.windows, 2, 100_000)
+        checks = _Checks(self)
+        checks.real("sample_rate", 0.0, 1.0, "above 0 and at most 1")
+        checks.whole("history_size", 1, 10_000_000)
+        checks.whole("trend_window", 4, 600)
+        checks.real("anomaly_threshold", 0.0, 1e6, "above 0 and at most 1,000,000")
+        checks.boolean("enable_detailed")
+        checks.seconds("export_interval", off="off")
+        checks.real("window_seconds", 1e-3, 86400.0, "above 0.001 and at most 86400")
+        checks.whole("windows", 2, 100_000)
         for name in ("capacity", "block_tokens", "block_bytes"):
-            if (value := getattr(self, name)) is not None:
-                _whole(name, value, 1, 2**40)
-        _whole("remembered_evictions", self.remembered_evictions, 0, 2**27)
-        _whole("curve_keys", self.curve_keys, 0, 2**20)
-        _seconds("curve_half_life_seconds", self.curve_half_life_seconds, off="for ever")
-        _require(self.content_sample != 1, "content_sample", self.content_sample, "0 (off) or more than 1")
-        _whole("content_sample", self.content_sample, 0, 2**24)
-        _whole("max_caches", self.max_caches, 1, 10_000_000)
-        _whole("max_live_blocks", self.max_live_blocks, 1, 2**40)
-        _seconds("forget_seconds", self.forget_seconds, off="never")
-        _whole("label_sets", self.label_sets, 0, 4096)
-        _require(self.trend_window <= self.windows, "trend_window", self.trend_window, "at most `windows`")
+            if getattr(self, name) is not None:
+                checks.whole(name, 1, 2**40)
+        checks.whole("remembered_evictions", 0, 2**27)
+        checks.whole("curve_keys", 0, 2**20)
+        checks.seconds("curve_half_life_seconds", off="for ever")
+        checks.whole("content_sample", 0, 2**24)
+        checks.require("content_sample", self.content_sample != 1, "0 (off) or more than 1")
+        checks.whole("max_caches", 1, 10_000_000)
+        checks.whole("max_live_blocks", 1, 2**40)
+        checks.seconds("forget_seconds", off="never")
+        checks.whole("label_sets", 0, 4096)
+        if isinstance(self.trend_window, int) and isinstance(self.windows, int):
+            checks.require("trend_window", self.trend_window <= self.windows, "at most `windows`")
+        checks.done()
 
     @property
     def recent_windows(self) -> int:
@@ -166,53 +202,15 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     subscriber_buffer: int = 1024
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.recorded, bool), "recorded", self.recorded, "a bool")
-        _whole("consumers", self.consumers, 1, 1024)
-        if self.recorded:
-            _require(self.consumers == 1, "consumers", self.consumers, "1 where events are recorded")
-        _whole("queue_events", self.queue_events, 1, 2**31)
-        _require(self.overflow in POLICIES, "overflow", self.overflow, f"one of {', '.join(POLICIES)}")
-        _whole("frame_events", self.frame_events, 1, 2**20)
-        _seconds("flush_seconds", self.flush_seconds)
-        _seconds("shutdown_timeout", self.shutdown_timeout)
-        _seconds("delivery_timeout", self.delivery_timeout)
-        _whole("subscriber_buffer", self.subscriber_buffer, 1, 2**31)
-
-
-C = TypeVar("C", MetricsConfig, StreamConfig)
-
-
-def load_config(
-    kind: type[C],
-    path: str | Path | None = None,
-    environ: Mapping[str, str] | None = None,
-    **flags: Any,
-) -> C:
-    """Build a config from a TOML file, then ``KVSTREAM_*`` variables, then flags; later ones win.
-
-    Args:
-        kind: ``MetricsConfig`` or ``StreamConfig``.
-        path: TOML file with the fields at top level (``[metrics]`` for the nested ones).
-        environ: Variables to look in, by default the process's: ``KVSTREAM_SAMPLE_RATE=0.1``.
-        **flags: Fields set by the caller; None means not set.
-
-    Raises:
-        ConfigError: If the file cannot be read or a value cannot be used.
-    """
-    values: dict[str, Any] = {}
-    if path is not None:
-        import tomllib  # only who has a file pays for it
-
-        try:
-            values.update(tomllib.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: {error}") from error
-    environ = os.environ if environ is None else environ
-    for name in kind.__struct_fields__:
-        if (text := environ.get(f"KVSTREAM_{name.upper()}")) is not None:
-            values[name] = text
-    values.update((name, value) for name, value in flags.items() if value is not None)
-    try:
-        return msgspec.convert(values, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(str(error)) from error
+        checks = _Checks(self)
+        checks.boolean("recorded")
+        checks.whole("consumers", 1, 1024)
+        if self.recorded is True:
+            checks.require("consumers", self.consumers == 1, "1 where events are recorded")
+        checks.whole("queue_events", 1, 2**31)
+        checks.require("overflow", self.overflow in POLICIES, f"one of {', '.join(POLICIES)}")
+        checks.whole("frame_events", 1, 2**20)
+        for name in ("flush_seconds", "shutdown_timeout", "delivery_timeout"):
+            checks.seconds(name)
+        checks.whole("subscriber_buffer", 1, 2**31)
+        checks.done()

@@ -6,7 +6,15 @@ class KVStreamError(Exception):
 
 
 class ConfigError(KVStreamError, ValueError):
-    """Raised when a setting or a rule has a value that cannot be used."""
+    """Raised when a setting or a rule has a value that cannot be used.
+
+    Attributes:
+        lines: What is wrong, one line for each mistake; of a file each with its name and a line number.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
 
 
 class MalformedInputError(KVStreamError, ValueError):

@@ -37,6 +37,7 @@ ORDER = [
     "faults",
     "subscriptions",
     "config",
+    "settings",
     "events",
     "_core",
     "blocks",

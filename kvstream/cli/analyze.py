@@ -22,9 +22,10 @@ from kvstream.cli.session import (
     Unit,
     wants_lines,
 )
-from kvstream.config import MetricsConfig, load_config
+from kvstream.config import MetricsConfig
 from kvstream.metrics.summary import ALL
 from kvstream.reports.verdict import Analysis, CacheAnalysis
+from kvstream.settings import load_config
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.vllm_cache import ServiceTime

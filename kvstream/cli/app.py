@@ -13,11 +13,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from kvstream.alerts.rules_file import RulesFileError
 from kvstream.cli.exit_codes import EXIT_ERROR, EXIT_SIGNAL, EXIT_USAGE
 from kvstream.cli.messages import say
 from kvstream.cli.standard import drop_standard_output
-from kvstream.errors import KVStreamError
+from kvstream.errors import ConfigError, KVStreamError
 from kvstream.text.escape import for_terminal
 
 # Typer shows its base of usage errors by no name of its own.
@@ -148,7 +147,7 @@ def _report(error: BaseException) -> int:
         return _report_usage(error)
     # Of several, the one that was raised with a person in mind.
     cause = min(causes, key=lambda cause: not isinstance(cause, KVStreamError))
-    if isinstance(cause, RulesFileError):
+    if isinstance(cause, ConfigError):
         for line in cause.lines:
             say(f"kvstream: {line}")
     else:

@@ -11,7 +11,7 @@ import typer
 from msgspec.structs import replace
 
 from kvstream.alerts.rule import Rule
-from kvstream.alerts.rules_file import RulesFileError, default_rules, load_rules
+from kvstream.alerts.rules_file import default_rules, load_rules
 from kvstream.alerts.silences import Silence
 from kvstream.alerts.types import MetricType
 from kvstream.cli.messages import say
@@ -83,8 +83,7 @@ async def _read_again(stream: KVStream, file: Path, heartbeat: bool) -> None:
         chosen = chosen_rules(file, heartbeat)
         await stream.replace_rules(chosen.rules, chosen.silences)
     except ConfigError as error:
-        lines = error.lines if isinstance(error, RulesFileError) else [str(error)]
-        for line in lines:
+        for line in error.lines:
             say(f"kvstream: {line}")
         say(f"kvstream: {file}: the rules stay as they were")
         return

@@ -28,8 +28,9 @@ from kvstream.cli.messages import say
 from kvstream.cli.services import serve_all, server_tls
 from kvstream.cli.session import Capacity, ConfigFile, MinSeverity, stop_on_signal
 from kvstream.cli.tokens import TokenFile, token_from
-from kvstream.config import MetricsConfig, StreamConfig, load_config
+from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError, KVStreamError
+from kvstream.settings import load_config
 from kvstream.sources.engine_input import LiveInput
 from kvstream.sources.inputs import live_input
 from kvstream.sources.targets import Targets

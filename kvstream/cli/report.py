@@ -19,12 +19,13 @@ from kvstream.cli.recordings import (
 )
 from kvstream.cli.session import Capacity, ConfigFile, DecodeRate, Engine, PrefillRate, Unit
 from kvstream.cli.standard import write_document
-from kvstream.config import MetricsConfig, load_config
+from kvstream.config import MetricsConfig
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.reports.html import to_html
 from kvstream.reports.markdown import to_markdown
 from kvstream.reports.report import Report, ReportBuilder
+from kvstream.settings import load_config
 from kvstream.sinks.eviction_table import EvictionTable, check_ending
 from kvstream.sinks.output_file import naming, refuse_inputs, whole_file
 from kvstream.sources.options import ReadOptions

@@ -26,10 +26,11 @@ from kvstream.cli.session import (
     wants_lines,
 )
 from kvstream.cli.standard import write_document
-from kvstream.config import MetricsConfig, load_config
+from kvstream.config import MetricsConfig
 from kvstream.engine.monitor import Monitor
 from kvstream.engine.recorded import RecordedTime
 from kvstream.events.frame import EventFrame
+from kvstream.settings import load_config
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.options import ReadOptions
 from kvstream.text.escape import for_terminal

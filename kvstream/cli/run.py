@@ -39,10 +39,11 @@ from kvstream.cli.session import (
     Unit,
     run_session,
 )
-from kvstream.config import MetricsConfig, StreamConfig, load_config
+from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
+from kvstream.settings import load_config
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.files import STDIN
 from kvstream.sources.inputs import Input, live_and_recorded

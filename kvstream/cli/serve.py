@@ -37,9 +37,10 @@ from kvstream.cli.session import (
     wants_lines,
 )
 from kvstream.cli.tokens import TokenFile, token_from
-from kvstream.config import MetricsConfig, StreamConfig, load_config
+from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError
 from kvstream.events.codec import MAX_FRAME_BYTES
+from kvstream.settings import load_config
 from kvstream.sources.engine_input import LiveInput
 from kvstream.sources.engine_metrics import EngineMetrics, event_counts
 from kvstream.sources.inputs import live_input

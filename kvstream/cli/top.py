@@ -15,10 +15,11 @@ from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_
 from kvstream.cli.chosen_rules import RulesFile, chosen_rules
 from kvstream.cli.render import console, summary_table
 from kvstream.cli.session import Capacity, ConfigFile, Unit
-from kvstream.config import MetricsConfig, StreamConfig, load_config
+from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.metrics.history import History
 from kvstream.reports.overview import Place, State, history, state_of
+from kvstream.settings import load_config
 from kvstream.sources.engine_input import EngineInput
 from kvstream.sources.files import STDIN
 from kvstream.sources.inputs import Input, live_and_recorded
