@@ -19,7 +19,7 @@ C = TypeVar("C", MetricsConfig, StreamConfig)
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {"metrics": MetricsConfig, "stream": StreamConfig}
 """Tables of a file of settings that are settings themselves; their fields may stand at top level, too."""
-OTHER_SECTIONS = ("rules", "silences", "alerts", "run", "serve")
+OTHER_SECTIONS = ("rules", "silences", "alerts", "run", "serve", "analyze", "report", "top")
 """Tables of ``kvstream.toml`` that the command line reads."""
 
 VARIABLES = {

@@ -8,27 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
+from kvstream.cli.command import Attempts
 from kvstream.cli.json_lines import JsonLines
-from kvstream.cli.recordings import Recordings, read_recordings, recordings
+from kvstream.cli.options import CacheOptions, Recordings, Results, TraceOptions
+from kvstream.cli.recordings import read_recordings, recordings
 from kvstream.cli.render import console, summary_table
-from kvstream.cli.session import (
-    Capacity,
-    ConfigFile,
-    DecodeRate,
-    Engine,
-    Json,
-    PrefillRate,
-    Unit,
-    wants_lines,
-)
-from kvstream.config import MetricsConfig
 from kvstream.metrics.summary import ALL
 from kvstream.reports.verdict import Analysis, CacheAnalysis
-from kvstream.settings import load_config
 from kvstream.sinks.output_file import refuse_inputs
-from kvstream.sources.options import ReadOptions
-from kvstream.sources.vllm_cache import ServiceTime
 from kvstream.text.escape import for_terminal
 from kvstream.text.numbers import gib, ratio, seconds
 
@@ -48,42 +35,28 @@ EXAMPLES = """
 _HOT_SHOWN = 5
 
 
-def analyze_command(
-    files: Recordings,
-    capacity: Capacity = None,
-    model_config: ModelConfig = None,
-    block_tokens: BlockTokens = None,
-    block_bytes: BlockBytes = None,
-    time_unit: Unit = None,
-    engine: Engine = "lru",
-    prefill_rate: PrefillRate = ServiceTime().prefill_rate,
-    decode_rate: DecodeRate = ServiceTime().decode_rate,
-    config: ConfigFile = None,
-    json: Json = False,
-) -> None:
-    """Say why a cache does what it does and what would help, then the figures."""
-    inputs = recordings(files, "what is analyzed is read from files")
+def analyze_command(files: Recordings, cache: CacheOptions, traces: TraceOptions, results: Results) -> None:
+    """Explain recorded events: why a cache does what it does and what would help, then the figures."""
+    with Attempts() as attempt:
+        inputs = attempt(recordings, files, "what is analyzed is read from files")
+        metrics = attempt(cache.metrics)
     refuse_inputs(sys.stdout.fileno(), files)
-    size = block_settings(model_config, block_tokens, block_bytes)
-    metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
     analysis = Analysis(metrics)
-    service = ServiceTime(prefill_rate=prefill_rate, decode_rate=decode_rate)
-    options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit, engine=engine, service=service)
-    read_recordings(inputs, options, analysis.process)
+    read_recordings(inputs, traces.reading(metrics.capacity), analysis.process)
     analysis.end()
     for each in inputs:
         if each.simulated_source is not None:
             analysis.mark_simulated(each.simulated_source, each.simulation)
-    results = analysis.results()
+    found = analysis.results()
     if (overall := analysis.overall()) is not None:
-        results.append(overall)
-    if wants_lines(json):
+        found.append(overall)
+    if results.as_lines:
         lines = JsonLines(sys.stdout.buffer)
-        for result in results:
+        for result in found:
             lines.show(result)
         return
     screen = console()
-    for result in results:
+    for result in found:
         print_analysis(screen, result)
 
 

@@ -2,25 +2,25 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from kvstream.cli.command import Command, Mistakes, UsageError, explain, lines_of
 from kvstream.cli.exit_codes import EXIT_ERROR, EXIT_SIGNAL, EXIT_USAGE
-from kvstream.cli.messages import say
+from kvstream.cli.groups import flat
+from kvstream.cli.messages import Verbosity, choose, say
 from kvstream.cli.standard import drop_standard_output
-from kvstream.errors import ConfigError, KVStreamError
+from kvstream.errors import KVStreamError
 from kvstream.text.escape import for_terminal
-
-# Typer shows its base of usage errors by no name of its own.
-_UsageError: Any = typer.BadParameter.__bases__[0]
 
 # In the order of the help.
 _COMMANDS = (
@@ -49,8 +49,13 @@ def _load(name: str) -> Any:
     only = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
     if hasattr(module, "app"):
         only.add_typer(module.app, name=name)
+        commands = module.app.registered_commands
     else:
         only.command(name, epilog=module.EXAMPLES)(getattr(module, f"{name}_command"))
+        commands = only.registered_commands
+    for each in commands:
+        if each.cls is not Command:  # loaded before
+            each.cls, each.callback = Command, flat(each.callback, Verbosity, choose)
     return typer.main.get_group(only).commands[name]
 
 
@@ -74,13 +79,15 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     show: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
+
+
+app.callback()(flat(_root, Verbosity, choose))
 
 
 class _OneLine(logging.Formatter):
@@ -118,7 +125,7 @@ def run_app() -> int:
     # So that SIGTERM, too, leaves nothing half-written behind where a command does not drain by itself.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(EXIT_SIGNAL + number))
     try:
-        code = int(app(standalone_mode=False) or 0)
+        code = int(app(standalone_mode=False, prog_name="kvstream") or 0)
         sys.stdout.flush()
     except BaseException as error:
         code = _report(error)
@@ -143,37 +150,43 @@ def _report(error: BaseException) -> int:
         return stops[0].code if isinstance(stops[0].code, int) else EXIT_ERROR
     if all(isinstance(cause, BrokenPipeError) for cause in causes):
         return 0  # whoever read our output has left
-    if isinstance(error, _UsageError):
+    if isinstance(error, UsageError):
         return _report_usage(error)
     # Of several, the one that was raised with a person in mind.
     cause = min(causes, key=lambda cause: not isinstance(cause, KVStreamError))
-    if isinstance(cause, ConfigError):
-        for line in cause.lines:
-            say(f"kvstream: {line}")
-    else:
-        say(f"kvstream: {_message(cause)}")
+    for line in _lines(cause):
+        say(f"kvstream: {line}")
     return EXIT_ERROR
 
 
 def _report_usage(error: Any) -> int:
     if type(error).__name__ != "NoArgsIsHelpError":  # its help is on the screen
+        lines = error.lines if isinstance(error, Mistakes) else [_explain(error)]
+        for line in lines:
+            say(f"kvstream: {line}")
         if error.ctx is not None:
-            say(error.ctx.get_usage())
-            say(f"Try '{error.ctx.command_path} --help' for help.")
-        say(f"kvstream: {error.format_message()}")
+            say(f"kvstream: '{error.ctx.command_path} --help' shows what there is")
     return EXIT_USAGE
 
 
-def _message(error: BaseException) -> str:
+def _explain(error: Any) -> str:
+    """Return what is wrong where no command was found."""
+    unknown = re.match(r"No such command '(.*?)'\.(?: Did you mean (.*)\?)?", error.format_message())
+    if unknown is None:
+        return explain(error, error.ctx.command)
+    name, close = unknown[1], (unknown[2] or "").replace("'", "")
+    if error.ctx.parent is None and (os.path.exists(name) or "://" in name):
+        close = f"kvstream run {name}"
+    return f"no such command {name}" + (f"; did you mean {close}?" if close else "")
+
+
+def _lines(error: BaseException) -> Sequence[str]:
     match error:
-        case KVStreamError():
-            return str(error)
+        case KVStreamError() | OSError():
+            return lines_of(error)
         case MemoryError():
-            return "out of memory"
-        case OSError():
-            where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-            return f"{where}{error.strerror or error}"
-    return f"unexpected error: {_name(error)}; KVSTREAM_TRACEBACK=1 shows where"
+            return ["out of memory"]
+    return [f"unexpected error: {_name(error)}; KVSTREAM_TRACEBACK=1 shows where"]
 
 
 def _name(error: BaseException | None) -> str:

@@ -15,8 +15,10 @@ from kvstream.bench.measure import Report, measure
 from kvstream.bench.saving import Saving, measure_saving
 from kvstream.cli.exit_codes import EXIT_ALERT
 from kvstream.cli.messages import say
+from kvstream.cli.options import Results
 from kvstream.cli.render import console
 from kvstream.cli.standard import write_document
+from kvstream.cli.values import number
 from kvstream.errors import ConfigError
 
 EXAMPLES = """
@@ -50,8 +52,22 @@ class BenchReport(msgspec.Struct, frozen=True):
 
 
 def bench_command(
-    events: Annotated[int, typer.Option(min=1000, help="Events a repeat.")] = 400_000,
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats of each part; the median counts.")] = 7,
+    *,
+    events: Annotated[
+        int,
+        number("count", "--events", metavar="N", low=1000, help="Events a repeat.", show_default=True),
+    ] = 400_000,
+    repeats: Annotated[
+        int,
+        number(
+            "count",
+            "--repeats",
+            metavar="N",
+            low=1,
+            help="Repeats of each part; the median counts.",
+            show_default=True,
+        ),
+    ] = 7,
     latency: Annotated[
         bool, typer.Option(help="Also measure how long alerts take at a million events a second.")
     ] = True,
@@ -64,7 +80,6 @@ def bench_command(
     state: Annotated[
         bool, typer.Option("--state", help="Also measure snapshots, of up to a thousand caches.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
     compare: Annotated[
         Path | None,
         typer.Option(
@@ -75,10 +90,16 @@ def bench_command(
     ] = None,
     tolerance: Annotated[
         float,
-        typer.Option(
-            min=0.0, help="Growth of a part's cost, relative to the plain collector's, that is let pass."
+        number(
+            "number",
+            "--tolerance",
+            metavar="SHARE",
+            low=0,
+            help="Growth of a part's cost, relative to the plain collector's, that is let pass.",
+            show_default=True,
         ),
     ] = 0.3,
+    results: Results,
 ) -> int:
     """Measure recording, decoding, block state and whole streams on synthetic events."""
     before = _read(compare) if compare else None
@@ -95,7 +116,7 @@ def bench_command(
         saving = measure_saving(show) if state else []
     document = BenchReport(report, delays, consumers, sizes, saving)
     slower = _slower(before.throughput, report, tolerance) if before else {}
-    if json:
+    if results.as_json():
         write_document(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
     else:
         _print(document, before)

@@ -4,29 +4,20 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import anyio
-import typer
 from msgspec.structs import replace
 
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.rules_file import default_rules, load_rules
 from kvstream.alerts.silences import Silence
 from kvstream.alerts.types import MetricType
-from kvstream.cli.messages import say
+from kvstream.cli.config_file import rules_of_config
+from kvstream.cli.messages import note, say
 from kvstream.errors import ConfigError
 from kvstream.stream import KVStream
-
-RulesFile = Annotated[
-    Path | None, typer.Option(metavar="FILE.toml", help="Changes to the alert rules.", show_default=False)
-]
-Heartbeat = Annotated[
-    bool,
-    typer.Option(
-        "--heartbeat", help="Post an alert that always fires to Alertmanager, so that its absence is noticed."
-    ),
-]
+from kvstream.text.toml import TomlFile
 
 
 class ChosenRules(NamedTuple):
@@ -36,35 +27,55 @@ class ChosenRules(NamedTuple):
     silences: Sequence[Silence]
 
 
-def chosen_rules(file: Path | None, heartbeat: bool = False) -> ChosenRules:
-    """Return the rules and the silences that the options ask for.
+class RuleFiles(NamedTuple):
+    """Where the rules of a command are from.
 
-    Args:
-        file: Changes to the built-in rules.
+    Attributes:
+        config: A file of settings, which may have changes to the built-in rules.
+        rules: A file of further changes.
         heartbeat: Turn the rules of the heartbeat on.
-
-    Raises:
-        ConfigError: If the file cannot be used.
     """
-    base = default_rules()
-    rules, silences = load_rules(file, base) if file else (base, ())
-    if heartbeat:
-        rules = tuple(replace(r, enabled=True) if r.metric is MetricType.HEARTBEAT else r for r in rules)
-    return ChosenRules(rules, silences)
+
+    config: Path | None = None
+    rules: Path | None = None
+    heartbeat: bool = False
+
+    @property
+    def names(self) -> str:
+        """Return the names of the files; empty if there are none."""
+        return " and ".join(str(file) for file in (self.config, self.rules) if file is not None)
+
+    def read(self) -> ChosenRules:
+        """Return the rules and the silences as the files have them now.
+
+        Raises:
+            ConfigError: If a file cannot be used; a line for each mistake.
+        """
+        rules: tuple[Rule, ...] = default_rules()
+        silences: tuple[Silence, ...] = ()
+        if self.config is not None:
+            file = TomlFile(self.config)
+            rules, silences = rules_of_config(file)
+            file.check()
+        if self.rules is not None:
+            rules, more = load_rules(self.rules, rules)
+            silences = (*silences, *more)
+        if self.heartbeat:
+            rules = tuple(replace(r, enabled=True) if r.metric is MetricType.HEARTBEAT else r for r in rules)
+        return ChosenRules(rules, silences)
 
 
 async def read_rules_on_hangup(
-    stream: KVStream, file: Path, heartbeat: bool, scope: anyio.CancelScope, stopped: list[int]
+    stream: KVStream, files: RuleFiles, scope: anyio.CancelScope, stopped: list[int]
 ) -> None:
-    """Read a file of rules again with each SIGHUP; the rules of before stay if anything is wrong with it.
+    """Read the files of rules again with each SIGHUP; the rules stay if anything is wrong with them.
 
     Where SIGHUP came because the terminal on standard output is gone, nobody asks for rules: it ends the
     command as other signals do.
 
     Args:
         stream: What is judged by them.
-        file: Changes to the built-in rules.
-        heartbeat: Turn the rules of the heartbeat on.
+        files: Where the rules are from.
         scope: Is cancelled to end the command.
         stopped: Where the number of the signal is noted then.
     """
@@ -75,16 +86,16 @@ async def read_rules_on_hangup(
                 stopped.append(number)
                 scope.cancel()
                 return
-            await _read_again(stream, file, heartbeat)
+            await _read_again(stream, files)
 
 
-async def _read_again(stream: KVStream, file: Path, heartbeat: bool) -> None:
+async def _read_again(stream: KVStream, files: RuleFiles) -> None:
     try:
-        chosen = chosen_rules(file, heartbeat)
+        chosen = files.read()
         await stream.replace_rules(chosen.rules, chosen.silences)
     except ConfigError as error:
         for line in error.lines:
             say(f"kvstream: {line}")
-        say(f"kvstream: {file}: the rules stay as they were")
+        say(f"kvstream: {files.names}: the rules stay as they were")
         return
-    say(f"kvstream: read {file} again: {len(chosen.rules)} rules, {len(chosen.silences)} silences")
+    note(f"kvstream: read {files.names} again: {len(chosen.rules)} rules, {len(chosen.silences)} silences")

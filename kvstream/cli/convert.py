@@ -2,16 +2,16 @@
 
 import sys
 from contextlib import nullcontext
-from typing import Annotated
+from typing import Annotated, get_args
 
 import anyio
 import typer
 
-from kvstream.cli.block_size import DEFAULT_BLOCK_TOKENS, BlockTokens
 from kvstream.cli.messages import MalformedReport, say
-from kvstream.cli.recordings import Force, say_simulated
+from kvstream.cli.options import DEFAULT_BLOCK_TOKENS, BlockTokens, Capacity, Force, Unit
+from kvstream.cli.recordings import say_simulated
 from kvstream.cli.render import progress_on_stderr
-from kvstream.cli.session import Capacity, Unit
+from kvstream.cli.values import choice
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.frame import EventFrame
 from kvstream.sinks.anonymizer import Anonymizer
@@ -43,7 +43,8 @@ def convert_command(
     recording: Annotated[str, typer.Argument(metavar="FROM", help="Any input of kvstream run that ends.")],
     output: Annotated[str, typer.Argument(metavar="TO", help="A file, or - for standard output.")],
     format: Annotated[  # noqa: A002
-        Format | None, typer.Option(help="By default as the file is named, else jsonl.", show_default=False)
+        Format | None,
+        choice(get_args(Format), "--format", help="By default as the file is named, else jsonl."),
     ] = None,
     source: Annotated[
         str | None, typer.Option(help="Only the events of this source.", show_default=False)

@@ -1,5 +1,6 @@
 """``kvstream demo``: two simulated engines, one of them in trouble now and then, and the dashboard."""
 
+import sys
 import time
 from collections.abc import Iterator
 from typing import Annotated
@@ -9,7 +10,9 @@ import msgspec
 import numpy as np
 import typer
 
+from kvstream.cli.messages import note
 from kvstream.cli.session import Output, Session, run_session
+from kvstream.cli.values import number
 from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Labels, Op
@@ -39,9 +42,14 @@ _TENANTS = (Labels(tenant="chat"), Labels(tenant="nightly-batch"))
 
 def demo_command(
     http: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where the dashboard is.")
+        str, typer.Option(metavar="[HOST]:PORT", help="Where the dashboard is.")
     ] = "127.0.0.1:9109",
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, other requests.")] = 0,
+    seed: Annotated[
+        int,
+        number(
+            "count", "--seed", metavar="N", low=0, help="Another seed, other requests.", show_default=True
+        ),
+    ] = 0,
 ) -> int:
     """Run two simulated engines, one hit by a scan every quarter of an hour, and show the dashboard."""
     from kvstream.web.server import HttpServer  # here, as it needs an extra
@@ -57,13 +65,13 @@ def demo_command(
     server.bind()
 
     async def feed(stream: KVStream, output: Output) -> None:
-        typer.echo(f"dashboard at {server.url}  (Ctrl-C ends)", err=True)
+        note(f"dashboard at {server.url}  (Ctrl-C ends)")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.serve)
             for number, (source, workload) in enumerate(_ENGINES):
                 tasks.start_soon(_play, stream, source, workload, seed + number)
 
-    return run_session(Session(), stream, feed, as_json=False)
+    return run_session(Session(), stream, feed, as_lines=not sys.stdout.isatty())
 
 
 async def _play(stream: KVStream, source: str, workload: Workload, seed: int) -> None:

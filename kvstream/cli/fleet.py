@@ -12,23 +12,17 @@ import typer
 from anyio import to_thread
 
 from kvstream.alerts.types import AlertLevel
-from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
-from kvstream.cli.chosen_rules import Heartbeat, RulesFile, chosen_rules
+from kvstream.cli.chosen_rules import RuleFiles
+from kvstream.cli.command import Attempts
 from kvstream.cli.exit_codes import EXIT_CODES, EXIT_SIGNAL, EXIT_UNDELIVERED
-from kvstream.cli.handlers import (
-    AlertLog,
-    AlertmanagerUrl,
-    Handlers,
-    OnAlert,
-    SlackUrl,
-    WebhookUrl,
-    undelivered_lines,
-)
-from kvstream.cli.messages import say
-from kvstream.cli.services import serve_all, server_tls
-from kvstream.cli.session import Capacity, ConfigFile, MinSeverity, stop_on_signal
-from kvstream.cli.tokens import TokenFile, token_from
-from kvstream.config import MetricsConfig, StreamConfig
+from kvstream.cli.guard import FrameLimits, Guard, Insecure
+from kvstream.cli.handlers import Destinations, MinSeverity, RulesFile, undelivered_lines
+from kvstream.cli.messages import note, say
+from kvstream.cli.options import CacheOptions
+from kvstream.cli.services import serve_all
+from kvstream.cli.session import stop_on_signal
+from kvstream.cli.values import choice, number
+from kvstream.config import POLICIES, OverflowPolicy, StreamConfig
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.settings import load_config
 from kvstream.sources.engine_input import LiveInput
@@ -59,6 +53,7 @@ EXAMPLES = f"""
 {EXIT_CODES}"""
 
 _KAFKA_URL = "kafka://HOST:PORT/PREFIX"
+_TOPICS_HELP = "Brokers, and what the topics' names begin with."
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,6 +63,7 @@ app = typer.Typer(
     epilog=EXAMPLES,
 )
 
+FromKafka = Annotated[str, typer.Option("--from", metavar=_KAFKA_URL, help=_TOPICS_HELP)]
 KafkaConfig = Annotated[
     Path | None,
     typer.Option(
@@ -77,7 +73,6 @@ KafkaConfig = Annotated[
         show_default=False,
     ),
 ]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Listen beyond this machine without a token.")]
 Metrics = Annotated[
     str | None,
     typer.Option(
@@ -90,9 +85,8 @@ Metrics = Annotated[
 
 @app.command(epilog=EXAMPLES)
 def agent(
-    to: Annotated[
-        str, typer.Option(metavar=_KAFKA_URL, help="Brokers, and what the topics' names begin with.")
-    ],
+    *,
+    to: Annotated[str, typer.Option(metavar=_KAFKA_URL, help=_TOPICS_HELP)],
     listen: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,44 +114,57 @@ def agent(
         bool, typer.Option("--create-topics", help="Make the topics where there are none.")
     ] = False,
     partitions: Annotated[
-        int, typer.Option(min=1, max=10_000, help="With --create-topics: partitions of the frames, for ever.")
+        int,
+        number(
+            "count",
+            "--partitions",
+            metavar="N",
+            low=1,
+            high=10_000,
+            help="With --create-topics: partitions of the frames, for ever.",
+            show_default=True,
+        ),
     ] = 64,
     copies: Annotated[
         int | None,
-        typer.Option(
-            min=1,
+        number(
+            "count",
+            "--copies",
+            metavar="N",
+            low=1,
             help="With --create-topics: brokers that keep each partition; by default as the broker is set.",
-            show_default=False,
         ),
     ] = None,
     overflow: Annotated[
-        str, typer.Option(help="While the broker is away: block, drop_newest, drop_oldest or sample.")
+        OverflowPolicy,
+        choice(POLICIES, "--overflow", help="While the broker is away.", show_default=True),
     ] = "block",
     queue_events: Annotated[
-        int, typer.Option(min=1, help="Events that wait for the broker before that.")
+        int,
+        number(
+            "count",
+            "--queue-events",
+            metavar="N",
+            low=1,
+            help="Events that wait for the broker before that.",
+            show_default="4Mi",
+        ),
     ] = 4_194_304,
     drain_seconds: Annotated[
-        float, typer.Option(min=0.0, help="Seconds that stopping may take to write what waits.")
+        float,
+        number(
+            "duration",
+            "--drain-seconds",
+            metavar="DURATION",
+            low=0,
+            help="How long stopping may take to write what waits.",
+            show_default="10s",
+        ),
     ] = 10.0,
     kafka_config: KafkaConfig = None,
     metrics: Metrics = None,
-    token_file: TokenFile = None,
-    tls_cert: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.pem", help="Certificate of tls:// endpoints.", show_default=False),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE.pem", help="Its private key.", show_default=False)
-    ] = None,
-    tls_client_ca: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.pem",
-            help="Let in only clients with a certificate of one of these roots.",
-            show_default=False,
-        ),
-    ] = None,
-    insecure: Insecure = False,
+    guard: Guard,
+    limits: FrameLimits,
 ) -> int:
     """Write what the engines of a node send into the topic of a fleet, until stopped.
 
@@ -170,27 +177,32 @@ def agent(
 
     if not (listen or from_ or targets):
         raise ConfigError("nothing to write: name engines by --from or --targets, or where to --listen")
-    address = KafkaAddress.parse(to)
-    settings = client.read_settings(kafka_config)
-    config = load_config(StreamConfig, overflow=overflow, queue_events=queue_events)
-    token = token_from(token_file)
-    tls = server_tls(tls_cert, tls_key, tls_client_ca)
-    inputs: list[LiveInput] = [live_input(name) for name in dict.fromkeys(from_ or ())]
+    with Attempts() as attempt:
+        address = attempt(KafkaAddress.parse, to)
+        settings = attempt(client.read_settings, kafka_config)
+        config = attempt(load_config, StreamConfig, overflow=overflow, queue_events=queue_events)
+        token = attempt(guard.token)
+        tls = attempt(guard.tls)
+        endpoints = [attempt(Endpoint.parse, name) for name in listen or ()]
+        followed = [attempt(live_input, name) for name in dict.fromkeys(from_ or ())]
+    inputs: list[LiveInput] = [*followed]
     if targets is not None:
         inputs.append(Targets(targets))
     log = FrameLog(address, settings, config)
-    budget = ReceiveBudget()
+    budget = ReceiveBudget(limits.max_receive_bytes)
     servers = [
         FrameServer(
             log,
             endpoint,
             token=token,
-            insecure=insecure,
+            insecure=guard.insecure,
+            longest_frame=limits.max_frame_bytes,
+            most_connections=limits.max_connections,
             budget=budget,
             tls=tls if endpoint.tls else None,
             unheld=partial(UnwrittenFrames, log),
         )
-        for endpoint in map(Endpoint.parse, listen or ())
+        for endpoint in endpoints
     ]
     if tls is not None and not any(server.endpoint.tls for server in servers):
         raise ConfigError("--tls-cert is for --listen tls://HOST:PORT")
@@ -198,7 +210,7 @@ def agent(
         from kvstream.fleet import topics
 
         for name in topics.create_topics(address, settings, partitions, copies or topics.BROKERS_DEFAULT):
-            say(f"made topic {name}")
+            note(f"made topic {name}")
     else:
         topics_there(address, settings)
 
@@ -210,7 +222,7 @@ def agent(
                 writing.start_soon(log.run)
                 for server in servers:
                     await server.bind()
-                    typer.echo(f"listening at {server.endpoint}", err=True)
+                    note(f"listening at {server.endpoint}")
                 services = [server.serve for server in servers]
                 is_alone = len(services) + len(inputs) == 1
                 services += [partial(each.deliver, log.take, is_alone=is_alone) for each in inputs]
@@ -227,15 +239,13 @@ def agent(
                 await server.aclose()
         return _ended(log, stopped)
 
-    return _run(run, metrics, insecure, partial(samples, log, inputs))
+    return _run(run, metrics, guard.insecure, partial(samples, log, inputs))
 
 
 @app.command(epilog=EXAMPLES)
 def worker(
-    from_: Annotated[
-        str,
-        typer.Option("--from", metavar=_KAFKA_URL, help="Brokers, and what the topics' names begin with."),
-    ],
+    *,
+    from_: FromKafka,
     state: Annotated[
         str,
         typer.Option(
@@ -243,26 +253,46 @@ def worker(
         ),
     ],
     checkpoint_every: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="From one commit of a partition to the next.")
+        float,
+        number(
+            "duration",
+            "--checkpoint-every",
+            metavar="DURATION",
+            low=0.1,
+            help="From one commit of a partition to the next.",
+            show_default="5s",
+        ),
     ] = 5.0,
     session: Annotated[
-        float, typer.Option(min=0.5, metavar="SECONDS", help="Silence after which others take over.")
+        float,
+        number(
+            "duration",
+            "--session",
+            metavar="DURATION",
+            low=0.5,
+            help="Silence after which others take over.",
+            show_default="10s",
+        ),
     ] = 10.0,
     summary_every: Annotated[
-        float, typer.Option(min=0.0, metavar="SECONDS", help="Publish summaries so often; 0: never.")
+        float,
+        number(
+            "duration",
+            "--summary-every",
+            metavar="DURATION",
+            low=0,
+            help="Publish summaries so often; 0: never.",
+            show_default="10s",
+        ),
     ] = 10.0,
     next_protocol: Annotated[
         bool, typer.Option("--kip-848", help="Use the group protocol of Kafka 4.0 and later.")
     ] = False,
-    capacity: Capacity = None,
-    model_config: ModelConfig = None,
-    block_tokens: BlockTokens = None,
-    block_bytes: BlockBytes = None,
     rules: RulesFile = None,
-    config: ConfigFile = None,
     kafka_config: KafkaConfig = None,
     metrics: Metrics = None,
     insecure: Insecure = False,
+    cache: CacheOptions,
 ) -> int:
     """Judge the partitions that the group assigns, until stopped.
 
@@ -275,20 +305,20 @@ def worker(
     from kvstream.fleet.snapshots import Snapshots
     from kvstream.fleet.worker import Worker, WorkerSettings, samples
 
-    address = KafkaAddress.parse(from_)
-    size = block_settings(model_config, block_tokens, block_bytes)
-    measured = load_config(MetricsConfig, config, capacity=capacity, **size)
-    chosen, silences = chosen_rules(rules)
+    with Attempts() as attempt:
+        address = attempt(KafkaAddress.parse, from_)
+        kafka = attempt(client.read_settings, kafka_config)
+        measured = attempt(cache.metrics)
+        chosen = attempt(RuleFiles(cache.config, rules).read)
     settings = WorkerSettings(
         checkpoint_seconds=checkpoint_every,
         session_seconds=session,
         summary_seconds=summary_every,
         next_protocol=next_protocol,
     )
-    kafka = client.read_settings(kafka_config)
     topics_there(address, kafka)
     snapshots = Snapshots(state, address.frames, __version__)
-    work = Worker(address, kafka, snapshots, measured, chosen, silences, settings)
+    work = Worker(address, kafka, snapshots, measured, chosen.rules, chosen.silences, settings)
 
     async def run() -> int:
         stopped = await run_until_signal(work.run)
@@ -301,20 +331,13 @@ def worker(
 
 @app.command(epilog=EXAMPLES)
 def notify(
-    from_: Annotated[
-        str,
-        typer.Option("--from", metavar=_KAFKA_URL, help="Brokers, and what the topics' names begin with."),
-    ],
+    *,
+    from_: FromKafka,
     min_severity: MinSeverity = AlertLevel.INFO,
-    on_alert: OnAlert = None,
-    webhook: WebhookUrl = None,
-    slack: SlackUrl = None,
-    alertmanager: AlertmanagerUrl = None,
-    heartbeat: Heartbeat = False,
-    alert_log: AlertLog = None,
     kafka_config: KafkaConfig = None,
     metrics: Metrics = None,
     insecure: Insecure = False,
+    destinations: Destinations,
 ) -> int:
     """Notify of the alerts of all workers, of each change of an incident once, until stopped.
 
@@ -324,20 +347,13 @@ def notify(
     from kvstream.fleet.address import KafkaAddress
     from kvstream.fleet.notifier import Notifier, samples
 
-    address = KafkaAddress.parse(from_)
-    kafka = client.read_settings(kafka_config)
-    handlers = Handlers(
-        on_alert=on_alert,
-        webhook=webhook,
-        slack=slack,
-        alertmanager=alertmanager,
-        heartbeat=heartbeat,
-        alert_log=alert_log,
-    )
-    if handlers == Handlers():
+    with Attempts() as attempt:
+        address = attempt(KafkaAddress.parse, from_)
+        kafka = attempt(client.read_settings, kafka_config)
+    stream = KVStream(rules=RuleFiles(heartbeat=destinations.heartbeat).read().rules)
+    destinations.attach(stream, min_severity)
+    if not any(handler.topic == "alerts" for handler in stream.statistics().subscribers):
         raise ConfigError("nobody to notify: name a --webhook, an --alertmanager, …")
-    stream = KVStream(rules=chosen_rules(None, heartbeat).rules)
-    handlers.attach(stream, min_severity)
     topics_there(address, kafka)
     notifier = Notifier(address, kafka, stream)
 
@@ -361,22 +377,13 @@ def notify(
 
 @app.command(epilog=EXAMPLES)
 def serve(
-    from_: Annotated[
-        str,
-        typer.Option("--from", metavar=_KAFKA_URL, help="Brokers, and what the topics' names begin with."),
-    ],
+    *,
+    from_: FromKafka,
     http: Annotated[
         str, typer.Option(metavar="[HOST]:PORT", help="Where; by default on this machine only.")
     ] = ":9110",
     kafka_config: KafkaConfig = None,
-    token_file: TokenFile = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option(metavar="FILE.pem", help="Certificate.", show_default=False)
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE.pem", help="Its private key.", show_default=False)
-    ] = None,
-    insecure: Insecure = False,
+    guard: Guard,
 ) -> int:
     """Show the caches of all workers, the worst first, until stopped."""
     from kvstream.fleet import client  # here, as it needs an extra
@@ -385,17 +392,20 @@ def serve(
     from kvstream.fleet.board_app import board_app
     from kvstream.web.server import AppServer
 
-    address = KafkaAddress.parse(from_)
-    kafka = client.read_settings(kafka_config)
-    token, tls = token_from(token_file), server_tls(tls_cert, tls_key, None)
+    with Attempts() as attempt:
+        address = attempt(KafkaAddress.parse, from_)
+        kafka = attempt(client.read_settings, kafka_config)
+        token = attempt(guard.token)
+        tls = attempt(guard.tls)
+        endpoint = attempt(Endpoint.parse_address, http)
     board = Board(address, kafka)
-    page = AppServer(Endpoint.parse_address(http), board.faults, token=token, insecure=insecure, tls=tls)
-    shown = board_app(board, token=token, authenticated=insecure and token is None)
+    page = AppServer(endpoint, board.faults, token=token, insecure=guard.insecure, tls=tls)
+    shown = board_app(board, token=token, authenticated=guard.insecure and token is None)
     topics_there(address, kafka)
 
     async def run() -> int:
         page.bind()
-        typer.echo(f"fleet at {page.url}", err=True)
+        note(f"fleet at {page.url}")
         stopped: list[int] = []
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(page.serve, shown, lambda: None)

@@ -2,12 +2,13 @@
 
 import sys
 from contextlib import nullcontext
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
-from kvstream.cli.recordings import Force
+from kvstream.cli.options import Force
 from kvstream.cli.render import progress_on_stderr
+from kvstream.cli.values import choice, chosen, number
 from kvstream.errors import ConfigError
 from kvstream.sinks.event_log import EventLogWriter, Format, chosen_format
 from kvstream.sinks.output_file import whole_file
@@ -25,19 +26,46 @@ EXAMPLES = """
 
 
 def generate_command(
-    workload: Annotated[Workload, typer.Argument(help=f"One of {', '.join(WORKLOADS)}.")],
+    workload: Annotated[
+        Workload, chosen(WORKLOADS, metavar="WORKLOAD", help=f"One of {', '.join(WORKLOADS)}.")
+    ],
+    *,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is standard output.")
     ] = "-",
     format: Annotated[  # noqa: A002
-        Format | None, typer.Option(help="By default as the file is named, else jsonl.", show_default=False)
+        Format | None,
+        choice(get_args(Format), "--format", help="By default as the file is named, else jsonl."),
     ] = None,
-    events: Annotated[int, typer.Option(min=1, help="Events in all.")] = 100_000,
-    blocks: Annotated[int, typer.Option(min=64, help="Blocks the cache holds.")] = 4096,
+    events: Annotated[
+        int, number("count", "--events", metavar="N", low=1, help="Events in all.", show_default=True)
+    ] = 100_000,
+    blocks: Annotated[
+        int,
+        number("count", "--blocks", metavar="N", low=64, help="Blocks the cache holds.", show_default=True),
+    ] = 4096,
     rate: Annotated[
-        float, typer.Option(min=0.001, help="Events a second of recorded time, about.")
+        float,
+        number(
+            "number",
+            "--rate",
+            metavar="N",
+            low=0.001,
+            help="Events a second of recorded time, about.",
+            show_default=True,
+        ),
     ] = 20_000.0,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same stream.")] = 0,
+    seed: Annotated[
+        int,
+        number(
+            "count",
+            "--seed",
+            metavar="N",
+            low=0,
+            help="The same seed gives the same stream.",
+            show_default=True,
+        ),
+    ] = 0,
     source: Annotated[str, typer.Option(help="Source of the events.")] = "synthetic",
     tier: Annotated[str, typer.Option(help="Tier of the events.")] = "gpu",
     force: Force = False,

@@ -1,14 +1,15 @@
-"""Options of the command line that send alerts somewhere."""
+"""Options that say what is alerted on and where alerts and metrics go."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-import msgspec
 import typer
 
 from kvstream.alerts.types import AlertLevel
+from kvstream.cli.groups import OptionGroup
+from kvstream.cli.tokens import secret_from, url_from
+from kvstream.cli.values import severity
 from kvstream.errors import ConfigError
 from kvstream.notifiers.alert_file import AlertFile
 from kvstream.notifiers.alertmanager import Alertmanager
@@ -17,61 +18,100 @@ from kvstream.notifiers.webhook import Webhook, slack_payload
 from kvstream.stream import KVStream
 from kvstream.text.escape import for_terminal
 
-OnAlert = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="COMMAND",
-        help="Run it for each alert, with the alert as JSON on its standard input; can be given again.",
-        show_default=False,
-    ),
-]
-WebhookUrl = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="URL",
-        help="Post alerts there as JSON, signed with $KVSTREAM_WEBHOOK_SECRET if it is set.",
-        show_default=False,
-    ),
-]
-SlackUrl = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="URL",
-        help="Post alerts to a Slack incoming webhook, those of a source together.",
-        show_default=False,
-    ),
-]
-AlertmanagerUrl = Annotated[
-    list[str] | None,
-    typer.Option(metavar="URL", help="Post alerts to a Prometheus Alertmanager.", show_default=False),
-]
-AlertLog = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Append alerts to a file as JSON lines.", show_default=False),
-]
-OtlpUrl = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        help="Send metrics and alerts to an OpenTelemetry collector (OTLP over HTTP).",
-        show_default=False,
-    ),
+_SECRET_VARIABLE = "KVSTREAM_WEBHOOK_SECRET"  # noqa: S105
+_SLACK_VARIABLE = "KVSTREAM_SLACK_URL"
+
+RulesFile = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="Changes to the alert rules.", show_default=False)
 ]
 
 
-class Handlers(msgspec.Struct, frozen=True, kw_only=True):
+MinSeverity = Annotated[
+    AlertLevel, severity("--min-severity", help="Minimum severity of the alerts shown and sent.")
+]
+
+
+class AlertOptions(OptionGroup, frozen=True):
+    """What is alerted on."""
+
+    panel: ClassVar[str] = "Alerts"
+
+    rules: RulesFile = None
+    min_severity: MinSeverity = AlertLevel.INFO
+    fail_on: Annotated[
+        AlertLevel | None,
+        severity("--fail-on", help="Exit with 3 if an alert of at least this severity fired."),
+    ] = None
+
+
+class Destinations(OptionGroup, frozen=True):
     """Where alerts and metrics go besides the output."""
 
-    on_alert: Sequence[str] | None = None
-    webhook: Sequence[str] | None = None
-    slack: Sequence[str] | None = None
-    alertmanager: Sequence[str] | None = None
-    heartbeat: bool = False
-    alert_log: Path | None = None
-    otlp: str | None = None
+    panel: ClassVar[str] = "Where alerts go"
 
-    def attach(self, stream: KVStream, min_severity: AlertLevel) -> None:
-        """Add the handlers to a stream.
+    on_alert: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="Run it for each alert, with the alert as JSON on its standard input; can be given again.",
+            show_default=False,
+        ),
+    ] = None
+    webhook: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL|@FILE",
+            help="Post alerts there as JSON; @FILE holds a URL with a secret in it. Can be given again.",
+            show_default=False,
+        ),
+    ] = None
+    webhook_secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Holds the secret that webhooks are signed with. [${_SECRET_VARIABLE}: the secret]",
+            show_default=False,
+        ),
+    ] = None
+    slack: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="@FILE",
+            help="Post alerts to a Slack incoming webhook, those of a source together; the URL is a secret, "
+            f"which the file holds. [${_SLACK_VARIABLE}: the URL]",
+            show_default=False,
+        ),
+    ] = None
+    alertmanager: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Post alerts to a Prometheus Alertmanager.", show_default=False),
+    ] = None
+    heartbeat: Annotated[
+        bool,
+        typer.Option(
+            "--heartbeat",
+            help="Post an alert that always fires to Alertmanager, so that its absence is noticed.",
+        ),
+    ] = False
+    alert_log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Append alerts to a file as JSON lines.", show_default=False),
+    ] = None
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send metrics and alerts to an OpenTelemetry collector (OTLP over HTTP).",
+            show_default=False,
+        ),
+    ] = None
+
+    def attach(self, stream: KVStream, least: AlertLevel) -> None:
+        """Have a stream send its alerts and metrics to all of these.
+
+        Args:
+            stream: A stream that is not open yet.
+            least: Minimum severity of the alerts sent.
 
         Raises:
             ConfigError: If one cannot be made.
@@ -80,21 +120,24 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.heartbeat and not self.alertmanager:
             raise ConfigError("--heartbeat goes to an Alertmanager: name one with --alertmanager URL")
-        secret = os.environ.get("KVSTREAM_WEBHOOK_SECRET")
+        secret = secret_from(self.webhook_secret_file, _SECRET_VARIABLE, "the secret")
         for command in self.on_alert or ():
-            stream.on_alert(Command(command), min_severity)
+            stream.on_alert(Command(command), least)
         for url in self.webhook or ():
-            stream.on_alert(Webhook(url, secret=secret), min_severity)
-        for url in self.slack or ():
-            stream.on_alert_group(Webhook(url, slack_payload), min_severity)
+            stream.on_alert(Webhook(url_from(url, "--webhook"), secret=secret), least)
+        slack = [url_from(url, "--slack") for url in self.slack or ()]
+        if not slack and (named := os.environ.get(_SLACK_VARIABLE)):
+            slack = [named]
+        for url in slack:
+            stream.on_alert_group(Webhook(url, slack_payload), least)
         for url in self.alertmanager or ():
-            Alertmanager(url).attach(stream, min_severity)
+            Alertmanager(url).attach(stream, least)
         if self.otlp is not None:
             from kvstream.exporters.otel import OpenTelemetry  # here, as it needs an extra
 
             OpenTelemetry(self.otlp).attach(stream)
         if self.alert_log is not None:
-            stream.on_alert(AlertFile(self.alert_log), min_severity)
+            stream.on_alert(AlertFile(self.alert_log), least)
 
 
 def undelivered_lines(stream: KVStream) -> list[str]:

@@ -1,11 +1,75 @@
 """What commands say on standard error: one line each, with nothing in it that a terminal acts on."""
 
+import logging
 import sys
+from typing import Annotated, ClassVar
 
+import typer
+
+from kvstream.cli.groups import OptionGroup
+from kvstream.cli.values import choice
 from kvstream.events.types import Malformed
 from kvstream.text.escape import for_terminal
 
 _MALFORMED_SHOWN = 20
+
+
+class Verbosity(OptionGroup, frozen=True):
+    """How much a command says besides its results."""
+
+    panel: ClassVar[str] = "Every command"
+
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            help="Say more: each malformed piece, what is retried.",
+            show_default=False,
+        ),
+    ] = 0
+    color: Annotated[
+        str | None,
+        choice(
+            ("auto", "always", "never"),
+            "--color",
+            help="Colours in text; auto: on a terminal, unless $NO_COLOR.",
+        ),
+    ] = None
+
+
+class _Chosen:
+    """What the command line chose; of the process, as standard error is."""
+
+    quiet = False
+    verbose = 0
+    color = "auto"
+
+
+def choose(verbosity: Verbosity) -> None:
+    """Say as much as is asked for from now on; what stands before and after a command's name adds up."""
+    _Chosen.quiet |= verbosity.quiet
+    _Chosen.verbose += verbosity.verbose
+    _Chosen.color = verbosity.color or _Chosen.color
+    level = logging.ERROR if _Chosen.quiet else (logging.WARNING, logging.INFO)[min(1, _Chosen.verbose)]
+    logging.getLogger("kvstream").setLevel(logging.DEBUG if _Chosen.verbose > 1 else level)
+
+
+def is_quiet() -> bool:
+    """Return whether only what went wrong is said."""
+    return _Chosen.quiet
+
+
+def color() -> str:
+    """Return whether text has colours: ``auto``, ``always`` or ``never``."""
+    return _Chosen.color
+
+
+def malformed_shown() -> float:
+    """Return how many malformed pieces are shown one by one."""
+    return float("inf") if _Chosen.verbose else 0 if _Chosen.quiet else _MALFORMED_SHOWN
 
 
 def say(message: str) -> None:
@@ -15,6 +79,12 @@ def say(message: str) -> None:
         message: The line; may hold text from outside.
     """
     print(for_terminal(message), file=sys.stderr)
+
+
+def note(message: str) -> None:
+    """Print a line on standard error that is no news of a failure, and so left out by ``--quiet``."""
+    if not _Chosen.quiet:
+        say(message)
 
 
 class MalformedReport:
@@ -30,10 +100,11 @@ class MalformedReport:
     def add(self, malformed: Malformed) -> None:
         """Count a piece, and print it if it is one of the first."""
         self.count += 1
-        if self.count <= _MALFORMED_SHOWN:
+        shown = malformed_shown()
+        if self.count <= shown:
             say(f"malformed  {malformed}")
-        if self.count == _MALFORMED_SHOWN:
-            say("malformed  further pieces are counted only")
+        if self.count == shown:
+            say("malformed  further pieces are counted only; -v lists them all")
 
     def finish(self, where: str = "") -> None:
         """Print how many pieces were left out, if any were."""

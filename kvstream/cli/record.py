@@ -2,21 +2,22 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, get_args
 
 import anyio
 import typer
 from anyio import CancelScope
 from rich.progress import TextColumn
 
-from kvstream.cli.messages import MalformedReport, say
+from kvstream.cli.messages import MalformedReport, note
 from kvstream.cli.render import progress_on_stderr
 from kvstream.cli.session import stop_on_signal
+from kvstream.cli.values import choice, number
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
 from kvstream.sinks.event_log import Format, RotatingWriter
 from kvstream.sinks.output_file import refuse_inputs
-from kvstream.sources.inputs import Input
+from kvstream.sources.inputs import Input, open_inputs
 from kvstream.text.escape import for_terminal
 
 EXAMPLES = """
@@ -39,20 +40,32 @@ def record_command(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="As for kvstream run.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to.")],
     format: Annotated[  # noqa: A002
-        Format | None, typer.Option(help="By default as the file is named.", show_default=False)
+        Format | None, choice(get_args(Format), "--format", help="By default as the file is named.")
     ] = None,
     rotate_mb: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Begin another file after this many megabytes.", show_default=False),
+        number(
+            "number",
+            "--rotate-mb",
+            metavar="MB",
+            low=0.001,
+            help="Begin another file after this many megabytes.",
+        ),
     ] = None,
     rotate_minutes: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Begin another file after this many minutes.", show_default=False),
+        number(
+            "number",
+            "--rotate-minutes",
+            metavar="MINUTES",
+            low=0.001,
+            help="Begin another file after this many minutes.",
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> int:
     """Write events to a file, or to a row of files, until the input ends or it is stopped."""
-    opened = [Input(name) for name in inputs]
+    opened = open_inputs(inputs)
     refuse_inputs(sys.stdout.fileno() if output == "-" else output, inputs)
     appends = not force and os.path.isfile(output) and rotate_mb is rotate_minutes is None
     writer = RotatingWriter(
@@ -63,7 +76,7 @@ def record_command(
         force,
     )
     if appends:
-        say(f"kvstream: {output} exists and is appended to")
+        note(f"kvstream: {output} exists and is appended to")
     engines = [each.engine for each in opened if each.engine is not None]
     report = MalformedReport()
     progress = progress_on_stderr(TextColumn("{task.description}"))
@@ -114,11 +127,11 @@ def record_command(
     finally:
         writer.close()
     for counted in (seen for engine in engines for seen in engine.statistics()):
-        say(
+        note(
             f"{counted.input}: {counted.batches:,} batches, {counted.lost_batches:,} lost, "
             f"{counted.replayed:,} replayed"
         )
-    say(
+    note(
         f"{events:,} events, {report.count:,} malformed pieces left out, {writer.size / 1e6:.1f} MB in "
         f"{', '.join(writer.paths)}"
     )

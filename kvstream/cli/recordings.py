@@ -1,33 +1,27 @@
 """Recordings: inputs that have an end, read as a whole."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import anyio
-import typer
 
-from kvstream.cli.messages import MalformedReport, say
+from kvstream.cli.messages import MalformedReport, note
 from kvstream.cli.render import progress_on_stderr
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
-from kvstream.sources.inputs import Input
+from kvstream.sources.inputs import Input, open_inputs
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import OnEnd, merge_by_time
-
-# Options of more than one command.
-Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
-Recordings = Annotated[
-    list[str], typer.Argument(metavar="FILE...", help="Recordings: any files that kvstream run reads.")
-]
 
 
 def recordings(names: Sequence[str], why: str) -> list[Input]:
     """Return the inputs that are files.
 
     Raises:
-        ConfigError: If one of them is live; ``why`` says why that cannot be.
+        ConfigError: If one of them is live, where ``why`` says why that cannot be, or several cannot be used.
+        OSError: If one cannot be read.
     """
-    inputs = [Input(name) for name in names]
+    inputs = open_inputs(names)
     if any(each.is_live and not each.is_pipe for each in inputs):
         raise ConfigError(f"{why}; record what is live first")
     return inputs
@@ -79,4 +73,4 @@ def say_simulated(inputs: Iterable[Input]) -> None:
     """Say of which inputs the cache was simulated, and what that means."""
     for each in inputs:
         if each.simulated_source is not None:
-            say(f"kvstream: {each.name}: {each.simulation}")
+            note(f"kvstream: {each.name}: {each.simulation}")

@@ -1,5 +1,6 @@
 """Results on a terminal: progress and live figures while it runs, alerts above, a summary at the end."""
 
+import sys
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.cli.messages import color, is_quiet
 from kvstream.engine.inputs import InputStatistics
 from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
@@ -31,14 +33,23 @@ from kvstream.text.escape import for_terminal
 from kvstream.text.numbers import percent, ratio, seconds, time_of_day
 
 LEVEL_STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
-_MALFORMED_SHOWN = 20
 _LABELS_SHOWN = 5
 _SIZES_SHOWN = (0.5, 1.0, 1.5, 2.0, 4.0)
 
 
 def console(stderr: bool = False) -> Console:
     """Return a terminal on which text is shown as it is, and nothing in it is markup."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    wanted = color()
+    return Console(
+        stderr=stderr,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        no_color=True if wanted == "never" else None,
+        color_system="standard" if wanted == "always" else "auto",
+        force_terminal=True if wanted == "always" else None,
+        force_interactive=False if wanted == "always" else None,
+    )
 
 
 class Terminal:
@@ -52,7 +63,6 @@ class Terminal:
     def __init__(self, total_bytes: int | None, screen: Console | None = None) -> None:
         self._console = screen or console()
         self._stream: KVStream | None = None
-        self._malformed = 0
         self._bytes = 0
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), console=self._console
@@ -63,7 +73,8 @@ class Terminal:
         )
 
     def __enter__(self) -> Self:
-        self._live.start()
+        if not is_quiet() and sys.stdout.isatty():
+            self._live.start()
         return self
 
     def __exit__(
@@ -92,11 +103,7 @@ class Terminal:
         if isinstance(result, CacheAlert):
             self._live.console.print(alert_line(result))
         elif isinstance(result, Malformed):
-            self._malformed += 1
-            if self._malformed <= _MALFORMED_SHOWN:
-                self._live.console.print(Text(for_terminal(f"malformed  {result}"), style="magenta"))
-            if self._malformed == _MALFORMED_SHOWN:
-                self._live.console.print("malformed  further ones are counted; --json lists them all")
+            self._live.console.print(Text(for_terminal(f"malformed  {result}"), style="magenta"))
         elif isinstance(result, CacheMetricsSummary):
             if result.final:
                 self._live.stop()
@@ -130,7 +137,7 @@ class Terminal:
 def progress_on_stderr(*columns: ProgressColumn) -> Progress:
     """Progress on standard error, shown only where that is a terminal."""
     screen = console(stderr=True)
-    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
+    return Progress(*columns, console=screen, transient=True, disable=is_quiet() or not sys.stderr.isatty())
 
 
 def alert_line(alert: CacheAlert) -> Text:

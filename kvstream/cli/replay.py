@@ -9,9 +9,12 @@ import typer
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from kvstream.cli.messages import note
+from kvstream.cli.options import Speed
 from kvstream.cli.render import progress_on_stderr
 from kvstream.cli.session import stop_on_signal, tell_malformed
 from kvstream.cli.tokens import TokenFile, token_from
+from kvstream.cli.values import number
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.events.frame import EventFrame
 from kvstream.sinks.kv_events import KVEventEncoder
@@ -48,9 +51,7 @@ def replay_command(
             "or zmq://*:PORT to publish as vLLM does.",
         ),
     ],
-    speed: Annotated[
-        float, typer.Option(min=0.0, metavar="N", help="N times recorded time; 0: as fast as possible.")
-    ] = 1.0,
+    speed: Speed = 1.0,
     source: Annotated[
         str | None, typer.Option(help="Only the events of this source.", show_default=False)
     ] = None,
@@ -72,12 +73,13 @@ def replay_command(
     ] = None,
     wait: Annotated[
         float | None,
-        typer.Option(
-            min=0.0,
-            metavar="SECONDS",
-            help=f"How long to wait for a server ({_SERVER_SECONDS:.0f} by default) "
-            f"or a first subscriber ({_SUBSCRIBER_SECONDS:.0f}).",
-            show_default=False,
+        number(
+            "duration",
+            "--wait",
+            metavar="DURATION",
+            low=0,
+            help=f"How long to wait for a server ({_SERVER_SECONDS:.0f}s by default) "
+            f"or a first subscriber ({_SUBSCRIBER_SECONDS:.0f}s).",
         ),
     ] = None,
 ) -> int:
@@ -158,7 +160,7 @@ def replay_command(
         anyio.run(replay)
     if failure:
         raise failure[0]
-    typer.echo(f"{sent:,} sent", err=True)
+    note(f"{sent:,} sent")
     return 128 + stopped[0] if stopped else 0
 
 

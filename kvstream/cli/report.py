@@ -5,32 +5,24 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
-from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
-from kvstream.cli.messages import say
-from kvstream.cli.recordings import (
-    Force,
-    Recordings,
-    read_recordings,
-    recordings,
-)
-from kvstream.cli.session import Capacity, ConfigFile, DecodeRate, Engine, PrefillRate, Unit
+from kvstream.cli.command import Attempts
+from kvstream.cli.messages import note
+from kvstream.cli.options import CacheOptions, Force, Recordings, TraceOptions
+from kvstream.cli.recordings import read_recordings, recordings
 from kvstream.cli.standard import write_document
-from kvstream.config import MetricsConfig
+from kvstream.cli.values import choice
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.reports.html import to_html
 from kvstream.reports.markdown import to_markdown
 from kvstream.reports.report import Report, ReportBuilder
-from kvstream.settings import load_config
 from kvstream.sinks.eviction_table import EvictionTable, check_ending
 from kvstream.sinks.output_file import naming, refuse_inputs, whole_file
-from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import FrameCutter
-from kvstream.sources.vllm_cache import ServiceTime
 from kvstream.text.escape import for_unicode
 from kvstream.text.json import encode_json
 
@@ -49,17 +41,19 @@ _WRITERS: dict[str, Callable[[Report], str]] = {
     "md": to_markdown,
     "json": lambda report: encode_json(report).decode() + "\n",
 }
+_ENDINGS: dict[str, Format] = {"": "html", ".html": "html", ".htm": "html", ".md": "md", ".json": "json"}
 
 
 def report_command(
     files: Recordings,
+    *,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Where to write it; by default standard output."),
     ] = None,
     format: Annotated[  # noqa: A002
         Format | None,
-        typer.Option(help="By default what the output's name ends with, or html.", show_default=False),
+        choice(get_args(Format), "--format", help="By default what the output's name ends with, or html."),
     ] = None,
     evictions: Annotated[
         Path | None,
@@ -69,21 +63,15 @@ def report_command(
             show_default=False,
         ),
     ] = None,
-    capacity: Capacity = None,
-    model_config: ModelConfig = None,
-    block_tokens: BlockTokens = None,
-    block_bytes: BlockBytes = None,
-    time_unit: Unit = None,
-    engine: Engine = "lru",
-    prefill_rate: PrefillRate = ServiceTime().prefill_rate,
-    decode_rate: DecodeRate = ServiceTime().decode_rate,
-    config: ConfigFile = None,
+    cache: CacheOptions,
+    traces: TraceOptions,
     force: Force = False,
 ) -> None:
-    """Write what was found as one self-contained file: verdict, charts, tables and alerts."""
-    inputs = recordings(files, "a report is of files")
-    size = block_settings(model_config, block_tokens, block_bytes)
-    metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
+    """Put recorded events on one page, to keep or to send: verdict, charts, tables and alerts in one file."""
+    with Attempts() as attempt:
+        form = format if format is not None else attempt(_format_of, output)
+        inputs = attempt(recordings, files, "a report is of files")
+        metrics = attempt(cache.metrics)
     refuse_inputs(sys.stdout.fileno() if output is None else output, files)
     if evictions is not None:
         refuse_inputs(evictions, files)
@@ -105,23 +93,21 @@ def report_command(
                     for batch in outcome.evicted:
                         table.write(outcome.source, outcome.tier, batch)
 
-        service = ServiceTime(prefill_rate=prefill_rate, decode_rate=decode_rate)
-        options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit, engine=engine, service=service)
-        malformed = read_recordings(inputs, options, take)
+        malformed = read_recordings(inputs, traces.reading(metrics.capacity), take)
         simulated = {
             each.simulated_source: each.simulation for each in inputs if each.simulated_source is not None
         }
         report = builder.finish([for_unicode(Path(each.name).name) for each in inputs], malformed, simulated)
-        text = _WRITERS[format or _format_of(output)](report)
+        text = _WRITERS[form](report)
         if path is not None:
             with naming(path), open(path, "wb") as file:
                 file.write(text.encode("utf-8", "backslashreplace"))
     if path is None:
         write_document(text)
     else:
-        say(f"{output}: {len(text):,} characters about {report.events:,} events")
+        note(f"{output}: {len(text):,} characters about {report.events:,} events")
     if table is not None:
-        say(f"{evictions}: {table.rows:,} evictions")
+        note(f"{evictions}: {table.rows:,} evictions")
 
 
 @contextmanager
@@ -135,8 +121,14 @@ def _eviction_table(path: Path | None, force: bool) -> Iterator[EvictionTable | 
 
 
 def _format_of(output: Path | None) -> Format:
-    if output is not None and output.suffix == ".json":
-        return "json"
-    if output is not None and output.suffix == ".md":
-        return "md"
-    return "html"
+    """Return the format that a name ends with; html where it has no ending.
+
+    Raises:
+        ConfigError: If it ends with another.
+    """
+    ending = "" if output is None or str(output).startswith("/dev/") else output.suffix.lower()
+    if ending not in _ENDINGS:
+        raise ConfigError(
+            f"{output}: a report is .html, .md or .json, not {ending}; --format writes one under any name"
+        )
+    return _ENDINGS[ending]

@@ -14,23 +14,16 @@ from kvstream.alerts.labelled import labelled_scores
 from kvstream.alerts.rules_file import builtin_text, default_rules, load_rules
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert
-from kvstream.cli.chosen_rules import chosen_rules
+from kvstream.cli.chosen_rules import RuleFiles
+from kvstream.cli.command import Attempts
 from kvstream.cli.json_lines import JsonLines
+from kvstream.cli.options import CacheOptions, Results, Unit
 from kvstream.cli.recordings import read_recordings, recordings
 from kvstream.cli.render import alert_line, console
-from kvstream.cli.session import (
-    Capacity,
-    ConfigFile,
-    Json,
-    Unit,
-    wants_lines,
-)
 from kvstream.cli.standard import write_document
-from kvstream.config import MetricsConfig
 from kvstream.engine.monitor import Monitor
 from kvstream.engine.recorded import RecordedTime
 from kvstream.events.frame import EventFrame
-from kvstream.settings import load_config
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.options import ReadOptions
 from kvstream.text.escape import for_terminal
@@ -76,6 +69,7 @@ def check_rules(file: RulesArgument) -> None:
 @app.command("test")
 def try_rules(
     file: RulesArgument,
+    *,
     on: Annotated[list[str], typer.Option(metavar="LOG", help="A recording; can be given again.")],
     labels: Annotated[
         Path | None,
@@ -86,17 +80,17 @@ def try_rules(
             show_default=False,
         ),
     ] = None,
-    capacity: Capacity = None,
     time_unit: Unit = None,
-    config: ConfigFile = None,
-    json: Json = False,
+    cache: CacheOptions,
+    results: Results,
 ) -> None:
     """Replay recordings and print when each rule would have fired and resolved, and what that is worth."""
-    inputs = recordings(on, "rules are tried on files")
+    with Attempts() as attempt:
+        inputs = attempt(recordings, on, "rules are tried on files")
+        metrics = attempt(cache.metrics)
+        chosen = attempt(RuleFiles(cache.config, file).read)
     refuse_inputs(sys.stdout.fileno(), [*on, *([str(labels)] if labels is not None else [])])
-    metrics = load_config(MetricsConfig, config, capacity=capacity)
-    rules, silences = chosen_rules(file)
-    monitor = Monitor(metrics, rules, Silences(silences))
+    monitor = Monitor(metrics, chosen.rules, Silences(chosen.silences))
     time = RecordedTime(monitor)
     alerts: list[CacheAlert] = []
     span = _Span()
@@ -110,7 +104,7 @@ def try_rules(
     read_recordings(inputs, options, take, time.input_ended)
     alerts += [*time.end(), *monitor.finish()]
     scores = None if labels is None else labelled_scores(alerts, labels, span.start, span.end, span.sources)
-    if wants_lines(json):
+    if results.as_lines:
         lines = JsonLines(sys.stdout.buffer)
         for alert in alerts:
             lines.show(alert)

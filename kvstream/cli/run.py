@@ -1,5 +1,6 @@
 """``kvstream run``: event logs, standard input and publishers to summaries and alerts."""
 
+import shlex
 import sys
 from functools import partial
 from typing import Annotated
@@ -7,49 +8,24 @@ from typing import Annotated
 import anyio
 import msgspec
 import typer
+from msgspec.structs import replace
 
-from kvstream.alerts.types import AlertLevel
-from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
-from kvstream.cli.chosen_rules import Heartbeat, RulesFile, chosen_rules
-from kvstream.cli.handlers import (
-    AlertLog,
-    AlertmanagerUrl,
-    Handlers,
-    OnAlert,
-    OtlpUrl,
-    SlackUrl,
-    WebhookUrl,
-)
-from kvstream.cli.messages import say
+from kvstream.cli.chosen_rules import RuleFiles
+from kvstream.cli.command import Attempts
+from kvstream.cli.handlers import AlertOptions, Destinations
+from kvstream.cli.messages import malformed_shown, note, say
+from kvstream.cli.options import CacheOptions, Follow, Results, Speed, StateDir, TraceOptions
 from kvstream.cli.recordings import say_simulated
-from kvstream.cli.session import (
-    EXIT_CODES,
-    Capacity,
-    ConfigFile,
-    DecodeRate,
-    Engine,
-    Evictions,
-    FailOn,
-    Json,
-    MinSeverity,
-    Output,
-    PrefillRate,
-    Session,
-    StateDir,
-    Unit,
-    run_session,
-)
-from kvstream.config import MetricsConfig, StreamConfig
+from kvstream.cli.session import EXIT_CODES, Evictions, Output, Session, run_session
+from kvstream.cli.values import number
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
-from kvstream.settings import load_config
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.files import STDIN
-from kvstream.sources.inputs import Input, live_and_recorded
+from kvstream.sources.inputs import Input, live_and_recorded, open_inputs
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import FrameCutter, Items, paced
-from kvstream.sources.vllm_cache import ServiceTime
 from kvstream.stream import KVStream
 
 EXAMPLES = f"""
@@ -95,74 +71,56 @@ def run_command(
             show_default=False,
         ),
     ] = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Wait for more at the end of a file.")
-    ] = False,
-    json: Json = False,
+    *,
+    follow: Follow = False,
     summary_every: Annotated[
         float,
-        typer.Option(
-            min=0.0, metavar="SECONDS", help="A summary every so much recorded time; 0: only the last."
+        number(
+            "duration",
+            "--summary-every",
+            metavar="DURATION",
+            low=0,
+            help="A summary every so much recorded time, such as 90s or 5m; 0: only the last.",
         ),
     ] = 0.0,
     evictions: Evictions = False,
-    capacity: Capacity = None,
-    model_config: ModelConfig = None,
-    block_tokens: BlockTokens = None,
-    block_bytes: BlockBytes = None,
-    time_unit: Unit = None,
-    engine: Engine = "lru",
-    prefill_rate: PrefillRate = ServiceTime().prefill_rate,
-    decode_rate: DecodeRate = ServiceTime().decode_rate,
-    rules: RulesFile = None,
-    config: ConfigFile = None,
-    state: StateDir = None,
-    min_severity: MinSeverity = AlertLevel.INFO,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed input.")] = False,
-    speed: Annotated[
-        float,
-        typer.Option(min=0.0, metavar="N", help="Replay at N times recorded time; 0: as fast as possible."),
-    ] = 0.0,
-    fail_on: FailOn = None,
-    on_alert: OnAlert = None,
-    webhook: WebhookUrl = None,
-    slack: SlackUrl = None,
-    alertmanager: AlertmanagerUrl = None,
-    heartbeat: Heartbeat = False,
-    alert_log: AlertLog = None,
-    otlp: OtlpUrl = None,
+    speed: Speed = 0.0,
+    state: StateDir = None,
+    results: Results,
+    cache: CacheOptions,
+    traces: TraceOptions,
+    alerts: AlertOptions,
+    destinations: Destinations,
 ) -> int:
-    """Read block events and show what the caches do: a summary, and alerts as they fire."""
+    """Read block events once and print what happened: alerts as they fire, a summary at the end."""
     given = paths or []
     if not given:
         if sys.stdin.isatty():
             raise ConfigError("nothing to read; name a file, or pipe events in")
         given = [STDIN]
-    inputs = [Input(name, follow) for name in given]
-    for output in (sys.stdout.fileno(), *([alert_log] if alert_log is not None else [])):
+    as_lines = results.as_lines
+    rules = RuleFiles(cache.config, alerts.rules, destinations.heartbeat)
+    with Attempts() as attempt:
+        inputs = attempt(open_inputs, given, follow)
+        config = attempt(cache.stream_config)
+        chosen = attempt(rules.read)
+    for output in (
+        sys.stdout.fileno(),
+        *([destinations.alert_log] if destinations.alert_log is not None else []),
+    ):
         refuse_inputs(output, given)
-    size = block_settings(model_config, block_tokens, block_bytes)
-    metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
-    chosen, silences = chosen_rules(rules, heartbeat)
-    service = ServiceTime(prefill_rate=prefill_rate, decode_rate=decode_rate)
-    reading = ReadOptions(capacity=metrics.capacity, time_unit=time_unit, engine=engine, service=service)
+    reading = traces.reading(config.metrics.capacity)
     options = RunOptions(summary_every=summary_every, strict=strict, speed=speed, reading=reading)
-    metrics = msgspec.structs.replace(metrics, export_interval=0.0)  # by recorded time, not by the clock
+    metrics = replace(config.metrics, export_interval=0.0)  # by recorded time, not by the clock
     endless = any(each.is_live for each in inputs)
-    stream_config = StreamConfig(metrics=metrics, recorded=not endless, shutdown_timeout=60.0)
-    stream = KVStream(stream_config, chosen, silences=silences, state=state)
+    if not endless:
+        config = replace(config, recorded=True, consumers=1)
+    config = replace(config, metrics=metrics, shutdown_timeout=60.0)
+    stream = KVStream(config, chosen.rules, silences=chosen.silences, state=state)
     if state is not None and STDIN in given:
         say("standard input cannot be read again: a crash loses what the last snapshot does not hold")
-    handlers = Handlers(
-        on_alert=on_alert,
-        webhook=webhook,
-        slack=slack,
-        alertmanager=alertmanager,
-        heartbeat=heartbeat,
-        alert_log=alert_log,
-        otlp=otlp,
-    )
-    handlers.attach(stream, min_severity)
+    destinations.attach(stream, alerts.min_severity)
 
     async def feed(stream: KVStream, output: Output) -> None:
         try:
@@ -172,27 +130,46 @@ def run_command(
                 output.show(seen)
 
     code = run_session(
-        Session(min_severity, evictions, fail_on, rules if endless else None, heartbeat),
+        Session(alerts.min_severity, evictions, alerts.fail_on, rules if endless else RuleFiles()),
         stream,
         feed,
-        as_json=json,
+        as_lines=as_lines,
         total_bytes=None if endless else sum(each.size for each in inputs),
         is_service=follow or any(each.engine is not None for each in inputs),
     )
     say_simulated(inputs)
+    if sys.stdout.isatty() and not as_lines:
+        note(_hint(given[0], endless))
     return code
+
+
+def _hint(name: str, endless: bool) -> str:
+    """Return what else there is for an input."""
+    if endless:
+        return f"kvstream serve --from {shlex.quote(name)} --http :9109 keeps watching, with a dashboard"
+    named = shlex.quote(name)
+    return (
+        f"kvstream analyze {named} says why and what would help; "
+        f"kvstream report {named} -o report.html puts it on a page"
+    )
 
 
 async def _read_all(inputs: list[Input], options: RunOptions, stream: KVStream, output: Output) -> None:
     """Send what the inputs hold: recorded ones merged by time, live ones as it comes."""
     clock = _SummaryClock(options.summary_every, stream, output)
+    malformed = 0
 
     async def take(item: EventFrame | Malformed) -> None:
         if isinstance(item, EventFrame):
             await clock.send(item)
             return
+        nonlocal malformed
         stream.reject(item)
-        output.show(item)
+        malformed += 1
+        if malformed <= malformed_shown():
+            output.show(item)
+        if malformed == malformed_shown():
+            say("kvstream: further malformed pieces are counted only; -v lists them all")
         if options.strict:
             raise MalformedInputError(f"{item} (stopped by --strict)")
 
@@ -221,9 +198,9 @@ class _SummaryClock:
         if self._cutter is None:
             await self._stream.send(frame)
             return
-        for number, part in self._cutter.cut(frame):
-            if self._next is not None and number >= self._next:
+        for window, part in self._cutter.cut(frame):
+            if self._next is not None and window >= self._next:
                 await self._stream.flush()
                 self._output.show(self._stream.summary_nowait())
-            self._next = max(number + 1, self._next or 0)
+            self._next = max(window + 1, self._next or 0)
             await self._stream.send(part)

@@ -6,48 +6,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
+from msgspec.structs import replace
 
-from kvstream.alerts.types import AlertLevel
-from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
-from kvstream.cli.chosen_rules import Heartbeat, RulesFile, chosen_rules
-from kvstream.cli.handlers import (
-    AlertLog,
-    AlertmanagerUrl,
-    Handlers,
-    OnAlert,
-    OtlpUrl,
-    SlackUrl,
-    WebhookUrl,
-)
-from kvstream.cli.services import serve_all, server_tls
-from kvstream.cli.session import (
-    EXIT_CODES,
-    Capacity,
-    ConfigFile,
-    Evictions,
-    FailOn,
-    Json,
-    MinSeverity,
-    Output,
-    Session,
-    StateDir,
-    run_session,
-    wants_lines,
-)
-from kvstream.cli.tokens import TokenFile, token_from
-from kvstream.config import MetricsConfig, StreamConfig
+from kvstream.cli.chosen_rules import RuleFiles
+from kvstream.cli.command import Attempts
+from kvstream.cli.guard import FrameLimits, Guard
+from kvstream.cli.handlers import AlertOptions, Destinations
+from kvstream.cli.messages import note
+from kvstream.cli.options import CacheOptions, Results, StateDir
+from kvstream.cli.services import serve_all
+from kvstream.cli.session import EXIT_CODES, Evictions, Output, Session, run_session
+from kvstream.cli.values import number
 from kvstream.errors import ConfigError
-from kvstream.events.codec import MAX_FRAME_BYTES
-from kvstream.settings import load_config
 from kvstream.sources.engine_input import LiveInput
 from kvstream.sources.engine_metrics import EngineMetrics, event_counts
 from kvstream.sources.inputs import live_input
 from kvstream.sources.targets import Targets
 from kvstream.stream import KVStream, input_marker
 from kvstream.transport.endpoint import Endpoint
-from kvstream.transport.receive_budget import DEFAULT_RECEIVE_BYTES, ReceiveBudget
+from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.server import FrameServer
 
 if TYPE_CHECKING:
@@ -75,6 +53,7 @@ In the engine: async with kvstream.connect("unix:/run/kvstream.sock") as remote:
 
 
 def serve_command(
+    *,
     listen: Annotated[
         list[str] | None,
         typer.Option(
@@ -119,110 +98,77 @@ def serve_command(
             show_default=False,
         ),
     ] = None,
-    token_file: TokenFile = None,
-    tls_cert: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.pem", help="Certificate of tls:// endpoints and of --http.", show_default=False
-        ),
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(metavar="FILE.pem", help="Its private key.", show_default=False)
-    ] = None,
-    tls_client_ca: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.pem",
-            help="Let in only clients with a certificate of one of these roots.",
-            show_default=False,
-        ),
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond this machine without a token.")
-    ] = False,
-    max_connections: Annotated[int, typer.Option(min=1, help="Producers at once, an endpoint.")] = 256,
-    max_frame_bytes: Annotated[
-        int, typer.Option(min=1024, max=MAX_FRAME_BYTES, help="Bytes a frame may have.")
-    ] = MAX_FRAME_BYTES,
-    max_receive_bytes: Annotated[
-        int, typer.Option(min=1, help="Bytes received and not yet queued, of all connections together.")
-    ] = DEFAULT_RECEIVE_BYTES,
-    state: StateDir = None,
     summary_every: Annotated[
-        float, typer.Option(min=0.0, metavar="SECONDS", help="A summary every so often; 0: only the last.")
+        float,
+        number(
+            "duration",
+            "--summary-every",
+            metavar="DURATION",
+            low=0,
+            help="A summary every so often, such as 90s or 5m; 0: only the last.",
+            show_default="10s",
+        ),
     ] = 10.0,
-    json: Json = False,
     evictions: Evictions = False,
-    capacity: Capacity = None,
-    model_config: ModelConfig = None,
-    block_tokens: BlockTokens = None,
-    block_bytes: BlockBytes = None,
-    rules: RulesFile = None,
-    config: ConfigFile = None,
-    min_severity: MinSeverity = AlertLevel.INFO,
-    fail_on: FailOn = None,
-    on_alert: OnAlert = None,
-    webhook: WebhookUrl = None,
-    slack: SlackUrl = None,
-    alertmanager: AlertmanagerUrl = None,
-    heartbeat: Heartbeat = False,
-    alert_log: AlertLog = None,
-    otlp: OtlpUrl = None,
+    state: StateDir = None,
+    results: Results,
+    guard: Guard,
+    limits: FrameLimits,
+    cache: CacheOptions,
+    alerts: AlertOptions,
+    destinations: Destinations,
 ) -> int:
-    """Follow engines, take block events of other processes, and show what the caches do, until stopped."""
+    """Keep watching engines until stopped: dashboard, /metrics, API and alerts from live block events."""
     if not (listen or from_ or targets):
         raise ConfigError("nothing to serve: name engines by --from or --targets, or where to --listen")
-    token = token_from(token_file)
-    tls = server_tls(tls_cert, tls_key, tls_client_ca)
-    size = block_settings(model_config, block_tokens, block_bytes)
-    metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
-    chosen, silences = chosen_rules(rules, heartbeat)
-    metrics = msgspec.structs.replace(metrics, export_interval=summary_every)
-    stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences, state=state)
-    handlers = Handlers(
-        on_alert=on_alert,
-        webhook=webhook,
-        slack=slack,
-        alertmanager=alertmanager,
-        heartbeat=heartbeat,
-        alert_log=alert_log,
-        otlp=otlp,
-    )
-    handlers.attach(stream, min_severity)
-    inputs: list[LiveInput] = [live_input(name) for name in dict.fromkeys(from_ or ())]
+    as_lines = results.as_lines
+    rules = RuleFiles(cache.config, alerts.rules, destinations.heartbeat)
+    with Attempts() as attempt:
+        token = attempt(guard.token)
+        tls = attempt(guard.tls)
+        config = attempt(cache.stream_config)
+        chosen = attempt(rules.read)
+        endpoints = [attempt(Endpoint.parse, name) for name in listen or ()]
+        followed = [attempt(live_input, name) for name in dict.fromkeys(from_ or ())]
+        address = attempt(Endpoint.parse_address, http) if http else None
+    metrics = replace(config.metrics, export_interval=summary_every)
+    config = replace(config, metrics=metrics)
+    stream = KVStream(config, chosen.rules, silences=chosen.silences, state=state)
+    destinations.attach(stream, alerts.min_severity)
+    inputs: list[LiveInput] = [*followed]
     if targets is not None:
         inputs.append(Targets(targets))
     inputs += [_engine_metrics(text, stream) for text in engine_metrics or ()]
     for each in inputs:
         stream.watch_inputs(each.statistics)
-    budget = ReceiveBudget(max_receive_bytes)
+    budget = ReceiveBudget(limits.max_receive_bytes)
     servers = [
         FrameServer(
             stream,
             endpoint,
             token=token,
-            insecure=insecure,
-            longest_frame=max_frame_bytes,
-            most_connections=max_connections,
+            insecure=guard.insecure,
+            longest_frame=limits.max_frame_bytes,
+            most_connections=limits.max_connections,
             budget=budget,
             tls=tls if endpoint.tls else None,
         )
-        for endpoint in map(Endpoint.parse, listen or ())
+        for endpoint in endpoints
     ]
-    if tls is not None and http is None and not any(server.endpoint.tls for server in servers):
+    if tls is not None and address is None and not any(server.endpoint.tls for server in servers):
         raise ConfigError("--tls-cert is for --listen tls://HOST:PORT and for --http")
-    page = _page(stream, http, token, insecure, tls, listen or ()) if http else None
+    page = _page(stream, address, token, guard.insecure, tls, listen or ()) if address is not None else None
 
     async def feed(stream: KVStream, output: Output) -> None:
-        if wants_lines(json):  # a terminal shows the figures all the time
+        if as_lines:  # a terminal shows the figures all the time
             stream.on_summary(lambda summary: None if summary.final else output.show(summary))
         try:
             for server in servers:
                 await server.bind()
-                typer.echo(f"listening at {server.endpoint}", err=True)
+                note(f"listening at {server.endpoint}")
             if page is not None:
                 page.bind()
-                typer.echo(f"dashboard at {page.url}", err=True)
+                note(f"dashboard at {page.url}")
             services = [server.serve for server in servers]
             if page is not None:
                 services.append(page.serve)
@@ -242,8 +188,8 @@ def serve_command(
             for server in servers:
                 await server.aclose()
 
-    session = Session(min_severity, evictions, fail_on, rules, heartbeat)
-    return run_session(session, stream, feed, as_json=json, is_service=True)
+    session = Session(alerts.min_severity, evictions, alerts.fail_on, rules)
+    return run_session(session, stream, feed, as_lines=as_lines, is_service=True)
 
 
 def _engine_metrics(text: str, stream: KVStream) -> LiveInput:
@@ -256,7 +202,7 @@ def _engine_metrics(text: str, stream: KVStream) -> LiveInput:
 
 def _page(
     stream: KVStream,
-    http: str,
+    address: Endpoint,
     token: str | None,
     insecure: bool,
     tls: ssl.SSLContext | None,
@@ -265,6 +211,4 @@ def _page(
     from kvstream.web.server import HttpServer  # here, as it needs an extra
 
     options: dict[str, Any] = {} if tls is None else {"tls": tls}
-    return HttpServer(
-        stream, Endpoint.parse_address(http), token=token, insecure=insecure, listening=listening, **options
-    )
+    return HttpServer(stream, address, token=token, insecure=insecure, listening=listening, **options)

@@ -1,14 +1,10 @@
 """What runs beside each other in a service: listeners and inputs, none of which ends the others."""
 
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 import anyio
 
-from kvstream.errors import ConfigError
 from kvstream.faults.log import FaultLog
-from kvstream.transport.tls import server_context
 
 
 async def serve_all(faults: FaultLog, services: Sequence[Callable[[], Awaitable[None]]]) -> None:
@@ -32,12 +28,3 @@ async def serve_all(faults: FaultLog, services: Sequence[Callable[[], Awaitable[
     async with anyio.create_task_group() as tasks:
         for service in services:
             tasks.start_soon(serve, service)
-
-
-def server_tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
-    """Return the context that the options ask for; None without a certificate."""
-    if certificate is not None and key is not None:
-        return server_context(certificate, key, client_ca)
-    if (certificate, key, client_ca) != (None, None, None):
-        raise ConfigError("--tls-cert and --tls-key are given together, --tls-client-ca with both")
-    return None

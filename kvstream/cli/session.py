@@ -4,7 +4,6 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Protocol
 
 import anyio
@@ -13,7 +12,7 @@ import typer
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.apply_result import KVCacheEvictionEvent
-from kvstream.cli.chosen_rules import read_rules_on_hangup
+from kvstream.cli.chosen_rules import RuleFiles, read_rules_on_hangup
 from kvstream.cli.exit_codes import EXIT_ALERT, EXIT_ERROR, EXIT_SIGNAL, EXIT_UNDELIVERED
 from kvstream.cli.exit_codes import EXIT_CODES as EXIT_CODES
 from kvstream.cli.handlers import undelivered_lines
@@ -26,7 +25,6 @@ from kvstream.events.types import Malformed
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sinks.output_file import end_torn_line
 from kvstream.sinks.patient_file import PatientFile
-from kvstream.sources.options import SimulatedEngine, TimeUnit
 from kvstream.stream import KVStream
 
 _BUFFER = 1_000_000
@@ -34,50 +32,7 @@ _REFRESH_SECONDS = 0.25
 
 Result = CacheAlert | CacheMetricsSummary | KVCacheEvictionEvent | Malformed | InputStatistics
 
-# Options of more than one command.
-Json = Annotated[bool, typer.Option("--json", help="JSON lines, as when piped.")]
 Evictions = Annotated[bool, typer.Option("--evictions", help="Also a line for each eviction (JSON).")]
-Capacity = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="BLOCKS", help="Blocks each cache has room for.", show_default=False),
-]
-Unit = Annotated[
-    TimeUnit | None,
-    typer.Option(
-        "--time-unit",
-        help="Unit of the times in a hash trace; by default the one that its format has.",
-        show_default=False,
-    ),
-]
-Engine = Annotated[
-    SimulatedEngine,
-    typer.Option(
-        help="Rules by which the cache of a hash trace is simulated; vllm runs each request for its time."
-    ),
-]
-PrefillRate = Annotated[
-    float, typer.Option(metavar="TOKENS", help="With --engine vllm: prompt tokens a second of a request.")
-]
-DecodeRate = Annotated[
-    float, typer.Option(metavar="TOKENS", help="With --engine vllm: output tokens a second of a request.")
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option(metavar="FILE.toml", help="Settings of the metrics.", show_default=False)
-]
-MinSeverity = Annotated[AlertLevel, typer.Option(help="Minimum severity of the alerts shown.")]
-StateDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--state",
-        metavar="DIR",
-        help="Keep the state there, so that the next process goes on where this one ends, however it ends.",
-        show_default=False,
-    ),
-]
-FailOn = Annotated[
-    AlertLevel | None,
-    typer.Option(help="Exit with 3 if an alert of at least this severity fired.", show_default=False),
-]
 
 
 class Output(Protocol):
@@ -103,24 +58,17 @@ class Session(msgspec.Struct, frozen=True):
         min_severity: Minimum severity of the alerts shown.
         evictions: Also show evictions.
         fail_on: Severity from which an alert is a failure.
-        rules: File of rules that SIGHUP has read again; without one, SIGHUP ends the process.
-        heartbeat: Whether the rules of the heartbeat are on.
+        rules: Files of rules that SIGHUP has read again; without one, SIGHUP ends the process.
     """
 
     min_severity: AlertLevel = AlertLevel.INFO
     evictions: bool = False
     fail_on: AlertLevel | None = None
-    rules: Path | None = None
-    heartbeat: bool = False
+    rules: RuleFiles = RuleFiles()
 
 
 Feed = Callable[[KVStream, Output], Awaitable[None]]
 """Puts events into the open stream until there are no more."""
-
-
-def wants_lines(as_json: bool) -> bool:
-    """Return whether results are JSON lines: if asked for, or if nobody looks at standard output."""
-    return as_json or not sys.stdout.isatty()
 
 
 def tell_malformed(malformed: Malformed) -> None:
@@ -133,7 +81,7 @@ def run_session(
     stream: KVStream,
     feed: Feed,
     *,
-    as_json: bool,
+    as_lines: bool,
     total_bytes: int | None = None,
     is_service: bool = False,
 ) -> int:
@@ -143,14 +91,14 @@ def run_session(
         session: What is shown of the stream.
         stream: A stream that is not open yet.
         feed: Puts events into it.
-        as_json: Show JSON lines on a terminal, too.
+        as_lines: Show results as JSON lines.
         total_bytes: Size of the input, None if it has no end.
         is_service: Go on where JSON lines cannot be written, and try again.
 
     Raises:
         OSError: If results could not be written; of a service, once it has ended.
     """
-    if not wants_lines(as_json):
+    if not as_lines:
         terminal = Terminal(total_bytes)
         terminal.watch(stream)
         with terminal:
@@ -218,20 +166,14 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
         results.start_soon(show_evictions)
         async with stream, anyio.create_task_group() as inputs:
             inputs.start_soon(stop_on_signal, inputs.cancel_scope, stopped)
-            if session.rules is not None:
-                inputs.start_soon(
-                    read_rules_on_hangup,
-                    stream,
-                    session.rules,
-                    session.heartbeat,
-                    inputs.cancel_scope,
-                    stopped,
-                )
+            if session.rules.names:
+                inputs.start_soon(read_rules_on_hangup, stream, session.rules, inputs.cancel_scope, stopped)
             inputs.start_soon(refresh)
             inputs.start_soon(read_all, inputs.cancel_scope)
     last = stream.summary_nowait()
     unreadable = any(isinstance(error, UnknownFormatError | UnreadableInputError) for error in failure)
-    if last.accounts.processed or not unreadable:  # figures of nothing would look like an answer
+    began = bool(last.accounts.offered) or not failure
+    if last.accounts.processed or (began and not unreadable):  # figures of nothing would look like an answer
         output.show(last)
     undelivered = undelivered_lines(stream)
     for line in undelivered:

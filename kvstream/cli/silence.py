@@ -11,9 +11,10 @@ import msgspec
 import typer
 
 from kvstream.alerts.silences import Silence
-from kvstream.cli.session import Json, wants_lines
+from kvstream.cli.options import Results
 from kvstream.cli.standard import write_document
 from kvstream.cli.tokens import token_from
+from kvstream.cli.values import number
 from kvstream.errors import ConfigError, KVStreamError, MissingExtraError
 from kvstream.text.escape import for_terminal
 from kvstream.text.json import encode_json
@@ -31,13 +32,12 @@ EXAMPLES = """
                                                      the alert
 """
 _TIMEOUT_SECONDS = 10.0
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 
 app = typer.Typer(
     help="Silence alerts of a running kvstream serve --http.", no_args_is_help=True, epilog=EXAMPLES
 )
 
-Server = Annotated[str, typer.Option(metavar="URL", help="A running kvstream serve --http.")]
+Server = Annotated[str, typer.Option(metavar="URL|:PORT", help="A running kvstream serve --http.")]
 ServerToken = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Holds the server's token; also $KVSTREAM_TOKEN.", show_default=False),
@@ -53,12 +53,13 @@ class _Listed(msgspec.Struct):
 
 @app.command("add")
 def add_silence(
+    *,
     rule: Annotated[str, typer.Option(metavar="PATTERN", help="Rules, as a shell has them.")] = "*",
     source: Annotated[str, typer.Option(metavar="PATTERN", help="Sources.")] = "*",
     tier: Annotated[str, typer.Option(metavar="PATTERN", help="Tiers.")] = "*",
     lasting: Annotated[
-        str | None,
-        typer.Option("--for", metavar="DURATION", help="90s, 30m, 2h or 1d from now.", show_default=False),
+        float | None,
+        number("duration", "--for", metavar="DURATION", help="90s, 30m, 2h or 1d from now."),
     ] = None,
     until: Annotated[
         str | None,
@@ -67,7 +68,7 @@ def add_silence(
     reason: Annotated[str, typer.Option(help="Why, for those who wonder.")] = "silenced",
     server: Server = _SERVER,
     token_file: ServerToken = None,
-    json: Json = False,
+    results: Results,
 ) -> None:
     """Begin a silence: nobody is notified of what it covers until it ends.
 
@@ -77,21 +78,21 @@ def add_silence(
         raise ConfigError("say how long: --for DURATION or --until TIME")
     asked: dict[str, Any] = {"rule": rule, "source": source, "tier": tier, "reason": reason}
     if lasting is not None:
-        asked["duration_seconds"] = _duration(lasting)
+        asked["duration_seconds"] = lasting
     else:
         asked["until"] = until
     body = _Client(server, token_file).ask("POST", "/api/silences", asked)
-    _show([msgspec.json.decode(body, type=Silence)], json)
+    _show([msgspec.json.decode(body, type=Silence)], results.as_lines)
 
 
 @app.command("list")
-def list_silences(server: Server = _SERVER, token_file: ServerToken = None, json: Json = False) -> None:
+def list_silences(*, server: Server = _SERVER, token_file: ServerToken = None, results: Results) -> None:
     """Print the silences that are not over, the first to end first."""
     body = _Client(server, token_file).ask("GET", "/api/silences")
     silences = msgspec.json.decode(body, type=_Listed).silences
-    if not silences and not wants_lines(json):
+    if not silences and not results.as_lines:
         print("there are no silences")
-    _show(silences, json)
+    _show(silences, results.as_lines)
 
 
 @app.command("remove")
@@ -109,15 +110,16 @@ def remove_silences(
 @app.command("acknowledge")
 def acknowledge_alert(
     fingerprint: Annotated[str, typer.Argument(help="Of an alert that fires.")],
+    *,
     reason: Annotated[str, typer.Option(help="Why, for those who wonder.")] = "acknowledged",
     server: Server = _SERVER,
     token_file: ServerToken = None,
-    json: Json = False,
+    results: Results,
 ) -> None:
     """Silence exactly the incident of an alert that fires, until that incident is over."""
     path = f"/api/alerts/{quote(fingerprint, safe='')}/acknowledge"
     body = _Client(server, token_file).ask("POST", path, {"reason": reason})
-    _show([msgspec.json.decode(body, type=Silence)], json)
+    _show([msgspec.json.decode(body, type=Silence)], results.as_lines)
 
 
 class _Client:
@@ -133,6 +135,8 @@ class _Client:
             import httpx2
         except ImportError:
             raise MissingExtraError("kvstream silence", "webhook") from None
+        if server.startswith(":"):
+            server = f"http://127.0.0.1{server}"
         if not re.match(r"https?://[^/]", server):
             raise ConfigError(f"{server!r} is no server; write http://HOST:PORT")
         token = token_from(token_file)
@@ -179,20 +183,8 @@ def _why(body: bytes, status: int) -> str:
         return f"it answers {status}; is it kvstream serve --http?"
 
 
-def _duration(text: str) -> float:
-    """Return seconds.
-
-    Raises:
-        ConfigError: If the text is no duration.
-    """
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(s|m|min|h|d|)", text.strip())
-    if match is None:
-        raise ConfigError(f"{text!r} is no duration; write 90s, 30m, 2h or 1d")
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def _show(silences: list[Silence], as_json: bool) -> None:
-    if wants_lines(as_json):
+def _show(silences: list[Silence], as_lines: bool) -> None:
+    if as_lines:
         write_document("".join(encode_json(silence).decode() + "\n" for silence in silences))
         return
     for silence in silences:

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from kvstream.cli.session import Json, wants_lines
+from kvstream.cli.options import Results
 from kvstream.cli.standard import write_document
 from kvstream.errors import StateError
 from kvstream.state.inspection import SavedSection, SavedSnapshot, described, problems_of
@@ -32,19 +32,19 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="As serve --state
 
 
 @app.command()
-def inspect(directory: Directory, json: Json = False) -> None:
+def inspect(directory: Directory, *, results: Results) -> None:
     """Show what is in each snapshot: sources, sizes, age, writer, and from where each source goes on.
 
     Exit code 1 if there is none, or none that is whole.
     """
     now = time.time()
     snapshots = [described(file, now) for file in _snapshots(directory)]
-    _show(snapshots, json)
+    _show(snapshots, results.as_lines)
     _require_one_whole(directory, snapshots)
 
 
 @app.command()
-def verify(directory: Directory, json: Json = False) -> None:
+def verify(directory: Directory, *, results: Results) -> None:
     """Restore each snapshot, as a server would, and say whether it is whole.
 
     Exit code 1 if there is none, or one that is not whole.
@@ -55,7 +55,7 @@ def verify(directory: Directory, json: Json = False) -> None:
         snapshot = described(file, now)
         problems = snapshot.problems or problems_of(file)
         snapshots.append(msgspec.structs.replace(snapshot, problems=problems, sections=[]))
-    _show(snapshots, json)
+    _show(snapshots, results.as_lines)
     _require_one_whole(directory, snapshots)
     if damaged := sum(bool(snapshot.problems) for snapshot in snapshots):
         what = f"{damaged} of {len(snapshots)} snapshots are damaged"
@@ -91,8 +91,8 @@ def _consequence(snapshots: list[SavedSnapshot]) -> str:
     return f"a server goes on from {whole.file}, and asks its inputs for what came after it"
 
 
-def _show(snapshots: list[SavedSnapshot], as_json: bool) -> None:
-    if wants_lines(as_json):
+def _show(snapshots: list[SavedSnapshot], as_lines: bool) -> None:
+    if as_lines:
         write_document("".join(encode_json(snapshot).decode() + "\n" for snapshot in snapshots))
         return
     write_document("".join(for_terminal(line) + "\n" for each in snapshots for line in _lines(each)))

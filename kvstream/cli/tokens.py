@@ -1,6 +1,7 @@
 """Where commands take tokens from: a file or the environment, never the command line."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -21,18 +22,49 @@ TokenFile = Annotated[
 ]
 
 
+_SECRET_URL = re.compile(r"https?://([^/@]*:[^/@]*@|hooks\.slack\.com/services/)")
+
+
+def secret_from(file: Path | None, variable: str, what: str) -> str | None:
+    """Return a secret of a file, or of a variable of the environment; None if there is none.
+
+    Raises:
+        ConfigError: If it is empty, not UTF-8, or the file cannot be read.
+    """
+    if file is None:
+        return checked_token(os.environ.get(variable), f"${variable}")
+    return checked_token(_text(file), f"{what} in {file}")
+
+
+def url_from(text: str, option: str) -> str:
+    """Return a URL that is given as ``@FILE`` where it holds a secret.
+
+    Raises:
+        ConfigError: If the file cannot be read, or a secret stands on the command line.
+    """
+    if text.startswith("@"):
+        return _text(Path(text[1:]))
+    if _SECRET_URL.match(text):
+        raise ConfigError(
+            f"{option}: this URL holds a secret, which others can see on the command line: "
+            f"write it to a file and give {option} @FILE"
+        )
+    return text
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not valid UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror or error}") from error
+
+
 def token_from(file: Path | None) -> str | None:
     """Return the token of a file, or of the environment where no file is given; None if there is none.
 
     Raises:
         ConfigError: If the token is empty, not UTF-8, or the file cannot be read.
     """
-    if file is None:
-        return checked_token(os.environ.get(VARIABLE), f"${VARIABLE}")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file} is not valid UTF-8 text") from None
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror or error}") from error
-    return checked_token(text.strip(), f"the token in {file}")
+    return secret_from(file, VARIABLE, "the token")

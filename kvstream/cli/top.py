@@ -11,18 +11,17 @@ import msgspec
 import typer
 
 from kvstream.alerts.types import CacheAlert
-from kvstream.cli.block_size import BlockBytes, BlockTokens, ModelConfig, block_settings
-from kvstream.cli.chosen_rules import RulesFile, chosen_rules
+from kvstream.cli.chosen_rules import RuleFiles
+from kvstream.cli.command import Attempts
+from kvstream.cli.handlers import RulesFile
+from kvstream.cli.options import CacheOptions, Follow, Speed, Unit
 from kvstream.cli.render import console, summary_table
-from kvstream.cli.session import Capacity, ConfigFile, Unit
-from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.metrics.history import History
 from kvstream.reports.overview import Place, State, history, state_of
-from kvstream.settings import load_config
 from kvstream.sources.engine_input import EngineInput
 from kvstream.sources.files import STDIN
-from kvstream.sources.inputs import Input, live_and_recorded
+from kvstream.sources.inputs import live_and_recorded, open_inputs
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import paced
 from kvstream.stream import KVStream
@@ -60,24 +59,17 @@ def top_command(
             show_default=False,
         ),
     ],
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Wait for more at the end of a file.")
-    ] = False,
-    speed: Annotated[
-        float,
-        typer.Option(min=0.0, metavar="N", help="Replay at N times recorded time; 0: as fast as possible."),
-    ] = 1.0,
-    capacity: Capacity = None,
-    model_config: ModelConfig = None,
-    block_tokens: BlockTokens = None,
-    block_bytes: BlockBytes = None,
+    *,
+    follow: Follow = False,
+    speed: Speed = 1.0,
     time_unit: Unit = None,
     rules: RulesFile = None,
-    config: ConfigFile = None,
+    cache: CacheOptions,
 ) -> None:
     """Show what caches do now: hit ratios, evictions, lifetimes and alerts, once a second."""
     if not (sys.stdout.isatty() and sys.stderr.isatty()):  # it draws on standard error
         raise ConfigError("kvstream top needs a terminal; kvstream run prints what it finds")
+    inputs = [f"http://127.0.0.1{name}" if name.startswith(":") else name for name in inputs]
     if inputs[0].startswith(_SERVERS):
         if len(inputs) > 1:
             raise ConfigError("one server at a time; its streams can have any number of sources")
@@ -85,11 +77,13 @@ def top_command(
         return
     if STDIN in inputs:
         raise ConfigError("kvstream top needs standard input for its keys; pipe events into kvstream run")
-    size = block_settings(model_config, block_tokens, block_bytes)
-    metrics = load_config(MetricsConfig, config, capacity=capacity, **size)
-    chosen, silences = chosen_rules(rules)
-    metrics = msgspec.structs.replace(metrics, export_interval=0.0)
-    stream = KVStream(StreamConfig(metrics=metrics), chosen, silences=silences)
+    with Attempts() as attempt:
+        config = attempt(cache.stream_config)
+        chosen = attempt(RuleFiles(cache.config, rules).read)
+    metrics = msgspec.structs.replace(config.metrics, export_interval=0.0)
+    stream = KVStream(
+        msgspec.structs.replace(config, metrics=metrics), chosen.rules, silences=chosen.silences
+    )
     feeds = _feeds(stream, inputs, follow, speed, ReadOptions(capacity=metrics.capacity, time_unit=time_unit))
     anyio.run(_watch_stream, stream, feeds, " ".join(inputs))
     console().print(summary_table(stream.summary_nowait()))
@@ -108,7 +102,7 @@ def _feeds(
     """
     token = os.environ.get("KVSTREAM_TOKEN")
     servers = [FrameServer(stream, Endpoint.parse(n), token=token) for n in names if n.startswith(_SOCKETS)]
-    opened = [Input(name, follow) for name in names if not name.startswith(_SOCKETS)]
+    opened = open_inputs([name for name in names if not name.startswith(_SOCKETS)], follow)
     live, recorded = live_and_recorded(opened, options)
 
     def serving(server: FrameServer) -> Feed:

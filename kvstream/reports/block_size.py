@@ -50,6 +50,8 @@ def block_bytes_of_file(path: str | Path, block_tokens: int) -> int:
     """
     try:
         config = msgspec.json.decode(Path(path).read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}: no valid JSON: {error}") from error
     return block_bytes(config, block_tokens)

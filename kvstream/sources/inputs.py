@@ -1,7 +1,9 @@
 """Any input by its name: a file, standard input, or an engine."""
 
+import errno
 import logging
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Sequence
@@ -9,7 +11,7 @@ from collections.abc import Callable, Sequence
 import anyio
 
 from kvstream.engine.inputs import InputStatistics
-from kvstream.errors import KVStreamError
+from kvstream.errors import ConfigError, KVStreamError
 from kvstream.sources.connection_state import Connection
 from kvstream.sources.discovery import ENGINE_URLS
 from kvstream.sources.engine_input import EngineInput, Forget, LiveInput, Take
@@ -21,6 +23,7 @@ from kvstream.sources.timing import Items, OnEnd, merge_by_time
 from kvstream.sources.vllm_cache import simulated_by_vllm
 from kvstream.state.resumption import MarkerOf, no_marker
 from kvstream.text.escape import for_terminal
+from kvstream.text.suggest import did_you_mean
 
 _PAUSE_SECONDS = 5.0  # before a file that cannot be read is tried again
 
@@ -55,6 +58,8 @@ class Input:
         self.simulation = SIMULATED
         self.engine = EngineInput(name) if name.startswith(ENGINE_URLS) else None
         is_path = self.engine is None and name != STDIN
+        if is_path and not os.path.lexists(name):
+            raise _no_such_input(name)
         self.is_pipe = is_path and not (stat.S_ISREG(mode := os.stat(name).st_mode) or stat.S_ISDIR(mode))
         is_file = not self.is_pipe if is_path else name == STDIN and _stdin_is_file()
         self.is_live = follow or not is_file
@@ -83,6 +88,50 @@ class Input:
 
     def _note(self, known: LineFormat, source: str) -> None:
         self.simulated_source = source if known.is_trace else None
+
+
+def open_inputs(names: Sequence[str], follow: bool = False) -> list[Input]:
+    """Return inputs by their names; all that cannot be used are named at once.
+
+    Raises:
+        ConfigError: If several cannot be used, or one is a URL that cannot.
+        MissingExtraError: If one needs a package that is not installed.
+        OSError: If one is a file that cannot be read.
+    """
+    inputs: list[Input] = []
+    failed: list[tuple[str, KVStreamError | OSError]] = []
+    for name in names:
+        try:
+            inputs.append(Input(name, follow))
+        except (KVStreamError, OSError) as error:
+            failed.append((name, error))
+    if len(failed) == 1:
+        raise failed[0][1]
+    if failed:
+        lines = [f"{name}: {e.strerror}" if isinstance(e, OSError) else str(e) for name, e in failed]
+        raise ConfigError(*lines)
+    return inputs
+
+
+def _no_such_input(name: str) -> KVStreamError | OSError:
+    """Return the error of a name that is no file, with what may have been meant."""
+    scheme, is_url, _ = name.partition("://")
+    if name.startswith(("unix:", "tcp://", "tls://")):
+        return ConfigError(
+            f"{name} is where producers send frames: kvstream serve --listen {name} takes them; "
+            f"an engine publishes at zmq://HOST:PORT"
+        )
+    if is_url:
+        meant = did_you_mean(scheme, ("zmq", "zmq+ipc", "http", "https"))
+        return ConfigError(f"{name}: unknown scheme {scheme}{meant or '; engines are zmq:// or http://'}")
+    if re.fullmatch(r"[\w.-]+:[0-9]{1,5}", name):
+        return ConfigError(f"{name} is no file; an engine is zmq://{name} or http://{name}")
+    folder, file = os.path.split(name)
+    try:
+        beside = os.listdir(folder or ".")
+    except OSError:
+        beside = []
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT) + did_you_mean(file, beside), name)
 
 
 class FollowedFile:

@@ -21,7 +21,7 @@ def test_check_says_what_a_file_changes_and_what_is_wrong(kvstream, tmp_path):
     ran = kvstream("rules", "check", rules)
     assert ran.code == 1
     assert ran.err.splitlines() == [
-        f"kvstream: {rules}:3: rule lost_frames: enabled: Expected `bool`, got `int`",
+        f"kvstream: {rules}:3: rule lost_frames: enabled must be true or false, not 7",
         f"kvstream: {rules}:4: rule lost_frames: unknown field levl; did you mean level?",
     ]
 
