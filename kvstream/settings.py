@@ -19,7 +19,9 @@ C = TypeVar("C", MetricsConfig, StreamConfig)
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {"metrics": MetricsConfig, "stream": StreamConfig}
 """Tables of a file of settings that are settings themselves; their fields may stand at top level, too."""
-OTHER_SECTIONS = ("rules", "silences", "alerts", "run", "serve", "analyze", "report", "top")
+COMMAND_SECTIONS = ("run", "serve", "analyze", "report", "top")
+"""Tables of ``kvstream.toml`` with options of a command."""
+OTHER_SECTIONS = ("rules", "silences", "alerts", *COMMAND_SECTIONS)
 """Tables of ``kvstream.toml`` that the command line reads."""
 
 VARIABLES = {
@@ -30,7 +32,6 @@ VARIABLES = {
     "KVSTREAM_ENDPOINT": "vLLM's plugin: the kvstream serve to send to",
     "KVSTREAM_SOURCE": "vLLM's plugin: the name of the engine",
     "KVSTREAM_TRACEBACK": "1 shows where an unexpected error comes from",
-    "KVSTREAM_SETTING": "any setting of kvstream.toml by its name, such as KVSTREAM_CAPACITY=10k",
 }
 """Variables of the environment, with what they are."""
 _PREFIX = "KVSTREAM_"
@@ -115,6 +116,13 @@ class Settings:
     def set(self, name: str, value: Any, origin: str | None) -> None:
         """Set a setting; the last to do so wins."""
         self._values[name], self.origins[name] = value, origin
+
+    def where(self, name: str) -> str:
+        """Return where a setting was set, as ``kvstream.toml:3`` or ``$VARIABLE``; empty if nowhere."""
+        origin = self.origins.get(name)
+        if origin is None or origin.startswith("$") or self._file is None:
+            return origin or ""
+        return f"{self._file.path}:{self._file.line(origin, name)}"
 
     def add_file(self, file: TomlFile) -> None:
         """Take the settings of a file."""

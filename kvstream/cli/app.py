@@ -15,17 +15,19 @@ import typer
 from typer.core import TyperGroup
 
 from kvstream.cli.command import Command, Mistakes, UsageError, explain, lines_of
+from kvstream.cli.completion import VARIABLE, begin_completion
 from kvstream.cli.exit_codes import EXIT_ERROR, EXIT_SIGNAL, EXIT_USAGE
 from kvstream.cli.groups import flat
 from kvstream.cli.messages import Verbosity, choose, say
 from kvstream.cli.standard import drop_standard_output
 from kvstream.errors import KVStreamError
+from kvstream.settings import VARIABLES
 from kvstream.text.escape import for_terminal
 
 # In the order of the help.
 _COMMANDS = (
     *("demo", "run", "analyze", "serve", "report", "top", "record", "replay", "convert", "generate", "bench"),
-    *("fleet", "rules", "silence", "state", "schemas"),
+    *("fleet", "rules", "silence", "state", "config", "doctor", "completion", "schemas"),
 )
 
 
@@ -39,12 +41,12 @@ class _Commands(TyperGroup):
         # An unknown name is compared with all of them.
         for name in [cmd_name] if cmd_name in _COMMANDS else _COMMANDS:
             if name not in self.commands:
-                self.add_command(_load(name), name)
+                self.add_command(command_named(name), name)
         return super().get_command(ctx, cmd_name)
 
 
-def _load(name: str) -> Any:
-    """Load the module of a command, which has a group ``app`` or a function ``NAME_command``."""
+def command_named(name: str) -> Any:
+    """Return a command; load its module, which has a group ``app`` or a function ``NAME_command``."""
     module = import_module(f"kvstream.cli.{name}")
     only = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
     if hasattr(module, "app"):
@@ -59,10 +61,20 @@ def _load(name: str) -> Any:
     return typer.main.get_group(only).commands[name]
 
 
+_ENVIRONMENT = "\n\n".join(
+    [
+        "[bold]Environment[/bold]",
+        *(f"  ${name}: {what}" for name, what in VARIABLES.items()),
+        "  $KVSTREAM_CAPACITY=16Ki, and so each setting that kvstream config show prints",
+    ]
+)
+
 app = typer.Typer(
     name="kvstream",
     cls=_Commands,
     help="See every KV-cache block, every access: summaries and alerts from block event streams.",
+    epilog=_ENVIRONMENT,
+    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -122,6 +134,8 @@ def run_app() -> int:
     printed, too.
     """
     _contain_background_errors()
+    if VARIABLE in os.environ:
+        begin_completion()
     # So that SIGTERM, too, leaves nothing half-written behind where a command does not drain by itself.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(EXIT_SIGNAL + number))
     try:

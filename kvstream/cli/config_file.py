@@ -12,7 +12,7 @@ from kvstream.alerts.silences import Silence
 from kvstream.cli.command import UsageError, in_own_words
 from kvstream.cli.handlers import AlertOptions, Destinations
 from kvstream.config import StreamConfig
-from kvstream.settings import Settings, read_settings
+from kvstream.settings import COMMAND_SECTIONS, Settings, read_settings
 from kvstream.text.suggest import did_you_mean
 from kvstream.text.toml import TomlFile
 
@@ -75,6 +75,33 @@ def options_of(file: TomlFile, section: str, ctx: Any) -> dict[str, Any]:
         if wrong:
             file.complain(section, name, f"{name}: {wrong}")
     return found
+
+
+def check_all(path: Path) -> dict[str, int]:
+    """Return what a file of settings has, counted: settings, rules, silences and options.
+
+    Raises:
+        ConfigError: If anything is wrong with it; a line for each mistake.
+    """
+    from kvstream.cli.app import command_named  # here, as commands take their options from files
+
+    file = TomlFile(path)
+    options = 0
+    for section in (SHARED, *COMMAND_SECTIONS):
+        if section in file.tables:
+            name = "run" if section == SHARED else section
+            ctx = command_named(name).make_context(name, [], resilient_parsing=True)
+            options += len(options_of(file, section, ctx))
+    rules_of_config(file)
+    settings = read_settings(file, {})
+    settings.build(StreamConfig)
+    tables = file.tables
+    return {
+        "setting": len(settings.origins),
+        "changed rule": len(tables.get("rules", {})),
+        "silence": len(tables.get("silences", [])),
+        "option": options,
+    }
 
 
 def settings_of(path: Path | None) -> Settings:

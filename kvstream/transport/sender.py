@@ -304,7 +304,7 @@ class FrameSender:
         """
         try:
             with anyio.fail_after(_CONNECT_SECONDS):
-                self._stream = await self._opened()
+                self._stream = await open_stream(self._endpoint, self._tls)
         except ssl.SSLCertVerificationError as error:
             self._refusal = f"{self._endpoint}: {_why(error)}"
             raise
@@ -318,16 +318,6 @@ class FrameSender:
             raise KVStreamError(str(welcome))
         self.connects += 1
         self._report_outcome()
-
-    async def _opened(self) -> ByteStream:
-        host, port = self._endpoint.host, self._endpoint.port
-        if self._endpoint.path:
-            return await anyio.connect_unix(self._endpoint.path)
-        if self._tls is None:
-            return await anyio.connect_tcp(host, port)
-        return await anyio.connect_tcp(
-            host, port, tls=True, ssl_context=self._tls, tls_standard_compatible=False
-        )
 
     def _report_outcome(self) -> None:
         if self._outcome is not None:
@@ -349,6 +339,25 @@ class FrameSender:
         stream, self._stream = self._stream, None
         if stream is not None:
             await anyio.aclose_forcefully(stream)
+
+
+async def open_stream(endpoint: Endpoint, tls: ssl.SSLContext | None) -> ByteStream:
+    """Connect to a server.
+
+    Args:
+        endpoint: Where it is.
+        tls: How ``tls://`` is encrypted and whom to trust.
+
+    Raises:
+        OSError: If nobody answers there, or TLS fails.
+    """
+    if endpoint.path:
+        return await anyio.connect_unix(endpoint.path)
+    if tls is None:
+        return await anyio.connect_tcp(endpoint.host, endpoint.port)
+    return await anyio.connect_tcp(
+        endpoint.host, endpoint.port, tls=True, ssl_context=tls, tls_standard_compatible=False
+    )
 
 
 def new_epoch() -> int:

@@ -9,7 +9,7 @@ from tests.cli.conftest import CHAT, DEADLINE
 
 COMMANDS = [
     *("demo", "run", "analyze", "serve", "top", "report", "rules"),
-    *("record", "replay", "convert", "generate", "bench", "fleet", "state"),
+    *("record", "replay", "convert", "generate", "bench", "fleet", "config", "doctor", "completion", "state"),
 ]
 
 

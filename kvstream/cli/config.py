@@ -1,0 +1,85 @@
+"""``kvstream config``: what a file of settings says, whether it is right, and where each setting is from."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kvstream.cli.config_file import check_all, settings_of
+from kvstream.cli.options import Results
+from kvstream.cli.standard import write_document
+from kvstream.config import MetricsConfig, StreamConfig
+from kvstream.settings import SECTIONS
+from kvstream.text.escape import for_terminal
+from kvstream.text.json import encode_json
+
+EXAMPLES = """
+[bold]Examples[/bold]
+
+  kvstream config show > kvstream.toml              every setting as it is now, to begin a file with
+
+  kvstream config check kvstream.toml               all mistakes, with lines
+
+  KVSTREAM_CAPACITY=16Ki kvstream config show --config kvstream.toml
+
+[bold]A file[/bold] has settings in the tables metrics and stream, changed rules in rules.NAME, silences as
+kvstream rules has them, in alerts the options of run and serve that say where alerts go, and in run, serve,
+analyze, report and top other options of these commands. The command line wins over variables, and these win
+over the file. It is read where --config or $KVSTREAM_CONFIG names it, never by itself, as it can name
+commands to run.
+"""
+
+app = typer.Typer(
+    help="Check a kvstream.toml, or show settings and where they are from.",
+    no_args_is_help=True,
+    epilog=EXAMPLES,
+)
+
+
+@app.command("check")
+def check_config(
+    file: Annotated[Path, typer.Argument(metavar="kvstream.toml", help="A file of settings.")],
+) -> None:
+    """Say whether a file of settings is right, or all that is wrong with it, by line."""
+    counted = check_all(file)
+    parts = [f"{count} {what}{'s' * (count != 1)}" for what, count in counted.items() if count]
+    print(for_terminal(f"{file}: {', '.join(parts) or 'empty'}"))
+
+
+@app.command("show")
+def show_config(
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="kvstream.toml",
+            envvar="KVSTREAM_CONFIG",
+            help="A file of settings; without one, the defaults.",
+            show_default=False,
+        ),
+    ] = None,
+    results: Results,
+) -> None:
+    """Print every setting as TOML with where it is from: the file, a variable, or the default."""
+    settings = settings_of(config)
+    configs: dict[str, Any] = {
+        "metrics": settings.build(MetricsConfig),
+        "stream": settings.build(StreamConfig),
+    }
+    if results.as_json():
+        write_document(encode_json(configs["stream"]).decode() + "\n")
+        return
+    lines = []
+    for section, built in configs.items():
+        lines.append(f"[{section}]")
+        names = [name for name in SECTIONS[section].__struct_fields__ if name != "metrics"]
+        lines += [_line(name, getattr(built, name), settings.where(name)) for name in names]
+        lines.append("")
+    write_document("\n".join(lines))
+
+
+def _line(name: str, value: Any, where: str) -> str:
+    """Return a setting as TOML, with where it is from."""
+    if value is None:
+        return f"# {name} = …  # unknown"
+    return f"{name} = {encode_json(value).decode()}" + (f"  # {where}" if where else "")

@@ -1,0 +1,74 @@
+import json
+import os
+import resource
+import socket
+
+from tests.cli.conftest import running
+from tests.forked import PIPE, Kvstream
+from tests.publisher import Engine, stored
+from tests.waiting import DEADLINE
+
+
+def checks(ran):
+    return {check["name"]: check for check in map(json.loads, ran.out.splitlines())}
+
+
+def test_it_says_what_is_installed_and_what_limits_there_are(kvstream):
+    ran = kvstream("doctor")
+    assert ran.code == 0
+    for wanted in ("kvstream", "core", "pyzmq", "textual", "open files", "cores"):
+        assert wanted in ran.out
+    found = checks(kvstream("doctor", "--json"))
+    assert found["zmq"]["state"] == "ok"
+
+
+def test_a_missing_package_is_said_with_what_to_install(kvstream):
+    check = checks(kvstream("doctor", "--json", without="pyarrow"))["pyarrow"]
+    assert check["state"] != "ok"
+    assert "pip install" in check["advice"]
+
+
+def test_few_open_files_are_a_warning_with_what_to_do():
+    limits = {resource.RLIMIT_NOFILE: 200}
+    with Kvstream(["doctor", "--json"], stdout=PIPE, stderr=PIPE, limits=limits) as process:
+        out, _ = process.communicate()
+    found = {check["name"]: check for check in map(json.loads, out.splitlines())}
+    assert found["open files"]["state"] == "warning"
+    assert "ulimit -n" in found["open files"]["advice"]
+
+
+def test_an_engine_that_publishes_is_described(kvstream):
+    with Engine() as engine, running("doctor", engine.url, "--wait", "3s", "--json", stderr=PIPE) as process:
+        assert engine.subscribed.wait(DEADLINE)
+        engine.publish([stored(1, 2, 3)])
+        out, _ = process.communicate()
+    (check,) = [each for each in map(json.loads, out.splitlines()) if each["name"] == "endpoint"]
+    assert check["state"] == "ok"
+    assert "3 stores of" in check["found"]
+    assert "hits are not published" in check["advice"]
+
+
+def test_an_endpoint_where_nobody_is_is_an_error(kvstream):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    endpoints = (f"zmq://127.0.0.1:{port}", f"tcp://127.0.0.1:{port}", f"http://127.0.0.1:{port}", "nonsense")
+    ran = kvstream("doctor", *endpoints, "--wait", "500ms")
+    assert ran.code == 1
+    for endpoint in endpoints:
+        assert any(line.startswith("error") and endpoint in line for line in ran.out.splitlines())
+
+
+def test_a_running_server_is_recognized_and_counts_nothing(kvstream):
+    options = ("--listen", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0")
+    with running("serve", *options, stderr=PIPE, env={**os.environ, "KVSTREAM_TOKEN": "s"}) as server:
+        places = [server.stderr.readline().decode().split()[-1] for _ in range(2)]
+        ran = kvstream("doctor", *places, "--wait", f"{DEADLINE}s", env={"KVSTREAM_TOKEN": "s"})
+        refused = kvstream("doctor", places[0], "--wait", f"{DEADLINE}s")
+        server.terminate()
+        out, _ = server.communicate()
+    assert ran.code == 0
+    assert ran.out.count("kvstream serve is there") == 2
+    assert refused.code == 1
+    assert "token" in refused.out
+    assert json.loads(out.splitlines()[-1])["accounts"]["offered"] == 0
