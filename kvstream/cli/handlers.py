@@ -9,7 +9,7 @@ import typer
 from kvstream.alerts.types import AlertLevel
 from kvstream.cli.groups import OptionGroup
 from kvstream.cli.tokens import secret_from, url_from
-from kvstream.cli.values import severity
+from kvstream.cli.values import number, severity
 from kvstream.errors import ConfigError
 from kvstream.notifiers.alert_file import AlertFile
 from kvstream.notifiers.alertmanager import Alertmanager
@@ -97,6 +97,16 @@ class Destinations(OptionGroup, frozen=True):
         Path | None,
         typer.Option(metavar="FILE", help="Append alerts to a file as JSON lines.", show_default=False),
     ] = None
+    alert_log_max_size: Annotated[
+        int | None,
+        number(
+            "bytes",
+            "--alert-log-max-size",
+            metavar="SIZE",
+            low=1024,
+            help="Rotate that file before it has more than this, such as 10MB; five of before are kept.",
+        ),
+    ] = None
     otlp: Annotated[
         str | None,
         typer.Option(
@@ -137,7 +147,7 @@ class Destinations(OptionGroup, frozen=True):
 
             OpenTelemetry(self.otlp).attach(stream)
         if self.alert_log is not None:
-            stream.on_alert(AlertFile(self.alert_log), least)
+            stream.on_alert(AlertFile(self.alert_log, self.alert_log_max_size), least)
 
 
 def undelivered_lines(stream: KVStream) -> list[str]:

@@ -13,6 +13,7 @@ from kvstream.cli.messages import MalformedReport, note
 from kvstream.cli.render import progress_on_stderr
 from kvstream.cli.session import stop_on_signal
 from kvstream.cli.values import choice, number
+from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
 from kvstream.sinks.event_log import Format, RotatingWriter
@@ -26,6 +27,8 @@ EXAMPLES = """
   kvstream record zmq://vllm-0:5557 -o vllm-0.kvlog
 
   kvstream record zmq://a:5557 zmq://b:5557 -o day.kvlog --rotate-mb 100 --rotate-minutes 60
+
+  kvstream record zmq://vllm-0:5557 -o day.kvlog --rotate-minutes 60 --keep 24 --max-size 10GB
 
   tail -f events.jsonl | kvstream record - -o events.kvlog
 
@@ -62,9 +65,33 @@ def record_command(
             help="Begin another file after this many minutes.",
         ),
     ] = None,
+    keep: Annotated[
+        int | None,
+        number(
+            "count",
+            "--keep",
+            metavar="N",
+            low=1,
+            help="Keep the newest N files that are rotated, those of earlier recordings included.",
+        ),
+    ] = None,
+    max_size: Annotated[
+        int | None,
+        number(
+            "bytes",
+            "--max-size",
+            metavar="SIZE",
+            low=1,
+            help="Remove the oldest files that are rotated where all are larger than this, such as 10GB.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> int:
     """Write events to a file, or to a row of files, until the input ends or it is stopped."""
+    if rotate_mb is rotate_minutes is None and (keep, max_size) != (None, None):
+        raise ConfigError(
+            "--keep and --max-size are of files that are rotated: --rotate-mb or --rotate-minutes"
+        )
     opened = open_inputs(inputs)
     refuse_inputs(sys.stdout.fileno() if output == "-" else output, inputs)
     appends = not force and os.path.isfile(output) and rotate_mb is rotate_minutes is None
@@ -74,6 +101,8 @@ def record_command(
         None if rotate_mb is None else round(rotate_mb * 1e6),
         None if rotate_minutes is None else rotate_minutes * 60,
         force,
+        keep,
+        max_size,
     )
     if appends:
         note(f"kvstream: {output} exists and is appended to")
@@ -134,5 +163,6 @@ def record_command(
     note(
         f"{events:,} events, {report.count:,} malformed pieces left out, {writer.size / 1e6:.1f} MB in "
         f"{', '.join(writer.paths)}"
+        + (f"; {writer.removed:,} of the oldest removed" if writer.removed else "")
     )
     return 128 + stopped[0] if stopped else 0

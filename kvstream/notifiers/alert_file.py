@@ -1,6 +1,7 @@
 """Alerts to a file, as JSON lines."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from anyio import to_thread
@@ -12,6 +13,8 @@ from kvstream.text.json import encode_json
 
 __all__ = ["AlertFile"]
 
+_KEPT = 5
+
 
 class AlertFile(Delivery):
     """A handler that appends alerts to a file, one a line.
@@ -21,6 +24,9 @@ class AlertFile(Delivery):
 
     Args:
         path: The file; made if there is none.
+        most_bytes: Bytes that the file may have: before it would have more it becomes ``PATH.1``, what was
+            that ``PATH.2``, and so on. None for no bound. Nothing is rotated that is no regular file.
+        keep: Files of before that are kept.
 
     Attributes:
         destination: The file's name.
@@ -29,7 +35,8 @@ class AlertFile(Delivery):
         OSError: If the file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most_bytes: int | None = None, keep: int = _KEPT) -> None:
+        self._most_bytes, self._keep = most_bytes, keep
         path.open("ab").close()  # fails now rather than with the first alert
         self._path = path
         self.destination = f"file {path}"
@@ -44,6 +51,7 @@ class AlertFile(Delivery):
 
     def _append(self, line: bytes) -> None:
         try:
+            self._rotate(len(line))
             with self._path.open("ab", buffering=0) as file:
                 if self._is_torn():
                     line = b"\n" + line
@@ -52,6 +60,18 @@ class AlertFile(Delivery):
                     written += os.write(file.fileno(), line[written:])
         except OSError as error:
             raise UndeliveredError(error.strerror or str(error)) from error
+
+    def _rotate(self, more: int) -> None:
+        """Put the file aside if ``more`` bytes have no room in it."""
+        if self._most_bytes is None or not self._path.is_file():
+            return
+        size = self._path.stat().st_size
+        if not size or size + more <= self._most_bytes:
+            return
+        for number in range(self._keep - 1, 0, -1):
+            with suppress(FileNotFoundError):
+                os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
+        os.replace(self._path, f"{self._path}.1")
 
     def _is_torn(self) -> bool:
         """Return whether the file ends within a line; what is no regular file never does."""

@@ -219,9 +219,18 @@ class RotatingWriter:
         most_bytes: Bytes in a part, about, before compression; None for no bound.
         most_seconds: Seconds between the first frame of a part and that of the next; None for no bound.
         force: Replace a single file that exists.
+        keep: Newest parts that are kept, those of earlier recordings under that name included; None for all.
+        most_kept_bytes: Bytes that all parts may have on disk together; the oldest are removed, never the one
+            that is written. None for no bound.
+
+    Attributes:
+        paths: The files written, those that were removed again included.
+        size: Bytes written, before compression.
+        removed: Files removed.
 
     Raises:
-        ConfigError: If no format is given and the name does not tell one, or the file cannot be appended to.
+        ConfigError: If no format is given and the name does not tell one, the file cannot be appended to, or
+            one file is to be bounded that has no parts.
         OSError: If the file cannot be written.
     """
 
@@ -232,7 +241,13 @@ class RotatingWriter:
         most_bytes: int | None = None,
         most_seconds: float | None = None,
         force: bool = False,
+        keep: int | None = None,
+        most_kept_bytes: int | None = None,
     ) -> None:
+        if most_bytes is most_seconds is None and (keep, most_kept_bytes) != (None, None):
+            raise ConfigError(f"{path} is one file, of which nothing can be removed: have it rotated")
+        self._keep, self._most_kept_bytes = keep, most_kept_bytes
+        self.removed = 0
         self.paths: list[str] = []
         self.size = 0
         self._path, self._format = path, format
@@ -253,12 +268,30 @@ class RotatingWriter:
         self.size += size
 
     def flush(self) -> None:
-        """Hand what has been written to the system."""
+        """Hand what has been written to the system, and remove the parts that are too old to be kept."""
         self._writer.flush()
+        self._remove_oldest()
 
     def close(self) -> None:
-        """Write what is buffered and close the part."""
+        """Write what is buffered, close the part, and remove those that are too old to be kept."""
         self._writer.close()
+        self._remove_oldest()
+
+    def _remove_oldest(self) -> None:
+        """Remove the oldest parts until those that are left are within the bounds."""
+        if self._keep is None and self._most_kept_bytes is None:
+            return
+        parts = _parts(*_split(self._path))
+        sizes = {path: size for path in parts if (size := _size(path)) is not None}
+        kept, total = len(sizes), sum(sizes.values())
+        for path, size in sizes.items():
+            too_many = self._keep is not None and kept > self._keep
+            too_large = self._most_kept_bytes is not None and total > self._most_kept_bytes
+            if path == self.paths[-1] or not (too_many or too_large):
+                return
+            os.unlink(path)
+            self.removed += 1
+            kept, total = kept - 1, total - size
 
     def _begin(self) -> None:
         self._begun, self._part_size = time.monotonic(), 0
@@ -271,11 +304,11 @@ class RotatingWriter:
 
     def _open_part(self) -> str:
         """Open the part with the first number after all that there are; return its path."""
-        folder, name = os.path.split(self._path)
-        stem, dot, endings = name.partition(".")
-        number = 1 + _last_number(folder or ".", stem, dot + endings)
+        folder, stem, endings = _split(self._path)
+        parts = _parts(folder, stem, endings)
+        number = 1 + (_number(parts[-1], stem, endings) if parts else 0)
         while True:
-            path = os.path.join(folder, f"{stem}-{number:04}{dot}{endings}")
+            path = os.path.join(folder, f"{stem}-{number:04}{endings}")
             try:
                 self._writer = EventLogWriter(path, self._format, "refuse")
             except FileExistsError:  # of another recording that began just now
@@ -284,10 +317,31 @@ class RotatingWriter:
                 return path
 
 
-def _last_number(folder: str, stem: str, endings: str) -> int:
-    part = re.compile(rf"{re.escape(stem)}-(\d{{4,9}}){re.escape(endings)}")
-    matches = [part.fullmatch(name) for name in os.listdir(folder)]
-    return max((int(match[1]) for match in matches if match), default=0)
+def _split(path: str) -> tuple[str, str, str]:
+    """Return the folder of a file, its name up to the first dot, and the rest."""
+    folder, name = os.path.split(path)
+    stem, dot, endings = name.partition(".")
+    return folder, stem, dot + endings
+
+
+def _number(path: str, stem: str, endings: str) -> int:
+    """Return the number of a part; 0 for what is none."""
+    match = re.fullmatch(rf"{re.escape(stem)}-(\d{{4,9}}){re.escape(endings)}", os.path.basename(path))
+    return 0 if match is None else int(match[1])
+
+
+def _parts(folder: str, stem: str, endings: str) -> list[str]:
+    """Return the paths of all parts that there are, by number."""
+    numbers = {name: _number(name, stem, endings) for name in os.listdir(folder or ".")}
+    return [os.path.join(folder, name) for name in sorted(numbers, key=lambda n: numbers[n]) if numbers[name]]
+
+
+def _size(path: str) -> int | None:
+    """Return the bytes of a file; None if it is gone."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return None
 
 
 class _Held(NamedTuple):

@@ -132,6 +132,8 @@ CASES = [
     ("generate chat --events many", 2, "--events: 'many' is not a whole number", "parse"),
     ("generate chat --format xml", 2, "--format: 'xml' is not", "Value error"),
     ("record e.jsonl -o x.kvlog --rotate-mb big", 2, "--rotate-mb: 'big' is not a number", "parse"),
+    ("record e.jsonl -o x.kvlog --keep 3", 1, "--rotate-mb or --rotate-minutes", "Traceback"),
+    ("record e.jsonl -o x.kvlog --max-size 10XB", 2, "--max-size: '10XB' is not a size", "parse"),
     ("replay e.jsonl --to unix:s --wait long", 2, "--wait: 'long' is not a duration", "parse"),
     ("silence add --for long", 2, "--for: 'long' is not a duration such as 90s, 5m, 2h or 1d", "parse"),
     (

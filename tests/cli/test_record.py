@@ -60,6 +60,13 @@ def test_recordings_rotate_by_size_and_are_read_as_one(kvstream, tmp_path):
     assert accounts(kvstream, *parts)["processed"] == 150_000
 
 
+def test_only_the_newest_files_of_a_recording_are_kept(kvstream, tmp_path):
+    ran = kvstream("record", SCAN, "-o", tmp_path / "part.kvlog", "--rotate-mb", "0.5", "--keep", 2)
+    assert ran.code == 0
+    assert len(list(tmp_path.glob("part-*.kvlog"))) == 2
+    assert "of the oldest removed" in ran.err
+
+
 @pytest.mark.parametrize("source", [CHAT_WIRE, "converted"])
 def test_a_recording_is_published_as_an_engine_would(kvstream, tmp_path, source):
     if source == "converted":

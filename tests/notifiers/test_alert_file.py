@@ -6,6 +6,7 @@ import pytest
 
 from kvstream.errors import UndeliveredError
 from kvstream.notifiers.alert_file import AlertFile
+from kvstream.text.json import encode_json
 from tests.alerting import alert
 
 
@@ -64,3 +65,26 @@ async def test_a_full_device_leaves_alerts_undelivered():
 def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path):
     with pytest.raises(OSError, match="directory"):
         AlertFile(tmp_path)
+
+
+async def test_a_file_that_would_grow_too_large_is_put_aside_and_few_of_before_are_kept(tmp_path):
+    path = tmp_path / "alerts.jsonl"
+    size = len(encode_json(alert(source="0"))) + 1
+    file = AlertFile(path, most_bytes=2 * size, keep=2)
+    for number in range(8):
+        await file.deliver(alert(source=str(number)))
+    kept = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    found = {name: [json.loads(line)["source"] for line in text.splitlines()] for name, text in kept.items()}
+    assert found == {
+        "alerts.jsonl": ["6", "7"],
+        "alerts.jsonl.1": ["4", "5"],
+        "alerts.jsonl.2": ["2", "3"],
+    }
+
+
+async def test_one_alert_larger_than_the_bound_is_written_all_the_same(tmp_path):
+    path = tmp_path / "alerts.jsonl"
+    file = AlertFile(path, most_bytes=1)
+    for _ in range(2):
+        await file.deliver(alert())
+    assert len(list(tmp_path.iterdir())) == 2

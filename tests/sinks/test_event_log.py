@@ -101,3 +101,38 @@ def test_force_replaces_a_recording(tmp_path):
     writer.write(frame(70))
     writer.close()
     assert read(path) == (list(range(70, 80)), [])
+
+
+@pytest.mark.parametrize("bounds", [{"keep": 2}, {"most_kept_bytes": 400}])
+def test_the_oldest_parts_are_removed_and_nothing_else(tmp_path, bounds):
+    for name in ("day-0001.kvlog", "day-0001.jsonl", "today-0001.kvlog", "day.kvlog", "day-1.kvlog"):
+        (tmp_path / name).write_bytes(b"kept")
+    writer = RotatingWriter(str(tmp_path / "day.kvlog"), most_bytes=1, **bounds)
+    for first in range(0, 60, 10):
+        writer.write(frame(first))
+    writer.close()
+    left = sorted(path.name for path in tmp_path.glob("day-????.kvlog"))
+    assert left[-1] == "day-0007.kvlog"
+    assert writer.removed == 7 - len(left) > 0
+    if "keep" in bounds:
+        assert left == ["day-0006.kvlog", "day-0007.kvlog"]
+    else:
+        sizes = [(tmp_path / name).stat().st_size for name in left]
+        assert sum(sizes) <= 400 < sum(sizes) + max(sizes)
+    assert len(list(tmp_path.iterdir())) == len(left) + 4
+
+
+def test_the_part_that_is_written_is_never_removed(tmp_path):
+    writer = RotatingWriter(str(tmp_path / "day.kvlog"), most_bytes=1, most_kept_bytes=1)
+    for first in (0, 10):
+        writer.write(frame(first))
+        writer.flush()
+    writer.close()
+    (part,) = tmp_path.iterdir()
+    assert read(part)[0] == list(range(10, 20))
+
+
+def test_one_file_has_no_parts_to_remove(tmp_path):
+    with pytest.raises(ConfigError, match="rotated"):
+        RotatingWriter(str(tmp_path / "day.kvlog"), keep=2)
+    assert not list(tmp_path.iterdir())
