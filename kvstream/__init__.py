@@ -48,6 +48,7 @@ from kvstream.events.types import (
 )
 from kvstream.metrics.anomalies import Anomaly
 from kvstream.metrics.histogram import IntervalStats
+from kvstream.metrics.marks import Mark
 from kvstream.metrics.miss_ratio import CacheSizes, CurvePoint
 from kvstream.metrics.misses import MissCauses
 from kvstream.metrics.patterns import AccessPatternAnalysis, LifetimeDistribution
@@ -114,6 +115,7 @@ __all__ = [
     "LifetimeDistribution",
     "Malformed",
     "MalformedInputError",
+    "Mark",
     "MetricType",
     "MetricsConfig",
     "MissCauses",

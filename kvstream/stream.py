@@ -46,6 +46,7 @@ from kvstream.events.sequence import Cursor
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Malformed
 from kvstream.faults.fork import close_in_children
 from kvstream.faults.log import FaultLog
+from kvstream.metrics.marks import Mark, Marks
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary, SavedState
 from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import Item, QueueStatistics
@@ -158,6 +159,7 @@ class KVStream:
     ) -> None:
         self.config = config or StreamConfig()
         self._silences = Silences(silences)
+        self._marks = Marks()
         self.malformed: deque[Malformed] = deque(maxlen=_MALFORMED_KEPT)
         self.faults = FaultLog()
         self._clock = clock or Clock()
@@ -366,6 +368,7 @@ class KVStream:
         return {
             "malformed": self._before.malformed + self._malformed_count,
             "dropped": dict(+dropped),
+            "marks": self._marks.save(),
             "silent_seconds": {source: max(0.0, now - arrived) for source, arrived in self._arrived.items()},
             "owed_alerts": msgspec.to_builtins(self._alerts.owed()),
             "degraded": self._keeper.degraded.save() if self._keeper is not None else {},
@@ -377,6 +380,7 @@ class KVStream:
         owed = msgspec.convert(others.get("owed_alerts", []), list[tuple[str, list[CacheAlert]]])
         self._alerts.go_on(owed, self.firing())
         self._publish_alerts(restored.alerts)
+        self._marks.restore(others.get("marks", []))
         dropped, malformed = others.get("dropped", {}), others.get("malformed", 0)
         engine = accounts_of(self._monitors, None, None)
         self._before = _Counted(engine.offered + sum(dropped.values()), malformed, dropped)
@@ -598,6 +602,31 @@ class KVStream:
         self._rest()
         self._drop_ended_silences()
         return self._silences.all()
+
+    def mark(self, text: str, *, timestamp: float | None = None, source: str = "*") -> Mark:
+        """Note a moment, such as a deploy, for charts; the last thousand are kept.
+
+        Args:
+            text: What happened, in 1 to 256 characters.
+            timestamp: When, in seconds since the Unix epoch; by default now, in event time.
+            source: Pattern of the sources that it concerns.
+
+        Returns:
+            The mark with its id.
+
+        Raises:
+            ConfigError: If an argument cannot be used.
+        """
+        at = self.event_time(source) if timestamp is None else timestamp
+        return self._marks.add(Mark(text=text, timestamp=at, source=source))
+
+    def unmark(self, mark_id: str) -> bool:
+        """Remove a mark; return whether it was there."""
+        return self._marks.remove(mark_id)
+
+    def marks(self, source: str | None = None) -> list[Mark]:
+        """Return the marks that concern a source, or all of them, the oldest first."""
+        return [mark for mark in self._marks.all() if source is None or fits(mark.source, source)]
 
     def event_time(self, source: str = "*") -> float:
         """Return the event time now, in seconds, of the newest source that a pattern fits, or of all if none.

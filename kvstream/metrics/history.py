@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from kvstream.metrics.marks import Mark
 from kvstream.metrics.window import WindowCounts
 
 
@@ -26,6 +27,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
         lifetime_p50: Their median, likewise.
         lifetime_p95: Their 95th percentile, likewise.
         lost: Frames lost, and events dropped unasked.
+        marks: Moments that people noted, since the first window.
     """
 
     window_seconds: float
@@ -41,6 +43,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     lifetime_p50: list[float | None]
     lifetime_p95: list[float | None]
     lost: list[int]
+    marks: list[Mark] = []
 
 
 _LIFETIMES = ("lifetime_p05_ns", "lifetime_p50_ns", "lifetime_p95_ns")

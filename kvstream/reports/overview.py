@@ -1,5 +1,6 @@
 """State: what the dashboard shows of one source and tier, or of all, worked out once for everybody."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Sequence
 from time import perf_counter
@@ -318,7 +319,10 @@ async def history(stream: KVStream, place: Place, windows: int) -> History:
             passed.append(tier.ring.latest - (tier.ring.open is not None))
     newest = max(passed, default=0)
     until = min((index for index in passed if index >= newest - _LATE_WINDOWS), default=0)
-    return builder.history(newest=windows, until=until)
+    seen = builder.history(newest=windows, until=until)
+    first = min(seen.ts, default=math.inf)
+    marks = [mark for mark in stream.marks(place.source) if mark.timestamp >= first]
+    return msgspec.structs.replace(seen, marks=marks)
 
 
 async def sparklines(stream: KVStream) -> Sparklines:

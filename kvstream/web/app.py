@@ -23,6 +23,7 @@ try:
 
     from kvstream.web.events import AlertLog, LiveEvents
     from kvstream.web.guard import Access, Guard
+    from kvstream.web.marks import MarkRoutes
     from kvstream.web.silences import SilenceRoutes
 except ImportError:
     raise MissingExtraError("the dashboard", "web") from None
@@ -50,6 +51,7 @@ def application(
     """
     access = Access(token, allowed_hosts, authenticated)
     routes, silences = _Routes(stream, max_clients, connections, listening), SilenceRoutes(stream)
+    marks = MarkRoutes(stream)
     app = Starlette(
         routes=[
             Route("/", routes.page),
@@ -66,6 +68,8 @@ def application(
             Route("/api/silences", silences.collection, methods=["GET", "POST"]),
             Route("/api/silences/{id}", silences.one, methods=["DELETE"]),
             Route("/api/alerts/{fingerprint}/acknowledge", silences.acknowledge, methods=["POST"]),
+            Route("/api/marks", marks.collection, methods=["GET", "POST"]),
+            Route("/api/marks/{id}", marks.one, methods=["DELETE"]),
             Route("/events", routes.events),
             Route("/healthz", routes.health),
             Route("/readyz", routes.ready),

@@ -9,7 +9,19 @@ from tests.cli.conftest import CHAT, DEADLINE
 
 COMMANDS = [
     *("demo", "run", "analyze", "serve", "top", "report", "rules"),
-    *("record", "replay", "convert", "generate", "bench", "fleet", "config", "doctor", "completion", "state"),
+    *(
+        "record",
+        "replay",
+        "convert",
+        "generate",
+        "bench",
+        "fleet",
+        "config",
+        "doctor",
+        "completion",
+        "mark",
+        "state",
+    ),
 ]
 
 

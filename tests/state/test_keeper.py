@@ -335,3 +335,11 @@ async def test_how_long_a_source_was_silent_is_remembered(tmp_path):
         stream._arrived["a"] -= 100.0
     async with KVStream(QUIET, state=tmp_path) as after:
         assert 80.0 < after.input_age("a") < 80.0 + DEADLINE
+
+
+async def test_marks_outlive_the_process(tmp_path):
+    async with KVStream(QUIET, state=tmp_path) as stream:
+        await stream.producer("engine-0").allocated([1, 2])
+        mark = stream.mark("deploy")
+    async with KVStream(QUIET, state=tmp_path) as after:
+        assert after.marks() == [mark]

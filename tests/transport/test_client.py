@@ -165,16 +165,16 @@ class Broken(ByteStream):
         pass
 
 
-async def test_answers_that_wait_to_be_read_count_when_a_write_fails(tmp_path):
+async def test_answers_that_wait_to_be_read_count_when_a_write_fails(tmp_path, monkeypatch):
     async with connect(f"unix:{tmp_path}/nobody", config=StreamConfig(shutdown_timeout=0.01)) as remote:
         streams = [Broken()]
 
-        async def opened():
+        async def opened(endpoint, tls):
             if not streams:
                 raise OSError("nobody is there")
             return streams.pop()
 
-        remote._sender._opened = opened
+        monkeypatch.setattr("kvstream.transport.sender.open_stream", opened)
         await remote.send(frame(10))
         await remote.send(frame(20))
         await until(lambda: remote.statistics().last_error == "nobody is there")
