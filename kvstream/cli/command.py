@@ -119,7 +119,8 @@ def explain(error: Any, command: Any) -> str:
         metavar = getattr(known.get(name), "metavar", None)
         return f"{name} needs a value: {name} {metavar}" if metavar else error.format_message()
     if param is None:
-        return str(error.format_message())
+        hint = getattr(error, "param_hint", None)
+        return f"{hint}: {error.message}" if hint else str(error.format_message())
     called = param.opts[0] if param.param_type_name == "option" else param.metavar or param.name.upper()
     if kind == "MissingParameter":
         return f"{called} is missing: {param.help}"

@@ -10,13 +10,16 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from kvstream.cli.command import Attempts
+from kvstream.cli.comparison import compared
 from kvstream.cli.messages import note
-from kvstream.cli.options import CacheOptions, Force, Recordings, TraceOptions
+from kvstream.cli.options import CacheOptions, Force, TraceOptions
 from kvstream.cli.recordings import read_recordings, recordings
 from kvstream.cli.standard import write_document
 from kvstream.cli.values import choice
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
+from kvstream.reports.comparison import Comparison
+from kvstream.reports.comparison_page import comparison_html, comparison_markdown
 from kvstream.reports.html import to_html
 from kvstream.reports.markdown import to_markdown
 from kvstream.reports.report import Report, ReportBuilder
@@ -34,6 +37,10 @@ EXAMPLES = """
   kvstream report day.kvlog --format md | less
 
   kvstream report day.kvlog -o day.html --evictions day.parquet
+
+  kvstream report --compare before.kvlog after.kvlog       what has changed, and is it chance?
+
+  kvstream report day.kvlog --compare 0..10m 10m..20m
 """
 Format = Literal["html", "md", "json"]
 _WRITERS: dict[str, Callable[[Report], str]] = {
@@ -41,11 +48,21 @@ _WRITERS: dict[str, Callable[[Report], str]] = {
     "md": to_markdown,
     "json": lambda report: encode_json(report).decode() + "\n",
 }
+_COMPARISON_WRITERS: dict[str, Callable[[Comparison], str]] = {
+    "html": comparison_html,
+    "md": comparison_markdown,
+    "json": lambda comparison: encode_json(comparison).decode() + "\n",
+}
 _ENDINGS: dict[str, Format] = {"": "html", ".html": "html", ".htm": "html", ".md": "md", ".json": "json"}
 
 
 def report_command(
-    files: Recordings,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE...", help="Recordings: any files that kvstream run reads.", show_default=False
+        ),
+    ] = None,
     *,
     output: Annotated[
         Path | None,
@@ -63,15 +80,36 @@ def report_command(
             show_default=False,
         ),
     ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--compare",
+            metavar="A B",
+            help="What differs between two recordings, or two spans START..END of FILE, and is it chance?",
+            show_default=False,
+        ),
+    ] = None,
     cache: CacheOptions,
     traces: TraceOptions,
     force: Force = False,
 ) -> None:
     """Put recorded events on one page, to keep or to send: verdict, charts, tables and alerts in one file."""
+    if files is None and compare is None:
+        raise typer.BadParameter("name a recording, or two with --compare A B", param_hint="FILE")
+    files = files or []
     with Attempts() as attempt:
         form = format if format is not None else attempt(_format_of, output)
         inputs = attempt(recordings, files, "a report is of files")
         metrics = attempt(cache.metrics)
+    if compare is not None:
+        if evictions is not None:
+            raise ConfigError("--evictions is of one report, --compare of two recordings or spans")
+        form = "md" if format is None and output is None else form
+        refuse_inputs(sys.stdout.fileno() if output is None else output, [*files, *compare])
+        with nullcontext() if output is None else whole_file(output, force) as path:
+            found = compared(files, *compare, metrics, traces.reading(metrics.capacity))
+            _write(_COMPARISON_WRITERS[form](found), output, path)
+        return
     refuse_inputs(sys.stdout.fileno() if output is None else output, files)
     if evictions is not None:
         refuse_inputs(evictions, files)
@@ -99,15 +137,20 @@ def report_command(
         }
         report = builder.finish([for_unicode(Path(each.name).name) for each in inputs], malformed, simulated)
         text = _WRITERS[form](report)
-        if path is not None:
-            with naming(path), open(path, "wb") as file:
-                file.write(text.encode("utf-8", "backslashreplace"))
-    if path is None:
-        write_document(text)
-    else:
+        _write(text, output, path)
+    if output is not None:
         note(f"{output}: {len(text):,} characters about {report.events:,} events")
     if table is not None:
         note(f"{evictions}: {table.rows:,} evictions")
+
+
+def _write(text: str, output: Path | None, path: str | None) -> None:
+    """Write a document to a file that becomes ``output``, or to standard output."""
+    if output is None or path is None:
+        write_document(text)
+        return
+    with naming(path), open(path, "wb") as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 @contextmanager

@@ -2,7 +2,7 @@ import json
 
 import pyarrow.parquet
 
-from tests.cli.conftest import SCAN
+from tests.cli.conftest import CHAT, INCIDENT, SCAN
 
 
 def test_a_report_is_written_in_the_format_of_its_name(kvstream, tmp_path):
@@ -48,3 +48,63 @@ def test_malformed_pieces_are_told_with_their_place_and_left_out(kvstream, tmp_p
     assert ran.code == 0
     assert "line 2" in ran.err
     assert (json.loads(ran.out)["events"], json.loads(ran.out)["malformed"]) == (2, 1)
+
+
+def test_two_spans_of_a_recording_are_compared(kvstream, tmp_path):
+    ran = kvstream("report", INCIDENT, "--compare", "3m..9m", "10m..15m", "--format", "json")
+    assert ran.code == 0, ran.err
+    comparison = json.loads(ran.out)
+    assert (comparison["before"], comparison["after"]) == ("3m..9m", "10m..15m")
+    verdicts = {
+        cache["source"]: {change["name"]: change["verdict"] for change in cache["changes"]}
+        for cache in comparison["caches"]
+    }
+    assert verdicts["vllm-1"]["hit ratio"] == "lower"
+    assert verdicts["vllm-1"]["never-reused evictions"] == "higher"
+    assert verdicts["vllm-0"]["hit ratio"] == "no change beyond chance"
+    (hit,) = [
+        change["change"]
+        for cache in comparison["caches"]
+        for change in cache["changes"]
+        if (cache["source"], change["name"]) == ("vllm-1", "hit ratio")
+    ]
+    assert hit["low"] <= hit["after"] - hit["before"] <= hit["high"] < -0.5
+
+
+def test_a_recording_does_not_differ_from_itself(kvstream, tmp_path):
+    for name, beginning in (("c.html", "<!doctype html>"), ("c.md", "# kvstream comparison")):
+        ran = kvstream("report", "--compare", INCIDENT, INCIDENT, "-o", tmp_path / name)
+        assert ran.code == 0, ran.err
+        text = (tmp_path / name).read_text()
+        assert text.startswith(beginning)
+        assert text.count("Nothing has changed by more than chance.") == 2
+        assert "Sokal 1997" in text
+
+
+def test_caches_of_other_names_are_compared_where_there_is_one_each(kvstream):
+    ran = kvstream("report", "--compare", SCAN, CHAT)
+    assert ran.code == 0
+    assert ran.out.startswith("# kvstream comparison")
+    assert "## vllm-scan / gpu" in ran.out
+    assert "spans are too short" in ran.out
+
+
+def test_figures_of_spans_are_those_of_the_events_in_them(kvstream, tmp_path):
+    lines = []
+    for second in range(200):
+        asked = 4 if second < 100 else 2
+        for n in range(asked):
+            block, ts = 10 * second + n, (10**6 + second) * 10**9 + n
+            lines.append({"type": "alloc", "block": block, "ts": ts})
+            lines.append({"type": "access", "block": block, "ts": ts + 10})
+            lines.append({"type": "evict", "block": block, "ts": ts + 500_000_000})
+    lines.sort(key=lambda event: event["ts"])
+    path = tmp_path / "steps.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ran = kvstream("report", path, "--compare", "0..100", "100..200", "--format", "json")
+    (cache,) = json.loads(ran.out)["caches"]
+    found = {change["name"]: change["change"] for change in cache["changes"]}
+    assert (found["allocations a second"]["before"], found["allocations a second"]["after"]) == (4.0, 2.0)
+    assert (found["lookups a second"]["before"], found["lookups a second"]["after"]) == (8.0, 4.0)
+    assert (found["hit ratio"]["before"], found["hit ratio"]["after"]) == (0.5, 0.5)
+    assert found["lifetime, mean"]["before"] == found["lifetime, mean"]["after"] == 0.5
