@@ -173,6 +173,37 @@ def test_an_agent_needs_something_to_write(kvstream):
     assert "nothing to write" in ran.err
 
 
+def test_all_that_is_wrong_is_said_at_once(kvstream, tmp_path):
+    ran = kvstream(
+        "fleet", "agent", "--to", "kfka://x:1/p", "--listen", "ftp://x", "--token-file", tmp_path / "t"
+    )
+    assert ran.code == 1
+    for word in ("kfka://x:1/p", "ftp://x", f"{tmp_path}/t"):
+        assert sum(word in line for line in ran.err.splitlines()) == 1
+    assert ran.err.count("\n") == 3
+
+
+def test_a_worker_judges_by_the_settings_and_rules_of_a_file(kvstream, tmp_path):
+    """A mistake in each shows that both are read; the tables of other commands may be there."""
+    config = tmp_path / "kvstream.toml"
+    config.write_text(
+        "[metrics]\ncapacity = 0\n\n[rules.lost_frame]\nenabled = false\n\n[serve]\nhttp = ':0'\n"
+    )
+    ran = kvstream("fleet", "worker", "--from", "kafka://x:1/p", "--state", tmp_path, "--config", config)
+    assert ran.code == 1
+    assert f"{config}:2: " in ran.err
+    assert f"{config}:4: " in ran.err
+    assert ran.err.count("\n") == 2
+
+
+def test_the_durations_of_a_worker_take_units_and_have_bounds(kvstream, tmp_path):
+    options = ("--checkpoint-every", "5x", "--session", "100ms", "--summary-every", "1m")
+    ran = kvstream("fleet", "worker", "--from", "kafka://x:1/p", "--state", tmp_path, *options)
+    assert ran.code == 2
+    said = ran.err.splitlines()
+    assert [line.split(":")[1].strip() for line in said[:-1]] == ["--checkpoint-every", "--session"]
+
+
 def test_notifying_nobody_is_an_error(kvstream):
     ran = kvstream("fleet", "notify", "--from", "kafka://x:1/p")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
