@@ -297,6 +297,22 @@ async def test_dragging_zooms_every_chart_and_the_address_says_so(browser):
         assert complaints == []
 
 
+async def test_marks_that_people_make_are_among_what_happened(browser):
+    async with served() as (stream, url), browser(timezone_id="UTC") as (page, complaints):
+        await send_hits(stream)
+        await stay_fresh(stream)
+        stream.mark("vLLM 0.34", timestamp=stream.event_time() - 2)
+        await page.goto(url)
+        shown = page.locator("#marks")
+        await expect(shown).to_contain_text(re.compile(r"^Marks: \d\d:\d\d:\d\d vLLM 0\.34$"))
+        stream.mark("\u202erollback<b>", timestamp=stream.event_time() - 1)
+        await send_hits(stream)
+        await expect(page.locator("#marks")).to_contain_text("vLLM 0.34 · ")
+        await expect(page.locator("#marks")).to_contain_text("rollback<b>")
+        assert "\u202e" not in await page.locator("#marks").inner_text()
+        assert complaints == []
+
+
 async def test_times_are_local_unless_utc_is_chosen(browser):
     async with served() as (stream, url), browser(timezone_id="Asia/Kolkata") as (page, _):
         await send_hits(stream)

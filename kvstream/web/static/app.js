@@ -9,6 +9,7 @@ const kvApp = (() => {
   const get = (id) => document.getElementById(id);
   const RANGES = { "5m": ["5 m", 300], "15m": ["15 m", 900], "1h": ["1 h", 3600], "6h": ["6 h", 21_600], all: ["All", null] };
   const POOR = ["steady", "info"];
+  const MARKS_SHOWN = 5;
   let range = "15m", zoomed = null, utc = false, frame = 0, isFree = true, keysAreOn = true;
 
   // What is chosen, and the address that says so
@@ -69,7 +70,7 @@ const kvApp = (() => {
     const span = RANGES[range][1] ?? Math.max(60, now - first);
     const shown = zoomed ?? { from: now - span, to: now + span * 0.012 };
     return {
-      ...shown, now: now <= shown.to ? now : null, utc, bands: kvIncidents.bands(),
+      ...shown, now: now <= shown.to ? now : null, utc, bands: kvIncidents.bands(), marks: model.history?.marks ?? [],
       onZoom: (from, to) => { zoomed = { from, to: Math.max(to, from + 2) }; remember(); },
       onReset: () => { zoomed = null; remember(); },
     };
@@ -364,6 +365,12 @@ const kvApp = (() => {
     frame ||= requestAnimationFrame(() => { frame = 0; drawNow(); });
   }
 
+  function drawMarks({ from, to, marks }) {
+    const noted = marks.filter(({ timestamp }) => timestamp >= from && timestamp <= to);
+    get("marks").hidden = !noted.length;
+    say(get("marks"), `Marks: ${noted.slice(-MARKS_SHOWN).map(({ timestamp, text }) => `${clock(timestamp)} ${text}`).join(" · ")}`);
+  }
+
   function drawNow() {
     const { state } = model;
     if (state && isFree && !model.cache && state.caches.length === 1) {
@@ -390,6 +397,7 @@ const kvApp = (() => {
     kvIncidents.draw();
     if (isEmpty) return;
     const shown = view();
+    drawMarks(shown);
     if (model.cache) kvCache.draw(shown, isOld, `at ${clock(figuresAt() - (stream.age() ?? 0))}`);
     else kvFleet.draw(shown, isOld);
     kvCache.drawLabels();

@@ -226,8 +226,19 @@ const kvCharts = (() => {
         ctx.fillText(band.level, left, bbox.top - 6 * pixel);
       }
     }
+    for (const mark of plan.marks ?? []) {
+      const at = Math.round(x(mark.timestamp));
+      ctx.fillStyle = colour("blue");
+      ctx.fillRect(at, bbox.top, pixel, bbox.height);
+      if (!plan.first) continue;
+      ctx.font = `${11 * pixel}px system-ui, sans-serif`;
+      ctx.textAlign = "left";
+      ctx.fillText(shortened(mark.text), at + 4 * pixel, bbox.top + 12 * pixel);
+    }
     ctx.restore();
   }
+
+  const shortened = (text) => (text.length > 24 ? `${text.slice(0, 23)}…` : text);
 
   function above(u, plan) {
     if (plan.now === null || plan.now === undefined || plan.now > plan.to) return;
@@ -339,7 +350,7 @@ const kvCharts = (() => {
     const y = chart.range ?? (chart.log
       ? [10 ** Math.floor(Math.log10(Math.max(lowest, 1e-6))), 10 ** Math.ceil(Math.log10(Math.max(highest, 2e-6)) + 0.001)]
       : [0, roundMaximum(made.kept, highest)]);
-    const plan = made.plan = { gaps: cut.gaps, bands: view.bands, now: view.now, from: view.from, to: view.to, y, small, first: chart.first, log: chart.log, format: chart.tick ?? chart.format };
+    const plan = made.plan = { gaps: cut.gaps, bands: view.bands, marks: view.marks?.filter(({ timestamp }) => timestamp >= view.from && timestamp <= view.to), now: view.now, from: view.from, to: view.to, y, small, first: chart.first, log: chart.log, format: chart.tick ?? chart.format };
     made.lines = lines;
     made.xs = cut.xs;
     made.view = view;

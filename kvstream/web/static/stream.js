@@ -136,7 +136,8 @@ const kvStream = (() => {
 
   /* Adds windows, newest at the end; a newer account of a window takes the place of an older one. */
   function extend(history, newer) {
-    const names = Object.keys(newer).filter((name) => Array.isArray(newer[name]));
+    const names = Object.keys(newer).filter((name) => Array.isArray(newer[name]) && name !== "marks");
+    history.marks = [...history.marks.filter((mark) => !(mark.timestamp >= newer.ts[0])), ...newer.marks];
     for (const name of names) history[name] ??= history.ts.map(() => null);
     newer.ts.forEach((ts, i) => {
       let at = history.ts.length;
