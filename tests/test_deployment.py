@@ -27,11 +27,13 @@ MANIFEST = re.search(r"^```yaml\n(.*?)^```$", (ROOT / "docs" / "deployment.md").
 class Here:
     """The hosts, ports and folders of a container, as they are on this machine."""
 
-    def __init__(self):
+    def __init__(self, state="/state"):
+        self.state = str(state)
         self.ports = {port: free_port() for port in ("5557", "5558", "9109")}
 
     def __call__(self, argument):
         argument = re.sub(r"/data/", f"{ROOT}/examples/data/", argument)
+        argument = re.sub(r"^/state$", self.state, argument)
         argument = re.sub(r"0\.0\.0\.0|engine(?=:)|vllm-headless", "127.0.0.1", argument)
         return re.sub(r":(\d{4})\b", lambda found: f":{self.ports[found[1]]}", argument)
 
@@ -103,18 +105,22 @@ def test_the_image_s_own_command_is_healthy_by_its_own_check(tmp_path):
     assert done.returncode != 0
 
 
-def test_the_manifest_starts_and_answers_its_probes():
-    here = Here()
+def test_the_manifest_starts_and_answers_its_probes(tmp_path):
+    here = Here(state=tmp_path)
     deployment, service = yaml.safe_load_all(MANIFEST)
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     (port,) = container["ports"]
     assert service["spec"]["ports"][0]["targetPort"] == port["name"]
     assert service["spec"]["selector"] == deployment["spec"]["template"]["metadata"]["labels"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    (volume,) = deployment["spec"]["template"]["spec"]["volumes"]
+    assert mounted[volume["name"]] in container["args"]
     names = [variable["name"] for variable in container["env"]]
     with running(map(here, container["args"]), dict.fromkeys(names, "secret").items()):
         url = f"http://127.0.0.1:{here.ports[str(port['containerPort'])]}"
         for probe in ("readinessProbe", "livenessProbe"):
             answer(url + container[probe]["httpGet"]["path"], "secret")
+    assert any(path.suffix == ".kvstate" for path in tmp_path.iterdir())
 
 
 EXTRAS = re.search(r"install --no-cache-dir '\.\[(.*)\]'", DOCKERFILE)[1].split(",")
