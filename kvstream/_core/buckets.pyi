@@ -5,8 +5,6 @@ import numpy.typing as npt
 
 from kvstream.events.frame import I64, U16
 
-I32 = npt.NDArray[np.int32]
-
 class BucketCounts:
     scale: int
     offset: int
@@ -26,6 +24,13 @@ class BucketCounts:
 
 @final
 class IntervalBuckets:
-    def __init__(self, bounds: I64, digits: int, lowest: I32, exponential: I32, classic: I32) -> None: ...
+    def __init__(
+        self,
+        bounds: I64,
+        digits: int,
+        lowest: npt.NDArray[np.int32],
+        exponential: npt.NDArray[np.int32],
+        classic: npt.NDArray[np.int32],
+    ) -> None: ...
     def count(self, values: I64, exponential_counts: BucketCounts, classic_counts: I64) -> None: ...
     def count_rows(self, values: I64, rows: U16, row_count: int) -> tuple[int, I64, I64, I64, list[int]]: ...
