@@ -315,7 +315,7 @@ class KVEventReader:
         self._most_tiers = len(self._tiers) + _MAX_OTHER_TIERS
         self._columns, self._by_medium, self._host_pools = {}, {}, {}
         self._current, self._medium = None, b""
-        self._ownership, self._ownership_salt = "", 0
+        self._ownership, self._ownership_salt = "", as_signed(name_salt(""))
         self._rank = NO_RANK
         self._batch = self._group = self._salt = 0
         self._touched, self._spare = [], []

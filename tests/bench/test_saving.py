@@ -1,8 +1,11 @@
 """The costs of snapshots, measured on a small scale."""
 
+import pytest
+
 from kvstream.bench.saving import measure_saving
 
 
+@pytest.mark.slow
 def test_what_snapshots_cost_is_measured():
     shown = []
     results = measure_saving(shown.append, [(1, 1000, False), (3, 1000, True)])

@@ -1,6 +1,7 @@
 import json
 
 import pyarrow.parquet
+import pytest
 
 from tests.cli.conftest import CHAT, INCIDENT, SCAN
 
@@ -71,6 +72,7 @@ def test_two_spans_of_a_recording_are_compared(kvstream, tmp_path):
     assert hit["low"] <= hit["after"] - hit["before"] <= hit["high"] < -0.5
 
 
+@pytest.mark.slow
 def test_a_recording_does_not_differ_from_itself(kvstream, tmp_path):
     for name, beginning in (("c.html", "<!doctype html>"), ("c.md", "# kvstream comparison")):
         ran = kvstream("report", "--compare", INCIDENT, INCIDENT, "-o", tmp_path / name)

@@ -35,6 +35,7 @@ def through_a_snapshot(part):
 
 
 @given(st.lists(st.integers(0, len(TWO_ENGINES)), max_size=12))
+@pytest.mark.slow
 def test_however_records_are_cut_they_come_to_the_same(cuts):
     whole, cut = partition(), partition()
     assert sorted(map(repr, apply(cut, TWO_ENGINES, cuts))) == sorted(map(repr, apply(whole, TWO_ENGINES)))
@@ -42,6 +43,7 @@ def test_however_records_are_cut_they_come_to_the_same(cuts):
 
 
 @given(st.integers(0, len(TWO_ENGINES)), st.integers(0, 50))
+@pytest.mark.slow
 def test_whoever_goes_on_from_a_snapshot_comes_to_the_same(at, again):
     whole, before = partition(), partition()
     expected = apply(whole, TWO_ENGINES)

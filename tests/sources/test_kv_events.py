@@ -4,7 +4,7 @@ import struct
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import kvstream.sources.kv_events
@@ -459,6 +459,9 @@ BATCHES = st.one_of(
 )
 
 
+@example(
+    batches=[(0.0, [["BlockStored", [0], None, [], 0, *[None] * 8, ""]])], cut=0
+)  # an ownership without a name
 @given(batches=st.lists(BATCHES, max_size=4), cut=st.integers(-40, 40))
 def test_any_batches_are_read_as_the_reference_reads_them(batches, cut):
     encoded = [msgspec.msgpack.encode(batch) for batch in batches]

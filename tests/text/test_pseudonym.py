@@ -2,6 +2,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from kvstream.text.pseudonym import pseudonym
 
 
@@ -21,6 +23,7 @@ def test_a_pseudonym_is_the_same_for_the_same_and_shows_nothing_of_it():
     assert "secret" not in "".join(others)
 
 
+@pytest.mark.slow
 def test_the_key_is_random_unless_the_environment_gives_it():
     assert in_another_process(KVSTREAM_LABEL_KEY="k") == in_another_process(KVSTREAM_LABEL_KEY="k")
     named = {in_another_process(KVSTREAM_LABEL_KEY=key) for key in ("k", "other", "")}

@@ -215,6 +215,7 @@ async def test_a_state_that_has_not_changed_is_not_sent_again(monkeypatch):
             assert [(await anext(events))[0] for _ in range(2)] == ["same", "same"]
 
 
+@pytest.mark.slow
 async def test_a_thousand_caches_are_a_state_of_200_kilobytes():
     async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
         start = 1_767_225_600_000_000_000

@@ -73,6 +73,7 @@ async def test_a_form_of_another_page_makes_no_mark():
         assert stream.marks() == []
 
 
+@pytest.mark.slow
 async def test_the_command_makes_lists_and_removes_marks():
     async with served(token="s3cret") as (stream, url):
         assert (await mark(url, "deploy"))[0] == 1

@@ -158,6 +158,7 @@ async def test_what_is_unknown_is_said_and_never_zero(browser):
         assert complaints == []
 
 
+@pytest.mark.slow
 async def test_a_capacity_that_cannot_be_turns_off_what_rests_on_it(browser):
     async with (
         served(config=StreamConfig(metrics=MetricsConfig(capacity=256))) as (stream, url),
@@ -172,6 +173,7 @@ async def test_a_capacity_that_cannot_be_turns_off_what_rests_on_it(browser):
         await expect(page.locator("#stats")).to_contain_text("the given capacity is wrong")
 
 
+@pytest.mark.slow
 async def test_what_came_while_nobody_looked_is_asked_for(browser):
     async with served() as (stream, url), browser() as (page, complaints):
         await page.goto(url)
@@ -187,6 +189,7 @@ async def test_what_came_while_nobody_looked_is_asked_for(browser):
 # Many caches
 
 
+@pytest.mark.slow
 async def test_the_worst_caches_stand_first_and_one_is_opened(browser):
     async with served() as (stream, url), browser() as (page, complaints):
         for number in range(25):
@@ -222,6 +225,7 @@ async def test_the_worst_caches_stand_first_and_one_is_opened(browser):
         assert complaints == []
 
 
+@pytest.mark.slow
 async def test_caches_that_are_idle_count_in_the_memory_of_all(browser):
     async with served() as (stream, url), browser() as (page, _):
         await send_hits(stream, "busy", seconds=60)
@@ -244,6 +248,7 @@ async def test_caches_in_the_same_trouble_are_one_incident(browser):
         await expect(rows.locator(".members li")).to_have_count(6)
 
 
+@pytest.mark.slow
 async def test_past_incidents_stand_apart_however_many_there_are(browser):
     async with served() as (stream, url), browser() as (page, complaints):
         await send_hits(stream)
@@ -270,6 +275,7 @@ async def test_past_incidents_stand_apart_however_many_there_are(browser):
 # Charts and choices
 
 
+@pytest.mark.slow
 async def test_dragging_zooms_every_chart_and_the_address_says_so(browser):
     async with served() as (stream, url), browser() as (page, complaints):
         await send_chat(stream, 60_000)
@@ -324,6 +330,7 @@ async def test_times_are_local_unless_utc_is_chosen(browser):
         assert "tz=utc" in page.url
 
 
+@pytest.mark.slow
 async def test_it_fits_a_narrow_screen_in_the_dark_and_works_by_keyboard(browser):
     narrow = {"viewport": {"width": 400, "height": 800}, "color_scheme": "dark"}
     async with served() as (stream, url), browser(**narrow) as (page, complaints):
@@ -370,6 +377,7 @@ async def test_axe_finds_nothing_that_would_shut_anybody_out(browser, scheme):
             await expect(page.locator(".members li").first).to_be_visible()
 
 
+@pytest.mark.slow
 async def test_figures_that_it_does_not_know_and_calls_that_are_not_there_do_not_break_it(browser):
     async with served() as (stream, url), browser() as (page, complaints):
         await send_chat(stream, 5_000)
@@ -473,6 +481,7 @@ async def test_an_incident_that_is_open_is_silenced_or_acknowledged_by_a_button(
         assert complaints == []
 
 
+@pytest.mark.slow
 async def test_buttons_work_by_the_cookie_and_shut_nobody_out(browser):
     async with served(config=config(), token="s3cret") as (stream, url), browser() as (page, _):
         await fill(stream)
