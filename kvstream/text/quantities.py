@@ -54,10 +54,7 @@ def real_number(text: str) -> float:
     Raises:
         ValueError: If it is none; says what one looks like.
     """
-    found = _parse(text, _COUNTS)
-    if found is None:
-        raise ValueError(f"{text!r} is not a number such as 0.5, 100 or 20k")
-    return found[0] * found[1]
+    return _real(text, _COUNTS, "a number such as 0.5, 100 or 20k")
 
 
 def duration_in_seconds(text: str) -> float:
@@ -70,10 +67,7 @@ def duration_in_seconds(text: str) -> float:
         >>> duration_in_seconds("5m")
         300.0
     """
-    found = _parse(text, _SECONDS)
-    if found is None:
-        raise ValueError(f"{text!r} is not a duration such as 90s, 5m, 2h or 1d")
-    return found[0] * found[1]
+    return _real(text, _SECONDS, "a duration such as 90s, 5m, 2h or 1d")
 
 
 def _whole(text: str, units: dict[str, int], what: str) -> int:
@@ -82,6 +76,13 @@ def _whole(text: str, units: dict[str, int], what: str) -> int:
     if value is None or value != int(value):
         raise ValueError(f"{text!r} is not {what}")
     return int(value)
+
+
+def _real(text: str, units: dict[str, int] | dict[str, float], what: str) -> float:
+    found = _parse(text, units)
+    if found is None:
+        raise ValueError(f"{text!r} is not {what}")
+    return found[0] * found[1]
 
 
 def _parse(text: str, units: dict[str, int] | dict[str, float]) -> tuple[float, float] | None:

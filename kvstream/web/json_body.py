@@ -1,11 +1,13 @@
 """JSON of requests, whole and bounded, and JSON of answers."""
 
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from kvstream.errors import ConfigError
 from kvstream.text.json import encode_json
 
 T = TypeVar("T")
@@ -46,6 +48,16 @@ async def json_body(request: Request, kind: type[T]) -> T:
         return msgspec.json.decode(bytes(body) or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RefusedError(400, str(error)) from None
+
+
+async def answered(answer: Awaitable[Response]) -> Response:
+    """Return an answer; what a request asks for and cannot have is answered with why."""
+    try:
+        return await answer
+    except RefusedError as refused:
+        return refused.response
+    except ConfigError as error:
+        return json_response({"error": str(error)}, 400)
 
 
 def json_response(value: Any, status: int = 200) -> Response:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from kvstream.errors import ConfigError
 from kvstream.stream import KVStream
-from kvstream.web.json_body import RefusedError, json_body, json_response
+from kvstream.web.json_body import answered, json_body, json_response
 
 
 class MarkRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,16 +39,14 @@ class MarkRoutes:
         """List the marks, of a source if one is named, or add one."""
         if request.method != "POST":
             return json_response({"marks": self._stream.marks(request.query_params.get("source") or None)})
-        try:
-            asked = await json_body(request, MarkRequest)
-            if asked.time is not None and asked.time.tzinfo is None:
-                raise ConfigError("mark: time needs a time zone, such as 2027-01-01T06:00:00Z")
-            at = None if asked.time is None else asked.time.timestamp()
-            return json_response(self._stream.mark(asked.text, timestamp=at, source=asked.source), 201)
-        except RefusedError as refused:
-            return refused.response
-        except ConfigError as error:
-            return json_response({"error": str(error)}, 400)
+        return await answered(self._add(request))
+
+    async def _add(self, request: Request) -> Response:
+        asked = await json_body(request, MarkRequest)
+        if asked.time is not None and asked.time.tzinfo is None:
+            raise ConfigError("mark: time needs a time zone, such as 2027-01-01T06:00:00Z")
+        at = None if asked.time is None else asked.time.timestamp()
+        return json_response(self._stream.mark(asked.text, timestamp=at, source=asked.source), 201)
 
     async def one(self, request: Request) -> Response:
         """Remove a mark."""

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from kvstream.alerts.silences import Silence
 from kvstream.errors import ConfigError
 from kvstream.stream import KVStream
-from kvstream.web.json_body import RefusedError, json_body, json_response
+from kvstream.web.json_body import answered, json_body, json_response
 
 _LONGEST_SECONDS = 366 * 86_400.0
 
@@ -54,13 +54,11 @@ class SilenceRoutes:
         """List the silences, or begin one."""
         if request.method != "POST":
             return json_response({"silences": self._stream.silences()})
-        try:
-            asked = await json_body(request, SilenceRequest)
-            return json_response(await self._stream.silence(self._silence(asked)), 201)
-        except RefusedError as refused:
-            return refused.response
-        except ConfigError as error:
-            return json_response({"error": str(error)}, 400)
+        return await answered(self._begin(request))
+
+    async def _begin(self, request: Request) -> Response:
+        asked = await json_body(request, SilenceRequest)
+        return json_response(await self._stream.silence(self._silence(asked)), 201)
 
     async def one(self, request: Request) -> Response:
         """End a silence."""
@@ -70,13 +68,11 @@ class SilenceRoutes:
 
     async def acknowledge(self, request: Request) -> Response:
         """Silence the incident of an alert that fires until it is over."""
-        try:
-            asked = await json_body(request, AcknowledgeRequest)
-            silence = await self._stream.acknowledge(request.path_params["fingerprint"], asked.reason)
-        except RefusedError as refused:
-            return refused.response
-        except ConfigError as error:
-            return json_response({"error": str(error)}, 400)
+        return await answered(self._acknowledge(request))
+
+    async def _acknowledge(self, request: Request) -> Response:
+        asked = await json_body(request, AcknowledgeRequest)
+        silence = await self._stream.acknowledge(request.path_params["fingerprint"], asked.reason)
         if silence is None:
             return json_response({"error": "no alert with that fingerprint fires"}, 404)
         return json_response(silence, 201)
