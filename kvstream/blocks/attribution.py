@@ -26,7 +26,7 @@ class LabelSets:
     Attributes:
         labels: The labels of each label set by number, none for the first.
         salts: A number for the salt of each label set, 0 where it has none or is among the others, uint16;
-            None as long as there are no salts.
+            None until the first salt.
     """
 
     def __init__(self, limit: int) -> None:

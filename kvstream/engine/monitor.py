@@ -541,7 +541,7 @@ class Monitor:
 
 
 def _runs_of_one_size(frames: Sequence[EventFrame]) -> list[Sequence[EventFrame]]:
-    """Return frames in runs whose blocks have one size; those of unknown size go with any."""
+    """Return frames in runs with blocks of one size; those of unknown size go with any."""
     if len(frames) == 1 or len({frame.block_tokens for frame in frames} - {0}) < 2:
         return [frames]
     runs: list[list[EventFrame]] = [[]]

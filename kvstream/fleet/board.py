@@ -92,7 +92,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LATE_SECONDS = 60.0
-"""After which a cache whose summary is not renewed is late: its worker is gone, or far behind."""
+"""After which a cache without a newer summary is late: its worker is gone, or far behind."""
 
 
 class Board:

@@ -62,7 +62,7 @@ class KVEventDecoder:
     A LoRA adapter, by name or else by number, is the label ``lora``. Sessions and cache salts are labels as
     keyed hashes (``text.pseudonym``), groups and their kinds of attention where there are several.
 
-    A block whose ``origin`` is ``REUSED`` was there before, and what a snapshot shows is resident: when it
+    A block with the ``origin`` ``REUSED`` was there before, and what a snapshot shows is resident: when it
     was stored is unknown. A frame has blocks of one ``block_size``. Times of 1e11 and more are milliseconds.
 
     Args:

@@ -21,7 +21,7 @@ class DegradedSources:
 
     def __init__(self) -> None:
         self._is_lost = False  # what there was, of sources that nobody knows
-        self._names: set[str] = set()  # of sources whose state was lost
+        self._names: set[str] = set()  # of sources that lost their state
         self._whole: set[str] = set()
         # Of each cache: events of unknown blocks, and generations ended, when its turnover began.
         self._turned: dict[tuple[str, str], tuple[int, int]] = {}
@@ -31,7 +31,7 @@ class DegradedSources:
 
         Args:
             is_lost: Whether the state of every source was.
-            names: Sources whose state was lost.
+            names: Sources that lost their state.
         """
         self._is_lost |= is_lost
         self._names.update(names)

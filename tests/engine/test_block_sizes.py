@@ -1,4 +1,4 @@
-"""Tokens and bytes of blocks whose size the events say."""
+"""Tokens and bytes, where events say the size of blocks."""
 
 import msgspec
 import numpy as np
