@@ -14,6 +14,7 @@ from anyio import to_thread
 from kvstream.alerts.types import AlertLevel
 from kvstream.cli.chosen_rules import RuleFiles
 from kvstream.cli.command import Attempts
+from kvstream.cli.engines import Engines
 from kvstream.cli.exit_codes import EXIT_CODES, EXIT_SIGNAL, EXIT_UNDELIVERED
 from kvstream.cli.guard import FrameLimits, Guard, Insecure
 from kvstream.cli.handlers import Destinations, MinSeverity, RulesFile, undelivered_lines
@@ -25,9 +26,6 @@ from kvstream.cli.values import choice, number
 from kvstream.config import POLICIES, OverflowPolicy, StreamConfig
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.settings import load_config
-from kvstream.sources.engine_input import LiveInput
-from kvstream.sources.inputs import live_input
-from kvstream.sources.targets import Targets
 from kvstream.stream import KVStream
 from kvstream.transport.endpoint import Endpoint
 from kvstream.transport.receive_budget import ReceiveBudget
@@ -86,30 +84,8 @@ Metrics = Annotated[
 @app.command(epilog=EXAMPLES)
 def agent(
     *,
+    engines: Engines,
     to: Annotated[str, typer.Option(metavar=_KAFKA_URL, help=_TOPICS_HELP)],
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="unix:PATH|tcp://HOST:PORT|tls://HOST:PORT",
-            help="Where to take frames of producers; can be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    from_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--from",
-            metavar="zmq://HOST:PORT|http://HOST:PORT|FILE",
-            help="An engine to follow, as kvstream serve has it; can be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    targets: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json", help="A file of engines to follow, which is watched.", show_default=False
-        ),
-    ] = None,
     create_topics: Annotated[
         bool, typer.Option("--create-topics", help="Make the topics where there are none.")
     ] = False,
@@ -175,19 +151,16 @@ def agent(
     from kvstream.fleet.agent import samples
     from kvstream.fleet.frame_log import FrameLog, UnwrittenFrames
 
-    if not (listen or from_ or targets):
-        raise ConfigError("nothing to write: name engines by --from or --targets, or where to --listen")
+    engines.require("write")
     with Attempts() as attempt:
         address = attempt(KafkaAddress.parse, to)
         settings = attempt(client.read_settings, kafka_config)
         config = attempt(load_config, StreamConfig, overflow=overflow, queue_events=queue_events)
         token = attempt(guard.token)
         tls = attempt(guard.tls)
-        endpoints = [attempt(Endpoint.parse, name) for name in listen or ()]
-        followed = [attempt(live_input, name) for name in dict.fromkeys(from_ or ())]
-    inputs: list[LiveInput] = [*followed]
-    if targets is not None:
-        inputs.append(Targets(targets))
+        endpoints = engines.endpoints(attempt)
+        followed = engines.followed(attempt)
+    inputs = [*followed, *engines.in_targets()]
     log = FrameLog(address, settings, config)
     budget = ReceiveBudget(limits.max_receive_bytes)
     servers = [

@@ -3,7 +3,6 @@
 import ssl
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +10,7 @@ from msgspec.structs import replace
 
 from kvstream.cli.chosen_rules import RuleFiles
 from kvstream.cli.command import Attempts
+from kvstream.cli.engines import Engines
 from kvstream.cli.guard import FrameLimits, Guard
 from kvstream.cli.handlers import AlertOptions, Destinations
 from kvstream.cli.messages import note
@@ -21,8 +21,6 @@ from kvstream.cli.values import number
 from kvstream.errors import ConfigError
 from kvstream.sources.engine_input import LiveInput
 from kvstream.sources.engine_metrics import EngineMetrics, event_counts
-from kvstream.sources.inputs import live_input
-from kvstream.sources.targets import Targets
 from kvstream.stream import KVStream, input_marker
 from kvstream.transport.endpoint import Endpoint
 from kvstream.transport.receive_budget import ReceiveBudget
@@ -54,33 +52,7 @@ In the engine: async with kvstream.connect("unix:/run/kvstream.sock") as remote:
 
 def serve_command(
     *,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="unix:PATH|tcp://HOST:PORT|tls://HOST:PORT",
-            help="Where to take frames of producers; can be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    from_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--from",
-            metavar="zmq://HOST:PORT|http://HOST:PORT|FILE",
-            help="An engine to follow: where vLLM, SGLang or others publish KV events (?replay=… &dp=RANKS "
-            "&topic=… &source=NAME), or the HTTP server of SGLang, or a file that grows; can be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    targets: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.json",
-            help="A file of engines to follow, which is watched; JSON in the manner of Prometheus' file_sd, "
-            "or TOML.",
-            show_default=False,
-        ),
-    ] = None,
+    engines: Engines,
     http: Annotated[
         str | None,
         typer.Option(
@@ -119,8 +91,7 @@ def serve_command(
     destinations: Destinations,
 ) -> int:
     """Keep watching engines until stopped: dashboard, /metrics, API and alerts from live block events."""
-    if not (listen or from_ or targets):
-        raise ConfigError("nothing to serve: name engines by --from or --targets, or where to --listen")
+    engines.require("serve")
     as_lines = results.as_lines
     rules = RuleFiles(cache.config, alerts.rules, destinations.heartbeat)
     with Attempts() as attempt:
@@ -128,16 +99,14 @@ def serve_command(
         tls = attempt(guard.tls)
         config = attempt(cache.stream_config)
         chosen = attempt(rules.read)
-        endpoints = [attempt(Endpoint.parse, name) for name in listen or ()]
-        followed = [attempt(live_input, name) for name in dict.fromkeys(from_ or ())]
+        endpoints = engines.endpoints(attempt)
+        followed = engines.followed(attempt)
         address = attempt(Endpoint.parse_address, http) if http else None
     metrics = replace(config.metrics, export_interval=summary_every)
     config = replace(config, metrics=metrics)
     stream = KVStream(config, chosen.rules, silences=chosen.silences, state=state)
     destinations.attach(stream, alerts.min_severity)
-    inputs: list[LiveInput] = [*followed]
-    if targets is not None:
-        inputs.append(Targets(targets))
+    inputs = [*followed, *engines.in_targets()]
     inputs += [_engine_metrics(text, stream) for text in engine_metrics or ()]
     for each in inputs:
         stream.watch_inputs(each.statistics)
@@ -157,7 +126,11 @@ def serve_command(
     ]
     if tls is not None and address is None and not any(server.endpoint.tls for server in servers):
         raise ConfigError("--tls-cert is for --listen tls://HOST:PORT and for --http")
-    page = _page(stream, address, token, guard.insecure, tls, listen or ()) if address is not None else None
+    page = (
+        _page(stream, address, token, guard.insecure, tls, engines.listen or ())
+        if address is not None
+        else None
+    )
 
     async def feed(stream: KVStream, output: Output) -> None:
         if as_lines:  # a terminal shows the figures all the time
