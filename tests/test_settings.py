@@ -1,7 +1,11 @@
+import re
+from pathlib import Path
+
 import pytest
 
+import kvstream
 from kvstream import ConfigError, MetricsConfig, StreamConfig, load_config
-from kvstream.settings import misspelt_variables
+from kvstream.settings import VARIABLES, misspelt_variables
 
 
 def mistakes(tmp_path, text, environ=None, kind=MetricsConfig, **flags):
@@ -107,3 +111,18 @@ def test_a_misspelt_variable_is_found_and_those_of_others_are_not():
         "$KVSTREAM_CAPCITY is no variable of kvstream; did you mean $KVSTREAM_CAPACITY?",
         "$KVSTREAM_TOKN is no variable of kvstream; did you mean $KVSTREAM_TOKEN?",
     ]
+
+
+def test_every_variable_that_kvstream_reads_is_known():
+    """One that is not may be taken for another one, misspelt, and refused."""
+    read = re.compile(r"""environ(?:\.get\(|\[)["'](KVSTREAM_\w+)["']|envvar=["'](KVSTREAM_\w+)["']""")
+    package = Path(kvstream.__file__).parent
+    names = {
+        name
+        for module in package.rglob("*.py")
+        for found in read.findall(module.read_text(encoding="utf-8"))
+        for name in found
+        if name
+    }
+    assert names >= {"KVSTREAM_ENDPOINT", "KVSTREAM_TOKEN", "KVSTREAM_LABEL_KEY"}
+    assert names <= VARIABLES.keys()

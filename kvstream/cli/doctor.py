@@ -50,6 +50,8 @@ _EXTRAS = {
     "web": ("starlette", "uvicorn", "prometheus_client"),
     "top": ("textual", "httpx2"),
     "pyarrow": ("pyarrow",),
+    "kafka": ("confluent_kafka",),
+    "bucket": ("fsspec",),
     "otel": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
 }
 _FEW_FILES = 1024

@@ -2,11 +2,16 @@ import json
 import os
 import resource
 import socket
+import tomllib
+from pathlib import Path
 
+from kvstream.cli.doctor import _EXTRAS
 from tests.cli.conftest import running
 from tests.forked import PIPE, Kvstream
 from tests.publisher import Engine, stored
 from tests.waiting import DEADLINE
+
+ROOT = Path(__file__).parents[2]
 
 
 def checks(ran):
@@ -26,6 +31,12 @@ def test_a_missing_package_is_said_with_what_to_install(kvstream):
     check = checks(kvstream("doctor", "--json", without="pyarrow"))["pyarrow"]
     assert check["state"] != "ok"
     assert "pip install" in check["advice"]
+
+
+def test_every_extra_is_looked_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].keys() - {"all", "cli", "test", "lint", "docs"}
+    assert _EXTRAS.keys() == extras
 
 
 def test_few_open_files_are_a_warning_with_what_to_do():
