@@ -57,6 +57,11 @@ class KafkaAddress(msgspec.Struct, frozen=True):
         """Topic of the newest summary of each cache; the key is the source and the tier."""
         return f"{self.prefix}.summaries"
 
+    @staticmethod
+    def summary_key(source: str, tier: str) -> bytes:
+        """Return the key of a cache's summary in that topic."""
+        return f"{source}\0{tier}".encode("utf-8", "surrogatepass")
+
     @property
     def workers(self) -> str:
         """Consumer group of the workers."""

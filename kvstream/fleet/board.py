@@ -1,5 +1,6 @@
 """Board: the newest summary of each cache of a fleet, worst first, as the compacted topic has them."""
 
+import heapq
 import threading
 import time
 from collections import Counter
@@ -16,10 +17,9 @@ from confluent_kafka import (
 )
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
-from kvstream.errors import KVStreamError
 from kvstream.faults.log import FaultLog
 from kvstream.fleet.address import KafkaAddress
-from kvstream.fleet.client import client_settings, described, made
+from kvstream.fleet.client import client_settings, described, made, note_fetch_error
 from kvstream.metrics.summary import RecentMetrics
 
 _ANSWER_SECONDS = 10.0
@@ -125,8 +125,7 @@ class Board:
             ),
         )
         self._lock = threading.Lock()
-        self._lines: dict[bytes, CacheLine] = {}
-        self._summaries: dict[bytes, bytes] = {}
+        self._caches: dict[bytes, tuple[CacheLine, bytes]] = {}  # the line of each, and its summary
         self._unread: set[int] | None = None  # partitions of which not all was read yet; None at first
 
     def run(self, stop: threading.Event) -> None:
@@ -165,27 +164,23 @@ class Board:
             if self._unread is not None:
                 self._unread.discard(message.partition() or 0)
         elif error is not None:
-            self.faults.note("kafka", "fetch", f"{self._address.summaries}: {described(error)}")
-            if error.fatal():
-                raise KVStreamError(f"{self._address.brokers}: {described(error)}")
+            note_fetch_error(error, self._address.summaries, self._address, self.faults)
         else:
             self.put(message.key() or b"", message.value(), message.timestamp()[1] / 1e3)
 
     def put(self, key: bytes, value: bytes | None, published_at: float) -> None:
         """Take a summary in the place of the one before it; None takes its cache away."""
-        line = None
-        if value is not None:
-            try:
-                line = _line(msgspec.json.decode(value, type=_Shown), published_at)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                self.faults.note("summaries", "malformed", f"{self._address.summaries}: {error}")
-                return
+        if value is None:
+            with self._lock:
+                self._caches.pop(key, None)
+            return
+        try:
+            line = _line(msgspec.json.decode(value, type=_Shown), published_at)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self.faults.note("summaries", "malformed", f"{self._address.summaries}: {error}")
+            return
         with self._lock:
-            if line is None or value is None:
-                self._lines.pop(key, None)
-                self._summaries.pop(key, None)
-            else:
-                self._lines[key], self._summaries[key] = line, value
+            self._caches[key] = line, value
 
     def worst(self, limit: int, offset: int = 0, text: str = "") -> list[CacheLine]:
         """Return caches, the worst first: by severity, then by how long it has lasted, then by their figures.
@@ -195,23 +190,30 @@ class Board:
             offset: How many to pass over.
             text: Only those with this in the name of their source or tier.
         """
-        with self._lock:
-            lines = list(self._lines.values())
+        lines = self._lines()
         if text:
             lines = [line for line in lines if text in line.source or text in line.tier]
-        return sorted(lines, key=_badness)[offset : offset + limit]
+        return heapq.nsmallest(offset + limit, lines, key=_badness)[offset:]
 
     def summary(self, source: str, tier: str) -> bytes | None:
         """Return the newest summary of a cache (JSON); None if there is none."""
-        key = f"{source}\0{tier}".encode("utf-8", "surrogatepass")
         with self._lock:
-            return self._summaries.get(key)
+            found = self._caches.get(self._address.summary_key(source, tier))
+        return None if found is None else found[1]
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether all that there was has been read."""
+        return self._unread is not None and not self._unread
+
+    def _lines(self) -> list[CacheLine]:
+        with self._lock:
+            return [line for line, _ in self._caches.values()]
 
     def overview(self) -> Overview:
         """Return all caches in a few figures."""
         now = time.time()
-        with self._lock:
-            lines = list(self._lines.values())
+        lines = self._lines()
         return Overview(
             caches=len(lines),
             sources=len({line.source for line in lines}),

@@ -3,11 +3,9 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from kvstream.errors import MissingExtraError
 from kvstream.fleet.board import Board
-from kvstream.text.json import encode_json
 
 try:
     from starlette.applications import Starlette
@@ -19,6 +17,7 @@ try:
 
     from kvstream.web.app import STATIC as WEB_STATIC
     from kvstream.web.guard import Access, Guard
+    from kvstream.web.json_body import json_response
 except ImportError:
     raise MissingExtraError("the page of a fleet", "web") from None
 
@@ -46,30 +45,30 @@ def board_app(
         return FileResponse(_STATIC / "fleet.js")
 
     async def overview(request: Request) -> Response:
-        return _json(board.overview())
+        return json_response(board.overview())
 
     async def caches(request: Request) -> Response:
         """Answer with caches, the worst first: ``?limit=…&offset=…&text=…``."""
         limit, offset = _whole(request, "limit", 100), _whole(request, "offset", 0)
         if limit is None or offset is None or not 1 <= limit <= _MOST_LINES:
-            return _json(
+            return json_response(
                 {"error": f"limit must be a number from 1 to {_MOST_LINES:,}, offset one from 0"}, 400
             )
         lines = board.worst(limit, offset, request.query_params.get("text", ""))
-        return _json({"overview": board.overview(), "caches": lines})
+        return json_response({"overview": board.overview(), "caches": lines})
 
     async def summary(request: Request) -> Response:
         asked = request.query_params
         found = board.summary(asked.get("source", ""), asked.get("tier", ""))
         if found is None:
-            return _json({"error": "no such cache: ?source=…&tier=…"}, 404)
+            return json_response({"error": "no such cache: ?source=…&tier=…"}, 404)
         return Response(found, media_type="application/json")
 
     async def health(request: Request) -> Response:
-        return _json({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def ready(request: Request) -> Response:
-        if board.overview().is_whole:
+        if board.is_whole:
             return Response("ready\n", media_type="text/plain")
         return Response("the topic is being read\n", 503, media_type="text/plain")
 
@@ -95,7 +94,3 @@ def _whole(request: Request, name: str, default: int) -> int | None:
     """Return a number of the query; None if it is none."""
     text = request.query_params.get(name, str(default))
     return int(text) if _NUMBER.fullmatch(text) else None
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(encode_json(value), status, media_type="application/json")

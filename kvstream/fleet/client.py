@@ -90,6 +90,17 @@ def described(error: KafkaError) -> str:
     return str(error.str())
 
 
+def note_fetch_error(error: KafkaError, topic: str, address: KafkaAddress, faults: FaultLog) -> None:
+    """Note that records of a topic could not be fetched.
+
+    Raises:
+        KVStreamError: If the client cannot go on.
+    """
+    faults.note("kafka", "fetch", f"{topic}: {described(error)}")
+    if error.fatal():
+        raise KVStreamError(f"{address.brokers}: {described(error)}")
+
+
 def kafka_error(address: KafkaAddress, error: KafkaException) -> KVStreamError:
     """Return the error that a user is shown."""
     cause = error.args[0]

@@ -19,9 +19,8 @@ from confluent_kafka import (
 )
 
 from kvstream.alerts.types import CacheAlert
-from kvstream.errors import KVStreamError
 from kvstream.fleet.address import KafkaAddress
-from kvstream.fleet.client import client_settings, described, made
+from kvstream.fleet.client import client_settings, described, made, note_fetch_error
 from kvstream.fleet.metrics import Sample
 from kvstream.stream import KVStream
 
@@ -38,6 +37,20 @@ AlertId = tuple[str, float, str, str]
 def alert_id(alert: CacheAlert) -> AlertId:
     """Return what names an alert, whoever says it."""
     return alert.fingerprint, alert.started_at, alert.state, alert.level.value
+
+
+class _Relayed:
+    """A partition of the alerts that is assigned to a notifier.
+
+    Args:
+        sent: Offset up to which a notifier before this one has sent.
+    """
+
+    def __init__(self, sent: int) -> None:
+        self.sent = sent
+        self.known: dict[AlertId, None] = {}  # oldest first
+        self.next: int | None = None  # place after the last record that was relayed
+        self.committed: int | None = None
 
 
 class Notifier:
@@ -73,10 +86,7 @@ class Notifier:
                 heartbeat_interval_ms=_SESSION_MS // 5,
             ),
         )
-        self._known: dict[int, dict[AlertId, None]] = {}  # by partition, oldest first
-        self._sent: dict[int, int] = {}  # offset up to which a notifier before this one has sent
-        self._next: dict[int, int] = {}  # place after the last record that was relayed
-        self._committed: dict[int, int] = {}
+        self._partitions: dict[int, _Relayed] = {}
 
     async def run(self) -> None:
         """Relay until cancelled; ``close`` comes after it.
@@ -102,9 +112,7 @@ class Notifier:
         for place in consumer.committed(partitions, timeout=_ANSWER_SECONDS):
             if place.error is not None:
                 raise KafkaException(place.error)
-            number = place.partition
-            self._known[number] = {}
-            self._sent[number] = max(0, place.offset)
+            self._partitions[place.partition] = _Relayed(max(0, place.offset))
         for place in partitions:
             place.offset = OFFSET_BEGINNING
         consumer.incremental_assign(partitions)
@@ -112,22 +120,20 @@ class Notifier:
     def _gone(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._commit()
         for place in partitions:
-            for of_partition in (self._known, self._sent, self._next, self._committed):
-                of_partition.pop(place.partition, None)
+            self._partitions.pop(place.partition, None)
 
     def _take(self, message: Message) -> None:
         error = message.error()
         if error is not None:
-            self._stream.faults.note("kafka", "fetch", f"{self._address.alerts}: {described(error)}")
-            if error.fatal():
-                raise KVStreamError(f"{self._address.brokers}: {described(error)}")
+            note_fetch_error(error, self._address.alerts, self._address, self._stream.faults)
             return
         number, offset = message.partition(), message.offset()
-        if number is None or offset is None or number not in self._known:
+        relayed = None if number is None else self._partitions.get(number)
+        if relayed is None or offset is None:
             return
-        is_sent = offset < self._sent[number]
+        is_sent = offset < relayed.sent
         if not is_sent:
-            self._next[number] = offset + 1
+            relayed.next = offset + 1
         try:
             alert = msgspec.json.decode(message.value() or b"", type=CacheAlert)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as damage:
@@ -136,7 +142,7 @@ class Notifier:
                 "alerts", "malformed", f"{self._address.alerts}[{number}]: record {offset}: {damage}"
             )
             return
-        known = self._known[number]
+        known = relayed.known
         if (named := alert_id(alert)) in known:
             self.counts["repeated"] += 1
             return
@@ -149,9 +155,9 @@ class Notifier:
     def _commit(self) -> None:
         """Commit all that was relayed, once the handlers have had it."""
         places = [
-            TopicPartition(self._address.alerts, number, offset)
-            for number, offset in self._next.items()
-            if self._committed.get(number) != offset
+            TopicPartition(self._address.alerts, number, relayed.next)
+            for number, relayed in self._partitions.items()
+            if relayed.next is not None and relayed.next != relayed.committed
         ]
         if not places or not self._stream.alerts_handled():
             return
@@ -166,7 +172,8 @@ class Notifier:
             self._refused(place.error)
             return
         self.counts["commits"] += 1
-        self._committed[place.partition] = place.offset
+        if (relayed := self._partitions.get(place.partition)) is not None:
+            relayed.committed = place.offset
 
     def _refused(self, error: KafkaError) -> None:
         self.counts["refused_commits"] += 1
@@ -187,11 +194,8 @@ def samples(notifier: Notifier, stream: KVStream) -> Iterator[Sample]:
     """Yield the accounts of a notifier as metrics."""
     for name, text in _COUNTS.items():
         yield f"kvstream_notifier_{name}_total", text, notifier.counts[name], ()
-    undelivered: dict[tuple[str, ...], float] = {
-        (seen.destination,): seen.undelivered for seen in stream.statistics().subscribers
-    }
-    waiting: dict[tuple[str, ...], float] = {
-        (seen.destination,): seen.buffered for seen in stream.statistics().subscribers
-    }
+    handlers = stream.statistics().subscribers
+    undelivered: dict[tuple[str, ...], float] = {(each.destination,): each.undelivered for each in handlers}
+    waiting: dict[tuple[str, ...], float] = {(each.destination,): each.buffered for each in handlers}
     yield "kvstream_notifier_undelivered_total", "Alerts given up.", undelivered, ("destination",)
     yield "kvstream_notifier_waiting", "Alerts that wait to be delivered.", waiting, ("destination",)

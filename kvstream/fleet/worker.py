@@ -32,7 +32,7 @@ from kvstream.errors import KVStreamError, StateError
 from kvstream.events.codec import MAX_FRAME_BYTES
 from kvstream.faults.log import FaultLog
 from kvstream.fleet.address import KafkaAddress
-from kvstream.fleet.client import client_settings, described, made
+from kvstream.fleet.client import client_settings, described, made, note_fetch_error
 from kvstream.fleet.metrics import Sample
 from kvstream.fleet.partition import TICK, Partition, Record
 from kvstream.fleet.snapshots import Snapshots
@@ -181,8 +181,8 @@ class Worker:
         try:
             while not stop.is_set():
                 self._receive()
-                for number in list(self._owned):
-                    self._apply(number)
+                for owned in self._owned.values():
+                    self._apply(owned)
                 self._tick()
                 self._look_after_partitions()
                 self._producer.poll(0)
@@ -226,11 +226,12 @@ class Worker:
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         """Save and commit what another worker will go on with."""
         for revoked in partitions:
-            self._apply(revoked.partition)
             owned = self._owned.get(revoked.partition)
-            if owned is not None and owned.partition is not None:
-                self._checkpoint(revoked.partition, owned, owned.partition, wait=True)
-            self._owned.pop(revoked.partition, None)
+            if owned is not None:
+                self._apply(owned)
+                if owned.partition is not None:
+                    self._checkpoint(revoked.partition, owned, owned.partition, wait=True)
+            self._owned.pop(revoked.partition, None)  # after its commit, which is noted in it
         self.counts["revoked"] += len(partitions)
 
     def _lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
@@ -260,9 +261,7 @@ class Worker:
     def _take(self, message: Message) -> int:
         error = message.error()
         if error is not None:
-            self.faults.note("kafka", "fetch", f"{self._address.frames}: {described(error)}")
-            if error.fatal():
-                raise KVStreamError(f"{self._address.brokers}: {described(error)}")
+            note_fetch_error(error, self._address.frames, self._address, self.faults)
             return 0
         number, offset, value = message.partition(), message.offset(), message.value() or b""
         owned = None if number is None else self._owned.get(number)
@@ -271,9 +270,8 @@ class Worker:
         owned.waiting.append(Record(offset, message.timestamp()[1], value))
         return len(value)
 
-    def _apply(self, number: int) -> None:
-        owned = self._owned.get(number)
-        if owned is None or owned.partition is None or not owned.waiting:
+    def _apply(self, owned: _Owned) -> None:
+        if owned.partition is None or not owned.waiting:
             return
         waiting, owned.waiting = owned.waiting, []
         partition, owned.partition = owned.partition, None  # if this raises, the state is not whole
@@ -345,9 +343,9 @@ class Worker:
 
     def _summarize(self, partition: Partition) -> None:
         for source, tier, summary in partition.summaries():
-            self._produce(self._address.summaries, _key(source, tier), summary)
+            self._produce(self._address.summaries, self._address.summary_key(source, tier), summary)
         for source, tier in partition.take_gone():
-            self._produce(self._address.summaries, _key(source, tier), None)
+            self._produce(self._address.summaries, self._address.summary_key(source, tier), None)
 
     # State
 
@@ -535,10 +533,6 @@ def _membership(settings: WorkerSettings) -> dict[str, object]:
         "session_timeout_ms": session_ms,
         "heartbeat_interval_ms": max(100, session_ms // 5),
     }
-
-
-def _key(source: str, tier: str) -> bytes:
-    return f"{source}\0{tier}".encode("utf-8", "surrogatepass")
 
 
 def _why(error: Exception) -> str:

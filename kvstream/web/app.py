@@ -11,7 +11,6 @@ from kvstream.errors import MissingExtraError
 from kvstream.exporters.prometheus import exposition
 from kvstream.reports.overview import Place, States, blocks, history, recent_distributions, sparklines
 from kvstream.stream import KVStream
-from kvstream.text.json import encode_json
 
 try:
     from starlette.applications import Starlette
@@ -23,6 +22,7 @@ try:
 
     from kvstream.web.events import AlertLog, LiveEvents
     from kvstream.web.guard import Access, Guard
+    from kvstream.web.json_body import json_response
     from kvstream.web.marks import MarkRoutes
     from kvstream.web.silences import SilenceRoutes
 except ImportError:
@@ -104,7 +104,7 @@ class _Routes:
         return Response(body, media_type=content_type)
 
     async def summary(self, request: Request) -> Response:
-        return _json(await self._stream.summary(*_place(request)))
+        return json_response(await self._stream.summary(*_place(request)))
 
     async def state(self, request: Request) -> Response:
         return Response(await self._states.get(_place(request)), media_type="application/json")
@@ -113,9 +113,9 @@ class _Routes:
         """Answer with alerts, newest first, and the number of the newest."""
         limit = _whole(request, "limit", _MOST_ALERTS)
         if limit is None:
-            return _json({"error": f"limit must be a number from 1 to {_MOST_ALERTS:,}"}, 400)
+            return json_response({"error": f"limit must be a number from 1 to {_MOST_ALERTS:,}"}, 400)
         kept = self._log.after(0)[-limit:]
-        return _json(
+        return json_response(
             {
                 "last_event_id": f"{self._log.boot}-{self._log.newest}",
                 "newest": self._log.newest,
@@ -125,25 +125,25 @@ class _Routes:
 
     async def inputs(self, request: Request) -> Response:
         """Say what is connected, since when not, and what came over each."""
-        return _json({"inputs": self._stream.inputs()})
+        return json_response({"inputs": self._stream.inputs()})
 
     async def history(self, request: Request) -> Response:
         windows = _whole(request, "windows", _MOST_WINDOWS)
         if windows is None:
-            return _json({"error": f"windows must be a number from 1 to {_MOST_WINDOWS:,}"}, 400)
-        return _json(await history(self._stream, _place(request), windows))
+            return json_response({"error": f"windows must be a number from 1 to {_MOST_WINDOWS:,}"}, 400)
+        return json_response(await history(self._stream, _place(request), windows))
 
     async def sparklines(self, request: Request) -> Response:
-        return _json(await sparklines(self._stream))
+        return json_response(await sparklines(self._stream))
 
     async def distributions(self, request: Request) -> Response:
-        return _json(await recent_distributions(self._stream, _place(request)))
+        return json_response(await recent_distributions(self._stream, _place(request)))
 
     async def blocks(self, request: Request) -> Response:
         shown = blocks(self._stream, _place(request))
         if shown is None:
-            return _json({"error": "choose one source and tier: ?source=…&tier=…"}, 404)
-        return _json(shown)
+            return json_response({"error": "choose one source and tier: ?source=…&tier=…"}, 404)
+        return json_response(shown)
 
     async def events(self, request: Request) -> Any:
         if request.method == "HEAD":  # which has no body to follow
@@ -155,7 +155,7 @@ class _Routes:
         known = {"status": "ok", "clients": self.live.statistics()._asdict()}
         if self._connections is not None:
             known["connections"] = self._connections()._asdict()
-        return _json(known)
+        return json_response(known)
 
     async def ready(self, request: Request) -> Response:
         if self._stream.is_open:
@@ -171,7 +171,3 @@ def _whole(request: Request, name: str, limit: int) -> int | None:
     """Return a number of the query, ``limit`` if it has none; None if it cannot be used."""
     text = request.query_params.get(name, str(limit))
     return int(text) if _NUMBER.fullmatch(text) and 1 <= int(text) <= limit else None
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(encode_json(value), status, media_type="application/json")
