@@ -73,12 +73,12 @@ class LabelSets:
     def _add(self, labels: Labels) -> int:
         number = self._numbers[labels] = len(self.labels)
         self.labels.append(labels)
-        if labels.salt not in (None, _OTHER) or self.salts is not None:
-            salts = np.zeros(len(self.labels), dtype=np.uint16)
-            for place, known in enumerate(self.labels):
-                if known is not None and known.salt not in (None, _OTHER):
-                    salts[place] = self._salt_numbers.setdefault(known.salt, len(self._salt_numbers) + 1)
-            self.salts = salts
+        salt = 0
+        if labels.salt is not None and labels.salt != _OTHER:
+            salt = self._salt_numbers.setdefault(labels.salt, len(self._salt_numbers) + 1)
+        if salt or self.salts is not None:
+            before = np.zeros(number, dtype=np.uint16) if self.salts is None else self.salts
+            self.salts = np.append(before, np.uint16(salt))
         return number
 
 

@@ -148,7 +148,7 @@ class CacheMonitor:
         """
         together = joined_frames(frames)
         tokens = together.block_tokens or self.config.block_tokens or 0
-        if together.block_tokens and together.block_tokens not in self.block_sizes[-_MOST_SIZES:]:
+        if together.block_tokens and together.block_tokens not in self.block_sizes:
             self.block_sizes = [*self.block_sizes, together.block_tokens][-_MOST_SIZES:]
         # A step of the clock is one of a whole frame, so frames around it stay what they are.
         apart = len(frames) > 1 and self.ring.steps_back(_newest(frames, together))
@@ -365,6 +365,12 @@ class CacheMonitor:
         if self.ring.open is not None:
             total.add_counts(self.ring.open.measurements)
 
+    def counts(self) -> CacheCounts:
+        """Return everything seen since the start but for the histograms."""
+        counts = CacheCounts()
+        self.add_counts_to(counts)
+        return counts
+
     def measurements(self) -> Measurements:
         """Return everything counted since the start."""
         self._settle()
@@ -407,8 +413,7 @@ class CacheMonitor:
         threshold = min(threshold, sample.threshold)
         oldest = sample.oldest
         stays = stays_of(sample.events(threshold))
-        counts = CacheCounts()
-        self.add_counts_to(counts)
+        counts = self.counts()
         if counts.unknown_births > counts.unknown_lifetimes:
             live, births = self.table.contents()
             stays = with_late(stays, live[(births == BIRTH_UNKNOWN) & are_below(live, threshold)])

@@ -60,9 +60,7 @@ class ContentGathering:
             name = tier.source, tier.tier
             if name not in self._gathered:
                 self._gathered[name] = tier.contents(self._threshold)
-                counts = CacheCounts()
-                tier.add_counts_to(counts)
-                self._counts[name] = counts
+                self._counts[name] = tier.counts()
                 if not tier.hits_are_known:
                     self._without_hits.add(name)
                 self._has_salts |= (

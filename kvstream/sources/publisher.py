@@ -296,7 +296,7 @@ class Publisher:
     ) -> None:
         start = None
         if marker is not None and marker.start is not None:
-            start = marker.begin_in(marker.last_life)
+            start = marker.begin_in_last_life()
             epoch = start.life
         self.decoder = KVEventDecoder(source, epoch, has_one_rank)
         self._marker = marker

@@ -5,7 +5,6 @@ from typing import Any
 
 from kvstream.engine.cache import CacheMonitor
 from kvstream.engine.monitor import SourceMonitor
-from kvstream.events.counters import CacheCounts
 
 _UNKNOWN_SHARE = 0.01
 """Events of unknown blocks by generations ended, up to which all that is live is known."""
@@ -55,8 +54,7 @@ class DegradedSources:
         return degraded
 
     def _is_whole(self, cache: CacheMonitor) -> bool:
-        counts = CacheCounts()
-        cache.add_counts_to(counts)
+        counts = cache.counts()
         if counts.clears:
             return True
         unknown = counts.unknown_accesses + counts.unknown_evictions

@@ -11,6 +11,7 @@ from kvstream.config import MetricsConfig
 from kvstream.engine.limits import StreamLimits
 from kvstream.engine.monitor import DAMAGES, Monitor
 from kvstream.errors import ConfigError, StateError
+from kvstream.events.sequence import FrameSequence
 from kvstream.state.sections import StreamParts, restore
 from kvstream.state.snapshot import Section
 from kvstream.state.store import SnapshotFile
@@ -138,16 +139,11 @@ def _described(section: Section) -> SavedSection:
     if section.kind != "source":
         return described
     body = section.body
-    epoch, next_frame = _next_frame(body["sequence"])
+    sequence = FrameSequence()
+    sequence.restore(body["sequence"])
+    epoch, next_frame = sequence.cursor or (None, None)
     caches = [
         SavedCache(tier=tier, live_blocks=len(saved["table"]["blocks"]))
         for tier, saved in body["tiers"].items()
     ]
     return msgspec.structs.replace(described, caches=caches, epoch=epoch, next_frame=next_frame)
-
-
-def _next_frame(sequence: dict[str, Any]) -> tuple[int | None, int | None]:
-    """Return the epoch of a source and the number of its next frame."""
-    numbers = dict(sequence["lives"])
-    epoch = sequence["epoch"]
-    return (int(epoch), int(numbers[epoch]["next"])) if epoch in numbers else (None, None)

@@ -93,16 +93,13 @@ class InputMarker:
         self._held: tuple[tuple[str, str, int], ...] = ()  # the same where the part began
         self._numbers: dict[str, list[int]] = {}  # next number of a source, as it comes and as it leaves
 
-    @property
-    def last_life(self) -> int:
-        """Return the newest life in which something is held; 0 where nothing is known."""
-        return self._places[-1].life if self._places else 0
+    def begin_in_last_life(self) -> Place:
+        """Return from where to read, and begin in the newest life in which something is held.
 
-    def begin_in(self, life: int) -> Place:
-        """Return from where to read, and begin in a life: of those before it nothing can be had any more."""
-        places = [place for place in self._places if place.life == life]
-        is_whole = len(places) == len(self._places)
-        self.start = places[0] if is_whole and places else Place(life, 0)
+        Of those before it nothing can be had any more. There must be a place to start from.
+        """
+        first, life = self._places[0], self._places[-1].life
+        self.start = first if first.life == life else Place(life, 0)
         return self.start
 
     def go_back(self) -> None:
@@ -153,20 +150,19 @@ class InputMarker:
             cache = (frame.source, frame.tier)
             before = self._events.get(cache, 0)
             self._events[cache] = before + len(frame)
-            left = self._left(frame)
+            left = self._left(frame, cache)
             seq = self._number(frame, left is not None) if renumber else frame.seq
             if left is not None:
                 position = Position(self._name, self._place, self._events[cache], self._held)
                 yield replace(left, seq=seq, position=position)
 
-    def _left(self, frame: EventFrame) -> EventFrame | None:
+    def _left(self, frame: EventFrame, cache: tuple[str, str]) -> EventFrame | None:
         """Return what of a frame is not held; None if all of it is."""
         if self._saved is None:
             return frame
-        held = self._saved.held(frame.source, frame.tier)
+        held = self._saved.held(*cache)
         if held is not None and self._place.order < held[0].order:
             return None
-        cache = (frame.source, frame.tier)
         passed = min(self._rest.get(cache, 0), len(frame))
         if not passed:
             return frame
