@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
@@ -12,7 +11,7 @@ import msgspec
 from kvstream.config import MetricsConfig, SettingsError, StreamConfig
 from kvstream.errors import ConfigError
 from kvstream.text.quantities import duration_in_seconds, real_number, size_in_bytes, whole_number
-from kvstream.text.suggest import did_you_mean
+from kvstream.text.suggest import closest, did_you_mean
 from kvstream.text.toml import TomlFile, struct_fields
 
 C = TypeVar("C", MetricsConfig, StreamConfig)
@@ -51,8 +50,8 @@ def misspelt_variables(environ: Mapping[str, str]) -> list[str]:
         suffix = name.removeprefix(_PREFIX)
         if not name.startswith(_PREFIX) or suffix in suffixes or _KUBERNETES.match(suffix):
             continue
-        if close := get_close_matches(suffix, suffixes, n=1):
-            lines.append(f"${name} is no variable of kvstream; did you mean ${_PREFIX}{close[0]}?")
+        if close := closest(suffix, suffixes):
+            lines.append(f"${name} is no variable of kvstream; did you mean ${_PREFIX}{close}?")
     return lines
 
 

@@ -9,7 +9,7 @@ from typer.core import TyperCommand
 
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.settings import misspelt_variables
-from kvstream.text.suggest import did_you_mean
+from kvstream.text.suggest import closest
 
 UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """Typer's base of usage errors, which it shows by no name of its own."""
@@ -106,17 +106,17 @@ def explain(error: Any, command: Any) -> str:
     if kind == "NoSuchOption":
         if name in _SECRETS:
             return f"no such option {name}: {_SECRETS[name]}"
-        known = {opt: param for param in command.params for opt in param.opts}
+        known = _options_of(command)
         instead = _INSTEAD.get(name)
-        found = f"; did you mean {instead}?" if instead in known else did_you_mean(name, known)
-        for opt, param in known.items():
-            if found == f"; did you mean {opt}?" and not getattr(param, "is_flag", False) and param.metavar:
-                found = f"; did you mean {opt} {param.metavar}?"
-        return f"no such option {name}{found}"
+        close = instead if instead in known else closest(name, known)
+        if close is None:
+            return f"no such option {name}"
+        param = known[close]
+        value = f" {param.metavar}" if param.metavar and not getattr(param, "is_flag", False) else ""
+        return f"no such option {name}; did you mean {close}{value}?"
     param = getattr(error, "param", None)
     if kind == "BadOptionUsage":
-        known = {opt: param for param in command.params for opt in param.opts}
-        metavar = getattr(known.get(name), "metavar", None)
+        metavar = getattr(_options_of(command).get(name), "metavar", None)
         return f"{name} needs a value: {name} {metavar}" if metavar else error.format_message()
     if param is None:
         hint = getattr(error, "param_hint", None)
@@ -125,6 +125,10 @@ def explain(error: Any, command: Any) -> str:
     if kind == "MissingParameter":
         return f"{called} is missing: {param.help}"
     return f"{called}: {in_own_words(error)}"
+
+
+def _options_of(command: Any) -> dict[str, Any]:
+    return {opt: param for param in command.params for opt in param.opts}
 
 
 def in_own_words(error: Any) -> str:
@@ -183,8 +187,8 @@ def _without(name: str | None, args: list[str], command: Any) -> list[str]:
     """Return a command line without an option that cannot be used, and without its likely value."""
     for place, arg in enumerate(args):
         if name is not None and (arg == name or arg.startswith(f"{name}=")):
-            known = {opt: param for param in command.params for opt in param.opts}
-            meant = _INSTEAD.get(name) or did_you_mean(name, known)[len("; did you mean ") : -1]
+            known = _options_of(command)
+            meant = _INSTEAD.get(name) or closest(name, known) or ""
             takes_value = not getattr(
                 known.get(meant), "is_flag", meant not in known and name not in _SECRETS
             )

@@ -5,13 +5,11 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from kvstream.cli.command import Attempts
-from kvstream.cli.recordings import read_recordings, recordings
+from kvstream.cli.recordings import read_in_windows, recordings
 from kvstream.config import MetricsConfig
 from kvstream.errors import ConfigError
-from kvstream.events.frame import EventFrame
 from kvstream.reports.comparison import Comparison, SpanCounter, compare
 from kvstream.sources.options import ReadOptions
-from kvstream.sources.timing import FrameCutter
 from kvstream.text.quantities import duration_in_seconds
 
 _WHY = "what is compared is read from files"
@@ -70,14 +68,7 @@ def compared(
 
 def _counted(names: Sequence[str], config: MetricsConfig, options: ReadOptions) -> SpanCounter:
     counter = SpanCounter(config)
-    # So that no part of a frame spans more windows than are kept.
-    cutter = FrameCutter(config.window_ns * max(1, config.windows // 2))
-
-    def take(frame: EventFrame) -> None:
-        for _, part in cutter.cut(frame):
-            counter.process(part)
-
-    read_recordings(recordings(names, _WHY), options, take)
+    read_in_windows(recordings(names, _WHY), options, config, counter.process)
     counter.end()
     return counter
 

@@ -5,13 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from kvstream.cli.config_file import check_all, settings_of
+from kvstream.cli.config_file import check_all
 from kvstream.cli.options import Results
 from kvstream.cli.standard import write_document
-from kvstream.config import MetricsConfig, StreamConfig
-from kvstream.settings import SECTIONS
+from kvstream.config import StreamConfig
+from kvstream.settings import SECTIONS, read_settings
 from kvstream.text.escape import for_terminal
 from kvstream.text.json import encode_json
+from kvstream.text.toml import TomlFile
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -61,11 +62,9 @@ def show_config(
     results: Results,
 ) -> None:
     """Print every setting as TOML with where it is from: the file, a variable, or the default."""
-    settings = settings_of(config)
-    configs: dict[str, Any] = {
-        "metrics": settings.build(MetricsConfig),
-        "stream": settings.build(StreamConfig),
-    }
+    settings = read_settings(None if config is None else TomlFile(config))
+    stream = settings.build(StreamConfig)
+    configs: dict[str, Any] = {"metrics": stream.metrics, "stream": stream}
     if results.as_json():
         write_document(encode_json(configs["stream"]).decode() + "\n")
         return

@@ -1,6 +1,5 @@
 """``kvstream.toml``: settings, rules and options of commands in one file."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from kvstream.alerts.silences import Silence
 from kvstream.cli.command import UsageError, in_own_words
 from kvstream.cli.handlers import AlertOptions, Destinations
 from kvstream.config import StreamConfig
-from kvstream.settings import COMMAND_SECTIONS, Settings, read_settings
+from kvstream.settings import COMMAND_SECTIONS, read_settings
 from kvstream.text.suggest import did_you_mean
 from kvstream.text.toml import TomlFile
 
@@ -102,18 +101,6 @@ def check_all(path: Path) -> dict[str, int]:
         "silence": len(tables.get("silences", [])),
         "option": options,
     }
-
-
-def settings_of(path: Path | None) -> Settings:
-    """Return all settings of a file and of the environment.
-
-    Raises:
-        ConfigError: If anything is wrong with them; a line for each mistake.
-    """
-    file = None if path is None else TomlFile(path)
-    settings = read_settings(file, os.environ)
-    settings.build(StreamConfig)
-    return settings
 
 
 def _key(param: Any) -> str:

@@ -22,11 +22,10 @@ from kvstream.cli.exit_codes import EXIT_ERROR
 from kvstream.cli.messages import note
 from kvstream.cli.options import Results
 from kvstream.cli.render import console
-from kvstream.cli.standard import write_document
+from kvstream.cli.standard import write_lines
 from kvstream.cli.tokens import TokenFile, token_from
 from kvstream.cli.values import number
 from kvstream.text.escape import for_terminal
-from kvstream.text.json import encode_json
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -106,7 +105,7 @@ def doctor_command(
         note(f"kvstream: listening at {endpoint} for {wait:g} s")
     checks += [_of_endpoint(found) for found in anyio.run(_check_all, endpoints or [], wait, token)]
     if results.as_json():
-        write_document("".join(encode_json(check).decode() + "\n" for check in checks))
+        write_lines(checks)
     else:
         screen = console()
         for check in checks:

@@ -9,11 +9,10 @@ import typer
 
 from kvstream.cli.options import Results
 from kvstream.cli.server_client import Server
-from kvstream.cli.standard import write_document
+from kvstream.cli.standard import write_document, write_lines
 from kvstream.errors import ConfigError
 from kvstream.metrics.marks import Mark
 from kvstream.text.escape import for_terminal
-from kvstream.text.json import encode_json
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -71,7 +70,7 @@ def mark_command(
 
 def _show(marks: list[Mark], results: Results) -> None:
     if results.as_lines:
-        write_document("".join(encode_json(mark).decode() + "\n" for mark in marks))
+        write_lines(marks)
         return
     lines = []
     for mark in marks:

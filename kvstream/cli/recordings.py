@@ -7,11 +7,12 @@ import anyio
 
 from kvstream.cli.messages import MalformedReport, note
 from kvstream.cli.render import progress_on_stderr
+from kvstream.config import MetricsConfig
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.sources.inputs import Input, open_inputs
 from kvstream.sources.options import ReadOptions
-from kvstream.sources.timing import OnEnd, merge_by_time
+from kvstream.sources.timing import FrameCutter, OnEnd, merge_by_time
 
 
 def recordings(names: Sequence[str], why: str) -> list[Input]:
@@ -67,6 +68,22 @@ def read_recordings(
     report.finish()
     say_simulated(inputs)
     return report.count
+
+
+def read_in_windows(
+    inputs: Sequence[Input],
+    options: ReadOptions,
+    config: MetricsConfig,
+    take: Callable[[EventFrame], Any],
+) -> int:
+    """Hand over every frame as ``read_recordings`` does, in parts that span no more windows than are kept."""
+    cutter = FrameCutter(config.window_ns * max(1, config.windows // 2))
+
+    def take_parts(frame: EventFrame) -> None:
+        for _, part in cutter.cut(frame):
+            take(part)
+
+    return read_recordings(inputs, options, take_parts)
 
 
 def say_simulated(inputs: Iterable[Input]) -> None:

@@ -13,7 +13,7 @@ from kvstream.cli.command import Attempts
 from kvstream.cli.comparison import compared
 from kvstream.cli.messages import note
 from kvstream.cli.options import CacheOptions, Force, TraceOptions
-from kvstream.cli.recordings import read_recordings, recordings
+from kvstream.cli.recordings import read_in_windows, recordings
 from kvstream.cli.standard import write_document
 from kvstream.cli.values import choice
 from kvstream.errors import ConfigError
@@ -25,7 +25,6 @@ from kvstream.reports.markdown import to_markdown
 from kvstream.reports.report import Report, ReportBuilder
 from kvstream.sinks.eviction_table import EvictionTable, check_ending
 from kvstream.sinks.output_file import naming, refuse_inputs, whole_file
-from kvstream.sources.timing import FrameCutter
 from kvstream.text.escape import for_unicode
 from kvstream.text.json import encode_json
 
@@ -116,22 +115,19 @@ def report_command(
         if output is not None and os.path.realpath(output) == os.path.realpath(evictions):
             raise ConfigError(f"{output}: the report and the table of evictions need a file each")
     builder = ReportBuilder(metrics)
-    # So that no part of a frame spans more windows than are kept.
-    cutter = FrameCutter(metrics.window_ns * max(1, metrics.windows // 2))
     with (
         # Opened first, so that what cannot be written is known at once.
         nullcontext() if output is None else whole_file(output, force) as path,
         _eviction_table(evictions, force) as table,
     ):
 
-        def take(frame: EventFrame) -> None:
-            for _, part in cutter.cut(frame):
-                outcome = builder.process(part, records=table is not None)
-                if table is not None:
-                    for batch in outcome.evicted:
-                        table.write(outcome.source, outcome.tier, batch)
+        def take(part: EventFrame) -> None:
+            outcome = builder.process(part, records=table is not None)
+            if table is not None:
+                for batch in outcome.evicted:
+                    table.write(outcome.source, outcome.tier, batch)
 
-        malformed = read_recordings(inputs, traces.reading(metrics.capacity), take)
+        malformed = read_in_windows(inputs, traces.reading(metrics.capacity), metrics, take)
         simulated = {
             each.simulated_source: each.simulation for each in inputs if each.simulated_source is not None
         }

@@ -11,11 +11,10 @@ import typer
 from kvstream.alerts.silences import Silence
 from kvstream.cli.options import Results
 from kvstream.cli.server_client import Server
-from kvstream.cli.standard import write_document
+from kvstream.cli.standard import write_lines
 from kvstream.cli.values import number
 from kvstream.errors import ConfigError
 from kvstream.text.escape import for_terminal
-from kvstream.text.json import encode_json
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -111,7 +110,7 @@ def acknowledge_alert(
 
 def _show(silences: list[Silence], as_lines: bool) -> None:
     if as_lines:
-        write_document("".join(encode_json(silence).decode() + "\n" for silence in silences))
+        write_lines(silences)
         return
     for silence in silences:
         print(for_terminal(_line(silence)))

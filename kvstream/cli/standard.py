@@ -4,7 +4,10 @@ import io
 import os
 import select
 import sys
+from collections.abc import Iterable
 from typing import Any
+
+from kvstream.text.json import encode_json
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -31,6 +34,15 @@ def drop_standard_output() -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, _STDOUT)
     os.close(null)
+
+
+def write_lines(values: Iterable[Any]) -> None:
+    """Write values to standard output as JSON, a line for each.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    write_document("".join(encode_json(value).decode() + "\n" for value in values))
 
 
 def write_document(text: str) -> None:

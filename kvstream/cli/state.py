@@ -9,12 +9,11 @@ import msgspec
 import typer
 
 from kvstream.cli.options import Results
-from kvstream.cli.standard import write_document
+from kvstream.cli.standard import write_document, write_lines
 from kvstream.errors import StateError
 from kvstream.state.inspection import SavedSection, SavedSnapshot, described, problems_of
 from kvstream.state.store import DirectoryStore, SnapshotFile
 from kvstream.text.escape import for_terminal
-from kvstream.text.json import encode_json
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -93,7 +92,7 @@ def _consequence(snapshots: list[SavedSnapshot]) -> str:
 
 def _show(snapshots: list[SavedSnapshot], as_lines: bool) -> None:
     if as_lines:
-        write_document("".join(encode_json(snapshot).decode() + "\n" for snapshot in snapshots))
+        write_lines(snapshots)
         return
     write_document("".join(for_terminal(line) + "\n" for each in snapshots for line in _lines(each)))
 

@@ -273,7 +273,7 @@ def _findings(changes: Sequence[MeasuredChange]) -> list[str]:
     said = []
     for each in changes:
         change = each.change
-        if each.verdict not in ("higher", "lower") or change.low is None or change.high is None:
+        if each.verdict not in ("higher", "lower"):
             continue
         said.append(
             f"{each.name[0].upper()}{each.name[1:]}: {each.verdict}, {shown(change.after, each.unit)} "

@@ -1,7 +1,5 @@
 """A comparison as Markdown, or as one HTML file that needs nothing else."""
 
-from collections.abc import Callable
-
 from kvstream.reports.comparison import CacheComparison, Comparison, p_in_words, shown
 from kvstream.reports.markdown import markdown_table
 from kvstream.text.escape import for_html, for_markdown
@@ -60,8 +58,8 @@ def comparison_html(comparison: Comparison) -> str:
 
 def _section(cache: CacheComparison) -> str:
     findings = "".join(f"<li>{for_html(finding)}</li>" for finding in cache.findings)
-    head = _html_row("th scope='col'", "th", _COLUMNS, for_html)
-    rows = "\n".join(_html_row("td", "td", row, for_html) for row in _rows(cache))
+    head = _html_row("th", " scope='col'", _COLUMNS)
+    rows = "\n".join(_html_row("td", "", row) for row in _rows(cache))
     return (
         f"<section><h2>{for_html(cache.source)} / {for_html(cache.tier)}</h2>\n<ul>{findings}</ul>\n"
         f'<div class="scroll" tabindex="0"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
@@ -69,8 +67,8 @@ def _section(cache: CacheComparison) -> str:
     )
 
 
-def _html_row(opened: str, closed: str, cells: tuple[str, ...], escape: Callable[[str], str]) -> str:
-    return f"<tr>{''.join(f'<{opened}>{escape(cell)}</{closed}>' for cell in cells)}</tr>"
+def _html_row(cell: str, attributes: str, texts: tuple[str, ...]) -> str:
+    return f"<tr>{''.join(f'<{cell}{attributes}>{for_html(text)}</{cell}>' for text in texts)}</tr>"
 
 
 def _opening(comparison: Comparison) -> str:

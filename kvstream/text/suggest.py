@@ -4,6 +4,11 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most like another one; None if none is like it."""
+    return next(iter(get_close_matches(word, list(known), n=1)), None)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a question that ends a message about an unknown word; empty if no known word is like it.
 
@@ -11,5 +16,5 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         >>> did_you_mean("windw", ["window", "capacity"])
         '; did you mean window?'
     """
-    close = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = closest(word, known)
+    return f"; did you mean {close}?" if close else ""
