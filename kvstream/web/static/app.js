@@ -2,13 +2,12 @@
 
 /* The page: which cache and time is looked at, the verdict, and keys. */
 const kvApp = (() => {
-  const { count, compact, ratio, percent, seconds, age, clock, at, zone, dated, sentence, element, say, icon } = kvFormat;
+  const { count, compact, ratio, seconds, age, clock, at, zone, dated, sentence, element, say, icon } = kvFormat;
   const stream = kvStream;
-  const { model, keyOf, cacheOf } = stream;
-  const { WORDS, rank, title, parted, label, choice } = kvIncidents;
+  const { model, keyOf, cacheOf, isChosen } = stream;
+  const { WORDS, rank, title, parted, label, lastPast, inPast, choice } = kvIncidents;
   const get = (id) => document.getElementById(id);
   const RANGES = { "5m": ["5 m", 300], "15m": ["15 m", 900], "1h": ["1 h", 3600], "6h": ["6 h", 21_600], all: ["All", null] };
-  const POOR = ["steady", "info"];
   const MARKS_SHOWN = 5;
   let range = "15m", zoomed = null, utc = false, frame = 0, isFree = true, keysAreOn = true;
 
@@ -27,7 +26,7 @@ const kvApp = (() => {
     return named ? cacheOf(named) : null;
   }
 
-  function address(cache) {
+  function link(cache) {
     const { sort, reversed, filter } = kvFleet.chosen();
     const query = new URLSearchParams();
     if (cache) query.set("cache", keyOf(cache));
@@ -41,16 +40,14 @@ const kvApp = (() => {
     return `?${query}`;
   }
 
-  const link = (cache) => address(cache);
-
   function open(cache, replace = false) {
-    history[replace ? "replaceState" : "pushState"](null, "", address(cache));
+    history[replace ? "replaceState" : "pushState"](null, "", link(cache));
     stream.choose(cache ? { source: cache.source, tier: cache.tier } : null);
     if (!replace) { scrollTo(0, 0); get("main").focus({ preventScroll: true }); }
     draw();
   }
 
-  const remember = () => { history.replaceState(null, "", address(model.cache)); draw(); };
+  const remember = () => { history.replaceState(null, "", link(model.cache)); draw(); };
 
   addEventListener("popstate", () => { const cache = read(); buttons(); stream.choose(cache); draw(); });
 
@@ -86,29 +83,30 @@ const kvApp = (() => {
       kind: "wait", words: "Asking the server for its history", why: `${age(stream.unheard())} so far. Figures appear when the first answer is here.`, asof: location.origin,
     };
     const { summary, caches } = state;
-    if (model.cache && caches.length && !caches.some(chosen)) return {
+    const isOne = model.cache || caches.length < 2;
+    const described = () => (isOne ? story : fleet)(worst, incidents);
+    if (model.cache && caches.length && !caches.some(isChosen)) return {
       kind: "wait", words: `There is no cache ${label(model.cache)}`, why: ["It may have been forgotten after a time without events. ", element("a", "See the others", { href: "?" })],
     };
     if (!summary.accounts.processed && !state.incidents.length) return waiting();
     const incidents = state.incidents.filter((each) => !each.is_silenced && !kvIncidents.isNormal(each.rule));
     if (caches.length && stream.isAllSilent()) return silent();
     const worst = incidents[0];
-    if (worst && rank(worst.level) > 0) return model.cache || caches.length < 2 ? story(worst, incidents) : fleet(worst, incidents);
+    if (worst && rank(worst.level) > 0) return described();
     const wrong = incidents.find((each) => each.rule === "capacity_exceeded");
     if (wrong) return {
       kind: "warning", words: parted(wrong.message)[0].length < 60 && !wrong.message.includes("times as many") ? parted(wrong.message)[0] : `Capacity is set too low${wrong.cache_count > 1 ? ` for ${wrong.cache_count} caches` : `: ${count(summary.blocks_live)} blocks live, ${count(summary.capacity)} given`}`,
       why: "Occupancy and what more memory would buy are off until it is right. Everything else is correct.", since: sinceOf(wrong), hint: wrong.hint,
     };
-    const poor = caches.filter(chosen).filter((cache) => cache.concern);
+    const poor = caches.filter(isChosen).filter((cache) => cache.concern);
     if (poor.length) return {
-      kind: "info", words: model.cache || caches.length < 2 ? `No incident, but ${poor[0].concern.split(":")[0]}` : `No incident, but ${poor.length} of ${caches.length} caches do poorly`,
-      why: model.cache || caches.length < 2 ? "It may always have been so: no rule that compares with the past fires." : [named(poor.sort(kvFleet.byWorst)[0]), `: ${poor[0].concern}. It may always have been so.`],
+      kind: "info", words: isOne ? `No incident, but ${poor[0].concern.split(":")[0]}` : `No incident, but ${poor.length} of ${caches.length} caches do poorly`,
+      why: isOne ? "It may always have been so: no rule that compares with the past fires." : [named(poor.sort(kvFleet.byWorst)[0]), `: ${poor[0].concern}. It may always have been so.`],
     };
-    if (worst) return model.cache || caches.length < 2 ? story(worst, incidents) : fleet(worst, incidents);
+    if (worst) return described();
     return steady();
   }
 
-  const chosen = (cache) => !model.cache || keyOf(cache) === keyOf(model.cache);
   const named = (cache) => element("a", label(cache), { href: link(cache) });
   const sinceOf = (incident) => `${WORDS[incident.level]} for ${seconds(Math.max(0, stream.now() - incident.started_at))}, since ${at(incident.started_at, stream.now())} ${zone(incident.started_at)}`;
 
@@ -132,14 +130,13 @@ const kvApp = (() => {
   }
 
   function silent() {
-    const { caches, summary } = model.state;
+    const { caches } = model.state;
     const quiet = stream.age();
     const many = caches.length > 1 && !model.cache;
     return {
       kind: "silent", words: `No events for ${age(quiet)}${many ? ` from any of ${count(caches.length)} caches` : ""}`,
       why: "The connection to kvstream is up; the engines send nothing. Check that they run and are asked, then the network between.",
       asof: `Last event ${dated(stream.now() - quiet)} ${zone(stream.now())} · what stands below is the state at that time`,
-      since: summary.recent.access_rate ? "" : undefined,
     };
   }
 
@@ -171,21 +168,21 @@ const kvApp = (() => {
   function steady() {
     const { summary, caches } = model.state;
     const many = caches.length > 1 && !model.cache;
-    const last = kvIncidents.past().find((each) => rank(each.level) > 0);
-    const quiet = caches.filter(chosen).filter(stream.isSilent).length;
+    const last = lastPast();
+    const quiet = caches.filter(isChosen).filter(stream.isSilent).length;
     if (quiet) return {
       kind: "info", words: `${count(quiet)} of ${count(caches.length)} caches send no events`,
       why: "Nobody may be asking these engines. If somebody is, check that they run, then the network between. No incident is open.",
     };
     const notes = [];
     if (summary.hit_rate_estimate === null) notes.push("hits are not reported");
-    if (caches.filter(chosen).some((cache) => !cache.capacity)) notes.push("capacity unknown");
+    if (caches.filter(isChosen).some((cache) => !cache.capacity)) notes.push("capacity unknown");
     const since = last?.ended_at ?? model.history?.ts[0];
     return {
       kind: "steady", words: notes.length ? `No incident; ${notes[0]}` : many ? `${count(caches.length)} caches steady` : "Steady",
       why: notes[0] === "hits are not reported" ? "Hit ratio, reuse and premature evictions are unknown, not zero: the engine sends no hits. The README says how to get them."
         : notes.length ? "Occupancy and what more memory would buy need the number of blocks: give it with --capacity. vLLM prints it at start as num_gpu_blocks."
-          : last ? `No incident is open. Last one: ${parted(last.message)[0]}, ${label(last.caches[0])}, ${seconds(last.ended_at - last.started_at)}, resolved ${at(last.ended_at, stream.now())}.` : "No rule fires, and nothing is bad in absolute terms.",
+          : last ? `No incident is open. ${inPast(last)}` : "No rule fires, and nothing is bad in absolute terms.",
       since: since ? `Steady for ${seconds(Math.max(0, stream.now() - since))}` : "",
     };
   }
@@ -239,7 +236,7 @@ const kvApp = (() => {
     const start = h.ts.findIndex((ts) => ts >= incident.started_at - h.window_seconds);
     if (start < 0) return "";
     let blocks = 0;
-    for (let i = start; i < h.ts.length; i += 1) blocks += h.eviction_rate[i] * h.window_seconds * Math.min(1, h.premature_ratio[i] ?? 0);
+    for (let i = start; i < h.ts.length; i += 1) blocks += kvCharts.prematureRate(h, i) * h.window_seconds;
     const { block_tokens: tokens, recent } = state.summary;
     const now = recent.eviction_rate * recent.premature_ratio * (tokens ?? 1);
     return blocks >= 1 ? `Cost so far: ${compact(Math.round(blocks * (tokens ?? 1)))} ${tokens ? "tokens" : "blocks"} computed again, ${compact(Math.round(now))} a second now` : "";
@@ -275,7 +272,7 @@ const kvApp = (() => {
     const { cache } = model;
     const caches = model.state?.caches ?? [];
     const order = cache ? kvFleet.inOrder() : [];
-    const here = order.findIndex((each) => chosen(each));
+    const here = order.findIndex(isChosen);
     const beside = cache && order.length > 1 ? [order[(here - 1 + order.length) % order.length], order[(here + 1) % order.length]] : [];
     const key = JSON.stringify([cache, caches.length > 1, beside.map(keyOf), location.search]);
     if (crumbs.dataset.key === key) return;
@@ -380,7 +377,7 @@ const kvApp = (() => {
     const said = verdict();
     const isOld = said.kind === "gone" || said.kind === "silent";
     document.body.classList.toggle("old", isOld);
-    const isEmpty = !state || (model.cache && !state.caches.some(chosen)) || (!state.summary.accounts.processed && !state.caches.length);
+    const isEmpty = !state || (model.cache && !state.caches.some(isChosen)) || (!state.summary.accounts.processed && !state.caches.length);
     get("fleet").hidden = isEmpty || Boolean(model.cache);
     get("map-box").hidden = isEmpty || Boolean(model.cache) || state.caches.length < 2;
     get("cache").hidden = isEmpty || !model.cache;

@@ -9,7 +9,7 @@ const kvCache = (() => {
   const figures = new Map();
   const stats = new Map();
 
-  const STATS = [["ratio", "Hit ratio"], ["occupancy", "Occupancy"], ["premature", "Premature evictions"], ["evictions", "Evictions"], ["lifetime", "Lifetime, median"], ["working", "Working set, last minute"]];
+  const STATS = { ratio: "Hit ratio", occupancy: "Occupancy", premature: "Premature evictions", evictions: "Evictions", lifetime: "Lifetime, median", working: "Working set, last minute" };
   const EVIDENCE = { hit_ratio_drop: "ratio", no_hits: "ratio", premature_evictions: "premature", lifetime_drop: "lifetime", capacity_exceeded: "occupancy" };
 
   /* The mean of a column before the last minute, and how long that was. */
@@ -29,10 +29,10 @@ const kvCache = (() => {
 
   const compared = (was, format) => (was ? `${format(was.value)} ${was.words}` : "");
 
-  function stat(name, title) {
+  function stat(name) {
     if (!stats.has(name)) {
       const parts = { box: element("div", null, { class: "stat" }), big: element("div", null, { class: "big" }, element("span"), element("small")), note: element("p") };
-      parts.box.append(element("h2", title), parts.big);
+      parts.box.append(element("h2", STATS[name]), parts.big);
       if (name === "occupancy") { parts.meter = kvFleet.meter(); parts.box.append(parts.meter); }
       parts.box.append(parts.note);
       get("stats").append(parts.box);
@@ -41,8 +41,8 @@ const kvCache = (() => {
     return stats.get(name);
   }
 
-  function put(name, title, value, unit, note) {
-    const parts = stat(name, title);
+  function put(name, value, unit, note) {
+    const parts = stat(name);
     say(parts.big.children[0], value);
     say(parts.big.children[1], unit);
     say(parts.note, note);
@@ -58,22 +58,22 @@ const kvCache = (() => {
     const now = (value) => (isOld ? "–" : value);
     const old = isOld ? asOf : "";
     const byEvictions = (i) => history.eviction_rate[i];
-    put("ratio", "Hit ratio", now(ratio(recent.hit_ratio)), unknown(recent.hit_ratio) ? (unknown(summary.hit_rate_estimate) ? "unknown" : "") : "of blocks",
+    put("ratio", now(ratio(recent.hit_ratio)), unknown(recent.hit_ratio) ? (unknown(summary.hit_rate_estimate) ? "unknown" : "") : "of blocks",
       old || (unknown(summary.hit_rate_estimate) ? "this engine sends no hits" : compared(before(history.hit_ratio, (i) => history.access_rate[i] + history.allocation_rate[i]), ratio))
       + (summary.hits_reported === "some" ? "; only some requests report hits" : ""));
     const wrong = summary.capacity && summary.blocks_live > summary.capacity;
     const occupancy = wrong ? null : summary.occupancy;
-    const parts = put("occupancy", "Occupancy", summary.capacity ? (wrong ? "–" : percent(occupancy)) : compact(summary.blocks_live),
+    const parts = put("occupancy", summary.capacity ? (wrong ? "–" : percent(occupancy)) : compact(summary.blocks_live),
       summary.capacity ? (wrong ? "the given capacity is wrong" : bytes ? `${gib(summary.live_bytes)} of ${gib(summary.capacity_bytes)} GiB` : "") : "blocks, capacity unknown",
       wrong ? `${count(summary.blocks_live)} blocks live, ${count(summary.capacity)} given` : summary.capacity ? `${count(summary.blocks_live)} of ${count(summary.capacity)} blocks ${old}` : `highest seen ${count(summary.sizes.peak)}`);
     kvFleet.setMeter(parts.meter, occupancy);
     const evicts = recent.eviction_rate > 0;
-    put("premature", "Premature evictions", now(evicts ? percent(recent.premature_ratio) : "–"), evicts ? "of evictions" : "no evictions", old || compared(before(history.premature_ratio.map((v) => (unknown(v) ? v : Math.min(1, v))), byEvictions), percent));
-    put("evictions", "Evictions", now(compact(recent.eviction_rate)), "per second", old || compared(before(history.eviction_rate), compact));
-    put("lifetime", "Lifetime, median", now(recent.lifetime.count ? seconds(recent.lifetime.p50) : "–"), "", old || [recent.lifetime.count ? `p95 ${seconds(recent.lifetime.p95)}` : "nothing was evicted", compared(before(history.lifetime_p50, byEvictions), seconds)].filter(Boolean).join(" · "));
+    put("premature", now(evicts ? percent(recent.premature_ratio) : "–"), evicts ? "of evictions" : "no evictions", old || compared(before(history.premature_ratio.map((v) => (unknown(v) ? v : Math.min(1, v))), byEvictions), percent));
+    put("evictions", now(compact(recent.eviction_rate)), "per second", old || compared(before(history.eviction_rate), compact));
+    put("lifetime", now(recent.lifetime.count ? seconds(recent.lifetime.p50) : "–"), "", old || [recent.lifetime.count ? `p95 ${seconds(recent.lifetime.p95)}` : "nothing was evicted", compared(before(history.lifetime_p50, byEvictions), seconds)].filter(Boolean).join(" · "));
     const working = summary.working_set.blocks[2];
-    put("working", "Working set, last minute", now(bytes ? gib(working * bytes) : compact(working)), bytes ? "GiB" : "blocks", old || (summary.capacity && !wrong ? `${ratio(working / summary.capacity)}× capacity` : `${count(working)} different blocks`));
-    for (const [name] of STATS) {
+    put("working", now(bytes ? gib(working * bytes) : compact(working)), bytes ? "GiB" : "blocks", old || (summary.capacity && !wrong ? `${ratio(working / summary.capacity)}× capacity` : `${count(working)} different blocks`));
+    for (const name of Object.keys(STATS)) {
       const incident = incidents.find((each) => EVIDENCE[each.rule] === name && !each.is_silenced);
       const level = incident && (name === "occupancy" || incident.level !== "info") ? (incident.level === "critical" ? "critical" : "warning") : "";
       stats.get(name).box.className = `stat ${level}`;

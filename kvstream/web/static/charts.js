@@ -126,14 +126,9 @@ const kvCharts = (() => {
       ],
       none: "No block was evicted in this time.",
     },
-    again: {
-      title: "Computed again", sub: "for prefixes that were evicted", format: compact,
-      lines: [{ name: "per second", colour: "purple", as: "rate", of: (h, size) => h.eviction_rate.map((rate, i) => rate * (h.premature_ratio[i] ?? 0)) }],
-    },
-    memory: {
-      title: "Memory in use", sub: "all caches in the same window", format: compact,
-      lines: [{ name: "blocks", colour: "blue", as: "last", of: (h) => h.blocks, fill: true }],
-    },
+    // In tiles alone, where the unit is known.
+    again: { format: compact },
+    memory: { title: "Memory in use" },
   };
 
   // Axes
@@ -181,8 +176,6 @@ const kvCharts = (() => {
   });
 
   // What is drawn beneath and above the lines
-
-  const SEVERITIES = ["info", "warning", "critical"];
 
   function beneath(u, plan) {
     const { ctx, bbox } = u;
@@ -277,7 +270,7 @@ const kvCharts = (() => {
     } else {
       made.sub = element("span", sub, { class: "dim" });
       made.legend = element("table", null, { class: "legend" });
-      made.details = element("details", null, { class: "rows" }, element("summary", "As a table"), element("table", null, { class: "data plain" }));
+      made.details = element("details", null, { class: "rows" }, element("summary", "As a table"), element("table", null, { class: "data" }));
       figure.append(element("header", null, {}, element("h2", title), made.sub), plot, none, made.legend, made.details);
     }
     drawn.set(figure, made);
@@ -400,10 +393,14 @@ const kvCharts = (() => {
     made.plot.setAttribute("aria-label", `${chart.title}: ${chart.lines.map((line, i) => `${line.name} ${chart.format(last[i])}`).join(", ")}`);
     legend(made, chart, made.chart.cursor.idx);
     if (small) return;
-    const { details } = made;
-    const write = () => fill(details.querySelector("table"), [
+    tabulate(made, [
       ["from", false, (i) => clock(cut.xs[i] - cut.step / 2)], ...chart.lines.map((line, n) => [line.name, true, (i) => chart.format(lines[n][i])]),
-    ], cut.rows.map((_, i) => i).filter((i) => !cut.rows[i].gap).slice(-20).reverse());
+    ], () => cut.rows.map((_, i) => i).filter((i) => !cut.rows[i].gap).slice(-20).reverse());
+  }
+
+  /* Writes the rows of a figure as a table, now or once it is opened. */
+  function tabulate({ details }, columns, rows) {
+    const write = () => fill(details.querySelector("table"), columns, rows());
     if (details.open) write();
     details.ontoggle = () => details.open && write();
   }
@@ -482,7 +479,6 @@ const kvCharts = (() => {
         { label: "hit ratio", stroke: colour("purple"), width: 1.75, points: { show: true, size: 5, fill: colour("purple") } },
         { label: "today", stroke: colour("critical-fill"), width: 0, points: { show: true, size: 11, fill: colour("critical-fill"), stroke: colour("surface") } },
       ],
-      hooks: { draw: [(u) => above(u, { now: null })] },
     }), [xs, points.map((point) => point.hit_ratio), points.map((point) => (point === today ? point.hit_ratio : null))]);
     made.plot.setAttribute("aria-label", `Hit ratio ${ratio(today.hit_ratio)} with today's ${size(today.blocks)}, ` +
       points.filter((point) => point.factor > 1).map((point) => `${ratio(point.hit_ratio)} with ${point.factor} times`).join(", "));
@@ -492,12 +488,9 @@ const kvCharts = (() => {
       ["hit ratio", true, (point) => ratio(point.hit_ratio)],
       ["instead of today", true, (point) => (point === today ? "" : `${point.hit_ratio >= today.hit_ratio ? "+" : "−"}${ratio(Math.abs(point.hit_ratio - today.hit_ratio))}`)],
     ], chosen);
-    const { details } = made;
-    const write = () => fill(details.querySelector("table"), [
+    tabulate(made, [
       ["size", false, (point) => `${point.factor}×`], ["blocks", true, (point) => count(point.blocks)], ["hit ratio", true, (point) => ratio(point.hit_ratio)],
-    ], points);
-    if (details.open) write();
-    details.ontoggle = () => details.open && write();
+    ], () => points);
   }
 
   // Blocks by age and accesses: eight rows and columns at most, shaded
@@ -551,7 +544,10 @@ const kvCharts = (() => {
     return path;
   }
 
+  /* Premature evictions a second, in one window of a history. */
+  const prematureRate = (history, i) => history.eviction_rate[i] * Math.min(1, history.premature_ratio[i] ?? 0);
+
   function forgetColours() { colours = new Map(); }
 
-  return { time, curve, blockMap, sparkPath, colour, faded, forgetColours, SEVERITIES };
+  return { time, curve, blockMap, sparkPath, colour, forgetColours, prematureRate };
 })();

@@ -339,7 +339,7 @@ const kvFleet = (() => {
     const each = tokens ?? 1;
     draw("again", {
       title: tokens ? "Tokens computed again" : "Blocks computed again",
-      lines: [{ name: "per second", colour: "purple", as: "rate", of: (h) => h.eviction_rate.map((rate, i) => rate * Math.min(1, h.premature_ratio[i] ?? 0) * each) }],
+      lines: [{ name: "per second", colour: "purple", as: "rate", of: (h) => h.ts.map((_, i) => kvCharts.prematureRate(h, i) * each) }],
     });
     draw("rate");
     const capacities = caches.every((cache) => cache.capacity) ? caches.reduce((sum, cache) => sum + cache.capacity, 0) : null;
@@ -369,7 +369,7 @@ const kvFleet = (() => {
       first = ts[i];
       sums.access_rate += history.access_rate[i];
       sums.eviction_rate += history.eviction_rate[i];
-      sums.premature_rate += history.eviction_rate[i] * Math.min(1, history.premature_ratio[i] ?? 0);
+      sums.premature_rate += kvCharts.prematureRate(history, i);
       if (!unknown(history.hit_ratio[i])) { sums.hits += history.hit_ratio[i] * lookups; sums.lookups += lookups; }
     }
     const windows = Math.max(1, Math.round((end - first) / history.window_seconds));

@@ -3,7 +3,7 @@
 /* Incidents: those that are open, a row each, and past ones apart. */
 const kvIncidents = (() => {
   const { seconds, at, sentence, shown, element, say, icon, svg, ratio } = kvFormat;
-  const { model, keyOf, now, posted } = kvStream;
+  const { model, keyOf, isChosen, now, posted } = kvStream;
   const get = (id) => document.getElementById(id);
   const LEVELS = ["info", "warning", "critical"];
   const WORDS = { critical: "Critical", warning: "Warning", info: "Info", steady: "Steady", silent: "Silent" };
@@ -55,7 +55,7 @@ const kvIncidents = (() => {
   function past() {
     const reasons = new Map();
     for (const alert of model.alerts) if (alert.state === "firing" && !reasons.has(alert.incident)) reasons.set(alert.incident, alert);
-    return model.alerts.filter((alert) => alert.state === "resolved" && isOf(alert)).map((alert) => {
+    return model.alerts.filter((alert) => alert.state === "resolved" && isChosen(alert)).map((alert) => {
       const fired = reasons.get(alert.incident);
       return {
         rule: alert.rule, level: alert.level, message: fired?.message ?? title(alert.rule), started_at: alert.started_at, ended_at: alert.timestamp,
@@ -64,8 +64,6 @@ const kvIncidents = (() => {
       };
     });
   }
-
-  const isOf = (alert) => !model.cache || (alert.source === model.cache.source && alert.tier === model.cache.tier);
 
   /* When something was wrong, for charts; information only where a cache was lost. */
   function bands() {
@@ -174,6 +172,10 @@ const kvIncidents = (() => {
   /* The pattern that fits a name and nothing else. */
   const exactly = (name) => name.replace(/[*?[]/g, "[$&]");
 
+  const lastOf = (ended) => ended.find((each) => rank(each.level) > 0);
+  const lastPast = () => lastOf(past());
+  const inPast = (last) => `Last one: ${parted(last.message)[0]}, ${label(last.caches[0])}, ${seconds(last.ended_at - last.started_at)}, resolved ${at(last.ended_at, now())}.`;
+
   function draw() {
     const opened = open().map((each) => ({ ...each, key: `open ${each.rule} ${each.level} ${each.is_silenced ? "silenced" : ""} ${keyOf(each.caches[0])} ${each.started_at}` }));
     const ended = past();
@@ -191,11 +193,11 @@ const kvIncidents = (() => {
     rows.forEach((row, i) => { if (box.children[i] !== row) box.insertBefore(row, box.children[i] ?? null); });
     while (box.children.length > rows.length) box.lastChild.remove();
     for (const [key, row] of drawn) if (!row.isConnected) drawn.delete(key);
-    const last = ended.find((each) => rank(each.level) > 0);
+    const last = lastOf(ended);
     const none = !listed.length && model.state;
     get("no-incident").hidden = !none;
     say(get("no-incident"), which === "past" ? "No past incident is kept." : last
-      ? `No open incident. Last one: ${parted(last.message)[0]}, ${label(last.caches[0])}, ${seconds(last.ended_at - last.started_at)}, resolved ${at(last.ended_at, now())}.`
+      ? `No open incident. ${inPast(last)}`
       : "No open incident.");
     const rest = listed.length - rows.length;
     get("incident-foot").hidden = rest <= 0 && !model.missed;
@@ -216,5 +218,5 @@ const kvIncidents = (() => {
   choice(get("minimum"), [["info", "Info"], ["warning", "Warning"], ["critical", "Critical"]], minimum, (value) => { minimum = value; changed(); });
   get("more-incidents").onclick = () => { limit += 50; changed(); };
 
-  return { WORDS, rank, title, parted, isNormal, label, who, open, past, bands, draw, spark, choice, onChange: (act) => { changed = act; } };
+  return { WORDS, rank, title, parted, isNormal, label, lastPast, inPast, bands, draw, choice, onChange: (act) => { changed = act; } };
 })();

@@ -5,7 +5,7 @@ const kvStream = (() => {
   const GONE_MS = 5000, ALERTS_KEPT = 1000, WINDOWS_ASKED = 21_600, STEPS = 60, RETRY_MS = 2000, NEWEST = 10;
   const model = {
     cache: null, // the chosen source and tier, or null for all
-    state: null, history: null, alerts: [], newestAlert: 0, missed: 0,
+    state: null, history: null, alerts: [], missed: 0,
     sparks: new Map(), blocks: null,
     beganAt: performance.now(), heardAt: 0, stateAt: 0, // of this page's clock, ms
     usualPause: 0,
@@ -68,7 +68,6 @@ const kvStream = (() => {
     ]);
     if (turn !== asked) return "";
     model.alerts = log.alerts;
-    model.newestAlert = log.newest;
     model.missed = 0;
     model.history = windows;
     takeSparklines(lines);
@@ -151,7 +150,6 @@ const kvStream = (() => {
 
   function takeAlert(alert) {
     model.alerts.unshift(alert);
-    model.newestAlert += 1;
     if (model.alerts.length > ALERTS_KEPT) model.alerts.length = ALERTS_KEPT;
     changed();
   }
@@ -246,7 +244,7 @@ const kvStream = (() => {
   document.addEventListener("visibilitychange", slowly);
   setInterval(slowly, 5000);
   return {
-    model, keyOf, cacheOf, choose, start, posted, now, age, ageOf, isSilent, isAllSilent, isGone, unheard,
+    model, keyOf, cacheOf, choose, start, posted, now, age, ageOf, isSilent, isAllSilent, isChosen, isGone, unheard,
     onChange: (act) => { changed = act; },
   };
 })();
