@@ -319,6 +319,33 @@ async def test_marks_that_people_make_are_among_what_happened(browser):
         assert complaints == []
 
 
+async def test_alerts_that_came_too_fast_are_counted_where_they_are_missing(browser):
+    async with served() as (stream, url), browser() as (page, _):
+        await send_hits(stream)
+        await stay_fresh(stream)
+        await page.goto(url)
+        await expect(page.locator("#incident-foot")).to_be_hidden()
+        await page.evaluate("() => { kvStream.model.missed = 3; kvIncidents.draw(); }")
+        await expect(page.locator("#missed")).to_have_text(
+            "3 alerts came faster than they could be sent here."
+        )
+
+
+async def test_the_next_cache_is_that_of_the_order_just_chosen(browser):
+    async with served() as (stream, url), browser() as (page, _):
+        for number, blocks in enumerate((300, 100, 200)):
+            await send_hits(stream, f"vllm-{number}", blocks=blocks)
+        await stay_fresh(stream)
+        await page.goto(url)
+        await expect(page.locator("#caches tbody tr[role=row]")).to_have_count(3)
+        names = "() => kvFleet.inOrder().map((cache) => cache.source)"
+        by_name = page.locator("#caches thead button", has_text="Cache").first
+        await by_name.click()
+        assert await page.evaluate(names) == ["vllm-0", "vllm-1", "vllm-2"]
+        await by_name.click()
+        assert await page.evaluate(names) == ["vllm-2", "vllm-1", "vllm-0"]
+
+
 async def test_times_are_local_unless_utc_is_chosen(browser):
     async with served() as (stream, url), browser(timezone_id="Asia/Kolkata") as (page, _):
         await send_hits(stream)

@@ -418,13 +418,14 @@ const kvFleet = (() => {
     if (model.state && !get("fleet").hidden && limit > 60) scrolled ||= requestAnimationFrame(() => { scrolled = 0; drawRows(); });
   }, { passive: true });
 
-  let ordered = [], orderedFrom = null;
+  let ordered = [], orderedFrom = [];
 
   /* All caches in the chosen order, for who goes from one to the next. */
   function inOrder() {
     const caches = model.state?.caches ?? [];
-    if (orderedFrom !== caches) {
-      orderedFrom = caches;
+    const from = [caches, sort, reversed];
+    if (from.some((each, i) => each !== orderedFrom[i])) {
+      orderedFrom = from;
       ordered = sorted(caches);
     }
     return ordered;

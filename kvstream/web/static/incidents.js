@@ -2,7 +2,7 @@
 
 /* Incidents: those that are open, a row each, and past ones apart. */
 const kvIncidents = (() => {
-  const { seconds, at, sentence, shown, element, say, icon, svg, ratio } = kvFormat;
+  const { count, seconds, at, sentence, shown, element, say, icon, svg, ratio } = kvFormat;
   const { model, keyOf, isChosen, now, posted } = kvStream;
   const get = (id) => document.getElementById(id);
   const LEVELS = ["info", "warning", "critical"];
@@ -202,6 +202,7 @@ const kvIncidents = (() => {
     const rest = listed.length - rows.length;
     get("incident-foot").hidden = rest <= 0 && !model.missed;
     get("more-incidents").hidden = rest <= 0;
+    say(get("missed"), model.missed ? `${count(model.missed)} alerts came faster than they could be sent here.` : "");
     say(get("more-incidents"), `Show ${Math.min(rest, 50)} more`);
   }
 
