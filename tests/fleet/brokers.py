@@ -105,8 +105,4 @@ def tansu():
         process.wait()
 
 
-BROKERS = {"mock": mock_cluster}
-if os.environ.get(
-    "KVSTREAM_TEST_TANSU"
-):  # on a busy machine a worker there may wait for longer than tests do
-    BROKERS["tansu"] = tansu
+BROKERS = {"mock": mock_cluster, "tansu": tansu}
