@@ -87,8 +87,9 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         enable_detailed: Make a ``KVCacheEvictionEvent`` of each eviction in the synchronous collectors.
         export_interval: Seconds between periodic summaries of a stream; 0 turns them off.
         window_seconds: Length of one window.
-        windows: Windows kept with their counts, so that ``window_seconds * windows`` is how far back a
-            history goes; those of the last minute, or of ``trend_window``, are kept with distributions.
+        windows: Windows kept with their counts one by one; those of the last minute, or of
+            ``trend_window``, with distributions, too. Of 25,200 windows before these, seven hours of
+            seconds, counts stay of ten and then of sixty together.
         capacity: Blocks that the cache has room for, if known.
         block_tokens: Tokens in a block, if known and not said by the events.
         block_bytes: Bytes of a block, if known; of one of ``block_tokens`` where that is given.

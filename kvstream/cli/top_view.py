@@ -125,7 +125,11 @@ def _verdict(state: State) -> tuple[str, str, float | None]:
     incidents = [each for each in state.incidents if not each.is_silenced and each.rule != _NORMAL]
     for worst in incidents[:1]:
         bad = sum(severity(cache) in ("critical", "warning") for cache in caches)
-        prefix = f"{bad:,} of {len(caches):,} caches need attention.  " if len(caches) > 1 and bad else ""
+        prefix = (
+            f"{bad:,} of {len(caches):,} caches need{'s' * (bad == 1)} attention.  "
+            if len(caches) > 1 and bad
+            else ""
+        )
         where = f"{worst.caches[0].source}: " if len(caches) > 1 else ""
         return worst.level.value, f"{prefix}{where}{_without_times(worst.message)}", worst.started_at
     poor = [cache for cache in caches if cache.concern]

@@ -1,19 +1,20 @@
 """History: what the last windows of one cache, or of several together, have seen, in columns."""
 
-from collections import Counter
-from collections.abc import Iterable
-
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
+from kvstream.events.frame import I64
 from kvstream.metrics.marks import Mark
-from kvstream.metrics.window import WindowCounts
+from kvstream.metrics.window_counts import LIFETIMES, Rows
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
     """Windows in columns of equal length, oldest first; those in which nothing happened are left out.
 
     Attributes:
-        window_seconds: Length of a window, or of as many as a row has.
+        window_seconds: Length of a window, or of as many as a row has; the first and the last row may be
+            of fewer.
         ts: Start of each, seconds since the Unix epoch.
         blocks: Blocks live at its end, in all of the caches, also in those that were idle in it.
         allocation_rate: Allocations a second.
@@ -46,42 +47,15 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     marks: list[Mark] = []
 
 
-_LIFETIMES = ("lifetime_p05_ns", "lifetime_p50_ns", "lifetime_p95_ns")
-_COUNTS = ("allocations", "accesses", "evictions", "premature", "lookups", "hits", "never", "reused", "lost")
+F64 = npt.NDArray[np.float64]
 
-
-class _Sums:
-    """What the windows of one index have seen."""
-
-    __slots__ = ("blocks", "observed", *_COUNTS, *_LIFETIMES)
-
-    def __init__(self) -> None:
-        self.allocations = self.accesses = self.evictions = self.premature = 0
-        self.never = self.reused = self.observed = self.lost = self.lookups = self.hits = 0
-        self.blocks = 0
-        self.lifetime_p05_ns = self.lifetime_p50_ns = self.lifetime_p95_ns = 0  # each by ``observed``
-
-    def add(self, window: WindowCounts, hits_are_known: bool) -> None:
-        self.allocations += window.allocations
-        self.accesses += window.accesses
-        self.evictions += window.evictions
-        self.premature += window.premature
-        if hits_are_known:
-            self.lookups += window.accesses + window.allocations
-            self.hits += window.accesses
-            self.never += window.never_accessed
-            self.reused += window.observed
-        if window.lifetime_p50_ns:
-            self.observed += window.observed
-            for name in _LIFETIMES:
-                setattr(self, name, getattr(self, name) + getattr(window, name) * window.observed)
-        self.lost += window.lost
-
-    def follow(self, later: "_Sums") -> None:
-        """Add a later window."""
-        self.blocks = later.blocks
-        for name in ("observed", *_COUNTS, *_LIFETIMES):
-            setattr(self, name, getattr(self, name) + getattr(later, name))
+_COUNTS = ("allocations", "accesses", "evictions", "premature", "lost")
+_SUMS = {
+    name: column
+    for column, name in enumerate(
+        (*_COUNTS, "hits", "lookups", "never", "reused", "ended", *LIFETIMES, "busy", "live_change")
+    )
+}
 
 
 class HistoryBuilder:
@@ -96,30 +70,37 @@ class HistoryBuilder:
 
     def __init__(self, window_seconds: float) -> None:
         self._window_seconds = window_seconds
-        self._sums: dict[int, _Sums] = {}
-        self._changes: Counter[int] = Counter()  # of blocks live, by window
+        self._size = 0
+        self._all_indices = np.zeros(0, np.int64)  # those there are, and room for more
+        self._all_sums = np.zeros((0, len(_SUMS)))  # a row each
         self._live: dict[tuple[str, str], int] = {}
 
-    def add(
-        self, windows: Iterable[WindowCounts], hits_are_known: bool, cache: tuple[str, str] = ("", "")
-    ) -> None:
+    def add(self, rows: Rows, hits_are_known: bool, cache: tuple[str, str] = ("", "")) -> None:
         """Add windows of one cache, all later than those of it that were added before.
 
         Args:
-            windows: The windows.
+            rows: Their counts.
             hits_are_known: Whether a hit of this cache was ever reported.
             cache: Its source and tier.
         """
-        live = self._live.get(cache, 0)
-        for window in sorted(windows, key=lambda window: window.index):
-            self._changes[window.index] += window.live - live
-            live = window.live
-            if not window.is_empty:
-                self._sums.setdefault(window.index, _Sums()).add(window, hits_are_known)
-        self._live[cache] = live
+        live = self._live.setdefault(cache, 0)
+        if not len(rows):
+            return
+        self._live[cache] = int(rows["live"][-1])
+        index = rows["index"]
+        if (np.diff(index) <= 0).any():  # after a step back of the clock
+            for row in np.split(rows, len(rows)):
+                self._put(row["index"], _sums_of(row, hits_are_known, live))
+                live = int(row["live"][0])
+            return
+        self._put(index, _sums_of(rows, hits_are_known, live))
 
     def history(
-        self, limit: int | None = None, newest: int | None = None, until: int | None = None
+        self,
+        limit: int | None = None,
+        newest: int | None = None,
+        until: int | None = None,
+        every: int = 1,
     ) -> History:
         """Return the sums so far.
 
@@ -127,50 +108,95 @@ class HistoryBuilder:
             limit: Rows at most: where there would be more, each is of several windows.
             newest: Windows to go back from the newest one; None is all.
             until: Index of the newest window, as later ones are not whole yet; None is all.
+            every: Windows of a row, if not more by the limit.
         """
-        self._count_blocks()
-        span = max(self._sums) - min(self._sums) + 1 if self._sums else 0
-        every = 1 if limit is None else max(1, -(-span // limit))
-        last = max(self._sums, default=0) if until is None else until
-        first = last - newest + 1 if newest is not None else min(self._sums, default=0)
-        joined: dict[int, _Sums] = {}
-        for index in sorted(self._sums):
-            if first <= index <= last:
-                joined.setdefault(index // every * every, _Sums()).follow(self._sums[index])
-        rows = list(joined.items())
-        seconds = self._window_seconds * every
-        p05, p50, p95 = (
-            [_mean_seconds(getattr(row, name), row.observed, len(self._live)) for _, row in rows]
-            for name in _LIFETIMES
-        )
+        index, sums = self._all_indices[: self._size], self._all_sums[: self._size]
+        busy = index[sums[:, _SUMS["busy"]] > 0]
+        oldest, latest = (int(busy[0]), int(busy[-1])) if len(busy) else (0, -1)
+        if limit is not None:
+            every = max(every, -(-(latest - oldest + 1) // limit))
+        last = latest if until is None else until
+        first = oldest if newest is None else last - newest + 1
+        live = np.cumsum(sums[:, _SUMS["live_change"]])
+        shown = (index >= first) & (index <= last)
+        index, sums, live = index[shown], sums[shown], live[shown]
+        row = index // every
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        totals = np.add.reduceat(sums, starts, axis=0) if len(starts) else sums
+        live = live[np.flatnonzero(np.diff(row, append=-1))]
+        begins = row[starts] * every
+        ends = np.minimum(begins + every, last + 1)
+        # The rows at both ends may be of fewer windows than the others.
+        seconds = (ends - np.maximum(begins, max(first, oldest))) * self._window_seconds
+        is_busy = totals[:, _SUMS["busy"]] > 0
+        column = {name: totals[is_busy, at] for name, at in _SUMS.items()}
+
+        def rate(name: str) -> list[float]:
+            return (column[name] / seconds[is_busy]).tolist()  # type: ignore[no-any-return]
+
+        def share(part: str, whole: str) -> list[float | None]:
+            pairs = zip(column[part].tolist(), column[whole].tolist(), strict=True)
+            return [each / of if of else None for each, of in pairs]
+
+        if len(self._live) > 1:
+            column["ended"][:] = 0
+        p05, p50, p95 = (share(name, "ended") for name in LIFETIMES)
         return History(
-            window_seconds=seconds,
-            ts=[index * self._window_seconds for index, _ in rows],
-            blocks=[row.blocks for _, row in rows],
-            allocation_rate=[row.allocations / seconds for _, row in rows],
-            access_rate=[row.accesses / seconds for _, row in rows],
-            eviction_rate=[row.evictions / seconds for _, row in rows],
-            hit_ratio=[_share(row.hits, row.lookups) for _, row in rows],
-            never_reused_ratio=[_share(row.never, row.reused) for _, row in rows],
-            premature_ratio=[_share(row.premature, row.evictions) for _, row in rows],
+            window_seconds=self._window_seconds * every,
+            ts=(begins[is_busy] * self._window_seconds).tolist(),
+            blocks=live[is_busy].astype(np.int64).tolist(),
+            allocation_rate=rate("allocations"),
+            access_rate=rate("accesses"),
+            eviction_rate=rate("evictions"),
+            hit_ratio=share("hits", "lookups"),
+            never_reused_ratio=share("never", "reused"),
+            premature_ratio=share("premature", "evictions"),
             lifetime_p05=p05,
             lifetime_p50=p50,
             lifetime_p95=p95,
-            lost=[row.lost for _, row in rows],
+            lost=column["lost"].astype(np.int64).tolist(),
         )
 
-    def _count_blocks(self) -> None:
-        """Give each row the blocks that were live at its end in all caches."""
-        blocks = 0
-        for index in sorted(self._changes):
-            blocks += self._changes[index]
-            if index in self._sums:
-                self._sums[index].blocks = blocks
+    def _put(self, index: I64, sums: F64) -> None:
+        """Add sums to those of the same windows."""
+        held = self._all_indices[: self._size]
+        if not self._size or index[0] > held[-1]:
+            self._make_room(len(index))
+            end = self._size + len(index)
+            self._all_indices[self._size : end], self._all_sums[self._size : end] = index, sums
+            self._size = end
+            return
+        at = np.searchsorted(held, index)
+        is_new = held[np.minimum(at, self._size - 1)] != index
+        if is_new.any():
+            indices = np.union1d(held, index)
+            joint = np.zeros((len(indices), len(_SUMS)))
+            joint[np.searchsorted(indices, held)] = self._all_sums[: self._size]
+            self._all_indices, self._all_sums, self._size = indices, joint, len(indices)
+            at = np.searchsorted(indices, index)
+        self._all_sums[at] += sums
+
+    def _make_room(self, more: int) -> None:
+        missing = self._size + more - len(self._all_indices)
+        if missing > 0:
+            missing = max(missing, self._size)
+            self._all_indices = np.pad(self._all_indices, (0, missing))
+            self._all_sums = np.pad(self._all_sums, ((0, missing), (0, 0)))
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def _mean_seconds(total_ns: int, count: int, caches: int) -> float | None:
-    return total_ns / count / 1e9 if count and caches == 1 else None
+def _sums_of(rows: Rows, hits_are_known: bool, live: int) -> F64:
+    """Return what rows in order of time add to the sums; ``live`` are the blocks live before them."""
+    sums = np.zeros((len(rows), len(_SUMS)))
+    ended = np.where(rows["lifetime_p50_ns"] > 0, rows["observed"], 0)
+    known = {name: rows[name] for name in _COUNTS}
+    if hits_are_known:
+        lookups = rows["accesses"] + rows["allocations"]
+        known |= {"hits": rows["accesses"], "lookups": lookups}
+        known |= {"never": rows["never_accessed"], "reused": rows["observed"]}
+    known |= {name: rows[name] * ended / 1e9 for name in LIFETIMES}
+    known |= {"ended": ended, "live_change": np.diff(rows["live"], prepend=live)}
+    is_busy = rows["is_empty"] == 0
+    for name, values in known.items():
+        sums[:, _SUMS[name]] = np.where(is_busy, values, 0) if name != "live_change" else values
+    sums[:, _SUMS["busy"]] = is_busy
+    return sums

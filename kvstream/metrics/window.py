@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -11,40 +10,7 @@ import numpy as np
 from kvstream.events.frame import I64, MAX_FRAME_EVENTS, EventFrame
 from kvstream.metrics.histogram import DEFAULT_SCALE
 from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
-
-
-class WindowCounts(msgspec.Struct, frozen=True, gc=False):
-    """What is kept of a window for longer than its histograms.
-
-    Attributes:
-        index: Event time divided by the window's length.
-        allocations: Generations begun.
-        accesses: Hits.
-        evictions: Generations ended other than by a clear.
-        observed: Of these, those that were observed.
-        never_accessed: Of the observed ones, those without a hit.
-        live: Blocks live at its end.
-        lost: Frames lost, and events dropped unasked.
-        is_empty: Whether nothing happened in it.
-        premature: Premature evictions that were noticed in it.
-        lifetime_p05_ns: 5th percentile of the lifetimes that ended in it, ns; 0 where none was observed.
-        lifetime_p50_ns: Their median, likewise.
-        lifetime_p95_ns: Their 95th percentile, likewise.
-    """
-
-    index: int
-    allocations: int
-    accesses: int
-    evictions: int
-    observed: int
-    never_accessed: int
-    live: int
-    lost: int
-    is_empty: bool
-    premature: int = 0
-    lifetime_p05_ns: int = 0
-    lifetime_p50_ns: int = 0
-    lifetime_p95_ns: int = 0
+from kvstream.metrics.window_counts import CountsLog, Rows
 
 
 class Window(msgspec.Struct, eq=False):
@@ -71,11 +37,11 @@ class Window(msgspec.Struct, eq=False):
         """Return whether nothing has happened in it."""
         return not (self.measurements.processed or self.lost or self.restarts or self.clock_step)
 
-    def counts(self) -> WindowCounts:
-        """Return the window without its histograms."""
+    def counts(self) -> tuple[int, ...]:
+        """Return the fields of ``WINDOW_COUNTS``."""
         seen = self.measurements
         lifetimes = (round(seen.lifetime.quantile(q) * 1e9) for q in _PERCENTILES)
-        return WindowCounts(
+        return (
             self.index,
             seen.allocations,
             seen.accesses,
@@ -86,7 +52,7 @@ class Window(msgspec.Struct, eq=False):
             self.lost,
             self.is_empty,
             seen.return_time.count,
-            *(lifetimes if seen.lifetime.count else ()),
+            *(lifetimes if seen.lifetime.count else (0, 0, 0)),
         )
 
 
@@ -105,7 +71,7 @@ class WindowRing:
 
     Args:
         window_ns: Length of a window.
-        keep: Windows kept.
+        keep: Windows kept one by one; of older ones counts stay, of several together (``CountsLog``).
         scale: Scale of the histograms.
         detailed: Windows kept with their histograms, seven kilobytes each; of older ones counts stay.
             All of them by default.
@@ -120,7 +86,7 @@ class WindowRing:
         self._entered: int | None = None  # newest window that events have opened
         self.closed_count = 0  # those no longer kept among them
         self._closed: deque[Window] = deque(maxlen=keep if detailed is None else min(keep, detailed))
-        self._counts: deque[WindowCounts] = deque(maxlen=keep)  # of all of them
+        self._counts = CountsLog(keep)  # of all of them
 
     def cut(self, frame: EventFrame, limit: int = MAX_FRAME_EVENTS) -> Iterator[tuple[int, EventFrame]]:
         """Yield (index, part) for each window that the frame's events fall into, in order.
@@ -188,7 +154,7 @@ class WindowRing:
         closed, self.open = self.open, None
         if closed is not None:
             self._closed.append(closed)
-            self._counts.append(closed.counts())
+            self._counts.add(closed.counts())
             self.closed_count += 1
         return closed
 
@@ -228,24 +194,25 @@ class WindowRing:
         """Return the closed windows kept with their histograms, oldest first."""
         return list(self._closed)
 
-    def last(self, count: int) -> list[WindowCounts]:
-        """Return the last closed windows, newest first."""
-        return list(islice(reversed(self._counts), count))
+    def newest(self, count: int) -> Rows:
+        """Return the counts of the newest closed windows, oldest first, as many as are kept one by one."""
+        return self._counts.newest(count)
+
+    def since(self, index: int) -> tuple[Rows, int]:
+        """Return the counts of the closed windows from an index on, and how many the longest row is of."""
+        return self._counts.since(index)
 
     def save(self) -> dict[str, Any]:
         """Return the windows: numbers, and arrays with a row a window."""
         windows = [*self._closed, *([] if self.open is None else [self.open])]
         numbers = [[getattr(window, name) for name in _NUMBERS] for window in windows]
-        without_details = islice(self._counts, len(self._counts) - len(self._closed))
-        names = WindowCounts.__struct_fields__
-        older = [[getattr(window, name) for name in names] for window in without_details]
         return {
             "entered": self._entered,
             "closed_count": self.closed_count,
             "is_open": self.open is not None,
             "numbers": np.array(numbers, dtype=np.int64).reshape(-1, len(_NUMBERS)),
             "measurements": save_measurements([window.measurements for window in windows]),
-            "older": np.array(older, dtype=np.int64).reshape(-1, len(names)),
+            "counts": self._counts.save(),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -259,9 +226,5 @@ class WindowRing:
             )
         ]
         self.open = windows.pop() if saved["is_open"] else None
-        names = WindowCounts.__struct_fields__
-        for row in saved["older"].tolist():  # what was not counted yet when they were saved is 0
-            counts = dict(zip(names, row, strict=False))
-            self._counts.append(msgspec.convert(counts, WindowCounts, strict=False))
-        self._counts.extend(window.counts() for window in windows)
+        self._counts.restore(saved["counts"])
         self._closed.extend(windows)

@@ -198,9 +198,9 @@ class SpanCounter:
         place = Place(tier.source, tier.tier)
         new = tier.ring.closed_count - self._seen.get(place, 0)
         self._seen[place] = tier.ring.closed_count
-        for window in tier.ring.last(new):
-            if not window.is_empty:
-                self._windows[place][window.index] = tuple(getattr(window, name) for name in _COUNTS)
+        for window in tier.ring.newest(new):
+            if not window["is_empty"]:
+                self._windows[place][int(window["index"])] = window[[*_COUNTS]].item()
 
     def _add_lifetimes(
         self, place: Place, ts: npt.NDArray[np.int64], lifetimes: npt.NDArray[np.int64]

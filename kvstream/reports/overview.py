@@ -275,16 +275,14 @@ def _cache_now(stream: KVStream, tier: CacheMonitor, firing: Sequence[CacheAlert
     config = tier.config
     heard = [alert for alert in firing if not alert.silenced_by]
     worst = max(heard, key=lambda alert: alert.level.severity, default=None)
-    windows = tier.ring.last(config.recent_windows)
-    since = (tier.ring.latest or 0) - config.recent_windows
-    counts = [window for window in windows if window.index >= since]
-    accesses = sum(window.accesses for window in counts)
-    lookups = accesses + sum(window.allocations for window in counts) if tier.hits_are_known else 0
-    evictions = sum(window.evictions for window in counts)
-    premature = sum(window.premature for window in counts)
+    rows = tier.ring.newest(config.recent_windows)
+    rows = rows[rows["index"] >= (tier.ring.latest or 0) - config.recent_windows]
+    accesses = int(rows["accesses"].sum())
+    lookups = accesses + int(rows["allocations"].sum()) if tier.hits_are_known else 0
+    evictions, premature = int(rows["evictions"].sum()), int(rows["premature"].sum())
     hit_ratio = round(accesses / lookups, 4) if lookups else None
     premature_ratio = round(premature / evictions, 4) if evictions else None
-    span = (tier.ring.latest or 0) - min((window.index for window in counts), default=0)
+    span = (tier.ring.latest or 0) - int(rows["index"][0]) if len(rows) else 0
     return CacheNow(
         source=tier.source,
         tier=tier.tier,
@@ -309,17 +307,31 @@ def _concern(hit_ratio: float | None, lookups: int, premature_ratio: float | Non
     return ""
 
 
-async def history(stream: KVStream, place: Place, windows: int) -> History:
-    """Return the last windows of a place, up to the newest that all of its caches have passed."""
-    builder = HistoryBuilder(stream.config.metrics.window_seconds)
-    passed = []
+async def history(stream: KVStream, place: Place, windows: int | None = None, seconds: float = 0) -> History:
+    """Return the last windows of a place, up to the newest that all of its caches have passed.
+
+    Args:
+        stream: The stream.
+        place: Whose windows.
+        windows: How many, one by one, of those that are kept so; None is all of them.
+        seconds: How far to go back instead, if not 0; rows are as long as those that are kept for so long.
+    """
+    length = stream.config.metrics.window_seconds
+    back = math.ceil(seconds / length)
+    asked = back or windows or stream.config.metrics.windows
+    builder = HistoryBuilder(length)
+    passed, every = [], 1
     async for tier in caches_in_turn(stream, *place):
-        builder.add(tier.ring.last(windows + _LATE_WINDOWS), tier.hits_are_known, (tier.source, tier.tier))
+        rows, longest = tier.ring.newest(asked + _LATE_WINDOWS), 1
+        if back:
+            rows, longest = tier.ring.since((tier.ring.latest or 0) - back)
+        every = max(every, longest)
+        builder.add(rows, tier.hits_are_known, (tier.source, tier.tier))
         if tier.ring.latest is not None:
             passed.append(tier.ring.latest - (tier.ring.open is not None))
     newest = max(passed, default=0)
     until = min((index for index in passed if index >= newest - _LATE_WINDOWS), default=0)
-    seen = builder.history(newest=windows, until=until)
+    seen = builder.history(newest=asked, until=until, every=every)
     first = min(seen.ts, default=math.inf)
     marks = [mark for mark in stream.marks(place.source) if mark.timestamp >= first]
     return msgspec.structs.replace(seen, marks=marks)
@@ -333,12 +345,14 @@ async def sparklines(stream: KVStream) -> Sparklines:
     end = int(stream.event_time() / config.window_seconds) // each + 1
     lines = []
     async for tier in caches_in_turn(stream):
-        accesses, lookups = np.zeros((2, _STEPS), np.int64)
-        for window in tier.ring.last(kept) if tier.hits_are_known else ():
-            step = window.index // each - end + _STEPS
-            if 0 <= step < _STEPS:
-                accesses[step] += window.accesses
-                lookups[step] += window.accesses + window.allocations
+        accesses, lookups = np.zeros((2, _STEPS))
+        if tier.hits_are_known:
+            rows = tier.ring.newest(kept)
+            step = rows["index"] // each - end + _STEPS
+            is_shown = (step >= 0) & (step < _STEPS)
+            rows, step = rows[is_shown], step[is_shown]
+            np.add.at(accesses, step, rows["accesses"])
+            np.add.at(lookups, step, rows["accesses"] + rows["allocations"])
         levels = np.where(lookups, 250 * accesses // np.maximum(lookups, 1), 255).astype(np.uint8)
         lines.append(Sparkline(source=tier.source, tier=tier.tier, hit_ratio=levels.tobytes()))
     seconds = each * config.window_seconds

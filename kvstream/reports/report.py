@@ -128,7 +128,7 @@ class ReportBuilder:
         self._seen[place] = tier.ring.closed_count
         if place not in self._history:
             self._history[place] = HistoryBuilder(self._config.window_seconds)
-        self._history[place].add(tier.ring.last(new), tier.hits_are_known)
+        self._history[place].add(tier.ring.newest(new), tier.hits_are_known)
 
     def _cache(self, analysis: CacheAnalysis) -> CacheReport:
         place = _Place(analysis.source, analysis.tier)

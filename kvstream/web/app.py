@@ -29,7 +29,7 @@ except ImportError:
     raise MissingExtraError("the dashboard", "web") from None
 
 STATIC = Path(__file__).parent / "static"
-_MOST_WINDOWS = 100_000
+_BACK = {"windows": 100_000, "seconds": 31_536_000}  # how far a history may be asked for
 _MOST_ALERTS = 1000
 MAX_CLIENTS = 256
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -128,10 +128,12 @@ class _Routes:
         return json_response({"inputs": self._stream.inputs()})
 
     async def history(self, request: Request) -> Response:
-        windows = _whole(request, "windows", _MOST_WINDOWS)
-        if windows is None:
-            return json_response({"error": f"windows must be a number from 1 to {_MOST_WINDOWS:,}"}, 400)
-        return json_response(await history(self._stream, _place(request), windows))
+        windows, seconds = (_whole(request, name, most) for name, most in _BACK.items())
+        if windows is None or seconds is None:
+            most = " and ".join(f"{name} from 1 to {most:,}" for name, most in _BACK.items())
+            return json_response({"error": f"history takes a number of {most}"}, 400)
+        back = seconds if "seconds" in request.query_params else 0
+        return json_response(await history(self._stream, _place(request), windows, back))
 
     async def sparklines(self, request: Request) -> Response:
         return json_response(await sparklines(self._stream))

@@ -7,7 +7,7 @@ from kvstream.alerts.types import AlertLevel
 from kvstream.cli.top_view import COLUMNS, duration, graph, in_order, severity, status
 from kvstream.metrics.history import HistoryBuilder
 from kvstream.reports.overview import CacheNow, Place, state_of
-from tests.metrics.test_history import window
+from tests.metrics.test_history import rows, window
 from tests.web.fleets import fall_silent, send_drop, send_hits
 
 
@@ -71,7 +71,7 @@ def test_times_have_two_units_at_most(seconds, words):
 
 def test_a_graph_runs_to_now_on_a_fixed_scale_and_leaves_gaps():
     builder = HistoryBuilder(10.0)
-    builder.add([window(n, 5) for n in (0, 1, 2, 3, 20)], True)
+    builder.add(rows(*(window(n, 5) for n in (0, 1, 2, 3, 20))), True)
     history = builder.history()
     drawn = graph("hit ratio", history, history.hit_ratio, 250.0, 300, 1.0).plain.splitlines()
     assert drawn[0].startswith("hit ratio  now 0.75  min 0.75  max 0.75  scale 0 to 1.00")

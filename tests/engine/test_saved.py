@@ -65,7 +65,7 @@ def of_cache(cache, summary):
     return {
         "summary": summary,
         "classic": {name: histogram.cumulative() for name, histogram in cache.classic.items()},
-        "windows": cache.ring.last(100),
+        "windows": [rows.tolist() for rows in (cache.ring.newest(100), cache.ring.since(0)[0])],
         "recent": [plain(save_measurements([cache.recent(n)])) for n in (1, 5, 100)],
         "trends": cache.trends(),
         "anomalies": cache.anomalies(),

@@ -63,9 +63,9 @@ def test_of_older_windows_the_counts_stay():
             window.measurements.add_counts(Observations(allocations=i, accesses=2 * i))
             window.measurements.lifetime.record(np.arange(i))
             window.measurements.observe_accesses(np.arange(i))
-    assert thin.last(100) == whole.last(100)
-    assert [counts.index for counts in thin.last(100)] == list(range(48, 28, -1))
-    assert thin.last(1)[0].observed == 48
+    assert thin.newest(100).tolist() == whole.newest(100).tolist()
+    assert thin.newest(100)["index"].tolist() == list(range(29, 49))
+    assert thin.newest(1)["observed"].tolist() == [48]
     assert [window.index for window in thin.closed()] == [46, 47, 48]
     assert thin.recent(4).allocations == whole.recent(4).allocations == 46 + 47 + 48 + 49
     assert thin.closed_count == whole.closed_count == 49

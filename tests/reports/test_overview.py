@@ -30,6 +30,18 @@ async def test_a_total_does_not_wait_for_a_cache_that_is_far_behind():
         assert set(total.blocks) == {200}, "and still counts its blocks"
 
 
+async def test_a_history_of_hours_has_longer_rows_of_what_is_older():
+    async with stream_of(windows=60) as stream:
+        await send_hits(stream, "a", seconds=400)
+        one_by_one = await history(stream, ALL)
+        assert (len(one_by_one.ts), one_by_one.window_seconds) == (60, 1.0)
+        short, long = [await history(stream, ALL, seconds=seconds) for seconds in (30, 3600)]
+        assert (len(short.ts), short.window_seconds) == (30, 1.0)
+        assert long.window_seconds == 10.0
+        assert long.ts[-1] - long.ts[0] >= 390
+        assert set(long.access_rate) == {100.0}
+
+
 async def test_ages_go_on_while_nothing_comes():
     async with stream_of() as stream:
         await send_hits(stream, "a")

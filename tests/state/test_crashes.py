@@ -151,11 +151,12 @@ def figures(cache):
     """What came of the events of a cache, but for what depends on how soon the clock closes a window."""
     cache.finish()
     seen = of_cache(cache, None)
-    busy = [window for window in cache.ring.last(10**6) if not window.is_empty]
+    windows = cache.ring.newest(10**6)
+    busy = windows[windows["is_empty"] == 0]
     kept = ("classic", "hottest", "longest held", "map", "blocks", "by hash")
     return {
         **{name: seen[name] for name in kept},
-        "windows": [window for window in busy if window.index > busy[0].index - 500],
+        "windows": busy[busy["index"] > busy["index"][-1] - 500].tolist(),
         "measurements": plain(save_measurements([cache.measurements()])),
     }
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
@@ -273,6 +274,29 @@ async def test_past_incidents_stand_apart_however_many_there_are(browser):
 
 
 # Charts and choices
+
+
+@pytest.mark.slow
+async def test_a_long_range_shows_what_is_older_than_the_windows_kept_one_by_one(browser):
+    config = StreamConfig(metrics=MetricsConfig(windows=60))
+    async with served(config=config) as (stream, url), browser() as (page, complaints):
+        seconds = 1200
+        start = (int(time.time()) - seconds) * 10**9
+        producer = stream.producer("vllm-0")
+        await producer.allocated(range(10), ts=start)
+        for second in range(seconds):
+            await producer.accessed(range(10), ts=start + second * 10**9)
+        await stream.flush()
+        await page.goto(f"{url}?cache=vllm-0/gpu&range=1h")
+        figure = page.locator("#rate-chart")
+        await figure.locator("summary").click()
+        async with page.expect_download() as download:
+            await figure.get_by_role("button", name="Save as CSV").click()
+        head, *rows = (await (await download.value).path()).read_text().splitlines()
+        assert head == "time,accesses,allocations,evictions"
+        assert len(rows) >= 55, "of twenty minutes, not of one"
+        assert {float(row.split(",")[1]) for row in rows[1:-1]} == {10.0}
+        assert complaints == []
 
 
 @pytest.mark.slow

@@ -63,13 +63,14 @@ const kvApp = (() => {
   /* The time that charts show. */
   function view() {
     const now = stream.now();
-    const first = model.history?.ts[0] ?? now - 60;
-    const span = RANGES[range][1] ?? Math.max(60, now - first);
+    const length = RANGES[range][1];
+    const past = stream.historySince(zoomed?.from ?? (length ? now - length : -Infinity));
+    const span = length ?? Math.max(60, now - (past?.ts[0] ?? now));
     const shown = zoomed ?? { from: now - span, to: now + span * 0.012 };
     return {
-      ...shown, now: now <= shown.to ? now : null, utc, bands: kvIncidents.bands(), marks: model.history?.marks ?? [],
-      onZoom: (from, to) => { zoomed = { from, to: Math.max(to, from + 2) }; remember(); },
-      onReset: () => { zoomed = null; remember(); },
+      ...shown, history: past, now: now <= shown.to ? now : null, utc, bands: kvIncidents.bands(), marks: past?.marks ?? [],
+      onZoom: (from, to) => look({ from, to: Math.max(to, from + 2) }),
+      onReset: () => look(null),
     };
   }
 
@@ -231,7 +232,8 @@ const kvApp = (() => {
 
   /* What an incident has cost: blocks that were evicted and computed again since it began. */
   function cost(incident) {
-    const { history: h, state } = model;
+    const { state } = model;
+    const h = stream.historySince(incident.started_at);
     if (!h) return "";
     const start = h.ts.findIndex((ts) => ts >= incident.started_at - h.window_seconds);
     if (start < 0) return "";
@@ -424,8 +426,14 @@ const kvApp = (() => {
 
   function setRange(name) {
     range = name;
-    zoomed = null;
     buttons();
+    look(null);
+  }
+
+  /* Shows a time, {from, to}, or the range that ends now. */
+  function look(at) {
+    zoomed = at;
+    stream.forgetPast();
     remember();
   }
 
@@ -442,7 +450,7 @@ const kvApp = (() => {
     choice(get("zones"), [[false, "Local"], [true, "UTC"]], utc, setZone);
   }
 
-  get("live").onclick = () => { zoomed = null; remember(); };
+  get("live").onclick = () => look(null);
   kvFleet.onChange(() => remember());
   kvIncidents.onChange(draw);
   stream.onChange(draw);

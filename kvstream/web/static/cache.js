@@ -3,7 +3,9 @@
 /* One cache: its figures beside those of before, its charts, and who uses it. */
 const kvCache = (() => {
   const { unknown, count, compact, ratio, percent, gib, seconds, element, say, fill } = kvFormat;
-  const { model } = kvStream;
+  const stream = kvStream;
+  const { model } = stream;
+  const HOUR = 3600;
   const get = (id) => document.getElementById(id);
   const CHARTS = ["ratio", "rate", "lifetime", "outcome"];
   const figures = new Map();
@@ -12,19 +14,19 @@ const kvCache = (() => {
   const STATS = { ratio: "Hit ratio", occupancy: "Occupancy", premature: "Premature evictions", evictions: "Evictions", lifetime: "Lifetime, median", working: "Working set, last minute" };
   const EVIDENCE = { hit_ratio_drop: "ratio", no_hits: "ratio", premature_evictions: "premature", lifetime_drop: "lifetime", capacity_exceeded: "occupancy" };
 
-  /* The mean of a column before the last minute, and how long that was. */
-  function before(column, weights) {
-    const { ts } = model.history;
-    const end = (ts.at(-1) ?? 0) - 60;
+  /* The mean of a column in the hour before the last minute, or in as much of it as there is, and how long that was. */
+  function before(history, column, weights) {
+    const { ts, window_seconds: length } = history;
+    const end = Math.min(stream.now(), (ts.at(-1) ?? 0) + length) - 60;
     let sum = 0, weight = 0, first = null;
-    for (let i = 0; i < ts.length && ts[i] < end; i += 1) {
-      if (unknown(column[i])) continue;
+    for (let i = 0; i < ts.length && ts[i] + length <= end; i += 1) {
+      if (unknown(column[i]) || ts[i] < end - HOUR) continue;
       const each = weights ? weights(i) : 1;
       sum += column[i] * each;
       weight += each;
       first ??= ts[i];
     }
-    return weight && end - first >= 60 ? { value: sum / weight, words: `in the ${seconds(Math.round((end - first) / 60) * 60)} before` } : null;
+    return weight && end - first >= 60 ? { value: sum / weight, words: end - first > HOUR - 2 * length ? "in the hour before" : `in the ${seconds(Math.round((end - first) / 60) * 60)} before` } : null;
   }
 
   const compared = (was, format) => (was ? `${format(was.value)} ${was.words}` : "");
@@ -52,14 +54,14 @@ const kvCache = (() => {
   function drawStats(isOld, asOf) {
     const { summary, incidents } = model.state;
     const { recent } = summary;
-    const history = model.history;
+    const history = stream.historySince(stream.now() - HOUR - 60);
     const bytes = summary.block_bytes;
     const size = (blocks) => (bytes ? `${gib(blocks * bytes)} GiB` : `${compact(blocks)} blocks`);
     const now = (value) => (isOld ? "–" : value);
     const old = isOld ? asOf : "";
     const byEvictions = (i) => history.eviction_rate[i];
     put("ratio", now(ratio(recent.hit_ratio)), unknown(recent.hit_ratio) ? (unknown(summary.hit_rate_estimate) ? "unknown" : "") : "of blocks",
-      old || (unknown(summary.hit_rate_estimate) ? "this engine sends no hits" : compared(before(history.hit_ratio, (i) => history.access_rate[i] + history.allocation_rate[i]), ratio))
+      old || (unknown(summary.hit_rate_estimate) ? "this engine sends no hits" : compared(before(history, history.hit_ratio, (i) => history.access_rate[i] + history.allocation_rate[i]), ratio))
       + (summary.hits_reported === "some" ? "; only some requests report hits" : ""));
     const wrong = summary.capacity && summary.blocks_live > summary.capacity;
     const occupancy = wrong ? null : summary.occupancy;
@@ -68,9 +70,9 @@ const kvCache = (() => {
       wrong ? `${count(summary.blocks_live)} blocks live, ${count(summary.capacity)} given` : summary.capacity ? `${count(summary.blocks_live)} of ${count(summary.capacity)} blocks ${old}` : `highest seen ${count(summary.sizes.peak)}`);
     kvFleet.setMeter(parts.meter, occupancy);
     const evicts = recent.eviction_rate > 0;
-    put("premature", now(evicts ? percent(recent.premature_ratio) : "–"), evicts ? "of evictions" : "no evictions", old || compared(before(history.premature_ratio.map((v) => (unknown(v) ? v : Math.min(1, v))), byEvictions), percent));
-    put("evictions", now(compact(recent.eviction_rate)), "per second", old || compared(before(history.eviction_rate), compact));
-    put("lifetime", now(recent.lifetime.count ? seconds(recent.lifetime.p50) : "–"), "", old || [recent.lifetime.count ? `p95 ${seconds(recent.lifetime.p95)}` : "nothing was evicted", compared(before(history.lifetime_p50, byEvictions), seconds)].filter(Boolean).join(" · "));
+    put("premature", now(evicts ? percent(recent.premature_ratio) : "–"), evicts ? "of evictions" : "no evictions", old || compared(before(history, history.premature_ratio.map((v) => (unknown(v) ? v : Math.min(1, v))), byEvictions), percent));
+    put("evictions", now(compact(recent.eviction_rate)), "per second", old || compared(before(history, history.eviction_rate), compact));
+    put("lifetime", now(recent.lifetime.count ? seconds(recent.lifetime.p50) : "–"), "", old || [recent.lifetime.count ? `p95 ${seconds(recent.lifetime.p95)}` : "nothing was evicted", compared(before(history, history.lifetime_p50, byEvictions), seconds)].filter(Boolean).join(" · "));
     const working = summary.working_set.blocks[2];
     put("working", now(bytes ? gib(working * bytes) : compact(working)), bytes ? "GiB" : "blocks", old || (summary.capacity && !wrong ? `${ratio(working / summary.capacity)}× capacity` : `${count(working)} different blocks`));
     for (const name of Object.keys(STATS)) {
@@ -83,7 +85,7 @@ const kvCache = (() => {
   function drawCharts(view) {
     const charts = get("charts");
     if (!figures.size) for (const name of [...CHARTS, "misses", "curve", "map"]) figures.set(name, charts.appendChild(element("figure", null, { id: `${name}-chart` })));
-    for (const name of CHARTS) kvCharts.time(figures.get(name), name, model.history, view, { first: name === "ratio" });
+    for (const name of CHARTS) kvCharts.time(figures.get(name), name, view.history, view, { first: name === "ratio" });
     const { summary } = model.state;
     kvCharts.curve(figures.get("curve"), summary.sizes, summary.block_bytes);
     drawMisses();

@@ -53,7 +53,7 @@ const kvCharts = (() => {
     const newest = ts.at(-1) + length;
     if (ts.length && view.now !== null && view.now - newest > longest + 2 && view.to > newest)
       gaps.push([Math.max(newest, view.from), Math.min(view.now, view.to)]);
-    const xs = rows.map((row) => (row.gap ? row.start : row.start + step / 2));
+    const xs = rows.map((row) => (row.gap ? row.start : Math.min(row.start + step / 2, Math.max(row.start, view.now ?? Infinity))));
     return { rows, xs, gaps, step, length, history, newest };
   }
 
@@ -270,7 +270,7 @@ const kvCharts = (() => {
     } else {
       made.sub = element("span", sub, { class: "dim" });
       made.legend = element("table", null, { class: "legend" });
-      made.details = element("details", null, { class: "rows" }, element("summary", "As a table"), element("table", null, { class: "data" }));
+      made.details = element("details", null, { class: "rows" }, element("summary", "As a table"), element("button", "Save as CSV", { type: "button", class: "btn small" }), element("table", null, { class: "data" }));
       figure.append(element("header", null, {}, element("h2", title), made.sub), plot, none, made.legend, made.details);
     }
     drawn.set(figure, made);
@@ -393,16 +393,29 @@ const kvCharts = (() => {
     made.plot.setAttribute("aria-label", `${chart.title}: ${chart.lines.map((line, i) => `${line.name} ${chart.format(last[i])}`).join(", ")}`);
     legend(made, chart, made.chart.cursor.idx);
     if (small) return;
+    const busy = () => cut.rows.map((_, i) => i).filter((i) => !cut.rows[i].gap);
     tabulate(made, [
       ["from", false, (i) => clock(cut.xs[i] - cut.step / 2)], ...chart.lines.map((line, n) => [line.name, true, (i) => chart.format(lines[n][i])]),
-    ], () => cut.rows.map((_, i) => i).filter((i) => !cut.rows[i].gap).slice(-20).reverse());
+    ], () => busy().slice(-20).reverse(), () => ({
+      name, columns: ["time", ...chart.lines.map((line) => line.name.replace(/\W+/g, "_"))],
+      rows: busy().map((i) => [new Date(cut.rows[i].start * 1000).toISOString(), ...lines.map((values) => values[i])]),
+    }));
   }
 
-  /* Writes the rows of a figure as a table, now or once it is opened. */
-  function tabulate({ details }, columns, rows) {
+  /* Writes the rows of a figure as a table, now or once it is opened; all its figures can be saved. */
+  function tabulate({ details }, columns, rows, figures) {
+    details.querySelector("button").onclick = () => save(figures());
     const write = () => fill(details.querySelector("table"), columns, rows());
     if (details.open) write();
     details.ontoggle = () => details.open && write();
+  }
+
+  /* Saves {name, columns, rows} as a CSV file; what is unknown is empty. */
+  function save({ name, columns, rows }) {
+    const lines = [columns, ...rows].map((row) => row.map((value) => (unknown(value) ? "" : value)).join(","));
+    const anchor = element("a", null, { href: URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "text/csv" })), download: `${name}.csv` });
+    anchor.click();
+    setTimeout(() => URL.revokeObjectURL(anchor.href), 1000);
   }
 
   /* Last, mean and highest value of each line, and what it is under the cursor. */
@@ -490,7 +503,9 @@ const kvCharts = (() => {
     ], chosen);
     tabulate(made, [
       ["size", false, (point) => `${point.factor}×`], ["blocks", true, (point) => count(point.blocks)], ["hit ratio", true, (point) => ratio(point.hit_ratio)],
-    ], () => points);
+    ], () => points, () => ({
+      name: "memory", columns: ["factor", "blocks", "hit_ratio"], rows: points.map((point) => [point.factor, point.blocks, point.hit_ratio]),
+    }));
   }
 
   // Blocks by age and accesses: eight rows and columns at most, shaded

@@ -334,7 +334,7 @@ const kvFleet = (() => {
     const worst = known.reduce((a, b) => (!a || b.hit_ratio < a.hit_ratio ? b : a), null);
     const most = caches.reduce((a, b) => ((b.premature_ratio ?? -1) > (a?.premature_ratio ?? -1) ? b : a), null);
     const tokens = summary.block_tokens, bytes = summary.block_bytes;
-    const draw = (name, more) => kvCharts.time(figures.get(name), name, model.history, view, { small: true, ...more });
+    const draw = (name, more) => kvCharts.time(figures.get(name), name, view.history, view, { small: true, ...more });
     draw("ratio");
     const each = tokens ?? 1;
     draw("again", {

@@ -3,9 +3,10 @@
 /* What the page knows: follows the events of a server, and keeps states, windows, alerts and sparklines. */
 const kvStream = (() => {
   const GONE_MS = 5000, ALERTS_KEPT = 1000, WINDOWS_ASKED = 21_600, STEPS = 60, RETRY_MS = 2000, NEWEST = 10;
+  const HOUR = 3660, OLDEST = 31_536_000, PAST_MS = 5000, PAST_OF_MANY_MS = 20_000, NO_PAST_MS = 60_000;
   const model = {
     cache: null, // the chosen source and tier, or null for all
-    state: null, history: null, alerts: [], missed: 0,
+    state: null, history: null, past: null, alerts: [], missed: 0,
     sparks: new Map(), blocks: null,
     beganAt: performance.now(), heardAt: 0, stateAt: 0, // of this page's clock, ms
     usualPause: 0,
@@ -44,7 +45,7 @@ const kvStream = (() => {
 
   function choose(cache) {
     model.cache = cache;
-    model.state = model.history = model.blocks = null;
+    model.state = model.history = model.past = model.blocks = null;
     model.beganAt = performance.now();
     start();
   }
@@ -148,6 +149,35 @@ const kvStream = (() => {
     if (extra > 0) for (const name of names) history[name].splice(0, extra);
   }
 
+  // What is older than the windows that the server keeps one by one
+
+  /* The history from a moment on (-Infinity: all of it), in longer rows where no shorter ones go back so far. */
+  function historySince(from) {
+    const { history, past } = model;
+    if (!history?.ts.length || from >= history.ts[0]) return history;
+    const seconds = Math.min(OLDEST, Math.max(HOUR, Math.ceil(now() - from)));
+    if (!past || seconds > past.seconds + 1 || performance.now() - past.askedAt > past.pauseMs) askPast(Math.max(seconds, past?.seconds ?? 0));
+    return model.past.rows?.ts[0] < history.ts[0] ? model.past.rows : history;
+  }
+
+  async function askPast(seconds) {
+    const past = (model.past = { seconds, askedAt: performance.now(), pauseMs: PAST_MS, rows: model.past?.rows });
+    try {
+      const rows = await fetched(`api/history${query({ seconds })}`);
+      if (model.past !== past) return;
+      past.rows = rows;
+      past.pauseMs = rows.window_seconds === model.history.window_seconds ? NO_PAST_MS : model.cache ? PAST_MS : PAST_OF_MANY_MS;
+    } catch {
+      return; // the connection says so already
+    }
+    changed();
+  }
+
+  /* Asks anew, as another time is looked at, which shorter rows may do for. */
+  function forgetPast() {
+    model.past = null;
+  }
+
   function takeAlert(alert) {
     model.alerts.unshift(alert);
     if (model.alerts.length > ALERTS_KEPT) model.alerts.length = ALERTS_KEPT;
@@ -244,7 +274,7 @@ const kvStream = (() => {
   document.addEventListener("visibilitychange", slowly);
   setInterval(slowly, 5000);
   return {
-    model, keyOf, cacheOf, choose, start, posted, now, age, ageOf, isSilent, isAllSilent, isChosen, isGone, unheard,
+    model, keyOf, cacheOf, choose, start, posted, historySince, forgetPast, now, age, ageOf, isSilent, isAllSilent, isChosen, isGone, unheard,
     onChange: (act) => { changed = act; },
   };
 })();

@@ -1,0 +1,166 @@
+"""Window counts: what is kept of windows for longer than their histograms; the older, the coarser."""
+
+import numpy as np
+import numpy.typing as npt
+
+from kvstream.events.frame import I64
+
+WINDOW_COUNTS = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "index",  # event time divided by the window's length; of several windows, that of the first
+            "allocations",  # generations begun
+            "accesses",  # hits
+            "evictions",  # generations ended other than by a clear
+            "observed",  # of these, those that were observed
+            "never_accessed",  # of the observed ones, those without a hit
+            "live",  # blocks live at its end
+            "lost",  # frames lost, and events dropped unasked
+            "is_empty",  # whether nothing happened in it, 0 or 1
+            "premature",  # premature evictions that were noticed in it
+            "lifetime_p05_ns",  # 5th percentile of the lifetimes that ended in it; 0 where none was observed;
+            "lifetime_p50_ns",  # their median, likewise;
+            "lifetime_p95_ns",  # their 95th percentile; of several windows, the means of theirs by evictions
+        )
+    ]
+)
+_FIELDS = WINDOW_COUNTS.itemsize // 8
+LIFETIMES = ("lifetime_p05_ns", "lifetime_p50_ns", "lifetime_p95_ns")
+
+Rows = npt.NDArray[np.void]
+"""Rows of ``WINDOW_COUNTS``, oldest first."""
+
+SPANS = (1, 10, 60)
+_COARSE_ROWS = 360  # of each length, so that a history reaches back 21,600 windows
+_FOLDED_AT_ONCE = 120  # rows, so that joining costs next to nothing a window
+
+
+def joined(rows: Rows, every: int) -> Rows:
+    """Return rows of ``every`` windows each, cut at multiples of it, from rows of fewer in order of time."""
+    if not len(rows):
+        return rows
+    group = rows["index"] // every
+    starts = np.flatnonzero(np.concatenate(([True], group[1:] != group[:-1])))
+    result = _rows(np.add.reduceat(_table(rows), starts, axis=0))
+    result["index"] = group[starts] * every
+    result["live"] = rows["live"][np.append(starts[1:], len(rows)) - 1]
+    result["is_empty"] = np.minimum.reduceat(rows["is_empty"], starts)
+    observed = np.where(rows["lifetime_p50_ns"] > 0, rows["observed"], 0).astype(np.float64)
+    weights = np.maximum(np.add.reduceat(observed, starts), 1.0)
+    for name in LIFETIMES:
+        result[name] = np.rint(np.add.reduceat(rows[name] * observed, starts) / weights)
+    return result
+
+
+def _table(rows: Rows) -> I64:
+    return np.ascontiguousarray(rows).view(np.int64).reshape(len(rows), _FIELDS)
+
+
+def _rows(table: I64) -> Rows:
+    return np.ascontiguousarray(table).view(WINDOW_COUNTS).reshape(-1)
+
+
+class _Kept:
+    """Rows that are added at one end and taken from the other."""
+
+    def __init__(self) -> None:
+        self._data = np.zeros(16, WINDOW_COUNTS)
+        self._first = self._end = 0
+
+    def __len__(self) -> int:
+        return self._end - self._first
+
+    @property
+    def rows(self) -> Rows:
+        """All of them; what is added or taken later changes them."""
+        return self._data[self._first : self._end]
+
+    def add(self, rows: Rows) -> None:
+        """Add rows at the end."""
+        count = len(rows)
+        if self._end + count > len(self._data):
+            held = self.rows
+            self._data = np.zeros(2 * (len(held) + count), WINDOW_COUNTS)
+            self._data[: len(held)] = held
+            self._first, self._end = 0, len(held)
+        self._data[self._end : self._end + count] = rows
+        self._end += count
+
+    def take(self, count: int) -> Rows:
+        """Take the oldest ``count``."""
+        self._first += count
+        return self._data[self._first - count : self._first].copy()
+
+    def clear(self) -> None:
+        self._first = self._end = 0
+
+
+class CountsLog:
+    """The counts of closed windows: of the newest one by one, of older ones by ten, of still older by sixty.
+
+    Args:
+        keep: Windows kept one by one.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._kept = tuple(_Kept() for _ in SPANS)
+        self._new: list[tuple[int, ...]] = []  # added since
+
+    def add(self, counts: tuple[int, ...]) -> None:
+        """Add the fields of a window, in order of time."""
+        self._new.append(counts)
+        if len(self._new) >= _FOLDED_AT_ONCE:
+            self._take_in()
+
+    def newest(self, count: int) -> Rows:
+        """Return a row each of the newest windows, as many as are kept one by one."""
+        self._take_in()
+        rows = self._kept[0].rows
+        return rows[max(0, len(rows) - min(count, self._keep)) :].copy()
+
+    def since(self, index: int) -> tuple[Rows, int]:
+        """Return all rows from a window on, and the length in windows of the longest of them."""
+        self._take_in()
+        rows, longest = [], 1
+        for span, kept in zip(reversed(SPANS), reversed(self._kept), strict=True):
+            found = kept.rows[np.searchsorted(kept.rows["index"], index - span, side="right") :]
+            longest = max(longest, span if len(found) else 1)
+            rows.append(found)
+        return np.concatenate(rows), longest
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._new.clear()
+        for kept in self._kept:
+            kept.clear()
+
+    def save(self) -> list[I64]:
+        """Return the rows of each length."""
+        self._take_in()
+        return [_table(kept.rows).copy() for kept in self._kept]
+
+    def restore(self, saved: list[I64]) -> None:
+        """Go on from what was saved; as many windows are kept one by one as is configured now."""
+        for kept, table in zip(self._kept, saved, strict=True):
+            missing = _FIELDS - table.shape[1]  # columns that were not counted yet when it was saved
+            kept.add(_rows(np.pad(table, ((0, 0), (0, missing)))))
+
+    def _take_in(self) -> None:
+        """Take in what was added; where there are more rows of a length than are kept, join the oldest."""
+        if not self._new:
+            return
+        self._kept[0].add(_rows(np.array(self._new, np.int64)))
+        self._new.clear()
+        for at, kept in enumerate(self._kept):
+            most = _COARSE_ROWS if at else self._keep
+            if len(kept) <= most + _FOLDED_AT_ONCE:
+                continue
+            too_many = len(kept) - most
+            if at + 1 == len(SPANS):
+                kept.take(too_many)
+                continue
+            row = kept.rows["index"] // SPANS[at + 1]  # those of a row of the next length go together
+            old = kept.take(int(np.searchsorted(row, row[too_many])))
+            self._kept[at + 1].add(joined(old, SPANS[at + 1]))
