@@ -20,14 +20,21 @@ QUIET = [
 
 
 @asynccontextmanager
-async def open_page(**options):
-    """A page, and what it complained about."""
+async def started_chromium():
+    """A Chromium, whose start takes much longer than a page."""
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = await chromium.new_page(**options)
-        page.set_default_timeout(DEADLINE * 1000)
-        complaints = []
-        page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        yield page, complaints
+        yield chromium
         await chromium.close()
+
+
+@asynccontextmanager
+async def open_page(chromium, **options):
+    """A page that shares nothing with others, and what it complained about."""
+    page = await chromium.new_page(**options)
+    page.set_default_timeout(DEADLINE * 1000)
+    complaints = []
+    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield page, complaints
+    await page.close()

@@ -5,8 +5,10 @@ tests (``-m hypothesis``); ``thorough`` tries 10,000, as CI does each night.
 """
 
 import os
+from functools import partial
 
 import pytest
+import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -24,14 +26,18 @@ def pytest_xdist_auto_num_workers(config):
     return 2 * (os.cpu_count() or 1) if config.option.markexpr == "not slow" else None
 
 
-@pytest.fixture
-def browser():
-    """Opens a page in Chromium: ``async with browser() as (page, complaints)``."""
-    from tests.browsers import CHROMIUM, open_page  # here, as most tests need none
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser():
+    """Opens a page in Chromium: ``async with browser() as (page, complaints)``.
+
+    Chromium is one for all tests, so that each is ``@pytest.mark.asyncio(loop_scope="session")``.
+    """
+    from tests.browsers import CHROMIUM, open_page, started_chromium  # here, as most tests need none
 
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
-    return open_page
+    async with started_chromium() as chromium:
+        yield partial(open_page, chromium)
 
 
 @pytest.fixture(scope="session")

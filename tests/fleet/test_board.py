@@ -119,6 +119,7 @@ async def test_with_a_token_nothing_is_shown_without_it():
         assert [line["source"] for line in allowed.json()["caches"]] == ["a"]
 
 
+@pytest.mark.asyncio(loop_scope="session")  # that of the browser
 async def test_the_page_shows_names_as_text(browser):
     name = "<img src=x onerror=alert(1)>"
     async with served(board(summary(name, changed(AlertLevel.CRITICAL)), summary("b"))) as client:

@@ -88,6 +88,7 @@ def test_html_needs_nothing_from_elsewhere(report):
     assert "2 malformed pieces left out" in page
 
 
+@pytest.mark.asyncio(loop_scope="session")  # that of the browser
 async def test_html_draws_its_charts_in_a_browser(report, browser, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(to_html(report), encoding="utf-8")

@@ -7,14 +7,13 @@ import statistics
 import time
 
 import anyio
-from playwright.async_api import async_playwright
 
 from kvstream import EventFrame, KVStream, MetricsConfig, StreamConfig
 from kvstream.exporters.prometheus import exposition
 from kvstream.sources.synthetic import generate
 from kvstream.transport.endpoint import Endpoint
 from kvstream.web.server import HttpServer
-from tests.browsers import CHROMIUM, QUIET, open_page
+from tests.browsers import open_page, started_chromium
 from tests.serving import served
 from tests.web.fleets import go_on, send_fleet
 
@@ -60,9 +59,8 @@ async def with_browsers():
             await exposition(stream)
             await anyio.sleep(1.0)
 
-    async with stream, anyio.create_task_group() as tasks, async_playwright() as playwright:
+    async with stream, anyio.create_task_group() as tasks, started_chromium() as chromium:
         tasks.start_soon(server.serve)
-        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         await ingest(stream, frames, ROUND_SECONDS)
         for _ in range(ROUNDS):
             alone.append(await ingest(stream, frames, ROUND_SECONDS))
@@ -77,7 +75,6 @@ async def with_browsers():
             for page in pages:
                 await page.close()
             await anyio.sleep(0.5)
-        await chromium.close()
         tasks.cancel_scope.cancel()
     before, after = statistics.median(alone), statistics.median(watched)
     print(
@@ -122,7 +119,8 @@ async def many_caches_on_a_page(seconds=10.0):
     async with (
         served() as (stream, url),
         anyio.create_task_group() as tasks,
-        open_page(viewport={"width": 1440, "height": 900}) as (page, complaints),
+        started_chromium() as chromium,
+        open_page(chromium, viewport={"width": 1440, "height": 900}) as (page, complaints),
     ):
         later = await send_fleet(stream, SOURCES, 15, bad=3, then=120, rate=20.0)
         tasks.start_soon(go_on, stream, later)

@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 
 from kvstream import MetricsConfig, StreamConfig
-from tests.browsers import open_page
+from tests.browsers import open_page, started_chromium
 from tests.serving import served
 from tests.web.fleets import BLOCKS, go_on, send_fleet
 
@@ -23,13 +23,14 @@ async def main() -> None:
     async with (
         served(config=StreamConfig(metrics=metrics)) as (stream, url),
         anyio.create_task_group() as tasks,
+        started_chromium() as chromium,
     ):
         began = time.time()
         frames = await send_fleet(stream, CACHES, SECONDS, SCANNED, then=MORE_SECONDS)
         await stream.flush()
         tasks.start_soon(go_on, stream, frames)
         for name, query, ready in PICTURES:
-            async with open_page(viewport=SIZE, color_scheme="light") as (page, complaints):
+            async with open_page(chromium, viewport=SIZE, color_scheme="light") as (page, complaints):
                 await page.goto(url + query)
                 await page.locator(ready).first.wait_for()
                 await anyio.sleep(2.0)
