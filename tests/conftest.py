@@ -5,6 +5,7 @@ tests (``-m hypothesis``); ``thorough`` tries 10,000, as CI does each night.
 """
 
 import os
+import sys
 from functools import partial
 
 import pytest
@@ -20,10 +21,16 @@ settings.register_profile("thorough", settings.get_profile("default"), max_examp
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+# Hundreds of processes start here, and none should compile again what another one has: bytecode is kept, even
+# where the environment says that it is not to be.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """Return two workers a core for quick tests, which wait about as much as they compute."""
-    return 2 * (os.cpu_count() or 1) if config.option.markexpr == "not slow" else None
+    """Return two workers a core, as tests wait about as much as they compute."""
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
