@@ -1,7 +1,8 @@
-"""The documents in ``schemas/``: JSON Schema of messages, AsyncAPI 3, golden wire vectors, metrics."""
+"""The documents in ``schemas/``: JSON Schema, AsyncAPI 3, golden wire vectors, metrics and settings."""
 
 import inspect
 import json
+import re
 import zlib
 from typing import Any
 
@@ -35,6 +36,7 @@ from kvstream.reports.markdown import markdown_table
 from kvstream.reports.overview import State
 from kvstream.reports.report import Report
 from kvstream.reports.verdict import CacheAnalysis
+from kvstream.settings import SECTIONS, VARIABLES
 from kvstream.state.inspection import SavedSnapshot
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -61,7 +63,7 @@ def documents() -> dict[str, str]:
         name: json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n"
         for name, value in schemas.items()
     }
-    return {**texts, "metrics.md": _metrics()}
+    return {**texts, "metrics.md": _metrics(), "settings.md": _settings()}
 
 
 def wire_vectors() -> list[dict[str, Any]]:
@@ -143,6 +145,33 @@ def _metrics() -> str:
         markdown_table(("reason", "kind", "what happened to the events"), drops),
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _settings() -> str:
+    """Return every setting, by the docstring of its class, and every other variable as Markdown."""
+    parts = []
+    for section, kind in SECTIONS.items():
+        meanings = _attributes(kind)
+        rows = [
+            (f"`{field.name}`", f"`{_toml(field.default)}`", meanings[field.name])
+            for field in msgspec.structs.fields(kind)
+            if field.name not in SECTIONS
+        ]
+        parts += [f"## `[{section}]`", markdown_table(("setting", "default", "meaning"), rows)]
+    variables = [(f"`{name}`", meaning) for name, meaning in VARIABLES.items()]
+    parts += ["## Other variables", markdown_table(("variable", "meaning"), variables)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _attributes(kind: type) -> dict[str, str]:
+    """Return what the section ``Attributes`` of a class's docstring says of each."""
+    text = inspect.getdoc(kind) or ""
+    entries = re.findall(r"^    (\w+): (.+(?:\n     .+)*)", text.partition("Attributes:\n")[2], re.M)
+    return {name: re.sub(r"\s+", " ", meaning.replace("``", "`")) for name, meaning in entries}
+
+
+def _toml(value: Any) -> str:
+    return "none" if value is None else json.dumps(value)
 
 
 def _plain(events: list[Any]) -> list[Any]:

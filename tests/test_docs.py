@@ -1,14 +1,19 @@
 """The pages of the documentation say what the code does."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+import typer
+import yaml
 
 from kvstream import default_rules
 from kvstream.alerts.rules_file import builtin_text
+from kvstream.cli.app import app
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 ALERTS = (DOCS / "alerts.md").read_text(encoding="utf-8")
 PAGES = sorted(DOCS.glob("*.md"))
 
@@ -35,12 +40,37 @@ def test_every_section_says_why_and_what_to_do(name):
     assert "**What to do.**" in section
 
 
+def test_every_command_has_a_row_and_every_row_a_command():
+    rows = re.findall(r"^\| `kvstream (\w+)` \|", (DOCS / "commands.md").read_text(), re.M)
+    assert rows == typer.main.get_command(app).list_commands(None)
+
+
+def test_every_extra_has_a_row_and_every_row_an_extra():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| (`kvstream\[.*\]`) \|", (DOCS / "quickstart.md").read_text(), re.M)
+    named = re.findall(r"kvstream\[(\w+)\]", " ".join(rows))
+    assert sorted(named) == sorted(extras.keys() - {"test", "lint", "docs"})
+
+
+def test_every_page_is_in_the_navigation():
+    class Loader(yaml.SafeLoader):
+        """Reads the file as far as it is plain YAML."""
+
+    Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
+    text = (ROOT / "mkdocs.yml").read_text()
+    nav = yaml.load(text, Loader)["nav"]
+    named = re.findall(r"[\w-]+\.md", str(nav))
+    assert sorted(named) == [page.name for page in PAGES]
+
+
 def anchors(page):
     titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *PAGES], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.name
+)
 def test_links_lead_to_files_and_sections_that_there_are(page):
     for target, anchor in re.findall(r"\]\((?!https?://)([^)#\s]*)(#[^)\s]+)?\)", page.read_text()):
         there = page if not target else (page.parent / target)

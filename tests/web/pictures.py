@@ -1,4 +1,4 @@
-"""The pictures of the README: ``python -m tests.web.pictures`` makes them, from simulated engines."""
+"""The pictures of the documentation: ``python -m tests.web.pictures`` makes them, from simulated engines."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.browsers import open_page, started_chromium
 from tests.serving import served
 from tests.web.fleets import BLOCKS, go_on, send_fleet
 
-IMAGES = Path(__file__).parents[2] / "examples" / "images"
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
 PICTURES = (("dashboard", "", ".fleet a.name"), ("cache", "?cache=eu-west-1/llama-000/gpu", ".heat td"))
 CACHES, SCANNED = 12, 2
 SECONDS, MORE_SECONDS = 900, 300  # the past, and while pictures are taken

@@ -181,7 +181,7 @@ const kvApp = (() => {
     const since = last?.ended_at ?? model.history?.ts[0];
     return {
       kind: "steady", words: notes.length ? `No incident; ${notes[0]}` : many ? `${count(caches.length)} caches steady` : "Steady",
-      why: notes[0] === "hits are not reported" ? "Hit ratio, reuse and premature evictions are unknown, not zero: the engine sends no hits. The README says how to get them."
+      why: notes[0] === "hits are not reported" ? "Hit ratio, reuse and premature evictions are unknown, not zero: the engine sends no hits. The page on engines in the documentation says how to get them."
         : notes.length ? "Occupancy and what more memory would buy need the number of blocks: give it with --capacity. vLLM prints it at start as num_gpu_blocks."
           : last ? `No incident is open. ${inPast(last)}` : "No rule fires, and nothing is bad in absolute terms.",
       since: since ? `Steady for ${seconds(Math.max(0, stream.now() - since))}` : "",
