@@ -131,3 +131,12 @@ def fingerprint(rule: str, source: str, tier: str) -> str:
 
     name = f"{rule}\0{source}\0{tier}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(name, digest_size=8).hexdigest()
+
+
+AlertId = tuple[str, float, str, str]
+"""Fingerprint, beginning, state and severity: what names a change of an incident in every replay."""
+
+
+def alert_id(alert: CacheAlert) -> AlertId:
+    """Return what names an alert, whoever says it."""
+    return alert.fingerprint, alert.started_at, alert.state, alert.level.value

@@ -44,7 +44,7 @@ Exit code 1 where something is wrong.
 _EXTRAS = {
     "zstd": ("zstandard",),
     "zmq": ("zmq", "httpx2"),
-    "webhook": ("httpx2",),
+    "webhook": ("httpx2", "standardwebhooks"),
     "prometheus": ("prometheus_client",),
     "web": ("starlette", "uvicorn", "prometheus_client"),
     "top": ("textual", "httpx2"),

@@ -69,7 +69,8 @@ class Destinations(OptionGroup, frozen=True):
         Path | None,
         typer.Option(
             metavar="FILE",
-            help=f"Holds the secret that webhooks are signed with. [${_SECRET_VARIABLE}: the secret]",
+            help="Holds the secret that webhooks are signed with (Standard Webhooks): whsec_ and 24 random "
+            f"bytes or more in base64. [${_SECRET_VARIABLE}: the secret]",
             show_default=False,
         ),
     ] = None

@@ -18,7 +18,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from kvstream.alerts.types import CacheAlert
+from kvstream.alerts.types import AlertId, CacheAlert, alert_id
 from kvstream.fleet.address import KafkaAddress
 from kvstream.fleet.client import client_settings, described, made, note_fetch_error
 from kvstream.fleet.metrics import Sample
@@ -29,14 +29,6 @@ _AT_ONCE = 500
 _SESSION_MS = 10_000
 _MOST_KNOWN = 100_000  # ids of each partition: a worker repeats only what is newer than its last commit
 _POLL_SECONDS = 0.25
-
-AlertId = tuple[str, float, str, str]
-"""Fingerprint, beginning, state and severity: what names a change of an incident in every replay."""
-
-
-def alert_id(alert: CacheAlert) -> AlertId:
-    """Return what names an alert, whoever says it."""
-    return alert.fingerprint, alert.started_at, alert.state, alert.level.value
 
 
 class _Relayed:

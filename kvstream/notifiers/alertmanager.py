@@ -16,6 +16,7 @@ from kvstream.notifiers.json_post import JsonPost
 from kvstream.stream import KVStream
 from kvstream.subscriptions import Batching, Delivery, Subscription
 from kvstream.text.escape import for_unicode
+from kvstream.text.json import encode_json
 
 __all__ = ["Alertmanager", "Post"]
 
@@ -107,7 +108,8 @@ class Alertmanager(Delivery):
             if (before := self._posted.get(alert.fingerprint)) is not None and before.level != alert.level
         ]
         expires = datetime.timedelta(seconds=max(_EXPIRES_SECONDS, 5 * self._repeat))
-        await self._post.send([alertmanager_alert(alert, now, expires) for alert in [*left, *item.alerts]])
+        alerts = [alertmanager_alert(alert, now, expires) for alert in [*left, *item.alerts]]
+        await self._post.send(encode_json(alerts))
         for alert in item.alerts:
             if alert.state == "resolved":
                 self._posted.pop(alert.fingerprint, None)

@@ -1,19 +1,15 @@
 """JsonPost: one attempt to post JSON to a URL, with every size and time bounded."""
 
 import datetime
-import hashlib
-import hmac
 import re
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import anyio
 
 from kvstream.errors import ConfigError, MissingExtraError, UndeliveredError
-from kvstream.text.json import encode_json
-
-SIGNATURE_HEADER = "X-Kvstream-Signature"
 
 _MAY_PASS = (408, 425, 429)  # and all from 500 on
 _SAY_WHEN = (429, 503)
@@ -27,7 +23,6 @@ class JsonPost:
 
     Args:
         url: ``http://`` or ``https://``.
-        secret: Signs each body, as ``signature`` says.
         timeout: Seconds for one attempt.
 
     Attributes:
@@ -39,14 +34,14 @@ class JsonPost:
         MissingExtraError: If ``kvstream[webhook]`` is not installed.
     """
 
-    def __init__(self, url: str, *, secret: str | None = None, timeout: float = 5.0) -> None:
+    def __init__(self, url: str, *, timeout: float = 5.0) -> None:
         try:
             import httpx2
         except ImportError:
             raise MissingExtraError("posting alerts", "webhook") from None
         self._http: Any = httpx2
         self._url, self.place = self._checked(url)
-        self._secret, self._timeout = secret, timeout
+        self._timeout = timeout
         # Made once, as loading certificates takes longer than a frame of events.
         self._certificates = httpx2.create_ssl_context()
 
@@ -67,23 +62,24 @@ class JsonPost:
         named = f"[{host}]" if ":" in host else host
         return parsed, f"{parsed.scheme}://{named}{'' if port is None else f':{port}'}"
 
-    async def send(self, payload: Any) -> None:
-        """Post a payload as JSON, once.
+    async def send(self, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Post JSON, once.
+
+        Args:
+            body: The JSON.
+            headers: Headers besides those of any JSON.
 
         Raises:
             UndeliveredError: If there was no answer in time, or one that may change (408, 425, 429, 5xx),
                 with the ``Retry-After`` of 429 and 503, at most ten minutes. The httpx2 error is its cause.
-            httpx2.HTTPStatusError: If the endpoint refuses the payload.
+            httpx2.HTTPStatusError: If the endpoint refuses the body.
         """
-        body = encode_json(payload)
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        if self._secret is not None:
-            headers[SIGNATURE_HEADER] = signature(self._secret, body, int(time.time()))
+        sent = {"Content-Type": "application/json", "Accept-Encoding": "identity", **(headers or {})}
         try:
             with anyio.fail_after(self._timeout):
                 async with (
                     self._http.AsyncClient(verify=self._certificates, timeout=self._timeout) as client,
-                    client.stream("POST", self._url, content=body, headers=headers) as response,
+                    client.stream("POST", self._url, content=body, headers=sent) as response,
                 ):
                     await self._check(response)
         except self._http.TransportError as error:
@@ -126,18 +122,6 @@ def retry_after(header: str, now: float) -> float | None:
         return min(max(0.0, date.timestamp() - now), _LONGEST_RETRY_AFTER)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-
-
-def signature(secret: str, body: bytes, at: int) -> str:
-    """``t={at},v1={hex}``: HMAC-SHA256 of ``{at}.{body}``, so that neither can be changed later.
-
-    Args:
-        secret: Known to both sides.
-        body: The body as sent.
-        at: Seconds since the Unix epoch.
-    """
-    digest = hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
-    return f"t={at},v1={digest}"
 
 
 def _shown(url: str) -> str:

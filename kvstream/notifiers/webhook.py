@@ -1,5 +1,7 @@
 """Alerts to an HTTP endpoint, as JSON or as Slack takes them, signed and tried again."""
 
+import datetime
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -7,14 +9,16 @@ import anyio
 import msgspec
 
 from kvstream.alerts.groups import AlertGroup
-from kvstream.alerts.types import AlertLevel, CacheAlert
+from kvstream.alerts.types import AlertLevel, CacheAlert, alert_id
 from kvstream.errors import UndeliveredError
 from kvstream.faults.retries import pause_seconds
-from kvstream.notifiers.json_post import SIGNATURE_HEADER, JsonPost, signature
+from kvstream.notifiers.json_post import JsonPost
+from kvstream.notifiers.signing import Signer
 from kvstream.subscriptions import Delivery
 from kvstream.text.escape import for_slack, shortened
+from kvstream.text.json import encode_json
 
-__all__ = ["SIGNATURE_HEADER", "Webhook", "signature", "slack_payload"]
+__all__ = ["Webhook", "slack_payload"]
 
 _SLACK_BLOCKS = 50  # that Slack takes in a message
 _SLACK_SECTION = 3000  # characters that it takes in a section
@@ -31,10 +35,14 @@ class Webhook(Delivery):
     ``Retry-After`` says, until it is taken or the stream ends. What it refuses (any other status) counts as
     undelivered. The stream waits for neither.
 
+    Messages are those of Standard Webhooks (https://www.standardwebhooks.com): ``webhook-id`` names an alert
+    in one state, the same in each attempt and from each process, so that a receiver can leave out what it
+    has had; with a secret, ``webhook-timestamp`` and ``webhook-signature`` say when and by whom it was sent.
+
     Args:
         url: ``http://`` or ``https://``.
         payload: Makes the body of an alert, or of a group of them; by default its fields.
-        secret: Signs each body, as ``signature`` says.
+        secret: Signs each message: 24 random bytes or more in base64, with or without ``whsec_`` before it.
         timeout: Seconds for one attempt.
         give_up_after: Seconds for all attempts together when it is called outside of a stream.
 
@@ -42,7 +50,7 @@ class Webhook(Delivery):
         destination: ``webhook`` and the host.
 
     Raises:
-        ConfigError: If the URL cannot be posted to.
+        ConfigError: If the URL cannot be posted to, or the secret cannot be used.
         MissingExtraError: If ``kvstream[webhook]`` is not installed.
     """
 
@@ -55,7 +63,8 @@ class Webhook(Delivery):
         timeout: float = 5.0,
         give_up_after: float = 60.0,
     ) -> None:
-        self._post = JsonPost(url, secret=secret, timeout=timeout)
+        self._post = JsonPost(url, timeout=timeout)
+        self._signer = None if secret is None else Signer(secret)
         self._payload, self._give_up_after = payload, give_up_after
         self.destination = f"webhook {self._post.place}"
 
@@ -66,7 +75,11 @@ class Webhook(Delivery):
             UndeliveredError: If it may be taken later.
             httpx2.HTTPStatusError: If it is refused.
         """
-        await self._post.send(self._payload(item))
+        body, headers = encode_json(self._payload(item)), {"webhook-id": message_id(item)}
+        if self._signer is not None:
+            now = datetime.datetime.now(datetime.UTC)
+            headers |= self._signer.headers(headers["webhook-id"], body, now)
+        await self._post.send(body, headers)
 
     async def __call__(self, item: CacheAlert | AlertGroup) -> None:
         """Post an alert or a group, again and again for ``give_up_after`` seconds.
@@ -88,6 +101,13 @@ class Webhook(Delivery):
                 if anyio.current_time() + pause >= end:
                     raise error.__cause__ or error  # noqa: B904 - the cause has its own
             await anyio.sleep(pause)
+
+
+def message_id(item: CacheAlert | AlertGroup) -> str:
+    """Return the ``webhook-id`` of an alert in one state, or of several: the same whoever sends it."""
+    alerts = item.alerts if isinstance(item, AlertGroup) else [item]
+    named = encode_json([alert_id(alert) for alert in alerts])
+    return f"msg_{hashlib.blake2b(named, digest_size=16).hexdigest()}"
 
 
 def slack_payload(group: AlertGroup) -> dict[str, Any]:

@@ -182,6 +182,7 @@ CASES = [
     ("run e.jsonl --slack https://hooks.slack.com/services/T0/B0/x", 1, "give --slack @FILE", "Traceback"),
     ("run e.jsonl --slack @nope", 1, "nope: No such file", "Errno"),
     ("run e.jsonl --webhook-secret-file empty", 1, "empty", "Traceback"),
+    ("run e.jsonl --webhook http://h/ --webhook-secret-file e.jsonl", 1, "openssl rand -base64 32", "alloc"),
     ("run e.jsonl --on-alert ./missing-pager.sh", 1, "missing-pager.sh", "Traceback"),
     ("run e.jsonl --alert-log no/alerts.jsonl", 1, "no/alerts.jsonl: No such file", "Errno"),
     ("run e.jsonl --heartbeat", 1, "--alertmanager URL", "Traceback"),
@@ -279,7 +280,7 @@ def test_a_port_in_use_is_said_in_one_line_without_figures(kvstream, here, optio
 
 def test_secrets_come_from_files_or_the_environment(kvstream, here):
     (here / "url").write_text("http://127.0.0.1:1/hook\n")
-    (here / "secret").write_text("s3cret\n")
+    (here / "secret").write_text(f"whsec_{'A' * 32}\n")
     ran = kvstream(
         "run", "e.jsonl", "--webhook", "@url", "--webhook-secret-file", "secret", "--slack", "@url"
     )

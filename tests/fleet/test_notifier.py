@@ -8,9 +8,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from kvstream.alerts.types import alert_id
 from kvstream.errors import UndeliveredError
 from kvstream.fleet.address import KafkaAddress
-from kvstream.fleet.notifier import Notifier, alert_id
+from kvstream.fleet.notifier import Notifier
 from kvstream.stream import KVStream
 from tests.serving import alert
 from tests.waiting import DEADLINE, until

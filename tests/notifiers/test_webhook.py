@@ -1,6 +1,7 @@
 """Webhooks and Slack messages against real servers."""
 
 import asyncio
+import base64
 import json
 import re
 import socket
@@ -9,13 +10,14 @@ import time
 import anyio
 import httpx2
 import pytest
+import standardwebhooks
 
 from kvstream.alerts.groups import AlertGroup
 from kvstream.alerts.types import AlertLevel
 from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError, UndeliveredError
 from kvstream.notifiers.json_post import retry_after
-from kvstream.notifiers.webhook import SIGNATURE_HEADER, Webhook, signature, slack_payload
+from kvstream.notifiers.webhook import Webhook, slack_payload
 from kvstream.stream import KVStream
 from tests.alerting import alert, endpoint
 from tests.ports import free_port, posted_to
@@ -27,19 +29,57 @@ CONFIG = StreamConfig(
 )
 
 
+SIGNING_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
 def states(received):
     return [(body["fingerprint"], body["state"]) for body in (json.loads(body) for _, _, body in received)]
 
 
 async def test_a_webhook_posts_the_alert_and_signs_it():
     with endpoint(200) as (url, received):
-        await Webhook(f"{url}/hook", secret="s3cret")(alert())
+        await Webhook(f"{url}/hook", secret=SIGNING_SECRET)(alert())
     ((path, headers, body),) = received
     assert path == "/hook"
-    assert json.loads(body) == alert().to_dict()
-    at = int(re.fullmatch(r"t=(\d+),v1=[0-9a-f]{64}", headers[SIGNATURE_HEADER])[1])
-    assert headers[SIGNATURE_HEADER] == signature("s3cret", body, at)
-    assert headers[SIGNATURE_HEADER] != signature("other", body, at)
+    assert standardwebhooks.Webhook(SIGNING_SECRET).verify(body, dict(headers)) == alert().to_dict()
+    other = standardwebhooks.Webhook(f"whsec_{base64.b64encode(bytes(32)).decode()}")
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        other.verify(body, dict(headers))
+
+
+async def test_each_attempt_is_signed_anew_under_the_same_id():
+    with endpoint(503, 503, 200) as (url, received):
+        await Webhook(url, secret=SIGNING_SECRET)(alert())
+        await Webhook(url, secret=SIGNING_SECRET)(alert("resolved"))
+    for _, headers, body in received:
+        standardwebhooks.Webhook(SIGNING_SECRET).verify(body, dict(headers))
+    first, *again, resolved = (headers["webhook-id"] for _, headers, _ in received)
+    assert again == [first, first]
+    assert resolved != first
+
+
+async def test_without_a_secret_a_message_has_an_id_and_no_signature():
+    group = AlertGroup(source="vllm-0", level=AlertLevel.CRITICAL, alerts=[alert(), alert(fingerprint="2")])
+    with endpoint(200) as (url, received):
+        await Webhook(url, slack_payload)(group)
+        await Webhook(url)(alert())
+    ids = {headers["webhook-id"] for _, headers, _ in received}
+    assert len(ids) == 2
+    assert not any("webhook-signature" in headers for _, headers, _ in received)
+
+
+@pytest.mark.parametrize(
+    "secret", ["", "whsec_", "s3cret", "T0PSECRET" * 9 + "!", "é" * 40, "whsec_" + "A" * 31]
+)
+def test_a_secret_that_is_not_24_bytes_in_base64_is_refused_without_showing_it(secret):
+    with pytest.raises(ConfigError, match="openssl rand -base64 32") as caught:
+        Webhook("http://ops.example", secret=secret)
+    assert not secret or secret not in str(caught.value)
+
+
+def test_secrets_may_be_without_prefix_and_padding():
+    for secret in ("A" * 32, "whsec_" + "A" * 34, "A" * 34 + "=="):
+        Webhook("http://ops.example", secret=secret)
 
 
 async def test_a_webhook_tries_again_what_may_pass_and_not_what_is_refused():
