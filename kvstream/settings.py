@@ -28,6 +28,7 @@ VARIABLES = {
     "KVSTREAM_TOKEN": "the token of a server, where --token-file gives none",
     "KVSTREAM_WEBHOOK_SECRET": "the secret that --webhook signs with",
     "KVSTREAM_SLACK_URL": "the URL of a Slack incoming webhook",
+    "KVSTREAM_APPRISE_URL": "the URL of a service that apprise notifies",
     "KVSTREAM_LABEL_KEY": "the key of pseudonyms in labels; without it a random one for each process",
     "KVSTREAM_ENDPOINT": "vLLM's plugin: the kvstream serve to send to",
     "KVSTREAM_SOURCE": "vLLM's plugin: the name of the engine",

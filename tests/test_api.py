@@ -19,6 +19,7 @@ PUBLIC = [
     "kvstream.integrations.trtllm",
     "kvstream.notifiers.alert_file",
     "kvstream.notifiers.alertmanager",
+    "kvstream.notifiers.apprise",
     "kvstream.notifiers.command",
     "kvstream.notifiers.webhook",
     "kvstream.sinks.event_log",

@@ -117,7 +117,7 @@ def _contain_background_errors() -> None:
     handler.setFormatter(_OneLine())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.raiseExceptions = False
-    logging.getLogger("stamina").setLevel(logging.ERROR)  # that it tries again is no news
+    logging.getLogger("apprise").propagate = False  # what it logs, the error of its handler says
     if not _wants_traceback():
         threading.excepthook = lambda ended: say(f"kvstream: a thread has ended: {_name(ended.exc_value)}")
         sys.unraisablehook = lambda _: None  # a second report of what a command has failed of

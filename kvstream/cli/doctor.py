@@ -45,6 +45,7 @@ _EXTRAS = {
     "zstd": ("zstandard",),
     "zmq": ("zmq", "httpx2"),
     "webhook": ("httpx2", "standardwebhooks"),
+    "apprise": ("apprise",),
     "prometheus": ("prometheus_client",),
     "web": ("starlette", "uvicorn", "prometheus_client"),
     "top": ("textual", "httpx2"),

@@ -1,6 +1,5 @@
 """Options that say what is alerted on and where alerts and metrics go."""
 
-import os
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -8,11 +7,12 @@ import typer
 
 from kvstream.alerts.types import AlertLevel
 from kvstream.cli.groups import OptionGroup
-from kvstream.cli.tokens import secret_from, url_from
+from kvstream.cli.tokens import secret_from, url_from, urls_from
 from kvstream.cli.values import number, severity
 from kvstream.errors import ConfigError
 from kvstream.notifiers.alert_file import AlertFile
 from kvstream.notifiers.alertmanager import Alertmanager
+from kvstream.notifiers.apprise import Apprise
 from kvstream.notifiers.command import Command
 from kvstream.notifiers.webhook import Webhook, slack_payload
 from kvstream.stream import KVStream
@@ -20,6 +20,7 @@ from kvstream.text.escape import for_terminal
 
 _SECRET_VARIABLE = "KVSTREAM_WEBHOOK_SECRET"  # noqa: S105
 _SLACK_VARIABLE = "KVSTREAM_SLACK_URL"
+_APPRISE_VARIABLE = "KVSTREAM_APPRISE_URL"
 
 RulesFile = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="Changes to the alert rules.", show_default=False)
@@ -83,6 +84,15 @@ class Destinations(OptionGroup, frozen=True):
             show_default=False,
         ),
     ] = None
+    apprise: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="@FILE",
+            help="Notify Teams, PagerDuty, Opsgenie or another service of apprise (appriseit.com/services); "
+            f"the URL is a secret, which the file holds. Can be given again. [${_APPRISE_VARIABLE}: the URL]",
+            show_default=False,
+        ),
+    ] = None
     alertmanager: Annotated[
         list[str] | None,
         typer.Option(metavar="URL", help="Post alerts to a Prometheus Alertmanager.", show_default=False),
@@ -136,11 +146,10 @@ class Destinations(OptionGroup, frozen=True):
             stream.on_alert(Command(command), least)
         for url in self.webhook or ():
             stream.on_alert(Webhook(url_from(url, "--webhook"), secret=secret), least)
-        slack = [url_from(url, "--slack") for url in self.slack or ()]
-        if not slack and (named := os.environ.get(_SLACK_VARIABLE)):
-            slack = [named]
-        for url in slack:
+        for url in urls_from(self.slack, "--slack", _SLACK_VARIABLE):
             stream.on_alert_group(Webhook(url, slack_payload), least)
+        for url in urls_from(self.apprise, "--apprise", _APPRISE_VARIABLE, hidden=r"\w+://"):
+            stream.on_alert(Apprise(url), least)
         for url in self.alertmanager or ():
             Alertmanager(url).attach(stream, least)
         if self.otlp is not None:

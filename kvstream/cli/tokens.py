@@ -22,7 +22,7 @@ TokenFile = Annotated[
 ]
 
 
-_SECRET_URL = re.compile(r"https?://([^/@]*:[^/@]*@|hooks\.slack\.com/services/)")
+_HIDDEN = r"https?://([^/@]*:[^/@]*@|hooks\.slack\.com/services/)"
 
 
 def secret_from(file: Path | None, variable: str, what: str) -> str | None:
@@ -36,7 +36,23 @@ def secret_from(file: Path | None, variable: str, what: str) -> str | None:
     return checked_token(_text(file), f"{what} in {file}")
 
 
-def url_from(text: str, option: str) -> str:
+def urls_from(given: list[str] | None, option: str, variable: str, hidden: str = _HIDDEN) -> list[str]:
+    """Return URLs of an option or, where none are given, of a variable of the environment.
+
+    Args:
+        given: Each a URL, or ``@FILE`` where it holds a secret.
+        option: What they are given to.
+        variable: The variable.
+        hidden: Begins a URL that holds a secret.
+
+    Raises:
+        ConfigError: If a file cannot be read, or a secret stands on the command line.
+    """
+    named = os.environ.get(variable)
+    return [url_from(text, option, hidden) for text in given or ()] or ([named] if named else [])
+
+
+def url_from(text: str, option: str, hidden: str = _HIDDEN) -> str:
     """Return a URL that is given as ``@FILE`` where it holds a secret.
 
     Raises:
@@ -44,7 +60,7 @@ def url_from(text: str, option: str) -> str:
     """
     if text.startswith("@"):
         return _text(Path(text[1:]))
-    if _SECRET_URL.match(text):
+    if re.match(hidden, text):
         raise ConfigError(
             f"{option}: this URL holds a secret, which others can see on the command line: "
             f"write it to a file and give {option} @FILE"

@@ -113,6 +113,12 @@ def test_reading_zstd_without_its_package_says_what_to_install(tmp_path):
         ("pyarrow", ["report", CHAT, "--evictions", "nowhere.parquet"], "pyarrow"),
         ("opentelemetry", ["run", CHAT, "--otlp", "http://127.0.0.1:4318"], "otel"),
         ("httpx2", ["run", CHAT, "--webhook", "http://127.0.0.1/"], "webhook"),
+        (
+            "standardwebhooks",
+            ["run", CHAT, "--webhook", "http://h/", "--webhook-secret-file", __file__],
+            "webhook",
+        ),
+        ("apprise", ["run", CHAT, "--apprise", f"@{__file__}"], "apprise"),
         ("zmq", ["run", "zmq://127.0.0.1:5557"], "zmq"),
     ],
 )

@@ -183,6 +183,8 @@ CASES = [
     ("run e.jsonl --slack @nope", 1, "nope: No such file", "Errno"),
     ("run e.jsonl --webhook-secret-file empty", 1, "empty", "Traceback"),
     ("run e.jsonl --webhook http://h/ --webhook-secret-file e.jsonl", 1, "openssl rand -base64 32", "alloc"),
+    ("run e.jsonl --apprise json://127.0.0.1/T0P", 1, "give --apprise @FILE", "T0P"),
+    ("run e.jsonl --apprise @e.jsonl", 1, "https://appriseit.com/services", "alloc"),
     ("run e.jsonl --on-alert ./missing-pager.sh", 1, "missing-pager.sh", "Traceback"),
     ("run e.jsonl --alert-log no/alerts.jsonl", 1, "no/alerts.jsonl: No such file", "Errno"),
     ("run e.jsonl --heartbeat", 1, "--alertmanager URL", "Traceback"),
@@ -285,7 +287,8 @@ def test_secrets_come_from_files_or_the_environment(kvstream, here):
         "run", "e.jsonl", "--webhook", "@url", "--webhook-secret-file", "secret", "--slack", "@url"
     )
     assert ran.code == 0
-    assert kvstream("run", "e.jsonl", env={"KVSTREAM_SLACK_URL": "nowhere"}).code == 1
+    for variable in ("KVSTREAM_SLACK_URL", "KVSTREAM_APPRISE_URL"):
+        assert kvstream("run", "e.jsonl", env={variable: "nowhere"}).code == 1
 
 
 def test_text_is_possible_where_it_is_piped(kvstream, here):
