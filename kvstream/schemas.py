@@ -1,6 +1,5 @@
-"""The documents in ``schemas/``: JSON Schema, AsyncAPI 3, golden wire vectors, metrics and settings."""
+"""The documents in ``schemas/``: JSON Schema, AsyncAPI 3, OpenAPI 3.1, golden wire vectors, metrics, settings."""
 
-import inspect
 import json
 import re
 import zlib
@@ -38,6 +37,7 @@ from kvstream.reports.report import Report
 from kvstream.reports.verdict import CacheAnalysis
 from kvstream.settings import SECTIONS, VARIABLES
 from kvstream.state.inspection import SavedSnapshot
+from kvstream.web import openapi
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
@@ -58,6 +58,7 @@ def documents() -> dict[str, str]:
     schemas = {f"{_file_name(kind)}.schema.json": _schema(kind) for kind in (*EVENT_TYPES, *_OUTPUTS)}
     schemas["event_frame.schema.json"] = _frame_schema()
     schemas["asyncapi.json"] = _asyncapi()
+    schemas["openapi.json"] = openapi.document()
     schemas["wire_vectors.json"] = {"vectors": wire_vectors()}
     texts = {
         name: json.dumps(value, indent=2, sort_keys=False, ensure_ascii=False) + "\n"
@@ -185,9 +186,7 @@ def _file_name(kind: type[msgspec.Struct]) -> str:
 
 def _schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
     schema = {"$schema": _DIALECT, **msgspec.json.schema(kind)}
-    for definition in schema.get("$defs", {}).values():
-        # Python before 3.13 leaves docstrings indented.
-        definition["description"] = inspect.cleandoc(definition.get("description", ""))
+    openapi.clean_descriptions(schema.get("$defs", {}))
     return schema
 
 

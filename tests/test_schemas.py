@@ -13,6 +13,7 @@ from kvstream.events.types import Event
 from kvstream.schemas import documents
 from kvstream.sources.reader import EventReader
 
+DOCUMENTS = documents()
 FOLDER = Path(__file__).parent.parent / "schemas"
 VECTORS = json.loads((FOLDER / "wire_vectors.json").read_text())["vectors"]
 

@@ -1,4 +1,4 @@
-"""``kvstream schemas``: JSON Schemas, the AsyncAPI document and golden wire vectors."""
+"""``kvstream schemas``: JSON Schemas, the AsyncAPI and OpenAPI documents and golden wire vectors."""
 
 from pathlib import Path
 from typing import Annotated

@@ -3,14 +3,17 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
+from kvstream.alerts.types import CacheAlert
 from kvstream.errors import MissingExtraError
 from kvstream.exporters.prometheus import exposition
 from kvstream.reports.overview import Place, States, blocks, history, recent_distributions, sparklines
 from kvstream.stream import KVStream
+from kvstream.web.messages import Alerts, Inputs
+from kvstream.web.openapi import MAX_ALERTS, MAX_SECONDS, MAX_WINDOWS, document
 
 try:
     from starlette.applications import Starlette
@@ -22,15 +25,13 @@ try:
 
     from kvstream.web.events import AlertLog, LiveEvents
     from kvstream.web.guard import Access, Guard
-    from kvstream.web.json_body import json_response
+    from kvstream.web.json_body import json_response, refusal
     from kvstream.web.marks import MarkRoutes
     from kvstream.web.silences import SilenceRoutes
 except ImportError:
     raise MissingExtraError("the dashboard", "web") from None
 
 STATIC = Path(__file__).parent / "static"
-_BACK = {"windows": 100_000, "seconds": 31_536_000}  # how far a history may be asked for
-_MOST_ALERTS = 1000
 MAX_CLIENTS = 256
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -57,6 +58,7 @@ def application(
             Route("/", routes.page),
             Mount("/static", StaticFiles(directory=STATIC)),
             Route("/metrics", routes.metrics),
+            Route("/api/openapi.json", routes.openapi),
             Route("/api/summary", routes.summary),
             Route("/api/state", routes.state),
             Route("/api/alerts", routes.alerts),
@@ -103,6 +105,9 @@ class _Routes:
         body, content_type = await exposition(self._stream, request.headers.get("accept", ""))
         return Response(body, media_type=content_type)
 
+    async def openapi(self, request: Request) -> Response:
+        return json_response(document())
+
     async def summary(self, request: Request) -> Response:
         return json_response(await self._stream.summary(*_place(request)))
 
@@ -111,27 +116,29 @@ class _Routes:
 
     async def alerts(self, request: Request) -> Response:
         """Answer with alerts, newest first, and the number of the newest."""
-        limit = _whole(request, "limit", _MOST_ALERTS)
+        limit = _whole(request, "limit", MAX_ALERTS)
         if limit is None:
-            return json_response({"error": f"limit must be a number from 1 to {_MOST_ALERTS:,}"}, 400)
+            return refusal(f"limit must be a number from 1 to {MAX_ALERTS:,}", 400)
         kept = self._log.after(0)[-limit:]
         return json_response(
-            {
-                "last_event_id": f"{self._log.boot}-{self._log.newest}",
-                "newest": self._log.newest,
-                "alerts": [msgspec.Raw(alert) for _, alert in reversed(kept)],
-            }
+            Alerts(
+                last_event_id=f"{self._log.boot}-{self._log.newest}",
+                newest=self._log.newest,
+                alerts=cast("list[CacheAlert]", [msgspec.Raw(alert) for _, alert in reversed(kept)]),
+            )
         )
 
     async def inputs(self, request: Request) -> Response:
         """Say what is connected, since when not, and what came over each."""
-        return json_response({"inputs": self._stream.inputs()})
+        return json_response(Inputs(inputs=self._stream.inputs()))
 
     async def history(self, request: Request) -> Response:
-        windows, seconds = (_whole(request, name, most) for name, most in _BACK.items())
-        if windows is None or seconds is None:
-            most = " and ".join(f"{name} from 1 to {most:,}" for name, most in _BACK.items())
-            return json_response({"error": f"history takes a number of {most}"}, 400)
+        windows = _whole(request, "windows", MAX_WINDOWS)
+        seconds = _whole(request, "seconds", MAX_SECONDS)
+        if windows is None:
+            return refusal(f"windows must be a number from 1 to {MAX_WINDOWS:,}", 400)
+        if seconds is None:
+            return refusal(f"seconds must be a number from 1 to {MAX_SECONDS:,}", 400)
         back = seconds if "seconds" in request.query_params else 0
         return json_response(await history(self._stream, _place(request), windows, back))
 
@@ -144,7 +151,7 @@ class _Routes:
     async def blocks(self, request: Request) -> Response:
         shown = blocks(self._stream, _place(request))
         if shown is None:
-            return json_response({"error": "choose one source and tier: ?source=…&tier=…"}, 404)
+            return refusal("choose one source and tier: ?source=…&tier=…", 404)
         return json_response(shown)
 
     async def events(self, request: Request) -> Any:

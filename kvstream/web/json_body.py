@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from kvstream.errors import ConfigError
 from kvstream.text.json import encode_json
+from kvstream.web.messages import Refusal
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ class RefusedError(Exception):
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
-        self.response = json_response({"error": why}, status)
+        self.response = refusal(why, status)
 
 
 async def json_body(request: Request, kind: type[T]) -> T:
@@ -57,9 +58,14 @@ async def answered(answer: Awaitable[Response]) -> Response:
     except RefusedError as refused:
         return refused.response
     except ConfigError as error:
-        return json_response({"error": str(error)}, 400)
+        return refusal(str(error), 400)
 
 
 def json_response(value: Any, status: int = 200) -> Response:
     """Return an answer of JSON."""
     return Response(encode_json(value), status, media_type="application/json")
+
+
+def refusal(why: str, status: int) -> Response:
+    """Return an answer that says why there is no other."""
+    return json_response(Refusal(error=why), status)

@@ -2,42 +2,14 @@
 
 import datetime
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from kvstream.alerts.silences import Silence
 from kvstream.errors import ConfigError
 from kvstream.stream import KVStream
-from kvstream.web.json_body import answered, json_body, json_response
-
-_LONGEST_SECONDS = 366 * 86_400.0
-
-
-class SilenceRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What ``POST /api/silences`` takes: which alerts, and either when it ends or how long it lasts.
-
-    Attributes:
-        rule: Pattern of the rule's name.
-        source: Pattern of the source.
-        tier: Pattern of the tier.
-        until: Its end, in event time, with a time zone.
-        duration_seconds: How long it lasts from now, in event time; at most 366 days.
-        reason: Why, for those who wonder.
-    """
-
-    rule: str = "*"
-    source: str = "*"
-    tier: str = "*"
-    until: datetime.datetime | None = None
-    duration_seconds: float | None = None
-    reason: str = "silenced"
-
-
-class AcknowledgeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What ``POST /api/alerts/FINGERPRINT/acknowledge`` takes."""
-
-    reason: str = "acknowledged"
+from kvstream.web.json_body import answered, json_body, json_response, refusal
+from kvstream.web.messages import MAX_SILENCE_SECONDS, AcknowledgeRequest, SilenceRequest, Silences
 
 
 class SilenceRoutes:
@@ -53,7 +25,7 @@ class SilenceRoutes:
     async def collection(self, request: Request) -> Response:
         """List the silences, or begin one."""
         if request.method != "POST":
-            return json_response({"silences": self._stream.silences()})
+            return json_response(Silences(silences=self._stream.silences()))
         return await answered(self._begin(request))
 
     async def _begin(self, request: Request) -> Response:
@@ -64,7 +36,7 @@ class SilenceRoutes:
         """End a silence."""
         if await self._stream.unsilence(request.path_params["id"]):
             return Response(status_code=204)
-        return json_response({"error": "there is no silence with that id"}, 404)
+        return refusal("there is no silence with that id", 404)
 
     async def acknowledge(self, request: Request) -> Response:
         """Silence the incident of an alert that fires until it is over."""
@@ -74,7 +46,7 @@ class SilenceRoutes:
         asked = await json_body(request, AcknowledgeRequest)
         silence = await self._stream.acknowledge(request.path_params["fingerprint"], asked.reason)
         if silence is None:
-            return json_response({"error": "no alert with that fingerprint fires"}, 404)
+            return refusal("no alert with that fingerprint fires", 404)
         return json_response(silence, 201)
 
     def _silence(self, asked: SilenceRequest) -> Silence:
@@ -82,9 +54,9 @@ class SilenceRoutes:
         if (until is None) == (asked.duration_seconds is None):
             raise ConfigError("silence: give either until or duration_seconds")
         if asked.duration_seconds is not None:
-            if not 0.0 < asked.duration_seconds <= _LONGEST_SECONDS:
+            if not 0.0 < asked.duration_seconds <= MAX_SILENCE_SECONDS:
                 raise ConfigError(
-                    f"silence: duration_seconds must be above 0, at most {_LONGEST_SECONDS:,.0f}"
+                    f"silence: duration_seconds must be above 0, at most {MAX_SILENCE_SECONDS:,.0f}"
                 )
             end = self._stream.event_time(asked.source) + asked.duration_seconds
             try:

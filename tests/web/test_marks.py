@@ -53,7 +53,7 @@ async def test_a_mark_is_made_listed_shown_in_the_history_and_removed():
     [
         ({}, "text"),
         ({"text": ""}, "1 to 256 characters"),
-        ({"text": "x", "time": "2030-01-01T00:00:00"}, "time zone"),
+        ({"text": "x", "time": "2030-01-01T00:00:00"}, "timezone"),
         ({"text": "x", "tme": "2030-01-01T00:00:00Z"}, "tme"),
         ({"text": "x", "time": "1960-01-01T00:00:00Z"}, "since 1970"),
     ],

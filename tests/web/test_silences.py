@@ -57,7 +57,7 @@ async def test_an_alert_that_fires_is_acknowledged():
     [
         ({}, "either until or duration_seconds"),
         ({"until": "2030-01-01T00:00:00Z", "duration_seconds": 1}, "either"),
-        ({"until": "2030-01-01T00:00:00"}, "time zone"),
+        ({"until": "2030-01-01T00:00:00"}, "timezone"),
         ({"duration_seconds": 0}, "duration_seconds"),
         ({"duration_seconds": 1e300}, "duration_seconds"),
         ({"duration_seconds": 5, "source": "x" * 5000}, "source"),
