@@ -27,7 +27,18 @@ from kvstream.text.escape import for_terminal
 # In the order of the help.
 _COMMANDS = (
     *("demo", "run", "analyze", "serve", "report", "top", "record", "replay", "convert", "generate", "bench"),
-    *("fleet", "rules", "silence", "state", "mark", "config", "doctor", "completion", "schemas"),
+    *(
+        "fleet",
+        "rules",
+        "silence",
+        "state",
+        "mark",
+        "dashboards",
+        "config",
+        "doctor",
+        "completion",
+        "schemas",
+    ),
 )
 
 

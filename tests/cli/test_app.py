@@ -21,6 +21,7 @@ COMMANDS = [
         "completion",
         "mark",
         "state",
+        "dashboards",
     ),
 ]
 

@@ -31,7 +31,9 @@ from tests.ports import free_port
 from tests.serving import DEADLINE, send_chat, served
 from tests.text.test_escape import HOSTILE_NAMES
 
-EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+DASHBOARDS = ROOT / "kvstream" / "exporters" / "dashboards"
 ODD = 'vllm "0"\\\n/dp0'
 PLAIN = ""
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -184,13 +186,12 @@ async def test_promtool_finds_nothing_to_complain_about():
     assert (checked.returncode, said) == (0, "")
 
 
-def test_the_example_rules_do_what_they_say():
+def test_the_rules_do_what_they_say():
     promtool = tool("promtool")
-    folder = EXAMPLES / "prometheus"
     for command in (
-        ["check", "config", folder / "prometheus.yml"],
-        ["check", "rules", folder / "kvstream.rules.yml"],
-        ["test", "rules", folder / "kvstream.rules.test.yml"],
+        ["check", "config", EXAMPLES / "prometheus" / "prometheus.yml"],
+        ["check", "rules", DASHBOARDS / "kvstream.rules.yml"],
+        ["test", "rules", Path(__file__).with_name("kvstream.rules.test.yml")],
     ):
         done = subprocess.run([promtool, *map(str, command)], capture_output=True, timeout=DEADLINE)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -203,7 +204,7 @@ async def prometheus(folder, target):
     config = folder / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 100ms, evaluation_interval: 100ms}\n"
-        f"rule_files: ['{EXAMPLES}/prometheus/kvstream.rules.yml']\n"
+        f"rule_files: ['{DASHBOARDS}/kvstream.rules.yml']\n"
         f"scrape_configs: [{{job_name: kvstream, static_configs: [{{targets: ['{target}']}}]}}]\n"
     )
     arguments = [
@@ -275,13 +276,13 @@ async def every_panel_has_data(client, stream):
     stream.producer("vllm-0").drop("queue_full", 1)
     await stream.producer("vllm-0").allocated([1], labels=Labels(tenant="acme"))
     await stream.flush()
-    dashboard = json.loads((EXAMPLES / "grafana" / "kvstream.json").read_text())
+    dashboard = json.loads((DASHBOARDS / "kvstream.dashboard.json").read_text())
     for panel in dashboard["panels"]:
         for target in panel["targets"]:
             query = target["expr"].replace("$__rate_interval", "10s")
             query = query.replace("$source", ".*").replace("$tier", ".*")
             await answer(client, query)
-    rules = (EXAMPLES / "prometheus" / "kvstream.rules.yml").read_text()
+    rules = (DASHBOARDS / "kvstream.rules.yml").read_text()
     for name in re.findall(r"record: (\S+)", rules):
         await answer(client, name)
 
