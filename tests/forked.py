@@ -176,9 +176,9 @@ def fork_for(descriptor):
             length, given, _, _ = socket.recv_fds(requests, 4, 4)
             if not length:
                 return
-            request = b""
-            while len(request) < int.from_bytes(length, "big"):
-                request += requests.recv(1 << 20)
+            request, size = b"", int.from_bytes(length, "big")
+            while len(request) < size:
+                request += requests.recv(size - len(request))  # no more: the next one may be there
             if os.fork() == 0:
                 requests.close()
                 _wait_for_one(json.loads(request), *given)

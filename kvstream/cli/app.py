@@ -112,6 +112,8 @@ def _root(
 
 app.callback()(flat(_root, Verbosity, choose))
 
+_AGAIN_SECONDS = 0.05  # until a signal that was lost is sent again
+
 
 class _OneLine(logging.Formatter):
     """What went wrong in the background, in one line and without a traceback."""
@@ -129,9 +131,22 @@ def _contain_background_errors() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.raiseExceptions = False
     logging.getLogger("apprise").propagate = False  # what it logs, the error of its handler says
+    sys.unraisablehook = _note_unraisable
     if not _wants_traceback():
         threading.excepthook = lambda ended: say(f"kvstream: a thread has ended: {_name(ended.exc_value)}")
-        sys.unraisablehook = lambda _: None  # a second report of what a command has failed of
+
+
+def _note_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Send a signal again that came where nothing can be raised, such as a weak reference's callback.
+
+    Other errors there are a second report of what a command has failed of.
+    """
+    if isinstance(unraisable.exc_value, KeyboardInterrupt | SystemExit):
+        is_interrupt = isinstance(unraisable.exc_value, KeyboardInterrupt)
+        number = signal.SIGINT if is_interrupt else signal.SIGTERM
+        threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)).start()
+    elif _wants_traceback():
+        sys.__unraisablehook__(unraisable)
 
 
 def _wants_traceback() -> bool:

@@ -1,5 +1,6 @@
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -128,3 +129,25 @@ def test_what_needs_an_extra_says_which(kvstream, module, arguments, extra):
     assert ran.code == 1
     assert f"pip install 'kvstream[{extra}]'" in ran.err
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_where_nothing_can_be_raised_ends_the_command_all_the_same(number):
+    code = f"""
+import os, sys, time
+from kvstream.cli import app
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), {int(number)})  # what its handler raises is ignored here
+
+def command(**_):
+    Last()
+    time.sleep({DEADLINE})
+
+app.app = command
+sys.exit(app.run_app())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=DEADLINE)
+    assert ran.returncode == 128 + number
+    assert not ran.stderr
