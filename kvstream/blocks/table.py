@@ -357,9 +357,10 @@ def _rows_told_once(rows: I64) -> dict[str, npt.NDArray[Any]]:
     order = flat.argsort()
     steps = np.diff(flat[order], prepend=0)
     is_step = steps != 0
-    is_step[:1] = True
+    is_step[:1] = False
     places = np.empty(len(flat), dtype=np.uint32)
-    places[order] = np.cumsum(is_step) - 1
+    places[order] = is_step.astype(np.uint32).cumsum(dtype=np.uint32)  # to sum bool would keep the GIL
+    is_step[:1] = True
     return {"counts": counts, "steps": steps[is_step], "times": places.reshape(times.shape)}
 
 
