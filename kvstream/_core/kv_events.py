@@ -3,7 +3,8 @@
 
 Every value of a batch is walked over, so that one that is torn is refused as a whole; what it has added until
 then is taken back. Only the fields that are used are looked at, and of a field that is given twice the last
-one. Token ids and extra keys may hold what users wrote: they are passed over by their size.
+one. Token ids and extra keys may hold what users wrote: they are passed over by their size, but for vLLM's cache
+salt, of which a keyed hash is kept.
 
 Source: the msgpack format, https://github.com/msgpack/msgpack/blob/master/spec.md
 """
@@ -47,6 +48,7 @@ _MAX_OTHER_TIERS = 16  # that are not known beforehand; what is of any further o
 _FIRST_ROOM = 16  # rows of new columns, of which hostile batches may ask for many
 _KEPT_MEDIA = 64  # of which the columns are found by their bytes
 _FIRST_HASHES, _MOST_KEPT = 256, 65_536  # of an event, for which room is made at first, and kept
+_MOST_SALTED = 16_384  # events whose salt is kept for those that go on from them, and those of a batch
 _SPARE_ROOM, _SPARE_COLUMNS = 16_384, 2  # rows of columns that are kept empty, and how many of them
 
 _STORE = cython.declare(cython.int, int(Op.STORE))
@@ -166,7 +168,7 @@ class _Columns:
             labels = Labels(
                 lora=bounded_name(adapter) if adapter else None,
                 session=pseudonym("session", session) if session else None,
-                salt=pseudonym("salt", salt) if salt else None,
+                salt=salt,
                 cache_group=group,
                 spec_kind=bounded_name(kind) if kind else None,
             )
@@ -266,6 +268,8 @@ class KVEventReader:
     _salt: cython.longlong  # of that group
     _ownership: str
     _ownership_salt: cython.longlong
+    _salted: dict  # pseudonyms of vLLM's cache salts by the last hash of an event
+    _pseudonyms: dict  # of cache salts as they are, until the columns are taken
     _failures: list
     # The batch that is read:
     _batch: cython.longlong  # its number among all
@@ -280,6 +284,7 @@ class KVEventReader:
     _failures_before: cython.Py_ssize_t
     _tiers_before: cython.Py_ssize_t
     _pools_before: cython.Py_ssize_t
+    _salted_before: cython.Py_ssize_t
     _had_groups: cython.bint
     _touched: list  # columns that it may have added to
     # The event that is read:
@@ -304,8 +309,10 @@ class KVEventReader:
     _parent_at: cython.Py_ssize_t
     _origin_at: cython.Py_ssize_t
     _remaining_at: cython.Py_ssize_t
-    _is_map: cython.bint  # whether the event is a map
     _ownership_at: cython.Py_ssize_t
+    _extra_keys_at: cython.Py_ssize_t  # where the first of them are not nil, or there are many
+    _is_map: cython.bint  # whether the event is a map
+    _has_rare: cython.bint  # whether it has a field that few have, so that all others need not look for it
 
     def __init__(self, tier_of, known_tiers, host_pools):
         self.batches = self.last_ts = self.unknown_events = 0
@@ -318,6 +325,8 @@ class KVEventReader:
         self._ownership, self._ownership_salt = "", as_signed(name_salt(""))
         self._rank = NO_RANK
         self._batch = self._group = self._salt = 0
+        self._has_rare = True  # so that the first event begins with none
+        self._salted, self._pseudonyms = {}, {}
         self._touched, self._spare = [], []
         self._payload = b""
         self._data = self._payload
@@ -358,6 +367,7 @@ class KVEventReader:
         """
         every, self._columns, self._current = self._columns, {}, None
         self._by_medium.clear()
+        self._pseudonyms.clear()
         if len(self._hashes) > _MOST_KEPT:
             self._hashes = memoryview(np.zeros(_FIRST_HASHES, dtype=np.int64))
         taken = []
@@ -377,6 +387,9 @@ class KVEventReader:
         self._batch += 1
         self._failures_before, self._tiers_before = len(self._failures), len(self._tiers)
         self._pools_before = len(self._host_pools)
+        if len(self._salted) > _MOST_SALTED:
+            self._salted = dict(list(self._salted.items())[_MOST_SALTED // 2 :])
+        self._salted_before = len(self._salted)
         self._had_groups = self._has_groups
         self._touched.clear()
         self._end = len(payload)
@@ -550,6 +563,8 @@ class KVEventReader:
             self._tiers.popitem()
         while len(self._host_pools) > self._pools_before:
             self._host_pools.popitem()
+        while len(self._salted) > self._salted_before:
+            self._salted.popitem()
         del self._failures[self._failures_before :]
         self._has_groups = self._had_groups
 
@@ -569,9 +584,12 @@ class KVEventReader:
     def _read_event(self, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
         """Add the rows of an event to the columns; return its end."""
         self._type_at = self._hashes_at = self._medium_at = self._group_at = 0
-        self._lora_id_at = self._lora_name_at = self._locality_at = self._ownership_at = 0
-        self._parent_at = self._origin_at = self._remaining_at = self._block_size_at = 0
-        self._session_at = self._cache_salt_at = self._kind_at = 0
+        self._parent_at = self._block_size_at = self._kind_at = 0
+        if self._has_rare:
+            self._has_rare = False
+            self._lora_id_at = self._lora_name_at = self._locality_at = self._ownership_at = 0
+            self._origin_at = self._remaining_at = self._session_at = self._cache_salt_at = 0
+            self._extra_keys_at = 0
         end: cython.Py_ssize_t
         if at >= self._end:
             raise _torn()
@@ -618,34 +636,38 @@ class KVEventReader:
                     self._group_at = at
                 elif data[name] != 0x74:  # t, as of the token ids, which nearly all of these are
                     if _is_at(data, name, b"lora_name", 9):
-                        self._lora_name_at = at
+                        if self._has_rare or at >= end or data[at] != _NIL:
+                            self._lora_name_at, self._has_rare = at, True
                     elif _is_at(data, name, b"ownership", 9):
-                        self._ownership_at = at
+                        self._ownership_at, self._has_rare = at, True
             elif size == 10:
                 if _is_at(data, name, b"block_size", 10):
                     self._block_size_at = at
-                elif data[name] != 0x65:  # e, as of the extra keys, which nearly all of the others are
-                    if _is_at(data, name, b"session_id", 10):
-                        self._session_at = at
-                    elif _is_at(data, name, b"cache_salt", 10):
-                        self._cache_salt_at = at
+                elif _is_at(data, name, b"extra_keys", 10):
+                    if self._has_rare or at + 1 >= end or data[at + 1] != _NIL:
+                        self._extra_keys_at, self._has_rare = at, True
+                elif _is_at(data, name, b"session_id", 10):
+                    self._session_at, self._has_rare = at, True
+                elif _is_at(data, name, b"cache_salt", 10):
+                    self._cache_salt_at, self._has_rare = at, True
             elif size == 6:
                 if _is_at(data, name, b"medium", 6):
                     self._medium_at = at
                 elif _is_at(data, name, b"origin", 6):
-                    self._origin_at = at
+                    self._origin_at, self._has_rare = at, True
             elif size == 4 and _is_at(data, name, b"type", 4):
                 self._type_at = at
             elif size == 17 and _is_at(data, name, b"parent_block_hash", 17):
                 self._parent_at = at
             elif size == 7 and _is_at(data, name, b"lora_id", 7):
-                self._lora_id_at = at
+                if self._has_rare or at >= end or data[at] != _NIL:
+                    self._lora_id_at, self._has_rare = at, True
             elif size == 8 and _is_at(data, name, b"locality", 8):
-                self._locality_at = at
+                self._locality_at, self._has_rare = at, True
             elif size == 18 and _is_at(data, name, b"kv_cache_spec_kind", 18):
                 self._kind_at = at
             elif size == 21 and _is_at(data, name, b"remaining_copy_counts", 21):
-                self._remaining_at = at
+                self._remaining_at, self._has_rare = at, True
             at = self._next(at)
         if at > end:
             raise _torn()
@@ -661,6 +683,7 @@ class KVEventReader:
             raise MalformedInputError("an empty array")
         at = self._type_at = self._inside(at)
         op: cython.int = self._operation()
+        self._has_rare = items > (3 if op == _EVICT else 5)
         for item in range(items):
             if op == _CLEAR:
                 if item == 1:
@@ -676,6 +699,8 @@ class KVEventReader:
                     self._locality_at = at
                 elif item == 5:
                     self._ownership_at = at
+            elif item == 2:
+                self._parent_at = at
             elif item == 4:
                 self._block_size_at = at
             elif item == 5:
@@ -687,6 +712,8 @@ class KVEventReader:
                     self._lora_name_at = at
                 else:  # SGLang has its cache salt here
                     self._find_salt(at)
+            elif item == 8:
+                self._extra_keys_at = at
             elif item == 9:
                 self._group_at = at
             elif item == 10:
@@ -755,24 +782,28 @@ class KVEventReader:
         count: cython.longlong = self._read_hashes()
         salt: cython.longlong = self._read_salt()
         labels: tuple = None
+        is_reused: cython.bint = False
         has_groups: cython.bint = self._has_groups
         if not has_groups and self._group_at and self._group and not self._is_missing(self._group_at):
             has_groups = True
-        if op == _STORE and (has_groups or not self._has_no_labels()):
-            labels = self._given_labels(has_groups)
-        if op == _EVICT and not self._is_missing(self._remaining_at):
-            op, count = _REMOVE, self._keep_gone(count)
-        is_reused: cython.bint = False
         if op == _STORE:
+            if self._has_rare or has_groups or self._salted:
+                labels = self._given_labels(has_groups)
             if self.is_snapshot:
                 op = _RESIDENT
             elif self._is_map and self._is_prefix(count):
                 op, is_reused = _PREFIX, not self._is_missing(self._origin_at)
+        elif not self._is_missing(self._remaining_at):
+            op, count = _REMOVE, self._keep_gone(count)
         columns: _Columns = self._columns_of_medium()
         if self._block_size_at and count and op not in (_EVICT, _REMOVE):
             self._note_size(columns)
         columns.see_to_room(2 * count if is_reused else count)
-        label: cython.int = columns.label(labels) if labels else 0
+        label: cython.int = 0
+        if labels is not None:
+            label = columns.label(labels)
+            if labels[2] is not None and count:
+                self._salted.setdefault(self._hashes[count - 1], labels[2])
         place: cython.longlong
         for place in range(count):
             if is_reused:  # so that it was there before, whether that was seen or not
@@ -811,11 +842,7 @@ class KVEventReader:
     @cython.cfunc
     @cython.exceptval(-1)
     def _read_hashes(self) -> cython.longlong:
-        """Read the hashes of the event as ids; return how many there are.
-
-        Of bytes these are the last eight, big-endian, as vLLM folds them; signed and unsigned integers of the
-        same bits are the same.
-        """
+        """Read the hashes of the event as ids; return how many there are."""
         at: cython.Py_ssize_t = self._hashes_at
         if at == 0:
             raise MalformedInputError("it has no block_hashes")
@@ -827,25 +854,33 @@ class KVEventReader:
         if count > len(self._hashes):
             self._hashes = memoryview(np.empty(count, dtype=np.int64))
         place: cython.longlong
-        size: cython.Py_ssize_t
-        head: cython.int
         at = self._inside(at)
         for place in range(count):
-            head = self._data[at]
-            if head == 0xCF:  # as hashes are, but for one in thousands
+            if self._data[at] == 0xCF:  # as hashes are, but for one in thousands
                 self._hashes[place] = as_signed(self._eight(at + 1))
                 at += 9
-            elif 0xC4 <= head <= 0xC6:
-                size = self._count(at)
-                at = self._inside(at) + size
-                size = min(size, 8)
-                self._hashes[place] = as_signed(self._word(at - size, size))
-            elif _is_integer(head):
-                self._hashes[place] = self._bits(at)
-                at += _SIZES[head]
             else:
-                raise self._unexpected("a block hash", at)
+                self._hashes[place] = self._hash(at)
+                at = self._after(at)
         return count
+
+    @cython.cfunc
+    @cython.exceptval(-1, check=True)
+    def _hash(self, at: cython.Py_ssize_t) -> cython.longlong:
+        """Return a block hash as an id.
+
+        Of bytes these are the last eight, big-endian, as vLLM folds them; signed and unsigned integers of the
+        same bits are the same.
+        """
+        head: cython.int = self._data[at]
+        if not _is_hash(head):
+            raise self._unexpected("a block hash", at)
+        if _is_integer(head):
+            return self._bits(at)
+        size: cython.Py_ssize_t = self._count(at)
+        at = self._inside(at) + size
+        size = min(size, 8)
+        return as_signed(self._word(at - size, size))
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -889,32 +924,63 @@ class KVEventReader:
             salt ^= self._ownership_salt
         return salt
 
-    @cython.cfunc
-    @cython.inline
-    @cython.exceptval(check=False)
-    def _has_no_labels(self) -> cython.bint:
-        """Return whether the event says nothing of an adapter, a session or a salt."""
-        return (
-            self._is_missing(self._lora_id_at)
-            and self._is_missing(self._lora_name_at)
-            and self._is_missing(self._session_at)
-            and self._is_missing(self._cache_salt_at)
-        )
-
     def _given_labels(self, has_groups: cython.bint):
         """Return what the event says of (adapter, session, salt, group, kind); None if nothing.
 
         Groups are labels where there are several, from the first on that is not 0.
         """
-        adapter = self._adapter()
-        session, salt = self._opaque(self._session_at), self._opaque(self._cache_salt_at)
+        adapter, session = self._adapter(), self._opaque(self._session_at)
         group = kind = None
         if has_groups:
             group = str(0 if self._is_missing(self._group_at) else self._group)
             if self._kind_at and _is_text(self._data[self._kind_at]):
                 kind = self._opaque(self._kind_at)
-        given = adapter, session, salt, group, kind
+        given = adapter, session, self._cache_salt(bool(adapter)), group, kind
         return given if any(given) else None
+
+    def _cache_salt(self, has_adapter: cython.bint):
+        """Return the pseudonym of the event's cache salt; None if it has none.
+
+        vLLM publishes it among the extra keys of a prompt's first block alone; what follows that has it, too.
+        """
+        at: cython.Py_ssize_t = self._cache_salt_at
+        if self._is_missing(at):
+            if not self._is_missing(self._parent_at):
+                is_known = self._salted and _is_hash(self._data[self._parent_at])
+                return self._salted.get(self._hash(self._parent_at)) if is_known else None
+            at = self._salt_in_extra_keys(has_adapter)
+        return self._pseudonym(self._opaque(at))
+
+    def _pseudonym(self, salt):
+        """Return the pseudonym of a cache salt; None for none."""
+        if not salt:
+            return None
+        name = self._pseudonyms.get(salt)
+        if name is None:
+            name = self._pseudonyms[salt] = pseudonym("salt", salt)
+        return name
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _salt_in_extra_keys(self, has_adapter: cython.bint) -> cython.Py_ssize_t:
+        """Return where the cache salt is among the extra keys of the event's first block; 0 if it is not.
+
+        There are, in order: the name of an adapter; pairs for what is not text; the salt; digests, as bytes.
+        """
+        at: cython.Py_ssize_t = self._extra_keys_at
+        if at == 0 or not _is_array(self._data[at]) or self._count(at) == 0:
+            return 0
+        at = self._inside(at)
+        if not _is_array(self._data[at]):
+            return 0
+        keys: cython.longlong = self._count(at)
+        key: cython.longlong
+        at = self._inside(at)
+        for key in range(keys):
+            if _is_text(self._data[at]) and not (has_adapter and key == 0):
+                return at
+            at = self._after(at)
+        return 0
 
     def _opaque(self, at: cython.Py_ssize_t):
         """Return the bytes of a string, of bytes, or of the digits of an integer; none of anything else."""
@@ -1018,6 +1084,16 @@ class KVEventReader:
             left -= 1
             if head == 0xCD:  # as most token ids: branches that are foreseen are faster than a size looked up
                 at += 3
+                while (
+                    left >= 4
+                    and at + 9 < end
+                    and data[at] == 0xCD
+                    and data[at + 3] == 0xCD
+                    and data[at + 6] == 0xCD
+                    and data[at + 9] == 0xCD
+                ):
+                    at += 12
+                    left -= 4
                 while left and at < end and data[at] == 0xCD:
                     at += 3
                     left -= 1
@@ -1214,6 +1290,14 @@ def _is_text(head: cython.int) -> cython.bint:
 def _is_integer(head: cython.int) -> cython.bint:
     """Return whether an integer begins with this byte."""
     return head <= 0x7F or head >= 0xE0 or 0xCC <= head <= 0xD3
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _is_hash(head: cython.int) -> cython.bint:
+    """Return whether an integer or bytes begin with this byte."""
+    return _is_integer(head) or 0xC4 <= head <= 0xC6
 
 
 @cython.cfunc

@@ -44,6 +44,7 @@ class Stored(msgspec.Struct, tag="BlockStored"):
     origin: str | None = None
     session_id: Raw = Raw()
     cache_salt: Raw = Raw()
+    extra_keys: Raw = Raw()
     kv_cache_spec_kind: Raw = Raw()
 
     @property
@@ -234,20 +235,53 @@ def opaque(raw):
     return str(msgspec.msgpack.decode(raw)).encode() if is_integer else b""
 
 
-def labels_of(event, has_groups):
-    """Return the labels of a store, None if it has none; secrets by their pseudonyms."""
-    adapter = event.lora_name or ("" if event.lora_id is None else str(event.lora_id))
-    session, salt = opaque(event.session_id), opaque(event.cache_salt)
+def adapter_of(event):
+    return event.lora_name or ("" if event.lora_id is None else str(event.lora_id))
+
+
+def is_text(raw):
+    return bool(raw) and (0xA0 <= raw[0] <= 0xBF or 0xD9 <= raw[0] <= 0xDB)
+
+
+def salt_in_extra_keys(event):
+    """Return the text among the keys of the first block that is no adapter's name; bytes of msgpack."""
+    try:
+        first, *_ = msgspec.msgpack.decode(event.extra_keys, type=list[Raw])
+        keys = msgspec.msgpack.decode(first, type=list[Raw])
+    except (msgspec.DecodeError, ValueError):
+        return b""
+    return next((bytes(key) for key in keys[bool(adapter_of(event)) :] if is_text(bytes(key))), b"")
+
+
+def labels_of(event, has_groups, salted):
+    """Return the labels of a store, None if it has none; secrets by their pseudonyms.
+
+    What goes on from a block with a cache salt has it as well.
+    """
+    adapter, session = adapter_of(event), opaque(event.session_id)
+    parent = bytes(event.parent_block_hash)
+    if bytes(event.cache_salt) not in (b"", NIL):
+        salt = pseudonymous("salt", opaque(event.cache_salt))
+    elif parent in (b"", NIL):
+        salt = pseudonymous("salt", opaque(salt_in_extra_keys(event)))
+    else:
+        try:
+            salt = salted.get(signed(folded(msgspec.msgpack.decode(parent, type=int | bytes))))
+        except msgspec.DecodeError:
+            salt = None
     kind = bytes(event.kv_cache_spec_kind)
-    is_text = kind and (0xA0 <= kind[0] <= 0xBF or 0xD9 <= kind[0] <= 0xDB)
     labels = Labels(
         lora=bounded_name(adapter) if adapter else None,
-        session=pseudonym("session", session) if session else None,
-        salt=pseudonym("salt", salt) if salt else None,
+        session=pseudonymous("session", session),
+        salt=salt,
         cache_group=str(signed(event.group_idx or 0)) if has_groups else None,
-        spec_kind=bounded_name(opaque(kind)) if has_groups and is_text and opaque(kind) else None,
+        spec_kind=bounded_name(opaque(kind)) if has_groups and is_text(kind) and opaque(kind) else None,
     )
     return labels if labels != Labels() else None
+
+
+def pseudonymous(kind, value):
+    return pseudonym(kind, value) if value else None
 
 
 def block_tokens(raw):
@@ -273,6 +307,7 @@ class ReferenceReader:
         self.rows, self.failures = {}, []
         self.other_tiers, self.host_pools = set(), set()
         self.has_groups = False
+        self.salted = {}
 
     def read(self, payloads):
         self.rows, self.failures = {}, []
@@ -312,7 +347,11 @@ class ReferenceReader:
             if event.ownership is not None:
                 salt ^= name_salt(event.ownership)
             self.has_groups = self.has_groups or bool(event.group_idx)
-            label = labels_of(event, self.has_groups) if event.op in (Op.STORE, Op.PREFIX) else None
+            label = (
+                labels_of(event, self.has_groups, self.salted) if event.op in (Op.STORE, Op.PREFIX) else None
+            )
+            if label and label.salt and event.block_hashes:
+                self.salted.setdefault(signed(folded(event.block_hashes[-1])), label.salt)
             is_reused = getattr(event, "origin", None) == "REUSED"
             ops = [Op.RESIDENT, Op.PREFIX] if is_reused else [event.op]  # it was there before
             added = [(op, signed(folded(one) ^ salt), ts, label) for one in event.block_hashes for op in ops]

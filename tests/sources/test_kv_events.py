@@ -411,7 +411,7 @@ FIELDS = {
     "lora_id": st.none() | INTEGERS | NAMES,
     "medium": st.none() | NAMES,
     "lora_name": st.none() | NAMES | st.dictionaries(st.sampled_from(["cache_salt", "x"]), ANYTHING),
-    "extra_keys": ANYTHING,
+    "extra_keys": ANYTHING | st.lists(st.none() | st.lists(NAMES | st.binary(max_size=2) | ANYTHING)),
     "group_idx": st.none() | st.integers(-2, 3) | INTEGERS,
     "kv_cache_spec_kind": ANYTHING,
     "kv_cache_spec_sliding_window": ANYTHING,
@@ -546,6 +546,52 @@ def test_sessions_and_salts_are_labels_as_keyed_hashes_alone():
     assert second == Labels(salt=first.salt)
     assert third == Labels(session=first.session)
     assert "private" not in repr((first, second, third))
+
+
+SALT = "private salt"
+NO_KEYS = [
+    None,
+    [],
+    [None],
+    [None, [SALT]],
+    [[]],
+    [[["image", 3]]],
+    [[b"digest"]],
+    [["sql"]],
+    [SALT],
+    SALT,
+    [SALT] * 20,
+    7,
+]
+
+
+def test_the_salt_among_the_extra_keys_of_vllm_is_one_of_all_that_follows():
+    prompt = stored([1, 2], extra_keys=[["sql", ["image", 3], SALT, b"digest"], None], lora_name="sql")
+    chunk = stored([3], parent_block_hash=2, extra_keys=[None])
+    output = stored([4], parent_block_hash=(3).to_bytes(32), extra_keys=[None])
+    row = ["BlockStored", [5], None, SECRET, 16, None, "GPU", None, [[SALT]]]
+    other = stored([6], parent_block_hash=7, extra_keys=[None])
+    salt = pseudonym("salt", SALT.encode())
+    first, again, *rest = labels_of([TS, [prompt, chunk]], [TS, [output, row, other]])
+    assert [first, again] == [Labels(lora="sql", salt=salt)] * 2
+    assert rest == [*[Labels(salt=salt)] * 3, None]
+
+
+@pytest.mark.parametrize("keys", NO_KEYS)
+def test_other_extra_keys_are_no_label(keys):
+    assert labels_of([TS, [stored([1], extra_keys=keys, lora_name="sql"), stored([2])]]) == [
+        Labels(lora="sql"),
+        None,
+    ]
+
+
+def test_a_salt_of_a_batch_that_is_refused_is_forgotten():
+    salted, after = stored([1], extra_keys=[[SALT]]), stored([2], parent_block_hash=1)
+    decoder = KVEventDecoder("s")
+    for payload in (msgspec.msgpack.encode([TS, [salted]])[:-1], msgspec.msgpack.encode([TS, [after]])):
+        decoder.add(payload)
+    (frame,) = decoder.frames()
+    assert frame.labels == ()
 
 
 @pytest.mark.parametrize("value", [None, "", b"", [1], {"a": 1}, 1.5, True])
