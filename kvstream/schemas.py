@@ -1,5 +1,6 @@
-"""The documents in ``schemas/``: JSON Schema, AsyncAPI 3, OpenAPI 3.1, golden wire vectors, metrics, settings."""
+"""The documents in ``schemas/``: JSON Schema, AsyncAPI, OpenAPI, wire vectors, metrics and settings."""
 
+import inspect
 import json
 import re
 import zlib

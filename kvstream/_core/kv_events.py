@@ -3,8 +3,8 @@
 
 Every value of a batch is walked over, so that one that is torn is refused as a whole; what it has added until
 then is taken back. Only the fields that are used are looked at, and of a field that is given twice the last
-one. Token ids and extra keys may hold what users wrote: they are passed over by their size, but for vLLM's cache
-salt, of which a keyed hash is kept.
+one. Token ids and extra keys may hold what users wrote: they are passed over by their size, but for the cache
+salt of vLLM, of which a keyed hash is kept.
 
 Source: the msgpack format, https://github.com/msgpack/msgpack/blob/master/spec.md
 """
