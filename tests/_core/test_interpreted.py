@@ -50,6 +50,7 @@ def test_type_checkers_read_the_types_that_the_core_has(interpreted):
         assert done.stdout == f"Success: no issues found in {len(stubs)} modules\n", done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_interpreted_core_equals_the_plain_twin(interpreted):
     done = interpreted(
         *(

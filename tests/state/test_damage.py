@@ -98,7 +98,7 @@ def test_damage_at_any_offset_goes_back_to_the_older_snapshot_and_its_cursors(tm
     store, straight = DirectoryStore(tmp_path), Straight()
     newest = tmp_path / "snapshot-000000000001.kvstate"
     whole = newest.read_bytes()
-    for at in range(0, len(whole), len(whole) // 20):
+    for at in range(0, len(whole), len(whole) // 7):
         for data in damaged(whole, at):
             newest.write_bytes(data)
             stream, cursors = gone_on(store)
@@ -175,7 +175,7 @@ def test_after_power_was_lost_the_next_process_saves_and_goes_on(tmp_path):
     async def main():
         files = UnsyncedFiles()
         await save_twice(tmp_path, files)
-        for step in range(files.steps // 2, files.steps):
+        for step in range(files.steps // 2, files.steps, 3):
             files = UnsyncedFiles()
             files.power_lost_at = step
             with pytest.raises(PowerLoss):

@@ -24,7 +24,7 @@ from tests.strategies import frame
 from tests.waiting import DEADLINE, until
 
 BACKENDS = ["asyncio", "trio"]
-FRAMES, HALF = 300, 150
+FRAMES, HALF = 120, 60
 QUIET = MetricsConfig(export_interval=0.0, window_seconds=0.005)
 
 
@@ -219,7 +219,7 @@ def test_each_source_of_a_busy_stream_is_saved_as_its_frames_so_far_left_it(
 ):
     """Whatever is restored is what the first frames of each source lead to, as many as its numbers say."""
     monkeypatch.setattr("kvstream.engine.cache._SILENT_WINDOWS", 10**9)  # the clock closes no windows
-    events = busy(200, 40_000, content=True)
+    events = busy(200, 12_000, content=True)
     frames = {name: numbered(events, name) for name in NAMES}
 
     async def feed(stream, name, goes_on):
@@ -243,10 +243,10 @@ def test_each_source_of_a_busy_stream_is_saved_as_its_frames_so_far_left_it(
                 async with anyio.create_task_group() as tasks:
                     for name in NAMES:
                         tasks.start_soon(feed, stream, name, goes_on)
-                    for number in range(12):
+                    for number in range(6):
                         assert await each.save()
                         check(store.newest().sections)
-                        if number == 5:
+                        if number == 2:
                             assert all(place <= HALF for place in places(store.newest().sections).values())
                             goes_on.set()
                 await stream.flush()
