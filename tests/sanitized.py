@@ -4,6 +4,7 @@ The address and the undefined-behaviour sanitizer of gcc end a process at the fi
 and so does an index out of bounds.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -102,6 +103,18 @@ def build(name, folder, right="", wrong=""):
         check=True,
     )
     return made
+
+
+def build_once(name, tmp_path_factory):
+    """Build a module for all workers that run tests of it; return its path."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of this run
+    folder /= f"checked_{name}"
+    made = folder / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return made if made.exists() else build(name, folder)
 
 
 def run(made, *arguments, **environment):

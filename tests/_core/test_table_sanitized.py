@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.sanitized import MARKS, assert_clean, build, run, run_tests
+from tests.sanitized import MARKS, assert_clean, build, build_once, run, run_tests
 
 pytestmark = MARKS
 
@@ -16,7 +16,7 @@ TESTS = {
 
 @pytest.fixture(scope="module", params=TESTS)
 def built(request, tmp_path_factory):
-    return request.param, build(request.param, tmp_path_factory.mktemp("checked"))
+    return request.param, build_once(request.param, tmp_path_factory)
 
 
 def test_the_tests_do_nothing_that_the_sanitizers_forbid(built):
