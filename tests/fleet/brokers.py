@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.ports import free_port
+from tests.waiting import DEADLINE
 
 ck = pytest.importorskip("confluent_kafka")
 admin_module = pytest.importorskip("confluent_kafka.admin")
@@ -40,7 +41,7 @@ class Broker:
             admin.list_topics(f"{prefix}.{name}", timeout=20)
         return f"kafka://{self.address}/{prefix}"
 
-    def records(self, topic, seconds=10.0, enough=None):
+    def records(self, topic):
         """Everything in a topic so far, each as (partition, offset, key, value, timestamp in ms)."""
         consumer = ck.Consumer(
             {"bootstrap.servers": self.address, "group.id": uuid.uuid4().hex, "enable.partition.eof": True}
@@ -49,7 +50,7 @@ class Broker:
         try:
             partitions = consumer.list_topics(topic, timeout=20).topics[topic].partitions
             consumer.assign([ck.TopicPartition(topic, p, ck.OFFSET_BEGINNING) for p in partitions])
-            until = time.monotonic() + seconds
+            until = time.monotonic() + DEADLINE
             while len(ends) < len(partitions) and time.monotonic() < until:
                 message = consumer.poll(0.2)
                 if message is None:

@@ -25,6 +25,7 @@ from tests.fleet.partitions import partition, seen
 from tests.fleet.workers import committed, ids, published, saved, wait_until
 from tests.forked import DEVNULL, Kvstream
 from tests.ports import free_port
+from tests.waiting import DEADLINE
 
 KILLS = int(os.environ.get("KVSTREAM_FLEET_KILLS", "2"))
 STOPS = int(os.environ.get("KVSTREAM_FLEET_STOPS", "1"))
@@ -133,7 +134,7 @@ def worker(url, place, config):
 
 
 def metric(process, name):
-    with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{process.port}/metrics", timeout=DEADLINE) as answer:
         lines = answer.read().decode().splitlines()
     [value] = [line.split()[1] for line in lines if line.startswith(f"kvstream_worker_{name}_total ")]
     return float(value)
@@ -159,7 +160,7 @@ def caught_up(broker, url):
         offsets = committed(broker, url)
         return all(offsets[n][0] >= end for n, end in wanted.items())
 
-    wait_until(check, 120)
+    wait_until(check)
     return time.monotonic() - began
 
 

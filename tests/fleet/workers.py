@@ -60,8 +60,8 @@ def working(worker):
         raise raised[0]
 
 
-def wait_until(condition, seconds=60):
-    until = time.monotonic() + seconds
+def wait_until(condition):
+    until = time.monotonic() + DEADLINE
     while not (found := condition()):
         assert time.monotonic() < until, condition
         time.sleep(0.02)

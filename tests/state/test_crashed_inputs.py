@@ -197,7 +197,7 @@ async def gone_on(given, path, events):
         restored = sum(cache.table.live_count for cache in caches_of(stream))
         each = live_input(given.name)
         tasks.start_soon(lambda: each.deliver(stream.take, marker_of=partial(input_marker, stream)))
-        with anyio.move_on_after(60):
+        with anyio.move_on_after(DEADLINE):
             await until(lambda: stream.accounts().processed >= events)
         await anyio.sleep(0.5)  # for what would come a second time
         await stream.flush()
@@ -214,7 +214,7 @@ async def gone_on(given, path, events):
 @pytest.mark.parametrize("make", [Published, json_lines, log])
 async def test_an_input_is_gone_on_with_where_the_state_ends(tmp_path, make):
     rng = random.Random(SEED)
-    with anyio.fail_after(DEADLINE + 20 * CRASHES):
+    with anyio.fail_after(2 * DEADLINE + 20 * CRASHES):
         async with make(tmp_path) as given:
             await killed_again_and_again(given, tmp_path, rng)
             if isinstance(given, Written):
