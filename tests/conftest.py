@@ -33,6 +33,17 @@ def pytest_xdist_auto_num_workers(config):
     return 2 * (os.cpu_count() or 1)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give each worker tests that stand together, as they share a broker, a browser or a build.
+
+    What is left in the end is parted again.
+    """
+    from xdist.scheduler import WorkStealingScheduling  # here, as xdist may not be there
+
+    return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser():
     """Opens a page in Chromium: ``async with browser() as (page, complaints)``.
