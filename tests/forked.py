@@ -228,4 +228,24 @@ def _run(request, streams):
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
     from kvstream.__main__ import main
 
-    main()
+    try:
+        main()
+    except SystemExit as ended:
+        _end(ended.code)
+        raise
+
+
+def _end(code):
+    """End this process as ``multiprocessing`` ends its own; return if that would not be as Python does it.
+
+    To take all that the parent has loaded to pieces takes longer than most commands run.
+    """
+    threading._shutdown()  # waits for threads
+    atexit._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(code)
+    except (OSError, TypeError, ValueError):  # cannot be written, or is no number
+        return
