@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import re
 import zlib
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from kvstream.alerts.rule import Page, Rule
+from kvstream.alerts.silences import Silence
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType, fingerprint
 from kvstream.blocks.apply_result import KVCacheEvictionEvent
+from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.engine.inputs import InputStatistics
 from kvstream.events.codec import WireFrame, encode_frame, encode_lines
 from kvstream.events.counters import DROP_REASONS
@@ -36,7 +40,7 @@ from kvstream.reports.markdown import markdown_table
 from kvstream.reports.overview import State
 from kvstream.reports.report import Report
 from kvstream.reports.verdict import CacheAnalysis
-from kvstream.settings import SECTIONS, VARIABLES
+from kvstream.settings import VARIABLES
 from kvstream.state.inspection import SavedSnapshot
 from kvstream.web import openapi
 
@@ -52,6 +56,14 @@ _OUTPUTS: tuple[type[msgspec.Struct], ...] = (
     State,
     SavedSnapshot,
 )
+_TABLES: dict[str, type[msgspec.Struct]] = {
+    "`[metrics]`": MetricsConfig,
+    "`[stream]`": StreamConfig,
+    "`[rules.NAME]`": Rule,
+    "`page` of a rule": Page,
+    "`[[silences]]`": Silence,
+}
+_NOT_IN_TABLES = (("`[stream]`", "metrics"), ("`[rules.NAME]`", "name"))  # names of tables themselves
 
 
 def documents() -> dict[str, str]:
@@ -152,14 +164,16 @@ def _metrics() -> str:
 def _settings() -> str:
     """Return every setting, by the docstring of its class, and every other variable as Markdown."""
     parts = []
-    for section, kind in SECTIONS.items():
+    for heading, kind in _TABLES.items():
         meanings = _attributes(kind)
         rows = [
-            (f"`{field.name}`", f"`{_toml(field.default)}`", meanings[field.name])
+            (f"`{field.name}`", _default(field), meanings[field.name])
             for field in msgspec.structs.fields(kind)
-            if field.name not in SECTIONS
+            if (heading, field.name) not in _NOT_IN_TABLES
         ]
-        parts += [f"## `[{section}]`", markdown_table(("setting", "default", "meaning"), rows)]
+        parts += [f"## {heading}", markdown_table(("setting", "default", "meaning"), rows)]
+        if kind is Rule:
+            parts.append("`metric` is one of " + ", ".join(f"`{metric}`" for metric in MetricType) + ".")
     variables = [(f"`{name}`", meaning) for name, meaning in VARIABLES.items()]
     parts += ["## Other variables", markdown_table(("variable", "meaning"), variables)]
     return "\n\n".join(parts) + "\n"
@@ -172,8 +186,13 @@ def _attributes(kind: type) -> dict[str, str]:
     return {name: re.sub(r"\s+", " ", meaning.replace("``", "`")) for name, meaning in entries}
 
 
-def _toml(value: Any) -> str:
-    return "none" if value is None else json.dumps(value)
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    """Return the default of a field as TOML has it."""
+    if field.required:
+        return "needed"
+    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    text = {None: "none", -math.inf: "-inf"}.get(value) if not isinstance(value, dict) else None
+    return f"`{text or json.dumps(msgspec.to_builtins(value))}`"
 
 
 def _plain(events: list[Any]) -> list[Any]:

@@ -49,12 +49,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             usual; ``restarted``: an empty cache that is not yet what it was; ``premature``: evicted
             blocks are needed again, whatever was normal; ``always``: fires as long as the stream is open.
         metric: The value looked at.
-        threshold: See the class of the condition in ``kvstream.alerts.conditions``.
+        threshold: How bad it must be. ``drop``: how far below, in log odds of a ratio (0.6: from 0.80 to
+            0.69, or from 0.20 to 0.12) or as a logarithm (0.7: half); ``silent``: times the longest usual
+            pause; else a value of the metric.
         clear: The alert ends once the measure is back at this, in the threshold's unit.
         cause: Rules of one cause make one incident: what fires while it is open becomes its evidence.
         for_seconds: How long it must be bad before the alert fires.
         clear_seconds: How long it must be good before the alert is over.
-        level: Level at which it fires.
+        level: Severity at which it fires.
         page: When it becomes critical.
         inhibits: Rules of the same cache that begin no alert while this one fires.
         recovery_seconds: How long they are inhibited beyond its end.
