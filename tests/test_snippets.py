@@ -11,14 +11,16 @@ import sys
 import textwrap
 import tomllib
 import urllib.request
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from kvstream import default_rules, load_rules
 from kvstream.alerts.labelled import read_labels
-from kvstream.cli.app import command_named
+from kvstream.cli.app import app, command_named
 from kvstream.cli.config_file import check_all
 from kvstream.events.codec import decode_line
 from kvstream.sources.targets import read_targets
@@ -126,11 +128,13 @@ def assert_in_order(expected, printed):
         assert line in lines, line
 
 
+COMMANDS = typer.main.get_command(app)
+command_of = cache(command_named)
 COMMAND = re.compile(r"`(kvstream [^`]+)`")
 
 
 def commands():
-    """(page, words) of each command line of kvstream: in snippets, and in sentences."""
+    """(page, words) of each command line: in snippets, in sentences, and among a command's examples."""
     for each in found("sh", "console", "ini"):
         page, text = each.values
         for line in text.replace("\\\n", " ").splitlines():
@@ -138,6 +142,9 @@ def commands():
     for page, text in PAGES.items():
         prose = re.sub(r"^( *)```.*?^ *```$", "", text, flags=re.M | re.S)
         yield from ((page, words) for line in COMMAND.findall(prose) for words in parts_of(line))
+    for name in COMMANDS.list_commands(None):
+        for example in re.findall(r"^  (\S.*kvstream .*|kvstream .*)$", command_of(name).epilog or "", re.M):
+            yield from (("--help", words) for words in parts_of(re.split(r" {3,}", example)[0]))
 
 
 def parts_of(line):
@@ -157,15 +164,15 @@ def parts_of(line):
 
 @pytest.mark.parametrize(("page", "words"), sorted(set(commands())), ids=lambda value: str(value)[:60])
 def test_every_command_that_is_shown_has_such_options(page, words):
-    words = [word for word in words if word != "…"]
+    words = list(words)
     if not words or words[0] in ("--version", "COMMAND"):
         return
-    command = command_named(words.pop(0))
-    while hasattr(command, "commands"):
-        if not words:
-            return
+    command = command_of(words.pop(0))
+    while words and hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
-    command.make_parser(command.make_context(command.name, [], resilient_parsing=True)).parse_args(words)
+    parser = command.make_parser(command.make_context(command.name, [], resilient_parsing=True))
+    _, left, _ = parser.parse_args(words)
+    assert set(left) <= {"…"}
 
 
 def test_json_of_a_page_is_read_by_what_it_is_for(tmp_path):
