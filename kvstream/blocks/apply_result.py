@@ -94,8 +94,8 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
             KVCacheEvictionEvent(block, lifetime, idle, count, gaps, ts, REASONS[reason], source, tier)
             for block, lifetime, idle, count, gaps, ts, reason in zip(
                 self.blocks.tolist(),
-                _known_seconds(self.lifetimes),
-                _known_seconds(self.idles),
+                known_seconds(self.lifetimes),
+                known_seconds(self.idles),
                 self.access_counts.tolist(),
                 self.gaps_seconds(),
                 (self.ts / 1e9).tolist(),
@@ -105,7 +105,7 @@ class EvictionBatch(msgspec.Struct, frozen=True, eq=False):
         ]
 
 
-def _known_seconds(times: I64) -> list[float | None]:
+def known_seconds(times: I64) -> list[float | None]:
     """Return times in seconds, None for negative ones."""
     known: list[float | None] = (times / 1e9).tolist()
     for place in np.flatnonzero(times < 0).tolist():

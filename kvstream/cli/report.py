@@ -23,7 +23,7 @@ from kvstream.reports.comparison_page import comparison_html, comparison_markdow
 from kvstream.reports.html import to_html
 from kvstream.reports.markdown import to_markdown
 from kvstream.reports.report import Report, ReportBuilder
-from kvstream.sinks.eviction_table import EvictionTable, check_ending
+from kvstream.sinks.eviction_table import ArrowTable, CsvTable, check_ending, eviction_table
 from kvstream.sinks.output_file import naming, refuse_inputs, whole_file
 from kvstream.text.escape import for_unicode
 from kvstream.text.json import encode_json
@@ -150,12 +150,12 @@ def _write(text: str, output: Path | None, path: str | None) -> None:
 
 
 @contextmanager
-def _eviction_table(path: Path | None, force: bool) -> Iterator[EvictionTable | None]:
+def _eviction_table(path: Path | None, force: bool) -> Iterator[ArrowTable | CsvTable | None]:
     if path is None:
         yield None
         return
     check_ending(path)
-    with whole_file(path, force) as written, naming(path), EvictionTable(Path(written)) as table:
+    with whole_file(path, force) as written, naming(path), eviction_table(Path(written)) as table:
         yield table
 
 

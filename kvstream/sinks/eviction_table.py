@@ -1,17 +1,23 @@
-"""Evictions as a table for pandas, polars and duckdb: Parquet, Arrow or CSV (``kvstream[pyarrow]``)."""
+"""Evictions as a table for pandas, polars and duckdb: Parquet and Arrow (``kvstream[pyarrow]``), or CSV."""
 
+import csv
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from kvstream.blocks.apply_result import EvictionBatch
+from kvstream.blocks.apply_result import EvictionBatch, known_seconds
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.events.types import REASONS
 from kvstream.text.escape import for_csv, for_unicode
 
 SUFFIXES = (".parquet", ".arrow", ".csv")
+_COLUMNS = (
+    *("source", "tier", "block", "evicted_at", "lifetime_seconds", "idle_seconds", "accesses", "reason"),
+    "reuse_gaps_seconds",
+)
 
 
 def check_ending(path: Path) -> None:
@@ -24,8 +30,8 @@ def check_ending(path: Path) -> None:
         raise ConfigError(f"{path}: a table of evictions is {', '.join(SUFFIXES)}, by its name")
 
 
-class EvictionTable:
-    """Writes evictions to a file as they come; use as a context manager.
+def eviction_table(path: Path) -> "ArrowTable | CsvTable":
+    """Return what writes evictions to a file as they come; use it as a context manager.
 
     Columns: ``source``, ``tier``, ``block`` (int64), ``evicted_at`` (UTC, ns), ``lifetime_seconds`` and
     ``idle_seconds`` (null where a birth is unknown), ``accesses``, ``reason`` and ``reuse_gaps_seconds`` (a
@@ -37,47 +43,94 @@ class EvictionTable:
 
     Raises:
         ConfigError: If it is named otherwise.
-        MissingExtraError: If ``kvstream[pyarrow]`` is not installed.
+        MissingExtraError: If ``kvstream[pyarrow]`` is not installed, which CSV does without.
         OSError: If it cannot be written.
+    """
+    check_ending(path)
+    return CsvTable(path) if path.suffix == ".csv" else ArrowTable(path)
+
+
+class CsvTable:
+    """Writes evictions as CSV, as ``eviction_table`` says.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        rows: Evictions written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.rows = 0
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer.writerow(_COLUMNS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._file.close()
+
+    def write(self, source: str, tier: str, batch: EvictionBatch) -> None:
+        """Write the evictions of one source and tier."""
+        self._writer.writerows(
+            zip(
+                repeat(for_csv(source)),
+                repeat(for_csv(tier)),
+                batch.blocks.tolist(),
+                np.datetime_as_string(batch.ts.astype("datetime64[ns]"), timezone="UTC").tolist(),
+                known_seconds(batch.lifetimes),
+                known_seconds(batch.idles),
+                batch.access_counts.tolist(),
+                (REASONS[reason] for reason in batch.reasons.tolist()),
+                (" ".join(f"{gap:.9g}" for gap in row) for row in batch.gaps_seconds()),
+            )
+        )
+        self.rows += len(batch)
+
+
+class ArrowTable:
+    """Writes evictions as Parquet or Arrow, as ``eviction_table`` says.
+
+    Args:
+        path: The file, by which the format is chosen.
+
+    Attributes:
+        rows: Evictions written.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             import pyarrow
-            import pyarrow.csv
             import pyarrow.parquet
         except ImportError:
-            raise MissingExtraError("a table of evictions", "pyarrow") from None
-        check_ending(path)
+            raise MissingExtraError(f"a {path.suffix} table of evictions, unlike .csv,", "pyarrow") from None
         self.rows = 0
         self._arrow: Any = pyarrow
-        gaps = pyarrow.string() if path.suffix == ".csv" else pyarrow.list_(pyarrow.float64())
         name = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
-        self._escape = for_unicode
-        if path.suffix == ".csv":
-            name, self._escape = pyarrow.string(), for_csv
-        self._schema = pyarrow.schema(
-            [
-                ("source", name),
-                ("tier", name),
-                ("block", pyarrow.int64()),
-                ("evicted_at", pyarrow.timestamp("ns", "UTC")),
-                ("lifetime_seconds", pyarrow.float64()),
-                ("idle_seconds", pyarrow.float64()),
-                ("accesses", pyarrow.int64()),
-                ("reason", name),
-                ("reuse_gaps_seconds", gaps),
-            ]
+        seconds, gaps = pyarrow.float64(), pyarrow.list_(pyarrow.float64())
+        kinds = (
+            name,
+            name,
+            pyarrow.int64(),
+            pyarrow.timestamp("ns", "UTC"),
+            seconds,
+            seconds,
+            pyarrow.int64(),
+            name,
+            gaps,
         )
-        open_writer = {
-            ".parquet": lambda: pyarrow.parquet.ParquetWriter(str(path), self._schema, compression="zstd"),
-            ".arrow": lambda: pyarrow.OSFile(str(path), "wb"),
-            ".csv": lambda: pyarrow.csv.CSVWriter(str(path), self._schema),
-        }
-        self._sink: Any = open_writer[path.suffix]()
-        self._writer: Any = self._sink
+        self._schema = pyarrow.schema(list(zip(_COLUMNS, kinds, strict=True)))
+        self._sink: Any
+        self._writer: Any
         if path.suffix == ".arrow":
+            self._sink = pyarrow.OSFile(str(path), "wb")
             self._writer = pyarrow.ipc.new_file(self._sink, self._schema)
+        else:
+            self._sink = self._writer = pyarrow.parquet.ParquetWriter(
+                str(path), self._schema, compression="zstd"
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -97,20 +150,17 @@ class EvictionTable:
     def write(self, source: str, tier: str, batch: EvictionBatch) -> None:
         """Write the evictions of one source and tier."""
         pa, n = self._arrow, len(batch)
-        gaps: list[Any] = batch.gaps_seconds()
-        if self._schema.field("reuse_gaps_seconds").type == pa.string():
-            gaps = [" ".join(f"{gap:.9g}" for gap in row) for row in gaps]
         reasons = np.array(REASONS, dtype=object)[batch.reasons]
         columns = [
-            [self._escape(source)] * n,
-            [self._escape(tier)] * n,
+            [for_unicode(source)] * n,
+            [for_unicode(tier)] * n,
             batch.blocks,
             batch.ts,
             pa.array(batch.lifetimes / 1e9, mask=batch.lifetimes < 0),
             pa.array(batch.idles / 1e9, mask=batch.idles < 0),
             batch.access_counts,
             reasons.tolist(),
-            gaps,
+            batch.gaps_seconds(),
         ]
         arrays = [
             column if isinstance(column, pa.Array) else pa.array(column, type=field.type)

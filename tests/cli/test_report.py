@@ -42,6 +42,15 @@ def test_what_cannot_be_done_is_said(kvstream, tmp_path):
         assert "Traceback" not in ran.err
 
 
+def test_a_csv_of_every_eviction_needs_no_pyarrow(kvstream, tmp_path):
+    ran = kvstream("report", CHAT, "--evictions", tmp_path / "e.csv", without="pyarrow")
+    assert ran.code == 0, ran.err
+    header, *rows = (tmp_path / "e.csv").read_text().splitlines()
+    assert header.startswith("source,tier,block,evicted_at,")
+    assert f"{len(rows):,} evictions" in ran.err
+    assert len(rows) > 1_000
+
+
 def test_malformed_pieces_are_told_with_their_place_and_left_out(kvstream, tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"type":"alloc","block":1,"ts":1}\nnonsense\n{"type":"access","block":1,"ts":2}\n')

@@ -6,7 +6,7 @@ import pytest
 from kvstream import MetricsConfig
 from kvstream.engine.monitor import Monitor
 from kvstream.errors import ConfigError
-from kvstream.sinks.eviction_table import EvictionTable
+from kvstream.sinks.eviction_table import eviction_table
 from kvstream.sources.synthetic import generate
 
 
@@ -17,7 +17,7 @@ def written(tmp_path):
     def write(name):
         events = []
         path = tmp_path / name
-        with EvictionTable(path) as table:
+        with eviction_table(path) as table:
             monitor = Monitor(MetricsConfig())
             for frame in generate("chat", 20_000, blocks=256, source='vllm "0",\n'):
                 outcome = monitor.process(frame, records=True)
@@ -84,4 +84,4 @@ def test_every_eviction_is_read_back(written, readers):
 
 def test_another_name_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="parquet"):
-        EvictionTable(tmp_path / "evictions.xlsx")
+        eviction_table(tmp_path / "evictions.xlsx")

@@ -24,7 +24,7 @@ from kvstream.reports.incidents import open_incidents
 from kvstream.reports.markdown import to_markdown
 from kvstream.reports.overview import CacheNow, State
 from kvstream.reports.report import ReportBuilder
-from kvstream.sinks.eviction_table import EvictionTable
+from kvstream.sinks.eviction_table import eviction_table
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.text.escape import for_csv, for_terminal, for_unicode
 from tests.text.test_escape import HOSTILE_NAMES, names
@@ -187,7 +187,7 @@ def test_json_lines_hold_the_name_as_it_is(name):
 def test_a_table_of_evictions_holds_the_name_and_no_formula(name, ending, tmp_path):
     path = tmp_path / f"evictions{ending}"
     builder = ReportBuilder(MetricsConfig())
-    with EvictionTable(path) as table:
+    with eviction_table(path) as table:
         outcome = builder.process(frame_of(name), records=True)
         for batch in outcome.evicted:
             table.write(outcome.source, outcome.tier, batch)
