@@ -17,6 +17,11 @@ lint:
     ruff format --check .
     mypy
 
+# The public face as pyright reads it, which needs Node
+pyright:
+    pip install -q pyright==1.1.414
+    pyright
+
 # Put the format right
 format:
     ruff check --fix .

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import msgspec
 import numpy as np
@@ -275,6 +275,24 @@ class BatchMetricsCollector:
     def get_summary(self) -> CacheMetricsSummary:
         """Return the summary now."""
         return self.collector.get_summary()
+
+
+@overload
+def create_metrics_collector(
+    sample_rate: float = 1.0, batch_mode: Literal[False] = False, **config: Any
+) -> KVCacheMetricsCollector: ...
+
+
+@overload
+def create_metrics_collector(
+    sample_rate: float = 1.0, *, batch_mode: Literal[True], **config: Any
+) -> BatchMetricsCollector: ...
+
+
+@overload
+def create_metrics_collector(
+    sample_rate: float, batch_mode: bool, **config: Any
+) -> KVCacheMetricsCollector | BatchMetricsCollector: ...
 
 
 def create_metrics_collector(
