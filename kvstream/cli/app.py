@@ -1,5 +1,6 @@
 """The ``kvstream`` application: its commands, and how errors become messages and exit codes."""
 
+import asyncio
 import logging
 import os
 import re
@@ -153,6 +154,19 @@ def _wants_traceback() -> bool:
     return bool(os.environ.get("KVSTREAM_TRACEBACK"))
 
 
+def _exit_at(number: int, _: object) -> None:
+    """Exit so that nothing is left half-written where a command does not drain by itself.
+
+    An event loop does so between two steps of its tasks: in the middle of one, such as when a worker thread
+    has begun whose end nobody has seen to yet, the process would wait for that thread for ever.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        sys.exit(EXIT_SIGNAL + number)
+    loop.call_soon_threadsafe(sys.exit, EXIT_SIGNAL + number)
+
+
 def run_app() -> int:
     """Run the command line; return the exit code.
 
@@ -162,8 +176,7 @@ def run_app() -> int:
     _contain_background_errors()
     if VARIABLE in os.environ:
         begin_completion()
-    # So that SIGTERM, too, leaves nothing half-written behind where a command does not drain by itself.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(EXIT_SIGNAL + number))
+    signal.signal(signal.SIGTERM, _exit_at)
     try:
         code = int(app(standalone_mode=False, prog_name="kvstream") or 0)
         sys.stdout.flush()

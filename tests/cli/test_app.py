@@ -3,6 +3,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -131,23 +132,42 @@ def test_what_needs_an_extra_says_which(kvstream, module, arguments, extra):
     assert "Traceback" not in ran.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_that_comes_where_nothing_can_be_raised_ends_the_command_all_the_same(number):
+def ended_by(command):
+    """The exit code and standard error of a command that is this Python code."""
     code = f"""
-import os, sys, time
+import os, signal, sys, threading, time
+import anyio
 from kvstream.cli import app
 
-class Last:
-    def __del__(self):
-        os.kill(os.getpid(), {int(number)})  # what its handler raises is ignored here
-
 def command(**_):
-    Last()
-    time.sleep({DEADLINE})
+{textwrap.indent(textwrap.dedent(command), "    ")}
 
 app.app = command
 sys.exit(app.run_app())
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=DEADLINE)
-    assert ran.returncode == 128 + number
-    assert not ran.stderr
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=DEADLINE, check=False)
+    return ran.returncode, ran.stderr.decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_where_nothing_can_be_raised_ends_the_command_all_the_same(number):
+    command = f"""
+    class Last:
+        def __del__(self):
+            os.kill(os.getpid(), {int(number)})  # what its handler raises is ignored here
+    Last()
+    time.sleep({DEADLINE})
+    """
+    assert ended_by(command) == (128 + number, "")
+
+
+def test_sigterm_while_a_worker_thread_starts_leaves_no_thread_behind_that_is_waited_for():
+    command = """
+    start = threading.Thread.start
+    def start_and_stop(thread):
+        start(thread)
+        os.kill(os.getpid(), signal.SIGTERM)
+    threading.Thread.start = start_and_stop
+    anyio.run(anyio.to_thread.run_sync, time.sleep, 0.1)
+    """
+    assert ended_by(command) == (143, "")
