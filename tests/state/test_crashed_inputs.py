@@ -21,18 +21,22 @@ from kvstream import EventFrame, KVStream, MetricsConfig, StreamConfig
 from kvstream.engine.monitor import Monitor, accounts_of
 from kvstream.events.codec import encode_lines
 from kvstream.events.log import LogWriter
+from kvstream.metrics.summary import ALL
 from kvstream.sources.inputs import live_input
 from kvstream.sources.kv_events import KVEventDecoder
 from kvstream.stream import caches_of, input_marker
 from tests.engine.test_saved import of_cache
 from tests.forked import Kvstream
 from tests.publisher import Engine
+from tests.state.test_crashes import alerts_in, identity
 from tests.waiting import DEADLINE, until
 
 CRASHES = int(os.environ.get("KVSTREAM_CRASHES", "4"))
 SEED = int(os.environ.get("KVSTREAM_CRASH_SEED", "1"))
 SECOND = 10**9
 STEP_SECONDS = 0.005
+A_SECOND = 5  # steps, of event time
+PERIOD, GOOD = 240 * A_SECOND, 150 * A_SECOND  # steps: the second part of each period is an incident
 QUIET = MetricsConfig(export_interval=0.0)
 
 
@@ -50,7 +54,7 @@ def batch(step):
             events.append(["BlockRemoved", hashes, medium])
     if rng.random() < 0.003:
         events.append(["AllBlocksCleared"])
-    return msgspec.msgpack.encode([1_000_000 + step / 20, events, rank])
+    return msgspec.msgpack.encode([1_000_000 + step / A_SECOND, events, rank])
 
 
 class Published:
@@ -84,13 +88,16 @@ class Published:
 def lines_of(step):
     """Frames of three sources, one of which is often silent, in a step of a file."""
     rng = np.random.default_rng(step)
+    is_good = step % PERIOD < GOOD
     for number, source in enumerate(["slots", "contents", "seldom"]):
         if source == "seldom" and step % 200 > 20:
             continue
         events = int(rng.integers(1, 30))
-        ops = rng.choice([0, 1, 2], events, p=[0.3, 0.5, 0.2]).astype(np.uint8)
+        chances = [0.15, 0.75, 0.1] if is_good else [0.6, 0.05, 0.35]
+        ops = rng.choice([0, 1, 2], events, p=chances).astype(np.uint8)
         blocks = rng.integers(0, 200, events) + (2**40 if number == 1 else 0)
-        ts = (1_000_000 * 20 + step) * SECOND // 20 + np.sort(rng.integers(0, SECOND // 20, events))
+        ts = (1_000_000 * A_SECOND + step) * SECOND // A_SECOND
+        ts += np.sort(rng.integers(0, SECOND // A_SECOND, events))
         yield EventFrame(ops, blocks, ts, source, "cpu" if step % 3 == 1 else "gpu")
 
 
@@ -166,7 +173,8 @@ class Buffer:
 
 
 async def killed_again_and_again(given, path, rng):
-    """Let the input grow until the server was killed often enough."""
+    """Let the input grow until the server was killed often enough; return the alerts that it has shown."""
+    out = path / "alerts.jsonl"
     arguments = ["serve", "--from", given.name, "--state", path / "state", "--summary-every", "0", "--json"]
 
     async def grow():
@@ -175,25 +183,28 @@ async def killed_again_and_again(given, path, rng):
                 given.step()
             await anyio.sleep(STEP_SECONDS)
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(grow)
-        for crash in range(CRASHES):
-            with Kvstream(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-                if crash == 0:  # before the first snapshot nobody knows where to go on
-                    await until(lambda: list(path.glob("state/snapshot-*")))
-                    given.is_known = True
-                await anyio.sleep(rng.uniform(0, 0.8) if crash % 2 else rng.uniform(2.0, 9.0))
-                number = rng.choice([signal.SIGKILL] * 4 + [signal.SIGTERM])
-                os.kill(process.pid, number)
-                _, err = await anyio.to_thread.run_sync(process.communicate)
-                assert "Traceback" not in err.decode()
-        tasks.cancel_scope.cancel()
+    with open(out, "ab") as file:  # noqa: ASYNC230 - for another process to write to
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(grow)
+            for crash in range(CRASHES):
+                with Kvstream(arguments, stdout=file, stderr=subprocess.PIPE) as process:
+                    if crash == 0:  # before the first snapshot nobody knows where to go on
+                        await until(lambda: list(path.glob("state/snapshot-*")))
+                        given.is_known = True
+                    await anyio.sleep(rng.uniform(0, 0.8) if crash % 2 else rng.uniform(2.0, 9.0))
+                    number = rng.choice([signal.SIGKILL] * 4 + [signal.SIGTERM])
+                    os.kill(process.pid, number)
+                    _, err = await anyio.to_thread.run_sync(process.communicate)
+                    assert "Traceback" not in err.decode()
+            tasks.cancel_scope.cancel()
+    return alerts_in(out.read_bytes())
 
 
-async def gone_on(given, path, events):
-    """Go on in this process until as many events were applied; return its figures."""
-    config = StreamConfig(metrics=QUIET)
-    async with KVStream(config, state=path / "state") as stream, anyio.create_task_group() as tasks:
+async def gone_on(given, path, events, said):
+    """Go on in this process until as many events were applied; return its figures, and add what it says."""
+    stream = KVStream(StreamConfig(metrics=QUIET), state=path / "state")
+    stream.on_alert(lambda alert: said.update(identities([alert])))
+    async with stream, anyio.create_task_group() as tasks:
         restored = sum(cache.table.live_count for cache in caches_of(stream))
         each = live_input(given.name)
         tasks.start_soon(lambda: each.deliver(stream.take, marker_of=partial(input_marker, stream)))
@@ -210,22 +221,29 @@ async def gone_on(given, path, events):
         )
 
 
+def identities(alerts):
+    """Those of the alerts on caches; others are about frames that come twice."""
+    return [identity(a.state, a.rule, a.incident, a.started_at) for a in alerts if a.tier != ALL]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [Published, json_lines, log])
 async def test_an_input_is_gone_on_with_where_the_state_ends(tmp_path, make):
     rng = random.Random(SEED)
     with anyio.fail_after(2 * DEADLINE + 20 * CRASHES):
         async with make(tmp_path) as given:
-            await killed_again_and_again(given, tmp_path, rng)
+            said = await killed_again_and_again(given, tmp_path, rng)
             if isinstance(given, Written):
                 given.flush()
-            straight, events = Monitor(QUIET), 0
+            straight, events, expected = Monitor(QUIET), 0, set()
             for each in given.frames():
                 events += len(each)
-                straight.process(each)
-            restored, monitors, figures = await gone_on(given, tmp_path, events)
-    print(f"{CRASHES} crashes, {given.steps:,} steps, {events:,} events")
+                expected.update(identities(straight.process(each).alerts))
+            restored, monitors, figures = await gone_on(given, tmp_path, events, said)
+    print(f"{CRASHES} crashes, {given.steps:,} steps, {events:,} events, {len(expected)} alerts")
     assert restored > 0
+    assert len(expected) > 1
+    assert said == expected
     assert set(figures) == {(cache.source, cache.tier) for cache in straight.caches()}
     for source in straight.sources:
         assert accounts_of(monitors, source, None) == accounts_of([straight], source, None)
