@@ -11,7 +11,8 @@ import typer
 from kvstream.cli.options import Results
 from kvstream.cli.standard import write_document, write_lines
 from kvstream.errors import StateError
-from kvstream.state.inspection import SavedSection, SavedSnapshot, described, problems_of
+from kvstream.sources.rotation import inode_of
+from kvstream.state.inspection import SavedPlace, SavedSection, SavedSnapshot, described, problems_of
 from kvstream.state.store import DirectoryStore, SnapshotFile
 from kvstream.text.escape import for_terminal
 
@@ -118,7 +119,15 @@ def _contents(section: SavedSection) -> str:
     parts = [f"{cache.tier} {cache.live_blocks:,} live blocks" for cache in section.caches]
     if section.next_frame is not None:
         parts.append(f"next frame {section.next_frame:,} of epoch {section.epoch}")
+    parts += map(_goes_on, section.inputs)
     return "  " + ", ".join(parts) if parts else ""
+
+
+def _goes_on(place: SavedPlace) -> str:
+    inode = inode_of(place.check)
+    if inode is not None:
+        return f"{place.input} from byte {place.at:,} of inode {inode}"
+    return f"{place.input} from batch {place.at:,} of epoch {place.life}"
 
 
 def _time(seconds: float) -> str:

@@ -54,6 +54,12 @@ def place_check(descriptor: int, end: int) -> str:
     return ":".join(map(str, mark))
 
 
+def inode_of(check: str) -> int | None:
+    """Return the inode of the file of a place, as ``place_check`` has it; None for another input's."""
+    inode = _Mark.parse(check).inode
+    return None if inode < 0 else inode
+
+
 def _checksum(descriptor: int, end: int) -> int:
     first = max(0, end - _CHECKED_BYTES)
     return zlib.crc32(os.pread(descriptor, end - first, first))

@@ -12,6 +12,7 @@ from kvstream.engine.limits import StreamLimits
 from kvstream.engine.monitor import DAMAGES, Monitor
 from kvstream.errors import ConfigError, StateError
 from kvstream.events.sequence import FrameSequence
+from kvstream.state.resumption import SavedInput, add_saved
 from kvstream.state.sections import StreamParts, restore
 from kvstream.state.snapshot import Section
 from kvstream.state.store import SnapshotFile
@@ -31,6 +32,22 @@ class SavedCache(msgspec.Struct, frozen=True, kw_only=True):
     live_blocks: int
 
 
+class SavedPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """From where an input that can be read again goes on: some of what follows is not held.
+
+    Attributes:
+        input: Its name: the path of a file, the URL of a publisher.
+        life: Which of the files that followed each other under the name; of a publisher, its epoch.
+        at: Offset in bytes, or number of a batch.
+        check: What the input finds the place again by; of a file, it begins with its device and inode.
+    """
+
+    input: str
+    life: int
+    at: int
+    check: str = ""
+
+
 class SavedSection(msgspec.Struct, frozen=True, kw_only=True):
     """A section of a snapshot.
 
@@ -41,6 +58,7 @@ class SavedSection(msgspec.Struct, frozen=True, kw_only=True):
         caches: The caches of a source.
         epoch: Epoch of the last frame of a source that is in it; None where its frames have no numbers.
         next_frame: Sequence number from which on the frames of that epoch are not in it; None as above.
+        inputs: From where inputs go on for a source; of the stream, for all sources without a section.
     """
 
     kind: str
@@ -49,6 +67,7 @@ class SavedSection(msgspec.Struct, frozen=True, kw_only=True):
     caches: list[SavedCache] = []
     epoch: int | None = None
     next_frame: int | None = None
+    inputs: list[SavedPlace] = []
 
 
 class SavedSnapshot(msgspec.Struct, frozen=True, kw_only=True, tag="snapshot"):
@@ -135,10 +154,21 @@ def _config_of(sections: Sequence[Section]) -> MetricsConfig:
 
 
 def _described(section: Section) -> SavedSection:
-    described = SavedSection(kind=section.kind, name=section.name, bytes=section.stored_bytes)
-    if section.kind != "source":
+    body, is_source = section.body, section.kind == "source"
+    inputs: dict[str, SavedInput] = {}
+    add_saved(inputs, body.get("inputs", {}), section.name if is_source else None)
+    described = SavedSection(
+        kind=section.kind,
+        name=section.name,
+        bytes=section.stored_bytes,
+        inputs=[
+            SavedPlace(input=name, life=places[0].life, at=places[0].at, check=places[0].check)
+            for name, saved in inputs.items()
+            if (places := saved.places())
+        ],
+    )
+    if not is_source:
         return described
-    body = section.body
     sequence = FrameSequence()
     sequence.restore(body["sequence"])
     epoch, next_frame = sequence.cursor or (None, None)

@@ -1,9 +1,10 @@
 """``kvstream state``: what a directory of snapshots holds, and whether it is whole."""
 
 import pytest
+from msgspec.structs import replace
 
 from kvstream.cli.state import _lines
-from kvstream.state.inspection import SavedSnapshot, described
+from kvstream.state.inspection import SavedPlace, SavedSnapshot, described
 from kvstream.state.snapshot import Header
 from kvstream.state.store import DirectoryStore
 from tests.state.test_inspection import HEADER, file_of, sections_of
@@ -48,6 +49,18 @@ def test_on_a_terminal_each_section_has_a_line():
         "x: DAMAGED, 9 bytes",
         "  torn",
     ]
+
+
+def test_on_a_terminal_the_places_that_inputs_go_on_from_are_said_in_their_words():
+    places = [
+        SavedPlace(input="a.jsonl", life=2, at=1_234, check="7:21:2:180:6"),
+        SavedPlace(input="zmq://host:5557", life=9, at=17, check="ab12"),
+    ]
+    snapshot = described(file_of(sections_of()), HEADER.taken_at)
+    section = replace(snapshot.sections[1], inputs=places)
+    *_, line = _lines(replace(snapshot, sections=[section]))
+    wanted = "a.jsonl from byte 1,234 of inode 21, zmq://host:5557 from batch 17 of epoch 9"
+    assert line.endswith(f"live blocks, {wanted}")
 
 
 def test_a_server_that_saves_meanwhile_is_not_disturbed(kvstream, directory):

@@ -208,7 +208,7 @@ async def gone_on(given, path, events, said):
         restored = sum(cache.table.live_count for cache in caches_of(stream))
         each = live_input(given.name)
         tasks.start_soon(lambda: each.deliver(stream.take, marker_of=partial(input_marker, stream)))
-        with anyio.move_on_after(DEADLINE):
+        with anyio.move_on_after(DEADLINE + 10 * CRASHES):
             await until(lambda: stream.accounts().processed >= events)
         await anyio.sleep(0.5)  # for what would come a second time
         await stream.flush()

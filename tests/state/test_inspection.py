@@ -4,10 +4,13 @@ import random
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from kvstream.config import MetricsConfig
 from kvstream.errors import StateError
-from kvstream.state.inspection import SavedCache, SavedSection, described, problems_of
+from kvstream.events.position import Place, Position
+from kvstream.state.inspection import SavedCache, SavedPlace, SavedSection, described, problems_of
+from kvstream.state.progress import InputProgress
 from kvstream.state.sections import source_section, stream_section
 from kvstream.state.snapshot import Header, Section, _plain_pieces, pack, pack_section, unpack
 from kvstream.state.store import SnapshotFile
@@ -48,6 +51,20 @@ def test_each_section_is_described_with_its_size_caches_and_next_frame():
     assert (b.epoch, b.next_frame) == (None, None)
     assert stream == SavedSection(kind="stream", name="", bytes=stream.bytes)
     assert 0 < sum(map(len, pack_section(sections[0]))) - a.bytes < 64
+
+
+def test_inputs_that_can_be_read_again_are_described_with_the_place_they_go_on_from():
+    stream, progress = Stream(), InputProgress()
+    for seq, place in enumerate([Place(0, 0, "7:21:1:90:5"), Place(0, 90, "7:21:2:180:6")]):
+        each = replace(frame([(0, seq, 1000, "")], "a", seq=seq), position=Position("a.jsonl", place, 1))
+        progress.take(each)
+        stream.process(each)
+        progress.apply([each], True)
+    (source,) = stream.parts.sources().values()
+    whole = replace(stream.parts, inputs=progress)
+    sections = [source_section(source, progress), stream_section(whole, {"a": source})]
+    a, rest = described(file_of(sections), 0.0).sections
+    assert a.inputs == rest.inputs == [SavedPlace(input="a.jsonl", life=0, at=90, check="7:21:2:180:6")]
 
 
 def test_what_a_stream_could_go_on_from_has_no_problems_whatever_its_settings():
