@@ -3,11 +3,13 @@
 ``KVSTREAM_TEST_KAFKA=HOST:PORT`` has all tests of a fleet run against that broker.
 """
 
+import ctypes
 import os
 import subprocess
 import time
 import uuid
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -70,17 +72,58 @@ class Broker:
                 )
         finally:
             consumer.close()
+        assert len(ends) == len(partitions)
         return found
+
+
+class MockCluster(Broker):
+    """Librdkafka's mock cluster of three brokers, by its C interface, which can do more than its setting.
+
+    Args:
+        session_seconds: Of members that use the group protocol of KIP-848, where the broker decides.
+    """
+
+    def __init__(self, session_seconds=6.0):
+        self._c = c = _librdkafka()
+        error = ctypes.create_string_buffer(512)
+        size = ctypes.c_size_t(len(error))
+        settings = ctypes.c_void_p(c.rd_kafka_conf_new())
+        c.rd_kafka_conf_set(settings, b"log_level", b"0", error, size)
+        self._client = ctypes.c_void_p(c.rd_kafka_new(0, settings, error, size))
+        assert self._client, error.value
+        self._cluster = ctypes.c_void_p(c.rd_kafka_mock_cluster_new(self._client, 3))
+        c.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, ctypes.c_int32(100))
+        session_ms = round(session_seconds * 1e3)
+        c.rd_kafka_mock_set_group_consumer_session_timeout_ms(self._cluster, session_ms)
+        c.rd_kafka_mock_set_group_consumer_heartbeat_interval_ms(self._cluster, session_ms // 10)
+        brokers = c.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
+        super().__init__(brokers, makes_topics=False)
+
+    def close(self):
+        self._c.rd_kafka_mock_cluster_destroy(self._cluster)
+        self._c.rd_kafka_destroy(self._client)
+
+
+def _librdkafka():
+    """The library that the client's wheel brings."""
+    package = Path(ck.__file__).parent
+    found = [*package.parent.glob("confluent_kafka.libs/librdkafka*"), *package.glob(".dylibs/librdkafka*")]
+    if len(found) != 1:
+        pytest.skip("the wheel of confluent-kafka brings no librdkafka of its own")
+    library = ctypes.CDLL(str(found[0]))
+    for name in ("rd_kafka_new", "rd_kafka_conf_new", "rd_kafka_mock_cluster_new"):
+        getattr(library, name).restype = ctypes.c_void_p
+    library.rd_kafka_mock_cluster_bootstraps.restype = ctypes.c_char_p
+    return library
 
 
 @contextmanager
 def mock_cluster():
-    producer = ck.Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 3, "log_level": 0})
-    brokers = producer.list_topics(timeout=20).brokers.values()
+    cluster = MockCluster()
     try:
-        yield Broker(",".join(f"{each.host}:{each.port}" for each in brokers), makes_topics=False)
+        yield cluster
     finally:
-        del producer
+        cluster.close()
 
 
 @contextmanager
