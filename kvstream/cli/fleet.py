@@ -174,6 +174,7 @@ def agent(
             budget=budget,
             tls=tls if endpoint.tls else None,
             unheld=partial(UnwrittenFrames, log),
+            send=log.send,
         )
         for endpoint in endpoints
     ]

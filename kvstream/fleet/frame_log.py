@@ -22,7 +22,7 @@ from kvstream.recording.overflow import OVERFLOW
 from kvstream.recording.queue import FrameQueue, Item
 
 _POLL_SECONDS = 0.1
-_LINGER_MS = 5
+_LINGER_MS = 50
 _AHEAD_BYTES = 64 * 1024 * 1024  # handed to the client and not yet acknowledged
 
 
@@ -102,7 +102,7 @@ class FrameLog:
         self._ahead_bytes = 0
         self._dropped: Counter[str] = Counter()
         self._fatal: KafkaError | None = None
-        self._closed = self._is_gone = False
+        self._closed = self._is_gone = self._is_handing = False
 
     def open(self) -> None:
         """Make the queue, on the event loop."""
@@ -111,8 +111,12 @@ class FrameLog:
 
     # What comes in
 
-    async def send(self, frame: EventFrame) -> None:
-        """Put a frame onto the queue, or do with it as the overflow policy says.
+    async def send(self, frame: EventFrame, encoded: bytes | None = None) -> None:
+        """Hand a frame to the client; put it onto the queue, or do with it as the overflow policy says.
+
+        Args:
+            frame: The frame.
+            encoded: The same frame as it was received, which spares encoding it again.
 
         Raises:
             ClosedStreamError: If the log is closed.
@@ -122,6 +126,8 @@ class FrameLog:
         checked_name(frame.source)
         checked_name(frame.tier)
         self._offered += len(frame)
+        if self._is_idle and self._ahead_bytes < _AHEAD_BYTES and self._write_now(frame, encoded):
+            return
         try:
             while not self._overflow.settle(frame, self._queue, self):
                 await self._queue.room()
@@ -236,27 +242,46 @@ class FrameLog:
         while self._records:
             await self._progress()
 
+    @property
+    def _is_idle(self) -> bool:
+        """Return whether nothing is on the queue, or on its way from there to the client."""
+        return not (self._is_handing or self._fatal or self._queue.statistics().frames)
+
+    def _write_now(self, frame: EventFrame, encoded: bytes | None) -> bool:
+        """Hand a frame to the client past the queue; return False if it has no room."""
+        record = _Record(frame, len(frame))
+        self._taken += 1
+        self._records.append(record)
+        if self._produce(record, encoded):
+            return True
+        self._taken -= 1
+        self._records.pop()
+        return False
+
     async def _write(self, items: list[Item]) -> None:
         records = [_Record(frame, len(frame)) for frame, _ in items]
         self._records.extend(records)
+        self._is_handing = True
         for record in records:
             while self._ahead_bytes >= _AHEAD_BYTES:
                 await self._progress()
             while not self._produce(record):
                 await self._progress()
+        self._is_handing = False
         self._queue.processed(sum(record.events for record in records))
 
     async def _progress(self) -> None:
-        await self.change()
+        if self._fatal is None:
+            await self.change()
         if self._fatal is not None:
             raise KVStreamError(f"{self._address.brokers}: {described(self._fatal)}; start again")
 
-    def _produce(self, record: _Record) -> bool:
+    def _produce(self, record: _Record, encoded: bytes | None = None) -> bool:
         """Hand a frame to the client; return False if it has no room."""
         frame = record.frame
         assert frame is not None  # noqa: S101
         try:
-            message = encode_frame(frame)
+            message = encode_frame(frame) if encoded is None else encoded
         except Exception as error:
             self.faults.note("kafka", "malformed", f"a frame of {frame.source} was dropped: {error}")
             self._refuse(record, "malformed")
@@ -302,6 +327,7 @@ class FrameLog:
             elif record.error.fatal():
                 self._fatal = record.error
                 self._records.appendleft(record)
+                self._queue.close()  # so that ``run`` ends by it
                 break
             else:
                 self.faults.note("kafka", "refused", f"{self._address.frames}: {described(record.error)}")

@@ -1,5 +1,6 @@
 """FrameConnection: one producer's connection as its server sees it, from the handshake to the last answer."""
 
+import math
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -226,25 +227,26 @@ class FrameConnection:
 
     async def _next(self) -> bytes | None:
         """Wait for a frame within the budget; None at the end of the connection."""
-        while True:
-            self._budget.resize(self._share, self._reader.held)
-            await self._budget.room(self._share)
-            try:
-                with anyio.fail_after(STALLED_SECONDS if self._reader.held else None):
+        with (
+            anyio.CancelScope() as patience
+        ):  # one for all pieces of a frame, as each costs some microseconds
+            while True:
+                self._budget.resize(self._share, self._reader.held)
+                await self._budget.room(self._share)
+                patience.deadline = anyio.current_time() + STALLED_SECONDS if self._reader.held else math.inf
+                try:
                     more = await self._reader.receive()
-            except TimeoutError:
-                raise FrameConnectionError(
-                    "stalled", f"no byte of a frame for {STALLED_SECONDS:.0f} s"
-                ) from None
-            except MalformedInputError as error:
-                raise FrameConnectionError("frame_too_long", str(error)) from error
-            if not more:
-                if self._reader.held:
-                    raise FrameConnectionError("torn_frame", "the connection closed within a frame")
-                return None
-            self._budget.resize(self._share, self._reader.held)
-            if (data := self._waiting()) is not None:
-                return data
+                except MalformedInputError as error:
+                    raise FrameConnectionError("frame_too_long", str(error)) from error
+                patience.deadline = math.inf
+                if not more:
+                    if self._reader.held:
+                        raise FrameConnectionError("torn_frame", "the connection closed within a frame")
+                    return None
+                self._budget.resize(self._share, self._reader.held)
+                if (data := self._waiting()) is not None:
+                    return data
+        raise FrameConnectionError("stalled", f"no byte of a frame for {STALLED_SECONDS:.0f} s")
 
     async def _acknowledge(self) -> None:
         self._acknowledged += self._owed

@@ -7,12 +7,13 @@ its length in four bytes, big-endian; hellos and answers are msgpack.
 """
 
 import ipaddress
+import socket
 from typing import Self
 from urllib.parse import urlsplit
 
 import anyio
 import msgspec
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute, UNIXSocketStream
 
 from kvstream.errors import ConfigError, MalformedInputError
 
@@ -139,6 +140,8 @@ class MessageReader:
     def __init__(self, stream: ByteStream, longest: int) -> None:
         self.longest = longest
         self._stream = stream
+        is_unix = isinstance(stream, UNIXSocketStream)
+        self._socket = stream.extra(SocketAttribute.raw_socket) if is_unix else None  # noqa: S610
         self._data = bytearray()
 
     @property
@@ -171,14 +174,35 @@ class MessageReader:
             MalformedInputError: If the message is too long.
             anyio.BrokenResourceError: If the connection has broken.
         """
+        try:
+            self._data += await self._stream.receive(self._room())
+        except anyio.EndOfStream:
+            return False
+        if self._socket is not None:
+            self._receive_rest(self._socket)
+        return True
+
+    def _room(self) -> int:
+        """Return how many bytes to ask for."""
         room = _READ_BYTES
         if len(self._data) >= _LENGTH_BYTES:
             room = min(max(room, self._end() - len(self._data)), LARGEST_READ)
-        try:
-            self._data += await self._stream.receive(min(room, _LENGTH_BYTES + self.longest))
-        except anyio.EndOfStream:
-            return False
-        return True
+        return min(room, _LENGTH_BYTES + self.longest)
+
+    def _receive_rest(self, connection: socket.socket) -> None:
+        """Take what of a message has come meanwhile: a Unix socket has it in pieces of some 20 kB.
+
+        To wait for each of them would take a turn of the loop, which costs more than the copying.
+        """
+        most = len(self._data) + LARGEST_READ
+        while _LENGTH_BYTES <= len(self._data) < min(self._end(), most):
+            try:
+                piece = connection.recv(self._room())
+            except OSError:  # nothing is there now, or the next ``receive`` says what it is
+                return
+            if not piece:
+                return
+            self._data += piece
 
     async def next(self) -> bytes | None:
         """Wait for a message; None at the end of the connection, where a part of one may be left behind.

@@ -5,7 +5,7 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Protocol, cast
@@ -109,6 +109,7 @@ class FrameServer:
         tls: Context of a ``tls://`` endpoint.
         unheld: Makes what keeps the frames of a connection unacknowledged; by default, of a stream with
             ``state``, until a snapshot holds them.
+        send: Takes a frame, and the bytes that it came in, in place of the stream's ``send``.
 
     Raises:
         ConfigError: If others than this machine could connect without a token or a certificate, if the
@@ -129,6 +130,7 @@ class FrameServer:
         budget: ReceiveBudget | None = None,
         tls: ssl.SSLContext | None = None,
         unheld: Callable[[], Unheld] | None = None,
+        send: Callable[[EventFrame, bytes], Awaitable[None]] | None = None,
     ) -> None:
         if endpoint.tls != (tls is not None):
             needs = "needs a certificate and a key" if endpoint.tls else "is not encrypted; write tls://"
@@ -143,6 +145,7 @@ class FrameServer:
         self.endpoint = endpoint
         self._stream, self._token, self._tls = stream, token, tls
         self._make_unheld = self._unheld_by_state if unheld is None else unheld
+        self._send = send or (lambda frame, _: stream.send(frame))
         self._longest_frame = longest_frame
         self._most_connections, self._most_strangers = most_connections, most_strangers
         self._hello_seconds = hello_seconds
@@ -328,7 +331,7 @@ class FrameServer:
             if unheld is not None:
                 unheld.add_malformed(len(data))
         else:
-            await self._stream.send(frame)
+            await self._send(frame, data)
             if unheld is not None:
                 unheld.add(frame.source, len(data))
         self._frames += 1

@@ -5,13 +5,14 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import anyio
+import msgspec
 import numpy as np
 import pytest
 
 from kvstream import connect
 from kvstream.config import StreamConfig
 from kvstream.errors import ClosedStreamError, ConfigError
-from kvstream.events.codec import decode_frame
+from kvstream.events.codec import decode_frame, encode_frame
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Op
 from kvstream.fleet.address import KafkaAddress
@@ -165,3 +166,20 @@ async def test_a_frame_that_is_too_long_is_counted_and_ends_nothing(broker):
 def test_a_setting_that_cannot_be_used_is_an_error_in_words():
     with pytest.raises(ConfigError, match=r"no\.such\.setting"):
         FrameLog(KafkaAddress.parse("kafka://x:1/p"), {"no.such.setting": "1"}, StreamConfig())
+
+
+async def test_what_was_received_is_written_as_it_came_in_order_with_what_waits(broker):
+    url = broker.url()
+    later_field = msgspec.msgpack.encode(
+        [*msgspec.msgpack.decode(encode_frame(frame(seq=0))), None, None, 0, 9]
+    )
+    async with writing(url) as log:
+        await log.send(decode_frame(later_field), later_field)
+        log._is_handing = True  # as while frames go from the queue to the client
+        await log.send(frame(seq=1))
+        log._is_handing = False
+        await log.send(frame(seq=2))
+        await log.settled()
+    values = [record[3] for record in broker.records(KafkaAddress.parse(url).frames)]
+    assert values[0] == later_field
+    assert [decode_frame(value).seq for value in values] == [0, 1, 2]
