@@ -1,19 +1,20 @@
 """Readings: every metric of a stream and its value now, for whatever exports them."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
 from kvstream.engine.cache import CacheMonitor
+from kvstream.engine.contents import ContentFigures, ContentGathering
 from kvstream.engine.monitor import SourceMonitor
 from kvstream.events.counters import CacheCounts, SourceCounts, counts_of
 from kvstream.exporters.process import cpu_seconds, resident_bytes
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.summary import Accounts, SavedState
 from kvstream.metrics.usage import usage_by_label
-from kvstream.stream import KVStream, sources_in_turn
+from kvstream.stream import KVStream, caches_of, sources_in_turn, sources_of
 
 TIER = ("source", "tier")
 
@@ -59,6 +60,8 @@ _OF_CACHE = _families(CacheCounts, TIER)
 _OF_SOURCE = _families(SourceCounts, ("source",))
 _OF_STREAM = _families(Accounts, ())
 _OF_STATE = _families(SavedState, ())
+_CAUSES = ("never_stored", "evicted", "cleared", "other_salt", "unknown")  # fields of ``MissCauses``
+_WAYS = ("copied", "demoted", "promoted", "dropped", "dropped_unused")  # and of ``TierUse``
 _RESTING_ON_HITS = {name for name, count in counts_of(CacheCounts).items() if count.rests_on_hits}
 
 _BLOCKS = Family("gauge", "kvstream_blocks", "Blocks live.", TIER)
@@ -86,6 +89,43 @@ _LABEL_PREMATURE = Family(
 )
 _LABEL_SHARE = Family(
     "gauge", "kvstream_label_residency_ratio", "Share of all block seconds, by label.", _LABEL, "ratio"
+)
+_MISS_CAUSE = Family(
+    "gauge",
+    "kvstream_miss_cause_ratio",
+    "Share of the misses of known content, by why it was not there; estimated, of the last hour at most.",
+    ("cause",),
+    "ratio",
+)
+_FOLLOWED = Family(
+    "gauge",
+    "kvstream_content_followed_ratio",
+    "Share of all content that causes of misses, tiers and sharing are estimated from.",
+    unit="ratio",
+)
+_TIER_HITS = Family(
+    "gauge", "kvstream_tier_hit_ratio", "Share of lookups found first in a tier.", ("tier",), "ratio"
+)
+_TIER_CONTENT = Family(
+    "gauge",
+    "kvstream_tier_content_ratio",
+    "Share of what came into a tier (copied, demoted) or was evicted (promoted, dropped, dropped_unused).",
+    ("tier", "way"),
+    "ratio",
+)
+_SHARED = Family(
+    "gauge",
+    "kvstream_shared_content_ratio",
+    "Share of live blocks by the number of engines that hold their content; 8 are 8 or more.",
+    ("engines",),
+    "ratio",
+)
+_SHARING_GAIN = Family(
+    "gauge",
+    "kvstream_sharing_gain_ratio",
+    "What prefix-aware routing or a shared tier would add to the hit ratio, at most.",
+    ("by",),
+    "ratio",
 )
 _DROPPED = Family("counter", "kvstream_events_dropped", "Events dropped, by drop reason.", ("reason",))
 _UNDELIVERED = Family(
@@ -121,6 +161,7 @@ FAMILIES = (
     *(_LABEL_BLOCKS, _LABEL_SHARE, _LABEL_ALLOCATIONS, _LABEL_ACCESSES, _LABEL_EVICTIONS, _LABEL_PREMATURE),
     *(_INPUT_AGE, _EVENT_LAG, _QUEUE_FILL, _CPU, _MEMORY),
     *(_INPUT_CONNECTED, _INPUT_BATCHES, _INPUT_LOST),
+    *(_FOLLOWED, _MISS_CAUSE, _TIER_HITS, _TIER_CONTENT, _SHARED, _SHARING_GAIN),
     *_OF_STATE.values(),
     *(*_OF_STREAM.values(), _DROPPED, _UNDELIVERED, _FAILURES, _FAULTS),
 )
@@ -129,9 +170,24 @@ FAMILIES = (
 
 async def readings_in_steps(stream: KVStream) -> AsyncIterator[Iterator[Reading]]:
     """Yield the values of a stream, source by source; other tasks run in between."""
+    contents = ContentGathering(caches_of(stream))
     async for source in sources_in_turn(stream):
         yield source_readings(stream, source)
+        for cache in source.tiers.values():
+            contents.add(cache)
+    yield content_readings(contents.figures())
     yield stream_readings(stream)
+
+
+def readings(stream: KVStream) -> Iterator[Reading]:
+    """Yield the same at once."""
+    contents = ContentGathering(caches_of(stream))
+    for source in sources_of(stream):
+        yield from source_readings(stream, source)
+        for cache in source.tiers.values():
+            contents.add(cache)
+    yield from content_readings(contents.figures())
+    yield from stream_readings(stream)
 
 
 def source_readings(stream: KVStream, source: SourceMonitor) -> Iterator[Reading]:
@@ -177,6 +233,32 @@ def _tier_readings(tier: CacheMonitor) -> Iterator[Reading]:
                 yield _LABEL_ACCESSES, of_label_set, label_set.accesses
             yield _LABEL_EVICTIONS, of_label_set, label_set.evictions
             yield _LABEL_PREMATURE, of_label_set, label_set.premature
+
+
+def content_readings(contents: ContentFigures) -> Iterator[Reading]:
+    """Yield why lookups of all sources missed, what their tiers do, and what they share."""
+    misses, shared = contents.misses, contents.shared
+    if misses is not None:
+        yield _FOLLOWED, (), misses.rate
+        causes = {
+            **{cause: getattr(misses, cause) for cause in _CAUSES},
+            "other_tier": sum(misses.other_tier.values()),
+        }
+        yield from _known(_MISS_CAUSE, (), causes)
+    for tier in contents.tiers:
+        yield from _known(_TIER_HITS, (), {tier.tier: tier.hit_share})
+        yield from _known(_TIER_CONTENT, (tier.tier,), {way: getattr(tier, way) for way in _WAYS})
+    if shared is not None:
+        yield from _known(_SHARED, (), {str(n): share for n, share in enumerate(shared.held_by, 1)})
+        gains = {"routing": shared.routing_gain, "shared_tier": shared.shared_tier_gain}
+        yield from _known(_SHARING_GAIN, (), gains)
+
+
+def _known(family: Family, labels: LabelValues, values: Mapping[str, float | None]) -> Iterator[Reading]:
+    """Yield the values that are known, by a further label."""
+    for name, value in values.items():
+        if value is not None:
+            yield family, (*labels, name), value
 
 
 def stream_readings(stream: KVStream) -> Iterator[Reading]:

@@ -18,13 +18,12 @@ from kvstream.exporters.metric_families import (
     Interval,
     LabelValues,
     Reading,
+    readings,
     readings_in_steps,
-    source_readings,
-    stream_readings,
 )
 from kvstream.metrics.buckets import VLLM_BUCKETS_SECONDS
 from kvstream.metrics.histogram import ExponentialHistogram
-from kvstream.stream import KVStream, sources_of
+from kvstream.stream import KVStream
 from kvstream.text.escape import for_prometheus, for_unicode
 
 __all__ = ["PrometheusCollector"]
@@ -68,9 +67,7 @@ class PrometheusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return the metrics as they are now."""
         metrics = _Metrics(self._native)
-        for source in sources_of(self._stream):
-            metrics.add(source_readings(self._stream, source))
-        metrics.add(stream_readings(self._stream))
+        metrics.add(readings(self._stream))
         return metrics.collect()
 
 
@@ -87,8 +84,8 @@ async def exposition(stream: KVStream, accept: str = "") -> tuple[bytes, str]:
     encoder, content_type = _chosen_encoder(accept)
     native = "version=2." in content_type
     answer = _Metrics(native=True) if native else _Text("openmetrics" in content_type)
-    async for readings in readings_in_steps(stream):
-        answer.add(readings)
+    async for some in readings_in_steps(stream):
+        answer.add(some)
     if isinstance(answer, _Metrics):
         return await to_thread.run_sync(encoder, answer), content_type
     return answer.encode(), content_type

@@ -67,7 +67,17 @@ async def fill(stream):
     away = InputStatistics(input=f"zmq://{ODD}:1", state="not connected", since=1.7e9, batches=3)
     stream.watch_inputs(lambda: [away])
     await stream.producer(ODD, "cpu").allocated(5)
+    await share_content(stream)
     await stream.flush()
+
+
+async def share_content(stream):
+    """The same content in two engines, and moved to a slower tier in one."""
+    for engine in ("shared-0", "shared-1"):
+        await stream.producer(engine).allocated(range(8), keys=range(100, 108))
+        await stream.producer(engine).accessed(1)
+    await stream.producer("shared-0", "cpu").allocated(range(4), keys=range(100, 104))
+    await stream.producer("shared-0").evicted(range(4))
 
 
 def steady(body):
@@ -120,6 +130,32 @@ async def test_values_are_those_of_the_summary():
         odd = (("source", ODD), ("tier", "gpu"))
         assert samples["kvstream_label_blocks", ("label", "tenant"), *odd, ("value", "acme")] == 10
         assert samples["kvstream_label_accesses_total", ("label", "lora"), *odd, ("value", "sql")] == 3
+
+
+async def test_what_contents_show_is_that_of_the_summary():
+    async with filled() as stream:
+        body, _ = await exposition(stream, OPENMETRICS)
+        summary = stream.summary_nowait()
+    samples = {
+        (s.name, *sorted(s.labels.values())): s.value
+        for family in text_string_to_metric_families(body.decode())
+        for s in family.samples
+    }
+    misses, shared = summary.misses, summary.shared
+    causes = ("never_stored", "evicted", "cleared", "unknown")
+    assert {cause: samples["kvstream_miss_cause_ratio", cause] for cause in causes} == {
+        cause: getattr(misses, cause) for cause in causes
+    }
+    assert samples["kvstream_miss_cause_ratio", "other_tier"] == sum(misses.other_tier.values())
+    assert ("kvstream_miss_cause_ratio", "other_salt") not in samples  # no salt was seen
+    assert samples["kvstream_content_followed_ratio",] == misses.rate
+    assert [samples["kvstream_tier_hit_ratio", tier.tier] for tier in summary.tiers] == [
+        tier.hit_share for tier in summary.tiers
+    ]
+    demoted = [tier.demoted for tier in summary.tiers if tier.tier == "cpu"]
+    assert [samples.get(("kvstream_tier_content_ratio", "cpu", "demoted"))] == demoted
+    assert [samples["kvstream_shared_content_ratio", str(n)] for n in (1, 2)] == shared.held_by
+    assert samples["kvstream_sharing_gain_ratio", "routing"] == shared.routing_gain > 0
 
 
 async def test_what_kvstream_itself_takes_and_how_far_it_is_behind_is_exposed():
@@ -275,6 +311,7 @@ async def every_panel_has_data(client, stream):
     """Each query of the Grafana dashboard and each recording rule finds something."""
     stream.producer("vllm-0").drop("queue_full", 1)
     await stream.producer("vllm-0").allocated([1], labels=Labels(tenant="acme"))
+    await share_content(stream)
     await stream.flush()
     dashboard = json.loads((DASHBOARDS / "kvstream.dashboard.json").read_text())
     for panel in dashboard["panels"]:
