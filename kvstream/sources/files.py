@@ -7,7 +7,7 @@ import select
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 import anyio
 from anyio import to_thread
@@ -122,12 +122,10 @@ async def _followed(
             file.begin_at(start)
         elif start is not None:
             yield [Malformed(path, "byte", start.at, _GONE)]
-            life = start.life
-            for name in rotation.since(start, os.fstat(file.descriptor)):
-                life += 1
-                async for items in _whole(name, options, rotation, on_bytes, marker, life):
-                    yield items
-            file.life = life + 1
+            names = rotation.since(start, os.fstat(file.descriptor))
+            file.life = start.life + len(names) + 1
+            async for items in _rotated(names, options, rotation, on_bytes, marker, start.life):
+                yield items
         while True:
             quiet_polls = 0
             while quiet_polls < _QUIET_POLLS:
@@ -145,36 +143,36 @@ async def _followed(
             life = file.life
             # Opened before its siblings are looked for, so that it cannot become one of them unseen.
             file = await _opened_again(path, options, on_format, marker)
-            for name in rotation.between(last, os.fstat(file.descriptor)):
-                life += 1
-                async for items in _whole(name, options, rotation, on_bytes, marker, life):
-                    yield items
-            file.life = life + 1
+            names = rotation.between(last, os.fstat(file.descriptor))
+            file.life = life + len(names) + 1
+            async for items in _rotated(names, options, rotation, on_bytes, marker, life):
+                yield items
     finally:
         file.close()
 
 
-async def _whole(
-    path: str,
+async def _rotated(
+    names: Sequence[str],
     options: ReadOptions | None,
     rotation: Rotation,
     on_bytes: Callable[[int], None] | None,
     marker: InputMarker | None,
     life: int,
 ) -> AsyncIterator[Items]:
-    """Return frames of a file that was rotated while nobody looked; nothing if it is gone by now."""
-    try:
-        file = _OpenFile(path, options, marker=marker)
-    except FileNotFoundError:
-        return
-    try:
-        file.life = life
-        async for items in file.read(on_bytes):
-            yield items
-        yield await file.finish()
-        rotation.finish(file.descriptor)
-    finally:
-        file.close()
+    """Return frames of files that were rotated while nobody looked, but of those that are gone by now."""
+    for number, name in enumerate(names, life + 1):
+        try:
+            file = _OpenFile(name, options, marker=marker)
+        except FileNotFoundError:
+            continue
+        try:
+            file.life = number
+            async for items in file.read(on_bytes):
+                yield items
+            yield await file.finish()
+            rotation.finish(file.descriptor)
+        finally:
+            file.close()
 
 
 async def _opened_again(

@@ -1,9 +1,11 @@
 """The KV-cache events that vLLM and SGLang publish: msgpack batches to frames, in every shape in the wild.
 
-Token ids and extra keys may hold what users wrote. They are passed over undecoded and go nowhere.
+Token ids and extra keys may hold what users wrote. They are passed over undecoded and go nowhere, but for a
+keyed hash of vLLM's cache salt.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import msgspec
 
@@ -167,17 +169,10 @@ class KVEventDecoder:
 
 def _cut(whole: EventFrame, sizes: list[tuple[int, int]]) -> Iterator[EventFrame]:
     """Yield the frames of what was read, each with blocks of one size."""
-    if len(sizes) > 1:
-        ends = [*(row for row, _ in sizes[1:]), len(whole)]
-        start = 0
-        for end, (_, tokens) in zip(ends, sizes, strict=True):
-            part = msgspec.structs.replace(whole.take(slice(start, end)), block_tokens=tokens)
-            yield from part.cut(MAX_FRAME_EVENTS)
-            start = end
-        return
-    if sizes:
-        whole = msgspec.structs.replace(whole, block_tokens=sizes[0][1])
-    yield from whole.cut(MAX_FRAME_EVENTS)
+    starts = [0, *(row for row, _ in sizes[1:])]
+    for (start, end), (_, tokens) in zip(pairwise([*starts, len(whole)]), sizes or [(0, 0)], strict=True):
+        part = whole if len(starts) == 1 else whole.take(slice(start, end))
+        yield from msgspec.structs.replace(part, block_tokens=tokens).cut(MAX_FRAME_EVENTS)
 
 
 def _tier_of(medium: str | None) -> str:
