@@ -7,7 +7,7 @@ what becomes of them is the same for all.
 import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, groupby
 from typing import NamedTuple
 
 import msgspec
@@ -42,6 +42,7 @@ class Request(msgspec.Struct, frozen=True):
         session: What turns of a conversation have in common; None if nothing is known.
         prompt_tokens: Tokens of its prompt; None if the row does not say.
         output_tokens: Tokens that were made for it, likewise.
+        block_tokens: Tokens of each of its blocks; None if it is as many as in all rows of the format.
     """
 
     hashes: list[int | str]
@@ -50,6 +51,7 @@ class Request(msgspec.Struct, frozen=True):
     session: int | str | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    block_tokens: int | None = None
 
 
 class TraceDecoder:
@@ -67,7 +69,7 @@ class TraceDecoder:
         options: Capacity of the cache, and the unit of times if the trace's is not to be believed.
         read: Makes a request of a line; raises what msgspec raises if it is none.
         unit: Unit of the times in such traces.
-        block_tokens: Tokens of each block.
+        block_tokens: Tokens of each block, in rows that do not say.
     """
 
     remembers = True
@@ -80,13 +82,10 @@ class TraceDecoder:
         unit: TimeUnit,
         block_tokens: int,
     ) -> None:
-        self._source, self._read = source, read
-        capacity = options.capacity or 1
-        self._cache = PrefixCache(capacity)
-        self._vllm = None
+        self._source, self._read, self._options = source, read, options
+        self._cache = PrefixCache(options.capacity or 1)
+        self._vllm: VLLMCache | None = None  # made for the size of the first request's blocks
         self._block_tokens = block_tokens
-        if options.engine == "vllm":
-            self._vllm = VLLMCache(source, capacity, block_tokens, options.service)
         self._schedule = _Schedule(NS_OF_UNIT[options.time_unit or unit])
         self._last_ns = -1
 
@@ -113,8 +112,8 @@ class TraceDecoder:
         due: list[_Lookup] = []
         for (number, request), blocks in zip(requests, _chained(ids), strict=True):
             try:
-                if self._vllm is not None:
-                    self._vllm.check(*self._tokens(request))
+                if self._options.engine == "vllm":
+                    self._vllm_for(request).check(*self._tokens(request))
                 due += self._schedule.add(request, blocks)
             except MalformedInputError as error:
                 bad.append((number, str(error)))
@@ -128,6 +127,16 @@ class TraceDecoder:
         if self._vllm is not None:
             self._vllm.finish()
             yield from self._taken(self._vllm)
+
+    def _vllm_for(self, request: Request) -> VLLMCache:
+        """Return the cache of vLLM's rules, whose blocks are all of one size."""
+        tokens = request.block_tokens or self._block_tokens
+        if self._vllm is None:
+            self._block_tokens = tokens
+            self._vllm = VLLMCache(self._source, self._options.capacity or 1, tokens, self._options.service)
+        elif tokens != self._block_tokens:
+            raise MalformedInputError(f"blocks of {tokens:,} tokens after some of {self._block_tokens:,}")
+        return self._vllm
 
     def _tokens(self, request: Request) -> tuple[int, int]:
         """Return the tokens of a request's prompt and output; those of its blocks where the row says none."""
@@ -149,24 +158,25 @@ class TraceDecoder:
         if self._vllm is not None:
             yield from self._run(self._vllm, due)
             return
-        ops: list[int] = []
-        blocks: list[int] = []
-        ts: list[int] = []
-        for at_ns, wanted, _ in due:
-            if self._last_ns - _TIE_NS < at_ns <= self._last_ns:
-                at_ns = self._last_ns + 1
-            self._last_ns = at_ns
-            self._cache.serve(wanted.tolist(), ops, blocks)
-            ts += [at_ns] * (len(ops) - len(ts))
-        if ops:
-            yield EventFrame(
-                np.array(ops, dtype=np.uint8),
-                packed_int64(blocks),
-                packed_int64(ts),
-                self._source,
-                DEFAULT_TIER,
-                block_tokens=self._block_tokens,
-            )
+        for tokens, lookups in groupby(due, lambda lookup: lookup.request.block_tokens or self._block_tokens):
+            ops: list[int] = []
+            blocks: list[int] = []
+            ts: list[int] = []
+            for at_ns, wanted, _ in lookups:
+                if self._last_ns - _TIE_NS < at_ns <= self._last_ns:
+                    at_ns = self._last_ns + 1
+                self._last_ns = at_ns
+                self._cache.serve(wanted.tolist(), ops, blocks)
+                ts += [at_ns] * (len(ops) - len(ts))
+            if ops:
+                yield EventFrame(
+                    np.array(ops, dtype=np.uint8),
+                    packed_int64(blocks),
+                    packed_int64(ts),
+                    self._source,
+                    DEFAULT_TIER,
+                    block_tokens=tokens,
+                )
 
 
 class _Lookup(NamedTuple):

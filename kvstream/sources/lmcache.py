@@ -5,17 +5,21 @@ A line is ``{"timestamp": s, "request_id": …, "model_name": …, "chunk_size":
 ``LookupHashLoggingSubscriber`` in LMCache's ``v1/mp_observability/subscribers/logging/lookup_hash.py``.
 """
 
+from typing import Annotated
+
 import msgspec
 
+from kvstream.events.frame import MAX_BLOCK_TOKENS
 from kvstream.sources.hash_trace import Request, TraceDecoder
 from kvstream.sources.options import ReadOptions
 
-_CHUNK_TOKENS = 256  # LMCache's default; its log tells prompts by their chunks, and nothing of output
+_CHUNK_TOKENS = 256  # LMCache's default, of rows that do not say
 
 
 class _Row(msgspec.Struct):
     timestamp: int | float
     chunk_hashes: list[int | str]
+    chunk_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOCK_TOKENS)] | None = None
 
 
 _decoder = msgspec.json.Decoder(_Row)
@@ -28,4 +32,4 @@ def lookup_log(source: str, options: ReadOptions) -> TraceDecoder:
 
 def _read(line: bytes) -> Request:
     row = _decoder.decode(line)
-    return Request(row.chunk_hashes, row.timestamp)
+    return Request(row.chunk_hashes, row.timestamp, block_tokens=row.chunk_size)

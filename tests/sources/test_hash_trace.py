@@ -12,6 +12,7 @@ from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Op
 from kvstream.sources.bailian import bailian_trace
+from kvstream.sources.lmcache import lookup_log
 from kvstream.sources.mooncake import mooncake_trace
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.reader import EventReader
@@ -183,6 +184,30 @@ def test_traces_of_peers_are_read(name, right):
         assert summary.p50_lifetime == pytest.approx(120.0, rel=0.03)
     if name.startswith("lmcache"):
         assert round(summary.timestamp) == 1711929611
+
+
+def chunks(timestamp, hashes, **more):
+    return json.dumps({"timestamp": timestamp, "chunk_hashes": hashes, **more}).encode()
+
+
+def test_chunks_of_lmcache_have_the_size_that_their_row_says():
+    rows = [
+        chunks(1.0, ["a", "b"], chunk_size=512),
+        chunks(2.0, ["a"], chunk_size=512),
+        chunks(3.0, ["c"], chunk_size=64),
+        chunks(4.0, ["d"]),
+        chunks(5.0, ["e"], chunk_size=0),
+    ]
+    frames, bad = decoded(rows, trace=lookup_log)
+    assert [(frame.block_tokens, len(frame)) for frame in frames] == [(512, 3), (64, 1), (256, 1)]
+    assert [number for number, _ in bad] == [5]
+
+
+def test_by_vllms_rules_all_chunks_of_a_log_have_one_size():
+    rows = [chunks(1.0, ["a", "b"], chunk_size=16), chunks(2.0, ["a"], chunk_size=32)]
+    frames, bad = decoded(rows, trace=lookup_log, engine="vllm")
+    assert {frame.block_tokens for frame in frames} == {16}
+    assert bad == [(2, "blocks of 32 tokens after some of 16")]
 
 
 def served_by_vllm(lines, capacity, trace=mooncake_trace, **options):
