@@ -15,7 +15,8 @@ else:
 from kvstream._core.table import REMOVED
 
 _REMOVED = cython.declare(cython.int, REMOVED)
-_SMALLEST = 1024  # evictions that there is room for at first
+_SMALLEST = 16  # evictions that there is room for at first, as most caches know no contents
+_FEWEST_PLACES = 1024  # of a stack that holds keys, as putting them together costs what a hundred accesses do
 _NEVER = cython.declare(cython.longlong, int(np.iinfo(np.int64).min))  # eviction time where no key is
 _KEYS_AHEAD = cython.declare(cython.int, 16)
 
@@ -28,9 +29,14 @@ class FenwickTree:
     nodes: cython.int[::1]  # node n counts what lies at as many places up to n as its lowest bit says
 
     def __init__(self, flags):
-        before = np.concatenate([[0], np.cumsum(flags)])
-        ends = np.arange(len(flags) + 1)
-        self.nodes = memoryview((before[ends] - before[ends & (ends - 1)]).astype(np.int32))
+        flag: cython.const[cython.uchar][::1] = memoryview(flags.view(np.uint8))
+        self.nodes = memoryview(np.zeros(len(flags) + 1, dtype=np.int32))
+        node: cython.Py_ssize_t
+        for node in range(1, len(self.nodes)):
+            self.nodes[node] += flag[node - 1]
+            above: cython.Py_ssize_t = node + (node & -node)
+            if above < len(self.nodes):
+                self.nodes[above] += self.nodes[node]
 
     @cython.cfunc
     @cython.inline
@@ -89,7 +95,7 @@ class PrematureEvictions:
     def _start(self):
         self.evictions = 0
         self._hold(_SMALLEST)
-        self.tree = FenwickTree(np.zeros(_SMALLEST, dtype=np.int32))
+        self.tree = FenwickTree(np.zeros(_SMALLEST, dtype=np.uint8))
 
     def clear(self):
         """Forget everything: the cache was emptied, which no memory would have prevented."""
@@ -271,12 +277,12 @@ class LruStack:
     index: Index
 
     def __init__(self):
-        self._hold(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint8))
+        self._hold(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint8), 1)
 
-    def _hold(self, keys, again):
+    def _hold(self, keys, again, fewest_places: int = _FEWEST_PLACES):
         """Put keys, oldest access first, at the first places."""
         held = len(keys)
-        places = 4 * max(256, 1 << held.bit_length())
+        places = max(fewest_places, 4 << held.bit_length())
         self.key_array = widened(keys, places)
         self.is_last_array = np.zeros(places, dtype=np.uint8)
         self.is_last_array[:held] = 1

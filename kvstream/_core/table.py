@@ -15,7 +15,7 @@ import os
 
 import numpy as np
 
-from kvstream.events.types import BIRTH_UNKNOWN, OTHER, REASONS, REPLACED, Op
+from kvstream.events.types import BIRTH_UNKNOWN, MOST_SLOTS, OTHER, REASONS, REPLACED, Op
 
 if cython.compiled:  # pragma: no cover
     from cython.cimports.kvstream._core.columns import Columns
@@ -33,10 +33,10 @@ REMOVED = -2
 
 _NOT_LIVE = cython.declare(cython.int, NOT_LIVE)
 _RELEASING = 1024  # events from which on other threads may run meanwhile
-_SMALLEST = 1024  # slots of an empty table
+_SMALLEST = 64  # slots of an empty table
 _DIRECT_ALWAYS, _DIRECT_SPREAD = 65_536, 4  # most slots of a slot stream: in all, or for each live block
 _BEGUN_SHARE = 4
-_SMALLEST_BITS = 10
+_SMALLEST_BITS = 4
 _LOAD = 0.5  # of the index of ids: fuller, each id takes more tries, and each try a line of memory
 _FACTOR = int.from_bytes(os.urandom(8), "little") | 1
 # ^ Multiply-shift hashing with a factor that nobody outside of this process knows, so that nobody can choose
@@ -79,7 +79,7 @@ _COUNT = cython.declare(cython.int, 1)
 _TIMES = cython.declare(cython.int, 2)
 _LINE = cython.declare(cython.int, 8)  # 64-bit integers in a line of memory
 _AHEAD = cython.declare(cython.int, 32)  # events that are applied while memory answers
-_MOST_SLOTS = cython.declare(cython.longlong, 2**32)  # beyond, an id can only be a content hash
+_MOST_SLOTS = cython.declare(cython.longlong, MOST_SLOTS)
 
 
 @cython.cfunc
@@ -809,17 +809,35 @@ class Table:
     @cython.exceptval(check=False)
     def _key(self, slot: cython.longlong, block: cython.longlong) -> cython.longlong:
         """Return the content key of a live block, 0 if it is unknown."""
-        if self.by_hash and self._is_content(block):
-            return block
-        return self.key_of[slot] if self.has_keys and not self.by_hash else 0
+        if self.by_hash:
+            return block if self._is_content(block) else 0
+        return self.key_of[slot] if self.has_keys else 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _given_key(self, event: cython.Py_ssize_t, block: cython.longlong) -> cython.longlong:
+        """Return the content key that an event gives its block, 0 if none."""
+        if self.by_hash:
+            return block if self._is_content(block) else 0
+        return self.keys[event] if self.given_keys else 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _given_attribution(self, event: cython.Py_ssize_t) -> cython.ushort:
+        """Return the label set that an event gives its block, 0 for none."""
+        return self.label_sets[self.labels[event]] if self.given_labels else 0
 
     @cython.cfunc
     @cython.inline
     @cython.nogil
     @cython.exceptval(check=False)
     def _is_content(self, block: cython.longlong) -> cython.bint:
-        """Return whether an id can only be a content hash."""
-        return block < 0 or block >= _MOST_SLOTS
+        """Return whether an id is a content hash, as which only high ids can be known."""
+        return self.by_hash and (block < 0 or block >= _MOST_SLOTS)
 
     @cython.cfunc
     @cython.inline
@@ -834,15 +852,8 @@ class Table:
         is_live: cython.bint,
     ) -> cython.void:
         """Begin a generation, which ends the one that the block has."""
-        content: cython.bint = self.by_hash and self._is_content(block)
-        key: cython.longlong = 0
-        if content:
-            key = block
-        elif self.given_keys and not self.by_hash:
-            key = self.keys[event]
-        attribution: cython.ushort = 0
-        if self.given_labels:
-            attribution = self.label_sets[self.labels[event]]
+        key: cython.longlong = self._given_key(event, block)
+        attribution: cython.ushort = self._given_attribution(event)
         if is_live:
             before: cython.longlong = self._key(slot, block)
             self._end(event, slot, block, time, _REPLACED)
@@ -853,23 +864,15 @@ class Table:
                 self._change(before, time, False, self._attribution(slot))
                 self._change(key, time, True, attribution)
         else:
-            self.live_count += 1
+            self._note_live(slot)
             self._change(key, time, True, attribution)
-            if not self.by_hash and self.begun_count >= 0:
-                self._note_begun(slot)
-        if self.has_keys and not self.by_hash:
-            self.key_of[slot] = key
-        if self.is_attributed:
-            self.attribution_of[slot] = attribution
-            self.columns.begun_ts[self.columns.begun_count] = time
-            self.columns.begun_of[self.columns.begun_count] = attribution
-            self.columns.begun_count += 1
+        self._know(slot, key, attribution, time)
         self.columns.counts[_ALLOCATIONS] += 1
         self.columns.counts[_SAMPLED_ALLOCATIONS] += self._is_sampled(block, time)
         self.rows[slot, _BIRTH] = time
         self.rows[slot, _COUNT] = 0
         self.rows[slot, _TIMES + (-1 & self.mask)] = time
-        self._use(block, time, content)
+        self._use(block, time)
         self._look_up(key)
 
     @cython.cfunc
@@ -884,21 +887,11 @@ class Table:
         is_access: cython.bint,
     ) -> cython.void:
         """Begin to follow a block that was in the cache before anything was heard of it."""
-        content: cython.bint = self.by_hash and self._is_content(block)
-        key: cython.longlong = block if content else 0
-        if self.given_keys and not self.by_hash:
-            key = self.keys[event]
-        self.live_count += 1
-        if not self.by_hash and self.begun_count >= 0:
-            self._note_begun(slot)
-        if self.has_keys and not self.by_hash:
-            self.key_of[slot] = key
-        attribution: cython.ushort = self.label_sets[self.labels[event]] if self.given_labels else 0
+        key: cython.longlong = self._given_key(event, block)
+        attribution: cython.ushort = self._given_attribution(event)
+        self._note_live(slot)
+        self._know(slot, key, attribution, time)
         if self.is_attributed:
-            self.attribution_of[slot] = attribution
-            self.columns.begun_ts[self.columns.begun_count] = time
-            self.columns.begun_of[self.columns.begun_count] = attribution
-            self.columns.begun_count += 1
             self.columns.late_of[self.columns.late_count] = attribution
             self.columns.late_count += 1
         self.columns.counts[_UNKNOWN_BIRTHS] += 1
@@ -908,7 +901,7 @@ class Table:
         if is_access:
             self.columns.counts[_UNKNOWN_ACCESSES] += 1
             self._change(key, time, True, attribution)
-            self._use(block, _BIRTH_UNKNOWN, content)
+            self._use(block, _BIRTH_UNKNOWN)
         else:
             # When it came is unknown, so that nobody can say after what time it came back.
             self.columns.counts[_RESIDENTS] += 1
@@ -941,7 +934,7 @@ class Table:
         self.rows[slot, _COUNT] = count + 1
         self.rows[slot, _TIMES + (count & self.mask)] = time
         if not (is_known and self.counted_since <= last <= time):
-            self._use(block, birth, self.by_hash and self._is_content(block))
+            self._use(block, birth)
         self._look_up(self._key(slot, block))
 
     @cython.cfunc
@@ -1030,13 +1023,36 @@ class Table:
     @cython.inline
     @cython.nogil
     @cython.exceptval(check=False)
-    def _note_begun(self, slot: cython.longlong) -> cython.void:
-        """Note a slot that is in use since the last clear, until they are many."""
+    def _note_live(self, slot: cython.longlong) -> cython.void:
+        """Count a slot that holds a block from now on; note those in use since the last clear, if few."""
+        self.live_count += 1
+        if self.by_hash or self.begun_count < 0:
+            return
         if self.begun_count < len(self.begun):
             self.begun[self.begun_count] = slot
             self.begun_count += 1
         else:
             self.begun_count = -1
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _know(
+        self,
+        slot: cython.longlong,
+        key: cython.longlong,
+        attribution: cython.ushort,
+        time: cython.longlong,
+    ) -> cython.void:
+        """Keep the content key and the label set of a generation that is known from a time on."""
+        if self.has_keys and not self.by_hash:
+            self.key_of[slot] = key
+        if self.is_attributed:
+            self.attribution_of[slot] = attribution
+            self.columns.begun_ts[self.columns.begun_count] = time
+            self.columns.begun_of[self.columns.begun_count] = attribution
+            self.columns.begun_count += 1
 
     @cython.cfunc
     @cython.inline
@@ -1062,12 +1078,12 @@ class Table:
     @cython.inline
     @cython.nogil
     @cython.exceptval(check=False)
-    def _use(self, block: cython.longlong, birth: cython.longlong, content: cython.bint) -> cython.void:
+    def _use(self, block: cython.longlong, birth: cython.longlong) -> cython.void:
         """Show what was in use: a content key or, in slot streams, a number of the generation's own."""
         full: cython.ulonglong = 0xFFFF_FFFF_FFFF_FFFF
         scatter: cython.ulonglong = 0x1E37_79B9_7F4A_7C15
         used: cython.longlong = block
-        if not content:
+        if not self._is_content(block):
             used = as_signed((((block & full) * scatter) + (birth & full)) & full)
         self.columns.used[self.columns.used_count] = used
         self.columns.used_count += 1

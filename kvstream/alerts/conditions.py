@@ -557,4 +557,4 @@ def _as_saved(kind: type, array: Any) -> Any:
 def condition_of(rule: Rule, memory: dict[str, Any] | None = None) -> Condition:
     """Return a condition of the kind that a rule names, with the memory of one that was saved, or none."""
     kind, memory_type = _KINDS[rule.condition]
-    return kind(rule, msgspec.convert(memory or {}, memory_type, dec_hook=_as_saved))
+    return kind(rule, msgspec.convert(memory, memory_type, dec_hook=_as_saved) if memory else memory_type())

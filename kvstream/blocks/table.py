@@ -14,12 +14,11 @@ from kvstream.blocks.attribution import LabelSets
 from kvstream.blocks.heat_map import BlockMap, block_map
 from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.events.frame import I64, U16, EventFrame, as_int64
-from kvstream.events.types import BIRTH_UNKNOWN, Op
+from kvstream.events.types import BIRTH_UNKNOWN, MOST_SLOTS, Op
 
 _BIRTH, _COUNT, _TIMES = 0, 1, 2  # columns of a row of the table
 
 _NEVER = np.iinfo(np.int64).min
-_MOST_SLOTS = 2**32  # an id beyond can only be a content hash (``_core.table``)
 
 
 class BlockTable:
@@ -267,7 +266,7 @@ class BlockTable:
         slots = self._table.live_slots()
         if self.by_hash:
             keys = self._table.ids_array[slots]
-            known = (keys < 0) | (keys >= _MOST_SLOTS)
+            known = (keys < 0) | (keys >= MOST_SLOTS)
         elif len(self._table.keys_array):
             keys = self._table.keys_array[slots]
             known = keys != 0

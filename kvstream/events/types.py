@@ -38,6 +38,9 @@ class Op:
     RESIDENT: Final = 7
 
 
+MOST_SLOTS: Final = 2**32
+"""An id from here on, or a negative one, can only be a content hash."""
+
 BIRTH_UNKNOWN: Final = -(2**63)
 """In place of the birth, ns, of a block that was in the cache before anything was heard of it."""
 

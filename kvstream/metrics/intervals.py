@@ -1,5 +1,7 @@
 """Intervals on their way from the table that sees them to their histograms."""
 
+from collections import defaultdict
+from functools import partial
 from typing import Any
 
 from kvstream.blocks.apply_result import Observations, joined
@@ -26,7 +28,7 @@ class Intervals:
 
     def __init__(self, scale: int = DEFAULT_SCALE) -> None:
         self.classic = {name: ClassicHistogram() for name in _NAMES}
-        self._by_label_set = {name: HistogramRows(scale) for name in _NAMES}
+        self._by_label_set: defaultdict[str, HistogramRows] = defaultdict(partial(HistogramRows, scale))
         self._forget()
 
     def _forget(self) -> None:
@@ -79,7 +81,7 @@ class Intervals:
         """Return what was counted since the start; settled before."""
         return {
             "classic": {name: histogram.counts.copy() for name, histogram in self.classic.items()},
-            "by_label_set": {name: rows.save() for name, rows in self._by_label_set.items()},
+            "by_label_set": {name: self._by_label_set[name].save() for name in _NAMES},
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -90,4 +92,4 @@ class Intervals:
 
     def of_label_set(self, label_set: int) -> dict[str, ExponentialHistogram]:
         """Return the histograms of one label set since the start, by name; the caller has settled."""
-        return {name: rows.histogram(label_set) for name, rows in self._by_label_set.items()}
+        return {name: self._by_label_set[name].histogram(label_set) for name in _NAMES}

@@ -93,6 +93,8 @@ def _pairs(events: ContentEvents) -> _Pairs:
 
 def stays_of(events: ContentEvents) -> Stays:
     """Return from when to when each content was in the cache."""
+    if not len(events.content):  # as of most caches with slots
+        return Stays(events.content, events.ts, events.ts, events.begins)
     pairs = _pairs(events)
     start = pairs.starts.nonzero()[0]
     life = events.life[pairs.order[start]]

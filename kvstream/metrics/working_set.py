@@ -122,12 +122,15 @@ class WorkingSetHistory:
 
     def recent(self, until: int | None) -> WorkingSet:
         """Return the working sets up to a window; of a stream without windows, none."""
-        blocks, counter = [], DistinctCounter()
+        blocks, counter, estimate = [], DistinctCounter(), 0
         windows = [] if until is None else [w for w in reversed(self._windows) if w[0] <= until]
         for horizon in HORIZONS:
+            before = len(windows)
             while windows and until is not None and windows[0][0] > until - horizon:
                 counter.merge(windows.pop(0)[1])
-            blocks.append(round(counter.estimate()))
+            if len(windows) < before:
+                estimate = round(counter.estimate())
+            blocks.append(estimate)
         return WorkingSet(blocks=blocks)
 
 

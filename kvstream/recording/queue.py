@@ -210,15 +210,16 @@ def batches_of(items: list[Item], most_events: int = JOINED_EVENTS) -> list[list
     """
     batches: list[list[Item]] = []
     filling: dict[str, list[Item]] = {}
-    events: dict[str, int] = {}
+    room: dict[str, int] = {}  # events that fit into it
     for item in items:
         source, n = item[0].source, len(item[0].ops)
-        if source not in filling or events[source] + n > most_events:
+        left = room.get(source, -1) - n
+        if left < 0:
             filling[source] = []
-            events[source] = 0
             batches.append(filling[source])
+            left = most_events - n
+        room[source] = left
         filling[source].append(item)
-        events[source] += n
     batches.reverse()
     return batches
 

@@ -7,11 +7,10 @@ from typing import NamedTuple
 import msgspec
 
 from kvstream.blocks.state import HotBlock
+from kvstream.events.types import MOST_SLOTS
 from kvstream.reports.lines import accounts_lines, blocks_live, hit_ratio, interval, misses, tier_use
 from kvstream.reports.report import CacheReport, Report
 from kvstream.text.numbers import UNKNOWN, gib, percent, ratio, seconds
-
-_MOST_SLOTS = 2**32  # ids from here on are hashes of content
 
 
 class Table(NamedTuple):
@@ -152,7 +151,7 @@ def _blocks(cache: CacheReport) -> list[Table]:
             [
                 (_named(b), f"{b.accesses:,}", seconds(b.held_seconds), seconds(b.idle_seconds))
                 for b in blocks
-                if b.labels is not None or not 0 <= b.block_id < _MOST_SLOTS
+                if b.labels is not None or not 0 <= b.block_id < MOST_SLOTS
             ],
         )
         for title, blocks in (
