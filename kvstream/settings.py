@@ -10,7 +10,13 @@ import msgspec
 
 from kvstream.config import MetricsConfig, SettingsError, StreamConfig
 from kvstream.errors import ConfigError
-from kvstream.text.quantities import duration_in_seconds, real_number, size_in_bytes, whole_number
+from kvstream.text.quantities import (
+    duration_in_seconds,
+    is_duration,
+    real_number,
+    size_in_bytes,
+    whole_number,
+)
 from kvstream.text.suggest import closest, did_you_mean
 from kvstream.text.toml import TomlFile, struct_fields
 
@@ -219,8 +225,7 @@ def _from_text(name: str, text: str, kind: Any) -> Any:
     if int in parts:
         return size_in_bytes(text) if name.endswith("_bytes") else whole_number(text)
     if kind is float:
-        is_time = name.endswith(("_seconds", "_interval", "_timeout"))
-        return duration_in_seconds(text) if is_time else real_number(text)
+        return duration_in_seconds(text) if is_duration(name) else real_number(text)
     if kind is bool:
         words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
         if text.lower() not in words:

@@ -57,6 +57,11 @@ def real_number(text: str) -> float:
     return _real(text, _COUNTS, "a number such as 0.5, 100 or 20k")
 
 
+def is_duration(name: str) -> bool:
+    """Return whether a setting of this name is a duration."""
+    return name.endswith(("_seconds", "_interval", "_timeout"))
+
+
 def duration_in_seconds(text: str) -> float:
     """Return seconds: ``90``, ``90s``, ``250ms``, ``5m``, ``2h``, ``1d``.
 

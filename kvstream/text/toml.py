@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from kvstream.errors import ConfigError
-from kvstream.text.quantities import duration_in_seconds, whole_number
+from kvstream.text.quantities import duration_in_seconds, is_duration, whole_number
 from kvstream.text.suggest import did_you_mean
 
 Complain = Callable[[str, str], None]
@@ -137,7 +137,7 @@ def _written(name: str, value: Any, kind: Any) -> str:
     parts = _parts(kind)
     if not isinstance(value, str) or not {int, float} & set(parts):
         return ""
-    is_time = name.endswith(("_seconds", "_interval", "_timeout"))
+    is_time = is_duration(name)
     try:
         number = duration_in_seconds(value) if is_time else whole_number(value)
     except ValueError:
