@@ -32,6 +32,7 @@ from kvstream.errors import (
 )
 from kvstream.events.frame import EventFrame
 from kvstream.events.position import Place, Position
+from kvstream.events.recorded import HasBlockId
 from kvstream.events.sequence import Cursor
 from kvstream.events.types import (
     BlockAccessed,
@@ -67,13 +68,12 @@ from kvstream.metrics.usage import LabelUsage
 from kvstream.metrics.working_set import WorkingSet
 from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import QueueStatistics
-from kvstream.recording.recorder import HasBlockId
 from kvstream.settings import load_config
 from kvstream.stream import KVStream, StreamStatistics
-from kvstream.subscriptions import Batching, Delivery, Subscription, SubscriptionStatistics
+from kvstream.subscriptions.handler import Batching, Delivery
+from kvstream.subscriptions.subscription import Subscription, SubscriptionStatistics
 from kvstream.transport.client import Connection, ConnectionStatistics, connect
-
-__version__ = "0.1.0"
+from kvstream.version import __version__
 
 __all__ = [
     "AccessPatternAnalysis",

@@ -16,11 +16,13 @@ from kvstream.alerts.rule import Rule
 from kvstream.alerts.types import CacheAlert
 from kvstream.blocks.apply_result import EvictionBatch, KVCacheEvictionEvent
 from kvstream.config import MetricsConfig
-from kvstream.engine.monitor import Monitor, total_measurements
+from kvstream.engine.gathering import total_measurements
+from kvstream.engine.monitor import Monitor
 from kvstream.errors import ClosedStreamError, ConfigError
 from kvstream.events.clock import Clock
 from kvstream.events.counters import CacheCounts, counts_of
 from kvstream.events.frame import MAX_FRAME_EVENTS, as_int64
+from kvstream.events.recorded import HasBlockId, recorded_frame
 from kvstream.events.types import DEFAULT_SOURCE, DEFAULT_TIER, Labels, Op
 from kvstream.faults.fork import close_in_children
 from kvstream.metrics.anomalies import Anomaly
@@ -33,7 +35,6 @@ from kvstream.metrics.patterns import (
 )
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.trend import Trend
-from kvstream.recording.recorder import HasBlockId, recorded_frame
 
 _BATCH_EVENTS = 4096
 

@@ -35,10 +35,12 @@ from kvstream.blocks.state import HotBlock
 from kvstream.config import OverflowPolicy, StreamConfig
 from kvstream.consumer import Consumer
 from kvstream.engine.cache import CacheMonitor, Outcome
+from kvstream.engine.gathering import Gathering
 from kvstream.engine.inputs import InputStatistics, readings_of
 from kvstream.engine.limits import StreamLimits
-from kvstream.engine.monitor import Gathering, Monitor, SourceMonitor, accounts_of
+from kvstream.engine.monitor import Monitor, accounts_of
 from kvstream.engine.recorded import RecordedTime
+from kvstream.engine.source import SourceMonitor
 from kvstream.errors import ClosedStreamError, ConfigError, MalformedInputError
 from kvstream.events.clock import Clock
 from kvstream.events.frame import EventFrame
@@ -48,6 +50,7 @@ from kvstream.faults.fork import close_in_children
 from kvstream.faults.log import FaultLog
 from kvstream.metrics.marks import Mark, Marks
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary, SavedState
+from kvstream.recording.arrivals import Arrivals
 from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import Item, QueueStatistics
 from kvstream.recording.registry import ProducerSet, ProducersStatistics
@@ -56,14 +59,11 @@ from kvstream.state.progress import InputProgress
 from kvstream.state.resumption import InputMarker, SavedInput
 from kvstream.state.sections import Restored, StreamParts
 from kvstream.state.store import DirectoryStore
-from kvstream.subscriptions import (
-    Batching,
-    Delivery,
-    SubscriberPolicy,
-    Subscription,
-    SubscriptionStatistics,
-    Topic,
-)
+from kvstream.subscriptions.buffer import SubscriberPolicy
+from kvstream.subscriptions.handler import Batching, Delivery
+from kvstream.subscriptions.subscription import Subscription, SubscriptionStatistics
+from kvstream.subscriptions.topic import Topic
+from kvstream.version import __version__
 
 AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any] | Delivery)
 GroupHandler = TypeVar("GroupHandler", bound=Callable[[AlertGroup], Any] | Delivery)
@@ -180,10 +180,8 @@ class KVStream:
             Consumer(monitor, step_ns, self._before_batch, self._publish_outcome, self._after_batch)
             for monitor in monitors
         ]
-        # Source of a live stream: time of its last frame, by the event loop's clock; oldest first.
-        self._arrived: dict[str, float] = {}
+        self._arrivals = Arrivals()  # of a live stream
         self._relayed: dict[str, CacheAlert] = {}  # those of other streams that fire, by fingerprint
-        self._lags: dict[str, float] = {}  # seconds that the last frame of a source was behind the clock
         self._heartbeat = heartbeat_rule(rules)
         self._opened_at = 0.0
         self._inputs: list[Callable[[], Iterable[InputStatistics]]] = []
@@ -204,8 +202,6 @@ class KVStream:
         self._final = False
 
     def _make_keeper(self, state: str | os.PathLike[str] | DirectoryStore) -> StateKeeper:
-        from kvstream import __version__  # here, as it imports this module
-
         if self._recorded is not None:
             raise ConfigError("the state of a recording is not kept: it can be read again")
 
@@ -364,12 +360,11 @@ class KVStream:
         dropped = Counter(self._before.dropped)
         for sender in (counted.others, *counted.producers):
             dropped.update(sender.dropped)
-        now = anyio.current_time()
         return {
             "malformed": self._before.malformed + self._malformed_count,
             "dropped": dict(+dropped),
             "marks": self._marks.save(),
-            "silent_seconds": {source: max(0.0, now - arrived) for source, arrived in self._arrived.items()},
+            "silent_seconds": self._arrivals.ages(),
             "owed_alerts": msgspec.to_builtins(self._alerts.owed()),
             "degraded": self._keeper.degraded.save() if self._keeper is not None else {},
         }
@@ -385,15 +380,15 @@ class KVStream:
         engine = accounts_of(self._monitors, None, None)
         self._before = _Counted(engine.offered + sum(dropped.values()), malformed, dropped)
         silent = others.get("silent_seconds", {})
-        now = anyio.current_time() + _RECONNECT_SECONDS
-        arrived = {source: now - silent.get(source, 0.0) for source in restored.sources}
+        self._arrivals.restore(
+            {source: silent.get(source, 0.0) - _RECONNECT_SECONDS for source in restored.sources}
+        )
         self._unheard = {
             name
             for monitor in self._monitors
             for name, source in monitor.sources.items()
             if source.cursor is None
         }
-        self._arrived = dict(sorted(arrived.items(), key=lambda item: item[1]))
         self._progress.restore(restored.inputs)
         self._saved_inputs = restored.inputs
 
@@ -477,7 +472,7 @@ class KVStream:
     async def forget(self, source: str) -> None:
         """Forget a source that is watched no more: its accounts stay in the totals, its alerts end."""
         await self._consumer_of(source).queue.join()
-        if source in self._arrived:
+        if source in self._arrivals:
             self._forget(source, "it is watched no more")
 
     async def flush(self) -> None:
@@ -526,9 +521,10 @@ class KVStream:
             consumer.at_rest()
 
     def _require_open(self) -> None:
-        if self._state == "new":
-            raise ClosedStreamError("the stream is not open yet")
-        self._require_unclosed()
+        if self._state != "open":  # asked for each frame
+            if self._state == "new":
+                raise ClosedStreamError("the stream is not open yet")
+            self._require_unclosed()
 
     def _require_unclosed(self) -> None:
         if self._state == "forked":
@@ -855,10 +851,7 @@ class KVStream:
 
     def input_age(self, source: str) -> float:
         """Return seconds since the last frame of a source was applied; 0 for a source that is not known."""
-        arrived = self._arrived.get(source)
-        if arrived is None or self._state != "open":
-            return 0.0
-        return max(0.0, anyio.current_time() - arrived)
+        return self._arrivals.age(source) if self._state == "open" else 0.0
 
     def event_lag(self, source: str) -> float | None:
         """Return seconds from the newest event of a source to when it was applied; None if not known.
@@ -866,7 +859,7 @@ class KVStream:
         Of a live source, it is how far what is shown lies behind; less than 0 if its clock is ahead of ours.
         Of a recording, it is how old that is.
         """
-        return self._lags.get(source)
+        return self._arrivals.lag(source)
 
     def drop_alerts(self) -> list[CacheAlert]:
         """Return the alerts that fire on what never reaches a cache.
@@ -943,10 +936,9 @@ class KVStream:
         self._progress.apply((frame for frame, _ in batch), source in monitor.sources)
         self._unheard.discard(source)
         if source in monitor.sources and self._recorded is None:
-            self._arrived.pop(source, None)  # so that it goes to the end
-            self._arrived[source] = anyio.current_time()
-            if len(newest.ts):
-                self._lags[source] = (self._clock() - int(newest.ts[-1])) / 1e9
+            self._arrivals.note(
+                source, (self._clock() - int(newest.ts[-1])) / 1e9 if len(newest.ts) else None
+            )
         if self._keeper is not None:
             sent = sum(sender is self._producers.frames for _, sender in batch)
             self._keeper.saver.held.apply(source, sent)
@@ -970,7 +962,7 @@ class KVStream:
             await anyio.sleep(tick)
             late = anyio.current_time() - began - tick
             if late > _STOPPED_SECONDS:  # the process was stopped: that no source was heard says nothing
-                self._arrived = {source: arrived + late for source, arrived in self._arrived.items()}
+                self._arrivals.postpone(late)
             self._publish_alerts(self._look_at_drops())
             await self._forget_silent()
             async for cache in caches_in_turn(self):
@@ -1012,20 +1004,18 @@ class KVStream:
 
     def _silent_longest(self, seconds: float) -> bool:
         """Return whether the source silent for longest has been silent for ``seconds``."""
-        source, arrived = next(iter(self._arrived.items()), ("", None))
-        if not seconds or arrived is None or source in self._consumer_of(source).taken:
+        silent = self._arrivals.longest_silent()
+        if not seconds or silent is None or silent[0] in self._consumer_of(silent[0]).taken:
             return False
-        return anyio.current_time() - arrived >= seconds
+        return silent[1] >= seconds
 
     def _forget_longest_silent(self) -> None:
-        source, arrived = next(iter(self._arrived.items()))
-        self._forget(
-            source, f"the source was forgotten after {anyio.current_time() - arrived:,.0f} s without events"
-        )
+        if (silent := self._arrivals.longest_silent()) is not None:
+            source, seconds = silent
+            self._forget(source, f"the source was forgotten after {seconds:,.0f} s without events")
 
     def _forget(self, source: str, why: str) -> None:
-        del self._arrived[source]
-        self._lags.pop(source, None)
+        self._arrivals.forget(source)
         self._progress.forget(source)
         self._publish_alerts(self._consumer_of(source).at_rest().forget(source, why))
         self._publish_alerts(self._drops.forget(source, why, self._clock() / 1e9))

@@ -33,6 +33,7 @@ PUBLIC = [
 NOT_READ = ("kvstream.__main__",)
 MODULES = [m.name for m in pkgutil.walk_packages(kvstream.__path__, "kvstream.") if m.name not in NOT_READ]
 ORDER = [
+    "version",
     "errors",
     "text",
     "faults",
@@ -152,7 +153,7 @@ def test_what_is_shown_to_users_is_public(path):
 def test_the_version_is_that_of_the_package():
     assert re.fullmatch(r"\d+\.\d+\.\d+", kvstream.__version__)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "kvstream.__version__"}
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "kvstream.version.__version__"}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -165,8 +166,10 @@ def test_imports_point_upstream(name):
     path = Path(importlib.import_module(name).__file__)
     path = path.with_name(f"{path.name.partition('.')[0]}.py")  # a compiled module's source is beside it
     mine = name.split(".")[1]
-    for imported in re.findall(r"^\s*(?:from|import) kvstream\.(\w+)", path.read_text(), re.M):
+    text = "".join(each.read_text() for each in (path, path.with_suffix(".pyi")) if each.exists())
+    for imported in re.findall(r"^\s*(?:from|import) kvstream\.(\w+)", text, re.M):
         assert ORDER.index(imported) <= ORDER.index(mine), f"{name} imports {imported}"
+    assert not re.search(r"^\s*(?:from kvstream import|import kvstream$)", text, re.M), f"{name}: the face"
 
 
 def test_core_does_not_import_asyncio():

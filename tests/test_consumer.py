@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvstream import EventFrame, KVStream, MetricsConfig, StreamConfig
-from kvstream.engine.monitor import Monitor, SourceMonitor
+from kvstream.engine.monitor import Monitor
+from kvstream.engine.source import SourceMonitor
 from kvstream.stream import caches_of, sources_in_turn
 from tests.faults.test_fork import in_child
 from tests.strategies import cuts, fewer, plain_events

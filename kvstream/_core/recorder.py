@@ -128,7 +128,7 @@ class _Columns:
 
     @cython.cfunc
     def recorded(self):
-        """Return a copy of all events as ``kvstream.recording.recorder.Recorded``, and empty the columns."""
+        """Return a copy of all events as ``kvstream.events.recorded.Recorded``, and empty the columns."""
         n: cython.Py_ssize_t = self.n
         notes, self.notes, self.fresh = self.notes, [], []
         taken = (
@@ -646,7 +646,7 @@ class CallRecorder(_Recorder):
         self._put_all(op, ids, _reason_code(reason))
 
     def _take_recorded(self):
-        """Take out everything recorded, as ``kvstream.recording.recorder.Recorded``."""
+        """Take out everything recorded, as ``kvstream.events.recorded.Recorded``."""
         if cython.compiled:
             return self._copy_out(self._replace_columns())
         with self._guard:

@@ -2,8 +2,8 @@ from collections.abc import Callable
 from typing import Any, final
 
 from kvstream.events.clock import Clock
+from kvstream.events.recorded import Block, Blocks, KeysOf, Recorded
 from kvstream.events.types import Labels
-from kvstream.recording.recorder import Block, Blocks, KeysOf, Recorded
 
 def checked_time(ts: object) -> int: ...
 def hash_tails(hashes: list[Any], skipped: int) -> bytearray: ...

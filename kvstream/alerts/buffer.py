@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 from kvstream.alerts.types import CacheAlert
-from kvstream.subscriptions import SubscriberPolicy
+from kvstream.subscriptions.buffer import SubscriberPolicy
 
 
 class AlertBuffer:

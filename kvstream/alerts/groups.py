@@ -6,7 +6,7 @@ import anyio
 import msgspec
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
-from kvstream.subscriptions import Subscription
+from kvstream.subscriptions.subscription import Subscription
 
 
 class AlertGroup(msgspec.Struct, frozen=True, kw_only=True, tag="alert_group"):

@@ -15,7 +15,7 @@ import numpy as np
 
 from kvstream.bench.streams import busy, filling
 from kvstream.config import MetricsConfig, StreamConfig
-from kvstream.engine.monitor import SourceMonitor
+from kvstream.engine.source import SourceMonitor
 from kvstream.events.frame import EventFrame
 from kvstream.state.saver import Saver
 from kvstream.state.sections import source_section

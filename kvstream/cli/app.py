@@ -96,8 +96,8 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        from kvstream import __version__
         from kvstream._core.build import CORE
+        from kvstream.version import __version__
 
         typer.echo(f"kvstream {__version__} (core: {CORE})")
         raise typer.Exit

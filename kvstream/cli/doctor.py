@@ -15,7 +15,6 @@ import msgspec
 import typer
 from rich.text import Text
 
-from kvstream import __version__
 from kvstream._core.build import COMPILED
 from kvstream.cli.endpoint_check import Found, check_endpoint
 from kvstream.cli.exit_codes import EXIT_ERROR
@@ -26,6 +25,7 @@ from kvstream.cli.standard import write_lines
 from kvstream.cli.tokens import TokenFile, token_from
 from kvstream.cli.values import number
 from kvstream.text.escape import for_terminal
+from kvstream.version import __version__
 
 EXAMPLES = """
 [bold]Examples[/bold]

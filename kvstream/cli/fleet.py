@@ -273,11 +273,11 @@ def worker(
     Start as many as there is work for, each with the same options: when one dies, the others go on from its
     last commit.
     """
-    from kvstream import __version__
     from kvstream.fleet import client  # here, as it needs an extra
     from kvstream.fleet.address import KafkaAddress
     from kvstream.fleet.snapshots import Snapshots
     from kvstream.fleet.worker import Worker, WorkerSettings, samples
+    from kvstream.version import __version__
 
     with Attempts() as attempt:
         address = attempt(KafkaAddress.parse, from_)

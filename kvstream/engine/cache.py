@@ -151,7 +151,7 @@ class CacheMonitor:
         if together.block_tokens and together.block_tokens not in self.block_sizes:
             self.block_sizes = [*self.block_sizes, together.block_tokens][-_MOST_SIZES:]
         # A step of the clock is one of a whole frame, so frames around it stay what they are.
-        apart = len(frames) > 1 and self.ring.steps_back(_newest(frames, together))
+        apart = len(frames) > 1 and self.ring.steps_back(frames, together.ts)
         at_once = _RECORDS_AT_ONCE if self.table.records else _EVENTS_AT_ONCE
         alerts: list[CacheAlert] = []
         evicted: list[EvictionBatch] = []
@@ -504,9 +504,3 @@ def _pieces(part: EventFrame) -> list[EventFrame]:
     clears = (part.ops == _CLEAR).nonzero()[0]
     edges = [*clears[:: _WORK_AT_ONCE * _CLEARS_A_WINDOW].tolist(), len(part)]
     return [part.take(slice(start, end)) for start, end in pairwise([0, *edges] if edges[0] else edges)]
-
-
-def _newest(frames: Sequence[EventFrame], together: EventFrame) -> I64:
-    """Return the newest time in each frame, ns."""
-    starts = np.cumsum([0, *(len(frame) for frame in frames[:-1])])
-    return np.maximum.reduceat(together.ts, starts)

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from kvstream.engine.cache import CacheMonitor
 from kvstream.engine.contents import ContentFigures, ContentGathering
-from kvstream.engine.monitor import SourceMonitor
+from kvstream.engine.source import SourceMonitor
 from kvstream.events.counters import CacheCounts, SourceCounts, counts_of
 from kvstream.exporters.process import cpu_seconds, resident_bytes
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram

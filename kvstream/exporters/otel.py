@@ -13,7 +13,6 @@ from typing import Any
 
 from anyio import to_thread
 
-from kvstream import __version__
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.errors import ConfigError, KVStreamError, MissingExtraError
 from kvstream.exporters.metric_families import FAMILIES, Family, Interval, LabelValues, readings_in_steps
@@ -21,6 +20,7 @@ from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.stream import KVStream
 from kvstream.text.escape import for_unicode
+from kvstream.version import __version__
 
 try:
     from opentelemetry._logs import SeverityNumber

@@ -25,8 +25,8 @@ from kvstream._core.ids import group_salt
 from kvstream._core.recorder import StepRecorder, hash_tails
 from kvstream.config import StreamConfig
 from kvstream.events.frame import I64
+from kvstream.events.recorded import HasBlockId
 from kvstream.recording.producer import Producer
-from kvstream.recording.recorder import HasBlockId
 from kvstream.transport.client import Connection, connect
 from kvstream.transport.endpoint import Endpoint
 

@@ -1,7 +1,7 @@
 """Windows: measurements cut by event time, the last few hundred of them kept."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -108,11 +108,21 @@ class WindowRing:
             yield from piece.split(reached)
             at = int(reached[-1])
 
-    def steps_back(self, newest: I64) -> bool:
-        """Return whether one of some frames, with these newest times in ns, is a step of the clock."""
-        index = newest // self.window_ns
+    def steps_back(self, frames: Sequence[EventFrame], ts: I64) -> bool:
+        """Return whether one of some frames is a step of the clock.
+
+        Args:
+            frames: The frames, of at least one event each.
+            ts: The times of all their events, ns, int64 (n,).
+        """
+        stands = self._stands()
+        first, last = int(ts.min()) // self.window_ns, int(ts.max()) // self.window_ns
+        if first >= max(last, last if stands is None else stands) - LATE_WINDOWS:  # as of nearly all
+            return False
+        starts = np.cumsum([0, *(len(frame) for frame in frames[:-1])])
+        index = np.maximum.reduceat(ts, starts) // self.window_ns
         reached = np.maximum.accumulate(index)
-        if (stands := self._stands()) is not None:
+        if stands is not None:
             reached = np.maximum(reached, stands)
         return bool((index < reached - LATE_WINDOWS).any())
 

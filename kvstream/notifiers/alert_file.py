@@ -8,7 +8,7 @@ from anyio import to_thread
 
 from kvstream.alerts.types import CacheAlert
 from kvstream.errors import UndeliveredError
-from kvstream.subscriptions import Delivery
+from kvstream.subscriptions.handler import Delivery
 from kvstream.text.json import encode_json
 
 __all__ = ["AlertFile"]

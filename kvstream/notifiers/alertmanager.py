@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.notifiers.json_post import JsonPost
 from kvstream.stream import KVStream
-from kvstream.subscriptions import Batching, Delivery, Subscription
+from kvstream.subscriptions.handler import Batching, Delivery
+from kvstream.subscriptions.subscription import Subscription
 from kvstream.text.escape import for_unicode
 from kvstream.text.json import encode_json
 

@@ -8,7 +8,7 @@ from anyio import to_thread
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.errors import ConfigError, MissingExtraError, UndeliveredError
-from kvstream.subscriptions import Delivery
+from kvstream.subscriptions.handler import Delivery
 from kvstream.text.escape import for_unicode, shortened
 
 __all__ = ["Apprise"]

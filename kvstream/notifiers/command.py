@@ -14,7 +14,7 @@ from anyio.abc import Process
 
 from kvstream.alerts.types import CacheAlert
 from kvstream.errors import ConfigError, KVStreamError
-from kvstream.subscriptions import Delivery
+from kvstream.subscriptions.handler import Delivery
 from kvstream.text.json import encode_json
 
 __all__ = ["Command"]

@@ -14,7 +14,7 @@ from kvstream.errors import UndeliveredError
 from kvstream.faults.retries import pause_seconds
 from kvstream.notifiers.json_post import JsonPost
 from kvstream.notifiers.signing import Signer
-from kvstream.subscriptions import Delivery
+from kvstream.subscriptions.handler import Delivery
 from kvstream.text.escape import for_slack, shortened
 from kvstream.text.json import encode_json
 

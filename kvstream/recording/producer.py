@@ -11,11 +11,11 @@ from anyio.lowlevel import checkpoint
 from kvstream._core.recorder import StepRecorder, checked_time
 from kvstream.events.counters import DROP_REASONS
 from kvstream.events.frame import EventFrame
+from kvstream.events.recorded import KeysOf, recorded_frame
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON, Labels, Op
 from kvstream.recording.buffer import EventBuffer, Ids
 from kvstream.recording.overflow import Overflow
 from kvstream.recording.queue import FrameQueue
-from kvstream.recording.recorder import KeysOf, recorded_frame
 from kvstream.text.escape import for_terminal
 
 logger = logging.getLogger("kvstream")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kvstream.engine.cache import CacheMonitor
-from kvstream.engine.monitor import SourceMonitor
+from kvstream.engine.source import SourceMonitor
 
 _UNKNOWN_SHARE = 0.01
 """Events of unknown blocks by generations ended, up to which all that is live is known."""

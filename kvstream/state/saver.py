@@ -11,7 +11,7 @@ from typing import TypeVar
 import anyio
 from anyio import to_thread
 
-from kvstream.engine.monitor import SourceMonitor
+from kvstream.engine.source import SourceMonitor
 from kvstream.faults.containment import described
 from kvstream.state.held import HeldFrames
 from kvstream.state.sections import StreamParts, source_section, stream_section

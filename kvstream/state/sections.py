@@ -16,7 +16,8 @@ from kvstream.alerts.inputs import InputWatch
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert
 from kvstream.engine.limits import StreamLimits
-from kvstream.engine.monitor import DAMAGES, Monitor, SourceMonitor
+from kvstream.engine.monitor import DAMAGES, Monitor
+from kvstream.engine.source import SourceMonitor
 from kvstream.errors import StateError
 from kvstream.state.progress import InputProgress
 from kvstream.state.resumption import SavedInput, add_saved

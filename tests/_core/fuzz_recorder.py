@@ -9,8 +9,8 @@ import numpy as np
 from kvstream._core.recorder import CallRecorder, StepRecorder
 from kvstream.errors import MalformedInputError
 from kvstream.events.clock import Clock
+from kvstream.events.recorded import recorded_frame
 from kvstream.events.types import REASONS
-from kvstream.recording.recorder import recorded_frame
 
 EDGES = [0, 1, -1, -32, 2**30 - 1, 2**30, 2**31, 2**62, 2**63 - 1, -(2**63), 2**63, 2**64 - 1]
 BAD = [None, "7", b"7", 1.5, 2**64, -(2**63) - 1, object()]

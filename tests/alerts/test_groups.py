@@ -2,7 +2,7 @@ import anyio
 
 from kvstream import KVStream
 from kvstream.alerts.groups import alert_groups
-from kvstream.subscriptions import Subscription
+from kvstream.subscriptions.subscription import Subscription
 from tests.alerting import alert
 from tests.waiting import DEADLINE
 

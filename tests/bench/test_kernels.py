@@ -9,9 +9,9 @@ from kvstream.blocks.table import BlockTable
 from kvstream.engine.monitor import Monitor
 from kvstream.events.codec import decode_frame, decode_lines, encode_frame, encode_lines
 from kvstream.events.frame import frames_from_events
+from kvstream.events.recorded import recorded_frame
 from kvstream.events.types import Op
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
-from kvstream.recording.recorder import recorded_frame
 
 EVENTS = 16_384
 

@@ -19,8 +19,8 @@ from kvstream import KVStream, StreamConfig
 from kvstream._core import recorder as installed
 from kvstream.errors import MalformedInputError
 from kvstream.events.clock import Clock
+from kvstream.events.recorded import recorded_frame
 from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Labels, Op
-from kvstream.recording.recorder import recorded_frame
 from tests.interpreted import interpreted
 from tests.waiting import DEADLINE
 

@@ -332,7 +332,7 @@ async def test_how_long_a_source_was_silent_is_remembered(tmp_path):
     """Less what its input may take to be there again."""
     async with KVStream(QUIET, state=tmp_path) as stream:
         await send_all(stream, steady("a", 2))
-        stream._arrived["a"] -= 100.0
+        stream._arrivals.postpone(-100.0)
     async with KVStream(QUIET, state=tmp_path) as after:
         assert 80.0 < after.input_age("a") < 80.0 + DEADLINE
 

@@ -62,7 +62,7 @@ async def go_on(stream, frames):
 
 async def fall_silent(stream, seconds):
     """Let it be some seconds since the last frame of every source."""
-    stream._arrived = {source: at - seconds for source, at in stream._arrived.items()}
+    stream._arrivals.postpone(-seconds)
 
 
 async def stay_fresh(stream):

@@ -12,7 +12,9 @@ from kvstream import KVStream, MetricsConfig, StreamConfig
 from kvstream.alerts.buffer import AlertBuffer
 from kvstream.alerts.types import AlertLevel
 from kvstream.errors import UndeliveredError
-from kvstream.subscriptions import Delivery, MessageBuffer, Subscription
+from kvstream.subscriptions.buffer import MessageBuffer
+from kvstream.subscriptions.handler import Delivery
+from kvstream.subscriptions.subscription import Subscription
 from tests.alerting import alert
 from tests.faults.test_containment import FOR_ALL, backends, errors, forms, raising
 from tests.waiting import DEADLINE, until

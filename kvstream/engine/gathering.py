@@ -1,0 +1,132 @@
+"""Gathering: what several caches have seen, taken together in a summary."""
+
+from collections.abc import Iterable, Sequence
+
+from kvstream.config import MetricsConfig
+from kvstream.engine.cache import CacheMonitor
+from kvstream.engine.contents import ContentGathering
+from kvstream.engine.source import ForgottenSources
+from kvstream.events.counters import CacheCounts, joint_hits_reported
+from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.miss_ratio import CacheSizes
+from kvstream.metrics.summary import (
+    ALL,
+    Accounts,
+    BlockSize,
+    CacheMetricsSummary,
+    recent_metrics,
+    summarize,
+)
+from kvstream.metrics.usage import UsageByLabel
+from kvstream.metrics.working_set import WorkingSet, total_working_set
+
+
+def total_measurements(caches: Iterable[CacheMonitor]) -> Measurements:
+    """Return what several caches have measured since the start."""
+    total = Measurements.empty()
+    for cache in caches:
+        total.merge(cache.measurements())
+    return total
+
+
+class Gathering:
+    """A summary in the making, tier by tier, as many of them take their time.
+
+    Args:
+        config: What is measured.
+        tiers: What is to be summarized.
+    """
+
+    def __init__(self, config: MetricsConfig, tiers: Sequence[CacheMonitor]) -> None:
+        self._config, self._tiers = config, tiers
+        self._known, self._unknown = Measurements.empty(), Measurements.empty()  # by whether hits are known
+        self._recent_known, self._recent_unknown = Measurements.empty(), Measurements.empty()
+        self._hits_are_known = False
+        self._by_source: dict[str, CacheCounts] = {}
+        self._working_sets: list[WorkingSet] = []
+        self._usage = UsageByLabel()
+        self._contents = ContentGathering(tiers)
+        self._newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
+        self._span = 0
+        if self._newest is not None:
+            oldest = min(m.ring.oldest for m in tiers if m.ring.oldest is not None)
+            self._span = min(config.recent_windows, self._newest - oldest + 1)
+
+    def add(self, tier: CacheMonitor) -> None:
+        """Take in what one of the tiers has seen."""
+        self._hits_are_known |= tier.hits_are_known
+        total = self._known if tier.hits_are_known else self._unknown
+        total.merge(tier.measurements())
+        if self._span:
+            recent = self._recent_known if tier.hits_are_known else self._recent_unknown
+            recent.merge(tier.recent(self._span, self._newest))
+        tier.add_counts_to(self._by_source.setdefault(tier.source, CacheCounts()))
+        self._working_sets.append(tier.working_set.recent(self._newest))
+        self._usage.add(tier.usage())
+        self._contents.add(tier)
+
+    def add_forgotten(self, forgotten: ForgottenSources) -> None:
+        """Take in what forgotten sources had seen since the start."""
+        seen = forgotten.measurements
+        self._by_source.setdefault("", CacheCounts()).add_counts(seen)
+        self._hits_are_known |= seen.accesses > 0
+        (self._known if seen.accesses else self._unknown).merge(seen)
+
+    def summary(
+        self, source: str | None, tier: str | None, accounts: Accounts, final: bool
+    ) -> CacheMetricsSummary:
+        """Return the summary, once every tier was taken in."""
+        config, tiers = self._config, self._tiers
+        alone = tiers[0] if len(tiers) == 1 else None
+        total, recent = Measurements.empty(), Measurements.empty()
+        for part in (self._known, self._unknown):
+            total.merge(part)
+        for part in (self._recent_known, self._recent_unknown):
+            recent.merge(part)
+        known, recent_known = self._known, self._recent_known
+        contents = self._contents.figures()
+        return summarize(
+            total,
+            known if self._hits_are_known else None,
+            recent_metrics(
+                recent,
+                recent_known if self._hits_are_known else None,
+                self._span * config.window_seconds,
+            ),
+            source=source or ALL,
+            tier=tier or ALL,
+            timestamp=max((m.last_ts for m in tiers), default=0) / 1e9,
+            live=accounts.live,
+            config=config,
+            capacity=config.capacity * len(tiers) if config.capacity else None,
+            block_size=_block_size(config, tiers),
+            trends=alone.trends() if alone else {},
+            hits_reported=joint_hits_reported(counts.hits_reported for counts in self._by_source.values()),
+            alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
+            sizes=alone.sizes() if alone else CacheSizes(),
+            working_set=total_working_set(self._working_sets),
+            labels=self._usage.labels(),
+            misses=contents.misses,
+            tiers=contents.tiers,
+            shared=contents.shared if source is None and tier is None else None,
+            pending=[alert.to_dict() for m in tiers for alert in m.rules.pending()],
+            accounts=accounts,
+            final=final,
+        )
+
+
+def _block_size(config: MetricsConfig, tiers: Sequence[CacheMonitor]) -> BlockSize:
+    """Return how large the blocks of some tiers are."""
+    given = {tokens for tier in tiers for tokens in tier.block_sizes}
+    tokens = given | {config.block_tokens or 0 for tier in tiers if not tier.block_sizes} - {0}
+    sizes = [tier.block_bytes for tier in tiers] or [config.block_bytes]
+    known = [size for size in sizes if size is not None]
+    is_known = len(known) == len(sizes)
+    live = sum(tier.table.live_count * size for tier, size in zip(tiers, known, strict=False))
+    return BlockSize(
+        given=sorted(given),
+        tokens=min(tokens, default=config.block_tokens) if len(tokens) < 2 else None,
+        bytes=known[0] if is_known and len(set(known)) == 1 else None,
+        live_bytes=live if is_known else None,
+        capacity_bytes=config.capacity * sum(known) if is_known and tiers and config.capacity else None,
+    )

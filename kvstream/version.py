@@ -1,0 +1,3 @@
+"""The version of kvstream."""
+
+__version__ = "0.1.0"
