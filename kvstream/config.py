@@ -100,7 +100,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             a recording that is analysed as a whole; then the curve follows every lookup of its contents.
         content_sample: Times of arrivals and evictions kept in each cache, of contents chosen by hash. Causes
             of misses, ways through the tiers and what engines share are of these. 0 turns them off.
-        max_caches: Sources and tiers that are followed, one to three megabytes each; events of any more
+        max_caches: Sources and tiers that are followed, some four megabytes each; events of any more
             are dropped (``too_many_caches``).
         max_live_blocks: Blocks live at once in all caches, some 100 bytes each; allocations of any more are
             dropped (``too_many_blocks``).
