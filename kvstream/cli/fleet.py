@@ -32,6 +32,8 @@ from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.server import FrameServer
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
     from kvstream.fleet.address import KafkaAddress
     from kvstream.fleet.frame_log import FrameLog
     from kvstream.fleet.metrics import Sample
@@ -160,6 +162,7 @@ def agent(
         tls = attempt(guard.tls)
         endpoints = engines.endpoints(attempt)
         followed = engines.followed(attempt)
+        shown_at = attempt(_metrics_endpoint, metrics, guard.insecure)
     inputs = [*followed, *engines.in_targets()]
     log = FrameLog(address, settings, config)
     budget = ReceiveBudget(limits.max_receive_bytes)
@@ -213,7 +216,7 @@ def agent(
                 await server.aclose()
         return _ended(log, stopped)
 
-    return _run(run, metrics, guard.insecure, partial(samples, log, inputs))
+    return _run(run, shown_at, partial(samples, log, inputs))
 
 
 @app.command(epilog=EXAMPLES)
@@ -276,7 +279,8 @@ def worker(
     from kvstream.fleet import client  # here, as it needs an extra
     from kvstream.fleet.address import KafkaAddress
     from kvstream.fleet.snapshots import Snapshots
-    from kvstream.fleet.worker import Worker, WorkerSettings, samples
+    from kvstream.fleet.worker import Worker, WorkerSettings
+    from kvstream.fleet.worker_metrics import samples
     from kvstream.version import __version__
 
     with Attempts() as attempt:
@@ -284,6 +288,7 @@ def worker(
         kafka = attempt(client.read_settings, kafka_config)
         measured = attempt(cache.metrics)
         chosen = attempt(RuleFiles(cache.config, rules).read)
+        shown_at = attempt(_metrics_endpoint, metrics, insecure)
     settings = WorkerSettings(
         checkpoint_seconds=checkpoint_every,
         session_seconds=session,
@@ -300,7 +305,7 @@ def worker(
         say(f"kvstream: {counts['records']:,} records were applied, {counts['commits']:,} commits made")
         return EXIT_SIGNAL + stopped[0] if stopped else 0
 
-    return _run(run, metrics, insecure, partial(samples, work))
+    return _run(run, shown_at, partial(samples, work))
 
 
 @app.command(epilog=EXAMPLES)
@@ -324,6 +329,7 @@ def notify(
     with Attempts() as attempt:
         address = attempt(KafkaAddress.parse, from_)
         kafka = attempt(client.read_settings, kafka_config)
+        shown_at = attempt(_metrics_endpoint, metrics, insecure)
     stream = KVStream(rules=RuleFiles(heartbeat=destinations.heartbeat).read().rules)
     destinations.attach(stream, min_severity)
     if not any(handler.topic == "alerts" for handler in stream.statistics().subscribers):
@@ -346,7 +352,7 @@ def notify(
             return EXIT_UNDELIVERED
         return EXIT_SIGNAL + stopped[0] if stopped else 0
 
-    return _run(run, metrics, insecure, partial(samples, notifier, stream))
+    return _run(run, shown_at, partial(samples, notifier, stream))
 
 
 @app.command(epilog=EXAMPLES)
@@ -434,18 +440,28 @@ def _ended(log: "FrameLog", stopped: list[int]) -> int:
     return EXIT_SIGNAL + stopped[0] if stopped else 0
 
 
+def _metrics_endpoint(metrics: str | None, insecure: bool) -> Endpoint | None:
+    """Return where metrics are to be served, if they are.
+
+    Raises:
+        ConfigError: If that is no place, or one that others could read.
+    """
+    if metrics is None:
+        return None
+    endpoint = Endpoint.parse_address(metrics)
+    endpoint.require_guard(f"--metrics {metrics}", None, insecure)
+    return endpoint
+
+
 def _run(
     run: Callable[[], Awaitable[int]],
-    metrics: str | None,
-    insecure: bool,
-    samples: "Callable[[], Iterable[Sample]]",
+    endpoint: Endpoint | None,
+    samples: "Callable[[], Iterable[Sample | Metric]]",
 ) -> int:
-    """Run while metrics are served, if they are asked for."""
+    """Run while metrics are served, if there is an endpoint for them."""
     with ExitStack() as exits:
-        if metrics is not None:
+        if endpoint is not None:
             from kvstream.fleet.metrics import serve_metrics
 
-            endpoint = Endpoint.parse_address(metrics)
-            endpoint.require_guard(f"--metrics {metrics}", None, insecure)
             exits.callback(serve_metrics(endpoint, samples))
         return anyio.run(run)

@@ -197,8 +197,13 @@ def source_readings(stream: KVStream, source: SourceMonitor) -> Iterator[Reading
     if lag is not None:
         yield _INPUT_AGE, of_source, stream.input_age(source.source)
         yield _EVENT_LAG, of_source, lag
+    yield from cache_readings(source)
+
+
+def cache_readings(source: SourceMonitor) -> Iterator[Reading]:
+    """Yield what a source itself holds: its counts, and those of its tiers."""
     for name, family in _OF_SOURCE.items():
-        yield family, of_source, getattr(source.counts, name)
+        yield family, (source.source,), getattr(source.counts, name)
     for tier in source.tiers.values():
         yield from _tier_readings(tier)
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 from anyio import to_thread
 
+from kvstream.engine.monitor import SourceMonitor
 from kvstream.errors import MissingExtraError
 from kvstream.exporters.metric_families import (
     FAMILIES,
@@ -18,6 +19,7 @@ from kvstream.exporters.metric_families import (
     Interval,
     LabelValues,
     Reading,
+    cache_readings,
     readings,
     readings_in_steps,
 )
@@ -89,6 +91,14 @@ async def exposition(stream: KVStream, accept: str = "") -> tuple[bytes, str]:
     if isinstance(answer, _Metrics):
         return await to_thread.run_sync(encoder, answer), content_type
     return answer.encode(), content_type
+
+
+def cache_metrics(sources: Iterable[SourceMonitor]) -> list[Metric]:
+    """Return the metrics of the caches of some sources, which nobody changes meanwhile."""
+    metrics = _Metrics(native=False)
+    for source in sources:
+        metrics.add(cache_readings(source))
+    return [metric for metric in metrics.collect() if metric.samples]
 
 
 def _chosen_encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:

@@ -1,10 +1,13 @@
 """The accounts of a process of a fleet for Prometheus, by an HTTP server of their own."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.transport.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 Sample = tuple[str, str, float | Mapping[tuple[str, ...], float], tuple[str, ...]]
 """Name, help text, value or a value for each set of labels, and the names of the labels.
@@ -13,12 +16,14 @@ Names that end in ``_total`` are counters.
 """
 
 
-def serve_metrics(endpoint: Endpoint, samples: Callable[[], Iterable[Sample]]) -> Callable[[], None]:
+def serve_metrics(
+    endpoint: Endpoint, samples: Callable[[], "Iterable[Sample | Metric]"]
+) -> Callable[[], None]:
     """Serve metrics from a thread; return what ends that.
 
     Args:
         endpoint: Where to listen.
-        samples: Returns the values now; called in that thread.
+        samples: Returns the values now, or whole metrics of the client library; called in that thread.
 
     Raises:
         ConfigError: If the endpoint cannot be listened at.
@@ -26,14 +31,18 @@ def serve_metrics(endpoint: Endpoint, samples: Callable[[], Iterable[Sample]]) -
     """
     try:
         from prometheus_client import CollectorRegistry, start_http_server
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
         from prometheus_client.registry import Collector
     except ImportError:
         raise MissingExtraError("metrics", "prometheus") from None
 
     class Samples(Collector):
         def collect(self) -> Iterable[Any]:
-            for name, text, value, labels in samples():
+            for sample in samples():
+                if isinstance(sample, Metric):
+                    yield sample
+                    continue
+                name, text, value, labels = sample
                 kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
                 family = kind(name, text, labels=labels)
                 for of_labels, each in value.items() if isinstance(value, Mapping) else [((), value)]:

@@ -10,8 +10,10 @@ dropped only when the group takes the partition away.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from confluent_kafka import (
@@ -20,21 +22,19 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Message,
-    Producer,
     TopicPartition,
 )
 
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silence
-from kvstream.alerts.types import CacheAlert
 from kvstream.config import MetricsConfig
-from kvstream.errors import KVStreamError, StateError
 from kvstream.events.codec import MAX_FRAME_BYTES
 from kvstream.faults.log import FaultLog
 from kvstream.fleet.address import KafkaAddress
 from kvstream.fleet.client import client_settings, described, made, note_fetch_error
-from kvstream.fleet.metrics import Sample
-from kvstream.fleet.partition import TICK, Partition, Record
+from kvstream.fleet.outbox import Outbox
+from kvstream.fleet.partition import Partition, Record
+from kvstream.fleet.recovery import committed_offset, recover
 from kvstream.fleet.snapshots import Snapshots
 from kvstream.state.saver import MOST_OF_THE_TIME
 
@@ -44,7 +44,23 @@ _POLL_SECONDS = 0.1
 _ANSWER_SECONDS = 10.0
 _RESTORE_SECONDS = 5.0  # between two attempts
 
+COUNTS = {
+    "records": "Records applied.",
+    "alerts": "Alerts published.",
+    "undelivered": "Records that the broker refused.",
+    "snapshots": "Snapshots saved.",
+    "snapshot_bytes": "Bytes in them.",
+    "commits": "Commits of the group.",
+    "refused_commits": "Commits that the group refused.",
+    "assigned": "Partitions assigned.",
+    "revoked": "Partitions revoked.",
+    "lost": "Partitions lost to other workers.",
+}
+"""What a worker counts, and in which words."""
+
 _logger = logging.getLogger("kvstream")
+
+_Answer = TypeVar("_Answer")
 
 
 class PartitionStatistics(NamedTuple):
@@ -134,7 +150,7 @@ class Worker:
         settings: WorkerSettings | None = None,
     ) -> None:
         self.faults = FaultLog()
-        self.counts = dict.fromkeys(_COUNTS, 0)
+        self.counts = dict.fromkeys(COUNTS, 0)
         self._address, self._snapshots = address, snapshots
         self._config, self._rules, self._silences = config, rules, silences
         self._settings = settings = settings or WorkerSettings()
@@ -152,19 +168,11 @@ class Worker:
                 **_membership(settings),
             ),
         )
-        self._producer: Producer = made(
-            Producer,
-            client_settings(
-                address,
-                {"linger.ms": "5", "compression.type": "lz4", **kafka},
-                self.faults,
-                enable_idempotence=True,
-                message_timeout_ms=0,
-            ),
-        )
+        self._outbox = Outbox(address, kafka, self.faults, self.counts)
         self._owned: dict[int, _Owned] = {}
         self._tick_seconds = max(1.0, config.window_seconds)
         self._tick_at = 0.0
+        self._asked: deque[tuple[Callable[[list[Partition]], Any], Future[Any]]] = deque()
 
     def run(self, stop: threading.Event) -> None:
         """Work until stopped; then save and commit, so that others go on from there.
@@ -185,10 +193,11 @@ class Worker:
                     self._apply(owned)
                 self._tick()
                 self._look_after_partitions()
-                self._producer.poll(0)
+                self._outbox.poll()
+                self._answer_questions()
         finally:
             self._consumer.close()  # which revokes what is assigned
-            self._producer.flush(_ANSWER_SECONDS)
+            self._outbox.close(_ANSWER_SECONDS)
 
     def statistics(self) -> list[PartitionStatistics]:
         """Return the partitions that are assigned now; from any thread. What is in them is a second old."""
@@ -203,6 +212,35 @@ class Worker:
             )
             for number, owned in sorted(self._owned.copy().items())
         ]
+
+    def ask(self, question: Callable[[list[Partition]], _Answer], seconds: float) -> _Answer | None:
+        """Return what a question to the partitions is answered with, from any thread.
+
+        It is called in the worker's thread, between two rounds.
+
+        Args:
+            question: Called with the partitions that are judged here.
+            seconds: How long to wait; None is returned if no round ends within that time.
+        """
+        answer: Future[_Answer] = Future()
+        self._asked.append((question, answer))
+        try:
+            return answer.result(seconds)
+        except TimeoutError:
+            answer.cancel()
+            return None
+
+    def _answer_questions(self) -> None:
+        while self._asked:
+            question, answer = self._asked.popleft()
+            if not answer.set_running_or_notify_cancel():
+                continue
+            try:
+                answer.set_result(
+                    question([owned.partition for owned in self._owned.values() if owned.partition])
+                )
+            except Exception as error:
+                answer.set_exception(error)
 
     # What the group says
 
@@ -278,36 +316,7 @@ class Worker:
         alerts = partition.apply(waiting)
         owned.partition = partition
         self.counts["records"] += len(waiting)
-        self._publish(alerts)
-
-    def _publish(self, alerts: Sequence[CacheAlert]) -> None:
-        for alert in alerts:
-            self.counts["alerts"] += 1
-            self._produce(self._address.alerts, alert.fingerprint.encode(), msgspec.json.encode(alert))
-
-    def _produce(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        delivered: Callable[[KafkaError | None, Message], None] | None = None,
-        **options: Any,
-    ) -> None:
-        """Hand a record to the client, waiting for room."""
-        while True:
-            try:
-                self._producer.produce(topic, value, key, on_delivery=delivered or self._delivered, **options)
-            except BufferError:
-                self._producer.poll(_POLL_SECONDS)
-            else:
-                return
-
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self.counts["undelivered"] += 1
-            self.faults.note("kafka", "refused", f"{message.topic()}: {described(error)}")
-            if error.fatal():
-                raise KVStreamError(f"{self._address.brokers}: {described(error)}; start again")
+        self._outbox.publish(alerts)
 
     def _tick(self) -> None:
         """Write the time into each partition that is judged here, so that every replay has it."""
@@ -323,7 +332,7 @@ class Worker:
             if owned.is_ticking:
                 continue
             owned.is_ticking = True
-            self._produce(self._address.frames, None, TICK, owned.ticked, partition=number)
+            self._outbox.tick(number, owned.ticked)
 
     def _look_after_partitions(self) -> None:
         now = time.monotonic()
@@ -334,76 +343,33 @@ class Worker:
                 continue
             if self._settings.summary_seconds and now >= owned.summarize_at:
                 owned.summarize_at = now + self._settings.summary_seconds
-                self._summarize(owned.partition)
+                self._outbox.summarize(owned.partition)
             if now >= owned.due:
                 began = time.thread_time()
                 self._checkpoint(number, owned, owned.partition)
                 owned.cost = time.thread_time() - began
                 owned.due = time.monotonic() + self._checkpoint_seconds()
 
-    def _summarize(self, partition: Partition) -> None:
-        for source, tier, summary in partition.summaries():
-            self._produce(self._address.summaries, self._address.summary_key(source, tier), summary)
-        for source, tier in partition.take_gone():
-            self._produce(self._address.summaries, self._address.summary_key(source, tier), None)
-
     # State
 
     def _restore(self, number: int, owned: _Owned) -> None:
         """Go on from the committed snapshot, or the newest whole one before it; or say why that cannot be."""
         owned.due = time.monotonic() + _RESTORE_SECONDS
-        name = f"{self._address.frames}[{number}]"
-        partition = Partition(name, self._config, self._rules, self._silences, self.faults)
+        place = TopicPartition(self._address.frames, number)
+        partition = Partition(
+            f"{place.topic}[{number}]", self._config, self._rules, self._silences, self.faults
+        )
         try:
-            owned.committed = self._committed(number)
-            alerts = self._restored(number, owned.committed, partition)
+            owned.committed = committed_offset(self._consumer, place)
+            alerts = recover(self._consumer, self._snapshots, place, owned.committed, partition, self.faults)
         except Exception as error:  # whatever a bucket or a broker raises, the partition waits for it
             owned.problem = _why(error)
             self.faults.note("state", "restore", f"{partition.name} stands still: {owned.problem}")
             return
         owned.partition, owned.problem = partition, ""
         owned.due = time.monotonic() + self._checkpoint_seconds()
-        self._publish(alerts)
-
-    def _committed(self, number: int) -> int | None:
-        asked = [TopicPartition(self._address.frames, number)]
-        [committed] = self._consumer.committed(asked, timeout=_ANSWER_SECONDS)
-        if committed.error is not None:
-            raise KafkaException(committed.error)
-        return committed.offset if committed.offset >= 0 else None
-
-    def _restored(self, number: int, committed: int | None, partition: Partition) -> list[CacheAlert]:
-        """Restore a partition; return the alerts that end as rules have changed."""
-        first, end = self._consumer.get_watermark_offsets(
-            TopicPartition(self._address.frames, number), timeout=_ANSWER_SECONDS
-        )
-        snapshot = self._snapshots.newest(number, committed)
-        if snapshot is None:
-            if committed:
-                raise StateError(
-                    f"{self._snapshots.place} has no snapshot of it, though offset {committed:,} is committed"
-                )
-            partition.offset = first
-            return []
-        if snapshot.offset > end:
-            raise StateError(
-                f"{snapshot.name} is ahead of the log, which ends at {end:,}: the topic is another one"
-            )
-        if snapshot.offset < first:
-            self.faults.note(
-                "state",
-                "retention",
-                f"{partition.name}: records {snapshot.offset:,} to {first - 1:,} are gone",
-            )
-        if committed is not None and snapshot.offset < committed:
-            self.faults.note(
-                "state",
-                "older",
-                f"{partition.name}: goes on from {snapshot.name}, as newer ones are not whole",
-            )
-        alerts = partition.restore(snapshot.sections)
-        partition.offset = max(snapshot.offset, first)
-        return alerts
+        owned.summarize_at = time.monotonic() + self._settings.summary_seconds  # first, what has waited
+        self._outbox.publish(alerts)
 
     def _resume(self, number: int, owned: _Owned) -> None:
         """Try again to restore a partition that stands still."""
@@ -426,7 +392,7 @@ class Worker:
         """
         if partition.offset == owned.committed or (owned.committing is not None and not wait):
             return
-        if self._producer.flush(_ANSWER_SECONDS):
+        if not self._outbox.is_published(_ANSWER_SECONDS):
             self._failed(owned, "publish", f"{self._address.brokers}: alerts wait to be published")
             return
         try:
@@ -438,17 +404,19 @@ class Worker:
             return
         self.counts["snapshots"] += 1
         self.counts["snapshot_bytes"] += size
-        place = TopicPartition(self._address.frames, number, partition.offset, name)
         owned.committing = partition.offset
+        self._commit(TopicPartition(self._address.frames, number, partition.offset, name), owned, wait)
+
+    def _commit(self, place: TopicPartition, owned: _Owned, wait: bool) -> None:
         try:
             if not wait:  # the answer comes while others are polled for: in a rebalance it takes seconds
                 self._consumer.commit(offsets=[place], asynchronous=True)
                 return
             answers = self._consumer.commit(offsets=[place], asynchronous=False)
         except KafkaException as error:
-            self._answered(number, owned, error.args[0])
+            self._answered(place.partition, owned, error.args[0])
         else:
-            self._answered(number, owned, answers[0].error)
+            self._answered(place.partition, owned, answers[0].error)
 
     def _commits_answered(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         """Take note of what became of commits that were not waited for."""
@@ -483,46 +451,6 @@ class Worker:
         self.faults.note("state", reason, message)
 
 
-def samples(worker: Worker) -> Iterator[Sample]:
-    """Yield the accounts of a worker as metrics."""
-    for name, text in _COUNTS.items():
-        yield f"kvstream_worker_{name}_total", text, worker.counts[name], ()
-    faults: dict[tuple[str, ...], float] = dict(worker.faults.counts.items())
-    yield "kvstream_worker_faults_total", "Errors that ended nothing else.", faults, ("part", "reason")
-    partitions = worker.statistics()
-
-    def of_each(value: str) -> dict[tuple[str, ...], float]:
-        return {(str(each.number),): float(getattr(each, value)) for each in partitions}
-
-    for name, text, value in (
-        ("offset", "Place of the next record.", "offset"),
-        ("sources", "Sources in a partition.", "sources"),
-        ("events_processed", "Events applied to a partition since it began.", "processed"),
-    ):
-        yield f"kvstream_worker_partition_{name}", text, of_each(value), ("partition",)
-    stands: dict[tuple[str, ...], float] = {(str(each.number),): bool(each.problem) for each in partitions}
-    yield (
-        "kvstream_worker_partition_failing",
-        "Whether it cannot be restored or saved.",
-        stands,
-        ("partition",),
-    )
-
-
-_COUNTS = {
-    "records": "Records applied.",
-    "alerts": "Alerts published.",
-    "undelivered": "Records that the broker refused.",
-    "snapshots": "Snapshots saved.",
-    "snapshot_bytes": "Bytes in them.",
-    "commits": "Commits of the group.",
-    "refused_commits": "Commits that the group refused.",
-    "assigned": "Partitions assigned.",
-    "revoked": "Partitions revoked.",
-    "lost": "Partitions lost to other workers.",
-}
-
-
 def _membership(settings: WorkerSettings) -> dict[str, object]:
     """Return how the group is joined."""
     if settings.next_protocol:  # where the broker sets the rest
@@ -531,7 +459,7 @@ def _membership(settings: WorkerSettings) -> dict[str, object]:
     return {
         "partition_assignment_strategy": "cooperative-sticky",
         "session_timeout_ms": session_ms,
-        "heartbeat_interval_ms": max(100, session_ms // 5),
+        "heartbeat_interval_ms": max(100, session_ms // 10),  # by which others learn of a rebalance
     }
 
 

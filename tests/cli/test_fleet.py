@@ -183,6 +183,24 @@ def test_all_that_is_wrong_is_said_at_once(kvstream, tmp_path):
     assert ran.err.count("\n") == 3
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("agent", "--to", "kfka://x:1/p", "--listen", "unix:/s"),
+        ("worker", "--from", "kfka://x:1/p", "--state", "/s"),
+        ("notify", "--from", "kfka://x:1/p", "--alert-log", "/s/a"),
+    ],
+)
+@pytest.mark.parametrize("metrics", ["9109", "0.0.0.0:9109"])
+def test_where_metrics_cannot_be_served_is_said_with_what_else_is_wrong(kvstream, command, metrics):
+    ran = kvstream("fleet", *command, "--metrics", metrics)
+    assert ran.code == 1
+    assert [("kfka" in line, metrics in line) for line in ran.err.splitlines()] == [
+        (True, False),
+        (False, True),
+    ]
+
+
 def test_a_worker_judges_by_the_settings_and_rules_of_a_file(kvstream, tmp_path):
     """A mistake in each shows that both are read; the tables of other commands may be there."""
     config = tmp_path / "kvstream.toml"

@@ -83,6 +83,8 @@ class MockCluster(Broker):
         session_seconds: Of members that use the group protocol of KIP-848, where the broker decides.
     """
 
+    speaks_kip_848 = True
+
     def __init__(self, session_seconds=6.0):
         self._c = c = _librdkafka()
         error = ctypes.create_string_buffer(512)

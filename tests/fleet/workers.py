@@ -90,12 +90,10 @@ def written(broker, url, kind="frames"):
 
 def uninterrupted(broker, url, upto, config=CONFIG):
     """Each partition as one process sees it that begins at the first record, and all alerts it says."""
-    parts, alerts = {}, []
-    for number, found in written(broker, url).items():
-        if number not in upto:
-            continue  # one with ticks alone, of which nothing is committed yet
+    parts, alerts, found = {}, [], written(broker, url)
+    for number, offset in upto.items():
         part = parts[number] = partition(config)
-        alerts += part.apply([record for _, record in found if record.offset < upto[number]])
+        alerts += part.apply([record for _, record in found.get(number, ()) if record.offset < offset])
     return parts, alerts
 
 
