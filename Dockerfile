@@ -1,9 +1,9 @@
-# The command line with the dashboard, ZMQ and webhooks. Two stages, so that the image has no compiler.
+# The command line with the dashboard, ZMQ, webhooks, and what a fleet needs. Two stages, so that the image has no compiler.
 FROM python:3.13-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev git && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-RUN python -m venv /opt/kvstream && /opt/kvstream/bin/pip install --no-cache-dir '.[cli,web,zmq,webhook,zstd]'
+RUN python -m venv /opt/kvstream && /opt/kvstream/bin/pip install --no-cache-dir '.[cli,web,zmq,webhook,zstd,prometheus,kafka,bucket]' s3fs
 
 FROM python:3.13-slim
 COPY --from=build /opt/kvstream /opt/kvstream

@@ -13,7 +13,7 @@ from kvstream.text.escape import for_terminal
 EXAMPLES = """
 [bold]Examples[/bold]
 
-  kvstream dashboards export monitoring      kvstream.dashboard.json and kvstream.rules.yml
+  kvstream dashboards export monitoring      kvstream.dashboard.json, kvstream.rules.yml, kvstream.fleet.rules.yml
 """
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Made if there is none.")] = Path(),
     force: Force = False,
 ) -> None:
-    """Write kvstream.dashboard.json, to import into Grafana, and kvstream.rules.yml, rules of Prometheus."""
+    """Write kvstream.dashboard.json, to import into Grafana, and rules of Prometheus, of a fleet too."""
     sources = sorted(resources.files("kvstream.exporters").joinpath("dashboards").iterdir(), key=str)
     for source in sources:
         refuse_overwriting(folder / source.name, force)

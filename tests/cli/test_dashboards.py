@@ -11,9 +11,9 @@ def test_the_dashboard_and_the_rules_are_written_whole(kvstream, tmp_path):
     assert (ran.code, ran.err) == (0, "")
     files = sorted(folder.iterdir())
     assert ran.out.splitlines() == list(map(str, files))
-    dashboard, rules = files
+    dashboard, *rules = files
     assert json.loads(dashboard.read_text())["uid"] == "kvstream"
-    assert yaml.safe_load(rules.read_text())["groups"]
+    assert all(yaml.safe_load(each.read_text())["groups"] for each in rules)
 
 
 def test_files_that_somebody_changed_are_replaced_only_by_force(kvstream, tmp_path):

@@ -223,11 +223,12 @@ async def test_promtool_finds_nothing_to_complain_about():
 
 
 def test_the_rules_do_what_they_say():
-    promtool = tool("promtool")
+    promtool, here = tool("promtool"), Path(__file__).parent
     for command in (
         ["check", "config", EXAMPLES / "prometheus" / "prometheus.yml"],
-        ["check", "rules", DASHBOARDS / "kvstream.rules.yml"],
-        ["test", "rules", Path(__file__).with_name("kvstream.rules.test.yml")],
+        ["check", "config", EXAMPLES / "prometheus" / "fleet.yml"],
+        ["check", "rules", DASHBOARDS / "kvstream.rules.yml", DASHBOARDS / "kvstream.fleet.rules.yml"],
+        ["test", "rules", here / "kvstream.rules.test.yml", here / "kvstream.fleet.rules.test.yml"],
     ):
         done = subprocess.run([promtool, *map(str, command)], capture_output=True, timeout=DEADLINE)
         assert done.returncode == 0, done.stdout + done.stderr
