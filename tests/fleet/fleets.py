@@ -231,9 +231,12 @@ class Fleet:
     def is_committed(self):
         """Wait until all that is in the topic now is committed."""
         wanted = self.ends()
-        wait_until(
-            lambda: all(committed(self._broker, self.url)[n][0] >= end for n, end in wanted.items()), DEADLINE
-        )
+
+        def check():
+            offsets = committed(self._broker, self.url)
+            return all(offsets[number][0] >= end for number, end in wanted.items())
+
+        wait_until(check, DEADLINE)
 
     # What it comes to
 
