@@ -13,7 +13,7 @@ from kvstream.text.escape import for_terminal
 EXAMPLES = """
 [bold]Examples[/bold]
 
-  kvstream dashboards export monitoring      kvstream.dashboard.json, kvstream.rules.yml, kvstream.fleet.rules.yml
+  kvstream dashboards export monitoring      kvstream.dashboard.json, kvstream.rules.yml and those of a fleet
 """
 
 app = typer.Typer(

@@ -280,7 +280,7 @@ def worker(
     from kvstream.fleet.address import KafkaAddress
     from kvstream.fleet.snapshots import Snapshots
     from kvstream.fleet.worker import Worker, WorkerSettings
-    from kvstream.fleet.worker_metrics import samples
+    from kvstream.fleet.worker_metrics import cache_metrics, samples
     from kvstream.version import __version__
 
     with Attempts() as attempt:
@@ -305,7 +305,7 @@ def worker(
         say(f"kvstream: {counts['records']:,} records were applied, {counts['commits']:,} commits made")
         return EXIT_SIGNAL + stopped[0] if stopped else 0
 
-    return _run(run, shown_at, partial(samples, work))
+    return _run(run, shown_at, partial(samples, work), partial(cache_metrics, work))
 
 
 @app.command(epilog=EXAMPLES)
@@ -456,12 +456,13 @@ def _metrics_endpoint(metrics: str | None, insecure: bool) -> Endpoint | None:
 def _run(
     run: Callable[[], Awaitable[int]],
     endpoint: Endpoint | None,
-    samples: "Callable[[], Iterable[Sample | Metric]]",
+    samples: "Callable[[], Iterable[Sample]]",
+    metrics: "Callable[[], Iterable[Metric]] | None" = None,
 ) -> int:
     """Run while metrics are served, if there is an endpoint for them."""
     with ExitStack() as exits:
         if endpoint is not None:
             from kvstream.fleet.metrics import serve_metrics
 
-            exits.callback(serve_metrics(endpoint, samples))
+            exits.callback(serve_metrics(endpoint, samples, metrics))
         return anyio.run(run)

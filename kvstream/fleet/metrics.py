@@ -17,13 +17,17 @@ Names that end in ``_total`` are counters.
 
 
 def serve_metrics(
-    endpoint: Endpoint, samples: Callable[[], "Iterable[Sample | Metric]"]
+    endpoint: Endpoint,
+    samples: Callable[[], Iterable[Sample]],
+    metrics: "Callable[[], Iterable[Metric]] | None" = None,
 ) -> Callable[[], None]:
     """Serve metrics from a thread; return what ends that.
 
     Args:
         endpoint: Where to listen.
-        samples: Returns the values now, or whole metrics of the client library; called in that thread.
+        samples: Returns the values now; called in that thread. A scrape may ask for some of them alone
+            (``?name[]=…``).
+        metrics: Returns further ones as the client library has them.
 
     Raises:
         ConfigError: If the endpoint cannot be listened at.
@@ -38,19 +42,23 @@ def serve_metrics(
 
     class Samples(Collector):
         def collect(self) -> Iterable[Any]:
-            for sample in samples():
-                if isinstance(sample, Metric):
-                    yield sample
-                    continue
-                name, text, value, labels = sample
+            for name, text, value, labels in samples():
                 kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
                 family = kind(name, text, labels=labels)
                 for of_labels, each in value.items() if isinstance(value, Mapping) else [((), value)]:
                     family.add_metric(of_labels, each)
                 yield family
 
-    registry = CollectorRegistry()
+    class Metrics(Collector):
+        def describe(self) -> Iterable[Metric]:
+            return []  # so that registering it asks for nothing
+
+        def collect(self) -> Iterable[Metric]:
+            return metrics() if metrics is not None else []
+
+    registry = CollectorRegistry(auto_describe=True)
     registry.register(Samples())
+    registry.register(Metrics())
     try:
         server, thread = start_http_server(endpoint.port, endpoint.host, registry)
     except OSError as error:

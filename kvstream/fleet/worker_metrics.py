@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 _ANSWER_SECONDS = 5.0  # that the worker may take to come to the end of a round; a scrape has ten
 
 
-def samples(worker: Worker) -> "Iterator[Sample | Metric]":
-    """Yield the accounts of a worker, then the metrics of its caches, unless it is too busy to say them."""
+def samples(worker: Worker) -> Iterator[Sample]:
+    """Yield the accounts of a worker as metrics."""
     for name, text in COUNTS.items():
         yield f"kvstream_worker_{name}_total", text, worker.counts[name], ()
     faults: dict[tuple[str, ...], float] = dict(worker.faults.counts.items())
@@ -37,10 +37,16 @@ def samples(worker: Worker) -> "Iterator[Sample | Metric]":
         stands,
         ("partition",),
     )
-    yield from worker.ask(_caches, _ANSWER_SECONDS) or ()
+
+
+def cache_metrics(worker: Worker) -> "list[Metric]":
+    """Return the metrics of the caches that a worker judges; none while it is too busy to say them."""
+    return worker.ask(_caches, _ANSWER_SECONDS) or []
 
 
 def _caches(partitions: list[Partition]) -> "list[Metric]":
-    from kvstream.exporters.prometheus import cache_metrics  # here, as it needs an extra
+    from kvstream.exporters import prometheus  # here, as it needs an extra
 
-    return cache_metrics(source for partition in partitions for source in partition.monitor.sources.values())
+    return prometheus.cache_metrics(
+        source for partition in partitions for source in partition.monitor.sources.values()
+    )

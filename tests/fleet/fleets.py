@@ -266,7 +266,8 @@ class Fleet:
 
 def _scraped(worker):
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{worker.port}/metrics", timeout=10) as answer:
+        url = f"http://127.0.0.1:{worker.port}/metrics?name[]=kvstream_worker_partition_offset"
+        with urllib.request.urlopen(url, timeout=10) as answer:
             return answer.read().decode()
     except OSError:  # before it listens
         return ""
