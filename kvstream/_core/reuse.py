@@ -104,16 +104,16 @@ class PrematureEvictions:
 
     def save(self) -> dict:
         """Return what it remembers: keys, oldest first, and from each to the next time and evictions."""
-        place = np.flatnonzero(self.ts_array != _NEVER)
+        held = np.flatnonzero(self.ts_array != _NEVER)
+        first = np.searchsorted(held, self.evictions & self.mask)  # the ring goes on from there
+        place = np.concatenate([held[first:], held[:first]])
         back = ((self.evictions - 1 - place) & self.mask) + 1
-        order = np.argsort(-back)
-        place = place[order]
         return {
             "evictions": self.evictions,
             "places": self.mask + 1,
             "keys": self.key_array[place],
             "gaps": np.diff(self.ts_array[place], prepend=0),
-            "steps": -np.diff(back[order], append=0),
+            "steps": -np.diff(back, append=0),
         }
 
     def restore(self, saved):

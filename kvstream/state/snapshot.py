@@ -98,7 +98,7 @@ def _plain_pieces(body: Mapping[str, Any]) -> Iterator[bytes | memoryview]:
         return msgspec.msgpack.Ext(_ARRAY_CODE, token)
 
     encoded = msgspec.msgpack.Encoder(enc_hook=pack_other).encode(body)
-    first, *others = encoded.split(_TOKEN_HEADER + token)
+    first, *others = encoded.split(_TOKEN_HEADER + token) if large else (encoded,)
     yield first
     for array, after in zip(large, others, strict=True):
         head = _with_bin_of(msgspec.msgpack.encode((array.dtype.str, array.shape, b"")), array.nbytes)
