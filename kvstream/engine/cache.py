@@ -412,7 +412,12 @@ class CacheMonitor:
         sample = self.settled_sample()
         threshold = min(threshold, sample.threshold)
         oldest = sample.oldest
-        stays = stays_of(sample.events(threshold))
+        events = sample.events(threshold)
+        stays = stays_of(events)
+        arrivals = None
+        if oldest == ALWAYS and events.begins.any():  # some are further copies, which begin no stay
+            began = int(np.count_nonzero(stays.born != BIRTH_UNKNOWN))
+            arrivals = sample.arrivals * began / int(np.count_nonzero(events.begins)) or None
         counts = self.counts()
         if counts.unknown_births > counts.unknown_lifetimes:
             live, births = self.table.contents()
@@ -424,6 +429,7 @@ class CacheMonitor:
             threshold=threshold,
             oldest=oldest,
             last_ts=self.last_ts,
+            arrivals=arrivals,
             is_whole=all(tier.is_whole for tier in self.tiers.values()) and oldest == ALWAYS,
         )
 

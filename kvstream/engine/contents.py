@@ -82,7 +82,7 @@ class ContentGathering:
                 hits[tier if tier in contents.tiers else OTHER_TIER] += counts.accesses
                 lookups += counts.accesses + counts.allocations
         return ContentFigures(
-            miss_causes(contents, asked[contents.cache], self._other_salt(fastest)),
+            miss_causes(contents, asked, self._other_salt(fastest)),
             tier_uses(contents, hits, lookups),
             shared_content(contents, hits.total() / lookups if lookups else None),
         )

@@ -46,13 +46,14 @@ class ContentSample:
     Attributes:
         threshold: Content is followed if its hash is below.
         oldest: Time from which on all is known of this content, ns; ``ALWAYS`` since the start.
+        arrivals: Times that any content came in, followed or not; 0 if that is unknown.
     """
 
     def __init__(self, size: int) -> None:
         self.threshold = WHOLE if size else 0
         self.oldest = ALWAYS
         self._size = size
-        self._count = self._life = 0
+        self._count = self._life = self.arrivals = 0
         self._newest = ALWAYS
         self._checked = ALWAYS
         self._clears: list[int] = []
@@ -75,6 +76,7 @@ class ContentSample:
             ts: Times, ns, int64 (k,).
             begins: Whether it came in, bool (k,).
         """
+        self.arrivals += int(np.count_nonzero(begins))
         for start in range(0, len(content) if self.threshold else 0, _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             self._observe(content[part], ts[part], begins[part])
@@ -186,6 +188,7 @@ class ContentSample:
         count = self._count
         return {
             "highest": self.threshold - 1,
+            "arrivals": self.arrivals,
             "oldest": self.oldest,
             "newest": self._newest,
             "checked": self._checked,
@@ -202,6 +205,7 @@ class ContentSample:
         content = saved["content"]
         self._hold(max(self._size, len(content) + 1))
         self.threshold, self.oldest = saved["highest"] + 1, saved["oldest"]
+        self.arrivals = saved.get("arrivals", 0)  # which snapshots of before do not have
         self._newest, self._checked = saved["newest"], saved["checked"]
         self._life, self._clears = saved["life"], saved["clears"]
         self._count = len(content)

@@ -30,6 +30,7 @@ class CacheContents(msgspec.Struct, frozen=True, eq=False):
         threshold: Content was followed if its hash was below.
         oldest: Time from which on all is known of it, ns.
         last_ts: Time of its last event, ns.
+        arrivals: Stays that began since the start, of all content; None if that is unknown.
         is_whole: Whether nothing was there before, and nothing is missing.
     """
 
@@ -39,6 +40,7 @@ class CacheContents(msgspec.Struct, frozen=True, eq=False):
     threshold: int
     oldest: int
     last_ts: int
+    arrivals: float | None
     is_whole: bool
 
 

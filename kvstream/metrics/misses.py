@@ -1,4 +1,8 @@
-"""MissCauses: why what was looked up was not in the cache."""
+"""MissCauses: why what was looked up was not in the cache.
+
+Source: the adjustment "SHARDS-adj" of C. Waldspurger, N. Park, A. Garthwaite, I. Ahmad, "Efficient MRC
+Construction with SHARDS", FAST 2015.
+"""
 
 import msgspec
 import numpy as np
@@ -46,13 +50,17 @@ class MissCauses(msgspec.Struct, frozen=True, kw_only=True):
 def miss_causes(contents: Contents, asked: Flags, other_salt: float | None) -> MissCauses | None:
     """Return why contents were missed in the fastest tiers; None where no miss of known content is seen.
 
+    Each content is stored for the first time once, so that a sample says well how many are; how often they
+    come back differs much, and a few that do so all the time are in the sample or not. So where all misses
+    are counted, those for the first time are compared with that count.
+
     Args:
         contents: Stays in caches, all tiers of each source among them.
-        asked: Stays in the caches that this is about, bool (n,).
+        asked: Whether this is about each of the caches, bool (caches,).
         other_salt: Share of the misses of content that was there under another salt, which begin no stay.
     """
     stays = contents.stays
-    miss = asked & contents.is_judged_miss
+    miss = asked[contents.cache] & contents.is_judged_miss
     misses = int(miss.sum())
     if not misses:
         return None
@@ -72,12 +80,18 @@ def miss_causes(contents: Contents, asked: Flags, other_salt: float | None) -> M
     ends -= contents.count(contents.ended, ended, contents.cache, contents.ended[before], inclusive=True)
     ago_seconds = ago[evicted] / 1e9
     away_seconds = int(ago[evicted].sum()) / 1e9
-    share = (1.0 - (other_salt or 0.0)) / misses
+    first = int(never.sum())
+    first_share = first / misses
+    total = _all_misses(contents, asked)
+    if first < misses and total:
+        first_share = min(1.0, first / contents.rate / total)
+    of_salt = 1.0 - (other_salt or 0.0)
+    share = of_salt * (1.0 - first_share) / max(1, misses - first)
     by_tier = np.bincount(found_in[other], minlength=len(contents.tiers)).tolist()
     return MissCauses(
         followed=misses,
         rate=contents.rate,
-        never_stored=int(never.sum()) * share,
+        never_stored=of_salt * first_share,
         evicted=int(evicted.sum()) * share,
         cleared=int(cleared.sum()) * share,
         other_tier={
@@ -92,3 +106,11 @@ def miss_causes(contents: Contents, asked: Flags, other_salt: float | None) -> M
         if away_seconds
         else None,
     )
+
+
+def _all_misses(contents: Contents, asked: Flags) -> float | None:
+    """Return the misses of all content in the fastest tiers since the start; None if nobody counted them."""
+    if contents.rate == 1.0 or contents.memory_ns != NOT_ENDED:
+        return None  # as all are in the stays, or not all are judged
+    counted = [contents.caches[place].arrivals for place in contents.fastest if asked[place]]
+    return None if None in counted else sum(filter(None, counted))

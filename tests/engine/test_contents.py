@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -320,6 +321,25 @@ def test_a_sample_of_the_content_comes_near_what_all_of_it_shows(size):
     for name in ("duplicates", "held_elsewhere", "stored_before", "routing_gain", "shared_tier_gain"):
         assert getattr(near.shared, name) == pytest.approx(getattr(exact.shared, name), abs=close), name
     assert near.shared.held_by == pytest.approx(exact.shared.held_by, abs=2 * close)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_few_contents_that_always_return_do_not_outweigh_a_small_sample(seed):
+    rng, length = np.random.default_rng(seed), 20_000
+    hot = rng.zipf(1.3, length) % 400
+    content = np.where(rng.random(length) < 0.7, hot, 1_000 + np.arange(length))
+    rows = [
+        (op, 2**40 + int(block), 2 * at + (op == Op.EVICT), "capacity", 0)
+        for at, block in enumerate(content)
+        for op in (Op.ALLOC, Op.EVICT)
+    ]
+    misses = run([frame(rows, "a", "gpu")]).summary().misses
+    never_stored = len(np.unique(content)) / length
+    assert misses.rate < 0.2
+    first = misses.rate * len(np.unique(content))
+    assert misses.never_stored == pytest.approx(never_stored, rel=3 / np.sqrt(first))
+    assert misses.never_stored + misses.evicted == pytest.approx(1.0)
+    assert msgspec.convert(msgspec.to_builtins(misses), type(misses)) == misses, "no number of numpy's"
 
 
 def test_tiers_without_end_take_no_time_without_end():
