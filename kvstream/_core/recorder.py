@@ -68,11 +68,15 @@ def hash_tails(hashes, skipped: cython.Py_ssize_t):
     Args:
         hashes: A list of hashes as bytes; None or one that is too short has 0.
         skipped: Bytes at the end of each that are passed over.
+
+    Returns:
+        These, and whether any byte that was passed over is not 0.
     """
     count: cython.Py_ssize_t = len(hashes)
     tails = bytearray(8 * count)
     if not count:
-        return tails
+        return tails, False
+    rest: cython.int = 0
     column: cython.ulonglong[::1] = memoryview(tails).cast("Q")
     i: cython.Py_ssize_t
     j: cython.Py_ssize_t
@@ -87,7 +91,9 @@ def hash_tails(hashes, skipped: cython.Py_ssize_t):
                 for j in range(end - 8, end):
                     number = number << 8 | text[j]
                 column[i] = number
-    return tails
+                for j in range(end, end + skipped):
+                    rest |= text[j]
+    return tails, rest != 0
 
 
 @cython.final

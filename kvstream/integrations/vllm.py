@@ -172,9 +172,10 @@ def content_keys(blocks: list[Any]) -> I64:
         hashes = list(map(_hash_slot, blocks))  # what the property block_hash gives, at a quarter of its cost
     except AttributeError:
         hashes = [block.block_hash for block in blocks]
-    keys = np.frombuffer(hash_tails(hashes, _GROUP_BYTES), dtype=np.int64)
-    groups = np.frombuffer(hash_tails(hashes, 0), dtype=np.int64) & 2 ** (8 * _GROUP_BYTES) - 1
-    if groups.any():  # of a model with several kinds of attention
+    tails, has_groups = hash_tails(hashes, _GROUP_BYTES)
+    keys: I64 = np.frombuffer(tails, dtype=np.int64)
+    if has_groups:  # of a model with several kinds of attention
+        groups = np.frombuffer(hash_tails(hashes, 0)[0], dtype=np.int64) & 2 ** (8 * _GROUP_BYTES) - 1
         salts = [group_salt(group) if group else 0 for group in groups.tolist()]
         keys = keys ^ np.array(salts, dtype=np.uint64).view(np.int64)
     return keys
