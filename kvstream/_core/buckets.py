@@ -327,3 +327,21 @@ class IntervalBuckets:
             total[row, 0] += value[i] & lower_bits
             total[row, 1] += value[i] >> 32
             count[row, self._bucket(value[i]) - first] += 1
+
+
+def count_accesses(counts):
+    """Return how many of some generations were never accessed, how many once, and all their accesses.
+
+    Args:
+        counts: Accesses of each generation, int64 (n,).
+    """
+    count: cython.const[cython.longlong][::1] = memoryview(counts)
+    never: cython.longlong = 0
+    once: cython.longlong = 0
+    total: cython.longlong = 0
+    i: cython.Py_ssize_t
+    for i in range(len(count)):
+        never += count[i] == 0
+        once += count[i] == 1
+        total += count[i]
+    return never, once, total

@@ -89,10 +89,12 @@ class Condition(Protocol):
     Attributes:
         rule: The rule.
         memory: What it keeps between two looks, a Struct of plain values.
+        needs_piece: Whether it says something new only where a piece of evidence is complete.
     """
 
     rule: Rule
     memory: Any
+    needs_piece: bool
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
@@ -143,6 +145,7 @@ class Drop:
     _MOSTLY_RECOVERED, _MOSTLY_SECONDS = 0.4, 90.0
     _MEAN_SHARE, _MEAN_SIGMAS = 0.3, 6.0
     _LEAST_RELATIVE = 0.12  # of a hit ratio: 0.99 to 0.98 is far in log odds and of no interest
+    needs_piece = True
 
     def __init__(self, rule: Rule, memory: DropMemory) -> None:
         self.rule = rule
@@ -275,6 +278,8 @@ class Drop:
 class Threshold:
     """Find a window's value above, or below, the rule's threshold; good again beyond ``clear``."""
 
+    needs_piece = False
+
     def __init__(self, rule: Rule, memory: NoMemory) -> None:
         self.rule = rule
         self.memory = memory
@@ -312,6 +317,8 @@ class OccursMemory(msgspec.Struct):
 class Occurs:
     """Find what should not happen at all, such as a lost frame: more than the threshold in a window."""
 
+    needs_piece = False
+
     def __init__(self, rule: Rule, memory: OccursMemory) -> None:
         self.rule = rule
         self.memory = memory
@@ -327,6 +334,8 @@ class Occurs:
         bad = value > self.rule.threshold
         if bad:
             self.memory.total += value
+        elif not self.memory.total:  # as in nearly all windows: nothing began that could end
+            return None
         return Finding(
             bad=bad,
             good=not bad,
@@ -361,6 +370,7 @@ class Silent:
     _LEAST_PAUSES = 20
     _KEPT = 400
     _MANY = 200  # pauses, of which the very largest is left out
+    needs_piece = False
 
     def __init__(self, rule: Rule, memory: SilentMemory) -> None:
         self.rule = rule
@@ -373,14 +383,15 @@ class Silent:
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
         if view.points is not None:
-            silence = 0.0 if self.memory.last is None else view.now - self.memory.last
-            if not self._is_silent(view.now):
-                if self.memory.last is not None:
+            last, self.memory.last = self.memory.last, view.now
+            silence = 0.0
+            if last is not None:
+                silence = view.now - last
+                if view.now <= self._due_after(last):  # nothing was found that could end
                     self._note_pause(silence)
-                silence = 0.0
-            self.memory.last = view.now
+                    return None
             return Finding(bad=False, good=True, value=silence, limit=0.0, measure=silence, since=view.now)
-        if self.memory.last is None or not self._is_silent(view.now):
+        if self.memory.last is None or view.now <= self.due():
             return None
         silence = view.now - self.memory.last
         return Finding(
@@ -400,12 +411,10 @@ class Silent:
 
     def due(self) -> float:
         """When silence will be too long, unless something comes."""
-        if self.memory.last is None or len(self.memory.pauses) < self._LEAST_PAUSES:
-            return math.inf
-        return self.memory.last + self._limit_seconds()
+        return math.inf if self.memory.last is None else self._due_after(self.memory.last)
 
-    def _is_silent(self, now: float) -> bool:
-        return now > self.due()
+    def _due_after(self, last: float) -> float:
+        return math.inf if len(self._ascending) < self._LEAST_PAUSES else last + self._limit_seconds()
 
     def _note_pause(self, seconds: float) -> None:
         pauses = self.memory.pauses
@@ -440,6 +449,7 @@ class Restarted:
     """
 
     _NEAR_SIGMAS = 1.2
+    needs_piece = False
 
     def __init__(self, rule: Rule, memory: RestartedMemory) -> None:
         self.rule = rule
@@ -498,6 +508,7 @@ class Premature:
 
     _LEAST_EVICTIONS = 50  # in a third
     _OF_LOOKUPS = 0.75
+    needs_piece = True
 
     def __init__(self, rule: Rule, memory: NoMemory) -> None:
         self.rule = rule

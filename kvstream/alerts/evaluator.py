@@ -41,7 +41,8 @@ class _State(msgspec.Struct):
         condition: Its condition.
         bad_since: Since when it has been bad without a break; None while it is not.
         good_since: Since when it has been good again, while it fires.
-        alert: What is pending or firing; None while it is idle or part of another's incident.
+        alert: What is firing; None while it is idle, pending or part of another's incident.
+        pending_since: Event time since which it has been pending; None while it is not.
         joined: Whether it is part of the incident that another rule of its cause began.
         fired_at: When it fired.
         worst: The worst finding.
@@ -58,6 +59,7 @@ class _State(msgspec.Struct):
     bad_since: float | None = None
     good_since: float | None = None
     alert: CacheAlert | None = None
+    pending_since: float | None = None
     joined: bool = False
     fired_at: float = 0.0
     worst: Finding | None = None
@@ -70,11 +72,11 @@ class _State(msgspec.Struct):
 
     @property
     def is_idle(self) -> bool:
-        return self.alert is None and not self.joined
+        return self.alert is None and not self.joined and self.pending_since is None
 
     @property
     def fires(self) -> bool:
-        return self.alert is not None and self.alert.state == "firing"
+        return self.alert is not None
 
 
 class Evaluator:
@@ -119,6 +121,12 @@ class Evaluator:
             name: [by for by in states.values() if name in by.rule.inhibits] for name in states
         }
         self._silent = [(s, s.condition) for s in states.values() if isinstance(s.condition, Silent)]
+        self._at_each_window = [s for s in states.values() if not s.condition.needs_piece]
+        self._note_active()
+
+    def _note_active(self) -> None:
+        """Take note of which rules are bad or part of an incident: most windows change none."""
+        self._active = [state for state in self._states.values() if not state.is_idle]
 
     def replace_rules(self, rules: Sequence[Rule]) -> list[CacheAlert]:
         """Judge by other rules from now on; return the alerts that end with their rule.
@@ -172,6 +180,9 @@ class Evaluator:
         for name in _SAVED:
             setattr(self, name, saved[name])
         states = msgspec.convert(saved["states"], list[_State], dec_hook=_restore_condition)
+        for state in states:  # snapshots of before have an alert of what is pending
+            if state.alert is not None and state.alert.state == "pending":
+                state.pending_since, state.alert = state.alert.started_at, None
         self._arrange({state.rule.name: state for state in states})
         return self.replace_rules(rules)
 
@@ -183,11 +194,15 @@ class Evaluator:
 
     def firing(self) -> list[CacheAlert]:
         """Return the alerts that fire, also those that nobody is notified of."""
-        return [state.alert for state in self._states.values() if state.alert is not None and state.fires]
+        return [state.alert for state in self._active if state.alert is not None]
 
     def pending(self) -> list[CacheAlert]:
         """Return what is bad, but not for long enough to fire."""
-        return [state.alert for state in self._states.values() if state.alert is not None and not state.fires]
+        return [
+            replace(self._alert(state, state.finding), state="pending")
+            for state in self._active
+            if state.pending_since is not None and state.finding is not None
+        ]
 
     def close(self, window: Window) -> list[CacheAlert]:
         """Judge a closed window; return what is to be notified: what fires, became critical, or is over."""
@@ -229,6 +244,8 @@ class Evaluator:
         if self._index is None:
             return changes
         now = until * self._window_seconds + self._shift
+        if not self._active and self._silent_at() > now:
+            return changes
         while (moment := self._next_moment()) <= now:
             self._judged_at = moment
             changes += self._judge(View(moment, self._log, cold_since=self._cold_since or 0.0))
@@ -249,6 +266,7 @@ class Evaluator:
         view = View(self._judged_at, self._log)
         for state in self._states.values():
             self._reset(state, view)
+        self._active = []
         return [self._ended(alert, message) for alert in known]
 
     def _ended(self, alert: CacheAlert, message: str) -> CacheAlert:
@@ -266,9 +284,7 @@ class Evaluator:
     def _next_moment(self) -> float:
         """Return the end of the next window in which something can change, infinite if there is none."""
         moments = [self._silent_at()]
-        for state in self._states.values():
-            if state.is_idle:
-                continue
+        for state in self._active:
             if state.fires and state.rule.page is not None and state.notified is not AlertLevel.CRITICAL:
                 moments.append(state.fired_at + state.rule.page.after_seconds)
             if (state.fires or state.joined) and state.good_since is not None:
@@ -280,8 +296,10 @@ class Evaluator:
 
     def _silent_at(self) -> float:
         """Return when silence that is not yet known will be too long."""
-        judged = (condition for state, condition in self._silent if not state.fires and not state.joined)
-        due = min((condition.due() for condition in judged), default=math.inf)
+        due = math.inf
+        for state, condition in self._silent:
+            if not state.fires and not state.joined:
+                due = min(due, condition.due())
         return math.nextafter(due, math.inf)
 
     def _was_cleared(self, window: Window) -> bool:
@@ -290,21 +308,24 @@ class Evaluator:
 
     def _unusual(self) -> bool:
         """Return whether what is seen now is not to count as normal."""
-        return any(state.fires and state.rule.level is not AlertLevel.INFO for state in self._states.values())
+        return any(state.fires and state.rule.level is not AlertLevel.INFO for state in self._active)
 
     def _judge(self, view: View) -> list[CacheAlert]:
         found: list[tuple[_State, Finding]] = []
-        for state in self._states.values():
+        for state in self._at_each_window if view.piece is None else self._states.values():
             finding = state.condition.look(view)
             # What is good changes nothing where nothing was bad.
             if finding is not None and (finding.bad or not state.is_idle):
                 self._take_in(state, finding, view.now)
                 found.append((state, finding))
+        if not found and not self._active:
+            return []
         # What begins joins an incident before that could end.
         for state, finding in found:
             if not state.fires and not state.joined:
                 self._begin(state, finding, view)
-        firing = [state for state in self._states.values() if not state.is_idle and state.fires]
+        self._note_active()
+        firing = [state for state in self._active if state.fires]
         if not firing:
             return []
         changes = []
@@ -313,6 +334,7 @@ class Evaluator:
             over = self._end(state, view)
             if over is not None:
                 changes.append(over)
+        self._note_active()
         return changes + self._to_notify()
 
     def _take_in(self, state: _State, finding: Finding, now: float) -> None:
@@ -339,18 +361,20 @@ class Evaluator:
             self._reset(state, view)
             return
         if state.bad_since is not None and view.now - state.bad_since < rule.for_seconds:
-            state.alert = self._alert(state, finding, fires=False)
+            if state.pending_since is None:
+                state.pending_since = self._now - self._window_seconds
             return
         self._log.mark_incident(finding.since)
         state.good_since = None
         if self._open_incident(rule.cause) is not None:
-            state.joined, state.alert = True, None
+            state.joined, state.pending_since = True, None
             return
         state.recurred = view.now - state.ended_at < _RECURS_SECONDS
         good = view.now - state.was_good_since
         state.longest_good = max(state.longest_good, good) if state.recurred else 0.0
         state.fired_at = view.now
         state.alert = self._alert(state, finding)
+        state.pending_since = None
 
     def _rise(self, state: _State, view: View) -> None:
         page, alert = state.rule.page, state.alert
@@ -409,9 +433,10 @@ class Evaluator:
         return max(seconds, shortest, min(longest, _LONGER_THAN_BEFORE * state.longest_good))
 
     def _reset(self, state: _State, view: View) -> None:
-        if state.alert is not None or state.joined:
+        if not state.is_idle:
             state.condition.over(view)
-        state.alert = state.bad_since = state.good_since = state.worst = state.notified = None
+        state.alert = state.pending_since = state.bad_since = state.good_since = None
+        state.worst = state.notified = None
         state.joined = state.recurred = False
 
     def _is_inhibited(self, state: _State, now: float) -> bool:
@@ -430,9 +455,9 @@ class Evaluator:
         """Return the firing alerts, at their levels, that nobody was notified of yet."""
         changes = []
         now = self._now
-        for state in self._states.values():
+        for state in self._active:
             alert = state.alert
-            if alert is None or not state.fires:
+            if alert is None:
                 continue
             evidence = self._evidence(state)
             silenced_by = self._silences.reason(alert, now)
@@ -458,13 +483,15 @@ class Evaluator:
             since=time_of_day(finding.since - self._shift),
         )
 
-    def _alert(self, state: _State, finding: Finding, *, fires: bool = True) -> CacheAlert:
+    def _alert(self, state: _State, finding: Finding) -> CacheAlert:
         rule, now = state.rule, self._now
-        started = now - self._window_seconds if rule.for_seconds else finding.since - self._shift
         if state.alert is not None:
             started = state.alert.started_at
-        started = min(started, now)
-        alert = alert_by(
+        elif state.pending_since is not None:
+            started = state.pending_since
+        else:
+            started = now - self._window_seconds if rule.for_seconds else finding.since - self._shift
+        return alert_by(
             rule,
             self._message(rule, finding),
             value=finding.value,
@@ -472,9 +499,8 @@ class Evaluator:
             source=self._source,
             tier=self._tier,
             now=now,
-            started_at=started,
+            started_at=min(started, now),
         )
-        return alert if fires else replace(alert, state="pending")
 
 
 def _save_condition(condition: Condition) -> dict[str, Any]:

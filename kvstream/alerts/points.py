@@ -31,8 +31,11 @@ def _never_reused_per_lookup(window: Window, seconds: float, capacity: int | Non
 
 
 def _clock_errors(window: Window, seconds: float, capacity: int | None) -> Point:
-    events = max(1, window.measurements.processed)
-    return Point(float(window.clock_step) or window.measurements.time_regressions / events, events)
+    seen = window.measurements
+    if not (window.clock_step or seen.time_regressions):
+        return Point(0.0, 1)
+    events = max(1, seen.processed)
+    return Point(float(window.clock_step) or seen.time_regressions / events, events)
 
 
 _READERS: dict[MetricType, _Reader] = {

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from kvstream._core.buckets import count_accesses
 from kvstream.events.counters import CacheCounts, counts_of
 from kvstream.events.frame import I64
 from kvstream.metrics.histogram import (
@@ -46,9 +47,10 @@ class Measurements(CacheCounts, eq=False):
 
     def observe_accesses(self, counts: I64) -> None:
         """Add evicted generations, by how often they were accessed, int64 (m,)."""
-        self.never_accessed += int(np.count_nonzero(counts == 0))
-        self.accessed_once += int(np.count_nonzero(counts == 1))
-        self.access_total += int(np.add.reduce(counts))
+        never_accessed, accessed_once, total = count_accesses(counts)
+        self.never_accessed += never_accessed
+        self.accessed_once += accessed_once
+        self.access_total += total
 
     def observe_returns(self, returns: Returns) -> None:
         """Add evicted content that came back."""

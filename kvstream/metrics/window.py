@@ -94,7 +94,7 @@ class WindowRing:
         A part holds at most ``limit`` events; where they are taken one by one, no step takes longer than
         those of ``limit`` events take.
         """
-        last = int(frame.ts.max()) // self.window_ns
+        last = int(np.maximum.reduce(frame.ts)) // self.window_ns
         first = int(frame.ts[0]) // self.window_ns
         stands = self._stands()
         at = first if stands is None else stands
