@@ -25,6 +25,7 @@ from kvstream.cli.config_file import check_all
 from kvstream.events.codec import decode_line
 from kvstream.sources.targets import read_targets
 from tests.ports import free_port
+from tests.test_deployment import answer, running
 from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).parent.parent
@@ -102,6 +103,17 @@ def test_fastapi_serves_what_is_pasted_and_drains_as_it_stops(tmp_path):
             server.terminate()
         assert any("Application shutdown complete" in line for line in lines)
     assert summary["capacity"] == 4096
+
+
+@pytest.mark.slow
+def test_quick_start_shows_the_blocks_of_the_engine_that_a_recording_plays():
+    ports = {port: str(free_port()) for port in ("5557", "5558", "9109")}
+    text = "\n".join(in_page("quickstart.md", "sh"))
+    text = re.sub(r"(?<=:)(5557|5558|9109)\b", lambda port: ports[port[0]], text)
+    (replay,) = re.findall(r"^kvstream (replay .*)$", text, re.M)
+    follow, *_ = re.findall(r"^kvstream (serve .*)$", text, re.M)
+    with running(shlex.split(replay)), running(shlex.split(follow)):
+        answer(f"http://127.0.0.1:{ports['9109']}/api/summary", "none", r'"blocks_live":[1-9]')
 
 
 # Elsewhere the shell needs an engine, a server or a package that is not here: there, options are checked.
