@@ -157,8 +157,8 @@ def _wants_traceback() -> bool:
 def _exit_at(number: int, _: object) -> None:
     """Exit so that nothing is left half-written where a command does not drain by itself.
 
-    An event loop does so between two steps of its tasks: in the middle of one, such as when a worker thread
-    has begun whose end nobody has seen to yet, the process would wait for that thread for ever.
+    An event loop does so between two steps of its tasks. In the middle of one, a worker thread may just have
+    begun, of which nobody would see to the end: the process would wait for it for ever.
     """
     try:
         loop = asyncio.get_running_loop()
