@@ -4,7 +4,7 @@ from kvstream.reports.comparison import CacheComparison, Comparison, p_in_words,
 from kvstream.reports.markdown import markdown_table
 from kvstream.text.escape import for_html, for_markdown
 
-_COLUMNS = ("figure", "before", "after", "difference, 95 % interval", "chance", "verdict")
+_COLUMNS = ("figure", "before", "after", "difference, 95% interval", "chance", "verdict")
 _NOTE = (
     "Differences are tested by a z-test of ratios; its standard errors allow for neighbouring intervals that "
     "resemble each other (integrated autocorrelation time, Sokal 1997), and p-values are adjusted for their "

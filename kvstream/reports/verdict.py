@@ -153,7 +153,7 @@ def _of_evictions(summary: CacheMetricsSummary) -> list[str]:
             f"{percent(premature.share)} of evictions were premature: their content was looked up again, "
             f"half of it {within(premature.return_time.p50)}. "
             f"{_blocks(premature.extra_blocks_p50, summary.block_bytes)} more would have kept half of it, "
-            f"{premature.extra_blocks_p90:,} would have kept 90 %."
+            f"{premature.extra_blocks_p90:,} would have kept 90%."
         )
     blocks = summary.sizes.blocks
     is_cycle = premature.share > _NEARLY_ALL and 0 < premature.extra_blocks_p90 <= _A_LITTLE * blocks

@@ -26,10 +26,10 @@ def percent(share: float | None) -> str:
         return UNKNOWN
     value = 100.0 * share
     if value in (0.0, 100.0) or 1.0 <= value <= 99.0 or value > 100.0:
-        return f"{value:,.0f} %"
+        return f"{value:,.0f}%"
     if value < 0.1:
-        return "< 0.1 %"
-    return f"{value:.1f} %" if value < 99.95 else "> 99.9 %"
+        return "< 0.1%"
+    return f"{value:.1f}%" if value < 99.95 else "> 99.9%"
 
 
 def ratio(value: float | None) -> str:

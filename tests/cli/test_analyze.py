@@ -11,7 +11,7 @@ def test_each_source_has_its_answer(kvstream):
     assert set(found) == {"vllm-chat", "scan/dp0", "*"}
     both = [found[name]["summary"]["accounts"]["processed"] for name in ("vllm-chat", "scan/dp0")]
     assert found["*"]["summary"]["accounts"]["processed"] == sum(both)
-    assert found["scan/dp0"]["verdict"][0].startswith("85 % of evictions were premature")
+    assert found["scan/dp0"]["verdict"][0].startswith("85% of evictions were premature")
     assert found["vllm-chat"]["summary"]["accounts"]["processed"] == 40_000
 
 

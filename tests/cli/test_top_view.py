@@ -17,7 +17,7 @@ def cache(source, **known):
 
 CACHES = [
     cache("steady", hit_ratio=0.9, premature_ratio=0.1),
-    cache("poor", hit_ratio=0.4, premature_ratio=0.6, concern="60 % of evictions are premature"),
+    cache("poor", hit_ratio=0.4, premature_ratio=0.6, concern="60% of evictions are premature"),
     cache("unknown", age_seconds=30.0),
     cache("bad", hit_ratio=0.2, level=AlertLevel.CRITICAL, rule="hit_ratio_drop"),
     cache("full", hit_ratio=0.8, level=AlertLevel.INFO, rule="occupancy_high"),

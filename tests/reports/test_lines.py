@@ -30,7 +30,7 @@ def test_sizes_are_bytes_and_tokens_where_a_block_is_known():
     found = summary(EVENTS, capacity=4, block_bytes=GIB // 2, block_tokens=16)
     assert (found.live_bytes, found.capacity_bytes) == (3 * GIB // 2, 2 * GIB)
     assert (found.hit_tokens, found.lookup_tokens) == (16, 64)
-    assert blocks_live(found) == "3 of 4 (75 %), 1.50 of 2.00 GiB"
+    assert blocks_live(found) == "3 of 4 (75%), 1.50 of 2.00 GiB"
     assert hit_ratio(found) == "0.250, 16 of 64 tokens"
     assert blocks_live(summary(EVENTS, block_bytes=GIB)) == "3, 3.00 GiB"
 
@@ -39,7 +39,7 @@ def test_what_is_not_known_is_not_said():
     found = summary(EVENTS, capacity=4)
     unknown = ("block_bytes", "block_tokens", "live_bytes", "capacity_bytes", "hit_tokens", "lookup_tokens")
     assert [msgspec.to_builtins(found)[name] for name in unknown] == [None] * 6
-    assert (blocks_live(found), hit_ratio(found)) == ("3 of 4 (75 %)", "0.250")
+    assert (blocks_live(found), hit_ratio(found)) == ("3 of 4 (75%)", "0.250")
 
 
 @pytest.mark.parametrize("tokens", [None, 16])
@@ -85,14 +85,14 @@ SHARED = SharedContent(
 
 def test_causes_of_misses_are_said_in_shares_without_those_that_nothing_has():
     assert misses(CAUSES) == (
-        "50 % never stored before, 30 % evicted (half of them came back within 12 s, "
-        "at 1,234 evictions a second), 15 % in cpu, 5 % unknown"
+        "50% never stored before, 30% evicted (half of them came back within 12 s, "
+        "at 1,234 evictions a second), 15% in cpu, 5% unknown"
     )
-    assert "15 % in cpu, 2 % under another salt" in misses(replace(CAUSES, other_salt=0.02))
+    assert "15% in cpu, 2% under another salt" in misses(replace(CAUSES, other_salt=0.02))
     forgotten = replace(CAUSES, never_stored=0.0, memory_seconds=1_800.0, evicted_ago_p50=0.0, pressure=None)
     assert misses(forgotten) == (
-        "30 % evicted (half of them came back at once), 15 % in cpu, "
-        "5 % unknown (not there in the 1,800 s before)"
+        "30% evicted (half of them came back at once), 15% in cpu, "
+        "5% unknown (not there in the 1,800 s before)"
     )
 
 
@@ -107,16 +107,16 @@ def test_of_a_tier_only_what_is_known_is_said():
         dropped=None,
         dropped_unused=None,
     )
-    assert tier_use(use) == "found: 25 % of the misses of faster tiers; came in: 100 % demoted"
+    assert tier_use(use) == "found: 25% of the misses of faster tiers; came in: 100% demoted"
     assert tier_use(replace(use, found=None, demoted=None)) == "–"
 
 
 def test_what_engines_share_is_said_with_what_it_would_gain_or_that_it_is_unknown():
     assert shared(SHARED) == [
-        "20 % of the blocks in 4 engines are further copies of content that another engine holds.",
-        "Another engine held 25 % of what was missed: prefix-aware routing could make hits of that "
+        "20% of the blocks in 4 engines are further copies of content that another engine holds.",
+        "Another engine held 25% of what was missed: prefix-aware routing could make hits of that "
         "(hit ratio + 0.100).",
-        "50 % of what was missed had been stored before by some engine: a shared tier could hold that.",
+        "50% of what was missed had been stored before by some engine: a shared tier could hold that.",
     ]
     (unknown,) = shared(replace(SHARED, held_elsewhere=None, stored_before=None))
     assert unknown.startswith("No content was seen in two of the 4 engines")

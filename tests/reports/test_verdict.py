@@ -109,8 +109,8 @@ def test_the_verdict_names_who_takes_more_than_they_use():
         label_of=np.array([1, 2, 0, 0, 0, 0], np.uint16),
     )
     verdict = analyzed([frame]).verdict
-    assert "Tenant acme holds 56 % of block time for 0 % of hits." in verdict
-    assert "Adapter sql holds 56 % of block time for 0 % of hits." in verdict
+    assert "Tenant acme holds 56% of block time for 0% of hits." in verdict
+    assert "Adapter sql holds 56% of block time for 0% of hits." in verdict
     assert not any("umbrella" in sentence for sentence in verdict)
 
 
@@ -162,7 +162,7 @@ def test_that_nothing_came_twice_is_said():
     said, _ = said_of(range(3_000), 200)
     assert "Nothing came twice, as far as is reported: no cache size helps." in said
     said, _ = said_of([*range(3_000), 2_999], 200)
-    assert "Hardly anything came twice (> 99.9 % came once): no cache size helps." in said
+    assert "Hardly anything came twice (> 99.9% came once): no cache size helps." in said
     assert "memory" not in said
 
 
@@ -173,7 +173,7 @@ def test_a_scan_that_a_little_more_memory_would_catch_is_said(hot):
     if hot:
         scan = [content for each in scan for content in (1_000, each)]
     said, summary = said_of(scan, 201 if hot else 200)
-    assert "as in a scan that goes round and round: a cache larger by 10 % would hold it." in said
+    assert "as in a scan that goes round and round: a cache larger by 10% would hold it." in said
     assert summary.premature.extra_blocks_p50 == pytest.approx(20, rel=0.03)
     if hot:
         assert "1.25× the memory would lift the hit ratio from 0.50 to 0.98." in said
@@ -195,7 +195,7 @@ def test_more_live_blocks_than_the_capacity_are_a_warning_and_no_share():
     said, _ = said_of(contents, 200, capacity=20)
     assert said.startswith("WARNING: 200 blocks are live, more than the capacity of 20")
     assert "the memory" not in said
-    assert "1,000 %" not in live_blocks(200, 20)
+    assert "1,000%" not in live_blocks(200, 20)
     assert "MORE THAN THE CAPACITY" in live_blocks(200, 20)
 
 

@@ -26,15 +26,15 @@ def test_times_have_no_exponent(value, written):
     ("share", "written"),
     [
         (None, "–"),
-        (0.0, "0 %"),
-        (0.0002, "< 0.1 %"),
-        (0.0042, "0.4 %"),
-        (0.372, "37 %"),
-        (0.9899, "99 %"),
-        (0.997, "99.7 %"),
-        (0.99996, "> 99.9 %"),
-        (1.0, "100 %"),
-        (16.0, "1,600 %"),
+        (0.0, "0%"),
+        (0.0002, "< 0.1%"),
+        (0.0042, "0.4%"),
+        (0.372, "37%"),
+        (0.9899, "99%"),
+        (0.997, "99.7%"),
+        (0.99996, "> 99.9%"),
+        (1.0, "100%"),
+        (16.0, "1,600%"),
     ],
 )
 def test_a_share_is_never_rounded_to_nothing_or_all(share, written):
@@ -53,6 +53,6 @@ def test_what_is_unknown_is_a_dash():
 
 def test_blocks_by_capacity():
     assert live_blocks(50, None) == "50"
-    assert live_blocks(997, 1_000) == "997 of 1,000 (99.7 %)"
+    assert live_blocks(997, 1_000) == "997 of 1,000 (99.7%)"
     assert gib(3 * 2**29) == "1.50"
     assert gib(1.0) == "< 0.01"

@@ -5,7 +5,7 @@ const EVERY_MS = 5000;
 const SHOWN = 200;
 const LATE_SECONDS = 60;
 
-const percent = (ratio) => (ratio === null ? "unknown" : `${(100 * ratio).toFixed(1)} %`);
+const percent = (ratio) => (ratio === null ? "unknown" : `${(100 * ratio).toFixed(1)}%`);
 
 function age(seconds) {
   if (seconds < LATE_SECONDS) return `${Math.max(0, Math.round(seconds))} s old`;
