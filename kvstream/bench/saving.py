@@ -39,7 +39,7 @@ class Saving(msgspec.Struct, frozen=True, kw_only=True):
         content: Whether blocks are content hashes, otherwise slots.
         bytes_per_cache: Length of a snapshot by caches.
         seconds: To take a snapshot while events come as fast as they can be applied; median.
-        cpu_seconds: Of that, on the event loop and in threads.
+        cost_seconds: What of that counts as taken from events, by which the interval is chosen.
         of_savez: CPU to pack one cache, relative to ``numpy.savez`` and zstd of the same arrays.
         interval_seconds: From one snapshot to the next, so that they take a twentieth of the time.
         throughput_meanwhile: Events a second while a snapshot is taken, relative to those without; median of
@@ -52,7 +52,7 @@ class Saving(msgspec.Struct, frozen=True, kw_only=True):
     content: bool
     bytes_per_cache: int
     seconds: float
-    cpu_seconds: float
+    cost_seconds: float
     of_savez: float
     interval_seconds: float
     throughput_meanwhile: float
@@ -97,7 +97,7 @@ async def _measure(caches: int, blocks: int, content: bool) -> Saving:
         content=content,
         bytes_per_cache=length // caches,
         seconds=seconds,
-        cpu_seconds=statistics.median(each[1] for each in taken),
+        cost_seconds=statistics.median(each[1] for each in taken),
         of_savez=of_savez,
         interval_seconds=interval,
         throughput_meanwhile=meanwhile,
@@ -117,7 +117,7 @@ def _frames(caches: int, blocks: int, content: bool) -> list[EventFrame]:
 
 
 async def _repeat(stream: KVStream, saver: Saver, frames: Iterator[EventFrame]) -> tuple[float, float, float]:
-    """Return seconds and CPU seconds of a snapshot, and throughput meanwhile, relative to that without."""
+    """Return seconds and cost of a snapshot, and throughput meanwhile, relative to that without."""
     saved: list[float] = []
 
     async def save() -> None:

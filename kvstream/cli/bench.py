@@ -187,7 +187,7 @@ def _print(document: BenchReport, before: BenchReport | None) -> None:
 
 def _saving(saving: list[Saving]) -> Table:
     table = Table(title="snapshots")
-    columns = ["caches", "of blocks", "bytes each", "s", "CPU s", "of savez", "every s", "meanwhile"]
+    columns = ["caches", "of blocks", "bytes each", "s", "cost s", "of savez", "every s", "meanwhile"]
     for name in [*columns, "throughput"]:
         table.add_column(name, justify="right")
     for each in saving:
@@ -196,7 +196,7 @@ def _saving(saving: list[Saving]) -> Table:
             f"{each.blocks:,} {'content hashes' if each.content else 'slots'}",
             f"{each.bytes_per_cache:,}",
             f"{each.seconds:.2f}",
-            f"{each.cpu_seconds:.3f}",
+            f"{each.cost_seconds:.3f}",
             f"{each.of_savez:.2f}",
             f"{each.interval_seconds:.0f}",
             f"{each.throughput_meanwhile:.2f}",

@@ -24,6 +24,13 @@ SHORTEST_INTERVAL = 5.0
 MOST_OF_THE_TIME = 0.05
 """Share of the time that saving may take."""
 
+_MOST_WAITING = 3.0
+"""How many times its CPU time what runs in a thread counts at most for the time that it takes.
+
+While events come as fast as they can be applied, it takes from them what it waits for, too: the interpreter,
+and a CPU where others are busy. A slow disk takes nothing.
+"""
+
 _MANY_BLOCKS = 32_768
 """Blocks that are copied in a thread, as they would hold the event loop for some milliseconds."""
 
@@ -52,7 +59,7 @@ class Saver:
         error: Why the last attempt failed; empty if it did not.
         snapshots: Snapshots taken so far.
         failures: Attempts that failed.
-        cost: Seconds that the last snapshot took of the event loop and of CPUs.
+        cost: Seconds that the last snapshot took of the event loop, and as threads count.
     """
 
     def __init__(
@@ -161,12 +168,13 @@ class Saver:
         return result
 
     async def _in_thread(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """Call a function in a worker thread, and count what it costs."""
+        """Call a function in a worker thread, and count what it costs others."""
 
         def work() -> tuple[_T, float]:
-            began = time.thread_time()
+            began, cpu_began = time.perf_counter(), time.thread_time()
             result = function(*arguments)
-            return result, time.thread_time() - began
+            cpu = time.thread_time() - cpu_began
+            return result, min(time.perf_counter() - began, _MOST_WAITING * cpu)
 
         result, cost = await to_thread.run_sync(work)
         self.cost += cost

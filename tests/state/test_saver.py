@@ -161,19 +161,23 @@ def test_a_full_disk_stops_nothing_and_is_named_until_there_is_room(tmp_path, ca
     ]
 
 
-def test_what_costs_more_is_done_less_often(tmp_path, monkeypatch):
-    """Of a clock by which each step in a thread takes a second, and each on the event loop nothing."""
+@pytest.mark.parametrize(("wall", "counted"), [(0.5, 0.5), (2.0, 2.0), (100.0, 3.0)])
+def test_what_takes_more_is_done_less_often(tmp_path, monkeypatch, wall, counted):
+    """Of clocks by which each step takes a time, and a second of CPU if it is in a thread."""
 
     async def main():
-        seconds = iter(range(1000))
-        monkeypatch.setattr(saver.time, "thread_time", lambda: float(next(seconds)))
+        cpu, seconds = iter(range(1000)), iter(range(1000))
+        monkeypatch.setattr(saver.time, "thread_time", lambda: float(next(cpu)))
+        monkeypatch.setattr(saver.time, "perf_counter", lambda: wall * next(seconds))
         saved = Saved(tmp_path)
         assert saved.saver.interval == SHORTEST_INTERVAL
         saved.process(0)
         with saved.store:
             assert await saved.saver.save()
-        steps = len(NAMES) + 3  # to begin, each source, the stream, to finish
-        assert saved.saver.interval == pytest.approx(steps / MOST_OF_THE_TIME, rel=0.1)
+        on_loop = 2 * len(NAMES) + 1  # each source and its tables, and the stream
+        in_threads = len(NAMES) + 3  # to begin, each source, the stream, to finish
+        cost = on_loop * wall + in_threads * counted
+        assert saved.saver.interval == pytest.approx(cost / MOST_OF_THE_TIME)
 
     run("asyncio", main)
 
