@@ -69,15 +69,15 @@ def test_an_agent_writes_what_engines_send_and_ends_by_a_signal(broker, tmp_path
 def test_an_agent_that_is_killed_again_and_again_loses_nothing(broker, tmp_path):
     """What no broker had acknowledged the engine's side sends again; what comes twice counts once."""
     url, path = broker.url(), f"unix:{tmp_path}/kv.sock"
-    kills, blocks = int(os.environ.get("KVSTREAM_FLEET_KILLS", "3")), 50_000
+    kills, between = int(os.environ.get("KVSTREAM_FLEET_KILLS", "3")), 5_000
 
     async def engine():
         async with connect(path) as remote:
             producer = remote.producer("engine-0")
             with ExitStack() as agents:
                 process, _ = agents.enter_context(agent(url, "--listen", path))
-                for first in range(0, blocks, blocks // (kills + 1)):
-                    for block in range(first, first + blocks // (kills + 1), 50):
+                for life in range(kills + 1):
+                    for block in range(life * between, (life + 1) * between, 50):
                         await producer.allocated(range(block, block + 50))
                         await anyio.sleep(0.002)
                     os.kill(process.pid, signal.SIGKILL)
@@ -89,12 +89,8 @@ def test_an_agent_that_is_killed_again_and_again_loses_nothing(broker, tmp_path)
     part = partition()
     part.apply(found)
     accounts = part.accounts("engine-0")
-    assert (accounts.processed, accounts.lost_frames, accounts.restarts) == (
-        (blocks // (kills + 1) // 50) * 50 * (kills + 1),
-        0,
-        0,
-    )
-    assert accounts.dropped == ({"duplicate": accounts.dropped["duplicate"]} if accounts.dropped else {})
+    assert (accounts.processed, accounts.lost_frames, accounts.restarts) == ((kills + 1) * between, 0, 0)
+    assert set(accounts.dropped) <= {"duplicate"}
 
 
 def test_an_agent_makes_topics_once(kvstream, tmp_path):
