@@ -184,9 +184,10 @@ def summary_table(summary: CacheMetricsSummary, *, with_alerts: bool = True) -> 
         if summary.hit_rate_estimate is not None
         else "unknown: no hit was reported",
     )
+    accesses = "–" if recent.access_rate is None else f"{recent.access_rate:,.0f}"
     table.add_row(
         f"per second, last {recent.seconds:.0f} s",
-        f"{recent.allocation_rate:,.0f} allocations, {recent.access_rate:,.0f} accesses, "
+        f"{recent.allocation_rate:,.0f} allocations, {accesses} accesses, "
         f"{recent.eviction_rate:,.0f} evictions",
     )
     one, ten, sixty = (f"{blocks:,}" for blocks in summary.working_set.blocks)

@@ -223,8 +223,8 @@ def _tier_readings(tier: CacheMonitor) -> Iterator[Reading]:
         yield _EVICTIONS, (*labels, reason), count
     yield _PREMATURE, labels, seen.return_time.count
     yield _LIFETIME, labels, Interval(tier.classic["lifetime"], seen.lifetime)
-    yield _IDLE, labels, Interval(tier.classic["idle"], seen.idle)
     if hits_are_known:
+        yield _IDLE, labels, Interval(tier.classic["idle"], seen.idle)
         yield _REUSE_GAP, labels, Interval(tier.classic["reuse_gap"], seen.reuse_gap)
     for alert in tier.rules.firing():
         yield _FIRING, (*labels, alert.rule, alert.level.value), 1

@@ -18,10 +18,15 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     counts: list[int]
 
 
-def distributions(seen: Measurements) -> dict[str, Distribution]:
-    """Return lifetimes, idle times, first reuses and reuse gaps, by name."""
+def distributions(seen: Measurements, hits_are_known: bool) -> dict[str, Distribution]:
+    """Return lifetimes, idle times, first reuses and reuse gaps, by name; lifetimes alone without hits."""
+    nothing = Measurements.empty()
     return {
-        name: _distribution(getattr(seen, name)) for name in ("lifetime", "idle", "first_reuse", "reuse_gap")
+        "lifetime": _distribution(seen.lifetime),
+        **{
+            name: _distribution(getattr(seen if hits_are_known else nothing, name))
+            for name in ("idle", "first_reuse", "reuse_gap")
+        },
     }
 
 

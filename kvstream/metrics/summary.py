@@ -104,26 +104,26 @@ class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         seconds: How far back they reach.
         allocation_rate: Allocations a second.
-        access_rate: Accesses a second.
+        access_rate: Accesses a second; None where hits are unknown.
         eviction_rate: Evictions a second.
         hit_ratio: accesses / (accesses + allocations), of blocks; None where hits are unknown.
         never_reused_ratio: Share of evicted blocks that were never accessed; None where hits are unknown.
         premature_ratio: Premature evictions by all evictions.
         lifetime: Allocation to eviction.
-        idle: Last access to eviction.
+        idle: Last access to eviction; None where hits are unknown.
         first_reuse: Allocation to first access; None where hits are unknown.
         reuse_gap: Access to access; None where hits are unknown.
     """
 
     seconds: float
     allocation_rate: float
-    access_rate: float
+    access_rate: float | None
     eviction_rate: float
     hit_ratio: float | None
     never_reused_ratio: float | None
     premature_ratio: float
     lifetime: IntervalStats
-    idle: IntervalStats
+    idle: IntervalStats | None
     first_reuse: IntervalStats | None
     reuse_gap: IntervalStats | None
 
@@ -220,14 +220,14 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         evictions_by_reason: The same by reason; ``cleared`` ones stand apart from the total.
         accesses: Accesses of live blocks.
         avg_lifetime_seconds: Mean lifetime.
-        avg_idle_seconds: Mean time from last access to eviction.
+        avg_idle_seconds: Mean time from last access to eviction; None where hits are unknown.
         avg_access_count: Mean accesses of an evicted block; None where hits are unknown.
         avg_reuse_gap_seconds: Mean time between accesses; None where hits are unknown.
         p50_lifetime: Median lifetime, seconds.
         p95_lifetime: 95th percentile.
         p99_lifetime: 99th percentile.
         lifetime: Allocation to eviction, since the start.
-        idle: Last access to eviction.
+        idle: Last access to eviction; None where hits are unknown.
         first_reuse: Allocation to first access; None where hits are unknown.
         reuse_gap: Access to access; None where hits are unknown.
         zero_access_rate: Share of evicted blocks never accessed; None where hits are unknown.
@@ -272,14 +272,14 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     evictions_by_reason: dict[str, int]
     accesses: int
     avg_lifetime_seconds: float
-    avg_idle_seconds: float
+    avg_idle_seconds: float | None
     avg_access_count: float | None
     avg_reuse_gap_seconds: float | None
     p50_lifetime: float
     p95_lifetime: float
     p99_lifetime: float
     lifetime: IntervalStats
-    idle: IntervalStats
+    idle: IntervalStats | None
     first_reuse: IntervalStats | None
     reuse_gap: IntervalStats | None
     zero_access_rate: float | None
@@ -332,6 +332,7 @@ class HitFigures(msgspec.Struct, frozen=True, kw_only=True):
     accessed_once: float | None = None
     accessed_more: float | None = None
     mean_accesses: float | None = None
+    idle: IntervalStats | None = None
     first_reuse: IntervalStats | None = None
     reuse_gap: IntervalStats | None = None
 
@@ -346,6 +347,7 @@ def hit_figures(known: Measurements | None) -> HitFigures:
         accessed_once=known.single_access_ratio,
         accessed_more=known.multi_access_ratio,
         mean_accesses=known.mean_accesses,
+        idle=known.idle.stats(),
         first_reuse=known.first_reuse.stats(),
         reuse_gap=known.reuse_gap.stats(),
     )
@@ -364,13 +366,13 @@ def recent_metrics(seen: Measurements, known: Measurements | None, seconds: floa
     return RecentMetrics(
         seconds=seconds,
         allocation_rate=seen.allocations * per_second,
-        access_rate=seen.accesses * per_second,
+        access_rate=None if known is None else known.accesses * per_second,
         eviction_rate=seen.total_evictions * per_second,
         hit_ratio=hits.hit_ratio,
         never_reused_ratio=hits.never_accessed,
         premature_ratio=seen.premature_ratio,
         lifetime=seen.lifetime.stats(),
-        idle=seen.idle.stats(),
+        idle=hits.idle,
         first_reuse=hits.first_reuse,
         reuse_gap=hits.reuse_gap,
     )
@@ -427,7 +429,7 @@ def summarize(
         accounts: Where every event and block went.
         final: Whether the stream has ended.
     """
-    lifetime, idle = seen.lifetime.stats(), seen.idle.stats()
+    lifetime = seen.lifetime.stats()
     hits = hit_figures(known)
     sized = known if known is not None and known.sized_lookups == known.lookups else None
     return CacheMetricsSummary(
@@ -452,14 +454,14 @@ def summarize(
         evictions_by_reason=seen.ended_by_reason,
         accesses=seen.accesses,
         avg_lifetime_seconds=lifetime.mean,
-        avg_idle_seconds=idle.mean,
+        avg_idle_seconds=None if hits.idle is None else hits.idle.mean,
         avg_access_count=hits.mean_accesses,
         avg_reuse_gap_seconds=None if hits.reuse_gap is None else hits.reuse_gap.mean,
         p50_lifetime=lifetime.p50,
         p95_lifetime=lifetime.p95,
         p99_lifetime=lifetime.p99,
         lifetime=lifetime,
-        idle=idle,
+        idle=hits.idle,
         first_reuse=hits.first_reuse,
         reuse_gap=hits.reuse_gap,
         zero_access_rate=hits.never_accessed,

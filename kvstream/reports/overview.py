@@ -362,10 +362,11 @@ async def sparklines(stream: KVStream) -> Sparklines:
 async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Distribution]:
     """Return lifetimes, idle times and reuse gaps of the last minute."""
     config = stream.config.metrics
-    total = Measurements.empty()
+    total, hits_are_known = Measurements.empty(), True
     async for tier in caches_in_turn(stream, *place):
         total.merge(tier.recent(config.recent_windows))
-    return distributions(total)
+        hits_are_known &= tier.hits_are_known
+    return distributions(total, hits_are_known)
 
 
 def blocks(stream: KVStream, place: Place) -> Blocks | None:

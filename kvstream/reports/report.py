@@ -136,7 +136,7 @@ class ReportBuilder:
         return CacheReport(
             analysis=analysis,
             history=self._history[place].history(_WINDOWS_SHOWN),
-            distributions=distributions(tier.measurements()),
+            distributions=distributions(tier.measurements(), tier.hits_are_known),
             map=tier.table.block_map(tier.last_ts),
             alerts=self._alerts[place],
             alerts_left_out=self._alerts_left_out[place],

@@ -81,7 +81,7 @@ def _figures(cache: CacheReport) -> Table:
     rows = [
         ("blocks live at the end", blocks_live(summary)),
         ("hit ratio", hit_ratio(summary)),
-        ("accesses", f"{summary.accesses:,}"),
+        ("accesses", "–" if summary.hit_rate_estimate is None else f"{summary.accesses:,}"),
         ("generations ended", ended or "none"),
         ("lifetime", interval(summary.lifetime)),
         ("idle before eviction", interval(summary.idle)),
