@@ -10,6 +10,9 @@ SIMULATED = (
 )
 
 
+_ALLOC, _ACCESS, _EVICT = int(Op.ALLOC), int(Op.ACCESS), int(Op.EVICT)  # as to look them up takes longer
+
+
 class PrefixCache:
     """An LRU cache of blocks that serves each request at once, and takes no room for output.
 
@@ -35,31 +38,35 @@ class PrefixCache:
             ops: Operation codes, to which they are added.
             blocks: Their blocks, likewise.
         """
-        held = self._held
+        held, capacity = self._held, self._capacity
+        move_to_end = held.move_to_end
         found = 0
         for block in wanted:
             if block not in held:
                 break
-            held.move_to_end(block)  # so that none of them is given up for the others
+            move_to_end(block)  # so that none of them is given up for the others
             found += 1
-        ops += [Op.ACCESS] * found
+        ops += [_ACCESS] * found
         blocks += wanted[:found]
         for place in range(found, len(wanted)):
             block = wanted[place]
-            if block not in held and len(held) >= self._capacity:
-                ops.append(Op.EVICT)
-                if place >= self._capacity:  # all that is held is this request's
+            if block in held:
+                move_to_end(block)
+            elif len(held) < capacity:
+                held[block] = None
+            else:
+                if place >= capacity:  # all that is held is this request's
                     gone = wanted[place - 1]
                     del held[gone]
                 else:
                     gone = held.popitem(last=False)[0]
+                held[block] = None
+                ops.append(_EVICT)
                 blocks.append(gone)
-            held[block] = None
-            held.move_to_end(block)
-            ops.append(Op.ALLOC)
+            ops.append(_ALLOC)
             blocks.append(block)
-        room = self._capacity if len(wanted) <= self._capacity else self._capacity - 1
+        room = capacity if len(wanted) <= capacity else capacity - 1
         if len(wanted) > room:
-            held.move_to_end(wanted[-1])
+            move_to_end(wanted[-1])
         for block in reversed(wanted[:room]):
-            held.move_to_end(block)
+            move_to_end(block)
