@@ -53,6 +53,7 @@ _MOST_SIZES = 16  # of blocks, that are remembered
 _CURVE_LOOKUPS = 2048  # of the contents that the curve follows in a window, beyond which it follows fewer
 _CHANGES_AT_ONCE = 65_536  # of content: each time costs what a thousand of them do
 _LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
+_BEFORE_TREND = 240  # windows before those of a trend, that say how much a metric wanders
 _SILENT_WINDOWS = 2  # after which a cache's time goes on without events
 _SAVED = ("block_sizes", "_peak", "_stores_seen", "last_ts", "_restarts_unseen", "is_whole")
 _TREND_METRICS = (
@@ -167,7 +168,7 @@ class CacheMonitor:
                 alerts, evicted, events, work = [], [], 0, 0
             window = self._enter(index, alerts)
             self.table.lookups_below = self._curve.threshold if self.config.curve_keys else 0
-            self.table.counted_since = index * self.config.window_ns
+            self.table.counted_since = index * self.ring.window_ns
             window.lost += lost
             window.restarts += self._restarts_unseen
             lost = self._restarts_unseen = 0
@@ -279,7 +280,7 @@ class CacheMonitor:
     def pass_time(self, now_ns: int) -> list[CacheAlert]:
         """End the windows before a time at which nothing had come for a while."""
         self._settle()
-        index = now_ns // self.config.window_ns
+        index = now_ns // self.ring.window_ns
         closed = self.ring.advance(index)
         alerts = [] if closed is None else self._closed(closed)
         if self.ring.open is not None:
@@ -342,7 +343,7 @@ class CacheMonitor:
             self._settle()
             self._settle_lookups()
             self._curve.pass_windows(max(1, index - self.ring.open.index))
-            if self.sample.is_due(index * self.config.window_ns):
+            if self.sample.is_due(index * self.ring.window_ns):
                 live, births = self.table.contents()
                 known = births != BIRTH_UNKNOWN
                 self.sample.widen(live[known], births[known])
@@ -464,7 +465,10 @@ class CacheMonitor:
         )
 
     def trends(self) -> dict[str, Trend]:
-        """Return the trend of each windowed metric over the last ``trend_window`` closed windows."""
+        """Return the trend of each windowed metric over the last ``trend_window`` closed windows.
+
+        Where windows before those are kept, they say how much it varies without going anywhere.
+        """
         windows = self.ring.closed()[-self.config.trend_window :]
         series: dict[MetricType, list[tuple[float, float]]] = {metric: [] for metric in _TREND_METRICS}
         for window in windows:
@@ -472,9 +476,22 @@ class CacheMonitor:
                 point = point_of(metric, window, self.config.window_seconds)
                 if point and point.weight and (self.hits_are_known or metric is not MetricType.HIT_RATIO):
                     values.append((window.index * self.config.window_seconds, point.value))
+        before = self._before_the_trend(len(windows))
         return {
-            metric.value: detect_trend([t for t, _ in values], [v for _, v in values])
+            metric.value: detect_trend(
+                [t for t, _ in values], [v for _, v in values], before=before.get(metric, ())
+            )
             for metric, values in series.items()
+        }
+
+    def _before_the_trend(self, windows: int) -> dict[MetricType, list[float]]:
+        """Return what is known of metrics before the last closed windows, oldest first."""
+        older = self.ring.last(windows + _BEFORE_TREND)[windows:][::-1]
+        lookups = [(w.accesses, w.accesses + w.allocations) for w in older]
+        return {
+            MetricType.LIFETIME: [w.lifetime_p50_ns / 1e9 for w in older if w.observed],
+            MetricType.HIT_RATIO: [hits / asked for hits, asked in lookups if asked],
+            MetricType.EVICTION_RATE: [w.evictions / self.config.window_seconds for w in older],
         }
 
     def anomalies(self) -> list[Anomaly]:

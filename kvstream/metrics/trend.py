@@ -11,6 +11,8 @@ F64 = npt.NDArray[np.float64]
 
 MIN_POINTS = 12
 _LEAST_EFFECTIVE = 10.0  # independent points that as many dependent ones must be worth
+_BLOCK = 20  # values that are averaged to see how a series wanders
+_LEAST_BLOCKS = 6
 
 
 class Trend(msgspec.Struct, frozen=True):
@@ -31,17 +33,25 @@ class Trend(msgspec.Struct, frozen=True):
     points: int = 0
 
 
-def detect_trend(seconds: Sequence[float], values: Sequence[float], alpha: float = 0.01) -> Trend:
+def detect_trend(
+    seconds: Sequence[float],
+    values: Sequence[float],
+    alpha: float = 0.01,
+    before: Sequence[float] = (),
+) -> Trend:
     """Fit a line to a series of windowed values, and test its slope.
 
     Neighbouring windows resemble each other, so that a series wanders without going anywhere. The errors
     of the line are taken as an AR(1) process whose coefficient is estimated on the safe side
-    (``autocorrelation``); the line is fitted by generalised least squares (``fit_line``).
+    (``autocorrelation``); the line is fitted by generalised least squares (``fit_line``). What wanders so
+    slowly that neighbours hardly show it shows in values of before, if there are any (``wander``): the error
+    is then at least what follows from that.
 
     Args:
         seconds: Times of the values, ascending.
         values: The values, without gaps.
         alpha: Largest p-value that counts as a trend.
+        before: Values before these, oldest first, at about the same intervals.
 
     Returns:
         A ``Trend``. Its direction is ``flat`` below twelve points, where so much autocorrelation leaves
@@ -58,6 +68,8 @@ def detect_trend(seconds: Sequence[float], values: Sequence[float], alpha: float
     x -= x.mean()
     rho = autocorrelation(x, y)
     slope, error = fit_line(x, y, rho)
+    if before:
+        error = max(error, math.sqrt(wander(np.concatenate([before, y])) / float(x @ x)))
     p_value = math.erfc(abs(slope) / error / math.sqrt(2)) if error else 0.0
     is_known = n * (1.0 - rho) / (1.0 + rho) >= _LEAST_EFFECTIVE
     direction = "flat"
@@ -91,6 +103,26 @@ def autocorrelation(x: F64, y: F64) -> float:
     r += (2.0 + 4.0 * r) / n
     r += math.sqrt(max(0.0, 1.0 - r * r) / n)
     return min(max(r, 0.0), 0.99)
+
+
+def wander(values: F64) -> float:
+    """Estimate the long-run variance of a series: that of the mean of n values, times n.
+
+    It is that of second differences between means of twenty values each, so that a line does not count.
+
+    Args:
+        values: The series, shape (n,).
+
+    Returns:
+        The variance; 0 below 120 values.
+
+    Source: von Neumann and others (1941), The mean square successive difference, applied to batch means.
+    """
+    blocks = len(values) // _BLOCK
+    if blocks < _LEAST_BLOCKS:
+        return 0.0
+    means = values[len(values) - blocks * _BLOCK :].reshape(blocks, _BLOCK).mean(axis=1)
+    return _BLOCK * float(np.mean(np.diff(means, 2) ** 2)) / 6.0
 
 
 def fit_line(x: F64, y: F64, rho: float) -> tuple[float, float]:

@@ -86,6 +86,30 @@ def test_a_steady_engine_has_hardly_any_trends():
     assert sum(direction != "flat" for direction in directions) <= 2
 
 
+def test_what_wanders_slowly_has_no_direction_where_the_past_shows_how_it_wanders():
+    """A walk with a memory of ten windows, under noise that hides it from whoever looks at neighbours."""
+    rng = np.random.default_rng(5)
+    walks = [np.array(wandering(rng, 0.9, 300)) * 0.3 + rng.normal(0, 1, 300) for _ in range(400)]
+    seconds = list(range(60))
+    alone = [detect_trend(seconds, walk[-60:].tolist()).direction for walk in walks]
+    known = [
+        detect_trend(seconds, walk[-60:].tolist(), before=walk[:-60].tolist()).direction for walk in walks
+    ]
+    assert len(known) - known.count("flat") <= 0.7 * (len(alone) - alone.count("flat"))
+
+
+@pytest.mark.parametrize("rose_before", [False, True])
+def test_a_rise_is_found_beside_a_past_that_was_steady_or_rose_as_well(rose_before):
+    rng = np.random.default_rng(6)
+    line = 100 + np.arange(-240, 60) / 59 * 20
+    series = [(line if rose_before else np.maximum(line, 100)) + rng.normal(0, 10, 300) for _ in range(800)]
+    found = [
+        detect_trend(list(range(60)), each[-60:].tolist(), before=each[:-60].tolist()).direction
+        for each in series
+    ]
+    assert found.count("rising") >= 0.88 * len(found)
+
+
 def test_too_few_points_and_constant_values_are_flat():
     assert detect_trend([0, 1, 2], [1, 2, 3]).direction == "flat"
     assert detect_trend(list(range(20)), [3.0] * 20).direction == "flat"
