@@ -486,12 +486,13 @@ class CacheMonitor:
 
     def _before_the_trend(self, windows: int) -> dict[MetricType, list[float]]:
         """Return what is known of metrics before the last closed windows, oldest first."""
-        older = self.ring.last(windows + _BEFORE_TREND)[windows:][::-1]
-        lookups = [(w.accesses, w.accesses + w.allocations) for w in older]
+        older = self.ring.newest(windows + _BEFORE_TREND)[:-windows or None]
+        lookups = older["accesses"] + older["allocations"]
+        ended, asked = older["observed"] > 0, lookups > 0
         return {
-            MetricType.LIFETIME: [w.lifetime_p50_ns / 1e9 for w in older if w.observed],
-            MetricType.HIT_RATIO: [hits / asked for hits, asked in lookups if asked],
-            MetricType.EVICTION_RATE: [w.evictions / self.config.window_seconds for w in older],
+            MetricType.LIFETIME: (older["lifetime_p50_ns"][ended] / 1e9).tolist(),
+            MetricType.HIT_RATIO: (older["accesses"][asked] / lookups[asked]).tolist(),
+            MetricType.EVICTION_RATE: (older["evictions"] / self.config.window_seconds).tolist(),
         }
 
     def anomalies(self) -> list[Anomaly]:

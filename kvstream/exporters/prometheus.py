@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from anyio import to_thread
 
-from kvstream.engine.monitor import SourceMonitor
+from kvstream.engine.source import SourceMonitor
 from kvstream.errors import MissingExtraError
 from kvstream.exporters.metric_families import (
     FAMILIES,

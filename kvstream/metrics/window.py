@@ -40,7 +40,7 @@ class Window(msgspec.Struct, eq=False):
     def counts(self) -> tuple[int, ...]:
         """Return the fields of ``WINDOW_COUNTS``."""
         seen = self.measurements
-        lifetimes = (round(seen.lifetime.quantile(q) * 1e9) for q in _PERCENTILES)
+        lifetimes = (min(round(seen.lifetime.quantile(q) * 1e9), _MOST_NS) for q in _PERCENTILES)
         return (
             self.index,
             seen.allocations,
@@ -58,6 +58,7 @@ class Window(msgspec.Struct, eq=False):
 
 LATE_WINDOWS = 10
 _PERCENTILES = (0.05, 0.5, 0.95)
+_MOST_NS = 2**63 - 1  # times of events may lie further apart
 _NUMBERS = ("index", "live", "lost", "restarts", "clock_step")
 
 
