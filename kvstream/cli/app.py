@@ -1,6 +1,5 @@
 """The ``kvstream`` application: its commands, and how errors become messages and exit codes."""
 
-import asyncio
 import logging
 import os
 import re
@@ -13,6 +12,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from anyio.lowlevel import current_token
 from typer.core import TyperGroup
 
 from kvstream.cli.command import Command, Mistakes, UsageError, explain, lines_of
@@ -161,7 +161,7 @@ def _exit_at(number: int, _: object) -> None:
     begun, of which nobody would see to the end: the process would wait for it for ever.
     """
     try:
-        loop = asyncio.get_running_loop()
+        loop: Any = current_token().native_token  # asyncio's, as anyio.run has it
     except RuntimeError:
         sys.exit(EXIT_SIGNAL + number)
     loop.call_soon_threadsafe(sys.exit, EXIT_SIGNAL + number)
