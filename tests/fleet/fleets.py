@@ -264,20 +264,19 @@ class Fleet:
         assert said
 
 
-def _scraped(worker):
+def asked(url):
+    """What a server answers; nothing before it listens."""
     try:
-        url = f"http://127.0.0.1:{worker.port}/metrics?name[]=kvstream_worker_partition_offset"
         with urllib.request.urlopen(url, timeout=10) as answer:
             return answer.read().decode()
-    except OSError:  # before it listens
+    except OSError:
         return ""
 
 
-def offsets(worker):
+def offsets(worker, asked=asked):
     """The place of the next record in each partition that a worker judges, by its number."""
-    found = re.findall(
-        r'^kvstream_worker_partition_offset\{partition="(\d+)"\} (\S+)$', _scraped(worker), re.M
-    )
+    url = f"http://127.0.0.1:{worker.port}/metrics?name[]=kvstream_worker_partition_offset"
+    found = re.findall(r'^kvstream_worker_partition_offset\{partition="(\d+)"\} (\S+)$', asked(url), re.M)
     return {int(number): float(offset) for number, offset in found if float(offset) >= 0}
 
 

@@ -56,6 +56,12 @@ class Network:
         with running(python(*command, space=self.far)) as process:
             yield process
 
+    def asked(self, url):
+        """What a server of the worker's end answers; nothing if there is none."""
+        code = f"import urllib.request as r; print(r.urlopen({url!r}, timeout=10).read().decode())"
+        command = python("-c", code, space=self.far)
+        return subprocess.run(command, check=False, capture_output=True, text=True).stdout
+
     def remove(self):
         for space in (self.near, self.far):
             subprocess.run(["ip", "netns", "delete", space], check=False, stderr=subprocess.DEVNULL)

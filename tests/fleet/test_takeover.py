@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.fleet.brokers import PARTITIONS, mock_cluster
+from tests.fleet.brokers import mock_cluster
 from tests.fleet.fleets import Fleet, figures, offsets
 from tests.fleet.networks import cut_off_network
 from tests.fleet.workers import wait_until
@@ -102,19 +102,21 @@ def test_a_worker_that_is_cut_off_the_network_and_comes_back(tmp_path, capsys):
         figures(capsys, "network of a worker cut") as took,
     ):
         start(fleet, 2)
-        with network.process(fleet.arguments(9)) as remote:
+        with network.process(fleet.arguments(9109)) as remote:
+            remote.port = 9109
+
+            def alone():
+                """What it judges and no other does: it learns late of what it has lost."""
+                judged = set(offsets(remote, network.asked))
+                return judged - {number for each in fleet.workers for number in offsets(each)}
+
             for _ in range(CUTS):
-                # What it judges is what the others do not: it cannot be asked.
-                wait_until(lambda: 0 < len(judged(fleet)) < PARTITIONS, DEADLINE)
-                numbers = set(range(PARTITIONS)) - judged(fleet)
+                numbers = wait_until(alone, DEADLINE)
+                cut_at = time.monotonic()
                 network.cut()
-                took.append(fleet.taken_over(numbers))
+                took.append(fleet.taken_over(numbers, cut_at))
                 network.heal()
-            wait_until(lambda: len(judged(fleet)) < PARTITIONS, DEADLINE)
+            wait_until(alone, DEADLINE)
             remote.terminate()
             assert remote.wait(DEADLINE) == 143
         fleet.come_to_the_same()
-
-
-def judged(fleet):
-    return {number for each in fleet.workers for number in offsets(each)}
