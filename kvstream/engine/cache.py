@@ -486,7 +486,7 @@ class CacheMonitor:
 
     def _before_the_trend(self, windows: int) -> dict[MetricType, list[float]]:
         """Return what is known of metrics before the last closed windows, oldest first."""
-        older = self.ring.newest(windows + _BEFORE_TREND)[:-windows or None]
+        older = self.ring.newest(windows + _BEFORE_TREND)[: -windows or None]
         lookups = older["accesses"] + older["allocations"]
         ended, asked = older["observed"] > 0, lookups > 0
         return {

@@ -6,17 +6,21 @@ import os
 import re
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, Self, cast
 
+import numpy as np
+
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.events.codec import encode_lines
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import MAGIC, encode_record
-from kvstream.events.types import Malformed
+from kvstream.events.sequence import LIVES
+from kvstream.events.types import Malformed, Op
 from kvstream.sinks.kv_events import KVEventEncoder
 from kvstream.sinks.libcachesim import HEADER, csv_lines
 from kvstream.sinks.lookups import LookupEncoder
@@ -117,6 +121,7 @@ class EventLogWriter:
             if chosen == "kvlog" and held is None:
                 self._file.write(MAGIC)
         self._encoder = _encoder(chosen, block_tokens)
+        self._restarts = _Restarts(is_said=chosen == "jsonl")
 
     @property
     def left_out(self) -> int:
@@ -131,7 +136,11 @@ class EventLogWriter:
             OSError: If it cannot be written.
         """
         with naming(self._path):
-            return sum(self._file.write(piece) for piece in self._encoder.encode(frame))
+            return sum(
+                self._file.write(piece)
+                for each in (*self._restarts.before(frame), frame)
+                for piece in self._encoder.encode(each)
+            )
 
     def flush(self) -> None:
         """Hand what has been written to the system, where a killed process cannot lose it."""
@@ -158,6 +167,38 @@ class EventLogWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Restarts:
+    """Has each restart of a source as a clear of its tiers, for JSON lines, which have no epochs.
+
+    Args:
+        is_said: Whether these are JSON lines.
+    """
+
+    def __init__(self, is_said: bool) -> None:
+        self._is_said = is_said
+        self._lives: dict[str, deque[int]] = {}  # newest epochs of each source
+        self._tiers: dict[str, set[str]] = {}
+
+    def before(self, frame: EventFrame) -> list[EventFrame]:
+        """Return what goes before a frame: clears, if its source has begun a new epoch."""
+        if not self._is_said or not frame.epoch or not len(frame):
+            return []
+        tiers = self._tiers.setdefault(frame.source, set())
+        lives = self._lives.setdefault(frame.source, deque(maxlen=LIVES))
+        clears: list[EventFrame] = []
+        if frame.epoch not in lives:
+            at = frame.ts.min(keepdims=True)
+            none = np.zeros(1, np.int64)
+            clears.extend(
+                EventFrame(np.array([Op.CLEAR], np.uint8), none, at, frame.source, tier)
+                for tier in sorted(tiers)
+            )
+            tiers.clear()
+            lives.append(frame.epoch)
+        tiers.add(frame.tier)
+        return clears
 
 
 class _EachFrame:

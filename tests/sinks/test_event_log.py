@@ -2,12 +2,13 @@
 
 import gzip
 
+import msgspec
 import numpy as np
 import pytest
 
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
-from kvstream.events.types import Malformed
+from kvstream.events.types import Malformed, Op
 from kvstream.sinks.event_log import EventLogWriter, RotatingWriter
 from kvstream.sources.reader import EventReader
 
@@ -37,6 +38,24 @@ def test_a_recording_that_exists_is_appended_to(tmp_path, ending):
     for first in (0, 10, 20):
         write(path, first)
     assert read(path) == (list(range(30)), [])
+
+
+@pytest.mark.parametrize(("ending", "clears"), [("kvlog", 0), ("jsonl", 2)])
+def test_a_restart_is_a_clear_of_each_tier_in_json_lines_which_have_no_epochs(tmp_path, ending, clears):
+    path = tmp_path / f"day.{ending}"
+    lives = [("gpu", 7), ("cpu", 7), ("gpu", 7), ("gpu", 8), ("gpu", 8), ("gpu", 7)]
+    with EventLogWriter(str(path)) as writer:
+        for at, (tier, epoch) in enumerate(lives):
+            writer.write(msgspec.structs.replace(frame(10 * at), tier=tier, epoch=epoch))
+    reader = EventReader(str(path))
+    ops = [
+        (item.tier, op)
+        for item in [*reader.feed(path.read_bytes()), *reader.finish()]
+        for op in (Op.CLEAR if each == Op.CLEAR else Op.ALLOC for each in item.ops.tolist())
+    ]
+    assert sorted(tier for tier, op in ops if op == Op.CLEAR) == ["cpu", "gpu"][:clears]
+    of_gpu = [op for tier, op in ops if tier == "gpu"]
+    assert clears == 0 or of_gpu.index(Op.CLEAR) == 20
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "kvlog"])
