@@ -18,7 +18,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
         ts: Start of each, seconds since the Unix epoch.
         blocks: Blocks live at its end, in all of the caches, also in those that were idle in it.
         allocation_rate: Allocations a second.
-        access_rate: Accesses a second.
+        access_rate: Accesses a second; None where hits are unknown.
         eviction_rate: Evictions a second.
         hit_ratio: accesses / (accesses + allocations); None without any, or where hits are unknown.
         never_reused_ratio: Share of evicted blocks that were never accessed; None likewise.
@@ -35,7 +35,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     ts: list[float]
     blocks: list[int]
     allocation_rate: list[float]
-    access_rate: list[float]
+    access_rate: list[float | None]
     eviction_rate: list[float]
     hit_ratio: list[float | None]
     never_reused_ratio: list[float | None]
@@ -53,7 +53,7 @@ _COUNTS = ("allocations", "accesses", "evictions", "premature", "lost")
 _SUMS = {
     name: column
     for column, name in enumerate(
-        (*_COUNTS, "hits", "lookups", "never", "reused", "ended", *LIFETIMES, "busy", "live_change")
+        (*_COUNTS, "hits", "lookups", "never", "reused", "ended", *LIFETIMES, "known", "busy", "live_change")
     )
 }
 
@@ -146,7 +146,9 @@ class HistoryBuilder:
             ts=(begins[is_busy] * self._window_seconds).tolist(),
             blocks=live[is_busy].astype(np.int64).tolist(),
             allocation_rate=rate("allocations"),
-            access_rate=rate("accesses"),
+            access_rate=[
+                each if known else None for each, known in zip(rate("accesses"), column["known"], strict=True)
+            ],
             eviction_rate=rate("evictions"),
             hit_ratio=share("hits", "lookups"),
             never_reused_ratio=share("never", "reused"),
@@ -191,7 +193,7 @@ def _sums_of(rows: Rows, hits_are_known: bool, live: int) -> F64:
     known = {name: rows[name] for name in _COUNTS}
     if hits_are_known:
         lookups = rows["accesses"] + rows["allocations"]
-        known |= {"hits": rows["accesses"], "lookups": lookups}
+        known |= {"hits": rows["accesses"], "lookups": lookups, "known": np.ones_like(lookups)}
         known |= {"never": rows["never_accessed"], "reused": rows["observed"]}
     known |= {name: rows[name] * ended / 1e9 for name in LIFETIMES}
     known |= {"ended": ended, "live_change": np.diff(rows["live"], prepend=live)}

@@ -89,6 +89,7 @@ def test_where_hits_are_unknown_so_is_the_hit_ratio(hits_are_known, ratio):
     history.add(rows(window(1, 9, premature=4)), hits_are_known)
     built = history.history()
     assert built.hit_ratio == [ratio]
+    assert built.access_rate == [30.0 if hits_are_known else None]
     assert built.premature_ratio == [0.8]
 
 

@@ -60,8 +60,12 @@ const kvCharts = (() => {
   const MEANS = {
     /* Of a rate windows without events count as 0. */
     rate(values, row, { step, length, newest }) {
-      let sum = 0;
-      for (let i = row.first; i < row.end; i += 1) sum += values[i];
+      let sum = 0, isKnown = row.first === row.end;
+      for (let i = row.first; i < row.end; i += 1) {
+        sum += values[i] ?? 0;
+        isKnown ||= !unknown(values[i]);
+      }
+      if (!isKnown) return undefined;
       const elapsed = Math.min(step, Math.max(length, newest - row.start));
       return (sum * length) / elapsed;
     },

@@ -361,19 +361,19 @@ const kvFleet = (() => {
   /* Totals of the last minute, of the same windows that the charts are drawn from. */
   function lastMinute(history) {
     const { ts } = history;
-    const sums = { access_rate: 0, eviction_rate: 0, premature_rate: 0, hits: 0, lookups: 0 };
+    const sums = { access_rate: null, eviction_rate: 0, premature_rate: 0, hits: 0, lookups: 0 };
     const end = (ts.at(-1) ?? 0) + history.window_seconds;
     let first = end;
     for (let i = ts.length - 1; i >= 0 && ts[i] >= end - 60; i -= 1) {
       const lookups = history.access_rate[i] + history.allocation_rate[i];
       first = ts[i];
-      sums.access_rate += history.access_rate[i];
+      if (!unknown(history.access_rate[i])) sums.access_rate += history.access_rate[i];
       sums.eviction_rate += history.eviction_rate[i];
       sums.premature_rate += kvCharts.prematureRate(history, i);
       if (!unknown(history.hit_ratio[i])) { sums.hits += history.hit_ratio[i] * lookups; sums.lookups += lookups; }
     }
     const windows = Math.max(1, Math.round((end - first) / history.window_seconds));
-    for (const name of ["access_rate", "eviction_rate", "premature_rate"]) sums[name] /= windows;
+    for (const name of ["access_rate", "eviction_rate", "premature_rate"]) if (!unknown(sums[name])) sums[name] /= windows;
     return { ...sums, hit_ratio: sums.lookups ? sums.hits / sums.lookups : null };
   }
 
