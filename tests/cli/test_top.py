@@ -58,7 +58,7 @@ async def test_it_shows_caches_figures_and_alerts(stream, size):
         await until(pilot, app, lambda: len(rows(app)) == 2 and "lasted 7.0 s" in text(app, "#incidents"))
         assert {row[1] for row in rows(app)} == {f"{MARKUP} · gpu", "vllm-0 · gpu"}
         (vllm,) = [row for row in rows(app) if "vllm-0" in row[1]]
-        assert vllm[3].split() == ["■■■■■■■■", "100", "%"]
+        assert vllm[3].split() == ["■■■■■■■■", "100%"]
         assert "no incident" in text(app, "#status")
         assert "figures as of" in text(app, "#status")
         assert "open incidents  " in text(app, "#incidents")
