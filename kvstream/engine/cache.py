@@ -55,7 +55,7 @@ _CHANGES_AT_ONCE = 65_536  # of content: each time costs what a thousand of them
 _LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
 _BEFORE_TREND = 240  # windows before those of a trend, that say how much a metric wanders
 _SILENT_WINDOWS = 2  # after which a cache's time goes on without events
-_SAVED = ("block_sizes", "_peak", "_stores_seen", "last_ts", "_restarts_unseen", "is_whole")
+_SAVED = ("block_sizes", "_peak", "_stores_seen", "_contents_seen", "last_ts", "_restarts_unseen", "is_whole")
 _TREND_METRICS = (
     MetricType.LIFETIME,
     MetricType.IDLE_TIME,
@@ -120,6 +120,7 @@ class CacheMonitor:
         )
         self._peak = 0  # most blocks that were live at the end of a window
         self._stores_seen = False  # which may be all that an engine publishes, and no hits
+        self._contents_seen = False  # which is to say content hashes, or keys of allocations
         self.working_set = WorkingSetHistory()
         self._usage = UsageByLabelSet()
         self.premature = PrematureEvictions(config.remembered_evictions, round(REMEMBERED_SECONDS * 1e9))
@@ -210,6 +211,7 @@ class CacheMonitor:
                 self.premature.clear()
                 self.sample.clear(some)
             else:
+                self._contents_seen |= len(some.content) > 0
                 self._changes.append(some)
                 self._changes_waiting += len(some.content)
                 if late is not None:
@@ -439,6 +441,11 @@ class CacheMonitor:
         """Return whether a hit was ever reported: before, nobody can say whether there are none."""
         window = self.ring.open
         return self._before.accesses > 0 or (window is not None and window.measurements.accesses > 0)
+
+    @property
+    def premature_is_known(self) -> bool:
+        """Return whether it can be seen that evicted content comes back: it is known and remembered."""
+        return self._contents_seen and self.config.remembered_evictions > 0
 
     @property
     def block_bytes(self) -> int | None:

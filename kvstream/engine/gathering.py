@@ -41,7 +41,7 @@ class Gathering:
         self._config, self._tiers = config, tiers
         self._known, self._unknown = Measurements.empty(), Measurements.empty()  # by whether hits are known
         self._recent_known, self._recent_unknown = Measurements.empty(), Measurements.empty()
-        self._hits_are_known = False
+        self._hits_are_known = self._premature_is_known = False
         self._by_source: dict[str, CacheCounts] = {}
         self._working_sets: list[WorkingSet] = []
         self._usage = UsageByLabel()
@@ -55,6 +55,7 @@ class Gathering:
     def add(self, tier: CacheMonitor) -> None:
         """Take in what one of the tiers has seen."""
         self._hits_are_known |= tier.hits_are_known
+        self._premature_is_known |= tier.premature_is_known
         total = self._known if tier.hits_are_known else self._unknown
         total.merge(tier.measurements())
         if self._span:
@@ -70,6 +71,7 @@ class Gathering:
         seen = forgotten.measurements
         self._by_source.setdefault("", CacheCounts()).add_counts(seen)
         self._hits_are_known |= seen.accesses > 0
+        self._premature_is_known |= seen.return_time.count > 0
         (self._known if seen.accesses else self._unknown).merge(seen)
 
     def summary(
@@ -92,6 +94,7 @@ class Gathering:
                 recent,
                 recent_known if self._hits_are_known else None,
                 self._span * config.window_seconds,
+                self._premature_is_known,
             ),
             source=source or ALL,
             tier=tier or ALL,
@@ -101,6 +104,7 @@ class Gathering:
             capacity=config.capacity * len(tiers) if config.capacity else None,
             block_size=_block_size(config, tiers),
             trends=alone.trends() if alone else {},
+            premature_is_known=self._premature_is_known,
             hits_reported=joint_hits_reported(counts.hits_reported for counts in self._by_source.values()),
             alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
             sizes=alone.sizes() if alone else CacheSizes(),

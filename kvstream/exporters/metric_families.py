@@ -221,7 +221,8 @@ def _tier_readings(tier: CacheMonitor) -> Iterator[Reading]:
             yield family, labels, getattr(seen, name)
     for reason, count in seen.ended_by_reason.items():
         yield _EVICTIONS, (*labels, reason), count
-    yield _PREMATURE, labels, seen.return_time.count
+    if tier.premature_is_known:
+        yield _PREMATURE, labels, seen.return_time.count
     yield _LIFETIME, labels, Interval(tier.classic["lifetime"], seen.lifetime)
     if hits_are_known:
         yield _IDLE, labels, Interval(tier.classic["idle"], seen.idle)
@@ -237,7 +238,8 @@ def _tier_readings(tier: CacheMonitor) -> Iterator[Reading]:
             if hits_are_known:
                 yield _LABEL_ACCESSES, of_label_set, label_set.accesses
             yield _LABEL_EVICTIONS, of_label_set, label_set.evictions
-            yield _LABEL_PREMATURE, of_label_set, label_set.premature
+            if tier.premature_is_known:
+                yield _LABEL_PREMATURE, of_label_set, label_set.premature
 
 
 def content_readings(contents: ContentFigures) -> Iterator[Reading]:

@@ -50,7 +50,7 @@ class CacheLine(msgspec.Struct, frozen=True, kw_only=True):
         message: What the worst of them says; empty without one.
         since: When that began, seconds since the Unix epoch; None without one.
         hit_ratio: In its last windows; None where hits are unknown.
-        premature_ratio: Premature evictions by all evictions in them.
+        premature_ratio: Premature evictions by all evictions in them; None where contents are unknown.
         eviction_rate: Evictions a second in them.
         blocks: Blocks live.
         occupancy: By what there is room for, if that is known.
@@ -65,7 +65,7 @@ class CacheLine(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     since: float | None
     hit_ratio: float | None
-    premature_ratio: float
+    premature_ratio: float | None
     eviction_rate: float
     blocks: int
     occupancy: float | None
@@ -248,7 +248,7 @@ def _badness(line: CacheLine) -> tuple[object, ...]:
     return (
         0 if line.level is None else -line.level.severity - 1,
         line.since or 0.0,
-        -line.premature_ratio,
+        -(line.premature_ratio or 0.0),
         1.0 if line.hit_ratio is None else line.hit_ratio,
         line.source,
         line.tier,

@@ -22,7 +22,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
         eviction_rate: Evictions a second.
         hit_ratio: accesses / (accesses + allocations); None without any, or where hits are unknown.
         never_reused_ratio: Share of evicted blocks that were never accessed; None likewise.
-        premature_ratio: Premature evictions by all evictions; None without evictions.
+        premature_ratio: Premature evictions by all evictions; None without any, or if contents are unknown.
         lifetime_p05: 5th percentile of the lifetimes that ended in it, seconds; None without any, or where
             a row is of several caches. Of a row of several windows, the mean of theirs by evictions.
         lifetime_p50: Their median, likewise.
@@ -53,7 +53,19 @@ _COUNTS = ("allocations", "accesses", "evictions", "premature", "lost")
 _SUMS = {
     name: column
     for column, name in enumerate(
-        (*_COUNTS, "hits", "lookups", "never", "reused", "ended", *LIFETIMES, "known", "busy", "live_change")
+        (
+            *_COUNTS,
+            "hits",
+            "lookups",
+            "never",
+            "reused",
+            "ended",
+            *LIFETIMES,
+            "known",
+            "followed",
+            "busy",
+            "live_change",
+        )
     )
 }
 
@@ -75,14 +87,22 @@ class HistoryBuilder:
         self._all_sums = np.zeros((0, len(_SUMS)))  # a row each
         self._live: dict[tuple[str, str], int] = {}
 
-    def add(self, rows: Rows, hits_are_known: bool, cache: tuple[str, str] = ("", "")) -> None:
+    def add(
+        self,
+        rows: Rows,
+        hits_are_known: bool,
+        cache: tuple[str, str] = ("", ""),
+        premature_is_known: bool = True,
+    ) -> None:
         """Add windows of one cache, all later than those of it that were added before.
 
         Args:
             rows: Their counts.
             hits_are_known: Whether a hit of this cache was ever reported.
             cache: Its source and tier.
+            premature_is_known: Whether it can be seen that evicted content of this cache comes back.
         """
+        known = (hits_are_known, premature_is_known)
         live = self._live.setdefault(cache, 0)
         if not len(rows):
             return
@@ -90,10 +110,10 @@ class HistoryBuilder:
         index = rows["index"]
         if (np.diff(index) <= 0).any():  # after a step back of the clock
             for row in np.split(rows, len(rows)):
-                self._put(row["index"], _sums_of(row, hits_are_known, live))
+                self._put(row["index"], _sums_of(row, *known, live))
                 live = int(row["live"][0])
             return
-        self._put(index, _sums_of(rows, hits_are_known, live))
+        self._put(index, _sums_of(rows, *known, live))
 
     def history(
         self,
@@ -152,7 +172,7 @@ class HistoryBuilder:
             eviction_rate=rate("evictions"),
             hit_ratio=share("hits", "lookups"),
             never_reused_ratio=share("never", "reused"),
-            premature_ratio=share("premature", "evictions"),
+            premature_ratio=share("premature", "followed"),
             lifetime_p05=p05,
             lifetime_p50=p50,
             lifetime_p95=p95,
@@ -186,7 +206,7 @@ class HistoryBuilder:
             self._all_sums = np.pad(self._all_sums, ((0, missing), (0, 0)))
 
 
-def _sums_of(rows: Rows, hits_are_known: bool, live: int) -> F64:
+def _sums_of(rows: Rows, hits_are_known: bool, premature_is_known: bool, live: int) -> F64:
     """Return what rows in order of time add to the sums; ``live`` are the blocks live before them."""
     sums = np.zeros((len(rows), len(_SUMS)))
     ended = np.where(rows["lifetime_p50_ns"] > 0, rows["observed"], 0)
@@ -195,6 +215,8 @@ def _sums_of(rows: Rows, hits_are_known: bool, live: int) -> F64:
         lookups = rows["accesses"] + rows["allocations"]
         known |= {"hits": rows["accesses"], "lookups": lookups, "known": np.ones_like(lookups)}
         known |= {"never": rows["never_accessed"], "reused": rows["observed"]}
+    if premature_is_known:
+        known["followed"] = rows["evictions"]
     known |= {name: rows[name] * ended / 1e9 for name in LIFETIMES}
     known |= {"ended": ended, "live_change": np.diff(rows["live"], prepend=live)}
     is_busy = rows["is_empty"] == 0

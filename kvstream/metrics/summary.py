@@ -108,7 +108,7 @@ class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):
         eviction_rate: Evictions a second.
         hit_ratio: accesses / (accesses + allocations), of blocks; None where hits are unknown.
         never_reused_ratio: Share of evicted blocks that were never accessed; None where hits are unknown.
-        premature_ratio: Premature evictions by all evictions.
+        premature_ratio: Premature evictions by all evictions; None where contents are unknown.
         lifetime: Allocation to eviction.
         idle: Last access to eviction; None where hits are unknown.
         first_reuse: Allocation to first access; None where hits are unknown.
@@ -121,7 +121,7 @@ class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):
     eviction_rate: float
     hit_ratio: float | None
     never_reused_ratio: float | None
-    premature_ratio: float
+    premature_ratio: float | None
     lifetime: IntervalStats
     idle: IntervalStats | None
     first_reuse: IntervalStats | None
@@ -135,7 +135,7 @@ class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         count: Evictions of content that was looked up again.
-        share: The same by all evictions.
+        share: The same by all evictions; None where contents are unknown.
         return_time: Eviction to return.
         extra_blocks_p50: Blocks more than there are that would have kept half of them, in an LRU cache:
             contents evicted later than one that had not come back by its return.
@@ -145,7 +145,7 @@ class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     count: int
-    share: float
+    share: float | None
     return_time: IntervalStats
     extra_blocks_p50: int
     extra_blocks_p90: int
@@ -353,13 +353,16 @@ def hit_figures(known: Measurements | None) -> HitFigures:
     )
 
 
-def recent_metrics(seen: Measurements, known: Measurements | None, seconds: float) -> RecentMetrics:
+def recent_metrics(
+    seen: Measurements, known: Measurements | None, seconds: float, premature_is_known: bool
+) -> RecentMetrics:
     """Return rates and distributions of measurements that span ``seconds``.
 
     Args:
         seen: What all caches have seen.
         known: What the caches that report hits have counted; None if there are none.
         seconds: What they span.
+        premature_is_known: Whether it can be seen that evicted content comes back.
     """
     hits = hit_figures(known)
     per_second = 1.0 / seconds if seconds > 0 else 0.0
@@ -370,7 +373,7 @@ def recent_metrics(seen: Measurements, known: Measurements | None, seconds: floa
         eviction_rate=seen.total_evictions * per_second,
         hit_ratio=hits.hit_ratio,
         never_reused_ratio=hits.never_accessed,
-        premature_ratio=seen.premature_ratio,
+        premature_ratio=seen.premature_ratio if premature_is_known else None,
         lifetime=seen.lifetime.stats(),
         idle=hits.idle,
         first_reuse=hits.first_reuse,
@@ -399,6 +402,7 @@ def summarize(
     trends: dict[str, Trend],
     alerts: list[dict[str, Any]],
     pending: list[dict[str, Any]],
+    premature_is_known: bool,
     hits_reported: HitsReported | None,
     accounts: Accounts,
     final: bool = False,
@@ -425,6 +429,7 @@ def summarize(
         trends: Where windowed values are going.
         alerts: What fires.
         pending: What is bad, but not for long enough.
+        premature_is_known: Whether it can be seen that evicted content comes back.
         hits_reported: Whether requests report what they find in the cache.
         accounts: Where every event and block went.
         final: Whether the stream has ended.
@@ -469,7 +474,7 @@ def summarize(
         multi_access_rate=hits.accessed_more,
         premature=PrematureEvictions(
             count=seen.return_time.count,
-            share=seen.premature_ratio,
+            share=seen.premature_ratio if premature_is_known else None,
             return_time=seen.return_time.stats(),
             extra_blocks_p50=round(seen.return_distance.quantile(0.5)),
             extra_blocks_p90=round(seen.return_distance.quantile(0.9)),

@@ -58,7 +58,7 @@ class CacheNow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         blocks: Blocks live.
         capacity: Blocks there is room for, if known.
         hit_ratio: accesses / (accesses + allocations); None without any, or where hits are unknown.
-        premature_ratio: Premature evictions by all evictions; None without evictions.
+        premature_ratio: Premature evictions by all evictions; None without any, or if contents are unknown.
         eviction_rate: Evictions a second.
         age_seconds: Seconds since the last frame of its source was applied; None for recordings.
         level: The highest severity of its alerts that fire, unless inhibited or silenced; None if none does.
@@ -281,7 +281,7 @@ def _cache_now(stream: KVStream, tier: CacheMonitor, firing: Sequence[CacheAlert
     lookups = accesses + int(rows["allocations"].sum()) if tier.hits_are_known else 0
     evictions, premature = int(rows["evictions"].sum()), int(rows["premature"].sum())
     hit_ratio = round(accesses / lookups, 4) if lookups else None
-    premature_ratio = round(premature / evictions, 4) if evictions else None
+    premature_ratio = round(premature / evictions, 4) if evictions and tier.premature_is_known else None
     span = (tier.ring.latest or 0) - int(rows["index"][0]) if len(rows) else 0
     return CacheNow(
         source=tier.source,
@@ -326,7 +326,7 @@ async def history(stream: KVStream, place: Place, windows: int | None = None, se
         if back:
             rows, longest = tier.ring.since((tier.ring.latest or 0) - back)
         every = max(every, longest)
-        builder.add(rows, tier.hits_are_known, (tier.source, tier.tier))
+        builder.add(rows, tier.hits_are_known, (tier.source, tier.tier), tier.premature_is_known)
         if tier.ring.latest is not None:
             passed.append(tier.ring.latest - (tier.ring.open is not None))
     newest = max(passed, default=0)

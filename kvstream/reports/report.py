@@ -128,7 +128,8 @@ class ReportBuilder:
         self._seen[place] = tier.ring.closed_count
         if place not in self._history:
             self._history[place] = HistoryBuilder(self._config.window_seconds)
-        self._history[place].add(tier.ring.newest(new), tier.hits_are_known)
+        rows = tier.ring.newest(new)
+        self._history[place].add(rows, tier.hits_are_known, (tier.source, tier.tier), tier.premature_is_known)
 
     def _cache(self, analysis: CacheAnalysis) -> CacheReport:
         place = _Place(analysis.source, analysis.tier)

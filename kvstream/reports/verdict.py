@@ -156,7 +156,7 @@ def _of_evictions(summary: CacheMetricsSummary) -> list[str]:
             f"{premature.extra_blocks_p90:,} would have kept 90%."
         )
     blocks = summary.sizes.blocks
-    is_cycle = premature.share > _NEARLY_ALL and 0 < premature.extra_blocks_p90 <= _A_LITTLE * blocks
+    is_cycle = (premature.share or 0.0) > _NEARLY_ALL and 0 < premature.extra_blocks_p90 <= _A_LITTLE * blocks
     if is_cycle:
         sentences.append(
             "Nearly all content comes back just after it was evicted, as in a scan that goes round and "

@@ -60,7 +60,8 @@ async def filled():
 async def fill(stream):
     stream.on_alert(print)
     await send_chat(stream, 20_000)
-    await stream.producer(ODD).allocated(range(10), labels=Labels(tenant="acme", lora="sql"))
+    labels = Labels(tenant="acme", lora="sql")
+    await stream.producer(ODD).allocated(range(10), labels=labels, keys=range(1, 11))
     await stream.producer(ODD).accessed([1, 1, 2])
     stream.producer(ODD).drop("queue_full", 3)
     stream.faults.note("frames", "bad_token", "wrong token")

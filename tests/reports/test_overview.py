@@ -1,5 +1,7 @@
 """The state of a stream, as pages show it."""
 
+import pytest
+
 from kvstream import KVStream, MetricsConfig, StreamConfig
 from kvstream.reports.overview import Place, history, state_of
 from tests.web.fleets import START, fall_silent, send_hits
@@ -28,6 +30,22 @@ async def test_a_total_does_not_wait_for_a_cache_that_is_far_behind():
         total = await history(stream, ALL, 10)
         assert total.ts[-1] == START // 10**9 + 58
         assert set(total.blocks) == {200}, "and still counts its blocks"
+
+
+@pytest.mark.parametrize(("keys", "share"), [(None, None), (range(1, 21), 0.5)])
+async def test_where_contents_are_unknown_so_is_whether_evictions_were_premature(keys, share):
+    async with stream_of() as stream:
+        producer = stream.producer("a")
+        for second in range(2):  # the same content again, if it is known
+            await producer.allocated(range(20), ts=START + second * 10**9, keys=keys)
+            await producer.evicted(range(20), ts=START + second * 10**9 + 1)
+        await producer.allocated([50], ts=START + 3 * 10**9)
+        await stream.flush()
+        state = await state_of(stream, ALL)
+        summary = state.summary
+        assert (summary.premature.share, summary.recent.premature_ratio) == (share, share)
+        assert state.caches[0].premature_ratio == share
+        assert state.history.premature_ratio[-1] == (None if share is None else 1.0)
 
 
 async def test_a_history_of_hours_has_longer_rows_of_what_is_older():

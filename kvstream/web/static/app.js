@@ -2,7 +2,7 @@
 
 /* The page: which cache and time is looked at, the verdict, and keys. */
 const kvApp = (() => {
-  const { count, compact, ratio, seconds, age, clock, at, zone, dated, sentence, element, say, icon } = kvFormat;
+  const { unknown, count, compact, ratio, seconds, age, clock, at, zone, dated, sentence, element, say, icon } = kvFormat;
   const stream = kvStream;
   const { model, keyOf, cacheOf, isChosen } = stream;
   const { WORDS, rank, title, parted, label, lastPast, inPast, choice } = kvIncidents;
@@ -181,7 +181,7 @@ const kvApp = (() => {
     const since = last?.ended_at ?? model.history?.ts[0];
     return {
       kind: "steady", words: notes.length ? `No incident; ${notes[0]}` : many ? `${count(caches.length)} caches steady` : "Steady",
-      why: notes[0] === "hits are not reported" ? "Hit ratio, reuse and premature evictions are unknown, not zero: the engine sends no hits. The page on engines in the documentation says how to get them."
+      why: notes[0] === "hits are not reported" ? "Hit ratio and reuse are unknown, not zero: the engine sends no hits. The page on engines in the documentation says how to get them."
         : notes.length ? "Occupancy and what more memory would buy need the number of blocks: give it with --capacity. vLLM prints it at start as num_gpu_blocks."
           : last ? `No incident is open. ${inPast(last)}` : "No rule fires, and nothing is bad in absolute terms.",
       since: since ? `Steady for ${seconds(Math.max(0, stream.now() - since))}` : "",
@@ -241,7 +241,7 @@ const kvApp = (() => {
     for (let i = start; i < h.ts.length; i += 1) blocks += kvCharts.prematureRate(h, i) * h.window_seconds;
     const { block_tokens: tokens, recent } = state.summary;
     const now = recent.eviction_rate * recent.premature_ratio * (tokens ?? 1);
-    return blocks >= 1 ? `Cost so far: ${compact(Math.round(blocks * (tokens ?? 1)))} ${tokens ? "tokens" : "blocks"} computed again, ${compact(Math.round(now))} a second now` : "";
+    return blocks >= 1 && !unknown(recent.premature_ratio) ? `Cost so far: ${compact(Math.round(blocks * (tokens ?? 1)))} ${tokens ? "tokens" : "blocks"} computed again, ${compact(Math.round(now))} a second now` : "";
   }
 
   function text(id, words) {

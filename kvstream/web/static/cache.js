@@ -70,7 +70,7 @@ const kvCache = (() => {
       wrong ? `${count(summary.blocks_live)} blocks live, ${count(summary.capacity)} given` : summary.capacity ? `${count(summary.blocks_live)} of ${count(summary.capacity)} blocks ${old}` : `highest seen ${count(summary.sizes.peak)}`);
     kvFleet.setMeter(parts.meter, occupancy);
     const evicts = recent.eviction_rate > 0;
-    put("premature", now(evicts ? percent(recent.premature_ratio) : "–"), evicts ? "of evictions" : "no evictions", old || compared(before(history, history.premature_ratio.map((v) => (unknown(v) ? v : Math.min(1, v))), byEvictions), percent));
+    put("premature", now(evicts ? percent(recent.premature_ratio) : "–"), !evicts ? "no evictions" : unknown(recent.premature_ratio) ? "contents are not known" : "of evictions", old || compared(before(history, history.premature_ratio.map((v) => (unknown(v) ? v : Math.min(1, v))), byEvictions), percent));
     put("evictions", now(compact(recent.eviction_rate)), "per second", old || compared(before(history, history.eviction_rate), compact));
     put("lifetime", now(recent.lifetime.count ? seconds(recent.lifetime.p50) : "–"), "", old || [recent.lifetime.count ? `p95 ${seconds(recent.lifetime.p95)}` : "nothing was evicted", compared(before(history, history.lifetime_p50, byEvictions), seconds)].filter(Boolean).join(" · "));
     const working = summary.working_set.blocks[2];

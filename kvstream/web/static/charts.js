@@ -128,7 +128,7 @@ const kvCharts = (() => {
         { name: "premature: needed again later", colour: "purple", as: "mean", of: (h) => h.premature_ratio, by: evictions, share: true },
         { name: "never reused", colour: "orange", as: "mean", of: (h) => h.never_reused_ratio, by: evictions, dash: [5, 3] },
       ],
-      none: "No block was evicted in this time.",
+      none: ({ eviction_rate: rate }) => (rate.some(Boolean) ? "Hits and contents are not known, so the outcome is not." : "No block was evicted in this time."),
     },
     // In tiles alone, where the unit is known.
     again: { format: compact },
@@ -341,7 +341,7 @@ const kvCharts = (() => {
     const lines = chart.lines.map((line) => series(cut, line));
     const known = lines.map((values) => values.filter((value) => !unknown(value)));
     if (!history.ts.length) return missing(made, "No events yet.");
-    if (chart.none && known.every((values) => !values.length)) return missing(made, chart.none);
+    if (chart.none && known.every((values) => !values.length)) return missing(made, typeof chart.none === "function" ? chart.none(history) : chart.none);
     const highest = Math.max(chart.most ?? 0, ...known.flat());
     const lowest = Math.min(...known.flat());
     const y = chart.range ?? (chart.log
@@ -564,7 +564,7 @@ const kvCharts = (() => {
   }
 
   /* Premature evictions a second, in one window of a history. */
-  const prematureRate = (history, i) => history.eviction_rate[i] * Math.min(1, history.premature_ratio[i] ?? 0);
+  const prematureRate = ({ eviction_rate: rate, premature_ratio: share }, i) => (rate[i] && unknown(share[i]) ? null : rate[i] * Math.min(1, share[i] ?? 0));
 
   function forgetColours() { colours = new Map(); }
 

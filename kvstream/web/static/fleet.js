@@ -336,10 +336,10 @@ const kvFleet = (() => {
     const tokens = summary.block_tokens, bytes = summary.block_bytes;
     const draw = (name, more) => kvCharts.time(figures.get(name), name, view.history, view, { small: true, ...more });
     draw("ratio");
-    const each = tokens ?? 1;
+    const scaled = (blocks) => (unknown(blocks) ? null : blocks * (tokens ?? 1));
     draw("again", {
       title: tokens ? "Tokens computed again" : "Blocks computed again",
-      lines: [{ name: "per second", colour: "purple", as: "rate", of: (h) => h.ts.map((_, i) => kvCharts.prematureRate(h, i) * each) }],
+      lines: [{ name: "per second", colour: "purple", as: "rate", of: (h) => h.ts.map((_, i) => scaled(kvCharts.prematureRate(h, i))) }],
     });
     draw("rate");
     const capacities = caches.every((cache) => cache.capacity) ? caches.reduce((sum, cache) => sum + cache.capacity, 0) : null;
@@ -350,18 +350,18 @@ const kvFleet = (() => {
     });
     const rate = (value) => (isOld ? "–" : compact(value));
     big("ratio", [[isOld ? "–" : ratio(recent.hit_ratio), "of blocks"]], worst && worst.hit_ratio !== recent.hit_ratio ? ["worst ", link(worst, ratio(worst.hit_ratio))] : [unknown(summary.hit_rate_estimate) ? "hits are not reported" : ""]);
-    big("again", [[rate(recent.premature_rate * each), "per second"]], most?.premature_ratio ? ["worst ", link(most, `${percent(most.premature_ratio)} of evictions premature`)] : ["no premature evictions"]);
+    big("again", [[rate(scaled(recent.premature_rate)), "per second"]], most?.premature_ratio ? ["worst ", link(most, `${percent(most.premature_ratio)} of evictions premature`)] : [unknown(recent.premature_rate) ? "contents are not known" : "no premature evictions"]);
     big("rate", [[rate(recent.access_rate), "accesses"], [rate(recent.eviction_rate), "evictions"]], [["teal", "accesses"], ["blue", "allocations"], ["orange", "evictions"]].flatMap(key));
     const used = caches.reduce((sum, cache) => sum + cache.blocks, 0);
     big("memory", [[bytes ? gib(used * bytes) : compact(used), bytes
       ? (capacities ? `of ${gib(capacities * bytes)} GiB` : "GiB") : (capacities ? `of ${compact(capacities)} blocks` : "blocks")]],
-    [capacities ? `${percent(used / capacities)} of ${caches.length} caches` : "capacity is not known of every cache"]);
+    [capacities ? `${percent(used / capacities)} of ${caches.length === 1 ? "one cache" : `${caches.length} caches`}` : "capacity is not known of every cache"]);
   }
 
   /* Totals of the last minute, of the same windows that the charts are drawn from. */
   function lastMinute(history) {
     const { ts } = history;
-    const sums = { access_rate: null, eviction_rate: 0, premature_rate: 0, hits: 0, lookups: 0 };
+    const sums = { access_rate: null, eviction_rate: 0, premature_rate: null, hits: 0, lookups: 0 };
     const end = (ts.at(-1) ?? 0) + history.window_seconds;
     let first = end;
     for (let i = ts.length - 1; i >= 0 && ts[i] >= end - 60; i -= 1) {
@@ -369,7 +369,8 @@ const kvFleet = (() => {
       first = ts[i];
       if (!unknown(history.access_rate[i])) sums.access_rate += history.access_rate[i];
       sums.eviction_rate += history.eviction_rate[i];
-      sums.premature_rate += kvCharts.prematureRate(history, i);
+      const premature = kvCharts.prematureRate(history, i);
+      if (!unknown(premature)) sums.premature_rate += premature;
       if (!unknown(history.hit_ratio[i])) { sums.hits += history.hit_ratio[i] * lookups; sums.lookups += lookups; }
     }
     const windows = Math.max(1, Math.round((end - first) / history.window_seconds));
