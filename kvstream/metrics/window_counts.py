@@ -1,5 +1,7 @@
 """Window counts: what is kept of windows for longer than their histograms; the older, the coarser."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -106,7 +108,8 @@ class CountsLog:
     def __init__(self, keep: int) -> None:
         self._keep = keep
         self._kept = tuple(_Kept() for _ in SPANS)
-        self._new: list[tuple[int, ...]] = []  # added since
+        self._new: list[tuple[int, ...]] = []  # not taken in yet
+        self._added = 0  # rows that were taken in
 
     def add(self, counts: tuple[int, ...]) -> None:
         """Add the fields of a window, in order of time."""
@@ -136,28 +139,36 @@ class CountsLog:
         for kept in self._kept:
             kept.clear()
 
-    def save(self) -> list[I64]:
-        """Return the rows of each length."""
+    def save(self) -> dict[str, Any]:
+        """Return the rows of each length, and how many were taken in."""
         self._take_in()
-        return [_table(kept.rows).copy() for kept in self._kept]
+        return {"added": self._added, "rows": [_table(kept.rows).copy() for kept in self._kept]}
 
-    def restore(self, saved: list[I64]) -> None:
+    def restore(self, saved: dict[str, Any]) -> None:
         """Go on from what was saved; as many windows are kept one by one as is configured now."""
-        for kept, table in zip(self._kept, saved, strict=True):
+        self._added = saved["added"]
+        for kept, table in zip(self._kept, saved["rows"], strict=True):
             missing = _FIELDS - table.shape[1]  # columns that were not counted yet when it was saved
             kept.add(_rows(np.pad(table, ((0, 0), (0, missing)))))
 
     def _take_in(self) -> None:
-        """Take in what was added; where there are more rows of a length than are kept, join the oldest."""
-        if not self._new:
-            return
-        self._kept[0].add(_rows(np.array(self._new, np.int64)))
+        """Take in what was added, and fold whenever another 120 rows were."""
+        rows = _rows(np.array(self._new, np.int64).reshape(-1, _FIELDS))
         self._new.clear()
+        while len(rows):
+            room = _FOLDED_AT_ONCE - self._added % _FOLDED_AT_ONCE
+            self._kept[0].add(rows[:room])
+            self._added += len(rows[:room])
+            rows = rows[room:]
+            if self._added % _FOLDED_AT_ONCE == 0:
+                self._fold()
+
+    def _fold(self) -> None:
+        """Join the oldest rows of each length where there are more than are kept."""
         for at, kept in enumerate(self._kept):
-            most = _COARSE_ROWS if at else self._keep
-            if len(kept) <= most + _FOLDED_AT_ONCE:
+            too_many = len(kept) - (_COARSE_ROWS if at else self._keep)
+            if too_many <= 0:
                 continue
-            too_many = len(kept) - most
             if at + 1 == len(SPANS):
                 kept.take(too_many)
                 continue

@@ -213,9 +213,7 @@ class Fleet:
 
     def is_judged(self, count=PARTITIONS):
         """Wait until so many partitions are judged by the workers, each by one."""
-        wait_until(
-            lambda: sorted(n for w in self.workers for n in offsets(w)) == sorted(range(count)), DEADLINE
-        )
+        wait_until(lambda: sorted(n for w in self.workers for n in offsets(w)) == sorted(range(count)))
 
     def taken_over(self, numbers, since=None):
         """Seconds until workers have applied what came after this call (or ``since``) into partitions."""
@@ -236,7 +234,7 @@ class Fleet:
             offsets = committed(self._broker, self.url)
             return all(offsets[number][0] >= end for number, end in wanted.items())
 
-        wait_until(check, DEADLINE)
+        wait_until(check)
 
     # What it comes to
 

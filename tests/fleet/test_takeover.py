@@ -58,7 +58,7 @@ def test_every_commit_of_a_stopped_worker_is_refused(broker, tmp_path, capsys):
         zombie, said = fleet.start_spoken()
         start(fleet, 2)
         for _ in range(STOPS):
-            wait_until(lambda: fleet.is_judged() or offsets(zombie), DEADLINE)
+            wait_until(lambda: fleet.is_judged() or offsets(zombie))
             numbers = offsets(zombie)
             os.kill(zombie.pid, signal.SIGSTOP)
             fleet.workers.remove(zombie)
@@ -66,7 +66,7 @@ def test_every_commit_of_a_stopped_worker_is_refused(broker, tmp_path, capsys):
             fleet.is_committed()  # by others
             since = len(said)
             os.kill(zombie.pid, signal.SIGCONT)
-            wait_until(lambda: [line for line in said[since:] if line.startswith("lost")], DEADLINE)  # noqa: B023
+            wait_until(lambda: [line for line in said[since:] if line.startswith("lost")])  # noqa: B023
             fleet.workers.append(zombie)
             spoken = said[since:]
             asked = set()
@@ -87,7 +87,7 @@ def test_one_worker_then_three_then_two(broker, tmp_path):
         start(fleet, 1)
         fleet.is_committed()
         start(fleet, 2)
-        wait_until(lambda: all(map(offsets, fleet.workers)), DEADLINE)  # each has some of four
+        wait_until(lambda: all(map(offsets, fleet.workers)))  # each has some of four
         fleet.is_committed()
         fleet.end(fleet.workers[0])
         fleet.is_judged()
@@ -111,12 +111,12 @@ def test_a_worker_that_is_cut_off_the_network_and_comes_back(tmp_path, capsys):
                 return judged - {number for each in fleet.workers for number in offsets(each)}
 
             for _ in range(CUTS):
-                numbers = wait_until(alone, DEADLINE)
+                numbers = wait_until(alone)
                 cut_at = time.monotonic()
                 network.cut()
                 took.append(fleet.taken_over(numbers, cut_at))
                 network.heal()
-            wait_until(alone, DEADLINE)
+            wait_until(alone)
             remote.terminate()
             assert remote.wait(DEADLINE) == 143
         fleet.come_to_the_same()

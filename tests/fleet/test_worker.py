@@ -25,7 +25,6 @@ from tests.fleet.workers import (
     write,
     written,
 )
-from tests.waiting import DEADLINE
 
 SOURCES = 6
 
@@ -218,10 +217,10 @@ def test_a_bucket_that_takes_its_time_makes_workers_slow_and_nothing_wrong(broke
 
     write(broker, url, together[:half])
     with working(slow()), working(slow()):
-        wait_until(lambda: any(offset > 0 for offset, _ in committed(broker, url).values()), DEADLINE)
+        wait_until(lambda: any(offset > 0 for offset, _ in committed(broker, url).values()))
         write(broker, url, together[half:])
     with working(slow()):
-        wait_until(has_committed(broker, url, frames), DEADLINE)
+        wait_until(has_committed(broker, url, frames))
     assert_as_uninterrupted(broker, url, tmp_path, frames)
 
 
