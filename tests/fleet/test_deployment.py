@@ -5,6 +5,7 @@ import re
 import subprocess
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from threading import Thread
 
 import anyio
@@ -110,13 +111,16 @@ def test_prometheus_scrapes_and_shows_what_compose_starts():
         for name, service in COMPOSE.items()
         if any("--metrics" in each for each in service.get("command", []))
     }
-    for file in PROMETHEUS["rule_files"]:
-        assert (ROOT / "examples/prometheus" / file).exists()
+    mounted = {
+        there: here for here, there, _ in (each.split(":") for each in COMPOSE["prometheus"]["volumes"])
+    }
+    for file in map(PurePosixPath, PROMETHEUS["rule_files"]):
+        assert (FILES / mounted[str(file.parent)] / file.name).exists()
     (source,) = yaml.safe_load((FILES / "grafana/datasources/prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
     (provider,) = yaml.safe_load((FILES / "grafana/dashboards/kvstream.yaml").read_text())["providers"]
     mounts = dict(each.split(":")[:2] for each in COMPOSE["grafana"]["volumes"])
-    assert mounts["../grafana"] == provider["options"]["path"]
+    assert mounts["../../kvstream/exporters/dashboards"] == provider["options"]["path"]
     for folder in (*mounts, *(each.split(":")[0] for each in COMPOSE["engine"]["volumes"])):
         assert (FILES / folder).is_dir()
 
