@@ -107,13 +107,11 @@ class HistoryBuilder:
         if not len(rows):
             return
         self._live[cache] = int(rows["live"][-1])
-        index = rows["index"]
-        if (np.diff(index) <= 0).any():  # after a step back of the clock
-            for row in np.split(rows, len(rows)):
-                self._put(row["index"], _sums_of(row, *known, live))
-                live = int(row["live"][0])
-            return
-        self._put(index, _sums_of(rows, *known, live))
+        # After a step back of the clock windows are not in order, and may be there twice.
+        is_in_order = bool((np.diff(rows["index"]) > 0).all())
+        for some in (rows,) if is_in_order else np.split(rows, len(rows)):
+            self._put(some["index"], _sums_of(some, *known, live))
+            live = int(some["live"][-1])
 
     def history(
         self,
@@ -218,9 +216,11 @@ def _sums_of(rows: Rows, hits_are_known: bool, premature_is_known: bool, live: i
     if premature_is_known:
         known["followed"] = rows["evictions"]
     known |= {name: rows[name] * ended / 1e9 for name in LIFETIMES}
-    known |= {"ended": ended, "live_change": np.diff(rows["live"], prepend=live)}
-    is_busy = rows["is_empty"] == 0
+    known["ended"] = ended
     for name, values in known.items():
-        sums[:, _SUMS[name]] = np.where(is_busy, values, 0) if name != "live_change" else values
+        sums[:, _SUMS[name]] = values
+    is_busy = rows["is_empty"] == 0
+    sums[~is_busy] = 0
+    sums[:, _SUMS["live_change"]] = np.diff(rows["live"], prepend=live)
     sums[:, _SUMS["busy"]] = is_busy
     return sums

@@ -34,7 +34,7 @@ Rows = npt.NDArray[np.void]
 """Rows of ``WINDOW_COUNTS``, oldest first."""
 
 SPANS = (1, 10, 60)
-_COARSE_ROWS = 360  # of each length, so that a history reaches back 21,600 windows
+_COARSE_ROWS = 360  # of each further length: 3,600 windows by ten, and 21,600 before them by sixty
 _FOLDED_AT_ONCE = 120  # rows, so that joining costs next to nothing a window
 
 
