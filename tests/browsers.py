@@ -21,7 +21,7 @@ QUIET = [
 
 @asynccontextmanager
 async def started_chromium():
-    """A Chromium, whose start takes much longer than a page."""
+    """A Chromium for many pages, as to start it takes much longer than a page."""
     async with async_playwright() as playwright:
         chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield chromium

@@ -48,7 +48,7 @@ _MAX_OTHER_TIERS = 16  # that are not known beforehand; what is of any further o
 _FIRST_ROOM = 16  # rows of new columns, of which hostile batches may ask for many
 _KEPT_MEDIA = 64  # of which the columns are found by their bytes
 _FIRST_HASHES, _MOST_KEPT = 256, 65_536  # of an event, for which room is made at first, and kept
-_MOST_SALTED = 16_384  # events whose salt is kept for those that go on from them, and those of a batch
+_MOST_SALTED = 16_384  # events with a salt that those that go on from them have, too; and those of a batch
 _SPARE_ROOM, _SPARE_COLUMNS = 16_384, 2  # rows of columns that are kept empty, and how many of them
 
 _STORE = cython.declare(cython.int, int(Op.STORE))

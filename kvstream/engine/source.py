@@ -46,7 +46,7 @@ class SourceMonitor:
         self._sequence = FrameSequence()
         self._lost_unseen = 0  # not yet in a window
         self._dropped_unseen = 0  # repeats and refused events, not yet in an outcome
-        self._is_applying = False  # frames whose numbers have been taken in
+        self._is_applying = False  # frames, their numbers taken in already
 
     def slices(self, frames: Iterable[EventFrame], records: bool) -> Iterator[Outcome]:
         """Apply frames, those of a tier joined as far as no loss or restart parts them.

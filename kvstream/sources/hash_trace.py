@@ -129,7 +129,7 @@ class TraceDecoder:
             yield from self._taken(self._vllm)
 
     def _vllm_for(self, request: Request) -> VLLMCache:
-        """Return the cache of vLLM's rules, whose blocks are all of one size."""
+        """Return the cache by vLLM's rules; its blocks are all of one size."""
         tokens = request.block_tokens or self._block_tokens
         if self._vllm is None:
             self._block_tokens = tokens

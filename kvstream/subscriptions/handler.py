@@ -98,7 +98,7 @@ class Handled(Generic[T]):
             while not self._ended.is_set():
                 # A task of its own, that ends if the handler cancels it; the next one goes on from there.
                 error = await contained(self._call_with_each)
-                if isinstance(error, Exception):  # not the handler's, whose are dealt with there
+                if isinstance(error, Exception):  # not the handler's: those are dealt with there
                     raise error
                 if error is not None and self._in_hand is not None:
                     self._failed(error)

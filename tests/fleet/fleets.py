@@ -212,7 +212,7 @@ class Fleet:
             consumer.close()
 
     def is_judged(self, count=PARTITIONS):
-        """Wait until so many partitions are judged by the workers, each by one."""
+        """Wait until the first ``count`` partitions are judged by the workers, each by one."""
         wait_until(lambda: sorted(n for w in self.workers for n in offsets(w)) == sorted(range(count)))
 
     def taken_over(self, numbers, since=None):
