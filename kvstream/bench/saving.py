@@ -28,6 +28,7 @@ CASES = ((1, 16_384, False), (1, 16_384, True), (1000, 16_384, True), (1, 10_000
 _FRAME_EVENTS = 4096
 _REPEATS = 3
 _LEAST_SECONDS = 1.0
+_TICK_SECONDS = 0.001
 
 
 class Saving(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +41,7 @@ class Saving(msgspec.Struct, frozen=True, kw_only=True):
         bytes_per_cache: Length of a snapshot by caches.
         seconds: To take a snapshot while events come as fast as they can be applied; median.
         cost_seconds: What of that counts as taken from events, by which the interval is chosen.
+        held_seconds: The longest that the event loop stands still for a snapshot while no event comes.
         of_savez: CPU to pack one cache, relative to ``numpy.savez`` and zstd of the same arrays.
         interval_seconds: From one snapshot to the next, so that they take a twentieth of the time.
         throughput_meanwhile: Events a second while a snapshot is taken, relative to those without; median of
@@ -53,6 +55,7 @@ class Saving(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_cache: int
     seconds: float
     cost_seconds: float
+    held_seconds: float
     of_savez: float
     interval_seconds: float
     throughput_meanwhile: float
@@ -87,6 +90,7 @@ async def _measure(caches: int, blocks: int, content: bool) -> Saving:
             frames = cycle(_frames(caches, blocks, content))
             await _feed(stream, frames, 0.0)
             taken = [await _repeat(stream, saver, frames) for _ in range(_REPEATS)]
+            held = await _longest_hold(saver)
             of_savez = _of_savez(sources_of(stream)[0])
             length, interval = saver.bytes, saver.interval
     seconds = statistics.median(each[0] for each in taken)
@@ -98,6 +102,7 @@ async def _measure(caches: int, blocks: int, content: bool) -> Saving:
         bytes_per_cache=length // caches,
         seconds=seconds,
         cost_seconds=statistics.median(each[1] for each in taken),
+        held_seconds=held,
         of_savez=of_savez,
         interval_seconds=interval,
         throughput_meanwhile=meanwhile,
@@ -130,6 +135,24 @@ async def _repeat(stream: KVStream, saver: Saver, frames: Iterator[EventFrame]) 
         tasks.start_soon(save)
         meanwhile = await _feed(stream, frames, 0.0, lambda: not saved)
     return saved[0], saver.cost, meanwhile / alone
+
+
+async def _longest_hold(saver: Saver) -> float:
+    """Return the longest time between two turns of the event loop while a snapshot is taken."""
+    saved: list[bool] = []
+
+    async def save() -> None:
+        saved.append(await saver.save())
+
+    longest = 0.0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(save)
+        last = time.perf_counter()
+        while not saved:
+            await anyio.sleep(_TICK_SECONDS)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+    return longest
 
 
 async def _feed(

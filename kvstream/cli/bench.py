@@ -187,8 +187,8 @@ def _print(document: BenchReport, before: BenchReport | None) -> None:
 
 def _saving(saving: list[Saving]) -> Table:
     table = Table(title="snapshots")
-    columns = ["caches", "of blocks", "bytes each", "s", "cost s", "of savez", "every s", "meanwhile"]
-    for name in [*columns, "throughput"]:
+    sizes, times = ["caches", "of blocks", "bytes each"], ["s", "cost s", "held ms"]
+    for name in [*sizes, *times, "of savez", "every s", "meanwhile", "throughput"]:
         table.add_column(name, justify="right")
     for each in saving:
         table.add_row(
@@ -197,6 +197,7 @@ def _saving(saving: list[Saving]) -> Table:
             f"{each.bytes_per_cache:,}",
             f"{each.seconds:.2f}",
             f"{each.cost_seconds:.3f}",
+            f"{each.held_seconds * 1e3:.1f}",
             f"{each.of_savez:.2f}",
             f"{each.interval_seconds:.0f}",
             f"{each.throughput_meanwhile:.2f}",

@@ -3,6 +3,7 @@
 import pytest
 
 from kvstream.bench.saving import measure_saving
+from tests.waiting import DEADLINE
 
 
 @pytest.mark.slow
@@ -14,6 +15,7 @@ def test_what_snapshots_cost_is_measured():
         assert each.caches == caches
         assert 0 < each.bytes_per_cache < 200_000
         assert each.cost_seconds > 0
+        assert 0 < each.held_seconds < DEADLINE
         assert each.of_savez > 0
         assert each.throughput_meanwhile > 0
         assert each.interval_seconds >= 5.0
