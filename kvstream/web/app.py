@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from kvstream.alerts.types import CacheAlert
-from kvstream.errors import MissingExtraError
+from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.exporters.prometheus import exposition
 from kvstream.reports.overview import Place, States, blocks, history, recent_distributions, sparklines
 from kvstream.stream import KVStream
@@ -25,7 +25,7 @@ try:
 
     from kvstream.web.events import AlertLog, LiveEvents
     from kvstream.web.guard import Access, Guard
-    from kvstream.web.json_body import json_response, refusal
+    from kvstream.web.json_body import RefusedError, json_response, refused
     from kvstream.web.marks import MarkRoutes
     from kvstream.web.silences import SilenceRoutes
 except ImportError:
@@ -77,6 +77,7 @@ def application(
             Route("/readyz", routes.ready),
         ],
         middleware=[Middleware(Guard, access=access, faults=stream.faults)],
+        exception_handlers={RefusedError: refused, ConfigError: refused},
     )
     app.router.redirect_slashes = False  # it would send to whatever host the request names
     app.state.live = routes.live
@@ -116,10 +117,7 @@ class _Routes:
 
     async def alerts(self, request: Request) -> Response:
         """Answer with alerts, newest first, and the number of the newest."""
-        limit = _whole(request, "limit", MAX_ALERTS)
-        if limit is None:
-            return refusal(f"limit must be a number from 1 to {MAX_ALERTS:,}", 400)
-        kept = self._log.after(0)[-limit:]
+        kept = self._log.after(0)[-_count(request, "limit", MAX_ALERTS) :]
         return json_response(
             Alerts(
                 last_event_id=f"{self._log.boot}-{self._log.newest}",
@@ -133,13 +131,8 @@ class _Routes:
         return json_response(Inputs(inputs=self._stream.inputs()))
 
     async def history(self, request: Request) -> Response:
-        windows = _whole(request, "windows", MAX_WINDOWS)
-        seconds = _whole(request, "seconds", MAX_SECONDS)
-        if windows is None:
-            return refusal(f"windows must be a number from 1 to {MAX_WINDOWS:,}", 400)
-        if seconds is None:
-            return refusal(f"seconds must be a number from 1 to {MAX_SECONDS:,}", 400)
-        back = seconds if "seconds" in request.query_params else 0
+        windows = _count(request, "windows", MAX_WINDOWS)
+        back = _count(request, "seconds", MAX_SECONDS) if "seconds" in request.query_params else 0
         return json_response(await history(self._stream, _place(request), windows, back))
 
     async def sparklines(self, request: Request) -> Response:
@@ -151,7 +144,7 @@ class _Routes:
     async def blocks(self, request: Request) -> Response:
         shown = blocks(self._stream, _place(request))
         if shown is None:
-            return refusal("choose one source and tier: ?source=…&tier=…", 404)
+            raise RefusedError(404, "choose one source and tier: ?source=…&tier=…")
         return json_response(shown)
 
     async def events(self, request: Request) -> Any:
@@ -176,7 +169,13 @@ def _place(request: Request) -> Place:
     return Place(request.query_params.get("source") or None, request.query_params.get("tier") or None)
 
 
-def _whole(request: Request, name: str, limit: int) -> int | None:
-    """Return a number of the query, ``limit`` if it has none; None if it cannot be used."""
-    text = request.query_params.get(name, str(limit))
-    return int(text) if _NUMBER.fullmatch(text) and 1 <= int(text) <= limit else None
+def _count(request: Request, name: str, most: int) -> int:
+    """Return a number of the query; the most there may be if it has none.
+
+    Raises:
+        RefusedError: If it cannot be used.
+    """
+    text = request.query_params.get(name, str(most))
+    if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= most:
+        raise RefusedError(400, f"{name} must be a number from 1 to {most:,}")
+    return int(text)

@@ -1,13 +1,11 @@
-"""JSON of requests, whole and bounded, and JSON of answers."""
+"""JSON of requests, whole and bounded, and JSON of answers and refusals."""
 
-from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from kvstream.errors import ConfigError
 from kvstream.text.json import encode_json
 from kvstream.web.messages import Refusal
 
@@ -17,15 +15,15 @@ _MOST_BYTES = 65_536
 
 
 class RefusedError(Exception):
-    """Raised when a request's body cannot be used.
+    """Raised when a request asks for what it cannot have; ``refused`` answers with why.
 
     Attributes:
-        response: What the client is answered.
+        status: HTTP status of the answer.
     """
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
-        self.response = refusal(why, status)
+        self.status = status
 
 
 async def json_body(request: Request, kind: type[T]) -> T:
@@ -51,21 +49,11 @@ async def json_body(request: Request, kind: type[T]) -> T:
         raise RefusedError(400, str(error)) from None
 
 
-async def answered(answer: Awaitable[Response]) -> Response:
-    """Return an answer; what a request asks for and cannot have is answered with why."""
-    try:
-        return await answer
-    except RefusedError as refused:
-        return refused.response
-    except ConfigError as error:
-        return refusal(str(error), 400)
-
-
 def json_response(value: Any, status: int = 200) -> Response:
     """Return an answer of JSON."""
     return Response(encode_json(value), status, media_type="application/json")
 
 
-def refusal(why: str, status: int) -> Response:
-    """Return an answer that says why there is no other."""
-    return json_response(Refusal(error=why), status)
+async def refused(request: Request, error: Exception) -> Response:
+    """Answer a request with why it has no other answer: a ``RefusedError``, or settings that cannot be."""
+    return json_response(Refusal(error=str(error)), error.status if isinstance(error, RefusedError) else 400)

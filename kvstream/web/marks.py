@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kvstream.stream import KVStream
-from kvstream.web.json_body import answered, json_body, json_response, refusal
+from kvstream.web.json_body import RefusedError, json_body, json_response
 from kvstream.web.messages import MarkRequest, Marks
 
 
@@ -23,15 +23,12 @@ class MarkRoutes:
         if request.method != "POST":
             marks = self._stream.marks(request.query_params.get("source") or None)
             return json_response(Marks(marks=marks))
-        return await answered(self._add(request))
-
-    async def _add(self, request: Request) -> Response:
         asked = await json_body(request, MarkRequest)
         at = None if asked.time is None else asked.time.timestamp()
         return json_response(self._stream.mark(asked.text, timestamp=at, source=asked.source), 201)
 
     async def one(self, request: Request) -> Response:
         """Remove a mark."""
-        if self._stream.unmark(request.path_params["id"]):
-            return Response(status_code=204)
-        return refusal("there is no mark with that id", 404)
+        if not self._stream.unmark(request.path_params["id"]):
+            raise RefusedError(404, "there is no mark with that id")
+        return Response(status_code=204)

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from kvstream.alerts.silences import Silence
 from kvstream.errors import ConfigError
 from kvstream.stream import KVStream
-from kvstream.web.json_body import answered, json_body, json_response, refusal
+from kvstream.web.json_body import RefusedError, json_body, json_response
 from kvstream.web.messages import MAX_SILENCE_SECONDS, AcknowledgeRequest, SilenceRequest, Silences
 
 
@@ -26,27 +26,21 @@ class SilenceRoutes:
         """List the silences, or begin one."""
         if request.method != "POST":
             return json_response(Silences(silences=self._stream.silences()))
-        return await answered(self._begin(request))
-
-    async def _begin(self, request: Request) -> Response:
         asked = await json_body(request, SilenceRequest)
         return json_response(await self._stream.silence(self._silence(asked)), 201)
 
     async def one(self, request: Request) -> Response:
         """End a silence."""
-        if await self._stream.unsilence(request.path_params["id"]):
-            return Response(status_code=204)
-        return refusal("there is no silence with that id", 404)
+        if not await self._stream.unsilence(request.path_params["id"]):
+            raise RefusedError(404, "there is no silence with that id")
+        return Response(status_code=204)
 
     async def acknowledge(self, request: Request) -> Response:
         """Silence the incident of an alert that fires until it is over."""
-        return await answered(self._acknowledge(request))
-
-    async def _acknowledge(self, request: Request) -> Response:
         asked = await json_body(request, AcknowledgeRequest)
         silence = await self._stream.acknowledge(request.path_params["fingerprint"], asked.reason)
         if silence is None:
-            return refusal("no alert with that fingerprint fires", 404)
+            raise RefusedError(404, "no alert with that fingerprint fires")
         return json_response(silence, 201)
 
     def _silence(self, asked: SilenceRequest) -> Silence:
