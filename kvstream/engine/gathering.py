@@ -41,7 +41,8 @@ class Gathering:
         self._config, self._tiers = config, tiers
         self._known, self._unknown = Measurements.empty(), Measurements.empty()  # by whether hits are known
         self._recent_known, self._recent_unknown = Measurements.empty(), Measurements.empty()
-        self._hits_are_known = self._premature_is_known = False
+        self._hits_are_known = self._contents_are_known = False
+        self._followed = self._recent_followed = 0  # evictions of caches with known contents
         self._by_source: dict[str, CacheCounts] = {}
         self._working_sets: list[WorkingSet] = []
         self._usage = UsageByLabel()
@@ -55,12 +56,14 @@ class Gathering:
     def add(self, tier: CacheMonitor) -> None:
         """Take in what one of the tiers has seen."""
         self._hits_are_known |= tier.hits_are_known
-        self._premature_is_known |= tier.premature_is_known
-        total = self._known if tier.hits_are_known else self._unknown
-        total.merge(tier.measurements())
+        self._contents_are_known |= tier.premature_is_known
+        seen = tier.measurements()
+        (self._known if tier.hits_are_known else self._unknown).merge(seen)
+        self._followed += seen.total_evictions if tier.premature_is_known else 0
         if self._span:
-            recent = self._recent_known if tier.hits_are_known else self._recent_unknown
-            recent.merge(tier.recent(self._span, self._newest))
+            recent = tier.recent(self._span, self._newest)
+            (self._recent_known if tier.hits_are_known else self._recent_unknown).merge(recent)
+            self._recent_followed += recent.total_evictions if tier.premature_is_known else 0
         tier.add_counts_to(self._by_source.setdefault(tier.source, CacheCounts()))
         self._working_sets.append(tier.working_set.recent(self._newest))
         self._usage.add(tier.usage())
@@ -71,7 +74,8 @@ class Gathering:
         seen = forgotten.measurements
         self._by_source.setdefault("", CacheCounts()).add_counts(seen)
         self._hits_are_known |= seen.accesses > 0
-        self._premature_is_known |= seen.return_time.count > 0
+        self._contents_are_known |= forgotten.followed_evictions > 0
+        self._followed += forgotten.followed_evictions
         (self._known if seen.accesses else self._unknown).merge(seen)
 
     def summary(
@@ -94,7 +98,7 @@ class Gathering:
                 recent,
                 recent_known if self._hits_are_known else None,
                 self._span * config.window_seconds,
-                self._premature_is_known,
+                self._recent_followed if self._contents_are_known else None,
             ),
             source=source or ALL,
             tier=tier or ALL,
@@ -104,7 +108,7 @@ class Gathering:
             capacity=config.capacity * len(tiers) if config.capacity else None,
             block_size=_block_size(config, tiers),
             trends=alone.trends() if alone else {},
-            premature_is_known=self._premature_is_known,
+            followed_evictions=self._followed if self._contents_are_known else None,
             hits_reported=joint_hits_reported(counts.hits_reported for counts in self._by_source.values()),
             alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
             sizes=alone.sizes() if alone else CacheSizes(),

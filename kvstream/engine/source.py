@@ -259,6 +259,7 @@ class ForgottenSources:
     Attributes:
         sources: How many they were.
         measurements: What was seen of all their tiers.
+        followed_evictions: Evictions of the tiers with known contents.
         counts: What was counted of their frames.
         live: Generations that went on when they were forgotten.
     """
@@ -266,7 +267,7 @@ class ForgottenSources:
     def __init__(self) -> None:
         self.sources = 0
         self.measurements = Measurements.empty()
-        self.live = 0
+        self.followed_evictions = self.live = 0
         self.counts = SourceCounts()
         self.refused: Counter[str] = Counter()
 
@@ -274,7 +275,9 @@ class ForgottenSources:
         """Take over what a source had counted."""
         self.sources += 1
         for tier in source.tiers.values():
-            self.measurements.merge(tier.measurements())
+            seen = tier.measurements()
+            self.measurements.merge(seen)
+            self.followed_evictions += seen.total_evictions if tier.premature_is_known else 0
             self.live += tier.table.live_count
         self.counts.add(source.counts)
         self.refused += source.refused
@@ -284,6 +287,7 @@ class ForgottenSources:
         return {
             "sources": self.sources,
             "measurements": save_measurements([self.measurements]),
+            "followed_evictions": self.followed_evictions,
             "live": self.live,
             "counts": msgspec.to_builtins(self.counts),
             "refused": dict(self.refused),
@@ -295,6 +299,8 @@ class ForgottenSources:
         self.live += saved["live"]
         (measurements,) = restore_measurements(saved["measurements"])
         self.measurements.merge(measurements)
+        of_all = measurements.total_evictions if measurements.return_time.count else 0
+        self.followed_evictions += saved.get("followed_evictions", of_all)
         self.counts.add(msgspec.convert(saved["counts"], SourceCounts))
         self.refused.update(saved["refused"])
 

@@ -22,7 +22,9 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
         eviction_rate: Evictions a second.
         hit_ratio: accesses / (accesses + allocations); None without any, or where hits are unknown.
         never_reused_ratio: Share of evicted blocks that were never accessed; None likewise.
-        premature_ratio: Premature evictions by all evictions; None without any, or if contents are unknown.
+        premature_rate: Premature evictions a second; None where contents are unknown.
+        premature_ratio: Premature evictions by all evictions of caches with known contents; None
+            without any.
         lifetime_p05: 5th percentile of the lifetimes that ended in it, seconds; None without any, or where
             a row is of several caches. Of a row of several windows, the mean of theirs by evictions.
         lifetime_p50: Their median, likewise.
@@ -39,6 +41,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     eviction_rate: list[float]
     hit_ratio: list[float | None]
     never_reused_ratio: list[float | None]
+    premature_rate: list[float | None]
     premature_ratio: list[float | None]
     lifetime_p05: list[float | None]
     lifetime_p50: list[float | None]
@@ -61,7 +64,8 @@ _SUMS = {
             "reused",
             "ended",
             *LIFETIMES,
-            "known",
+            "hits_known",
+            "contents_known",
             "followed",
             "busy",
             "live_change",
@@ -152,6 +156,10 @@ class HistoryBuilder:
         def rate(name: str) -> list[float]:
             return (column[name] / seconds[is_busy]).tolist()  # type: ignore[no-any-return]
 
+        def known_rate(name: str, known: str) -> list[float | None]:
+            pairs = zip(rate(name), column[known].tolist(), strict=True)
+            return [each if is_known else None for each, is_known in pairs]
+
         def share(part: str, whole: str) -> list[float | None]:
             pairs = zip(column[part].tolist(), column[whole].tolist(), strict=True)
             return [each / of if of else None for each, of in pairs]
@@ -164,12 +172,11 @@ class HistoryBuilder:
             ts=(begins[is_busy] * self._window_seconds).tolist(),
             blocks=live[is_busy].astype(np.int64).tolist(),
             allocation_rate=rate("allocations"),
-            access_rate=[
-                each if known else None for each, known in zip(rate("accesses"), column["known"], strict=True)
-            ],
+            access_rate=known_rate("accesses", "hits_known"),
             eviction_rate=rate("evictions"),
             hit_ratio=share("hits", "lookups"),
             never_reused_ratio=share("never", "reused"),
+            premature_rate=known_rate("premature", "contents_known"),
             premature_ratio=share("premature", "followed"),
             lifetime_p05=p05,
             lifetime_p50=p50,
@@ -211,10 +218,10 @@ def _sums_of(rows: Rows, hits_are_known: bool, premature_is_known: bool, live: i
     known = {name: rows[name] for name in _COUNTS}
     if hits_are_known:
         lookups = rows["accesses"] + rows["allocations"]
-        known |= {"hits": rows["accesses"], "lookups": lookups, "known": np.ones_like(lookups)}
+        known |= {"hits": rows["accesses"], "lookups": lookups, "hits_known": np.ones_like(lookups)}
         known |= {"never": rows["never_accessed"], "reused": rows["observed"]}
     if premature_is_known:
-        known["followed"] = rows["evictions"]
+        known |= {"followed": rows["evictions"], "contents_known": np.ones(len(rows))}
     known |= {name: rows[name] * ended / 1e9 for name in LIFETIMES}
     known["ended"] = ended
     for name, values in known.items():

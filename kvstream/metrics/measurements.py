@@ -80,9 +80,12 @@ class Measurements(CacheCounts, eq=False):
 
     @property
     def premature_ratio(self) -> float:
-        """Return premature evictions by all evictions; 0 without evictions."""
-        evicted = self.total_evictions
-        return self.return_time.count / evicted if evicted else 0.0
+        """Return premature evictions by all evictions, of a cache with known contents; 0 without any."""
+        return self.premature_share(self.total_evictions)
+
+    def premature_share(self, evictions: int) -> float:
+        """Return premature evictions by the evictions of the caches with known contents; 0 without any."""
+        return self.return_time.count / evictions if evictions else 0.0
 
     @property
     def single_access_ratio(self) -> float:

@@ -108,7 +108,9 @@ class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):
         eviction_rate: Evictions a second.
         hit_ratio: accesses / (accesses + allocations), of blocks; None where hits are unknown.
         never_reused_ratio: Share of evicted blocks that were never accessed; None where hits are unknown.
-        premature_ratio: Premature evictions by all evictions; None where contents are unknown.
+        premature_rate: Premature evictions a second; None where contents are unknown.
+        premature_ratio: Premature evictions by all evictions of caches with known contents; None
+            without such a cache.
         lifetime: Allocation to eviction.
         idle: Last access to eviction; None where hits are unknown.
         first_reuse: Allocation to first access; None where hits are unknown.
@@ -121,6 +123,7 @@ class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):
     eviction_rate: float
     hit_ratio: float | None
     never_reused_ratio: float | None
+    premature_rate: float | None
     premature_ratio: float | None
     lifetime: IntervalStats
     idle: IntervalStats | None
@@ -135,7 +138,7 @@ class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         count: Evictions of content that was looked up again.
-        share: The same by all evictions; None where contents are unknown.
+        share: The same by all evictions of caches with known contents; None without such a cache.
         return_time: Eviction to return.
         extra_blocks_p50: Blocks more than there are that would have kept half of them, in an LRU cache:
             contents evicted later than one that had not come back by its return.
@@ -354,7 +357,7 @@ def hit_figures(known: Measurements | None) -> HitFigures:
 
 
 def recent_metrics(
-    seen: Measurements, known: Measurements | None, seconds: float, premature_is_known: bool
+    seen: Measurements, known: Measurements | None, seconds: float, followed_evictions: int | None
 ) -> RecentMetrics:
     """Return rates and distributions of measurements that span ``seconds``.
 
@@ -362,7 +365,7 @@ def recent_metrics(
         seen: What all caches have seen.
         known: What the caches that report hits have counted; None if there are none.
         seconds: What they span.
-        premature_is_known: Whether it can be seen that evicted content comes back.
+        followed_evictions: Evictions of caches with known contents; None if there are none.
     """
     hits = hit_figures(known)
     per_second = 1.0 / seconds if seconds > 0 else 0.0
@@ -373,7 +376,8 @@ def recent_metrics(
         eviction_rate=seen.total_evictions * per_second,
         hit_ratio=hits.hit_ratio,
         never_reused_ratio=hits.never_accessed,
-        premature_ratio=seen.premature_ratio if premature_is_known else None,
+        premature_rate=None if followed_evictions is None else seen.return_time.count * per_second,
+        premature_ratio=None if followed_evictions is None else seen.premature_share(followed_evictions),
         lifetime=seen.lifetime.stats(),
         idle=hits.idle,
         first_reuse=hits.first_reuse,
@@ -402,7 +406,7 @@ def summarize(
     trends: dict[str, Trend],
     alerts: list[dict[str, Any]],
     pending: list[dict[str, Any]],
-    premature_is_known: bool,
+    followed_evictions: int | None,
     hits_reported: HitsReported | None,
     accounts: Accounts,
     final: bool = False,
@@ -429,7 +433,7 @@ def summarize(
         trends: Where windowed values are going.
         alerts: What fires.
         pending: What is bad, but not for long enough.
-        premature_is_known: Whether it can be seen that evicted content comes back.
+        followed_evictions: Evictions of caches with known contents; None if there are none.
         hits_reported: Whether requests report what they find in the cache.
         accounts: Where every event and block went.
         final: Whether the stream has ended.
@@ -474,7 +478,7 @@ def summarize(
         multi_access_rate=hits.accessed_more,
         premature=PrematureEvictions(
             count=seen.return_time.count,
-            share=seen.premature_ratio if premature_is_known else None,
+            share=None if followed_evictions is None else seen.premature_share(followed_evictions),
             return_time=seen.return_time.stats(),
             extra_blocks_p50=round(seen.return_distance.quantile(0.5)),
             extra_blocks_p90=round(seen.return_distance.quantile(0.9)),

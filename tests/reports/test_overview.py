@@ -48,6 +48,26 @@ async def test_where_contents_are_unknown_so_is_whether_evictions_were_premature
         assert state.history.premature_ratio[-1] == (None if share is None else 1.0)
 
 
+async def test_evictions_of_unknown_contents_do_not_lower_the_share_of_premature_ones():
+    async with stream_of() as stream:
+        for source, keys in (("known", range(1, 21)), ("unknown", None)):
+            producer = stream.producer(source)
+            for second in range(2):
+                await producer.allocated(range(20), ts=START + second * 10**9, keys=keys)
+                await producer.evicted(range(20), ts=START + second * 10**9 + 1)
+            await producer.allocated([50], ts=START + 3 * 10**9)
+        await stream.flush()
+        state = await state_of(stream, ALL)
+        summary, history = state.summary, state.history
+        assert (summary.total_evictions, summary.premature.count) == (80, 20)
+        assert (summary.premature.share, summary.recent.premature_ratio) == (0.5, 0.5)
+        assert summary.recent.premature_rate == 20 / summary.recent.seconds
+        assert (history.premature_ratio[:2], history.premature_rate[:2]) == ([0.0, 1.0], [0.0, 20.0])
+        for source in ("known", "unknown"):
+            await stream.forget(source)
+            assert stream.summary_nowait().premature.share == 0.5
+
+
 async def test_a_history_of_hours_has_longer_rows_of_what_is_older():
     async with stream_of(windows=60) as stream:
         await send_hits(stream, "a", seconds=400)

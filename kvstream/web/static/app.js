@@ -238,10 +238,10 @@ const kvApp = (() => {
     const start = h.ts.findIndex((ts) => ts >= incident.started_at - h.window_seconds);
     if (start < 0) return "";
     let blocks = 0;
-    for (let i = start; i < h.ts.length; i += 1) blocks += kvCharts.prematureRate(h, i) * h.window_seconds;
+    for (let i = start; i < h.ts.length; i += 1) blocks += (h.premature_rate[i] ?? 0) * h.window_seconds;
     const { block_tokens: tokens, recent } = state.summary;
-    const now = recent.eviction_rate * recent.premature_ratio * (tokens ?? 1);
-    return blocks >= 1 && !unknown(recent.premature_ratio) ? `Cost so far: ${compact(Math.round(blocks * (tokens ?? 1)))} ${tokens ? "tokens" : "blocks"} computed again, ${compact(Math.round(now))} a second now` : "";
+    const now = recent.premature_rate * (tokens ?? 1);
+    return blocks >= 1 && !unknown(recent.premature_rate) ? `Cost so far: ${compact(Math.round(blocks * (tokens ?? 1)))} ${tokens ? "tokens" : "blocks"} computed again, ${compact(Math.round(now))} a second now` : "";
   }
 
   function text(id, words) {

@@ -563,10 +563,7 @@ const kvCharts = (() => {
     return path;
   }
 
-  /* Premature evictions a second, in one window of a history. */
-  const prematureRate = ({ eviction_rate: rate, premature_ratio: share }, i) => (rate[i] && unknown(share[i]) ? null : rate[i] * Math.min(1, share[i] ?? 0));
-
   function forgetColours() { colours = new Map(); }
 
-  return { time, curve, blockMap, sparkPath, colour, forgetColours, prematureRate };
+  return { time, curve, blockMap, sparkPath, colour, forgetColours };
 })();

@@ -339,7 +339,7 @@ const kvFleet = (() => {
     const scaled = (blocks) => (unknown(blocks) ? null : blocks * (tokens ?? 1));
     draw("again", {
       title: tokens ? "Tokens computed again" : "Blocks computed again",
-      lines: [{ name: "per second", colour: "purple", as: "rate", of: (h) => h.ts.map((_, i) => scaled(kvCharts.prematureRate(h, i))) }],
+      lines: [{ name: "per second", colour: "purple", as: "rate", of: (h) => h.premature_rate.map(scaled) }],
     });
     draw("rate");
     const capacities = caches.every((cache) => cache.capacity) ? caches.reduce((sum, cache) => sum + cache.capacity, 0) : null;
@@ -369,8 +369,7 @@ const kvFleet = (() => {
       first = ts[i];
       if (!unknown(history.access_rate[i])) sums.access_rate += history.access_rate[i];
       sums.eviction_rate += history.eviction_rate[i];
-      const premature = kvCharts.prematureRate(history, i);
-      if (!unknown(premature)) sums.premature_rate += premature;
+      if (!unknown(history.premature_rate[i])) sums.premature_rate += history.premature_rate[i];
       if (!unknown(history.hit_ratio[i])) { sums.hits += history.hit_ratio[i] * lookups; sums.lookups += lookups; }
     }
     const windows = Math.max(1, Math.round((end - first) / history.window_seconds));
