@@ -69,7 +69,8 @@ from kvstream.metrics.working_set import WorkingSet
 from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import QueueStatistics
 from kvstream.settings import load_config
-from kvstream.stream import KVStream, StreamStatistics
+from kvstream.stream import KVStream
+from kvstream.streaming.accounts import StreamStatistics
 from kvstream.subscriptions.handler import Batching, Delivery
 from kvstream.subscriptions.subscription import Subscription, SubscriptionStatistics
 from kvstream.transport.client import Connection, ConnectionStatistics, connect

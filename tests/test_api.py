@@ -47,7 +47,7 @@ ORDER = [
     "engine",
     "state",
     "recording",
-    "consumer",
+    "streaming",
     "stream",
     "collector",
     "transport",

@@ -19,7 +19,7 @@ from kvstream import (
     MetricsConfig,
     StreamConfig,
 )
-from kvstream.stream import sources_of
+from kvstream.stream import consumers_of
 from tests.waiting import DEADLINE
 
 
@@ -249,7 +249,7 @@ async def test_drop_newest_keeps_what_came_first():
         for i in range(20):
             producer.allocated_nowait(list(range(10 * i, 10 * i + 10)))
         await stream.flush()
-        blocks = {b.block_id for t in stream._monitors[0].caches() for b in t.table.live_blocks()}
+        blocks = {b.block_id for t in consumers_of(stream).caches() for b in t.table.live_blocks()}
     assert blocks == set(range(100))
     assert stream.summary_nowait().accounts.dropped == {"queue_full": 100}
 
@@ -262,7 +262,7 @@ async def test_drop_oldest_keeps_what_came_last_and_leaves_other_producers_alone
         for i in range(20):
             producer.allocated_nowait(list(range(10 * i, 10 * i + 10)))
         await stream.flush()
-        live = {t.tier: {b.block_id for b in t.table.live_blocks()} for t in stream._monitors[0].caches()}
+        live = {t.tier: {b.block_id for b in t.table.live_blocks()} for t in consumers_of(stream).caches()}
     assert live["cpu"] == set(range(30))
     assert live["gpu"] == set(range(130, 200))
     assert producer.statistics().dropped == {"displaced": 130}
@@ -490,94 +490,12 @@ async def test_caches_beyond_the_bound_are_dropped_and_counted(consumers, caplog
             await stream.flush()
             await stream.producer("late").allocated(3)
             await stream.flush()
-            for monitor in stream._monitors:
+            for monitor in consumers_of(stream).monitors:
                 monitor.note_lost("later", 1)
             assert len(stream.caches()) == 5
-            assert len(sources_of(stream)) <= 5
+            assert len(consumers_of(stream).sources()) <= 5
             accounts = stream.summary_nowait().accounts
     assert accounts.processed == 5 * 3
     assert accounts.dropped["too_many_caches"] == 40 * 3 - 5 * 3 + 3
     assert accounts.balanced
     assert "max_caches" in caplog.text
-
-
-async def turns_while(work):
-    """How often another task gets its turn while something is awaited."""
-    turns = 0
-
-    async def take_turns():
-        nonlocal turns
-        while True:
-            turns += 1
-            await checkpoint()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(take_turns)
-        await work()
-        tasks.cancel_scope.cancel()
-    return turns
-
-
-@pytest.mark.parametrize(
-    ("events", "seconds", "clears", "slices"),
-    [
-        (300_000, 0, False, 9),
-        (640, 1, False, 40),
-        (320, 60, False, 20),
-        (320, 10**7, False, 20),
-        (640, 0, True, 10),
-    ],
-)
-async def test_others_get_their_turn_while_a_large_frame_is_applied(events, seconds, clears, slices):
-    ops = np.arange(events) % 2 * 3 if clears else np.zeros(events)
-    ts = np.arange(events) * seconds * 10**9
-    large = frame(ops, np.arange(events) % 1000, ts)
-    async with KVStream(config()) as stream:
-        await stream.send(large)
-        assert await turns_while(stream.flush) >= slices
-        assert stream.accounts().processed == events
-
-
-async def test_accounts_are_exact_between_the_slices_of_a_frame_and_when_one_is_the_last():
-    events = 100 * 16
-    large = frame([0] * events, range(events), np.arange(events) * 10**9, seq=0)
-    again = frame([0] * 7, range(7), [events * 10**9] * 7, seq=0)
-    seen = set()
-    async with anyio.create_task_group() as tasks:
-
-        async def run():
-            async with KVStream(config()) as stream:
-                seen.add(stream)
-                await stream.send(large)
-                await stream.send(again)
-                await stream.flush()
-
-        tasks.start_soon(run)
-        while not seen or next(iter(seen)).accounts().processed < 50 * 16:
-            for stream in seen:
-                assert stream.accounts().balanced
-            await checkpoint()
-        tasks.cancel_scope.cancel()
-    accounts = stream.accounts()
-    assert 50 * 16 <= accounts.processed < events
-    assert accounts.balanced
-    assert accounts.in_flight == 0
-    assert accounts.dropped == {"duplicate": 7, "cancelled": events - accounts.processed}
-
-
-async def test_a_frame_in_slices_is_no_repeat_of_itself():
-    async with KVStream(config()) as stream:
-        for seq in range(3):
-            await stream.send(frame([0] * 100, range(100), (np.arange(100) + 100 * seq) * 10**9, seq=seq))
-        await stream.flush()
-        accounts = stream.accounts()
-    assert (accounts.duplicate_frames, accounts.lost_frames, accounts.processed) == (0, 0, 300)
-
-
-async def test_the_clock_leaves_a_source_alone_while_its_frame_is_being_applied():
-    times = np.arange(2000) * 10**9
-    metrics = MetricsConfig(window_seconds=0.002, export_interval=0)
-    async with KVStream(StreamConfig(metrics=metrics)) as stream:
-        await stream.send(frame([0] * 2000, range(2000), times))
-        await stream.flush()
-        assert stream.accounts().clock_steps == 0

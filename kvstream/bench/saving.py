@@ -20,7 +20,7 @@ from kvstream.events.frame import EventFrame
 from kvstream.state.saver import Saver
 from kvstream.state.sections import source_section
 from kvstream.state.snapshot import pack_section
-from kvstream.stream import KVStream, keeper_of, sources_of
+from kvstream.stream import KVStream, consumers_of, keeper_of
 
 CASES = ((1, 16_384, False), (1, 16_384, True), (1000, 16_384, True), (1, 10_000_000, True))
 """Caches, blocks of each, and whether they are content hashes."""
@@ -91,7 +91,7 @@ async def _measure(caches: int, blocks: int, content: bool) -> Saving:
             await _feed(stream, frames, 0.0)
             taken = [await _repeat(stream, saver, frames) for _ in range(_REPEATS)]
             held = await _longest_hold(saver)
-            of_savez = _of_savez(sources_of(stream)[0])
+            of_savez = _of_savez(consumers_of(stream).sources()[0])
             length, interval = saver.bytes, saver.interval
     seconds = statistics.median(each[0] for each in taken)
     meanwhile = statistics.median(each[2] for each in taken)

@@ -14,7 +14,7 @@ from kvstream.exporters.process import cpu_seconds, resident_bytes
 from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.summary import Accounts, SavedState
 from kvstream.metrics.usage import usage_by_label
-from kvstream.stream import KVStream, caches_of, sources_in_turn, sources_of
+from kvstream.stream import KVStream, consumers_of
 
 TIER = ("source", "tier")
 
@@ -170,8 +170,9 @@ FAMILIES = (
 
 async def readings_in_steps(stream: KVStream) -> AsyncIterator[Iterator[Reading]]:
     """Yield the values of a stream, source by source; other tasks run in between."""
-    contents = ContentGathering(caches_of(stream))
-    async for source in sources_in_turn(stream):
+    consumers = consumers_of(stream)
+    contents = ContentGathering(consumers.caches())
+    async for source in consumers.in_turn(consumers.sources()):
         yield source_readings(stream, source)
         for cache in source.tiers.values():
             contents.add(cache)
@@ -181,8 +182,9 @@ async def readings_in_steps(stream: KVStream) -> AsyncIterator[Iterator[Reading]
 
 def readings(stream: KVStream) -> Iterator[Reading]:
     """Yield the same at once."""
-    contents = ContentGathering(caches_of(stream))
-    for source in sources_of(stream):
+    consumers = consumers_of(stream)
+    contents = ContentGathering(consumers.caches())
+    for source in consumers.sources():
         yield from source_readings(stream, source)
         for cache in source.tiers.values():
             contents.add(cache)

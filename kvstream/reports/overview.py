@@ -21,7 +21,7 @@ from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.summary import CacheMetricsSummary, SavedState
 from kvstream.reports.incidents import OpenIncident, open_incidents
 from kvstream.reports.verdict import verdict
-from kvstream.stream import KVStream, caches_in_turn, caches_of
+from kvstream.stream import KVStream, consumers_of
 from kvstream.text.json import encode_json
 from kvstream.text.numbers import percent, time_of_day
 
@@ -223,7 +223,7 @@ async def state_of(
     summary.alerts, summary.pending = [], []  # of a thousand caches, a megabyte
     caches: list[CacheNow] = []
     alerts: list[CacheAlert] = []
-    async for tier in caches_in_turn(stream):
+    async for tier in consumers_of(stream).caches_in_turn():
         firing = tier.rules.firing()
         caches.append(_cache_now(stream, tier, firing))
         if place.source in (None, tier.source) and place.tier in (None, tier.tier):
@@ -321,7 +321,7 @@ async def history(stream: KVStream, place: Place, windows: int | None = None, se
     asked = back or windows or stream.config.metrics.windows
     builder = HistoryBuilder(length)
     passed, every = [], 1
-    async for tier in caches_in_turn(stream, *place):
+    async for tier in consumers_of(stream).caches_in_turn(*place):
         rows, longest = tier.ring.newest(asked + _LATE_WINDOWS), 1
         if back:
             rows, longest = tier.ring.since((tier.ring.latest or 0) - back)
@@ -344,7 +344,7 @@ async def sparklines(stream: KVStream) -> Sparklines:
     each = -(-kept // _STEPS)
     end = int(stream.event_time() / config.window_seconds) // each + 1
     lines = []
-    async for tier in caches_in_turn(stream):
+    async for tier in consumers_of(stream).caches_in_turn():
         accesses, lookups = np.zeros((2, _STEPS))
         if tier.hits_are_known:
             rows = tier.ring.newest(kept)
@@ -363,7 +363,7 @@ async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Dist
     """Return lifetimes, idle times and reuse gaps of the last minute."""
     config = stream.config.metrics
     total, hits_are_known = Measurements.empty(), True
-    async for tier in caches_in_turn(stream, *place):
+    async for tier in consumers_of(stream).caches_in_turn(*place):
         total.merge(tier.recent(config.recent_windows))
         hits_are_known &= tier.hits_are_known
     return distributions(total, hits_are_known)
@@ -371,7 +371,7 @@ async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Dist
 
 def blocks(stream: KVStream, place: Place) -> Blocks | None:
     """Return the blocks of a place; None if it is not one source and tier."""
-    tiers = caches_of(stream, *place)
+    tiers = consumers_of(stream).caches(*place)
     if len(tiers) != 1:
         return None
     (tier,) = tiers

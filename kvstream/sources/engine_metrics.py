@@ -21,7 +21,7 @@ from kvstream.sources.connection_state import Connection
 from kvstream.sources.engine_input import Forget, Take
 from kvstream.sources.http_client import FetchError, fetch, require_http
 from kvstream.state.resumption import MarkerOf, no_marker
-from kvstream.stream import KVStream, caches_of
+from kvstream.stream import KVStream, consumers_of
 
 _EVERY_SECONDS = 15.0
 _ENOUGH_BLOCKS = 1_000
@@ -287,7 +287,7 @@ def event_counts(stream: KVStream) -> Callable[[str], EventCounts | None]:
     """Return what says how much the events of a source's GPU cache come to."""
 
     def counts(source: str) -> EventCounts | None:
-        for cache in caches_of(stream, source, DEFAULT_TIER):
+        for cache in consumers_of(stream).caches(source, DEFAULT_TIER):
             seen = cache.measurements()
             return EventCounts(cache.table.live_count, seen.allocations, seen.accesses)
         return None

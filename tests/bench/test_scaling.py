@@ -1,6 +1,7 @@
 from kvstream import KVStream, StreamConfig
 from kvstream.bench.consumers import SOURCES, measure_consumers
 from kvstream.bench.growth import measure_endurance, measure_growth
+from kvstream.stream import consumers_of
 
 
 def test_growth_is_measured_at_every_size_of_both_kinds_of_table():
@@ -22,7 +23,7 @@ def test_a_cache_is_measured_after_more_and_more_events():
 
 def test_the_sources_that_are_measured_belong_to_different_consumers():
     stream = KVStream(StreamConfig(consumers=2))
-    assert len({stream._consumer_of(source) for source in SOURCES}) == 2
+    assert len({consumers_of(stream).of(source) for source in SOURCES}) == 2
 
 
 def test_two_consumers_are_measured_beside_two_processes():

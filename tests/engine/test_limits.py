@@ -1,19 +1,10 @@
 """Every size has a bound: what is beyond is refused, counted and raises an alert; what is gone goes."""
 
-import datetime
-import gc
-import threading
-
-import anyio
 import msgspec
 import numpy as np
 import pytest
-import trio
-from anyio import to_thread
-from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import MockClock
 
 from kvstream import (
     ConfigError,
@@ -22,27 +13,18 @@ from kvstream import (
     Labels,
     MalformedInputError,
     MetricsConfig,
-    Silence,
-    StreamConfig,
-    default_rules,
 )
-from kvstream.alerts.drops import DropWatch
-from kvstream.alerts.silences import Silences
-from kvstream.engine.limits import MAX_TIERS, StreamLimits
+from kvstream.engine.limits import MAX_TIERS
 from kvstream.engine.monitor import Monitor
 from kvstream.events.types import Op
 from kvstream.metrics.histogram import IntervalStats
-from kvstream.recording import registry
-from kvstream.recording.producer import Producer
 from kvstream.recording.queue import MOST_OBJECTS, FrameQueue
 from kvstream.recording.registry import SentFrames
 from kvstream.sources.timing import FrameCutter
-from kvstream.stream import sources_of
 from tests.blocks.test_table import apply_plain
 from tests.reference import ReferenceSource
 from tests.strategies import cuts, fewer, plain_events
 from tests.strategies import frame as event_frame
-from tests.waiting import DEADLINE
 
 
 def frame(op, blocks, source="s", tier="gpu", ts=0, seq=-1, epoch=0):
@@ -186,203 +168,6 @@ def test_the_alerts_of_a_forgotten_source_end():
     assert ended.fingerprint == alerts[0].fingerprint
 
 
-def simulated(main):
-    """Runs ``main`` on a clock that jumps over every wait."""
-    return trio.run(main, clock=MockClock(autojump_threshold=0))
-
-
-def clock():
-    return round(trio.current_time() * 1e9)
-
-
-def config(window_seconds=10.0, **metrics):
-    return StreamConfig(
-        metrics=MetricsConfig(export_interval=0.0, window_seconds=window_seconds, **metrics),
-        flush_seconds=1.0,
-    )
-
-
-def test_a_stream_forgets_silent_sources_and_lets_others_in():
-    async def main():
-        async with KVStream(config(max_caches=3, forget_seconds=600.0), clock=clock) as stream:
-            for n in range(3):
-                await stream.producer(f"dead-{n}").allocated(range(10))
-            await stream.flush()
-            await anyio.sleep(300)
-            await stream.producer("dead-2").accessed(1)
-            await stream.flush()
-            await anyio.sleep(310)
-            left = [source.source for source in sources_of(stream)]
-            for n in range(2):
-                await stream.producer(f"living-{n}").allocated(range(5))
-            await stream.flush()
-            await anyio.sleep(600)
-            accounts = stream.accounts()
-            assert stream.statistics().producers == ()
-        return left, stream.caches(), accounts
-
-    left, places, accounts = simulated(main)
-    assert left == ["dead-2"]
-    assert len(places) <= 2
-    assert accounts.forgotten_sources >= 3
-    assert accounts.dropped == {}
-    assert accounts.offered == accounts.processed == 41
-    assert accounts.balanced
-
-
-def test_with_0_nothing_is_ever_forgotten():
-    async def main():
-        async with KVStream(config(forget_seconds=0.0), clock=clock) as stream:
-            await stream.producer("engine").allocated(range(10))
-            await stream.flush()
-            await anyio.sleep(3 * 3600)
-            assert stream.caches() == [("engine", "gpu")]
-
-    simulated(main)
-
-
-def test_where_places_are_short_the_longest_silent_source_goes_sooner():
-    async def main():
-        async with KVStream(config(max_caches=2, forget_seconds=1200.0), clock=clock) as stream:
-            for name in ("first", "second"):
-                await stream.producer(name).allocated([1])
-                await stream.flush()
-                await anyio.sleep(60)
-            await stream.producer("third").allocated([1])  # "first" is silent for two minutes
-            await stream.flush()
-            assert stream.caches() == [("second", "gpu"), ("third", "gpu")]
-            await stream.producer("fourth").allocated([1])  # "second" for one
-            await stream.flush()
-            assert stream.caches() == [("second", "gpu"), ("third", "gpu")]
-            assert stream.accounts().dropped == {"too_many_caches": 1}
-
-    simulated(main)
-
-
-def test_a_source_that_comes_back_begins_anew():
-    async def main():
-        async with KVStream(config(forget_seconds=60.0), clock=clock) as stream:
-            alerts = stream.alerts()
-            await stream.send(frame(Op.ALLOC, [1], "engine", ts=clock(), seq=0))
-            await stream.flush()
-            await anyio.sleep(100)
-            await stream.send(frame(Op.EVICT, [1], "engine", ts=clock(), seq=0))
-            await stream.flush()
-            accounts = stream.accounts()
-        return accounts, [alert async for alert in alerts]
-
-    accounts, alerts = simulated(main)
-    assert alerts == []
-    assert (accounts.unknown_evictions, accounts.forgotten, accounts.restarts) == (1, 1, 0)
-    assert accounts.balanced
-
-
-# Alerts
-
-
-def test_refused_events_raise_one_alert_that_names_the_limit_and_ends():
-    async def main():
-        async with KVStream(config(1.0, max_caches=2, forget_seconds=0.0), clock=clock) as stream:
-            alerts = stream.alerts()
-            for n in range(200):
-                await stream.send(frame(Op.ALLOC, [1], f"s{n}", ts=clock()))
-                await anyio.sleep(0.1)
-            firing = stream.summary_nowait().alerts
-            await anyio.sleep(120)
-        return firing, [alert async for alert in alerts if alert.rule == "limit_reached"]
-
-    firing, (fired, resolved) = simulated(main)
-    assert (fired.state, fired.source, fired.tier, fired.level) == ("firing", "*", "*", "warning")
-    assert "more than 2 caches (max_caches = 2)" in fired.message
-    assert resolved.state == "resolved"
-    assert resolved.fingerprint == fired.fingerprint
-    assert [alert["rule"] for alert in firing].count("limit_reached") == 1
-
-
-def test_a_stream_that_ends_at_once_still_says_that_it_refused_events():
-    async def main():
-        async with KVStream(config(max_live_blocks=2)) as stream:
-            alerts = stream.alerts()
-            await stream.producer("engine").allocated(range(10))
-        return [alert async for alert in alerts]
-
-    (alert,) = anyio.run(main)
-    assert (alert.rule, alert.state) == ("limit_reached", "firing")
-    assert "max_live_blocks = 2" in alert.message
-
-
-class Watching:
-    """A DropWatch, and a window of the clock for each call."""
-
-    def __init__(self, silences=()):
-        limits = StreamLimits(MetricsConfig()).descriptions()
-        self.watch = DropWatch(default_rules(), Silences(silences), limits)
-        self.counts = {"repeated": 0, "stale": 0, "conflicting": 0}
-        self.now = 0
-
-    def windows(self, count, **new):
-        alerts = []
-        for _ in range(count):
-            self.now += 1
-            for kind, frames in new.items():
-                self.counts[kind] += frames
-            some = {kind: frames for kind, frames in self.counts.items() if frames}
-            alerts += self.watch.look({}, [("engine", some)] if some else [], self.now)
-        return alerts
-
-
-@pytest.mark.parametrize("kind", ["repeated", "stale", "conflicting"])
-def test_duplicates_that_a_producer_keeps_sending_raise_an_alert_that_says_which(kind):
-    watching = Watching()
-    (fired,) = watching.windows(60, **{kind: 3})
-    assert (fired.rule, fired.state, fired.source) == (f"frames_{kind}", "firing", "engine")
-    assert watching.watch.firing() == [fired]
-    (resolved,) = watching.windows(60)
-    assert (resolved.rule, resolved.state) == (f"frames_{kind}", "resolved")
-    assert watching.watch.firing() == []
-
-
-def test_duplicates_after_reconnects_raise_none():
-    watching = Watching()
-    for _ in range(10):
-        assert watching.windows(3, repeated=1_000) == []
-        assert watching.windows(60) == []
-
-
-def test_a_slow_producer_that_is_never_heard_is_noticed():
-    watching, alerts = Watching(), []
-    for _ in range(30):
-        alerts += watching.windows(1, stale=1) + watching.windows(2)
-    assert [alert.rule for alert in alerts] == ["frames_stale"]
-
-
-def test_a_silenced_alert_of_drops_is_published_once_the_silence_ends():
-    until = datetime.datetime.fromtimestamp(100, datetime.UTC)
-    watching = Watching([Silence(until=until, rule="frames_*")])
-    assert watching.windows(90, repeated=1) == []
-    assert [alert.rule for alert in watching.windows(20, repeated=1)] == ["frames_repeated"]
-
-
-def test_a_forgotten_source_leaves_nothing_behind():
-    watching = Watching()
-    watching.windows(60, repeated=1)
-    (ended,) = watching.watch.forget("engine", "gone", 70)
-    assert (ended.state, ended.message) == ("resolved", "gone")
-    assert watching.watch.firing() == []
-
-
-def test_a_producer_that_repeats_itself_is_noticed_in_a_stream():
-    async def main():
-        async with KVStream(config(1.0), clock=clock) as stream:
-            alerts = stream.alerts()
-            for _ in range(120):
-                await stream.send(frame(Op.ALLOC, [1], "engine", ts=5, seq=0))
-                await anyio.sleep(1)
-        return [alert async for alert in alerts]
-
-    assert "frames_repeated" in [alert.rule for alert in simulated(main)]
-
-
 # Names
 
 
@@ -404,95 +189,6 @@ async def test_what_is_no_name_is_refused_at_every_entrance(name):
         accounts = stream.accounts()
     assert (accounts.malformed, accounts.processed) == (2, 2)
     assert accounts.balanced
-
-
-# Producers
-
-
-async def test_producers_made_without_end_are_bounded_and_keep_every_count(monkeypatch):
-    monkeypatch.setattr(registry, "_MAX_PRODUCERS", 100)
-    config = StreamConfig(metrics=MetricsConfig(max_caches=4), queue_events=1_000)
-    async with KVStream(config) as stream:
-        for n in range(10_000):
-            stream.producer(f"s{n}", overflow="drop_newest").allocated_nowait(n)
-            if n % 100 == 0:
-                await checkpoint()
-        assert len(stream.statistics().producers) <= 100
-        await stream.flush()
-        gc.collect()
-        # Those that are kept, those of the frames that the consumer took last, and a few on their way.
-        assert sum(isinstance(each, Producer) for each in gc.get_objects()) <= 100 + 1_000 + 100
-        accounts = stream.accounts()
-    assert accounts.offered == 10_000
-    assert accounts.balanced
-
-
-async def test_a_producer_too_many_is_refused_where_the_events_of_all_wait_for_room(monkeypatch):
-    monkeypatch.setattr(registry, "_MAX_PRODUCERS", 3)
-    async with KVStream(StreamConfig(queue_events=4, frame_events=2)) as stream:
-        with pytest.raises(ConfigError, match="3 producers"):
-            for n in range(20):
-                stream.producer(f"s{n}").allocated_nowait([1, 2])
-        await stream.flush()
-        stream.producer("late").allocated_nowait([1, 2])
-        await stream.flush()
-        accounts = stream.accounts()
-    assert accounts.offered == accounts.processed
-    assert accounts.balanced
-
-
-async def test_a_producer_that_is_still_held_goes_on_working_after_it_was_retired(monkeypatch):
-    monkeypatch.setattr(registry, "_MAX_PRODUCERS", 2)
-    async with KVStream(StreamConfig(flush_seconds=0.001)) as stream:
-        held = stream.producer("held")
-        recorder = held.recorder()
-        held.allocated_nowait([1, 2])
-        for n in range(50):
-            stream.producer(f"other-{n}").allocated_nowait(1)
-        assert held.statistics().offered == 0  # handed over
-        assert stream.producer("held") is held
-        held.allocated_nowait(3)
-        recorder.allocated_nowait(4)
-        recorder.end_step()
-        del held
-        gc.collect()
-        await stream.flush()
-        assert stream.summary_nowait("held").blocks_live == 4
-        accounts = stream.accounts()
-    assert accounts.offered == 54
-    assert accounts.balanced
-
-
-async def test_retiring_a_producer_loses_nothing_while_threads_record(monkeypatch):
-    monkeypatch.setattr(registry, "_MAX_PRODUCERS", 8)
-    config = StreamConfig(frame_events=10, queue_events=200, flush_seconds=0.001)
-    stop = threading.Event()
-    counts = [0] * 4
-
-    def record(n):
-        producer = stream.producer(f"s{n}")
-        while not stop.is_set() and counts[n] < 20_000:
-            producer.allocated_nowait([1, 2, 3])
-            counts[n] += 3
-
-    async with KVStream(config) as stream:
-        threads = [threading.Thread(target=record, args=(n,)) for n in range(4)]
-        for thread in threads:
-            thread.start()
-        with anyio.move_on_after(DEADLINE):
-            while any(thread.is_alive() for thread in threads):
-                for n in range(20):
-                    stream.producer(f"more-{n}")
-                accounts = stream.accounts()
-                assert accounts.balanced
-                assert accounts.in_flight >= 0
-                await anyio.sleep(0.001)
-        stop.set()
-        for thread in threads:
-            await to_thread.run_sync(thread.join)
-        await stream.flush()
-        accounts = stream.accounts()
-    assert accounts.offered == accounts.processed == sum(counts)
 
 
 # Queues

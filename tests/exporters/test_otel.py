@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from kvstream import AlertLevel, KVStream, Labels, MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError
 from kvstream.exporters.otel import OpenTelemetry
-from kvstream.stream import sources_of
+from kvstream.stream import consumers_of
 from tests.ports import posted_to
 from tests.serving import alert, send_chat, tell
 
@@ -78,7 +78,7 @@ async def test_metrics_and_alerts_arrive_as_they_are():
         lifetime = metrics["kvstream.block_lifetime"]
         assert lifetime.unit == "s"
         point = of_source(lifetime.exponential_histogram.data_points, "vllm-0")
-        ours = sources_of(stream)[0].tiers["gpu"].measurements().lifetime
+        ours = consumers_of(stream).sources()[0].tiers["gpu"].measurements().lifetime
         assert (point.count, point.scale, point.zero_count) == (ours.count, 4, ours.zero_count)
         assert (point.positive.offset, list(point.positive.bucket_counts)) == (
             ours.offset,

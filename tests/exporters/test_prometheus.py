@@ -26,7 +26,7 @@ from kvstream.exporters.prometheus import PrometheusCollector, _Metrics, _Text, 
 from kvstream.metrics.buckets import VLLM_BUCKETS_SECONDS
 from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.sources.synthetic import generate
-from kvstream.stream import sources_of
+from kvstream.stream import consumers_of
 from tests.ports import free_port
 from tests.serving import DEADLINE, send_chat, served
 from tests.text.test_escape import HOSTILE_NAMES
@@ -183,7 +183,7 @@ async def test_native_histograms_come_with_openmetrics_2():
     async with filled() as stream:
         body, content_type = await exposition(stream, NATIVE)
         assert "version=2.0.0" in content_type
-        seen = sources_of(stream)[0].tiers["gpu"].measurements().lifetime
+        seen = consumers_of(stream).sources()[0].tiers["gpu"].measurements().lifetime
         line = next(
             line
             for line in body.decode().splitlines()
@@ -296,7 +296,7 @@ async def test_a_real_prometheus_scrapes_exact_counts(tmp_path):
             await answer(client, f"kvstream_accesses_total{one}", summary.accesses)
             await answer(client, f"sum(kvstream_evictions_total{one})", summary.total_evictions)
             await answer(client, f"kvstream_block_lifetime_seconds_count{one}", summary.lifetime.count)
-            below = sources_of(stream)[0].tiers["gpu"].classic["lifetime"].cumulative()
+            below = consumers_of(stream).sources()[0].tiers["gpu"].classic["lifetime"].cumulative()
             for bound, count in zip(VLLM_BUCKETS_SECONDS, below, strict=False):
                 query = f'kvstream_block_lifetime_seconds_bucket{{source="vllm-0", le=~"{bound:g}(.0)?"}}'
                 await answer(client, query, count)

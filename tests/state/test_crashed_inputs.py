@@ -24,7 +24,7 @@ from kvstream.events.log import LogWriter
 from kvstream.metrics.summary import ALL
 from kvstream.sources.inputs import live_input
 from kvstream.sources.kv_events import KVEventDecoder
-from kvstream.stream import caches_of, input_marker
+from kvstream.stream import consumers_of, input_marker
 from tests.engine.test_saved import of_cache
 from tests.forked import Kvstream
 from tests.publisher import Engine
@@ -205,7 +205,7 @@ async def gone_on(given, path, events, said):
     stream = KVStream(StreamConfig(metrics=QUIET), state=path / "state")
     stream.on_alert(lambda alert: said.update(identities([alert])))
     async with stream, anyio.create_task_group() as tasks:
-        restored = sum(cache.table.live_count for cache in caches_of(stream))
+        restored = sum(cache.table.live_count for cache in consumers_of(stream).caches())
         each = live_input(given.name)
         tasks.start_soon(lambda: each.deliver(stream.take, marker_of=partial(input_marker, stream)))
         with anyio.move_on_after(DEADLINE + 10 * CRASHES):
@@ -216,8 +216,8 @@ async def gone_on(given, path, events, said):
         tasks.cancel_scope.cancel()
         return (
             restored,
-            stream._monitors,
-            {(cache.source, cache.tier): of_cache(cache, None) for cache in caches_of(stream)},
+            consumers_of(stream).monitors,
+            {(cache.source, cache.tier): of_cache(cache, None) for cache in consumers_of(stream).caches()},
         )
 
 

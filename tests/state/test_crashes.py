@@ -20,7 +20,7 @@ from kvstream import EventFrame, KVStream, MetricsConfig, StreamConfig, connect
 from kvstream.engine.monitor import Monitor, accounts_of
 from kvstream.metrics.measurements import save_measurements
 from kvstream.metrics.summary import ALL
-from kvstream.stream import caches_of
+from kvstream.stream import consumers_of
 from tests.engine.test_saved import of_cache, plain
 from tests.forked import Kvstream
 from tests.waiting import DEADLINE, until
@@ -171,9 +171,9 @@ async def test_a_server_that_is_killed_under_load_loses_nothing_and_counts_nothi
     config = StreamConfig(metrics=MetricsConfig(export_interval=0.0))
     async with KVStream(config, state=tmp_path / "state") as stream:
         assert stream.caches() == sorted((engine, "gpu") for engine in ENGINES)
-        for cache in caches_of(stream):
+        for cache in consumers_of(stream).caches():
             (other,) = straight.caches(cache.source)
-            assert accounts(stream._monitors, cache.source) == accounts([straight], cache.source)
+            assert accounts(consumers_of(stream).monitors, cache.source) == accounts([straight], cache.source)
             found, wanted = figures(cache), figures(other)
             for name in wanted:
                 assert found[name] == wanted[name], name

@@ -22,7 +22,7 @@ from kvstream.errors import StateError
 from kvstream.exporters.prometheus import exposition
 from kvstream.reports.overview import Place, state_of
 from kvstream.state.store import DirectoryStore
-from kvstream.stream import caches_of
+from kvstream.stream import consumers_of, keeper_of
 from tests.engine.test_saved import of_cache
 from tests.state.power import UnsyncedFiles
 from tests.test_stream import trouble
@@ -66,7 +66,8 @@ class Notifier(Delivery):
 def figures(stream):
     summary = stream.summary_nowait()
     caches = {
-        (c.source, c.tier): of_cache(c, stream.summary_nowait(c.source, c.tier)) for c in caches_of(stream)
+        (c.source, c.tier): of_cache(c, stream.summary_nowait(c.source, c.tier))
+        for c in consumers_of(stream).caches()
     }
     return summary.accounts, caches
 
@@ -215,7 +216,7 @@ async def test_the_statistics_say_how_old_and_large_the_state_is(tmp_path, caplo
         assert (state.snapshots, state.failures, state.error) == (0, 0, "")
         assert state.bytes == max(tmp_path.glob("*.kvstate")).stat().st_size
         assert 0.0 <= state.age_seconds < DEADLINE
-        assert await stream._keeper.saver.save()
+        assert await keeper_of(stream).saver.save()
         assert stream.statistics().state.snapshots == 1
     assert "state of 1 sources restored from snapshot-" in caplog.text
     async with KVStream(QUIET) as without:
@@ -257,18 +258,21 @@ async def test_handlers_go_on_with_what_they_were_not_delivered(tmp_path):
 async def test_an_input_that_is_not_connected_alerts_on(tmp_path):
     seen = InputStatistics(input="zmq://x:1", state="not connected", since=0.0)
     shown = [seen]
-    async with KVStream(QUIET, state=tmp_path) as stream:
+    now = 1_000
+
+    def clock():
+        return now * SECOND
+
+    async with KVStream(QUIET, clock=clock, state=tmp_path) as stream:
         stream.watch_inputs(lambda: shown)
-        stream._clock = lambda: 1_000 * SECOND
-        stream._look_at_drops()
-        stream._clock = lambda: 2_000 * SECOND
-        (fired,) = stream._look_at_drops()
-    async with KVStream(QUIET, state=tmp_path) as after:
+        stream._alerting.look()
+        now = 2_000
+        (fired,) = stream._alerting.look()
+    async with KVStream(QUIET, clock=clock, state=tmp_path) as after:
         after.watch_inputs(lambda: shown)
-        after._clock = lambda: 2_001 * SECOND
         for state in ("connecting", "not connected"):
             shown[0] = msgspec.structs.replace(seen, state=state)
-            assert after._look_at_drops() == []
+            assert after._alerting.look() == []
         assert after.drop_alerts() == [fired]
 
 
@@ -276,11 +280,11 @@ async def test_state_that_cannot_be_saved_raises_an_alert_and_is_shown(tmp_path)
     files = UnsyncedFiles(None)
     async with KVStream(QUIET, state=DirectoryStore(tmp_path, files)) as stream:
         await send_all(stream, steady())
-        assert stream._look_at_drops() == []
+        assert stream._alerting.look() == []
         files.fail_at = files.steps
-        assert not await stream._keeper.saver.save()
-        stream._keeper._opened_at -= 100.0
-        (fired,) = stream._look_at_drops()
+        assert not await keeper_of(stream).saver.save()
+        keeper_of(stream)._opened_at -= 100.0
+        (fired,) = stream._alerting.look()
         assert fired.rule == "state_not_saved"
         assert fired.source == str(tmp_path)
         assert fired.message.endswith("No space left on device")
@@ -291,8 +295,8 @@ async def test_state_that_cannot_be_saved_raises_an_alert_and_is_shown(tmp_path)
         shown = await state_of(stream, Place(None, None))
         assert "the state cannot be saved (not yet): No space left on device" in shown.verdict
         files.fail_at = None
-        assert await stream._keeper.saver.save()
-        assert stream._look_at_drops() == []
+        assert await keeper_of(stream).saver.save()
+        assert stream._alerting.look() == []
 
 
 async def test_what_was_lost_is_degraded_until_it_is_turned_over_or_cleared(tmp_path):
@@ -332,7 +336,7 @@ async def test_how_long_a_source_was_silent_is_remembered(tmp_path):
     """Less what its input may take to be there again."""
     async with KVStream(QUIET, state=tmp_path) as stream:
         await send_all(stream, steady("a", 2))
-        stream._arrivals.postpone(-100.0)
+        stream._times.arrivals.postpone(-100.0)
     async with KVStream(QUIET, state=tmp_path) as after:
         assert 80.0 < after.input_age("a") < 80.0 + DEADLINE
 

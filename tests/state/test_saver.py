@@ -17,6 +17,7 @@ from kvstream.state import saver
 from kvstream.state.saver import MOST_OF_THE_TIME, SHORTEST_INTERVAL, Saver
 from kvstream.state.sections import StreamParts, restore
 from kvstream.state.store import DirectoryStore
+from kvstream.stream import consumers_of
 from tests.engine.test_saved import figures
 from tests.state.power import UnsyncedFiles
 from tests.state.test_sections import NAMES, Stream
@@ -236,14 +237,15 @@ def test_each_source_of_a_busy_stream_is_saved_as_its_frames_so_far_left_it(
         config = StreamConfig(consumers=consumers, queue_events=2000, metrics=QUIET)
         goes_on = anyio.Event()
         async with KVStream(config) as stream:
-            parts = StreamParts(stream._monitors, stream._limits, stream._silences, stream._drops)
+            all_of, alerts = consumers_of(stream), stream._alerting
+            parts = StreamParts(all_of.monitors, StreamLimits(QUIET), alerts.silences, alerts.drops)
 
             def look():
-                stream._rest()
+                all_of.rest()
                 return parts
 
             with DirectoryStore(tmp_path) as store:
-                each = Saver(store, look, lambda name: stream._consumer_of(name).batch, "test")
+                each = Saver(store, look, lambda name: all_of.of(name).batch, "test")
                 async with anyio.create_task_group() as tasks:
                     for name in NAMES:
                         tasks.start_soon(feed, stream, name, goes_on)

@@ -10,6 +10,7 @@ from kvstream import KVStream, MetricsConfig, StreamConfig, connect
 from kvstream.events.codec import encode_frame
 from kvstream.state import saver
 from kvstream.state.store import DirectoryStore
+from kvstream.stream import keeper_of
 from kvstream.transport import unheld
 from kvstream.transport.endpoint import HURRY, Endpoint, Hello, MessageReader, with_length
 from kvstream.transport.server import FrameServer
@@ -31,7 +32,7 @@ async def serving(path, state=None, config=CONFIG):
     """A stream with state and its server at a Unix socket, stopped as by a signal."""
     with anyio.fail_after(DEADLINE):
         stream = KVStream(config, state=state or path / "state")
-        stream_saver = stream._keeper.saver
+        stream_saver = keeper_of(stream).saver
         stream_saver.interval = 10_000.0
         async with stream, anyio.create_task_group() as tasks:
             server = FrameServer(stream, Endpoint.parse(f"unix:{path}/kv.sock"))
@@ -48,7 +49,7 @@ async def dying(path, monkeypatch):
     with pytest.RaisesGroup(ZeroDivisionError):
         async with serving(path) as (stream, server):
             yield stream, server
-            stream._keeper.saver.soon = lambda: None
+            keeper_of(stream).saver.soon = lambda: None
             raise ZeroDivisionError
 
 
@@ -78,12 +79,12 @@ async def test_frames_are_acknowledged_up_to_the_first_one_that_no_snapshot_hold
         await say(*(encoded(seq) for seq in range(3)), b"no frame", encoded(0, "other"))
         await until(lambda: server.statistics().frames == 5)
         await stream.flush()
-        assert await stream._keeper.saver.save()
+        assert await keeper_of(stream).saver.save()
         assert await hear() == 5
         await say(encoded(3), encoded(1, "other"))
         await until(lambda: server.statistics().frames == 7)
         await stream.flush()
-        assert await stream._keeper.saver.save()
+        assert await keeper_of(stream).saver.save()
         assert await hear() == 7
 
 
@@ -151,7 +152,7 @@ async def test_where_no_snapshot_can_be_written_frames_are_acknowledged_all_the_
         files.fail_at = files.steps
         await say(encoded(0))
         await until(lambda: server.statistics().frames == 1)
-        assert not await stream._keeper.saver.save()
+        assert not await keeper_of(stream).saver.save()
         await say(encoded(1), HURRY)
         assert await hear() == 2
         state = stream.statistics().state

@@ -62,7 +62,7 @@ async def go_on(stream, frames):
 
 async def fall_silent(stream, seconds):
     """Let it be some seconds since the last frame of every source."""
-    stream._arrivals.postpone(-seconds)
+    stream._times.arrivals.postpone(-seconds)
 
 
 async def stay_fresh(stream):

@@ -1,6 +1,6 @@
 import pytest
 
-from kvstream.recording.arrivals import Arrivals
+from kvstream.streaming.arrivals import Arrivals
 
 
 async def test_the_source_heard_first_is_the_longest_silent_until_it_is_heard_again():

@@ -11,6 +11,7 @@ class Arrivals:
     def __init__(self) -> None:
         self._at: dict[str, float] = {}  # seconds, by source; the oldest first
         self._lags: dict[str, float] = {}  # seconds that its newest event was behind the wall clock then
+        self._is_closed = False
 
     def __contains__(self, source: str) -> bool:
         return source in self._at
@@ -29,7 +30,7 @@ class Arrivals:
 
     def age(self, source: str) -> float:
         """Return seconds since the last frame of a source was applied; 0 for a source that is not known."""
-        at = self._at.get(source)
+        at = None if self._is_closed else self._at.get(source)
         return 0.0 if at is None else max(0.0, anyio.current_time() - at)
 
     def lag(self, source: str) -> float | None:
@@ -59,3 +60,7 @@ class Arrivals:
         now = anyio.current_time()
         oldest_first = sorted(ages, key=lambda source: -ages[source])
         self._at = {source: now - ages[source] for source in oldest_first}
+
+    def close(self) -> None:
+        """Take no source as silent any more; off the event loop, too, it can be asked then."""
+        self._is_closed = True

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from kvstream import EventFrame, KVStream, MetricsConfig, StreamConfig
 from kvstream.engine.monitor import Monitor
 from kvstream.engine.source import SourceMonitor
-from kvstream.stream import caches_of, sources_in_turn
+from kvstream.stream import consumers_of
 from tests.faults.test_fork import in_child
 from tests.strategies import cuts, fewer, plain_events
 from tests.strategies import frame as event_frame
-from tests.test_stream import frame, trouble, turns_while
+from tests.test_stream import config, frame, trouble
 from tests.waiting import DEADLINE
 
 BACKENDS = ["asyncio", "trio"]
@@ -45,7 +45,7 @@ def no_source_is_silent_for_too_long(monkeypatch):
 @pytest.fixture
 def every_batch_in_a_thread(monkeypatch):
     """However small batches are, those of several consumers are applied in threads."""
-    monkeypatch.setattr("kvstream.consumer._WORTH_A_THREAD", 1)
+    monkeypatch.setattr("kvstream.streaming.consumer._WORTH_A_THREAD", 1)
 
 
 @pytest.fixture
@@ -71,6 +71,23 @@ def entered(monkeypatch):
     assert met == []
 
 
+async def turns_while(work):
+    """How often another task gets its turn while something is awaited."""
+    turns = 0
+
+    async def take_turns():
+        nonlocal turns
+        while True:
+            turns += 1
+            await checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take_turns)
+        await work()
+        tasks.cancel_scope.cancel()
+    return turns
+
+
 def large(source, events=40_000, start=0):
     """Allocations and evictions of the same blocks by turns, a millisecond apart."""
     at = np.arange(start, start + events)
@@ -85,7 +102,7 @@ def state_of(stream):
             stream.summary_nowait(tier.source, tier.tier).to_dict() | {"accounts": None},
             [(b.block_id, b.access_count, b.birth_ns) for b in tier.table.live_blocks()],
         )
-        for tier in caches_of(stream)
+        for tier in consumers_of(stream).caches()
     }
 
 
@@ -160,8 +177,11 @@ def test_looks_at_state_while_threads_change_it_are_exact(backend, entered, thre
                     assert accounts.in_flight >= 0
                     summary = await stream.summary() if looks % 2 else stream.summary_nowait()
                     assert summary.accounts.balanced
-                    assert sum(tier.table.live_count for tier in caches_of(stream)) == stream.accounts().live
-                    async for source in sources_in_turn(stream):
+                    assert (
+                        sum(tier.table.live_count for tier in consumers_of(stream).caches())
+                        == stream.accounts().live
+                    )
+                    async for source in consumers_of(stream).in_turn(consumers_of(stream).sources()):
                         of = stream.accounts(source.source)
                         assert of.allocations == of.live + of.evicted + of.cleared
                     looks += 1
@@ -255,7 +275,7 @@ async def test_consumers_at_once_keep_to_the_bounds_of_the_stream(most, every_ba
             await checkpoint()
             live.append(stream.accounts().live)
         await stream.flush()
-        assert len(caches_of(stream)) == 5
+        assert len(consumers_of(stream).caches()) == 5
         accounts = stream.accounts()
     assert max(live) <= accounts.live == most
     assert accounts.balanced
@@ -281,3 +301,59 @@ async def test_a_child_forked_while_threads_apply_waits_for_none_of_them():
     assert in_flight == 0
     assert dropped > 0
     assert stream.accounts().processed == 300_000 * len(SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("events", "seconds", "clears", "slices"),
+    [
+        (300_000, 0, False, 9),
+        (640, 1, False, 40),
+        (320, 60, False, 20),
+        (320, 10**7, False, 20),
+        (640, 0, True, 10),
+    ],
+)
+async def test_others_get_their_turn_while_a_large_frame_is_applied(events, seconds, clears, slices):
+    ops = np.arange(events) % 2 * 3 if clears else np.zeros(events)
+    ts = np.arange(events) * seconds * 10**9
+    large = frame(ops, np.arange(events) % 1000, ts)
+    async with KVStream(config()) as stream:
+        await stream.send(large)
+        assert await turns_while(stream.flush) >= slices
+        assert stream.accounts().processed == events
+
+
+async def test_accounts_are_exact_between_the_slices_of_a_frame_and_when_one_is_the_last():
+    events = 100 * 16
+    large = frame([0] * events, range(events), np.arange(events) * 10**9, seq=0)
+    again = frame([0] * 7, range(7), [events * 10**9] * 7, seq=0)
+    seen = set()
+    async with anyio.create_task_group() as tasks:
+
+        async def run():
+            async with KVStream(config()) as stream:
+                seen.add(stream)
+                await stream.send(large)
+                await stream.send(again)
+                await stream.flush()
+
+        tasks.start_soon(run)
+        while not seen or next(iter(seen)).accounts().processed < 50 * 16:
+            for stream in seen:
+                assert stream.accounts().balanced
+            await checkpoint()
+        tasks.cancel_scope.cancel()
+    accounts = stream.accounts()
+    assert 50 * 16 <= accounts.processed < events
+    assert accounts.balanced
+    assert accounts.in_flight == 0
+    assert accounts.dropped == {"duplicate": 7, "cancelled": events - accounts.processed}
+
+
+async def test_a_frame_in_slices_is_no_repeat_of_itself():
+    async with KVStream(config()) as stream:
+        for seq in range(3):
+            await stream.send(frame([0] * 100, range(100), (np.arange(100) + 100 * seq) * 10**9, seq=seq))
+        await stream.flush()
+        accounts = stream.accounts()
+    assert (accounts.duplicate_frames, accounts.lost_frames, accounts.processed) == (0, 0, 300)
