@@ -12,7 +12,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import anyio
@@ -187,18 +186,13 @@ class KVStream:
             topic.open(self._tasks)
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._tasks is not None  # noqa: S101
         if self._phase == "forked":
             return  # its tasks and its loop are the parent's
         reason = "cancelled"
         try:
-            if exc is None:
+            if kind is None:
                 is_drained = await self._drain()
                 reason = "closed" if is_drained else "shutdown_timeout"
         finally:

@@ -1,7 +1,6 @@
 """Results on a terminal: progress and live figures while it runs, alerts above, a summary at the end."""
 
 import sys
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -77,12 +76,7 @@ class Terminal:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._live.stop()
 
     def watch(self, stream: KVStream) -> None:

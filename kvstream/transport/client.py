@@ -4,7 +4,6 @@ import logging
 import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import anyio
@@ -95,17 +94,12 @@ class Connection:
             _logger.warning("the token is sent to %s unencrypted; use tls://", self.endpoint)
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._forked:
             return  # its tasks and its loop are the parent's
         reason = "cancelled"
         try:
-            if exc is None:
+            if kind is None:
                 with anyio.move_on_after(self.config.shutdown_timeout) as scope:
                     await self._producers.flush()
                     self._queue.close()
