@@ -53,8 +53,8 @@ class KVCacheMetricsCollector(CallRecorder):
     Calls are stamped and recorded; state is brought up to date a few thousand events at a time and
     whenever something is asked.
 
-    In a forked child its copy is closed: what is recorded there is dropped, which the log says once, and what
-    is asked raises ``ClosedStreamError``, until ``reset`` begins anew there.
+    In a forked child the copy is closed until ``reset``: events recorded there are dropped, with one warning
+    in the log, and every query raises ``ClosedStreamError``.
 
     Args:
         config: What is measured.
@@ -233,7 +233,7 @@ class KVCacheMetricsCollector(CallRecorder):
 
 
 class BatchMetricsCollector:
-    """Takes the blocks of a scheduler step at once; order across kinds of events is kept.
+    """Records the blocks of a scheduler step at once; order across kinds of events is kept.
 
     Time is stamped at each call, not when the batch is processed.
 

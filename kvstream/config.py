@@ -28,7 +28,7 @@ class SettingsError(ConfigError):
 
 
 class _Checks:
-    """Checks settings one by one, and raises at the end what is wrong with any of them."""
+    """Checks settings one by one, and raises a single error for all that are wrong."""
 
     def __init__(self, settings: msgspec.Struct) -> None:
         self._settings = settings
@@ -57,7 +57,7 @@ class _Checks:
         self.require(name, ok, rule)
 
     def seconds(self, name: str, *, off: str = "") -> None:
-        """Require seconds above 0 and of a year at most; 0, too, if that means something."""
+        """Require seconds above 0, at most a year; also 0 where ``off`` says what that means."""
         value = getattr(self._settings, name)
         if off and value == 0 and not isinstance(value, bool):
             return
@@ -65,10 +65,10 @@ class _Checks:
         self.real(name, 0.0, _LONGEST_SECONDS, f"{allowed}, at most {_LONGEST_SECONDS:,.0f} (a year)")
 
     def done(self) -> None:
-        """Raise what is wrong.
+        """Finish the checks.
 
         Raises:
-            SettingsError: If anything is.
+            SettingsError: If any setting is wrong.
         """
         if self._problems:
             raise SettingsError(self._problems)
@@ -87,9 +87,9 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         enable_detailed: Make a ``KVCacheEvictionEvent`` of each eviction in the synchronous collectors.
         export_interval: Seconds between periodic summaries of a stream; 0 turns them off.
         window_seconds: Length of one window.
-        windows: Windows kept with their counts one by one; those of the last minute, or of
-            ``trend_window``, with distributions, too. Of 25,200 windows before these, seven hours of
-            seconds, counts stay of ten and then of sixty together.
+        windows: Windows kept one by one; those of the last minute, or of ``trend_window``, with their
+            distributions. Counts of 3,600 windows before these are kept in tens, and of 21,600 before
+            those in sixties: seven hours of seconds.
         capacity: Blocks that the cache has room for, if known.
         block_tokens: Tokens in a block, if known and not said by the events.
         block_bytes: Bytes of a block, if known; of one of ``block_tokens`` where that is given.
@@ -107,8 +107,8 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         forget_seconds: Seconds without events after which a stream forgets a source, so that it leaves its
             place to others; its counts stay in those of all sources. 0 is never. They are seconds of the
             clock, so that a file that is read faster forgets nothing.
-        label_sets: Label sets that are followed in each cache; any more together are ``other``.
-            0 passes over labels.
+        label_sets: Label sets that are followed in each cache; further ones count together as ``other``.
+            0 ignores labels.
     """
 
     sample_rate: float = 1.0
@@ -159,12 +159,12 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def recent_windows(self) -> int:
-        """Return windows that the recent figures look back on: those of a minute, 600 at the most."""
+        """Return how many windows the recent figures span: those of the last minute, at most 600."""
         return max(1, min(self.windows, _MOST_RECENT, round(_RECENT_SECONDS / self.window_seconds)))
 
     @property
     def window_ns(self) -> int:
-        """Length of one window in nanoseconds."""
+        """Return the length of one window, ns."""
         return round(self.window_seconds * 1e9)
 
 

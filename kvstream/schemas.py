@@ -180,7 +180,7 @@ def _settings() -> str:
 
 
 def _attributes(kind: type) -> dict[str, str]:
-    """Return what the section ``Attributes`` of a class's docstring says of each."""
+    """Return the meaning of each attribute by name, from the docstring of its class."""
     text = inspect.getdoc(kind) or ""
     entries = re.findall(r"^    (\w+): (.+(?:\n     .+)*)", text.partition("Attributes:\n")[2], re.M)
     return {name: re.sub(r"\s+", " ", meaning.replace("``", "`")) for name, meaning in entries}
@@ -214,9 +214,10 @@ def _frame_schema() -> dict[str, Any]:
     schema = _schema(WireFrame)
     schema["description"] = (
         "The msgpack array of an EventFrame. Columns are msgpack bin (shown as base64 strings here): ops and "
-        "reasons uint8, blocks, ts and keys little-endian int64, label_of little-endian uint16, all of as "
-        "many events; labels is a msgpack list of maps. block_tokens is an integer, 0 where it is unknown. "
-        "Of the last three what is not known is left out; before block_tokens, labels are nil instead."
+        "reasons uint8, blocks, ts and keys little-endian int64, label_of little-endian uint16, a row an "
+        "event; labels is a msgpack list of maps. block_tokens is an integer, 0 where it is unknown. "
+        "Without labels and block_tokens the array ends after reasons; with block_tokens alone, labels and "
+        "label_of are nil."
     )
     return schema
 

@@ -23,7 +23,7 @@ from kvstream.text.toml import TomlFile, struct_fields
 C = TypeVar("C", MetricsConfig, StreamConfig)
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {"metrics": MetricsConfig, "stream": StreamConfig}
-"""Tables of a file of settings that are settings themselves; their fields may stand at top level, too."""
+"""Tables of settings in a file; their fields may also stand at its top level."""
 COMMAND_SECTIONS = ("run", "serve", "analyze", "report", "top")
 """Tables of ``kvstream.toml`` with options of a command."""
 OTHER_SECTIONS = ("rules", "silences", "alerts", *COMMAND_SECTIONS)
@@ -40,15 +40,15 @@ VARIABLES = {
     "KVSTREAM_SOURCE": "vLLM's plugin: the name of the engine",
     "KVSTREAM_TRACEBACK": "1 shows where an unexpected error comes from",
 }
-"""Variables of the environment, with what they are."""
+"""Environment variables that are no settings, with what they hold."""
 _PREFIX = "KVSTREAM_"
 _KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)|PORT(_|$)|.*_(SERVICE_(HOST|PORT|PORT_.*)|PORT|PORT_.*)$")
 
 
 def misspelt_variables(environ: Mapping[str, str]) -> list[str]:
-    """Return a line for each ``KVSTREAM_*`` variable that is none but nearly is one.
+    """Return a line for each ``KVSTREAM_*`` variable that looks like one of ours, misspelt.
 
-    Others may be of something else: of Kubernetes, for a service of that name.
+    Others are left alone: Kubernetes sets some for a service of the name kvstream.
     """
     known = [*VARIABLES, *(_variable(name) for kind in SECTIONS.values() for name in _settings(kind))]
     suffixes = [name.removeprefix(_PREFIX) for name in known]
@@ -103,7 +103,7 @@ def read_settings(
 
 
 class Settings:
-    """Values of settings, with where each is from.
+    """Values of settings, and where each came from.
 
     Args:
         file: A file of settings, which is given what is wrong with it.
@@ -216,10 +216,10 @@ def _variable(name: str) -> str:
 
 
 def _from_text(name: str, text: str, kind: Any) -> Any:
-    """Return what a text means for a field.
+    """Return the text of a variable as a value of a field's type.
 
     Raises:
-        ValueError: If it means nothing.
+        ValueError: If it is none.
     """
     parts = get_args(kind) or (kind,)
     if int in parts:

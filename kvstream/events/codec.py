@@ -84,8 +84,8 @@ def encode_frame(frame: EventFrame) -> bytes:
         ``[version, source, tier, epoch, seq, ops, blocks, ts, keys|nil, reasons|nil]``, the columns
         as msgpack ``bin``: uint8 for ``ops`` and ``reasons``, little-endian int64 for the others. Where
         there are labels, two more follow: ``labels``, a msgpack list of maps by name, itself as ``bin``,
-        and ``label_of``, little-endian uint16; then ``block_tokens`` where it is known, with nil in the place
-        of labels that there are not.
+        and ``label_of``, little-endian uint16; then ``block_tokens`` where it is known, after nil for both
+        where there are no labels.
 
     Raises:
         MalformedInputError: If the frame has more than 1,048,576 events.

@@ -34,10 +34,11 @@ _decoder = msgspec.json.Decoder(_Row)
 
 def mooncake_trace(source: str, options: ReadOptions) -> TraceDecoder:
     """Return a decoder of such a trace."""
-    return TraceDecoder(source, options, _read, "ms", _BLOCK_TOKENS)
+    return TraceDecoder(source, options, read_request, "ms", _BLOCK_TOKENS)
 
 
-def _read(line: bytes) -> Request:
+def read_request(line: bytes) -> Request:
+    """Return the request of a line."""
     row = _decoder.decode(line)
     at = row.created_time if row.timestamp is None else row.timestamp
     prompt = row.input_tokens if row.input_length is None else row.input_length
