@@ -9,9 +9,6 @@ from kvstream.fleet.snapshots import Snapshots, objects_at
 from kvstream.state.snapshot import Section
 from tests.ports import free_port
 
-pytest.importorskip("s3fs")
-moto_server = pytest.importorskip("moto.server")
-
 pytestmark = pytest.mark.slow  # as the packages of AWS take seconds to load
 
 
@@ -31,6 +28,8 @@ class Faulty:
 
 @pytest.fixture(scope="module")
 def server():
+    pytest.importorskip("s3fs")  # here, as whoever looks for tests would wait for it, too
+    moto_server = pytest.importorskip("moto.server")
     from werkzeug.serving import make_server
 
     faulty = Faulty(moto_server.DomainDispatcherApplication(moto_server.create_backend_app))

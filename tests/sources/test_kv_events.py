@@ -463,6 +463,7 @@ BATCHES = st.one_of(
     batches=[(0.0, [["BlockStored", [0], None, [], 0, *[None] * 8, ""]])], cut=0
 )  # an ownership without a name
 @given(batches=st.lists(BATCHES, max_size=4), cut=st.integers(-40, 40))
+@only_installed  # as it looks at both
 def test_any_batches_are_read_as_the_reference_reads_them(batches, cut):
     encoded = [msgspec.msgpack.encode(batch) for batch in batches]
     if encoded and cut:  # torn, or followed by more
