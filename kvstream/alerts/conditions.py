@@ -434,21 +434,25 @@ class RestartedMemory(msgspec.Struct):
     Attributes:
         at: When the cache was last lost, seconds; None where no incident is open.
         baseline: What was normal before.
+        lifetime: What was normal before of lifetimes, if anything was evicted.
     """
 
     at: float | None = None
     baseline: Baseline | None = None
+    lifetime: Baseline | None = None
 
 
 class Restarted:
     """Find that the cache was lost, and whether it has become what it was before.
 
-    It is good again once the hit ratio since then is near its baseline of before. So a cache that never
-    comes back, as it is smaller or asked for something else, stays an incident. Where there is no baseline,
-    it is over after ``clear_seconds``.
+    It is good again once the hit ratio since then is near its baseline of before, and blocks, where any are
+    evicted by then, survive at least half as many lookups. So a cache that never comes back, as it is smaller
+    or asked for something else, stays an incident. Where there is no baseline, it is over after
+    ``clear_seconds``.
     """
 
     _NEAR_SIGMAS = 1.2
+    _HALF = math.log(2)  # in a cache that fills, the first blocks to be evicted have not lived for long
     needs_piece = False
 
     def __init__(self, rule: Rule, memory: RestartedMemory) -> None:
@@ -457,7 +461,7 @@ class Restarted:
 
     def over(self, view: View) -> None:
         """Take note that the incident is over."""
-        self.memory.at = self.memory.baseline = None
+        self.memory.at = self.memory.baseline = self.memory.lifetime = None
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
@@ -465,6 +469,7 @@ class Restarted:
         if view.lost_cache:
             if memory.baseline is None:
                 memory.baseline = baseline_of(view.log, "hit_logit", 0)
+                memory.lifetime = baseline_of(view.log, "log_lifetime", 0)
             memory.at = view.now
             return self._finding(view.now, bad=True, good=False)
         if memory.at is None:
@@ -473,11 +478,15 @@ class Restarted:
             return self._finding(memory.at, bad=False, good=True)
         if view.piece is None:
             return None
-        series = values(view.log.last(SHORT, memory.at), "hit_logit")
+        recent = view.log.last(SHORT, memory.at)
+        series = values(recent, "hit_logit")
         if len(series) < SHORT - 1:
             return self._finding(memory.at, bad=True, good=False)
         fall = memory.baseline.level - median(series)
         good = fall < max(self.rule.clear, self._NEAR_SIGMAS * memory.baseline.noise(SHORT, NOISE_FLOOR))
+        lifetimes = values(recent, "log_lifetime")
+        if memory.lifetime is not None and lifetimes:
+            good &= memory.lifetime.level - median(lifetimes) < self._HALF
         return self._finding(memory.at, bad=not good, good=good, value=ratio_of(median(series)), fall=fall)
 
     def _finding(

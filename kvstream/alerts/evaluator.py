@@ -314,10 +314,13 @@ class Evaluator:
         found: list[tuple[_State, Finding]] = []
         for state in self._at_each_window if view.piece is None else self._states.values():
             finding = state.condition.look(view)
-            # What is good changes nothing where nothing was bad.
-            if finding is not None and (finding.bad or not state.is_idle):
+            if finding is None:
+                continue
+            if finding.bad or not state.is_idle:
                 self._take_in(state, finding, view.now)
                 found.append((state, finding))
+            elif finding.good:  # what was bad, if anything, began no incident, as it was inhibited
+                state.condition.over(view)
         if not found and not self._active:
             return []
         # What begins joins an incident before that could end.

@@ -76,6 +76,17 @@ def test_a_restart_inhibits_the_drop_that_comes_with_it():
     ]
 
 
+def test_a_drop_that_was_inhibited_and_came_back_is_judged_anew():
+    windows = [
+        *stretch(0, 900, 0.02),
+        window(900, restarts=1, hit_ratio=0.0),
+        *stretch(901, 1000, 0.02, hit_ratio=0.1),
+        *stretch(1000, 1400, 0.02),
+        *stretch(1400, 1540, 0.02, hit_ratio=0.72),  # too little to begin an incident
+    ]
+    assert {rule for rule, *_ in said(evaluator(), windows)} == {"source_restarted"}
+
+
 def test_an_engine_that_hangs_and_then_restarts_is_one_incident():
     windows = [
         *stretch(0, 900, 0.02),
