@@ -31,6 +31,7 @@ SHORT = 6  # pieces of evidence: a minute, or some thirty requests
 MIDDLE = 12
 LONG = 30
 NOISE_FLOOR = 0.1  # of log odds, and of logarithms of lifetimes
+_HALF = math.log(2)
 _LEAST_PIECES = 4
 
 
@@ -158,6 +159,18 @@ class Drop:
         if self.memory.baseline is not None:
             self.memory.judged_until = view.now
         self.memory.baseline = self.memory.mostly_since = None
+
+    def lingers(self, view: View) -> bool:
+        """Return whether lifetimes, if this is about them, are below half of what was normal.
+
+        They come back more slowly than a hit ratio after most incidents, and are short at first in a cache
+        that fills. But while they are below half, a hit ratio that is back may be so by chance.
+        """
+        if self._is_ratio:
+            return False
+        baseline = self.memory.baseline or baseline_of(view.log, self._measure, SHORT)
+        lifetimes = values(view.log.last(SHORT, view.cold_since), self._measure)
+        return baseline is not None and bool(lifetimes) and baseline.level - median(lifetimes) >= _HALF
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
@@ -434,25 +447,21 @@ class RestartedMemory(msgspec.Struct):
     Attributes:
         at: When the cache was last lost, seconds; None where no incident is open.
         baseline: What was normal before.
-        lifetime: What was normal before of lifetimes, if anything was evicted.
     """
 
     at: float | None = None
     baseline: Baseline | None = None
-    lifetime: Baseline | None = None
 
 
 class Restarted:
     """Find that the cache was lost, and whether it has become what it was before.
 
-    It is good again once the hit ratio since then is near its baseline of before, and blocks, where any are
-    evicted by then, survive at least half as many lookups. So a cache that never comes back, as it is smaller
-    or asked for something else, stays an incident. Where there is no baseline, it is over after
-    ``clear_seconds``.
+    It is good again once the hit ratio since then is near its baseline of before. So a cache that never
+    comes back, as it is smaller or asked for something else, stays an incident. Where there is no baseline,
+    it is over after ``clear_seconds``.
     """
 
     _NEAR_SIGMAS = 1.2
-    _HALF = math.log(2)  # in a cache that fills, the first blocks to be evicted have not lived for long
     needs_piece = False
 
     def __init__(self, rule: Rule, memory: RestartedMemory) -> None:
@@ -461,7 +470,7 @@ class Restarted:
 
     def over(self, view: View) -> None:
         """Take note that the incident is over."""
-        self.memory.at = self.memory.baseline = self.memory.lifetime = None
+        self.memory.at = self.memory.baseline = None
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
@@ -469,7 +478,6 @@ class Restarted:
         if view.lost_cache:
             if memory.baseline is None:
                 memory.baseline = baseline_of(view.log, "hit_logit", 0)
-                memory.lifetime = baseline_of(view.log, "log_lifetime", 0)
             memory.at = view.now
             return self._finding(view.now, bad=True, good=False)
         if memory.at is None:
@@ -478,15 +486,11 @@ class Restarted:
             return self._finding(memory.at, bad=False, good=True)
         if view.piece is None:
             return None
-        recent = view.log.last(SHORT, memory.at)
-        series = values(recent, "hit_logit")
+        series = values(view.log.last(SHORT, memory.at), "hit_logit")
         if len(series) < SHORT - 1:
             return self._finding(memory.at, bad=True, good=False)
         fall = memory.baseline.level - median(series)
         good = fall < max(self.rule.clear, self._NEAR_SIGMAS * memory.baseline.noise(SHORT, NOISE_FLOOR))
-        lifetimes = values(recent, "log_lifetime")
-        if memory.lifetime is not None and lifetimes:
-            good &= memory.lifetime.level - median(lifetimes) < self._HALF
         return self._finding(memory.at, bad=not good, good=good, value=ratio_of(median(series)), fall=fall)
 
     def _finding(

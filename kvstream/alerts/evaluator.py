@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from kvstream.alerts.conditions import Condition, Finding, Silent, View, condition_of
+from kvstream.alerts.conditions import Condition, Drop, Finding, Restarted, Silent, View, condition_of
 from kvstream.alerts.evidence import EvidenceLog
 from kvstream.alerts.points import Point, Points
 from kvstream.alerts.rule import Rule, alert_by
@@ -28,6 +28,7 @@ _WARM_UP_SECONDS = 90.0
 _RECURS_SECONDS = 600.0  # after which an incident of the same rule is another one
 _RECURRING_CLEAR_SECONDS = (180.0, 270.0)
 _LONGER_THAN_BEFORE = 1.1  # times the longest good stretch before it recurred
+_LINGERS_SECONDS = 600.0  # in which a hit ratio is back though lifetimes are not
 _FOLLOWS_SECONDS = 420.0  # after an incident in which its evidence may still show
 _SAVED = ("_index", "_judged_at", "_shift", "_cold_since", "_live", "_hits_known")
 _CLEARED_SHARE = 0.5  # of the live blocks: a clear of at least this share is a restart
@@ -288,7 +289,10 @@ class Evaluator:
             if state.fires and state.rule.page is not None and state.notified is not AlertLevel.CRITICAL:
                 moments.append(state.fired_at + state.rule.page.after_seconds)
             if (state.fires or state.joined) and state.good_since is not None:
-                moments.append(state.good_since + self._clear_seconds(state))
+                moments += (
+                    state.good_since + self._clear_seconds(state),
+                    state.good_since + _LINGERS_SECONDS,
+                )
             if state.alert is not None and state.alert.silenced_by:
                 moments.append(self._silences.next_end(self._now) + self._shift)
         ends = (math.ceil(m / self._window_seconds) * self._window_seconds for m in moments if m < math.inf)
@@ -403,6 +407,9 @@ class Evaluator:
         deciding = [s for s in members if not any(m.rule.name in s.rule.yields_to for m in members)]
         if not all(self._is_over(each, view) for each in deciding):
             return None
+        good_since = max(view.now if each.good_since is None else each.good_since for each in deciding)
+        if view.now - good_since < _LINGERS_SECONDS and self._lingers(members, view):
+            return None
         alert, finding = state.alert, state.finding
         assert alert is not None  # noqa: S101 - it fires
         notified, worst = state.notified, state.worst
@@ -420,6 +427,20 @@ class Evaluator:
         lasted = max(0.0, self._now - alert.started_at)
         ended = self._ended(alert, f"over after {lasted:,.0f} s{at_worst}")
         return ended if finding is None else replace(ended, value=finding.value)
+
+    def _lingers(self, members: list[_State], view: View) -> bool:
+        """Return whether an incident goes on, as lifetimes are still far below those of before it.
+
+        That of a restart too, as a cache that came back smaller shows so.
+        """
+        causes = {each.rule.cause for each in members}
+        inhibited = {n for m in members if isinstance(m.condition, Restarted) for n in m.rule.inhibits}
+        return any(
+            isinstance(each.condition, Drop)
+            and (each.rule.cause in causes or each.rule.name in inhibited)
+            and each.condition.lingers(view)
+            for each in self._states.values()
+        )
 
     def _is_over(self, state: _State, view: View) -> bool:
         if state.good_since is None:

@@ -60,7 +60,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         page: When it becomes critical.
         inhibits: Rules of the same cache that begin no alert while this one fires.
         recovery_seconds: How long they are inhibited beyond its end.
-        yields_to: Rules that, once part of the incident, decide alone when it is over.
+        yields_to: Rules that, once part of the incident, decide alone when it is over (not while lifetimes
+            are below half, unless all else has been good for ten minutes).
         labels: Sent with the alert, to route it by.
         enabled: Whether the rule is used at all.
         message: Text with ``{value}``, ``{threshold}``, ``{baseline}`` and ``{since}``, a time of day.

@@ -211,19 +211,6 @@ def test_a_cache_that_does_not_come_back_after_a_restart_becomes_critical():
     assert [(state, level) for _, state, level, _ in found] == [("firing", "warning"), ("firing", "critical")]
 
 
-def test_a_restart_is_not_over_while_blocks_survive_less_than_half_as_long():
-    def restarted(lifetime):
-        return [
-            *stretch(0, 900, 0.02),
-            window(930, hit_ratio=0.0, restarts=1),
-            *stretch(931, 1000, 0.02, hit_ratio=0.2, evicted=0),
-            *stretch(1000, 2400, 0.02, lifetime=lifetime),
-        ]
-
-    assert fired("source_restarted", restarted(7.0)) == ([931.0], [pytest.approx(1110, abs=60)])
-    assert fired("source_restarted", restarted(3.0)) == ([931.0], [])
-
-
 def test_a_clear_of_the_whole_cache_is_a_restart_and_one_of_a_few_blocks_is_not():
     cleared = [*stretch(0, 900), window(900, clears=1, cleared=95, live=0), *stretch(901, 1200)]
     assert fired("source_restarted", cleared)[0] == [901.0]

@@ -76,6 +76,27 @@ def test_a_restart_inhibits_the_drop_that_comes_with_it():
     ]
 
 
+@pytest.mark.parametrize(("lifetime", "ends"), [(7.0, 1110), (3.0, 1640)])
+def test_a_restart_is_not_over_while_blocks_survive_less_than_half_as_long(lifetime, ends):
+    windows = [
+        *stretch(0, 900, 0.02),
+        window(930, hit_ratio=0.0, restarts=1),
+        *stretch(931, 1000, 0.02, hit_ratio=0.2, evicted=0),
+        *stretch(1000, 2400, 0.02, lifetime=lifetime),
+    ]
+    end = next(at for rule, state, _, at in said(evaluator(), windows) if state == "resolved")
+    assert end == pytest.approx(ends, abs=60), "within ten minutes even so, as nobody suffers"
+
+
+def test_a_hit_ratio_that_comes_back_ends_no_incident_while_lifetimes_do_not():
+    bad = stretch(900, 1300, 0.02, hit_ratio=0.5, lifetime=2.0)
+    by_chance = stretch(1300, 1600, 0.02, lifetime=3.0)
+    windows = [*stretch(0, 900, 0.02), *bad, *by_chance, *stretch(1600, 1800, 0.02)]
+    *_, (rule, state, _, ended) = said(evaluator(), windows)
+    assert (rule, state) == ("hit_ratio_drop", "resolved")
+    assert 1600 < ended < 1700
+
+
 def test_a_drop_that_was_inhibited_and_came_back_is_judged_anew():
     windows = [
         *stretch(0, 900, 0.02),
