@@ -516,7 +516,8 @@ class Premature:
 
     In each third of the last thirty pieces of evidence, the share ``threshold`` of evictions was premature,
     and of all lookups 0.75 of that share asked for what had been evicted: where most is found, a large share
-    of few evictions means little. Good again below ``clear``.
+    of few evictions means little. Good again where less than ``clear`` of the evictions are premature, or
+    half as many lookups ask for what had been evicted: where traffic varies, a little less means nothing.
     """
 
     _LEAST_EVICTIONS = 50  # in a third
@@ -542,12 +543,12 @@ class Premature:
         share = sum(piece.premature for piece in pieces) / evictions
         lookups = sum(piece.lookups for piece in pieces)
         of_lookups = share * evictions / lookups
-        clear = self.rule.clear
+        rule = self.rule
         return Finding(
             bad=all(map(self._is_bad, thirds)),
-            good=share < clear or of_lookups < self._OF_LOOKUPS * clear,
+            good=share < rule.clear or of_lookups < self._OF_LOOKUPS * rule.threshold / 2,
             value=share,
-            limit=self.rule.threshold,
+            limit=rule.threshold,
             measure=share,
             since=pieces[0].start,
             evidence=f"{of_lookups:.0%} of {lookups:,} lookups asked for blocks that had been evicted",

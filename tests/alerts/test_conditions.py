@@ -135,6 +135,15 @@ def test_a_cache_that_was_always_too_small_is_found_without_a_past():
     assert begun <= 420
 
 
+def test_a_cache_that_is_too_small_is_over_once_half_as_many_lookups_ask_for_what_was_evicted():
+    too_small = stretch(0, 900, hit_ratio=0.2, premature=120)
+    a_little_less = stretch(900, 1800, hit_ratio=0.58, premature=63)  # of 84 evictions and 200 lookups
+    assert fired("premature_evictions", [*too_small, *a_little_less])[1] == []
+    far_less = stretch(1800, 2700, hit_ratio=0.85, premature=22)
+    (ended,) = fired("premature_evictions", [*too_small, *a_little_less, *far_less])[1]
+    assert 1800 < ended < 2160
+
+
 def test_premature_evictions_that_are_few_of_all_lookups_are_left_alone():
     assert fired("premature_evictions", stretch(0, 900, hit_ratio=0.9, evicted=20, premature=18)) == ([], [])
 
