@@ -1,5 +1,8 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Buckets of intervals: counting in exponential and classic ones at once, adding up, and finding a rank."""
+"""Buckets of intervals: counting in exponential and classic ones at once, adding up, and finding a rank.
+
+Windows are buckets of times: events are parted by them here as well.
+"""
 
 try:
     import cython
@@ -327,6 +330,65 @@ class IntervalBuckets:
             total[row, 0] += value[i] & lower_bits
             total[row, 1] += value[i] >> 32
             count[row, self._bucket(value[i]) - first] += 1
+
+
+def window_runs(ts, window_ns: cython.longlong, stands, late: cython.longlong):
+    """Return the runs of events that count in one window, in order.
+
+    Args:
+        ts: Times, ns, int64 (n,), n at least 1.
+        window_ns: Length of a window.
+        stands: Index of the window where the stream stands, in which events count that come a little late;
+            None where it stands nowhere.
+        late: Windows; if all events are further behind, they begin where the first of them is.
+
+    Returns:
+        Index of the window, first event and end of each run.
+    """
+    time: cython.const[cython.longlong][::1] = memoryview(ts)
+    newest: cython.longlong = time[0]
+    i: cython.Py_ssize_t
+    for i in range(len(time)):
+        newest = max(newest, time[i])
+    first: cython.longlong = _floored(time[0], window_ns)
+    last: cython.longlong = _floored(newest, window_ns)
+    at: cython.longlong = first if stands is None else stands
+    if last < at - late or first == last > at:  # nothing is late, or all of it in a new window
+        at = first
+    if last <= at:
+        return [(at, 0, len(time))]
+    runs: list = []
+    start: cython.Py_ssize_t = 0
+    end_ns: cython.longlong = _end_of(at, window_ns)
+    for i in range(len(time)):
+        if time[i] > end_ns:
+            if i > start:
+                runs.append((at, start, i))
+            at, start = _floored(time[i], window_ns), i
+            end_ns = _end_of(at, window_ns)
+    runs.append((at, start, len(time)))
+    return runs
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _floored(value: cython.longlong, divisor: cython.longlong) -> cython.longlong:
+    """Return a quotient, rounded down."""
+    quotient: cython.longlong = value // divisor
+    return quotient - (quotient * divisor > value)  # as C rounds those below 0 up
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _end_of(window: cython.longlong, window_ns: cython.longlong) -> cython.longlong:
+    """Return the last nanosecond of a window that began at a time that 64 bits hold."""
+    most: cython.longlong = 0x7FFF_FFFF_FFFF_FFFF
+    start: cython.longlong = window * window_ns
+    return most if start > most - window_ns else start + (window_ns - 1)
 
 
 def count_accesses(counts):

@@ -1,6 +1,7 @@
 """What is counted of events: each count declared once, with its help text and the metric that exports it."""
 
 from collections.abc import Callable, Iterable
+from itertools import compress
 from operator import attrgetter
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
@@ -96,9 +97,9 @@ class CacheCounts(Struct, eq=False, kw_only=True):
 
     def add_counts(self, other: "CacheCounts") -> None:
         """Add the counts of another stretch, and nothing else that it may hold."""
-        for name, count in zip(_CACHE_COUNTS, _cache_counts(other), strict=True):
-            if count:  # few are not 0 where frames are small
-                setattr(self, name, getattr(self, name) + count)
+        counts = _cache_counts(other)
+        for name in compress(_CACHE_COUNTS, counts):  # few are not 0 where frames are small
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.evictions += other.evictions
 
     @property

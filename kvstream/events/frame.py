@@ -39,7 +39,7 @@ UNNUMBERED = -1
 """``seq`` of a frame that never left the process, or came from a log without numbers."""
 
 
-class EventFrame(msgspec.Struct, frozen=True, eq=False):
+class EventFrame(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Events of one source and tier, in order, in columns of equal length n.
 
     Attributes:

@@ -28,6 +28,7 @@ _SCALE = 64  # buckets a factor of two, so that a size is off by 1.1 % at the mo
 _BUCKETS = 48 * _SCALE
 _WEIGHED_AT_ONCE = 1024
 _LEFT_OUT_AT_ONCE = 1 / 64  # of the contents followed, where they become too many
+_MOST_WEIGHT = 1024.0
 _WHOLE = 2**64
 _ANY = 2**62  # contents, more than there can be
 
@@ -105,8 +106,11 @@ class MissRatioCurve:
         self._followed_now = 0  # in this window, since the threshold last fell
         self._stack = LruStack()
         self._distances: list[I64] = []  # between two accesses of one key, not yet in the weights
+        self._distance_weights: list[float] = []  # of an access in each of these
         self._waiting = 0
         self._weights = np.zeros(_BUCKETS)  # accesses by distance, in sampled accesses of today's rate
+        # What an access weighs now: to let it grow costs less than to let all weights shrink.
+        self._weight = 1.0
         self._followed = 0.0  # accesses of content followed, in the same
         self._found = self._asked = 0.0  # hits, and lookups of any content, as far as they count
 
@@ -146,8 +150,10 @@ class MissRatioCurve:
     def _take_in(self, contents: I64, furthest: int) -> int:
         """Put lookups on the stack; return how many of them were taken in."""
         taken, distances = self._stack.access(contents, self.samples, furthest)
-        self._distances.append(distances)
-        self._waiting += len(distances)
+        if len(distances):
+            self._distances.append(distances)
+            self._distance_weights.append(self._weight)
+            self._waiting += len(distances)
         return taken
 
     def observe(self, hits: int, lookups: int) -> None:
@@ -158,9 +164,13 @@ class MissRatioCurve:
     def pass_windows(self, count: int) -> None:
         """Note that ``count`` windows have ended."""
         if self._half_life is not None:
-            self._weigh()
             kept = 0.5 ** (count / self._half_life)
-            self._weights *= kept
+            if kept * _MOST_WEIGHT < self._weight:
+                self._weigh()
+                self._weights *= kept / self._weight
+                self._weight = 1.0
+            else:
+                self._weight /= kept
             self._followed *= kept
             self.accesses *= kept
             self._found *= kept
@@ -182,10 +192,12 @@ class MissRatioCurve:
 
     def _weigh(self) -> None:
         """Add the distances seen at today's rate to the weights."""
-        waiting, self._distances, self._waiting = joined(self._distances), [], 0
-        if len(waiting):
-            buckets = _buckets(waiting / self.rate + 1.0)
-            self._weights += np.bincount(buckets, minlength=_BUCKETS)
+        if not self._waiting:
+            return
+        buckets = _buckets(joined(self._distances) / self.rate + 1.0)
+        weights = np.repeat(self._distance_weights, list(map(len, self._distances)))
+        self._weights += np.bincount(buckets, weights, _BUCKETS)
+        self._distances, self._distance_weights, self._waiting = [], [], 0
 
     def save(self) -> dict[str, Any]:
         """Return all that it goes on from, also what waits to be weighed."""
@@ -195,7 +207,9 @@ class MissRatioCurve:
             "furthest": self.furthest,
             "followed_now": self._followed_now,
             "distances": joined(self._distances),
+            "distance_weights": [list(map(len, self._distances)), list(self._distance_weights)],
             "weights": self._weights.copy(),
+            "weight": self._weight,
             "sums": [self.accesses, self._followed, self._found, self._asked],
         }
 
@@ -204,8 +218,13 @@ class MissRatioCurve:
         self._stack.restore(saved["stack"])
         self.threshold = saved["highest"] + 1
         self.furthest, self._followed_now = saved["furthest"], saved["followed_now"]
-        self._distances, self._waiting = [saved["distances"]], len(saved["distances"])
-        self._weights = saved["weights"]
+        self._waiting = len(saved["distances"])
+        if self._waiting:
+            # Snapshots of before had distances of one weight, and weights that shrank.
+            lengths, weights = saved.get("distance_weights", ([self._waiting], [1.0]))
+            self._distances = np.split(saved["distances"], np.cumsum(lengths)[:-1])
+            self._distance_weights = list(weights)
+        self._weights, self._weight = saved["weights"], saved.get("weight", 1.0)
         self.accesses, self._followed, self._found, self._asked = saved["sums"]
 
     @property
@@ -251,7 +270,7 @@ class MissRatioCurve:
     def _hits(self) -> npt.NDArray[np.float64]:
         """Return sampled hits by bucket of size, with the difference to those expected at distance one."""
         self._weigh()
-        hits: npt.NDArray[np.float64] = self._weights.cumsum()
+        hits: npt.NDArray[np.float64] = self._weights.cumsum() / self._weight
         hits += self._expected() - self._followed
         return np.clip(hits, 0.0, None)
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from kvstream._core.buckets import window_runs
 from kvstream.events.frame import I64, MAX_FRAME_EVENTS, EventFrame
 from kvstream.metrics.histogram import DEFAULT_SCALE
 from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
@@ -95,19 +96,13 @@ class WindowRing:
         A part holds at most ``limit`` events; where they are taken one by one, no step takes longer than
         those of ``limit`` events take.
         """
-        last = int(np.maximum.reduce(frame.ts)) // self.window_ns
-        first = int(frame.ts[0]) // self.window_ns
-        stands = self._stands()
-        at = first if stands is None else stands
-        if last < at - LATE_WINDOWS or first == last > at:  # nothing is late, or all of it in a new window
-            at = first
-        for piece in frame.cut(limit):
-            if last <= at:
-                yield at, piece
-                continue
-            reached = np.maximum.accumulate(np.maximum(piece.ts // self.window_ns, at))
-            yield from piece.split(reached)
-            at = int(reached[-1])
+        ts = frame.ts if frame.ts.flags.c_contiguous and frame.ts.flags.aligned else frame.ts.copy()
+        for index, start, end in window_runs(ts, self.window_ns, self._stands(), LATE_WINDOWS):
+            if end - start == len(ts) <= limit:
+                yield index, frame
+                return
+            for at in range(start, end, limit):
+                yield index, frame.take(slice(at, min(at + limit, end)))
 
     def steps_back(self, frames: Sequence[EventFrame], ts: I64) -> bool:
         """Return whether one of some frames is a step of the clock.

@@ -54,6 +54,10 @@ class DistinctCounter:
     def __init__(self) -> None:
         self.registers = np.zeros(_REGISTERS, dtype=np.uint8)
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        self.registers.fill(0)
+
     def add(self, values: I64) -> None:
         """Count integers, int64 (n,)."""
         count_distinct(values, self.registers, _BITS)
@@ -97,14 +101,22 @@ class WorkingSetHistory:
     """A counter for each of the last windows; 120 KiB in all."""
 
     def __init__(self) -> None:
-        self._windows: deque[tuple[int, DistinctCounter]] = deque(maxlen=HORIZONS[-1])
+        self._windows: deque[tuple[int, DistinctCounter]] = deque()
 
     def add(self, index: int, used: Iterable[I64]) -> None:
         """Count blocks that were used in a window."""
         for blocks in used:
             if not self._windows or self._windows[-1][0] != index:
-                self._windows.append((index, DistinctCounter()))
+                self._windows.append((index, self._empty_counter()))
             self._windows[-1][1].add(blocks)
+
+    def _empty_counter(self) -> DistinctCounter:
+        """Return a counter of nothing: that of the oldest window where there are as many as are kept."""
+        if len(self._windows) < HORIZONS[-1]:
+            return DistinctCounter()
+        _, counter = self._windows.popleft()
+        counter.clear()
+        return counter
 
     def save(self) -> dict[str, Any]:
         """Return the windows' indexes, int64 (w,), and their registers, uint8 (w, registers)."""
