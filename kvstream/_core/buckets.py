@@ -12,8 +12,10 @@ except ImportError:
 import numpy as np
 
 if cython.compiled:  # pragma: no cover
+    from cython.cimports.kvstream._core.columns import Columns
     from cython.cimports.kvstream._core.native import leading_digits
 else:
+    from kvstream._core.columns import Columns
     from kvstream._core.native import leading_digits
 
 _RELEASING = 1024  # intervals from which on other threads may run meanwhile
@@ -215,20 +217,32 @@ class IntervalBuckets:
         """Count intervals.
 
         Args:
-            values: Intervals, ns, none negative, int64 (n,), n at least 1.
+            values: Intervals, ns, int64 (n,); negative ones are unknown, and are not counted.
             exponential_counts: Exponential buckets that they are added to.
             classic_counts: Intervals by classic bucket, int64; added to.
         """
+        self._add(memoryview(values), exponential_counts, memoryview(classic_counts))
+
+    @cython.cfunc
+    def _add(
+        self,
+        value: cython.const[cython.longlong][::1],
+        exponential_counts: BucketCounts,
+        classic_count: cython.longlong[::1],
+    ):
+        """Count intervals as ``count`` does."""
         lower_bits: cython.longlong = 0xFFFF_FFFF
-        value: cython.const[cython.longlong][::1] = memoryview(values)
-        classic_count: cython.longlong[::1] = memoryview(classic_counts)
         low: cython.longlong = 0x7FFF_FFFF_FFFF_FFFF  # of those that are not 0
         high: cython.longlong = 0
         zeros: cython.longlong = 0
         lower: cython.longlong = 0  # the sum of the lower 32 bits, and of the others
         upper: cython.longlong = 0
+        known: cython.longlong = 0
         i: cython.Py_ssize_t
         for i in range(len(value)):
+            if value[i] < 0:
+                continue
+            known += 1
             if value[i] == 0:
                 zeros += 1
             else:
@@ -236,8 +250,10 @@ class IntervalBuckets:
                 high = max(high, value[i])
             lower += value[i] & lower_bits
             upper += value[i] >> 32
+        if not known:
+            return
         total: object = upper  # a Python integer, as a few of the longest intervals take more than 64 bits
-        exponential_counts._add_figures(len(value), zeros, (total << 32) + lower, 0 if zeros else low, high)
+        exponential_counts._add_figures(known, zeros, (total << 32) + lower, 0 if zeros else low, high)
         classic_count[self.classic[0]] += zeros
         if not high:
             return
@@ -261,11 +277,11 @@ class IntervalBuckets:
         count: cython.longlong[::1],
         classic_count: cython.longlong[::1],
     ) -> cython.void:
-        """Count intervals that are not 0 in exponential buckets, from ``first`` on, and in classic ones."""
+        """Count intervals above 0 in exponential buckets, from ``first`` on, and in classic ones."""
         i: cython.Py_ssize_t
         at: cython.Py_ssize_t
         for i in range(len(value)):
-            if value[i]:
+            if value[i] > 0:
                 at = self._bucket(value[i])
                 count[self.exponential[at] - first] += 1
                 classic_count[self.classic[at]] += 1
@@ -332,6 +348,58 @@ class IntervalBuckets:
             count[row, self._bucket(value[i]) - first] += 1
 
 
+@cython.final
+@cython.cclass
+class IntervalCounter:
+    """Counts the intervals that the block table shows, as it shows them.
+
+    Args:
+        buckets: How they are counted.
+        lifetime: Lifetimes by classic bucket, int64; added to.
+        idle: Idle times, likewise.
+        first_reuse: First reuses, likewise.
+        reuse_gap: Reuse gaps, likewise.
+    """
+
+    buckets: IntervalBuckets
+    classic_lifetime: cython.longlong[::1]
+    classic_idle: cython.longlong[::1]
+    classic_first_reuse: cython.longlong[::1]
+    classic_reuse_gap: cython.longlong[::1]
+    lifetime: BucketCounts
+    idle: BucketCounts
+    first_reuse: BucketCounts
+    reuse_gap: BucketCounts
+
+    def __init__(self, buckets: IntervalBuckets, lifetime, idle, first_reuse, reuse_gap):
+        self.buckets = buckets
+        self.classic_lifetime, self.classic_idle = memoryview(lifetime), memoryview(idle)
+        self.classic_first_reuse, self.classic_reuse_gap = memoryview(first_reuse), memoryview(reuse_gap)
+
+    def enter(
+        self,
+        lifetime: BucketCounts,
+        idle: BucketCounts,
+        first_reuse: BucketCounts,
+        reuse_gap: BucketCounts,
+    ):
+        """Count in these exponential buckets from now on."""
+        self.lifetime, self.idle = lifetime, idle
+        self.first_reuse, self.reuse_gap = first_reuse, reuse_gap
+
+    def count(self, columns: Columns):
+        """Count what applying events has shown."""
+        buckets: IntervalBuckets = self.buckets
+        if columns.evicted_count:
+            buckets._add(columns.lifetime[: columns.evicted_count], self.lifetime, self.classic_lifetime)
+            buckets._add(columns.idle[: columns.evicted_count], self.idle, self.classic_idle)
+        if columns.first_count:
+            first_reuse: cython.longlong[::1] = columns.first_reuse[: columns.first_count]
+            buckets._add(first_reuse, self.first_reuse, self.classic_first_reuse)
+        if columns.gap_count:
+            buckets._add(columns.reuse_gap[: columns.gap_count], self.reuse_gap, self.classic_reuse_gap)
+
+
 def window_runs(ts, window_ns: cython.longlong, stands, late: cython.longlong):
     """Return the runs of events that count in one window, in order.
 
@@ -385,25 +453,6 @@ def _floored(value: cython.longlong, divisor: cython.longlong) -> cython.longlon
 @cython.nogil
 @cython.exceptval(check=False)
 def _end_of(window: cython.longlong, window_ns: cython.longlong) -> cython.longlong:
-    """Return the last nanosecond of a window that began at a time that 64 bits hold."""
+    """Return the last nanosecond of a window, of which 64 bits hold some at least."""
     most: cython.longlong = 0x7FFF_FFFF_FFFF_FFFF
-    start: cython.longlong = window * window_ns
-    return most if start > most - window_ns else start + (window_ns - 1)
-
-
-def count_accesses(counts):
-    """Return how many of some generations were never accessed, how many once, and all their accesses.
-
-    Args:
-        counts: Accesses of each generation, int64 (n,).
-    """
-    count: cython.const[cython.longlong][::1] = memoryview(counts)
-    never: cython.longlong = 0
-    once: cython.longlong = 0
-    total: cython.longlong = 0
-    i: cython.Py_ssize_t
-    for i in range(len(count)):
-        never += count[i] == 0
-        once += count[i] == 1
-        total += count[i]
-    return never, once, total
+    return most if window >= most // window_ns else (window + 1) * window_ns - 1

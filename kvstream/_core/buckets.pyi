@@ -3,6 +3,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
+from kvstream._core.columns import Columns
 from kvstream.events.frame import I64, U16
 
 class BucketCounts:
@@ -35,5 +36,18 @@ class IntervalBuckets:
     def count(self, values: I64, exponential_counts: BucketCounts, classic_counts: I64) -> None: ...
     def count_rows(self, values: I64, rows: U16, row_count: int) -> tuple[int, I64, I64, I64, list[int]]: ...
 
+@final
+class IntervalCounter:
+    def __init__(
+        self, buckets: IntervalBuckets, lifetime: I64, idle: I64, first_reuse: I64, reuse_gap: I64
+    ) -> None: ...
+    def enter(
+        self,
+        lifetime: BucketCounts,
+        idle: BucketCounts,
+        first_reuse: BucketCounts,
+        reuse_gap: BucketCounts,
+    ) -> None: ...
+    def count(self, columns: Columns) -> None: ...
+
 def window_runs(ts: I64, window_ns: int, stands: int | None, late: int) -> list[tuple[int, int, int]]: ...
-def count_accesses(counts: I64) -> tuple[int, int, int]: ...

@@ -73,20 +73,26 @@ class Columns:
         self.arrays["counts"].fill(0)
         self.arrays["evictions"].fill(0)
 
-    def take(self, attributed: bool, records: bool) -> tuple:
-        """Return counts by name, those alone that are not 0, and columns by name that hold anything."""
-        counted = zip(COUNTED, self.arrays["counts"].tolist(), strict=True)
-        counts: dict = {name: count for name, count in counted if count}
+    def take(self, attributed: bool, records: bool, counted: bool) -> tuple:
+        """Return counts by name, those alone that are not 0, and columns by name that hold anything.
+
+        Args:
+            attributed: Whether there are label sets.
+            records: Whether records of evictions are made.
+            counted: Whether intervals are counted already, and of no use but for records.
+        """
+        every: list = self.arrays["counts"].tolist()
+        counts: dict = {COUNTED[i]: every[i] for i in range(len(every)) if every[i]}
         names: list = [("evictions", len(REASONS))] if self.ended_count else []
-        if self.gap_count:
+        if self.gap_count and not counted:
             names.append(("reuse_gap", self.gap_count))
-        if self.first_count:
+        if self.first_count and not counted:
             names.append(("first_reuse", self.first_count))
         if self.used_count:
             names.append(("used", self.used_count))
         if self.looked_up_count:
             names.append(("looked_up", self.looked_up_count))
-        if self.evicted_count:
+        if self.evicted_count and (records or not counted):
             names += [(name, self.evicted_count) for name in ("lifetime", "idle", "access_count")]
             if records:
                 of_records = ("evicted_block", "evicted_ts", "evicted_reason", "history")

@@ -1,2 +1,15 @@
+from typing import Any, final
+
+import numpy.typing as npt
+
 AT_ONCE: int
 COUNTED: tuple[str, ...]
+
+@final
+class Columns:
+    def __init__(self) -> None: ...
+    def see_to_history(self, depth: int) -> None: ...
+    def empty(self) -> None: ...
+    def take(
+        self, attributed: bool, records: bool, counted: bool
+    ) -> tuple[dict[str, int], dict[str, npt.NDArray[Any]]]: ...

@@ -23,6 +23,7 @@ if cython.compiled:  # pragma: no cover
 else:
     from kvstream._core.columns import Columns
     from kvstream._core.native import as_signed
+from kvstream._core.buckets import IntervalCounter
 from kvstream._core.columns import AT_ONCE, COUNTED
 
 NOT_LIVE = -1
@@ -72,6 +73,9 @@ _RESIDENTS = cython.declare(cython.int, COUNTED.index("residents"))
 _UNKNOWN_BIRTHS = cython.declare(cython.int, COUNTED.index("unknown_births"))
 _SHARED_BETWEEN_SALTS = cython.declare(cython.int, COUNTED.index("shared_between_salts"))
 _UNKNOWN_LIFETIMES = cython.declare(cython.int, COUNTED.index("unknown_lifetimes"))
+_NEVER_ACCESSED = cython.declare(cython.int, COUNTED.index("never_accessed"))
+_ACCESSED_ONCE = cython.declare(cython.int, COUNTED.index("accessed_once"))
+_ACCESS_TOTAL = cython.declare(cython.int, COUNTED.index("access_total"))
 _EMPTY = cython.declare(cython.int, -1)  # a place that never held a slot
 _REMOVED = cython.declare(cython.int, REMOVED)
 _BIRTH = cython.declare(cython.int, 0)  # columns of a row of the table
@@ -610,8 +614,12 @@ class Table:
         self.looked_up_below = looked_up_below & 2**64 - 1
         self.counted_since = counted_since
 
-    def apply(self, start: int):
+    def apply(self, start: int, counter: IntervalCounter | None = None):
         """Apply events from one on, up to a clear, the end, or ``AT_ONCE`` of them.
+
+        Args:
+            start: The event.
+            counter: Counts the intervals as long as nothing has labels; they are in no column then.
 
         Returns:
             The event at which it stopped, and the counts and columns of what was shown on the way
@@ -636,7 +644,11 @@ class Table:
                 if at == end or self.ops[at] == _CLEAR:
                     break
                 self._make_room(at, end)
-            counts, columns = self.columns.take(self.is_attributed, self.records)
+            if self.is_attributed:
+                counter = None
+            if counter is not None:
+                counter.count(self.columns)
+            counts, columns = self.columns.take(self.is_attributed, self.records, counter is not None)
             return at, counts, columns
         finally:
             self.columns.empty()
@@ -989,7 +1001,12 @@ class Table:
             at: cython.Py_ssize_t = self.columns.evicted_count
             self.columns.lifetime[at] = lifetime
             self.columns.idle[at] = idle
-            self.columns.access_count[at] = self.rows[slot, _COUNT]
+            count: cython.longlong = self.rows[slot, _COUNT]
+            self.columns.access_count[at] = count
+            if birth != _BIRTH_UNKNOWN:
+                self.columns.counts[_NEVER_ACCESSED] += count == 0
+                self.columns.counts[_ACCESSED_ONCE] += count == 1
+                self.columns.counts[_ACCESS_TOTAL] += count
             self.columns.evicted_of[at] = self._attribution(slot)
             if self.records:
                 self.columns.evicted_block[at] = block

@@ -3,6 +3,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+from kvstream._core.buckets import IntervalCounter
 from kvstream.events.frame import I64, U8, U16
 
 NOT_LIVE: int
@@ -51,4 +52,6 @@ class Table:
         counted_since: int,
         salts: U16 | None = None,
     ) -> None: ...
-    def apply(self, start: int) -> tuple[int, dict[str, int], dict[str, npt.NDArray[Any]]]: ...
+    def apply(
+        self, start: int, counter: IntervalCounter | None = None
+    ) -> tuple[int, dict[str, int], dict[str, npt.NDArray[Any]]]: ...

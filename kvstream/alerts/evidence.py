@@ -99,6 +99,8 @@ Measure = Literal["hit_logit", "log_lifetime", "hit_ratio", "lookups"]
 
 _MEASURES: tuple[Measure, ...] = ("hit_logit", "log_lifetime", "hit_ratio", "lookups")
 
+_ROW = {measure: row for row, measure in enumerate(_MEASURES)}
+
 _COUNTS = ("active_windows", "lookups", "hits", "evictions", "premature", "lifetimes")
 _TIMES = ("start", "end", "lifetime_logs")
 
@@ -202,8 +204,8 @@ class EvidenceLog:
 
     def normal(self, measure: Measure, before: int) -> F64:
         """Return a measure of the pieces but for the last ``before``, as far as they count as normal."""
-        column: F64 = self._normal[_MEASURES.index(measure), : KEPT - before]
-        return column.compress(~np.isnan(column))
+        column: F64 = self._normal[_ROW[measure], max(0, KEPT - len(self.pieces)) : KEPT - before]
+        return column.compress(column == column)  # NaN equals nothing
 
     def mark_incident(self, since: float) -> None:
         """Take evidence from ``since`` on as that of an incident, not of normal operation."""

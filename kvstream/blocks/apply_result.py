@@ -189,7 +189,7 @@ class Observations(CacheCounts, eq=False):
     """What one ``BlockTable.apply`` saw: counts, and columns in lists: int64, intervals in ns.
 
     Attributes:
-        reuse_gaps: Access to access.
+        reuse_gaps: Access to access, as all intervals unless they were counted at once.
         first_reuses: Allocation to first access.
         lifetimes: Allocation to eviction; not of unknown births.
         idles: Last access to eviction.

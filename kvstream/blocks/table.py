@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvstream._core.buckets import IntervalCounter
 from kvstream._core.build import warn_if_interpreted
 from kvstream._core.ids import source_seed
 from kvstream._core.table import NOT_LIVE, Table
@@ -79,11 +80,15 @@ class BlockTable:
         """Return how many blocks there is memory for."""
         return len(self._table.rows_array)
 
-    def apply(self, frame: EventFrame) -> Observations:
+    def apply(self, frame: EventFrame, counter: IntervalCounter | None = None) -> Observations:
         """Apply the events in order and return what there was to see.
 
         Unknown blocks, repeated allocations and times that go backwards are counted, never raised.
         The frame's source, tier and numbers are not looked at.
+
+        Args:
+            frame: The events.
+            counter: Counts the intervals as long as nothing has labels, instead of showing them.
         """
         seen = Observations()
         if not len(frame):
@@ -104,7 +109,7 @@ class BlockTable:
         )
         at, end = 0, len(frame)
         while True:
-            at, counts, columns = self._table.apply(at)
+            at, counts, columns = self._table.apply(at, counter)
             has_unknown = "unknown_lifetimes" in counts
             for name, count in counts.items():
                 if count:

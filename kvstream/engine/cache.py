@@ -173,7 +173,7 @@ class CacheMonitor:
             window.lost += lost
             window.restarts += self._restarts_unseen
             lost = self._restarts_unseen = 0
-            seen = self.table.apply(part)
+            seen = self.table.apply(part, self._intervals.counter(window.measurements))
             if seen.unknown_births or seen.unknown_evictions:
                 self.is_whole = False
             self._stores_seen = self._stores_seen or seen.stores > 0

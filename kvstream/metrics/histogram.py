@@ -47,16 +47,10 @@ class ExponentialHistogram(BucketCounts):
 
     __slots__ = ()
 
-    def record(self, values_ns: I64, classic: "ClassicHistogram | None" = None) -> None:
-        """Count intervals, and count them in classic buckets at the same time.
-
-        Args:
-            values_ns: Intervals, ns, none negative, int64 (n,).
-            classic: Histogram that they are added to as well.
-        """
+    def record(self, values_ns: I64) -> None:
+        """Count intervals, ns, int64 (n,); negative ones are unknown, and are not counted."""
         if len(values_ns):
-            into = ClassicHistogram() if classic is None else classic
-            buckets(self.scale).core.count(values_ns, self, into.counts)
+            buckets(self.scale).core.count(values_ns, self, ClassicHistogram().counts)
 
     @property
     def mean(self) -> float:

@@ -4,8 +4,10 @@ from collections import defaultdict
 from functools import partial
 from typing import Any
 
+from kvstream._core.buckets import IntervalCounter
 from kvstream.blocks.apply_result import Observations, joined
 from kvstream.events.frame import I64, U16
+from kvstream.metrics.buckets import buckets
 from kvstream.metrics.histogram import DEFAULT_SCALE, ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.histogram_rows import HistogramRows
 from kvstream.metrics.measurements import Measurements
@@ -17,7 +19,8 @@ _NAMES = ("lifetime", "idle", "first_reuse", "reuse_gap")
 class Intervals:
     """Counts the intervals of one source and tier: by window, since the start, and by label set.
 
-    They wait until there are many, or somebody asks.
+    The table counts them as it shows them. Once there are labels, they wait until there are many, or somebody
+    asks, as label sets are counted in columns.
 
     Args:
         scale: Scale of the histograms.
@@ -28,33 +31,37 @@ class Intervals:
 
     def __init__(self, scale: int = DEFAULT_SCALE) -> None:
         self.classic = {name: ClassicHistogram() for name in _NAMES}
+        self._counter = IntervalCounter(
+            buckets(scale).core, **{name: histogram.counts for name, histogram in self.classic.items()}
+        )
+        self._counted: Measurements | None = None  # where the counter counts
         self._by_label_set: defaultdict[str, HistogramRows] = defaultdict(partial(HistogramRows, scale))
         self._forget()
 
     def _forget(self) -> None:
         self._values: dict[str, list[I64]] = {name: [] for name in _NAMES}
         self._label_sets: dict[str, list[U16]] = {name: [] for name in _NAMES}
-        self._access_counts: list[I64] = []
         self._waiting = 0
-        self._are_labelled = False
+
+    def counter(self, window: Measurements) -> IntervalCounter:
+        """Return what counts the intervals of a window that have no labels."""
+        if window is not self._counted:
+            self._counted = window
+            self._counter.enter(window.lifetime, window.idle, window.first_reuse, window.reuse_gap)
+        return self._counter
 
     def observe(self, seen: Observations, window: Measurements) -> None:
-        """Take in what one ``apply`` saw in a window, and count if much is waiting."""
-        columns = (seen.lifetimes, seen.idles, seen.first_reuses, seen.reuse_gaps)
-        more = sum(len(values) for of_name in columns for values in of_name)
-        if not more:
+        """Take in what one ``apply`` saw of labels in a window, and count if much is waiting."""
+        if not seen.labelled:
             return
-        if self._are_labelled != bool(seen.labelled):
-            self.settle(window)
-            self._are_labelled = bool(seen.labelled)
-        for name, values in zip(_NAMES, columns, strict=True):
-            self._values[name] += values
-        self._access_counts += seen.access_counts
+        columns = (seen.lifetimes, seen.idles, seen.first_reuses, seen.reuse_gaps)
+        for name, of_name in zip(_NAMES, columns, strict=True):
+            self._values[name] += of_name
+            self._waiting += sum(map(len, of_name))
         for events in seen.labelled:
             label_sets = (events.lives, events.idles, events.first_reuses, events.reuse_gaps)
             for name, numbers in zip(_NAMES, label_sets, strict=True):
                 self._label_sets[name].append(numbers)
-        self._waiting += more
         if self._waiting >= _AT_ONCE:
             self.settle(window)
 
@@ -65,17 +72,10 @@ class Intervals:
         for name in _NAMES:
             values = joined(self._values[name])
             if len(values):
-                self._count(name, values, getattr(window, name))
-        window.observe_accesses(joined(self._access_counts))
+                counted = self._by_label_set[name].record(joined(self._label_sets[name]), values)
+                getattr(window, name).merge(counted.exponential())
+                self.classic[name].add(counted.classic())
         self._forget()
-
-    def _count(self, name: str, values: I64, of_window: ExponentialHistogram) -> None:
-        if self._are_labelled:
-            counted = self._by_label_set[name].record(joined(self._label_sets[name]), values)
-            of_window.merge(counted.exponential())
-            self.classic[name].add(counted.classic())
-        else:
-            of_window.record(values, self.classic[name])
 
     def save(self) -> dict[str, Any]:
         """Return what was counted since the start; settled before."""

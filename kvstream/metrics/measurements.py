@@ -5,9 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from kvstream._core.buckets import count_accesses
 from kvstream.events.counters import CacheCounts, counts_of
-from kvstream.events.frame import I64
 from kvstream.metrics.histogram import (
     DEFAULT_SCALE,
     ExponentialHistogram,
@@ -44,13 +42,6 @@ class Measurements(CacheCounts, eq=False):
     def empty(cls, scale: int = DEFAULT_SCALE) -> Self:
         """Return measurements of nothing, with histograms of a scale."""
         return cls(*(ExponentialHistogram(scale) for _ in _HISTOGRAMS))
-
-    def observe_accesses(self, counts: I64) -> None:
-        """Add evicted generations, by how often they were accessed, int64 (m,)."""
-        never_accessed, accessed_once, total = count_accesses(counts)
-        self.never_accessed += never_accessed
-        self.accessed_once += accessed_once
-        self.access_total += total
 
     def observe_returns(self, returns: Returns) -> None:
         """Add evicted content that came back."""

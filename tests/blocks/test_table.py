@@ -64,6 +64,10 @@ def assert_same(seen: list[Observations], table: BlockTable, plain: ReferenceTab
     assert sorted(lifetimes) == sorted(e.lifetime for e in plain.evicted if e.lifetime is not None)
     idles = [x for s in seen for x in joined(s.idles).tolist()]
     assert sorted(idles) == sorted(e.idle for e in plain.evicted if e.idle is not None)
+    accesses = [e.count for e in plain.evicted if e.lifetime is not None]
+    assert sum(s.never_accessed for s in seen) == accesses.count(0)
+    assert sum(s.accessed_once for s in seen) == accesses.count(1)
+    assert sum(s.access_total for s in seen) == sum(accesses)
     live = {b.block_id: (b.birth_ns, b.access_count, b.access_times_ns) for b in table.live_blocks()}
     assert live == {k: (g.birth, g.count, g.times) for k, g in plain.live.items()}
     assert table.live_count == len(plain.live)

@@ -2,6 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvstream._core.buckets import window_runs
 from kvstream.blocks.apply_result import Observations
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.window import LATE_WINDOWS, WindowRing
@@ -60,9 +61,8 @@ def test_of_older_windows_the_counts_stay():
         for i in range(50):
             window, _ = ring.enter(i)
             window.live, window.lost = i, i % 3
-            window.measurements.add_counts(Observations(allocations=i, accesses=2 * i))
+            window.measurements.add_counts(Observations(allocations=i, accesses=2 * i, never_accessed=i // 2))
             window.measurements.lifetime.record(np.arange(i))
-            window.measurements.observe_accesses(np.arange(i))
     assert thin.newest(100).tolist() == whole.newest(100).tolist()
     assert thin.newest(100)["index"].tolist() == list(range(29, 49))
     assert thin.newest(1)["observed"].tolist() == [48]
@@ -96,3 +96,20 @@ def test_a_step_back_is_seen_after_time_went_on_without_events():
     for index, _ in ring.cut(frame([800])):
         ring.enter(index)
     assert clock_steps(ring) == 1
+
+
+@given(
+    st.lists(st.integers(-60, 300) | st.just(2**63 - 1) | st.just(-(2**63)), min_size=1, max_size=40),
+    st.sampled_from([1, 7, 10]),
+    st.none() | st.integers(-5, 40),
+)
+def test_events_are_parted_where_one_is_of_a_later_window(times, window_ns, stands):
+    runs = window_runs(np.array(times, np.int64), window_ns, stands, LATE_WINDOWS)
+    indexes = [time // window_ns for time in times]
+    at = indexes[0] if stands is None else stands
+    if max(indexes) < at - LATE_WINDOWS or max(indexes) == indexes[0] > at:
+        at = indexes[0]
+    expected = [at := max(at, index) for index in indexes]
+    assert [index for index, start, end in runs for _ in range(start, end)] == expected
+    assert [start for _, start, _ in runs] == [0, *(end for _, _, end in runs[:-1])]
+    assert len({index for index, _, _ in runs}) == len(runs)
