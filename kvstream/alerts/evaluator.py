@@ -31,6 +31,7 @@ _LONGER_THAN_BEFORE = 1.1  # times the longest good stretch before it recurred
 _LINGERS_SECONDS = 600.0  # in which a hit ratio is back though lifetimes are not
 _FOLLOWS_SECONDS = 420.0  # after an incident in which its evidence may still show
 _SAVED = ("_index", "_judged_at", "_shift", "_cold_since", "_live", "_hits_known")
+_LIFETIME_LOOKUPS, _HIT_RATIO = MetricType.LIFETIME_LOOKUPS, MetricType.HIT_RATIO  # found at once
 _CLEARED_SHARE = 0.5  # of the live blocks: a clear of at least this share is a restart
 
 
@@ -118,9 +119,10 @@ class Evaluator:
 
     def _arrange(self, states: dict[str, _State]) -> None:
         self._states = states
-        self._inhibitors: dict[str, list[_State]] = {
-            name: [by for by in states.values() if name in by.rule.inhibits] for name in states
-        }
+        self._inhibitors: dict[str, list[_State]] = {name: [] for name in states}
+        for by in states.values():
+            for name in states.keys() & by.rule.inhibits:
+                self._inhibitors[name].append(by)
         self._silent = [(s, s.condition) for s in states.values() if isinstance(s.condition, Silent)]
         self._at_each_window = [s for s in states.values() if not s.condition.needs_piece]
         self._note_active()
@@ -223,10 +225,10 @@ class Evaluator:
         seen = window.measurements
         self._load.add(window.index, seen.lookups)
         in_lookups = self._load.lookups_in(seen.lifetime.quantile(0.5))
-        given = {MetricType.LIFETIME_LOOKUPS: Point(in_lookups, seen.lifetime.count)}
+        given = {_LIFETIME_LOOKUPS: Point(in_lookups, seen.lifetime.count)}
         self._hits_known |= seen.accesses > 0
         if not self._hits_known:  # an engine that reports none: the ratio is not 0 but unknown
-            given[MetricType.HIT_RATIO] = Point(0.0, 0)
+            given[_HIT_RATIO] = Point(0.0, 0)
         points = Points(window, self._window_seconds, self._capacity, given)
         piece = self._log.add(start, end, seen, in_lookups)
         if piece is not None and piece.start >= self._cold_since + _WARM_UP_SECONDS and not self._unusual():

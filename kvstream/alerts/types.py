@@ -26,6 +26,8 @@ class AlertLevel(StrEnum):
 class MetricType(StrEnum):
     """The windowed values that rules look at."""
 
+    __hash__ = str.__hash__  # that of Enum is written in Python, and each window looks some up
+
     LIFETIME = "lifetime"
     LIFETIME_LOOKUPS = "lifetime_lookups"
     IDLE_TIME = "idle_time"

@@ -530,8 +530,10 @@ def _accessed(changes: ContentChanges, events: EventFrame, by_hash: bool) -> npt
 
 def _pieces(part: EventFrame) -> list[EventFrame]:
     """Cut events where they hold many clears, each of which costs what a small frame does."""
-    if part.ops.tobytes().count(_CLEAR) < _WORK_AT_ONCE * _CLEARS_A_WINDOW:  # a tenth of what numpy takes
+    few = _WORK_AT_ONCE * _CLEARS_A_WINDOW
+    # To count in bytes takes a tenth of what numpy takes.
+    if len(part.ops) < few or part.ops.tobytes().count(_CLEAR) < few:
         return [part]
     clears = (part.ops == _CLEAR).nonzero()[0]
-    edges = [*clears[:: _WORK_AT_ONCE * _CLEARS_A_WINDOW].tolist(), len(part)]
+    edges = [*clears[::few].tolist(), len(part)]
     return [part.take(slice(start, end)) for start, end in pairwise([0, *edges] if edges[0] else edges)]

@@ -15,7 +15,7 @@ from kvstream.engine.limits import TOO_MANY_BLOCKS, TOO_MANY_CACHES, StreamLimit
 from kvstream.errors import StateError
 from kvstream.events.counters import SourceCounts
 from kvstream.events.frame import EventFrame
-from kvstream.events.sequence import Arrival, Cursor, FrameSequence
+from kvstream.events.sequence import NEXT, RESTART, Cursor, FrameSequence
 from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
 
 _SETTINGS = ("window_seconds", "sample_rate")
@@ -63,7 +63,7 @@ class SourceMonitor:
         waiting: dict[str, list[EventFrame]] = {}
         for frame in frames:
             arrival = self._sequence.arrive(frame)
-            if arrival is not Arrival.NEXT:
+            if arrival is not NEXT:
                 if arrival.value in _KINDS:
                     self.duplicates[_KINDS[arrival.value]] += 1
                 if arrival.is_dropped:
@@ -72,10 +72,10 @@ class SourceMonitor:
                     self._dropped_unseen += len(frame)
                     continue
             missing = self._sequence.missing
-            if missing or arrival is Arrival.RESTART:
+            if missing or arrival is RESTART:
                 for tier in list(waiting):
                     yield from self._apply(tier, waiting.pop(tier), records)
-                if arrival is Arrival.RESTART:
+                if arrival is RESTART:
                     self.restart()
                 self.counts.lost_frames += missing
                 if missing:

@@ -38,7 +38,7 @@ known here, so that it is refused as such instead of being taken for damage.
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class WireFrame(msgspec.Struct, array_like=True, frozen=True):
+class WireFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A frame as it stands on the wire; columns are little-endian bytes.
 
     They are copies: what lies anywhere in a message would have to be copied before it is applied.

@@ -92,7 +92,7 @@ class ContentSample:
             self._ts[self._count : end] = ts[taken]
             self._begins[self._count : end] = begins[taken]
             self._lives[self._count : end] = self._life
-            self._newest = max(self._newest, int(ts[taken].max()))
+            self._newest = max(self._newest, int(np.maximum.reduce(ts[taken])))
             self._count = end
             if end == self._size:
                 self._make_room()

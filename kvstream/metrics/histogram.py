@@ -12,6 +12,7 @@ from kvstream.metrics.buckets import VLLM_BUCKETS_NS, buckets
 
 DEFAULT_SCALE = 4
 _HALF = 2**32
+_UNUSED = np.zeros(len(VLLM_BUCKETS_NS) + 1, dtype=np.int64)  # classic buckets of what needs none
 
 
 class IntervalStats(msgspec.Struct, frozen=True):
@@ -50,7 +51,7 @@ class ExponentialHistogram(BucketCounts):
     def record(self, values_ns: I64) -> None:
         """Count intervals, ns, int64 (n,); negative ones are unknown, and are not counted."""
         if len(values_ns):
-            buckets(self.scale).core.count(values_ns, self, ClassicHistogram().counts)
+            buckets(self.scale).core.count(values_ns, self, _UNUSED)
 
     @property
     def mean(self) -> float:

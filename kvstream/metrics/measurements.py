@@ -1,6 +1,8 @@
 """Measurements: counts and histograms of one stretch of one stream. They merge by addition."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +17,7 @@ from kvstream.metrics.histogram import (
 from kvstream.metrics.premature import Returns
 
 _HISTOGRAMS = ("lifetime", "idle", "first_reuse", "reuse_gap", "return_time", "return_distance")
+_histograms: Callable[["Measurements"], tuple[ExponentialHistogram, ...]] = attrgetter(*_HISTOGRAMS)
 _COUNTS = tuple(counts_of(CacheCounts))
 _BLOCK = 1_000_000_000  # as long as a second, so that a histogram of times can count blocks
 
@@ -41,18 +44,19 @@ class Measurements(CacheCounts, eq=False):
     @classmethod
     def empty(cls, scale: int = DEFAULT_SCALE) -> Self:
         """Return measurements of nothing, with histograms of a scale."""
-        return cls(*(ExponentialHistogram(scale) for _ in _HISTOGRAMS))
+        return cls(*map(ExponentialHistogram, repeat(scale, len(_HISTOGRAMS))))
 
     def observe_returns(self, returns: Returns) -> None:
         """Add evicted content that came back."""
-        self.return_time.record(returns.times)
-        self.return_distance.record(returns.distances * _BLOCK)
+        if len(returns.times):
+            self.return_time.record(returns.times)
+            self.return_distance.record(returns.distances * _BLOCK)
 
     def merge(self, other: "Measurements") -> None:
         """Add another stretch."""
         self.add_counts(other)
-        for name in _HISTOGRAMS:
-            getattr(self, name).merge(getattr(other, name))
+        for histogram, more in zip(_histograms(self), _histograms(other), strict=True):
+            histogram.merge(more)
 
     @property
     def lookups(self) -> int:

@@ -41,7 +41,9 @@ class Window(msgspec.Struct, eq=False):
     def counts(self) -> tuple[int, ...]:
         """Return the fields of ``WINDOW_COUNTS``."""
         seen = self.measurements
-        lifetimes = (min(round(seen.lifetime.quantile(q) * 1e9), _MOST_NS) for q in _PERCENTILES)
+        lifetimes = [0] * len(_PERCENTILES)
+        if seen.lifetime.count:
+            lifetimes = [min(round(seen.lifetime.quantile(q) * 1e9), _MOST_NS) for q in _PERCENTILES]
         return (
             self.index,
             seen.allocations,
@@ -53,7 +55,7 @@ class Window(msgspec.Struct, eq=False):
             self.lost,
             self.is_empty,
             seen.return_time.count,
-            *(lifetimes if seen.lifetime.count else (0, 0, 0)),
+            *lifetimes,
         )
 
 
