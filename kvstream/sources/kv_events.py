@@ -5,7 +5,7 @@ keyed hash of vLLM's cache salt.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import msgspec
 
@@ -73,6 +73,7 @@ class KVEventDecoder:
         has_one_rank: Whether ``source`` names the rank, whatever its batches say.
 
     Attributes:
+        add: Called with the bytes of a batch, keeps it for the next ``frames``.
         rejected: What the last ``frames`` could not decode. Other parts of a batch are in the frames.
         undecoded: Batches that the last ``frames`` had no memory to decode; they count as lost.
 
@@ -88,6 +89,7 @@ class KVEventDecoder:
         self.rejected: list[Rejected] = []
         self.undecoded = 0
         self._waiting: list[bytes] = []
+        self.add = self._waiting.append  # itself, as a method around it takes as long as to read an event
         self._numbers: dict[str, int] = {}
         self._lost = 0
         self._reader = KVEventReader(_tier_of, TIER_OF_MEDIUM.values(), HOST_POOLS)
@@ -107,10 +109,6 @@ class KVEventDecoder:
         """Time of the last batch, ns since the Unix epoch; 0 before the first."""
         return self._reader.last_ts
 
-    def add(self, payload: bytes) -> None:
-        """Keep a batch for the next ``frames``."""
-        self._waiting.append(payload)
-
     def mark_snapshot(self, is_snapshot: bool) -> None:
         """Take batches from now on for what is cached, not for what was stored, or no more."""
         self._reader.is_snapshot = is_snapshot
@@ -129,7 +127,8 @@ class KVEventDecoder:
 
         Frames are numbered one by one, with holes as large as the batches that were lost.
         """
-        waiting, self._waiting, self.rejected, self.undecoded = self._waiting, [], [], 0
+        waiting, self.rejected, self.undecoded = self._waiting.copy(), [], 0
+        del self._waiting[: len(waiting)]
         try:
             self._read(waiting)
             taken = self._reader.take()
@@ -141,9 +140,14 @@ class KVEventDecoder:
         for rank, tier, ops, blocks, ts, label_of, labels, sizes in taken:
             source = self.source if rank == NO_RANK or self._has_one_rank else f"{self.source}/dp{rank}"
             whole = EventFrame(
-                ops, blocks, ts, source, tier, epoch=self.epoch, labels=labels, label_of=label_of
+                *(ops, blocks, ts, source, tier),
+                epoch=self.epoch,
+                labels=labels,
+                label_of=label_of,
+                block_tokens=sizes[0][1] if sizes else 0,
             )
-            for frame in _cut(whole, sizes):
+            parts = [whole] if len(sizes) < 2 else _cut(whole, sizes)
+            for frame in chain.from_iterable(part.cut(MAX_FRAME_EVENTS) for part in parts):
                 number = self._numbers.get(source, 0) + self._lost
                 self._lost = 0
                 self._numbers[source] = number + 1
@@ -168,11 +172,10 @@ class KVEventDecoder:
 
 
 def _cut(whole: EventFrame, sizes: list[tuple[int, int]]) -> Iterator[EventFrame]:
-    """Yield the frames of what was read, each with blocks of one size."""
+    """Yield the parts of what was read, each with blocks of one size."""
     starts = [0, *(row for row, _ in sizes[1:])]
-    for (start, end), (_, tokens) in zip(pairwise([*starts, len(whole)]), sizes or [(0, 0)], strict=True):
-        part = whole if len(starts) == 1 else whole.take(slice(start, end))
-        yield from msgspec.structs.replace(part, block_tokens=tokens).cut(MAX_FRAME_EVENTS)
+    for (start, end), (_, tokens) in zip(pairwise([*starts, len(whole)]), sizes, strict=True):
+        yield msgspec.structs.replace(whole.take(slice(start, end)), block_tokens=tokens)
 
 
 def _tier_of(medium: str | None) -> str:
