@@ -311,6 +311,12 @@ class KVEventReader:
     _remaining_at: cython.Py_ssize_t
     _ownership_at: cython.Py_ssize_t
     _extra_keys_at: cython.Py_ssize_t  # where the first of them are not nil, or there are many
+    # The last removal of one block in the batch, as the next ones mostly are the same but for their hash:
+    _removal_at: cython.Py_ssize_t  # 0 for none
+    _removal_hash: cython.Py_ssize_t  # bytes before its hash
+    _removal_size: cython.Py_ssize_t
+    _removal_salt: cython.longlong
+    _removal_columns: _Columns
     _is_map: cython.bint  # whether the event is a map
     _has_rare: cython.bint  # whether it has a field that few have, so that all others need not look for it
 
@@ -322,6 +328,7 @@ class KVEventReader:
         self._most_tiers = len(self._tiers) + _MAX_OTHER_TIERS
         self._columns, self._by_medium, self._host_pools = {}, {}, {}
         self._current, self._medium = None, b""
+        self._removal_columns = None
         self._ownership, self._ownership_salt = "", as_signed(name_salt(""))
         self._rank = NO_RANK
         self._batch = self._group = self._salt = 0
@@ -509,7 +516,7 @@ class KVEventReader:
     @cython.exceptval(-1)
     def _read_events(self, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
         """Add the events of the batch to the columns; return their end."""
-        self._rows = self._unknown = self._malformed = 0
+        self._rows = self._unknown = self._malformed = self._removal_at = 0
         if at >= self._end:
             raise _torn()
         if not _is_array(self._data[at]):
@@ -539,8 +546,37 @@ class KVEventReader:
     def _read_good_events(self, count: cython.longlong) -> cython.int:
         """Read events up to one that is malformed, which raises, or to a bound."""
         while self._event < count and self._rows <= _MOST_ROWS:
-            self._event_at = self._read_event(self._event_at)
+            if self._removal_at and self._is_such_removal(self._event_at):
+                self._add_such_removal()
+            else:
+                self._event_at = self._read_event(self._event_at)
             self._event += 1
+        return 0
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _is_such_removal(self, at: cython.Py_ssize_t) -> cython.bint:
+        """Return whether an event is the same as the last removal, but for its hash."""
+        before: cython.Py_ssize_t = self._removal_hash
+        after: cython.Py_ssize_t = before + 8
+        size: cython.Py_ssize_t = self._removal_size
+        return (
+            at + size <= self._end
+            and _is_same(self._data, at, self._removal_at, before)
+            and _is_same(self._data, at + after, self._removal_at + after, size - after)
+        )
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _add_such_removal(self) -> cython.int:
+        """Add a row for an event that is the same as the last removal, but for its hash."""
+        columns: _Columns = self._removal_columns
+        columns.see_to_room(1)
+        block: cython.longlong = as_signed(self._eight(self._event_at + self._removal_hash))
+        columns.append(_EVICT, block ^ self._removal_salt, self._ts, 0)
+        self._rows += 1
+        self._event_at += self._removal_size
         return 0
 
     def _fail(self, why, events):
@@ -607,7 +643,19 @@ class KVEventReader:
             self._add_clear()
         else:
             self._add_blocks(op)
+            if op == _EVICT and not self._has_rare and self._count(self._hashes_at) == 1:
+                self._note_removal(at, end)
         return end
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _note_removal(self, at: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+        """Take note of a removal of one block, which was added last, if its hash has eight bytes."""
+        hash_at: cython.Py_ssize_t = self._inside(self._hashes_at)
+        if self._data[hash_at] == _UINT64:
+            self._removal_at, self._removal_hash, self._removal_size = at, hash_at + 1 - at, end - at
+            self._removal_salt, self._removal_columns = self._read_salt(), self._current
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -1328,6 +1376,18 @@ def _is_at(
     if cython.compiled:  # pragma: no cover
         return memcmp(data + at, text, size) == 0
     return data[at : at + size] == text
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _is_same(
+    data: cython.p_const_uchar, at: cython.Py_ssize_t, other: cython.Py_ssize_t, size: cython.Py_ssize_t
+) -> cython.bint:
+    """Return whether the same bytes are at two places of the data."""
+    if cython.compiled:  # pragma: no cover
+        return memcmp(data + at, data + other, size) == 0
+    return data[at : at + size] == data[other : other + size]
 
 
 def _torn():

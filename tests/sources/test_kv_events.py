@@ -472,6 +472,25 @@ def test_any_batches_are_read_as_the_reference_reads_them(batches, cut):
         same(new_reader(module), ReferenceReader(), encoded)
 
 
+REMOVALS = st.builds(
+    lambda hashes, medium, group, more: removed(hashes, medium, group) | more,
+    st.lists(st.integers(2**63, 2**64 - 1), min_size=1, max_size=1)
+    | st.sampled_from([[7], ["a"], [2**63] * 2]),
+    st.sampled_from(["GPU", "CPU"]),
+    st.integers(0, 1),
+    st.sampled_from(
+        [{}, {}, {}, {"remaining_copy_counts": [1]}, {"ownership": "me"}, {"locality": "REMOTE"}]
+    ),
+)
+
+
+@given(events=st.lists(REMOVALS | st.just(stored([1])), min_size=6, max_size=12))
+def test_removals_that_are_alike_but_for_their_hash_are_read_as_the_reference_reads_them(events):
+    encoded = [msgspec.msgpack.encode([TS, events[:half], half]) for half in (3, 12)]
+    for module in (kvstream._core.kv_events, interpreted("kvstream._core.kv_events")):
+        same(new_reader(module), ReferenceReader(), encoded)
+
+
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 31, 32, 255, 256, 65_535, 65_536])
 def test_values_with_every_width_of_size_are_passed_over(core, size):
     values = ["x" * size, b"x" * size, [None] * size, msgspec.msgpack.Ext(5, b"x" * size), list(range(size))]
