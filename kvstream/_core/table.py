@@ -1127,6 +1127,12 @@ class Table:
             later: cython.Py_ssize_t = event + _AHEAD
             if later >= end:
                 return
+            if later % _LINE == 0:
+                # Where few events are allocations, the processor does not foresee that these are read.
+                if self.given_keys:
+                    prefetch(cython.address(self.keys[later]))
+                if self.given_labels:
+                    prefetch(cython.address(self.labels[later]))
             slot: cython.longlong = self.blocks[later]
             if self.by_hash:
                 if later + _AHEAD < end:
