@@ -1137,7 +1137,11 @@ class Table:
             if self.by_hash:
                 if later + _AHEAD < end:
                     self.index.load_ahead(self.blocks[later + _AHEAD])
-                slot = self.index.places[self.index._home(slot)]
+                place: cython.longlong = self.index._home(slot)
+                slot = self.index.places[place]
+                # The next try, too: one in six needs it. Without a branch, which would not be foreseen.
+                further: cython.longlong = self.index.places[(place + 1) & self.index.mask]
+                prefetch(cython.address(self.rows[further if further > 0 else 0, 0]))
             if 0 <= slot < self.slots:
                 prefetch(cython.address(self.rows[slot, 0]))
                 if self.id_column >= _LINE:
