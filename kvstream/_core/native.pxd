@@ -1,5 +1,11 @@
 # What C has and Python has not, for the compiled core alone.
 
+cdef enum:  # of native.py: a variable of the module would be read anew at each use
+    BIRTH = 0
+    COUNT = 1
+    TIMES = 2
+    LINE = 8
+
 cdef extern from * nogil:
     """
     #if defined(__GNUC__) || defined(__clang__)

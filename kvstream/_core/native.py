@@ -1,5 +1,8 @@
 """What ``native.pxd`` has for the compiled core, for the interpreted one."""
 
+BIRTH, COUNT, TIMES = 0, 1, 2  # columns of a row of the block table: birth, access count, first of the times
+LINE = 8  # 64-bit integers in a line of memory
+
 
 def leading_digits(value: int, digits: int) -> int:
     """Return the power of two of a value of at least 1, followed by its binary digits after the first."""

@@ -19,10 +19,10 @@ from kvstream.events.types import BIRTH_UNKNOWN, MOST_SLOTS, OTHER, REASONS, REP
 
 if cython.compiled:  # pragma: no cover
     from cython.cimports.kvstream._core.columns import Columns
-    from cython.cimports.kvstream._core.native import as_signed, prefetch
+    from cython.cimports.kvstream._core.native import BIRTH, COUNT, LINE, TIMES, as_signed, prefetch
 else:
     from kvstream._core.columns import Columns
-    from kvstream._core.native import as_signed
+    from kvstream._core.native import BIRTH, COUNT, LINE, TIMES, as_signed
 from kvstream._core.buckets import IntervalCounter
 from kvstream._core.columns import AT_ONCE, COUNTED
 
@@ -78,10 +78,6 @@ _ACCESSED_ONCE = cython.declare(cython.int, COUNTED.index("accessed_once"))
 _ACCESS_TOTAL = cython.declare(cython.int, COUNTED.index("access_total"))
 _EMPTY = cython.declare(cython.int, -1)  # a place that never held a slot
 _REMOVED = cython.declare(cython.int, REMOVED)
-_BIRTH = cython.declare(cython.int, 0)  # columns of a row of the table
-_COUNT = cython.declare(cython.int, 1)
-_TIMES = cython.declare(cython.int, 2)
-_LINE = cython.declare(cython.int, 8)  # 64-bit integers in a line of memory
 _AHEAD = cython.declare(cython.int, 32)  # events that are applied while memory answers
 _MOST_SLOTS = cython.declare(cython.longlong, MOST_SLOTS)
 
@@ -353,7 +349,7 @@ class Table:
         self.attribution_of = memoryview(self.attribution_array)
         self.copies_array = np.empty(0, dtype=np.uint32)
         self.copies = memoryview(self.copies_array)
-        self.id_column = _TIMES + self.mask + 1
+        self.id_column = TIMES + self.mask + 1
         self.whole_rows = np.empty((0, self.id_column + 2), dtype=np.int64)
         self._widen(_SMALLEST)
 
@@ -364,7 +360,7 @@ class Table:
         held: cython.longlong = self.slots
         rows = zeroed_rows(slots, self.whole_rows.shape[1])
         rows[:held] = self.whole_rows
-        rows[held:, _COUNT] = NOT_LIVE
+        rows[held:, COUNT] = NOT_LIVE
         self.whole_rows = rows
         self.rows_array = rows[:, : self.id_column]
         self.rows = memoryview(rows)
@@ -437,7 +433,7 @@ class Table:
         self._find_columns()
         self.ids_array[:] = np.arange(self.slots)
         self.index.insert(live, 0)
-        vacant = np.flatnonzero(self.rows_array[:, _COUNT] < 0)
+        vacant = np.flatnonzero(self.rows_array[:, COUNT] < 0)
         free = np.empty(self.slots, dtype=np.int64)
         free[: len(vacant)] = vacant
         self.free = memoryview(free)
@@ -482,7 +478,7 @@ class Table:
 
     def live_slots(self):
         """Return the slots that hold a block, ascending, int64."""
-        counts = self.rows_array[:, _COUNT]
+        counts = self.rows_array[:, COUNT]
         if self.by_hash:
             return np.flatnonzero(counts[: self.next] >= 0)
         if self.begun_count < 0:
@@ -493,7 +489,7 @@ class Table:
     def clear(self):
         """End every generation."""
         live = self.live_slots()
-        self.rows_array[live, _COUNT] = NOT_LIVE
+        self.rows_array[live, COUNT] = NOT_LIVE
         if self.has_copies:
             self.copies_array[live] = 0
         self.live_count = self.begun_count = 0
@@ -755,7 +751,7 @@ class Table:
     @cython.exceptval(check=False)
     def _is_live(self, slot: cython.longlong) -> cython.bint:
         """Return whether a slot, if it is one, holds a block."""
-        return slot >= 0 and self.rows[slot, _COUNT] != _NOT_LIVE
+        return slot >= 0 and self.rows[slot, COUNT] != _NOT_LIVE
 
     @cython.cfunc
     @cython.inline
@@ -813,7 +809,7 @@ class Table:
     @cython.exceptval(check=False)
     def _last_use(self, slot: cython.longlong) -> cython.longlong:
         """Return the time of the last access of a live block, or else of its allocation, ns."""
-        return self.rows[slot, _TIMES + ((self.rows[slot, _COUNT] - 1) & self.mask)]
+        return self.rows[slot, TIMES + ((self.rows[slot, COUNT] - 1) & self.mask)]
 
     @cython.cfunc
     @cython.inline
@@ -881,9 +877,9 @@ class Table:
         self._know(slot, key, attribution, time)
         self.columns.counts[_ALLOCATIONS] += 1
         self.columns.counts[_SAMPLED_ALLOCATIONS] += self._is_sampled(block, time)
-        self.rows[slot, _BIRTH] = time
-        self.rows[slot, _COUNT] = 0
-        self.rows[slot, _TIMES + (-1 & self.mask)] = time
+        self.rows[slot, BIRTH] = time
+        self.rows[slot, COUNT] = 0
+        self.rows[slot, TIMES + (-1 & self.mask)] = time
         self._use(block, time)
         self._look_up(key)
 
@@ -907,9 +903,9 @@ class Table:
             self.columns.late_of[self.columns.late_count] = attribution
             self.columns.late_count += 1
         self.columns.counts[_UNKNOWN_BIRTHS] += 1
-        self.rows[slot, _BIRTH] = _BIRTH_UNKNOWN
-        self.rows[slot, _COUNT] = is_access
-        self.rows[slot, _TIMES + ((is_access - 1) & self.mask)] = time
+        self.rows[slot, BIRTH] = _BIRTH_UNKNOWN
+        self.rows[slot, COUNT] = is_access
+        self.rows[slot, TIMES + ((is_access - 1) & self.mask)] = time
         if is_access:
             self.columns.counts[_UNKNOWN_ACCESSES] += 1
             self._change(key, time, True, attribution)
@@ -924,9 +920,9 @@ class Table:
     @cython.exceptval(check=False)
     def _access(self, slot: cython.longlong, block: cython.longlong, time: cython.longlong) -> cython.void:
         """Count a hit of a live block, and observe the time since it was last used."""
-        birth: cython.longlong = self.rows[slot, _BIRTH]
-        count: cython.longlong = self.rows[slot, _COUNT]
-        last: cython.longlong = self.rows[slot, _TIMES + ((count - 1) & self.mask)]
+        birth: cython.longlong = self.rows[slot, BIRTH]
+        count: cython.longlong = self.rows[slot, COUNT]
+        last: cython.longlong = self.rows[slot, TIMES + ((count - 1) & self.mask)]
         # Nobody knows when a block that a snapshot has shown was used before.
         is_known: cython.bint = count > 0 or birth != _BIRTH_UNKNOWN
         interval: cython.longlong = self._interval(time, last) if is_known else 0
@@ -943,8 +939,8 @@ class Table:
             self.columns.first_of[self.columns.first_count] = self._attribution(slot)
             self.columns.first_count += 1
         self.columns.counts[_ACCESSES] += 1
-        self.rows[slot, _COUNT] = count + 1
-        self.rows[slot, _TIMES + (count & self.mask)] = time
+        self.rows[slot, COUNT] = count + 1
+        self.rows[slot, TIMES + (count & self.mask)] = time
         if not (is_known and self.counted_since <= last <= time):
             self._use(block, birth)
         self._look_up(self._key(slot, block))
@@ -967,7 +963,7 @@ class Table:
             self.columns.counts[_UNKNOWN_REASONS] += 1
         self._end(event, slot, block, time, reason)
         self._change(self._key(slot, block), time, False, self._attribution(slot))
-        self.rows[slot, _COUNT] = _NOT_LIVE
+        self.rows[slot, COUNT] = _NOT_LIVE
         self.live_count -= 1
 
     @cython.cfunc
@@ -983,10 +979,10 @@ class Table:
         reason: cython.int,
     ) -> cython.void:
         """Observe the end of a generation."""
-        birth: cython.longlong = self.rows[slot, _BIRTH]
+        birth: cython.longlong = self.rows[slot, BIRTH]
         idle: cython.longlong = -1
         lifetime: cython.longlong = -1
-        if birth != _BIRTH_UNKNOWN or self.rows[slot, _COUNT]:
+        if birth != _BIRTH_UNKNOWN or self.rows[slot, COUNT]:
             idle = self._interval(time, self._last_use(slot))
         if birth != _BIRTH_UNKNOWN:
             lifetime = self._interval(time, birth)
@@ -1001,7 +997,7 @@ class Table:
             at: cython.Py_ssize_t = self.columns.evicted_count
             self.columns.lifetime[at] = lifetime
             self.columns.idle[at] = idle
-            count: cython.longlong = self.rows[slot, _COUNT]
+            count: cython.longlong = self.rows[slot, COUNT]
             self.columns.access_count[at] = count
             if birth != _BIRTH_UNKNOWN:
                 self.columns.counts[_NEVER_ACCESSED] += count == 0
@@ -1020,12 +1016,12 @@ class Table:
     @cython.exceptval(check=False)
     def _record_history(self, slot: cython.longlong, at: cython.Py_ssize_t) -> cython.void:
         """Copy the last access times of a block, oldest first and right-aligned."""
-        count: cython.longlong = self.rows[slot, _COUNT]
+        count: cython.longlong = self.rows[slot, COUNT]
         back: cython.longlong
         for back in range(self.depth):
             time: cython.longlong = 0
             if back < count:
-                time = self.rows[slot, _TIMES + ((count - 1 - back) & self.mask)]
+                time = self.rows[slot, TIMES + ((count - 1 - back) & self.mask)]
             self.columns.history[at, self.depth - 1 - back] = time
 
     @cython.cfunc
@@ -1127,7 +1123,7 @@ class Table:
             later: cython.Py_ssize_t = event + _AHEAD
             if later >= end:
                 return
-            if later % _LINE == 0:
+            if later % LINE == 0:
                 # Where few events are allocations, the processor does not foresee that these are read.
                 if self.given_keys:
                     prefetch(cython.address(self.keys[later]))
@@ -1144,12 +1140,12 @@ class Table:
                 prefetch(cython.address(self.rows[further if further > 0 else 0, 0]))
             if 0 <= slot < self.slots:
                 prefetch(cython.address(self.rows[slot, 0]))
-                if self.id_column >= _LINE:
+                if self.id_column >= LINE:
                     prefetch(cython.address(self.rows[slot, self.id_column]))
 
 
 def zeroed_rows(count: int, width: int):
     """Return rows of int64 in which none of eight columns lies in two lines of memory."""
-    flat = np.zeros(count * width + _LINE, dtype=np.int64)
-    start: int = -(flat.ctypes.data // flat.itemsize) % _LINE
+    flat = np.zeros(count * width + LINE, dtype=np.int64)
+    start: int = -(flat.ctypes.data // flat.itemsize) % LINE
     return flat[start : start + count * width].reshape(count, width)
