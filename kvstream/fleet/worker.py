@@ -43,6 +43,7 @@ _BATCH_BYTES = 8 * 1024 * 1024
 _POLL_SECONDS = 0.1
 _ANSWER_SECONDS = 10.0
 _RESTORE_SECONDS = 5.0  # between two attempts
+_ROUND_SECONDS = 1.0  # of restoring or saving, after which records are taken again, however slow a bucket is
 
 COUNTS = {
     "records": "Records applied.",
@@ -245,11 +246,12 @@ class Worker:
     # What the group says
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Restore what is assigned, and read on from there; what cannot be restored stands still."""
-        unready = []
+        """Restore what is assigned, and read on from there; what is not restored stands still until it is."""
+        unready, until = [], time.monotonic() + _ROUND_SECONDS
         for assigned in partitions:
             owned = self._owned[assigned.partition] = _Owned()
-            self._restore(assigned.partition, owned)
+            if time.monotonic() < until:
+                self._restore(assigned.partition, owned)
             if owned.partition is None:
                 assigned.offset = OFFSET_BEGINNING
                 unready.append(assigned)
@@ -262,10 +264,12 @@ class Worker:
         _logger.info("assigned: partitions %s", [each.partition for each in partitions])
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        """Save and commit what another worker will go on with."""
+        """Save and commit what another worker will go on with; of a slow bucket, not all of it."""
+        # The others wait for it, and one that leaves has no heartbeat any more.
+        until = time.monotonic() + self._settings.session_seconds / 2
         for revoked in partitions:
             owned = self._owned.get(revoked.partition)
-            if owned is not None:
+            if owned is not None and time.monotonic() < until:
                 self._apply(owned)
                 if owned.partition is not None:
                     self._checkpoint(revoked.partition, owned, owned.partition, wait=True)
@@ -335,8 +339,11 @@ class Worker:
             self._outbox.tick(number, owned.ticked)
 
     def _look_after_partitions(self) -> None:
-        now = time.monotonic()
-        for number, owned in self._owned.items():
+        """Restore and save what is due, the longest due first, and leave the rest to the next round."""
+        until = time.monotonic() + _ROUND_SECONDS
+        for number, owned in sorted(self._owned.items(), key=lambda each: each[1].due):
+            if (now := time.monotonic()) >= until:
+                return
             if owned.partition is None:
                 if now >= owned.due:
                     self._resume(number, owned)
@@ -372,12 +379,16 @@ class Worker:
         self._outbox.publish(alerts)
 
     def _resume(self, number: int, owned: _Owned) -> None:
-        """Try again to restore a partition that stands still."""
+        """Restore a partition that stands still, and read on from there."""
         self._restore(number, owned)
         if owned.partition is not None:
             place = TopicPartition(self._address.frames, number, owned.partition.offset)
             owned.waiting.clear()
-            self._consumer.seek(place)
+            try:
+                self._consumer.seek(place)
+            except KafkaException as error:  # as of one that was assigned this moment
+                owned.partition, owned.problem, owned.due = None, _why(error), 0.0
+                return
             self._consumer.resume([place])
             self.faults.note("state", "resumed", f"{owned.partition.name} goes on", logging.INFO)
 

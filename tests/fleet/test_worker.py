@@ -226,6 +226,23 @@ def test_a_bucket_that_takes_its_time_makes_workers_slow_and_nothing_wrong(broke
     assert_as_uninterrupted(broker, url, tmp_path, frames)
 
 
+def test_a_slow_bucket_keeps_no_worker_from_its_group(tmp_path):
+    """All partitions together take longer to save than a member of the group may stay away."""
+    seconds = 1.7
+    with mock_cluster() as broker:
+        url, frames = broker.url(), engines()
+        snapshots = Stubborn(tmp_path, url, seconds=seconds)
+        worker = new_worker(url, tmp_path, snapshots=snapshots, kafka={"max.poll.interval.ms": "6000"})
+        assert PARTITIONS * seconds > 6.0
+        with working(worker):
+            wait_until(lambda: sum(each.offset >= 0 for each in worker.statistics()) == PARTITIONS)
+            snapshots.fails.set()
+            write(broker, url, round_robin(frames))
+            wait_until(has_committed(broker, url, frames))
+            assert (worker.counts["lost"], worker.counts["refused_commits"]) == (0, 0)
+        assert_as_uninterrupted(broker, url, tmp_path, frames)
+
+
 def test_a_broker_that_drops_what_a_commit_says_beside_its_offset(broker, tmp_path):
     url, frames = broker.url(), engines()
     together = round_robin(frames)
