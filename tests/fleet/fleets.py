@@ -35,16 +35,22 @@ SESSION = 6.0
 _HELD_BACK = (
     1000  # records of each partition that the undisturbed process leaves until it knows how far to go
 )
+_AHEAD = 1500  # records of a partition that are not committed; the mock cluster keeps 5 MB, some 3,000
 
 
 class Engines(threading.Thread):
-    """Engines that send frames, every tenth of them twice; counts the events of each."""
+    """Engines that send frames, every tenth of them twice; counts the events of each.
+
+    They wait for workers that are far behind: the mock cluster drops what it has no room for.
+    """
 
     def __init__(self, broker, url, sources):
         super().__init__()
         self.events = defaultdict(int)
         self.stop = threading.Event()
         self._sources = sources
+        self._broker, self._url = broker, url
+        self._written, self._committed = {}, {}  # offsets by partition
         self._topic = KafkaAddress.parse(url).frames
         self._producer = ck.Producer(
             {
@@ -64,16 +70,33 @@ class Engines(threading.Thread):
         }
         seq = 0
         while not self.stop.wait(0.25):
+            self._producer.poll(0)
+            if self._is_ahead():
+                continue
             for source, coming in frames.items():
                 # A hole in the numbers of one engine, so that there is an incident in any case.
                 hole = 1 if source == "engine-0" and seq >= 8 else 0
                 frame = replace(next(coming), epoch=1, seq=seq + hole)
                 self.events[source] += len(frame)
                 for _ in range(2 if random.random() < 0.1 else 1):
-                    self._producer.produce(self._topic, encode_frame(frame), source.encode())
+                    self._producer.produce(
+                        self._topic, encode_frame(frame), source.encode(), on_delivery=self._delivered
+                    )
             seq += 1
-            self._producer.poll(0)
         assert self._producer.flush(DEADLINE) == 0
+
+    def _delivered(self, error, message):
+        assert error is None, error
+        self._written[message.partition()] = message.offset()
+
+    def _is_ahead(self):
+        def ahead():
+            return any(n - self._committed.get(number, 0) > _AHEAD for number, n in self._written.items())
+
+        if ahead():
+            found = committed(self._broker, self._url)
+            self._committed = {number: max(0, offset) for number, (offset, _) in found.items()}
+        return ahead()
 
 
 class Undisturbed(threading.Thread):
