@@ -2,8 +2,8 @@
 
 A line is ``{"timestamp": ms, "input_length": …, "output_length": …, "hash_ids": […]}``, with a hash for each
 512 tokens. AIPerf has ``session_id``, and for later turns ``delay`` (ms since the turn before) in place of a
-timestamp. Sources: https://github.com/kvcache-ai/Mooncake and ``MooncakeTrace`` in AIPerf's
-``aiperf/dataset/loader/models.py``.
+timestamp; the other names are Dynamo's. Sources: https://github.com/kvcache-ai/Mooncake, AIPerf's
+``aiperf/dataset/loader/models.py`` (``MooncakeTrace``) and Dynamo's ``lib/data-gen/src/mooncake.rs``.
 """
 
 from typing import Annotated
@@ -22,6 +22,7 @@ class _Row(msgspec.Struct):
     timestamp: int | float | None = None
     created_time: int | float | None = None
     delay: int | float | None = None
+    delay_ms: int | float | None = None
     session_id: int | str | None = None
     input_length: _Tokens | None = None
     input_tokens: _Tokens | None = None
@@ -43,4 +44,5 @@ def read_request(line: bytes) -> Request:
     at = row.created_time if row.timestamp is None else row.timestamp
     prompt = row.input_tokens if row.input_length is None else row.input_length
     output = row.output_tokens if row.output_length is None else row.output_length
-    return Request(row.hash_ids, at, row.delay, row.session_id, prompt, output)
+    delay = row.delay_ms if row.delay is None else row.delay
+    return Request(row.hash_ids, at, delay, row.session_id, prompt, output)

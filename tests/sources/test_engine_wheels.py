@@ -1,17 +1,9 @@
-"""The publisher classes of real wheels of vLLM and SGLang, heard and asked for replays over ZMQ.
-
-``pip download --no-deps vllm==0.33.0 sglang==0.5.23 -d FOLDER``, then ``KVSTREAM_TEST_WHEELS=FOLDER``: their
-modules run as they are in the wheels, with stand-ins for what these import and publishers do not use.
-"""
+"""The publisher classes of real wheels of vLLM and SGLang, heard and asked for replays over ZMQ."""
 
 import logging
-import os
-import sys
 import time
 import types
-import zipfile
 from collections import Counter
-from pathlib import Path
 
 import anyio
 import pytest
@@ -22,39 +14,10 @@ from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.text.pseudonym import pseudonym
 from tests.ports import free_port
 from tests.waiting import until
+from tests.wheels import Wheel
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-FOLDER = os.environ.get("KVSTREAM_TEST_WHEELS")
 BATCHES = 60
-
-
-class Wheel:
-    """A wheel's modules, by their names; a package that is not asked for is an empty one."""
-
-    def __init__(self, name, monkeypatch):
-        found = sorted(Path(FOLDER or ".").glob(f"{name}-*.whl"))
-        if FOLDER is None or not found:
-            pytest.skip(f"needs KVSTREAM_TEST_WHEELS=FOLDER with a wheel of {name}")
-        self._files, self._patch = zipfile.ZipFile(found[-1]), monkeypatch
-
-    def stand_in(self, name, **attributes):
-        """Put a module in place, and packages around it."""
-        *packages, _ = name.split(".")
-        for n in range(1, len(packages) + 1):
-            if (package := ".".join(packages[:n])) not in sys.modules:
-                self._put(package, types.ModuleType(package)).__path__ = []
-        self._put(name, types.ModuleType(name)).__dict__.update(attributes)
-
-    def load(self, name):
-        """Run a module of the wheel."""
-        self.stand_in(name)
-        source = self._files.read(name.replace(".", "/") + ".py")
-        exec(compile(source, name, "exec"), sys.modules[name].__dict__)
-        return sys.modules[name]
-
-    def _put(self, name, module):
-        self._patch.setitem(sys.modules, name, module)
-        return module
 
 
 def vllm(monkeypatch):

@@ -147,9 +147,10 @@ def test_turns_with_a_delay_come_after_the_turn_before_and_in_order_of_time():
     assert list(ts) == sorted(ts)
 
 
-def test_created_time_stands_for_timestamp():
-    rows = [line(None, [1], created_time=7, input_tokens=3, output_tokens=4)]
-    assert times(decoded(rows)[0]) == [7]
+def test_created_time_stands_for_timestamp_and_delay_ms_for_delay():
+    first = {"created_time": 7, "input_tokens": 3, "output_tokens": 4}
+    rows = [line(None, [1], session_id="a", **first), line(None, [1], session_id="a", delay_ms=20)]
+    assert times(decoded(rows)[0]) == [7, 27]
 
 
 def test_ids_of_64_bits_and_hexadecimal_ones_are_told_apart():

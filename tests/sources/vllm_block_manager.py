@@ -1,7 +1,8 @@
 """vLLM's own block manager, driven by a plain scheduler of single tokens: what ``VLLMCache`` is judged by.
 
 ``python -m tests.sources.vllm_block_manager`` writes ``tests/data/vllm_cache.json`` again, with the vLLM that
-is installed (no GPU and no model are needed).
+is installed. It needs no GPU and no model: a CPU build of PyTorch, ``pip install --no-deps vllm``, and the
+packages that its imports then miss will do.
 """
 
 import hashlib
