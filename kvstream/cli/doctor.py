@@ -179,14 +179,7 @@ def _version(module: str) -> str:
 
 def _machine() -> Iterator[Check]:
     """Yield what limits this machine and this shell set."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = soft != resource.RLIM_INFINITY and soft < _FEW_FILES
-    yield Check(
-        state="warning" if few else "ok",
-        name="open files",
-        found=f"at most {_limit(soft)} (ulimit -n), which can be raised to {_limit(hard)}",
-        advice=f"raise it for kvstream serve: ulimit -n {_limit(hard)}" if few else "",
-    )
+    yield _open_files()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Check(state="ok", name="cores", found=f"{cores} for this process")
     if (most := _memory_limit()) is not None:
@@ -203,8 +196,20 @@ def _machine() -> Iterator[Check]:
     )
 
 
-def _limit(count: int) -> str:
-    return "any number" if count == resource.RLIM_INFINITY else str(count)
+def _open_files() -> Check:
+    """Return how many files and sockets a process may have open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return Check(state="ok", name="open files", found="any number (ulimit -n)")
+    found, most = f"at most {soft} (ulimit -n)", "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+    if soft != hard:
+        found += f", which can be raised to {most}"
+    if soft >= _FEW_FILES:
+        return Check(state="ok", name="open files", found=found)
+    advice = f"raise it for kvstream serve: ulimit -n {most}"
+    if soft == hard:
+        advice = "raise the hard limit for kvstream serve: ulimit -Hn as root, or LimitNOFILE= of its unit"
+    return Check(state="warning", name="open files", found=found, advice=advice)
 
 
 def _memory_limit() -> int | None:

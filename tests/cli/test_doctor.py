@@ -5,7 +5,9 @@ import socket
 import tomllib
 from pathlib import Path
 
-from kvstream.cli.doctor import _EXTRAS
+import pytest
+
+from kvstream.cli.doctor import _EXTRAS, _open_files
 from tests.cli.conftest import running
 from tests.forked import PIPE, Kvstream
 from tests.publisher import Engine, stored
@@ -45,7 +47,29 @@ def test_few_open_files_are_a_warning_with_what_to_do():
         out, _ = process.communicate()
     found = {check["name"]: check for check in map(json.loads, out.splitlines())}
     assert found["open files"]["state"] == "warning"
-    assert "ulimit -n" in found["open files"]["advice"]
+    assert "ulimit -Hn" in found["open files"]["advice"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "found", "advice"),
+    [
+        ((200, 900), "at most 200 (ulimit -n), which can be raised to 900", "ulimit -n 900"),
+        (
+            (200, resource.RLIM_INFINITY),
+            "at most 200 (ulimit -n), which can be raised to unlimited",
+            "-n unlim",
+        ),
+        ((200, 200), "at most 200 (ulimit -n)", "LimitNOFILE="),
+        ((1024, 1024), "at most 1024 (ulimit -n)", ""),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), "any number (ulimit -n)", ""),
+    ],
+)
+def test_open_files_can_be_raised_as_far_as_their_hard_limit(limits, found, advice, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
+    check = _open_files()
+    assert check.state == ("warning" if advice else "ok")
+    assert check.found == found
+    assert advice in check.advice
 
 
 def test_an_engine_that_publishes_is_described(kvstream):
