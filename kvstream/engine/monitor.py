@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.rules_file import default_rules
 from kvstream.alerts.silences import Silences
@@ -22,7 +24,8 @@ from kvstream.events.counters import CacheCounts, SourceCounts
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 
-DAMAGES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+# Before 0.22, errors of msgspec were no ValueError.
+DAMAGES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, msgspec.MsgspecError)
 """Errors that what is no state can raise when it is restored."""
 
 
