@@ -139,6 +139,8 @@ import os, signal, sys, threading, time
 import anyio
 from kvstream.cli import app
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's job in the background ignores
+
 def command(**_):
 {textwrap.indent(textwrap.dedent(command), "    ")}
 
