@@ -196,7 +196,7 @@ class MissRatioCurve:
             return
         buckets = _buckets(joined(self._distances) / self.rate + 1.0)
         weights = np.repeat(self._distance_weights, list(map(len, self._distances)))
-        self._weights += np.bincount(buckets, weights, _BUCKETS)
+        np.add.at(self._weights, buckets, weights)  # one by one: the same sum however often this is called
         self._distances, self._distance_weights, self._waiting = [], [], 0
 
     def save(self) -> dict[str, Any]:
