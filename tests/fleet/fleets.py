@@ -32,10 +32,8 @@ from tests.waiting import DEADLINE
 SESSION = 6.0
 """Seconds; the least that brokers accept."""
 
-_HELD_BACK = (
-    1000  # records of each partition that the undisturbed process leaves until it knows how far to go
-)
 _AHEAD = 1500  # records of a partition that are not committed; the mock cluster keeps 5 MB, some 3,000
+_HELD_BACK = 2 * _AHEAD  # that the undisturbed process leaves until it knows how far to go
 
 
 class Engines(threading.Thread):
