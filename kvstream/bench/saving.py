@@ -90,6 +90,7 @@ async def _measure(caches: int, blocks: int, content: bool) -> Saving:
             frames = cycle(_frames(caches, blocks, content))
             await _feed(stream, frames, 0.0)
             taken = [await _repeat(stream, saver, frames) for _ in range(_REPEATS)]
+            await stream.flush()
             held = await _longest_hold(saver)
             of_savez = _of_savez(consumers_of(stream).sources()[0])
             length, interval = saver.bytes, saver.interval
