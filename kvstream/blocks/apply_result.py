@@ -1,6 +1,6 @@
 """What applying a frame lets one see: counts, intervals and the evictions themselves."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -8,10 +8,8 @@ import numpy.typing as npt
 from msgspec import field
 
 from kvstream.events.counters import CacheCounts
-from kvstream.events.frame import I64, U8, U16
+from kvstream.events.frame import I64, U8, U16, Column
 from kvstream.events.types import REASONS
-
-Column = TypeVar("Column", I64, U8, U16)
 
 
 class KVCacheEvictionEvent(msgspec.Struct, frozen=True, tag="eviction"):

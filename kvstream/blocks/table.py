@@ -10,11 +10,11 @@ from kvstream._core.buckets import IntervalCounter
 from kvstream._core.build import warn_if_interpreted
 from kvstream._core.ids import source_seed
 from kvstream._core.table import NOT_LIVE, Table
-from kvstream.blocks.apply_result import Column, ContentChanges, EvictionBatch, LabelledEvents, Observations
+from kvstream.blocks.apply_result import ContentChanges, EvictionBatch, LabelledEvents, Observations
 from kvstream.blocks.attribution import LabelSets
 from kvstream.blocks.heat_map import BlockMap, block_map
 from kvstream.blocks.state import BlockMetricsState, HotBlock
-from kvstream.events.frame import I64, U16, EventFrame, as_int64
+from kvstream.events.frame import I64, U16, EventFrame, as_int64, plain_column
 from kvstream.events.types import BIRTH_UNKNOWN, MOST_SLOTS, Op
 
 _BIRTH, _COUNT, _TIMES = 0, 1, 2  # columns of a row of the table
@@ -94,12 +94,12 @@ class BlockTable:
         if not len(frame):
             return seen
         self._table.begin(
-            _plain(frame.ops),
-            _plain(frame.blocks),
-            _plain(frame.ts),
-            None if frame.reasons is None else _plain(frame.reasons),
-            None if frame.keys is None else _plain(frame.keys),
-            None if frame.label_of is None else _plain(frame.label_of),
+            plain_column(frame.ops),
+            plain_column(frame.blocks),
+            plain_column(frame.ts),
+            None if frame.reasons is None else plain_column(frame.reasons),
+            None if frame.keys is None else plain_column(frame.keys),
+            None if frame.label_of is None else plain_column(frame.label_of),
             self._label_sets(frame, seen),
             self.records,
             self.changes,
@@ -263,7 +263,7 @@ class BlockTable:
 
     def holds(self, ids: I64) -> npt.NDArray[np.bool_]:
         """Return whether each block is live, bool (n,)."""
-        live: npt.NDArray[np.bool_] = self._table.slots_of(_plain(ids)) >= 0
+        live: npt.NDArray[np.bool_] = self._table.slots_of(plain_column(ids)) >= 0
         return live
 
     def contents(self) -> tuple[I64, I64]:
@@ -366,9 +366,3 @@ def _rows_told_once(rows: I64) -> dict[str, npt.NDArray[Any]]:
     places[order] = is_step.astype(np.uint32).cumsum(dtype=np.uint32)  # to sum bool would keep the GIL
     is_step[:1] = True
     return {"counts": counts, "steps": steps[is_step], "times": places.reshape(times.shape)}
-
-
-def _plain(column: Column) -> Column:
-    """Return a column as the core reads it: contiguous, and aligned, which what was decoded need not be."""
-    flags = column.flags
-    return column if flags.aligned and flags.c_contiguous else column.copy()

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -32,6 +32,7 @@ from kvstream.events.types import (
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
+Column = TypeVar("Column", I64, U8, U16)
 
 MAX_FRAME_EVENTS = 1_048_576
 MAX_BLOCK_TOKENS = 2**31 - 1
@@ -196,6 +197,12 @@ def _renumbered(frame: EventFrame, known: dict[Labels, int]) -> U16:
 
 def _column(column: npt.NDArray[Any] | None, n: int, dtype: type) -> npt.NDArray[Any]:
     return np.zeros(n, dtype=dtype) if column is None else column
+
+
+def plain_column(column: Column) -> Column:
+    """Return a column as the core reads it: contiguous, and aligned, which what was decoded need not be."""
+    flags = column.flags
+    return column if flags.aligned and flags.c_contiguous else column.copy()
 
 
 def as_int64(ids: Sequence[int] | npt.NDArray[Any]) -> I64:

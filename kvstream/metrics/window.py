@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from kvstream._core.buckets import window_runs
-from kvstream.events.frame import I64, MAX_FRAME_EVENTS, EventFrame
+from kvstream.events.frame import I64, MAX_FRAME_EVENTS, EventFrame, plain_column
 from kvstream.metrics.histogram import DEFAULT_SCALE
 from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
 from kvstream.metrics.window_counts import CountsLog, Rows
@@ -98,7 +98,7 @@ class WindowRing:
         A part holds at most ``limit`` events; where they are taken one by one, no step takes longer than
         those of ``limit`` events take.
         """
-        ts = frame.ts if frame.ts.flags.c_contiguous and frame.ts.flags.aligned else frame.ts.copy()
+        ts = plain_column(frame.ts)
         for index, start, end in window_runs(ts, self.window_ns, self._stands(), LATE_WINDOWS):
             if end - start == len(ts) <= limit:
                 yield index, frame
