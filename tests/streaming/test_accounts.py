@@ -1,6 +1,5 @@
 """Accounts are exact at every moment, also while threads record."""
 
-import sys
 import threading
 import time
 
@@ -12,20 +11,10 @@ from anyio.lowlevel import checkpoint
 from kvstream import KVStream, MetricsConfig, StreamConfig
 from tests.test_stream import small_frames
 
-
-@pytest.fixture
-def _threads_take_turns_often():
-    """Threads change places within calls, where a look between two counts would find them apart."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
-
-
 POLICIES = ["block", "drop_newest", "drop_oldest", "sample"]
 
 
-@pytest.mark.usefixtures("_threads_take_turns_often")
+@pytest.mark.usefixtures("threads_take_turns_often")
 @pytest.mark.parametrize("overflow", POLICIES)
 @pytest.mark.parametrize("most", [500, pytest.param(5_000, marks=pytest.mark.slow)])
 async def test_accounts_balance_at_every_look_while_threads_record(overflow, most):

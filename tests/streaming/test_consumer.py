@@ -1,7 +1,6 @@
 """Several consumers apply batches in threads at once, to the same effect as one does on the event loop."""
 
 import os
-import sys
 import threading
 from collections import defaultdict
 
@@ -25,15 +24,6 @@ from tests.waiting import DEADLINE
 BACKENDS = ["asyncio", "trio"]
 SOURCES = [f"engine-{number}" for number in range(8)]
 QUIET = MetricsConfig(export_interval=0.0)
-
-
-@pytest.fixture
-def threads_take_turns_often():
-    """Threads change places within calls, where a look at half of a change would show."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.fixture(autouse=True)
