@@ -272,7 +272,8 @@ class Fleet:
         for each in self.workers.copy():
             self.end(each)
         found = saved(self._broker, self.url, self.place)
-        ends = self.ends()
+        # Tansu says where its last batch begins, not where it ends.
+        ends = {n: max(end, found[n].offset) for n, end in self.ends().items()}
         wait_until(lambda: all(self._undisturbed.end(number) >= end for number, end in ends.items()))
         self._undisturbed.stop.set()
         self._undisturbed.join()
@@ -289,7 +290,7 @@ class Fleet:
         assert said
         assert not ids(self._undisturbed.alerts) - said
         # A worker that ends may have its last commit refused, as in a rebalance, and its alerts published.
-        self._undisturbed.reach(ends)
+        self._undisturbed.reach({number: self._undisturbed.end(number) for number in ends})
         assert not said - ids(self._undisturbed.alerts)
 
 
