@@ -277,9 +277,13 @@ def test_where_the_committed_snapshot_is_gone_nothing_goes_on(broker, tmp_path):
         wait_until(has_committed(broker, url, frames))
     for path in tmp_path.rglob("*.kvstate"):
         path.unlink()
+    gone = {number for number, (offset, _) in committed(broker, url).items() if offset > 0}
+    assert gone
     with working(new_worker(url, tmp_path)) as worker:
-        wait_until(lambda: any("has no snapshot of it" in each.problem for each in worker.statistics()))
-        assert not [each for each in worker.statistics() if each.committed and not each.problem]
+        wait_until(
+            lambda: {p.number for p in worker.statistics() if "has no snapshot of it" in p.problem} == gone
+        )
+        assert not [each for each in worker.statistics() if each.number in gone and each.offset >= 0]
 
 
 def test_a_damaged_snapshot_falls_back_to_the_one_before(broker, tmp_path):
