@@ -1,6 +1,6 @@
 """Brokers for the tests: librdkafka's mock cluster, Tansu where it is installed, or a real one.
 
-``KVSTREAM_TEST_KAFKA=HOST:PORT`` has all tests of a fleet run against that broker.
+``KVSTREAM_TEST_KAFKA=HOST:PORT`` has all tests of a fleet run against that broker, of Kafka 4 or newer.
 """
 
 import ctypes
@@ -28,8 +28,9 @@ PARTITIONS = 4
 class Broker:
     """A broker that tests may use, each under a prefix of its own."""
 
-    def __init__(self, address, *, makes_topics, process=None):
+    def __init__(self, address, *, makes_topics, speaks_kip_848=False, process=None):
         self.address, self.makes_topics, self.process = address, makes_topics, process
+        self.speaks_kip_848 = speaks_kip_848
 
     def url(self, prefix=None):
         """A fleet of its own on this broker, with its topics made."""
@@ -83,8 +84,6 @@ class MockCluster(Broker):
         session_seconds: Of members that use the group protocol of KIP-848, where the broker decides.
     """
 
-    speaks_kip_848 = True
-
     def __init__(self, session_seconds=6.0):
         self._c = c = _librdkafka()
         error = ctypes.create_string_buffer(512)
@@ -99,7 +98,7 @@ class MockCluster(Broker):
         c.rd_kafka_mock_set_group_consumer_session_timeout_ms(self._cluster, session_ms)
         c.rd_kafka_mock_set_group_consumer_heartbeat_interval_ms(self._cluster, session_ms // 10)
         brokers = c.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
-        super().__init__(brokers, makes_topics=False)
+        super().__init__(brokers, makes_topics=False, speaks_kip_848=True)
 
     def close(self):
         self._c.rd_kafka_mock_cluster_destroy(self._cluster)

@@ -9,7 +9,7 @@ from tests.fleet.brokers import BROKERS, REAL, Broker
 def broker(request):
     """Librdkafka's mock cluster and Tansu, or the broker of ``KVSTREAM_TEST_KAFKA``."""
     if REAL:
-        yield Broker(REAL, makes_topics=True)
+        yield Broker(REAL, makes_topics=True, speaks_kip_848=True)
     else:
         with BROKERS[request.param]() as made:
             yield made

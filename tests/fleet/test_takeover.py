@@ -33,7 +33,7 @@ def start(fleet, workers):
 
 @pytest.mark.parametrize("protocol", [(), ("--kip-848",)], ids=["classic", "kip-848"])
 def test_killed_workers(broker, tmp_path, capsys, protocol):
-    if protocol and not hasattr(broker, "speaks_kip_848"):
+    if protocol and not broker.speaks_kip_848:
         pytest.skip("this broker has no KIP-848")
     with (
         Fleet(broker, tmp_path, SOURCES, protocol) as fleet,
