@@ -151,7 +151,7 @@ def agent(
     from kvstream.fleet import client  # here, as it needs an extra
     from kvstream.fleet.address import KafkaAddress
     from kvstream.fleet.agent import samples
-    from kvstream.fleet.frame_log import FrameLog, UnwrittenFrames
+    from kvstream.fleet.frame_log import GATHER_SECONDS, FrameLog, UnwrittenFrames
 
     engines.require("write")
     with Attempts() as attempt:
@@ -178,6 +178,7 @@ def agent(
             tls=tls if endpoint.tls else None,
             unheld=partial(UnwrittenFrames, log),
             send=log.send,
+            gather_seconds=GATHER_SECONDS,
         )
         for endpoint in endpoints
     ]

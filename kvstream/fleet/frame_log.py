@@ -23,6 +23,9 @@ from kvstream.recording.queue import FrameQueue, Item
 
 _POLL_SECONDS = 0.1
 _LINGER_MS = 50
+GATHER_SECONDS = 0.025
+"""How long frames gather before they are taken: nobody waits for them sooner than the client lingers."""
+
 _AHEAD_BYTES = 64 * 1024 * 1024  # handed to the client and not yet acknowledged
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import anyio
 import msgspec
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, UNIXSocketStream
 from anyio.lowlevel import checkpoint_if_cancelled
 from anyio.streams.tls import TLSStream
 
@@ -28,6 +28,7 @@ ANSWER_SECONDS = 5.0  # that a peer may take to make room for an answer
 STALLED_SECONDS = 60.0  # without a byte in the middle of a frame
 _FAREWELL_SECONDS = 1.0
 _FRAMES_AN_ANSWER = 16  # while more are waiting
+_FAST = 8 * 2**20  # bytes a second that do not gather; a Unix socket has room for more
 _SIGN_OF_LIFE_SECONDS = 20.0  # after which an answer is repeated where frames wait for a snapshot
 _LAST_SNAPSHOT_SECONDS = 4.0  # that the last frames may wait for theirs
 
@@ -54,6 +55,7 @@ class FrameConnection:
         stream: The connection.
         budget: Bounds what is received and not yet on a queue.
         unheld: Keeps frames unacknowledged until a snapshot, or a broker, holds them; None if nothing has to.
+        gather_seconds: How long frames gather before they are taken, where they do not come fast.
 
     Attributes:
         scope: Cancelled to end this connection alone.
@@ -61,7 +63,13 @@ class FrameConnection:
         taken: Frames taken so far.
     """
 
-    def __init__(self, stream: ByteStream, budget: ReceiveBudget, unheld: Unheld | None = None) -> None:
+    def __init__(
+        self,
+        stream: ByteStream,
+        budget: ReceiveBudget,
+        unheld: Unheld | None = None,
+        gather_seconds: float = 0.0,
+    ) -> None:
         self.scope = anyio.CancelScope()
         self.fault: FrameConnectionError | None = None
         self.taken = 0
@@ -73,6 +81,9 @@ class FrameConnection:
         self._answering = anyio.Lock()
         self._can_answer = True
         self._unheld = unheld
+        # Where pieces are not taken together (TCP), to wait would only take time.
+        self._gather_seconds = gather_seconds if isinstance(stream, UNIXSocketStream) else 0.0
+        self._gathered_at, self._gathered = anyio.current_time(), 0  # bytes received until then
 
     def cut_off(self, reason: str, message: str) -> None:
         """End the connection from outside."""
@@ -148,8 +159,11 @@ class FrameConnection:
             if self._unheld is None and self._owed >= (1 if data is None else _FRAMES_AN_ANSWER):
                 await self._acknowledge()
                 await checkpoint_if_cancelled()  # answers are not cancelled
-            if data is None and (data := await self._next()) is None:
-                return
+            if data is None:
+                if self._gather_seconds:
+                    await self._gather()
+                if (data := await self._next()) is None:
+                    return
             self._share.is_reading = False
             if data == HURRY:
                 if self._unheld is not None:
@@ -157,6 +171,14 @@ class FrameConnection:
                 continue
             await deliver(data)
             self.taken += 1
+
+    async def _gather(self) -> None:
+        """Let frames gather, unless they come fast: to wake for each costs more than what is done with it."""
+        now, received = anyio.current_time(), self._reader.received
+        came, elapsed = received - self._gathered, now - self._gathered_at
+        self._gathered, self._gathered_at = received, now
+        if came < _FAST * elapsed:
+            await anyio.sleep(self._gather_seconds)
 
     async def acknowledge_held(self) -> None:
         """Acknowledge frames as they come to be held, until cancelled or the connection breaks."""

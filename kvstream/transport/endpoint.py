@@ -135,10 +135,14 @@ class MessageReader:
     Args:
         stream: The connection.
         longest: Bytes that a message may have.
+
+    Attributes:
+        received: Bytes received so far.
     """
 
     def __init__(self, stream: ByteStream, longest: int) -> None:
         self.longest = longest
+        self.received = 0
         self._stream = stream
         is_unix = isinstance(stream, UNIXSocketStream)
         self._socket = stream.extra(SocketAttribute.raw_socket) if is_unix else None  # noqa: S610
@@ -174,12 +178,14 @@ class MessageReader:
             MalformedInputError: If the message is too long.
             anyio.BrokenResourceError: If the connection has broken.
         """
+        held = len(self._data)
         try:
             self._data += await self._stream.receive(self._room())
         except anyio.EndOfStream:
             return False
         if self._socket is not None:
-            self._receive_rest(self._socket)
+            self._receive_rest(self._socket, held)
+        self.received += len(self._data) - held
         return True
 
     def _room(self) -> int:
@@ -189,15 +195,15 @@ class MessageReader:
             room = min(max(room, self._end() - len(self._data)), LARGEST_READ)
         return min(room, _LENGTH_BYTES + self.longest)
 
-    def _receive_rest(self, connection: socket.socket) -> None:
-        """Take what of a message has come meanwhile: a Unix socket has it in pieces of some 20 kB.
+    def _receive_rest(self, connection: socket.socket, held: int) -> None:
+        """Take what else has come meanwhile: a Unix socket hands out some 20 kB at a time.
 
         To wait for each of them would take a turn of the loop, which costs more than the copying.
         """
-        most = len(self._data) + LARGEST_READ
-        while _LENGTH_BYTES <= len(self._data) < min(self._end(), most):
+        most = held + min(LARGEST_READ, _LENGTH_BYTES + self.longest)
+        while (room := most - len(self._data)) > 0:
             try:
-                piece = connection.recv(self._room())
+                piece = connection.recv(room)
             except OSError:  # nothing is there now, or the next ``receive`` says what it is
                 return
             if not piece:

@@ -4,6 +4,7 @@ import logging
 import os
 import random
 import secrets
+import socket
 import ssl
 import time
 from collections import Counter, deque
@@ -12,7 +13,7 @@ from itertools import islice
 
 import anyio
 import msgspec
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 
 from kvstream.errors import KVStreamError, MalformedInputError
 from kvstream.events.codec import encode_frame
@@ -32,6 +33,7 @@ _LONGEST_ANSWER = 4096
 _LONGEST_REASON = 300  # characters
 _CLOSED = "the stream's side has closed the connection"
 _AT_ONCE = 256 * 1024  # bytes a write
+_UNIX_SEND_BYTES = 2 * _AT_ONCE  # that a Unix socket may hold; not one write, by default
 _EPOCH_RANDOM_BITS = 24  # 17 ms of the clock
 
 _logger = logging.getLogger("kvstream")
@@ -352,7 +354,10 @@ async def open_stream(endpoint: Endpoint, tls: ssl.SSLContext | None) -> ByteStr
         OSError: If nobody answers there, or TLS fails.
     """
     if endpoint.path:
-        return await anyio.connect_unix(endpoint.path)
+        stream = await anyio.connect_unix(endpoint.path)
+        connection = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNIX_SEND_BYTES)
+        return stream
     if tls is None:
         return await anyio.connect_tcp(endpoint.host, endpoint.port)
     return await anyio.connect_tcp(

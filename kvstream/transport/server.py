@@ -110,6 +110,8 @@ class FrameServer:
         unheld: Makes what keeps the frames of a connection unacknowledged; by default, of a stream with
             ``state``, until a snapshot holds them.
         send: Takes a frame, and the bytes that it came in, in place of the stream's ``send``.
+        gather_seconds: How long frames gather in a Unix socket after all that came has been taken, where
+            they do not come fast.
 
     Raises:
         ConfigError: If others than this machine could connect without a token or a certificate, if the
@@ -131,6 +133,7 @@ class FrameServer:
         tls: ssl.SSLContext | None = None,
         unheld: Callable[[], Unheld] | None = None,
         send: Callable[[EventFrame, bytes], Awaitable[None]] | None = None,
+        gather_seconds: float = 0.0,
     ) -> None:
         if endpoint.tls != (tls is not None):
             needs = "needs a certificate and a key" if endpoint.tls else "is not encrypted; write tls://"
@@ -148,7 +151,7 @@ class FrameServer:
         self._send = send or (lambda frame, _: stream.send(frame))
         self._longest_frame = longest_frame
         self._most_connections, self._most_strangers = most_connections, most_strangers
-        self._hello_seconds = hello_seconds
+        self._hello_seconds, self._gather_seconds = hello_seconds, gather_seconds
         self._strangers: dict[FrameConnection, None] = {}  # in order of coming
         self._connections = self._accepted = self._refused = self._frames = self._bytes = 0
         self._faults: Counter[str] = Counter()
@@ -242,7 +245,7 @@ class FrameServer:
     async def _serve(self, stream: ByteStream) -> None:
         """Serve one connection. Whatever goes wrong in it ends nothing else."""
         unheld = self._make_unheld()
-        connection = FrameConnection(stream, self._budget, unheld)
+        connection = FrameConnection(stream, self._budget, unheld, self._gather_seconds)
         acknowledging = anyio.CancelScope()
 
         async def acknowledge() -> None:

@@ -79,6 +79,36 @@ async def test_events_of_a_remote_producer_arrive(endpoint):
         assert stream.caches() == [("engine-0", "gpu"), ("engine-1", "cpu")]
 
 
+async def test_frames_that_do_not_come_fast_gather_in_a_unix_socket(tmp_path):
+    turns, taken = 0, []
+
+    async def count_turns():
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async def take(frame, encoded):
+        taken.append((turns, frame.seq))
+
+    options = {"send": take, "gather_seconds": 0.5}
+    async with (
+        serving(f"unix:{tmp_path}/kv.sock", **options) as (_, server),
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(count_turns)
+        async with await raw_connection(server) as connection:
+            await say(connection, Hello())
+            assert await MessageReader(connection, 100).next() == b"\x00"
+            for seq in range(5):
+                frame = EventFrame(np.zeros(3, np.uint8), np.arange(3), np.arange(3), seq=seq)
+                await say(connection, encode_frame(frame))
+            await until(lambda: len(taken) == 5)
+        tasks.cancel_scope.cancel()
+    assert [seq for _, seq in taken] == [0, 1, 2, 3, 4]
+    assert len({turn for turn, _ in taken}) == 1
+
+
 async def test_a_connection_waits_for_its_server_and_leaving_sends_everything(tmp_path):
     endpoint = f"unix:{tmp_path}/kv.sock"
     with anyio.fail_after(DEADLINE):
