@@ -2,7 +2,7 @@
 
 import itertools
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, OrderedDict
 
 from kvstream.events.types import BIRTH_UNKNOWN, Op
 from kvstream.metrics.buckets import VLLM_BUCKETS_SECONDS, upper_bounds
@@ -224,6 +224,34 @@ class ReferenceStack:
     def forget(self, content):
         self.stack.remove(content)
         del self.accesses[content]
+
+
+class ReferencePrefixCache:
+    """An LRU cache of the blocks of requests, the one used last at the end."""
+
+    def __init__(self, capacity):
+        self.capacity, self.held = capacity, OrderedDict()
+
+    def serve(self, wanted):
+        """The events of a request: operation and block."""
+        found = list(itertools.takewhile(lambda block: block in self.held, wanted))
+        events = [(Op.ACCESS, block) for block in found]
+        for block in found:
+            self.held.move_to_end(block)
+        for place, block in enumerate(wanted[len(found) :], len(found)):
+            if block not in self.held:
+                if len(self.held) == self.capacity:
+                    gone = wanted[place - 1] if place >= self.capacity else next(iter(self.held))
+                    del self.held[gone]
+                    events.append((Op.EVICT, gone))
+                self.held[block] = None
+            self.held.move_to_end(block)
+            events.append((Op.ALLOC, block))
+        if len(wanted) > self.capacity:
+            wanted = [*wanted[: self.capacity - 1], wanted[-1]]
+        for block in reversed(wanted):
+            self.held.move_to_end(block)
+        return events
 
 
 def reference_hit_ratios(contents: list[int], sizes: list[int]) -> list[float]:

@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""How far apart the uses of a content key are: premature evictions, and the stack of an LRU cache."""
+"""How far apart the uses of a content are: premature evictions, the stack of an LRU cache, such a cache."""
 
 try:
     import cython
@@ -13,12 +13,17 @@ if cython.compiled:  # pragma: no cover
 else:
     from kvstream._core.table import Index, span
 from kvstream._core.table import REMOVED
+from kvstream.events.types import Op
 
 _REMOVED = cython.declare(cython.int, REMOVED)
 _SMALLEST = 16  # evictions that there is room for at first, as most caches know no contents
 _FEWEST_PLACES = 1024  # of a stack that holds keys, as putting them together costs what a hundred accesses do
 _NEVER = cython.declare(cython.longlong, int(np.iinfo(np.int64).min))  # eviction time where no key is
 _KEYS_AHEAD = cython.declare(cython.int, 16)
+_MOST_ROWS = 2**31 - 2  # of a cache, as they are numbered by 32 bits
+_ALLOC = cython.declare(cython.uchar, int(Op.ALLOC))
+_ACCESS = cython.declare(cython.uchar, int(Op.ACCESS))
+_EVICT = cython.declare(cython.uchar, int(Op.EVICT))
 
 
 @cython.final
@@ -382,6 +387,172 @@ class LruStack:
         self.tree.add(self.first, -1)
         self.again -= self.is_again[self.first]
         self.held -= 1
+
+
+@cython.final
+@cython.cclass
+class PrefixCache:
+    """A simulated LRU cache of blocks that serves each request at once, and takes no room for output.
+
+    The blocks that a request finds from its first on are accessed, up to the first that is missing; from
+    there on all are allocated, each in place of the least recently used one. Within a request the last block
+    counts as the least recently used, as in vLLM, so that no block outlives those that it builds on. Of a
+    request that is larger than the cache, the blocks that find no room are looked up as well: each takes the
+    place of the one before it.
+
+    Args:
+        capacity: Blocks that the cache holds, 1 or more.
+
+    Examples:
+        >>> import numpy as np
+        >>> ops, blocks, counts = PrefixCache(2).serve(np.array([7, 8, 7, 9]), np.array([2, 4]))
+        >>> ops.tolist(), blocks.tolist(), counts.tolist()
+        ([0, 0, 1, 2, 0], [7, 8, 7, 8, 9], [2, 3])
+    """
+
+    capacity: cython.longlong
+    held: cython.longlong
+    block: cython.longlong[::1]  # by row, from 1: rows are a ring by their last use, which row 0 closes
+    older: cython.int[::1]
+    newer: cython.int[::1]
+    index: Index
+    wanted: cython.const[cython.longlong][::1]
+    row: cython.int[::1]  # of each wanted block
+    op: cython.uchar[::1]
+    changed: cython.longlong[::1]
+    events: cython.Py_ssize_t
+
+    def __init__(self, capacity: int):
+        self.capacity = min(capacity, _MOST_ROWS)
+        self.held = 0
+        self.index = Index(0.375)
+        self._widen(np.zeros(1, dtype=np.int64), np.zeros((2, 1), dtype=np.int32))
+
+    def _widen(self, block, neighbours):
+        """Keep rows, given with those before and after them by last use."""
+        self.block = self.index.keys = memoryview(block)
+        self.older, self.newer = memoryview(neighbours[0]), memoryview(neighbours[1])
+
+    def _see_to_room(self, more: cython.longlong):
+        """Make room for ``more`` blocks."""
+        rows: cython.longlong = len(self.block)
+        if min(self.capacity, self.held + more) >= rows:
+            wider = min(self.capacity, max(self.held + more, 2 * rows)) + 1
+            neighbours = np.tile(np.arange(wider, dtype=np.int32), (2, 1))  # a new row is a ring of its own
+            neighbours[:, :rows] = np.asarray(self.older), np.asarray(self.newer)
+            self._widen(widened(np.asarray(self.block), wider), neighbours)
+        if self.index.used + more > self.index.limit:
+            self.index.rebuild(more)
+
+    def serve(self, wanted, ends):
+        """Return the events of requests, in order.
+
+        Args:
+            wanted: The blocks of all of them, each one once in its request, int64 (n,).
+            ends: Where each request ends, int64 (r,), ascending.
+
+        Returns:
+            Operation codes, uint8 (e,), and their blocks, int64 (e,); how many of them belong to each
+            request, int64 (r,).
+
+        Raises:
+            ValueError: If a request ends after the last block.
+        """
+        if int(ends.max(initial=0)) > len(wanted):
+            raise ValueError("a request ends after the last block")
+        self._see_to_room(len(wanted))
+        ops = np.empty(2 * len(wanted), dtype=np.uint8)
+        blocks = np.empty(2 * len(wanted), dtype=np.int64)
+        counts = np.empty(len(ends), dtype=np.int64)
+        self.wanted, self.row = memoryview(wanted), memoryview(np.empty(len(wanted), dtype=np.int32))
+        self.op, self.changed, self.events = memoryview(ops), memoryview(blocks), 0
+        end: cython.const[cython.longlong][::1] = memoryview(ends)
+        count: cython.longlong[::1] = memoryview(counts)
+        start: cython.Py_ssize_t = 0
+        before: cython.Py_ssize_t
+        request: cython.Py_ssize_t
+        with cython.nogil:
+            for request in range(len(end)):
+                before = self.events
+                self._serve_one(start, end[request])
+                count[request] = self.events - before
+                start = end[request]
+        self.wanted = self.row = self.op = self.changed = None
+        return ops[: self.events], blocks[: self.events], counts
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _serve_one(self, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.void:
+        """Serve the request of some of the wanted blocks."""
+        place: cython.Py_ssize_t = start
+        while place < end:
+            row: cython.int = self.index.places[self.index.find(self.wanted[place])]
+            if row < 0:
+                break
+            self._use(row)  # so that none of them is given up for the others
+            self.row[place] = row
+            self._show(_ACCESS, self.wanted[place])
+            place += 1
+        while place < end:
+            is_oldest: cython.bint = place - start < self.capacity  # else all that is held is this request's
+            given_up: cython.int = self.newer[0] if is_oldest else self.row[place - 1]
+            self.row[place] = self._allocate(self.wanted[place], given_up)
+            place += 1
+        if end - start > self.capacity:
+            self._use(self.row[end - 1])
+            end = start + self.capacity - 1
+        while end > start:
+            end -= 1
+            self._use(self.row[end])
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _allocate(self, block: cython.longlong, given_up: cython.int) -> cython.int:
+        """Hold a block, where there is no other room in the row that is given up; return its row."""
+        place: cython.longlong = self.index.find(block)
+        row: cython.int = self.index.places[place]
+        if row < 0:
+            if self.held < self.capacity:
+                self.held += 1
+                row = self.held
+            else:
+                row = given_up
+                self._show(_EVICT, self.block[row])
+                self.index.remove(self.block[row])
+            self.block[row] = block
+            self.index.put(place, row)
+        self._use(row)
+        self._show(_ALLOC, block)
+        return row
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _use(self, row: cython.int) -> cython.void:
+        """Make a row the one used last."""
+        older: cython.int = self.older[row]
+        newer: cython.int = self.newer[row]
+        self.newer[older] = newer
+        self.older[newer] = older
+        newest: cython.int = self.older[0]
+        self.newer[newest] = row
+        self.older[row] = newest
+        self.newer[row] = 0
+        self.older[0] = row
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _show(self, op: cython.uchar, block: cython.longlong) -> cython.void:
+        """Add an event."""
+        self.op[self.events] = op
+        self.changed[self.events] = block
+        self.events += 1
 
 
 def widened(column, slots: int):

@@ -5,6 +5,7 @@ what becomes of them is the same for all.
 """
 
 import heapq
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import count, groupby
@@ -14,14 +15,19 @@ import msgspec
 import numpy as np
 
 from kvstream._core.ids import folded
+from kvstream._core.reuse import PrefixCache
 from kvstream._core.table import mix
 from kvstream.errors import MalformedInputError
-from kvstream.events.frame import I64, EventFrame, packed_int64
+from kvstream.events.frame import I64, EventFrame, as_int64
 from kvstream.events.types import DEFAULT_TIER
 from kvstream.sources.lines import OnBad
 from kvstream.sources.options import NS_OF_UNIT, ReadOptions, TimeUnit
-from kvstream.sources.simulated_cache import PrefixCache
 from kvstream.sources.vllm_cache import VLLMCache
+
+SIMULATED = (
+    "the cache is simulated: it serves each request at once and takes no room for output, so that its hit "
+    "ratio is 0.3 to 1.7 points above that of vLLM's rules"
+)
 
 _LATEST_NS = 2**63 - 1
 _ROW_NS = 1_000_000_000  # between rows that have no times
@@ -98,19 +104,19 @@ class TraceDecoder:
         """
         bad: list[tuple[int, str]] = []
         requests: list[tuple[int, Request]] = []
-        ids: list[list[int]] = []
+        hashes: list[I64] = []
         for number, line in enumerate(chunk.split(b"\n"), 1):
             if not line or line.isspace():
                 continue
             try:
                 request = self._read(line)
-                ids.append(_plain(request.hashes))
+                hashes.append(_plain(request.hashes))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
                 bad.append((number, str(error)))
             else:
                 requests.append((number, request))
         due: list[_Lookup] = []
-        for (number, request), blocks in zip(requests, _chained(ids), strict=True):
+        for (number, request), blocks in zip(requests, _chained(hashes), strict=True):
             try:
                 if self._options.engine == "vllm":
                     self._vllm_for(request).check(*self._tokens(request))
@@ -159,24 +165,19 @@ class TraceDecoder:
             yield from self._run(self._vllm, due)
             return
         for tokens, lookups in groupby(due, lambda lookup: lookup.request.block_tokens or self._block_tokens):
-            ops: list[int] = []
-            blocks: list[int] = []
-            ts: list[int] = []
-            for at_ns, wanted, _ in lookups:
+            wanted: list[I64] = []
+            times: list[int] = []
+            for at_ns, blocks, _ in lookups:
                 if self._last_ns - _TIE_NS < at_ns <= self._last_ns:
                     at_ns = self._last_ns + 1
                 self._last_ns = at_ns
-                self._cache.serve(wanted.tolist(), ops, blocks)
-                ts += [at_ns] * (len(ops) - len(ts))
-            if ops:
-                yield EventFrame(
-                    np.array(ops, dtype=np.uint8),
-                    packed_int64(blocks),
-                    packed_int64(ts),
-                    self._source,
-                    DEFAULT_TIER,
-                    block_tokens=tokens,
-                )
+                times.append(at_ns)
+                wanted.append(blocks)
+            ends = np.cumsum([len(blocks) for blocks in wanted])
+            ops, changed, counts = self._cache.serve(np.concatenate(wanted), ends)
+            if len(ops):
+                ts = np.repeat(np.array(times, dtype=np.int64), counts)
+                yield EventFrame(ops, changed, ts, self._source, DEFAULT_TIER, block_tokens=tokens)
 
 
 class _Lookup(NamedTuple):
@@ -251,37 +252,40 @@ class _Schedule:
         return value * self._unit_ns if isinstance(value, int) else round(value * self._unit_ns)
 
 
-def _plain(hashes: list[int | str]) -> list[int]:
-    """Return hashes as integers.
+def _plain(hashes: list[int | str]) -> I64:
+    """Return hashes as 64-bit integers.
 
     Raises:
         ValueError: If one does not fit into 64 bits, or is text that is no hexadecimal number.
     """
-    ids = [each if isinstance(each, int) else folded(each) for each in hashes]
-    if ids and not (min(ids) >= -(2**63) and max(ids) < 2**64):
+    try:
+        return np.frombuffer(array("q", hashes), dtype=np.int64)  # type: ignore[type-var]
+    except (TypeError, OverflowError):  # text, or beyond the signed ones
+        ids = [each if isinstance(each, int) else folded(each) for each in hashes]
+    if not (min(ids) >= -(2**63) and max(ids) < 2**64):
         raise ValueError("a hash does not fit into 64 bits")
-    return ids
+    return as_int64(ids)
 
 
-def _chained(requests: list[list[int]]) -> list[I64]:
+def _chained(requests: list[I64]) -> list[I64]:
     """Return the ids of the blocks of each request: a hash of the block's hash and of all before it.
 
     It is a polynomial of the mixed hashes, modulo 2**64, so that the blocks of all requests are done at once.
 
     Args:
-        requests: Hashes of each, integers of 64 bits.
+        requests: Hashes of each, int64 (n,).
 
     Returns:
         int64 of shape (n,) for each request of n blocks.
     """
+    if not requests:
+        return []
     lengths = np.array([len(hashes) for hashes in requests], dtype=np.int64)
-    if not lengths.sum():
-        return [np.empty(0, dtype=np.int64) for _ in requests]
     ends = np.cumsum(lengths)
     starts = ends - lengths
     place = np.arange(ends[-1]) - np.repeat(starts, lengths)
     powers = np.cumprod(np.full(lengths.max(), _FACTOR, dtype=np.uint64))
-    plain = packed_int64([each for hashes in requests for each in hashes])
+    plain = np.concatenate(requests)
     sums = np.concatenate([[np.uint64(0)], np.cumsum(mix(plain ^ np.int64(_FACTOR >> 1)) * powers[place])])
     chained = sums[1:] - np.repeat(sums[starts], lengths)
     ids = mix(chained.view(np.int64)).view(np.int64)

@@ -17,8 +17,8 @@ from kvstream.sources.discovery import ENGINE_URLS
 from kvstream.sources.engine_input import EngineInput, Forget, LiveInput, Take
 from kvstream.sources.files import STDIN, read_input
 from kvstream.sources.formats import LineFormat
+from kvstream.sources.hash_trace import SIMULATED
 from kvstream.sources.options import ReadOptions
-from kvstream.sources.simulated_cache import SIMULATED
 from kvstream.sources.timing import Items, OnEnd, merge_by_time
 from kvstream.sources.vllm_cache import simulated_by_vllm
 from kvstream.state.resumption import MarkerOf, no_marker

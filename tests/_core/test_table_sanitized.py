@@ -9,7 +9,10 @@ pytestmark = MARKS
 TESTS = {
     "table": ("tests/blocks/test_table.py", "tests/metrics/test_working_set.py"),
     "columns": ("tests/blocks/test_table.py",),
-    "reuse": ("tests/_core/test_premature_evictions.py", "tests/_core/test_lru_stack.py"),
+    "reuse": (
+        *("tests/_core/test_premature_evictions.py", "tests/_core/test_lru_stack.py"),
+        "tests/_core/test_prefix_cache.py",
+    ),
     "buckets": ("tests/metrics/test_histogram_rows.py", "tests/metrics/test_intervals.py"),
 }
 

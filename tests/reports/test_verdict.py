@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from kvstream._core.reuse import PrefixCache
 from kvstream.config import MetricsConfig
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame
@@ -13,7 +14,6 @@ from kvstream.reports.verdict import Analysis, verdict
 from kvstream.sources.mooncake import mooncake_trace
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.reader import EventReader
-from kvstream.sources.simulated_cache import PrefixCache
 from kvstream.sources.synthetic import generate
 from kvstream.text.numbers import live_blocks
 
@@ -53,11 +53,8 @@ def requests_of(frames):
 
 
 def lru_hit_ratio(contents, blocks):
-    cache = PrefixCache(blocks)
-    ops, found = [], []
-    for content in contents:
-        cache.serve([content], ops, found)
-    return ops.count(1) / len(contents)
+    ops, _, _ = PrefixCache(blocks).serve(np.array(contents), np.arange(len(contents)) + 1)
+    return np.count_nonzero(ops == 1) / len(contents)
 
 
 def test_the_verdict_says_what_would_help():

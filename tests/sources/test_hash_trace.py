@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame
-from kvstream.events.types import Op
 from kvstream.sources.bailian import bailian_trace
 from kvstream.sources.lmcache import lookup_log
 from kvstream.sources.mooncake import mooncake_trace
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.reader import EventReader
-from kvstream.sources.simulated_cache import PrefixCache
 from kvstream.sources.vllm_cache import ServiceTime
 
 DATA = Path(__file__).parent.parent / "data"
@@ -101,11 +99,6 @@ def test_of_a_request_larger_than_the_cache_all_blocks_are_looked_up():
 
 
 def test_a_hit_after_a_hole_is_none():
-    ops, blocks = [], []
-    cache = PrefixCache(4)
-    cache.serve([1, 2, 3], ops, blocks)
-    cache.serve([9, 2, 3], ops, blocks)
-    assert ops.count(Op.ACCESS) == 0
     summary, _ = run(10, [line(0, [1, 2, 3]), line(10, [9, 2, 3]), line(20, [1, 2, 7])])
     assert (summary.accesses, summary.accounts.allocations) == (2, 7)
 
