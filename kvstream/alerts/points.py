@@ -24,10 +24,15 @@ def _median(histogram: ExponentialHistogram) -> Point:
     return Point(histogram.quantile(0.5), histogram.count)
 
 
+def _ratio(ratio: float | None, weight: int) -> Point:
+    """Return a point of a ratio, which is None where its weight is 0."""
+    return Point(ratio or 0.0, weight)
+
+
 def _never_reused_per_lookup(window: Window, seconds: float, capacity: int | None) -> Point:
     seen = window.measurements
     lookups = seen.lookups
-    return Point(seen.never_reused_ratio * seen.total_evictions / max(1, lookups), lookups)
+    return Point((seen.never_reused_ratio or 0.0) * seen.total_evictions / max(1, lookups), lookups)
 
 
 def _clock_errors(window: Window, seconds: float, capacity: int | None) -> Point:
@@ -43,13 +48,13 @@ _READERS: dict[MetricType, _Reader] = {
     MetricType.IDLE_TIME: lambda window, *_: _median(window.measurements.idle),
     MetricType.REUSE_GAP: lambda window, *_: _median(window.measurements.reuse_gap),
     MetricType.FIRST_REUSE: lambda window, *_: _median(window.measurements.first_reuse),
-    MetricType.HIT_RATIO: lambda w, *_: Point(w.measurements.hit_ratio, w.measurements.lookups),
+    MetricType.HIT_RATIO: lambda w, *_: _ratio(w.measurements.hit_ratio, w.measurements.lookups),
     MetricType.EVICTION_RATE: lambda w, seconds, _: Point(w.measurements.total_evictions / seconds, 1),
-    MetricType.NEVER_REUSED_RATIO: lambda w, *_: Point(
+    MetricType.NEVER_REUSED_RATIO: lambda w, *_: _ratio(
         w.measurements.never_reused_ratio, w.measurements.lifetime.count
     ),
     MetricType.NEVER_REUSED_PER_LOOKUP: _never_reused_per_lookup,
-    MetricType.PREMATURE_RATIO: lambda w, *_: Point(
+    MetricType.PREMATURE_RATIO: lambda w, *_: _ratio(
         w.measurements.premature_ratio, w.measurements.total_evictions
     ),
     MetricType.EVENT_RATE: lambda w, seconds, _: Point(w.measurements.processed / seconds, 1),

@@ -16,14 +16,14 @@ _UNUSED = np.zeros(len(VLLM_BUCKETS_NS) + 1, dtype=np.int64)  # classic buckets 
 
 
 class IntervalStats(msgspec.Struct, frozen=True):
-    """A distribution in a few numbers, in seconds. All are 0 where ``count`` is 0."""
+    """A distribution in a few numbers, in seconds. All are None where ``count`` is 0."""
 
     count: int = 0
-    mean: float = 0.0
-    p50: float = 0.0
-    p95: float = 0.0
-    p99: float = 0.0
-    max: float = 0.0
+    mean: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    max: float | None = None
 
 
 class ExponentialHistogram(BucketCounts):
@@ -53,15 +53,12 @@ class ExponentialHistogram(BucketCounts):
         if len(values_ns):
             buckets(self.scale).core.count(values_ns, self, _UNUSED)
 
-    @property
-    def mean(self) -> float:
-        """Return the mean in seconds, 0 without intervals."""
-        return self.sum_ns / self.count / 1e9 if self.count else 0.0
-
     def stats(self) -> IntervalStats:
         """Return the distribution in a few numbers."""
+        if not self.count:
+            return IntervalStats()
         p50, p95, p99 = (self.quantile(q) for q in (0.5, 0.95, 0.99))
-        return IntervalStats(self.count, self.mean, p50, p95, p99, self.max_ns / 1e9)
+        return IntervalStats(self.count, self.sum_ns / self.count / 1e9, p50, p95, p99, self.max_ns / 1e9)
 
     def buckets(self) -> list[tuple[float, int]]:
         """Upper bound in seconds and count of each bucket that holds something, zero first."""

@@ -64,41 +64,41 @@ class Measurements(CacheCounts, eq=False):
         return self.accesses + self.allocations
 
     @property
-    def hit_ratio(self) -> float:
-        """Return accesses by lookups: a block-level estimate; 0 without any."""
-        return self.accesses / self.lookups if self.lookups else 0.0
+    def hit_ratio(self) -> float | None:
+        """Return accesses by lookups: a block-level estimate; None without any."""
+        return self.accesses / self.lookups if self.lookups else None
 
     @property
-    def never_reused_ratio(self) -> float:
-        """Return the share of evicted generations that were never accessed; 0 without evictions."""
+    def never_reused_ratio(self) -> float | None:
+        """Return the share of evicted generations that were never accessed; None without evictions."""
         return self._of_evicted(self.never_accessed)
 
     @property
-    def premature_ratio(self) -> float:
-        """Return premature evictions by all evictions, of a cache with known contents; 0 without any."""
+    def premature_ratio(self) -> float | None:
+        """Return premature evictions by all evictions, of a cache with known contents; None without any."""
         return self.premature_share(self.total_evictions)
 
-    def premature_share(self, evictions: int) -> float:
-        """Return premature evictions by the evictions of the caches with known contents; 0 without any."""
-        return self.return_time.count / evictions if evictions else 0.0
+    def premature_share(self, evictions: int | None) -> float | None:
+        """Return premature evictions by the evictions of the caches with known contents; None without any."""
+        return self.return_time.count / evictions if evictions else None
 
     @property
-    def single_access_ratio(self) -> float:
-        """Share of evicted generations accessed once; 0 without evictions."""
+    def single_access_ratio(self) -> float | None:
+        """Share of evicted generations accessed once; None without evictions."""
         return self._of_evicted(self.accessed_once)
 
     @property
-    def multi_access_ratio(self) -> float:
-        """Share of evicted generations accessed more often; 0 without evictions."""
+    def multi_access_ratio(self) -> float | None:
+        """Share of evicted generations accessed more often; None without evictions."""
         return self._of_evicted(self.lifetime.count - self.never_accessed - self.accessed_once)
 
     @property
-    def mean_accesses(self) -> float:
-        """Mean accesses of an evicted generation; 0 without evictions."""
+    def mean_accesses(self) -> float | None:
+        """Mean accesses of an evicted generation; None without evictions."""
         return self._of_evicted(self.access_total)
 
-    def _of_evicted(self, count: int) -> float:
-        return count / self.lifetime.count if self.lifetime.count else 0.0
+    def _of_evicted(self, count: int) -> float | None:
+        return count / self.lifetime.count if self.lifetime.count else None
 
 
 def save_measurements(stretches: Sequence[Measurements]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class LifetimeDistribution(msgspec.Struct, frozen=True):
 
 def analyze_access_pattern(seen: Measurements) -> AccessPatternAnalysis:
     """Return the pattern of reuse, with the figures that it rests on."""
-    zero = seen.never_reused_ratio
+    zero = seen.never_reused_ratio or 0.0
     hits = hit_figures(seen if seen.accesses else None)
     if not seen.lifetime.count:
         pattern = "no_data"
@@ -64,7 +64,7 @@ def analyze_access_pattern(seen: Measurements) -> AccessPatternAnalysis:
         pattern = "unknown"
     elif zero >= 0.9:
         # Accesses that go to a few survivors leave the evicted blocks without any.
-        pattern = "hot_set" if seen.hit_ratio >= 0.5 else "scan"
+        pattern = "hot_set" if (seen.hit_ratio or 0.0) >= 0.5 else "scan"
     elif zero <= 0.5:
         pattern = "reuse"
     else:

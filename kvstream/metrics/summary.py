@@ -106,11 +106,13 @@ class RecentMetrics(msgspec.Struct, frozen=True, kw_only=True):
         allocation_rate: Allocations a second.
         access_rate: Accesses a second; None where hits are unknown.
         eviction_rate: Evictions a second.
-        hit_ratio: accesses / (accesses + allocations), of blocks; None where hits are unknown.
-        never_reused_ratio: Share of evicted blocks that were never accessed; None where hits are unknown.
+        hit_ratio: accesses / (accesses + allocations), of blocks; None where hits are unknown or nothing was
+            looked up.
+        never_reused_ratio: Share of evicted blocks that were never accessed; None where hits are unknown or
+            nothing was evicted.
         premature_rate: Premature evictions a second; None where contents are unknown.
         premature_ratio: Premature evictions by all evictions of caches with known contents; None
-            without such a cache.
+            without any.
         lifetime: Allocation to eviction.
         idle: Last access to eviction; None where hits are unknown.
         first_reuse: Allocation to first access; None where hits are unknown.
@@ -138,10 +140,10 @@ class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         count: Evictions of content that was looked up again.
-        share: The same by all evictions of caches with known contents; None without such a cache.
+        share: The same by all evictions of caches with known contents; None without any.
         return_time: Eviction to return.
         extra_blocks_p50: Blocks more than there are that would have kept half of them, in an LRU cache:
-            contents evicted later than one that had not come back by its return.
+            contents evicted later than one that had not come back by its return. None without such a block.
         extra_blocks_p90: Blocks more that would have kept 90 %.
         within_blocks: Evictions after which an eviction is forgotten: later returns are not counted.
         within_seconds: Seconds after which it is forgotten.
@@ -150,8 +152,8 @@ class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     share: float | None
     return_time: IntervalStats
-    extra_blocks_p50: int
-    extra_blocks_p90: int
+    extra_blocks_p50: int | None
+    extra_blocks_p90: int | None
     within_blocks: int
     within_seconds: float
 
@@ -222,7 +224,7 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         total_evictions: Generations ended by eviction or replacement.
         evictions_by_reason: The same by reason; ``cleared`` ones stand apart from the total.
         accesses: Accesses of live blocks.
-        avg_lifetime_seconds: Mean lifetime.
+        avg_lifetime_seconds: Mean lifetime; None without evictions, as all of these are.
         avg_idle_seconds: Mean time from last access to eviction; None where hits are unknown.
         avg_access_count: Mean accesses of an evicted block; None where hits are unknown.
         avg_reuse_gap_seconds: Mean time between accesses; None where hits are unknown.
@@ -274,13 +276,13 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     total_evictions: int
     evictions_by_reason: dict[str, int]
     accesses: int
-    avg_lifetime_seconds: float
+    avg_lifetime_seconds: float | None
     avg_idle_seconds: float | None
     avg_access_count: float | None
     avg_reuse_gap_seconds: float | None
-    p50_lifetime: float
-    p95_lifetime: float
-    p99_lifetime: float
+    p50_lifetime: float | None
+    p95_lifetime: float | None
+    p99_lifetime: float | None
     lifetime: IntervalStats
     idle: IntervalStats | None
     first_reuse: IntervalStats | None
@@ -377,7 +379,7 @@ def recent_metrics(
         hit_ratio=hits.hit_ratio,
         never_reused_ratio=hits.never_accessed,
         premature_rate=None if followed_evictions is None else seen.return_time.count * per_second,
-        premature_ratio=None if followed_evictions is None else seen.premature_share(followed_evictions),
+        premature_ratio=seen.premature_share(followed_evictions),
         lifetime=seen.lifetime.stats(),
         idle=hits.idle,
         first_reuse=hits.first_reuse,
@@ -478,10 +480,14 @@ def summarize(
         multi_access_rate=hits.accessed_more,
         premature=PrematureEvictions(
             count=seen.return_time.count,
-            share=None if followed_evictions is None else seen.premature_share(followed_evictions),
+            share=seen.premature_share(followed_evictions),
             return_time=seen.return_time.stats(),
-            extra_blocks_p50=round(seen.return_distance.quantile(0.5)),
-            extra_blocks_p90=round(seen.return_distance.quantile(0.9)),
+            extra_blocks_p50=round(seen.return_distance.quantile(0.5))
+            if seen.return_distance.count
+            else None,
+            extra_blocks_p90=round(seen.return_distance.quantile(0.9))
+            if seen.return_distance.count
+            else None,
             within_blocks=config.remembered_evictions,
             within_seconds=REMEMBERED_SECONDS,
         ),

@@ -149,18 +149,19 @@ def _of_evictions(summary: CacheMetricsSummary) -> list[str]:
         return ["Nothing was evicted: the cache holds all that is asked of it."]
     sentences = []
     if premature.count:
+        more = _blocks(premature.extra_blocks_p50 or 0, summary.block_bytes)
         sentences.append(
             f"{percent(premature.share)} of evictions were premature: their content was looked up again, "
-            f"half of it {within(premature.return_time.p50)}. "
-            f"{_blocks(premature.extra_blocks_p50, summary.block_bytes)} more would have kept half of it, "
+            f"half of it {within(premature.return_time.p50 or 0.0)}. "
+            f"{more} more would have kept half of it, "
             f"{premature.extra_blocks_p90:,} would have kept 90%."
         )
-    blocks = summary.sizes.blocks
-    is_cycle = (premature.share or 0.0) > _NEARLY_ALL and 0 < premature.extra_blocks_p90 <= _A_LITTLE * blocks
+    blocks, extra_blocks = summary.sizes.blocks, premature.extra_blocks_p90 or 0
+    is_cycle = (premature.share or 0.0) > _NEARLY_ALL and 0 < extra_blocks <= _A_LITTLE * blocks
     if is_cycle:
         sentences.append(
             "Nearly all content comes back just after it was evicted, as in a scan that goes round and "
-            f"round: a cache larger by {percent(premature.extra_blocks_p90 / blocks)} would hold it."
+            f"round: a cache larger by {percent(extra_blocks / blocks)} would hold it."
         )
     if summary.zero_access_rate is not None and summary.zero_access_rate > 0.5:
         sentences.append(

@@ -34,7 +34,7 @@ def test_hits_are_reported_by_no_request_by_some_or_by_all(events, reported, rat
     summary = monitor.summary()
     assert (summary.hits_reported, summary.hit_rate_estimate) == (reported, ratio)
     resting_on_hits = (
-        *(summary.zero_access_rate, summary.idle, summary.avg_idle_seconds, summary.reuse_gap),
+        *(summary.idle, summary.first_reuse, summary.reuse_gap),
         *(summary.recent.access_rate, summary.recent.idle, summary.recent.hit_ratio),
     )
     assert {value is None for value in resting_on_hits} == {ratio is None}

@@ -76,9 +76,11 @@ def test_monitor_equals_the_plain_twin_over_sources_tiers_and_numbers(frames):
             assert summary.evictions_by_reason == expected
             lifetimes = [e.lifetime for e in table.evicted if e.lifetime is not None]
             assert summary.lifetime.count == len(lifetimes)
-            assert summary.avg_lifetime_seconds * len(lifetimes) == pytest.approx(sum(lifetimes) / 1e9)
+            mean = pytest.approx(sum(lifetimes) / len(lifetimes) / 1e9) if lifetimes else None
+            assert summary.avg_lifetime_seconds == mean
             assert (summary.reuse_gap or IntervalStats()).count == len(table.reuse_gaps)
-            assert (summary.reuse_gap or IntervalStats()).max == max(table.reuse_gaps, default=0) / 1e9
+            longest = max(table.reuse_gaps) / 1e9 if table.reuse_gaps else None
+            assert (summary.reuse_gap or IntervalStats()).max == longest
             assert (summary.first_reuse or IntervalStats()).count == len(table.first_reuses)
             assert (summary.hit_rate_estimate is None) == (not table.accesses)
             assert [e.block_id for e in records.get((name, tier), [])] == [e.block for e in table.evicted]
@@ -284,3 +286,23 @@ def test_without_a_curve_nothing_is_said_of_other_sizes():
     monitor = Monitor(MetricsConfig(curve_keys=0))
     monitor.process(frame([(0, 2**40, 1000, ""), (1, 2**40, 2000, ""), (0, 2**41, 3000, "")]))
     assert monitor.summary("s", "gpu").sizes == CacheSizes(blocks=2, peak=2)
+
+
+def test_means_percentiles_and_shares_of_nothing_are_unknown():
+    monitor = Monitor()
+    monitor.process(EventFrame(np.zeros(3, np.uint8), np.arange(3) + 2**40, np.full(3, 10**18)))
+    monitor.process(EventFrame(np.ones(1, np.uint8), np.array([2**40]), np.full(1, 10**18 + 1)))
+    for summary in (monitor.summary(), monitor.summary("default", "gpu")):
+        nothing = IntervalStats()
+        assert (nothing.count, nothing.mean, nothing.p50, nothing.max) == (0, None, None, None)
+        assert (summary.lifetime, summary.idle, summary.premature.return_time) == (nothing,) * 3
+        assert (summary.recent.lifetime, summary.recent.idle) == (nothing, nothing)
+        unknown = (
+            *(summary.avg_lifetime_seconds, summary.avg_idle_seconds, summary.avg_access_count),
+            *(summary.p50_lifetime, summary.p95_lifetime, summary.p99_lifetime, summary.zero_access_rate),
+            *(summary.single_access_rate, summary.multi_access_rate, summary.premature.share),
+            *(summary.premature.extra_blocks_p50, summary.premature.extra_blocks_p90),
+            *(summary.recent.never_reused_ratio, summary.recent.premature_ratio),
+        )
+        assert set(unknown) == {None}
+        assert summary.hit_rate_estimate == summary.recent.hit_ratio == 0.25
