@@ -8,7 +8,7 @@ import anyio
 import typer
 
 from kvstream.cli.messages import MalformedReport, say
-from kvstream.cli.options import DEFAULT_BLOCK_TOKENS, BlockTokens, Capacity, Force, Unit
+from kvstream.cli.options import DEFAULT_BLOCK_TOKENS, BlockTokens, Capacity, Force, Rows, Unit
 from kvstream.cli.recordings import say_simulated
 from kvstream.cli.render import progress_on_stderr
 from kvstream.cli.values import choice
@@ -62,6 +62,7 @@ def convert_command(
     block_tokens: BlockTokens = None,
     capacity: Capacity = None,
     time_unit: Unit = None,
+    rows: Rows = "whole",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed input.")] = False,
     force: Force = False,
 ) -> None:
@@ -73,7 +74,7 @@ def convert_command(
         raise ConfigError(f"{format} is binary; name a file, or pipe it")
     form = chosen_format(output, format)
     holds_lookups = form in LOOKUP_FORMATS  # which do not depend on the size of a simulated cache
-    options = ReadOptions(capacity=capacity or (1 if holds_lookups else None), time_unit=time_unit)
+    options = ReadOptions(capacity=capacity or (1 if holds_lookups else None), time_unit=time_unit, rows=rows)
     anonymizer = Anonymizer() if anonymize else None
     refuse_inputs(sys.stdout.fileno() if output == "-" else output, [recording])
     report = MalformedReport()

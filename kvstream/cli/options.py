@@ -13,7 +13,7 @@ from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError
 from kvstream.reports.block_size import block_bytes_of_file
 from kvstream.settings import load_config
-from kvstream.sources.options import ReadOptions, SimulatedEngine, TimeUnit
+from kvstream.sources.options import ReadOptions, SimulatedEngine, TimeUnit, TraceRows
 from kvstream.sources.vllm_cache import ServiceTime
 
 DEFAULT_BLOCK_TOKENS = 16
@@ -45,6 +45,15 @@ Unit = Annotated[
         get_args(TimeUnit),
         "--time-unit",
         help="Unit of the times in a hash trace; by default the one that its format has.",
+    ),
+]
+Rows = Annotated[
+    TraceRows,
+    choice(
+        get_args(TraceRows),
+        "--rows",
+        help="What a session's rows hold in a hash trace: whole prompts, or what was added to it.",
+        show_default=True,
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
@@ -141,6 +150,7 @@ class TraceOptions(OptionGroup, frozen=True):
     panel: ClassVar[str] = "Hash traces"
 
     time_unit: Unit = None
+    rows: Rows = "whole"
     engine: Annotated[
         SimulatedEngine,
         choice(
@@ -178,7 +188,13 @@ class TraceOptions(OptionGroup, frozen=True):
             ConfigError: If a rate cannot be used.
         """
         service = ServiceTime(prefill_rate=self.prefill_rate, decode_rate=self.decode_rate)
-        return ReadOptions(capacity=capacity, time_unit=self.time_unit, engine=self.engine, service=service)
+        return ReadOptions(
+            capacity=capacity,
+            time_unit=self.time_unit,
+            rows=self.rows,
+            engine=self.engine,
+            service=service,
+        )
 
 
 class Results(OptionGroup, frozen=True):

@@ -17,7 +17,7 @@ from kvstream.alerts.types import CacheAlert
 from kvstream.cli.chosen_rules import RuleFiles
 from kvstream.cli.command import Attempts
 from kvstream.cli.json_lines import JsonLines
-from kvstream.cli.options import CacheOptions, Results, Unit
+from kvstream.cli.options import CacheOptions, Results, Rows, Unit
 from kvstream.cli.recordings import read_recordings, recordings
 from kvstream.cli.render import alert_line, console
 from kvstream.cli.standard import write_document
@@ -81,6 +81,7 @@ def try_rules(
         ),
     ] = None,
     time_unit: Unit = None,
+    rows: Rows = "whole",
     cache: CacheOptions,
     results: Results,
 ) -> None:
@@ -100,7 +101,7 @@ def try_rules(
         alerts.extend(time.reach([frame]))
         alerts.extend(monitor.process(frame).alerts)
 
-    options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit)
+    options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit, rows=rows)
     read_recordings(inputs, options, take, time.input_ended)
     alerts += [*time.end(), *monitor.finish()]
     scores = None if labels is None else labelled_scores(alerts, labels, span.start, span.end, span.sources)

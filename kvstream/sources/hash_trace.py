@@ -5,6 +5,7 @@ what becomes of them is the same for all.
 """
 
 import heapq
+import logging
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -22,7 +23,10 @@ from kvstream.events.frame import I64, EventFrame, as_int64
 from kvstream.events.types import DEFAULT_TIER
 from kvstream.sources.lines import OnBad
 from kvstream.sources.options import NS_OF_UNIT, ReadOptions, TimeUnit
+from kvstream.sources.request import Request
+from kvstream.sources.sessions import MOST_BLOCKS, MOST_SESSIONS, Sessions
 from kvstream.sources.vllm_cache import VLLMCache
+from kvstream.text.escape import for_terminal
 
 SIMULATED = (
     "the cache is simulated: it serves each request at once and takes no room for output, so that its hit "
@@ -38,26 +42,7 @@ _MOST_WAITING_BLOCKS = 8 * 1024 * 1024
 _FACTOR = 0x9E3779B97F4A7C15  # odd, so that no power of it is 0
 
 
-class Request(msgspec.Struct, frozen=True):
-    """A row of a trace.
-
-    Attributes:
-        hashes: Hashes of its blocks, in order: integers of 64 bits or hexadecimal digits.
-        at: When it came, in the unit of the trace; None if the row does not say.
-        delay: Time since the request of its session before, likewise.
-        session: What turns of a conversation have in common; None if nothing is known.
-        prompt_tokens: Tokens of its prompt; None if the row does not say.
-        output_tokens: Tokens that were made for it, likewise.
-        block_tokens: Tokens of each of its blocks; None if it is as many as in all rows of the format.
-    """
-
-    hashes: list[int | str]
-    at: float | None = None
-    delay: float | None = None
-    session: int | str | None = None
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    block_tokens: int | None = None
+logger = logging.getLogger("kvstream")
 
 
 class TraceDecoder:
@@ -92,6 +77,7 @@ class TraceDecoder:
         self._cache = PrefixCache(options.capacity or 1)
         self._vllm: VLLMCache | None = None  # made for the size of the first request's blocks
         self._block_tokens = block_tokens
+        self._sessions = Sessions(block_tokens) if options.rows == "added" else None
         self._schedule = _Schedule(NS_OF_UNIT[options.time_unit or unit])
         self._last_ns = -1
 
@@ -110,11 +96,14 @@ class TraceDecoder:
                 continue
             try:
                 request = self._read(line)
-                hashes.append(_plain(request.hashes))
+                plain = _plain(request.hashes)
+                if self._sessions is not None:
+                    request, plain = self._sessions.join(request, plain, self._options.engine == "vllm")
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
                 bad.append((number, str(error)))
             else:
                 requests.append((number, request))
+                hashes.append(plain)
         due: list[_Lookup] = []
         for (number, request), blocks in zip(requests, _chained(hashes), strict=True):
             try:
@@ -128,7 +117,16 @@ class TraceDecoder:
         return self._served(due)
 
     def finish(self) -> Iterator[EventFrame]:
-        """Yield the events of the requests that wait, or still run."""
+        """Yield the events of the requests that wait, or still run; say how many sessions were forgotten."""
+        if self._sessions is not None and self._sessions.forgotten:
+            logger.warning(
+                "%s: %d sessions were forgotten, as more than %d, or %d blocks of them, were open: "
+                "what came of them later counts as whole prompts",
+                for_terminal(self._source),
+                self._sessions.forgotten,
+                MOST_SESSIONS,
+                MOST_BLOCKS,
+            )
         yield from self._served(self._schedule.rest())
         if self._vllm is not None:
             self._vllm.finish()
@@ -153,7 +151,7 @@ class TraceDecoder:
     def _run(self, cache: VLLMCache, due: list["_Lookup"]) -> Iterator[EventFrame]:
         for at_ns, blocks, request in due:
             self._last_ns = max(at_ns, self._last_ns + 1)  # a request that goes back in time comes at once
-            cache.arrive(self._last_ns, blocks.tolist(), *self._tokens(request))
+            cache.arrive(self._last_ns, blocks.tolist(), *self._tokens(request), request.has_output)
         yield from self._taken(cache)
 
     def _taken(self, cache: VLLMCache) -> Iterator[EventFrame]:

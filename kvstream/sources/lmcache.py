@@ -10,8 +10,9 @@ from typing import Annotated
 import msgspec
 
 from kvstream.events.frame import MAX_BLOCK_TOKENS
-from kvstream.sources.hash_trace import Request, TraceDecoder
+from kvstream.sources.hash_trace import TraceDecoder
 from kvstream.sources.options import ReadOptions
+from kvstream.sources.request import Request
 
 _CHUNK_TOKENS = 256  # LMCache's default, of rows that do not say
 

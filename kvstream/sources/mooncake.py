@@ -10,8 +10,9 @@ from typing import Annotated
 
 import msgspec
 
-from kvstream.sources.hash_trace import Request, TraceDecoder
+from kvstream.sources.hash_trace import TraceDecoder
 from kvstream.sources.options import ReadOptions
+from kvstream.sources.request import Request
 
 _BLOCK_TOKENS = 512
 _Tokens = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
@@ -24,6 +25,8 @@ class _Row(msgspec.Struct):
     delay: int | float | None = None
     delay_ms: int | float | None = None
     session_id: int | str | None = None
+    chat_id: int | str | None = None
+    parent_chat_id: int | str | None = None
     input_length: _Tokens | None = None
     input_tokens: _Tokens | None = None
     output_length: _Tokens | None = None
@@ -45,4 +48,5 @@ def read_request(line: bytes) -> Request:
     prompt = row.input_tokens if row.input_length is None else row.input_length
     output = row.output_tokens if row.output_length is None else row.output_length
     delay = row.delay_ms if row.delay is None else row.delay
-    return Request(row.hash_ids, at, delay, row.session_id, prompt, output)
+    session = row.chat_id if row.session_id is None else row.session_id
+    return Request(row.hash_ids, at, delay, session, row.parent_chat_id, prompt, output)

@@ -13,6 +13,8 @@ NS_OF_UNIT: dict[TimeUnit, int] = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_
 
 SimulatedEngine = Literal["lru", "vllm"]
 
+TraceRows = Literal["whole", "added"]
+
 
 class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How inputs are read.
@@ -22,10 +24,12 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
         time_unit: Unit of the times in a hash trace; None for the one that its format has.
         engine: By which rules that cache is simulated: ``lru`` serves each request at once and takes no room
             for output (``PrefixCache``), ``vllm`` runs each for its time (``VLLMCache``).
+        rows: What a row of a session holds in a hash trace: ``whole`` prompts, or what was ``added`` to it.
         service: How long requests run by the rules of ``vllm``.
     """
 
     capacity: int | None = None
     time_unit: TimeUnit | None = None
     engine: SimulatedEngine = "lru"
+    rows: TraceRows = "whole"
     service: ServiceTime = ServiceTime()

@@ -91,7 +91,14 @@ class VLLMCache:
         self._agenda: list[tuple[int, int, _Request]] = []  # time, start
         self._starts = count(1)
 
-    def arrive(self, at_ns: int, contents: Sequence[int], prompt_tokens: int, output_tokens: int) -> None:
+    def arrive(
+        self,
+        at_ns: int,
+        contents: Sequence[int],
+        prompt_tokens: int,
+        output_tokens: int,
+        has_output: bool = False,
+    ) -> None:
         """Take in a request, after everything that happens before it.
 
         Args:
@@ -99,13 +106,16 @@ class VLLMCache:
             contents: What each block of its prompt holds together with all before it, as 64-bit integers.
             prompt_tokens: Tokens of its prompt, at least 1; a last block that is not full can not be found.
             output_tokens: Tokens that it makes; 0 counts as 1.
+            has_output: Whether the contents go on with those of the blocks that its output fills.
 
         Raises:
             MalformedInputError: If it needs more blocks than the pool has; it is left out then.
         """
         self.check(prompt_tokens, output_tokens)
         self._run_until(at_ns)
-        self._waiting.append(_Request(contents, prompt_tokens, max(1, output_tokens), self._block_tokens))
+        known_tokens = prompt_tokens + output_tokens if has_output else prompt_tokens
+        known = contents[: known_tokens // self._block_tokens]
+        self._waiting.append(_Request(known, prompt_tokens, max(1, output_tokens)))
         self._admit(at_ns)
 
     def check(self, prompt_tokens: int, output_tokens: int) -> None:
@@ -222,12 +232,10 @@ class VLLMCache:
 class _Request:
     """A request that waits or runs."""
 
-    def __init__(
-        self, contents: Sequence[int], prompt_tokens: int, output_tokens: int, block_tokens: int
-    ) -> None:
+    def __init__(self, contents: Sequence[int], prompt_tokens: int, output_tokens: int) -> None:
         self.tokens, self.output_tokens = prompt_tokens, output_tokens  # known at its start; still to come
-        self.asked = min(len(contents), prompt_tokens // block_tokens)  # blocks that others can ask for, too
-        self.contents: list[Hashable] = list(contents[: self.asked])
+        self.asked = len(contents)  # blocks that others can ask for, too
+        self.contents: list[Hashable] = list(contents)
         self.blocks: list[int] = []
         self.cached = 0  # blocks whose content is known to the pool
         self.first_token_ns = 0

@@ -45,6 +45,17 @@ def test_what_has_no_end_is_not_analyzed(kvstream):
     assert kvstream("analyze", SCAN, "--model-config", "/nowhere.json").code == 1
 
 
+def test_rows_that_hold_what_was_added_are_put_together_where_that_is_said(kvstream, tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    rows = [{"session_id": "a", "timestamp": t, "hash_ids": [2 * t, 2 * t + 1]} for t in range(4)]
+    trace.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    hits = {}
+    for said in ("whole", "added"):
+        (result,) = kvstream("analyze", trace, "--capacity", 64, "--rows", said).of_type("analysis")
+        hits[said] = result["summary"]["accesses"]
+    assert hits == {"whole": 0, "added": 2 + 4 + 6}
+
+
 def test_a_trace_is_simulated_by_the_rules_that_are_asked_for(kvstream, tmp_path):
     trace = tmp_path / "trace.jsonl"
     rows = [

@@ -14,6 +14,7 @@ from kvstream.events.frame import EventFrame
 from kvstream.sinks.event_log import EventLogWriter
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.reader import EventReader
+from kvstream.sources.vllm_cache import ServiceTime
 from tests.wheels import Wheel
 
 pytestmark = pytest.mark.slow
@@ -86,6 +87,50 @@ def test_dynamos_simulated_engine_finds_the_same_hits(dynamo, trace, capacity):
     assert summary_of(text, capacity=capacity).accesses == found > 0
     # vLLM reports block 0 as one of its pool, and never hands it out.
     assert summary_of(text, capacity=capacity + 1, engine="vllm").accesses == found
+
+
+def added_rows(seed, outputs):
+    """Rows of 25 sessions that hold what was added to them, some of which begin alike."""
+    rng = np.random.default_rng(seed)
+    ids = iter(range(1, 100_000))
+    heads = [[next(ids) for _ in range(n)] for n in (1, 2, 4)]
+    begun, rows = set(), []
+    for number in range(200):
+        session = int(rng.integers(25))
+        hashes = [] if session in begun else list(heads[session % 3])
+        begun.add(session)
+        hashes += [next(ids) for _ in range(int(rng.integers(1, 6)))]
+        tokens = len(hashes) * BLOCK_TOKENS - int(rng.choice([0, int(rng.integers(BLOCK_TOKENS))]))
+        about = {"session_id": f"s{session}", "timestamp": number * 10_000_000, "hash_ids": hashes}
+        rows.append({**about, "input_length": tokens, "output_length": int(rng.choice(outputs))})
+    return rows
+
+
+@pytest.mark.parametrize("outputs", [[1], [1, 100, 700, 1_500]])
+@pytest.mark.parametrize("capacity", [100, 400, ENDLESS])
+def test_dynamo_finds_the_same_hits_in_rows_that_hold_what_was_added(dynamo, tmp_path, capacity, outputs):
+    path = tmp_path / "trace.jsonl"
+    path.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in added_rows(1, outputs)))
+    engine = {
+        "backend": "vllm",
+        "num_gpu_blocks": capacity,
+        "block_size": BLOCK_TOKENS,
+        "max_num_batched_tokens": 1 << 20,
+        "timing_model": {"type": "fixed", "prefill_ms": 1.0, "decode_ms": 1.0},
+    }
+    replay = dynamo.run_mocker_trace_replay(
+        [str(path)],
+        {"engine": engine},
+        trace_format="mooncake-delta",
+        trace_block_size=BLOCK_TOKENS,
+        capture_per_request=True,
+    )
+    found = sum(request["reused_input_tokens"] for request in replay.per_request) // BLOCK_TOKENS
+    reading = {"rows": "added", "service": ServiceTime(prefill_rate=1e6, decode_rate=1_000.0)}
+    text = path.read_bytes()
+    assert summary_of(text, capacity=capacity + 1, engine="vllm", **reading).accesses == found > 0
+    if capacity == ENDLESS and outputs == [1]:  # no output fills a block
+        assert summary_of(text, capacity=capacity, **reading).accesses == found
 
 
 def test_a_recording_in_dynamos_own_json_is_read(dynamo):
