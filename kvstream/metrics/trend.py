@@ -87,8 +87,8 @@ def autocorrelation(x: F64, y: F64) -> float:
         y: Values, shape (n,).
 
     Returns:
-        The autocorrelation r of the residuals of ordinary least squares, plus its bias
-        (2 + 4 r) / n, plus one standard error √((1 - r²) / n).
+        The r of which the residuals of ordinary least squares would show r - (2 + 4 r) / n on average,
+        plus one standard error √((1 - r²) / n).
 
     Source: the bias is that of Kendall (1954), Note on bias in the estimation of autocorrelation, for a
     series with a line taken off.
@@ -100,7 +100,7 @@ def autocorrelation(x: F64, y: F64) -> float:
     if power <= 1e-24 * (centred @ centred):  # a line without noise
         return 0.0
     r = float(residuals[1:] @ residuals[:-1] / power)
-    r += (2.0 + 4.0 * r) / n
+    r = (n * r + 2.0) / (n - 4.0)
     r += math.sqrt(max(0.0, 1.0 - r * r) / n)
     return min(max(r, 0.0), 0.99)
 

@@ -63,6 +63,12 @@ def test_a_series_that_only_wanders_hardly_ever_has_a_direction(rho, points):
     assert share_with_direction([wandering(rng, rho, points) for _ in range(400)]) <= 0.02
 
 
+@pytest.mark.parametrize("rho", [0.5, 0.8])
+def test_of_sixty_points_that_wander_one_series_in_sixty_has_a_direction_at_most(rho):
+    rng = np.random.default_rng(7)
+    assert share_with_direction([wandering(rng, rho, 60) for _ in range(1200)]) <= 1 / 60
+
+
 def test_a_rise_of_a_fifth_in_noise_of_a_tenth_is_found():
     rng = np.random.default_rng(3)
     rise = np.linspace(100, 120, 60)
