@@ -46,7 +46,8 @@ class _State(msgspec.Struct):
         alert: What is firing; None while it is idle, pending or part of another's incident.
         pending_since: Event time since which it has been pending; None while it is not.
         joined: Whether it is part of the incident that another rule of its cause began.
-        fired_at: When it fired.
+        fired_at: When it fired, or was bad again after as long as would have ended what does not recur: from
+            then on counts how long it lasts before it is critical.
         worst: The worst finding.
         finding: The last finding.
         notified: Level that was notified; None if nobody was.
@@ -351,7 +352,10 @@ class Evaluator:
         state.finding = finding
         if not finding.good:
             if state.fires and state.good_since is not None:
-                state.longest_good = max(state.longest_good, now - state.good_since)
+                good = now - state.good_since
+                state.longest_good = max(state.longest_good, good)
+                if good >= state.rule.clear_seconds:
+                    state.fired_at = now
             state.good_since = None
         elif state.good_since is None:
             state.good_since = now
@@ -375,7 +379,9 @@ class Evaluator:
             return
         self._log.mark_incident(finding.since)
         state.good_since = None
-        if self._open_incident(rule.cause) is not None:
+        # That nothing comes any more is another matter than what an engine that works is open for.
+        is_silent = isinstance(state.condition, Silent)
+        if self._open_incident(rule.cause) is not None and not is_silent:
             state.joined, state.pending_since = True, None
             return
         state.recurred = view.now - state.ended_at < _RECURS_SECONDS

@@ -123,6 +123,38 @@ def test_an_engine_that_hangs_and_then_restarts_is_one_incident():
     assert found[1][3] > 1060, "over when the hit ratio is back"
 
 
+def test_an_engine_that_clears_its_cache_at_every_training_step_wakes_nobody():
+    steps = []
+    for start in range(900, 3300, 240):
+        steps += [
+            window(start, restarts=1, hit_ratio=0.0),
+            *stretch(start + 1, start + 40, 0.02, hit_ratio=0.1),
+            *stretch(start + 40, start + 240, 0.02),
+        ]
+    found = said(evaluator(), [*stretch(0, 900, 0.02), *steps, *stretch(3300, 4000, 0.02)])
+    assert [(rule, state, level) for rule, state, level, _ in found] == [
+        ("source_restarted", "firing", "warning"),
+        ("source_restarted", "resolved", "warning"),
+    ] * 2
+
+
+def test_an_engine_that_falls_silent_while_it_recovers_from_a_restart_is_notified():
+    windows = [
+        *stretch(0, 900, 0.02),
+        window(900, restarts=1, hit_ratio=0.0),
+        *stretch(901, 930, 0.02, hit_ratio=0.1),
+        *stretch(1130, 1600, 0.02),
+    ]
+    found = said(evaluator(), windows)
+    assert [(rule, level, state) for rule, state, level, _ in found] == [
+        ("source_restarted", "warning", "firing"),
+        ("engine_stalled", "warning", "firing"),
+        ("engine_stalled", "critical", "firing"),
+        ("engine_stalled", "critical", "resolved"),
+        ("source_restarted", "warning", "resolved"),
+    ]
+
+
 def test_a_job_that_comes_every_few_minutes_is_notified_less_and_less():
     job = [
         each
