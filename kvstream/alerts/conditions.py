@@ -288,12 +288,22 @@ class Drop:
         )
 
 
+class ThresholdMemory(msgspec.Struct):
+    """What ``Threshold`` keeps.
+
+    Attributes:
+        bad_since: Since when it has been bad without a break, seconds; None while it is not.
+    """
+
+    bad_since: float | None = None
+
+
 class Threshold:
     """Find a window's value above, or below, the rule's threshold; good again beyond ``clear``."""
 
     needs_piece = False
 
-    def __init__(self, rule: Rule, memory: NoMemory) -> None:
+    def __init__(self, rule: Rule, memory: ThresholdMemory) -> None:
         self.rule = rule
         self.memory = memory
         self._sign = -1.0 if rule.condition == "below" else 1.0
@@ -307,13 +317,16 @@ class Threshold:
         if point is None or not point.weight:
             return None
         value, sign = self._sign * point.value, self._sign
+        bad = value >= sign * self.rule.threshold
+        since = view.now if self.memory.bad_since is None else self.memory.bad_since
+        self.memory.bad_since = since if bad else None
         return Finding(
-            bad=value >= sign * self.rule.threshold,
+            bad=bad,
             good=value <= sign * self.rule.clear,
             value=point.value,
             limit=self.rule.threshold,
             measure=value,
-            since=view.now,
+            since=since,
         )
 
 
@@ -566,8 +579,8 @@ class Premature:
 
 _KINDS: dict[str, tuple[Callable[[Rule, Any], Condition], type[msgspec.Struct]]] = {
     "drop": (Drop, DropMemory),
-    "above": (Threshold, NoMemory),
-    "below": (Threshold, NoMemory),
+    "above": (Threshold, ThresholdMemory),
+    "below": (Threshold, ThresholdMemory),
     "occurs": (Occurs, OccursMemory),
     "silent": (Silent, SilentMemory),
     "restarted": (Restarted, RestartedMemory),

@@ -429,9 +429,9 @@ class Evaluator:
             each.ended_at, each.was_good_since = view.now, good_since
         if notified is None:
             return None
-        at_worst = (
-            "" if worst is None or math.isnan(worst.value) else f"; at its worst {_figure(worst.value)}"
-        )
+        at_worst = ""
+        if worst is not None and not math.isnan(worst.value) and not isinstance(state.condition, Silent):
+            at_worst = f"; at its worst {_figure(worst.value)}"
         lasted = max(0.0, self._now - alert.started_at)
         ended = self._ended(alert, f"over after {lasted:,.0f} s{at_worst}")
         return ended if finding is None else replace(ended, value=finding.value)

@@ -71,7 +71,11 @@ class LabelledScores(msgspec.Struct, frozen=True, kw_only=True, tag="scores"):
                 parts.append(f"after {self.delay:,.0f} s")
             if self.covered is not None:
                 parts.append(f"{self.covered:.0%} of the time covered")
-            yield f"{', '.join(parts)} (medians); {self.notifications:,} notifications"
+            yield f"{', '.join(parts)} (medians); {_notifications(self.notifications)}"
+
+
+def _notifications(count: int) -> str:
+    return f"{count:,} notification{'s' * (count != 1)}"
 
 
 def _incident_line(each: ScoredIncident) -> str:
@@ -84,7 +88,7 @@ def _incident_line(each: ScoredIncident) -> str:
         parts.append(f"after {scored.delay:,.0f} s by {', '.join(scored.rules)}")
     if scored.covered is not None:
         parts.append(f"{scored.covered:.0%} covered")
-    parts.append(f"{scored.notifications} notification{'' if scored.notifications == 1 else 's'}")
+    parts.append(_notifications(scored.notifications))
     if scored.paged:
         parts.append("critical")
     if scored.false_resolves:

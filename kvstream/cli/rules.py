@@ -115,9 +115,10 @@ def try_rules(
     screen = console()
     for alert in alerts:
         screen.print(alert_line(alert))
-    fired = Counter(alert.rule for alert in alerts if alert.state == "firing")
+    fired = Counter(rule for rule, _ in {(alert.rule, alert.incident) for alert in alerts})
     for rule in monitor.rules:
-        state = f"fired {fired[rule.name]} times" if rule.enabled else "off"
+        times = fired[rule.name]
+        state = f"fired {times} time{'s' * (times != 1)}" if rule.enabled else "off"
         screen.print(Text(f"  {for_terminal(rule.name):20} {state}"))
     for line in scores.lines() if scores is not None else ():
         screen.print(Text(for_terminal(line)))

@@ -259,6 +259,13 @@ def test_an_engine_in_which_nothing_is_found_any_more_soon_after_its_start_is_fo
     assert not over
 
 
+def test_a_rule_that_waits_says_since_when_it_has_been_bad():
+    judge = evaluator("no_hits")
+    windows = [*stretch(0, 60, 0.05, hit_ratio=0.4), *stretch(60, 1500, hit_ratio=0.0)]
+    (alert,) = [alert for each in windows for alert in judge.close(each)]
+    assert "no prefix has been found since 00:01:01" in alert.message
+
+
 def test_where_no_hit_was_ever_reported_none_is_missed():
     assert fired("no_hits", stretch(0, 1500, hit_ratio=0.0)) == ([], [])
 

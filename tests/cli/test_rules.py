@@ -52,6 +52,10 @@ def test_rules_are_scored_by_the_labels_of_a_recording(kvstream, tmp_path):
     assert 0.5 < full["covered"] < 1
     assert (other["found"], other["covered"]) == (False, None)
     assert (scores["found"], scores["false_alerts"], scores["notifications"]) == (0.5, [], 1)
+    arguments = ("--on", SCAN, "--capacity", 256, "--labels", labels, "--output", "text")
+    lines = kvstream("rules", "test", rules, *arguments).out.splitlines()
+    assert "  occupancy_high       fired 1 time" in lines
+    assert lines[-1].endswith("; 1 notification")
     labels.write_text('{"source": "vllm-scan", "from": 0, "until": 1}\n{"surce": 1}\n')
     ran = kvstream("rules", "test", rules, "--on", SCAN, "--labels", labels)
     assert ran.code == 1
