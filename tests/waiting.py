@@ -1,8 +1,9 @@
 """Waiting for what must happen: until it has, or long after a busy machine would have done it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 DEADLINE = 240
 """Seconds. Only a test that fails waits this long; none may pass or fail by how fast it runs."""
@@ -17,3 +18,20 @@ async def until(condition: Callable[[], object], every: float = 0.005) -> None:
     with anyio.fail_after(DEADLINE):
         while not condition():  # noqa: ASYNC110 - by what it is there for
             await anyio.sleep(every)
+
+
+async def turns_while(awaited: Awaitable[object]) -> int:
+    """Return how often another task gets its turn while something is awaited."""
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take_turns)
+        await awaited
+        tasks.cancel_scope.cancel()
+    return turns

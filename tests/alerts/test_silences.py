@@ -1,7 +1,6 @@
 import datetime
 
 import anyio
-import anyio.lowlevel
 import pytest
 from msgspec.structs import replace
 
@@ -11,7 +10,7 @@ from kvstream.alerts.silences import MAX_SILENCES, Silences, exactly
 from kvstream.errors import ConfigError
 from tests.alerting import alert
 from tests.text.test_escape import HOSTILE_NAMES
-from tests.waiting import DEADLINE
+from tests.waiting import DEADLINE, turns_while
 
 NAMES = [name for name in HOSTILE_NAMES.values() if len(name) <= 256]
 T0 = 1_700_000_000.0
@@ -141,34 +140,15 @@ def test_an_id_is_one_for_a_path():
     assert replace(Silence(until=at(0)), id="a-b_9").id == "a-b_9"
 
 
-async def turns_during(work):
-    """How often another task has its turn while something is awaited."""
-    turns = 0
-
-    async def count():
-        nonlocal turns
-        while True:
-            turns += 1
-            await anyio.lowlevel.checkpoint()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(count)
-        await anyio.lowlevel.checkpoint()
-        before = turns
-        await work
-        tasks.cancel_scope.cancel()
-        return turns - before
-
-
 async def test_silences_and_rules_of_many_firing_alerts_leave_the_loop_to_others():
     async with KVStream(config(curve_keys=0, remembered_evictions=0)) as stream:
         for number in range(100):
             await fill(stream, f"engine-{number}")
         assert len(stream.firing()) == 100
-        assert await turns_during(stream.silence(Silence(until=at(3600), reason="known"))) >= 100
+        assert await turns_while(stream.silence(Silence(until=at(3600), reason="known"))) >= 100
         assert stream.firing() == []
-        assert await turns_during(stream.replace_rules(default_rules())) >= 200
-        assert await turns_during(stream.unsilence(stream.silences()[0].id)) >= 100
+        assert await turns_while(stream.replace_rules(default_rules())) >= 200
+        assert await turns_while(stream.unsilence(stream.silences()[0].id)) >= 100
         assert len(stream.firing()) == 100
 
 

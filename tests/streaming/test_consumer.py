@@ -19,7 +19,7 @@ from tests.faults.test_fork import in_child
 from tests.strategies import cuts, fewer, plain_events
 from tests.strategies import frame as event_frame
 from tests.test_stream import config, frame, trouble
-from tests.waiting import DEADLINE
+from tests.waiting import DEADLINE, turns_while
 
 BACKENDS = ["asyncio", "trio"]
 SOURCES = [f"engine-{number}" for number in range(8)]
@@ -59,23 +59,6 @@ def entered(monkeypatch):
     monkeypatch.setattr(SourceMonitor, "slices", watched)
     yield seen
     assert met == []
-
-
-async def turns_while(work):
-    """How often another task gets its turn while something is awaited."""
-    turns = 0
-
-    async def take_turns():
-        nonlocal turns
-        while True:
-            turns += 1
-            await checkpoint()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(take_turns)
-        await work()
-        tasks.cancel_scope.cancel()
-    return turns
 
 
 def large(source, events=40_000, start=0):
@@ -232,7 +215,7 @@ async def test_a_small_batch_of_several_consumers_is_applied_on_the_event_loop(e
 async def test_others_get_their_turn_while_a_thread_applies_a_batch(every_batch_in_a_thread):
     async with KVStream(StreamConfig(metrics=QUIET, consumers=2)) as stream:
         await stream.send(large(SOURCES[0], 300_000))
-        assert await turns_while(stream.flush) >= 9
+        assert await turns_while(stream.flush()) >= 9
         assert stream.accounts().processed == 300_000
 
 
@@ -309,7 +292,7 @@ async def test_others_get_their_turn_while_a_large_frame_is_applied(events, seco
     large = frame(ops, np.arange(events) % 1000, ts)
     async with KVStream(config()) as stream:
         await stream.send(large)
-        assert await turns_while(stream.flush) >= slices
+        assert await turns_while(stream.flush()) >= slices
         assert stream.accounts().processed == events
 
 
