@@ -207,7 +207,10 @@ async def test_the_worst_caches_stand_first_and_one_is_opened(browser):
             rows = page.locator("#caches tbody tr[role=row]")
             await expect(rows).to_have_count(20)
             await expect(rows.first).to_contain_text("us/vllm-x")
-            await expect(page.locator("#fleet-tiles figure").first).to_contain_text("worst 0.00")
+            ratios = page.locator("#fleet-tiles figure").first
+            await expect(ratios).to_contain_text("worst 0.00")
+            shown = re.compile(r"p95 of caches 1\.00, blocks 0\.\d+, p5 of caches 1\.00, worst 0\.00")
+            await expect(ratios.locator(".plot")).to_have_attribute("aria-label", shown)
         await page.locator("#more-caches").click()
         await expect(rows).to_have_count(26)
         await page.locator("[data-column=name] button").click()
@@ -277,6 +280,41 @@ async def test_past_incidents_stand_apart_however_many_there_are(browser):
 
 
 # Charts and choices
+
+
+async def test_the_worst_incident_of_each_time_shades_the_charts(browser):
+    async with served() as (stream, url), browser() as (page, _):
+        await send_hits(stream)
+        await page.goto(url)
+        await expect(page.locator("#headline")).not_to_be_empty()
+        for number, (level, began, ended) in enumerate(
+            [
+                ("warning", 0, 20),
+                ("critical", 10, 15),
+                ("info", 5, 40),
+                ("warning", 20, 25),
+                ("critical", 30, 35),
+            ]
+        ):
+            resolved = alert(number, "resolved")
+            await tell(
+                stream,
+                msgspec.structs.replace(
+                    resolved,
+                    incident=str(number),
+                    level=AlertLevel(level),
+                    started_at=START / 1e9 + began,
+                    timestamp=START / 1e9 + ended,
+                ),
+            )
+        await page.wait_for_function("kvStream.model.alerts.length === 5")
+        bands = await page.evaluate("kvIncidents.bands()")
+        assert [(band["level"], band["from"] - START / 1e9, band["to"] - START / 1e9) for band in bands] == [
+            ("warning", 0, 10),
+            ("critical", 10, 15),
+            ("warning", 15, 25),
+            ("critical", 30, 35),
+        ]
 
 
 @pytest.mark.slow

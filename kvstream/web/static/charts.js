@@ -565,5 +565,5 @@ const kvCharts = (() => {
 
   function forgetColours() { colours = new Map(); }
 
-  return { time, curve, blockMap, sparkPath, colour, forgetColours };
+  return { CHARTS, time, curve, blockMap, sparkPath, colour, forgetColours };
 })();

@@ -335,7 +335,11 @@ const kvFleet = (() => {
     const most = caches.reduce((a, b) => ((b.premature_ratio ?? -1) > (a?.premature_ratio ?? -1) ? b : a), null);
     const tokens = summary.block_tokens, bytes = summary.block_bytes;
     const draw = (name, more) => kvCharts.time(figures.get(name), name, view.history, view, { small: true, ...more });
-    draw("ratio");
+    const ofCaches = (name, share, colour, dash) => ({ name, colour, dash, as: "mean", thin: true, of: (h) => kvStream.ratioOfCaches(share, h.ts) });
+    draw("ratio", {
+      lines: [ofCaches("p95 of caches", 0.95, "band"), ...kvCharts.CHARTS.ratio.lines, ofCaches("p5 of caches", 0.05, "band"), ofCaches("worst", 0, "blue", [5, 3])],
+      band: [1, 3],
+    });
     const scaled = (blocks) => (unknown(blocks) ? null : blocks * (tokens ?? 1));
     draw("again", {
       title: tokens ? "Tokens computed again" : "Blocks computed again",
@@ -349,9 +353,9 @@ const kvFleet = (() => {
       lines: [{ name: bytes ? "GiB" : "blocks", colour: "blue", as: "last", fill: true, of: (h) => h.blocks.map((blocks) => blocks * unit) }],
     });
     const rate = (value) => (isOld ? "–" : compact(value));
-    big("ratio", [[isOld ? "–" : ratio(recent.hit_ratio), "of blocks"]], worst && worst.hit_ratio !== recent.hit_ratio ? ["worst ", link(worst, ratio(worst.hit_ratio))] : [unknown(summary.hit_rate_estimate) ? "hits are not reported" : ""]);
+    big("ratio", [[isOld ? "–" : ratio(recent.hit_ratio), "of blocks"]], worst && worst.hit_ratio !== recent.hit_ratio ? [...key(["blue dash", "worst"]), link(worst, ratio(worst.hit_ratio)), ", 5–95% shaded"] : [unknown(summary.hit_rate_estimate) ? "hits are not reported" : ""]);
     big("again", [[rate(scaled(recent.premature_rate)), "per second"]], most?.premature_ratio ? ["worst ", link(most, `${percent(most.premature_ratio)} of evictions premature`)] : [unknown(recent.premature_rate) ? "contents are not known" : "no premature evictions"]);
-    big("rate", [[rate(recent.access_rate), "accesses"], [rate(recent.eviction_rate), "evictions"]], [["teal", "accesses"], ["blue", "allocations"], ["orange", "evictions"]].flatMap(key));
+    big("rate", [[rate(recent.access_rate), "accesses"], [rate(recent.eviction_rate), "evictions"]], [["teal", "accesses"], ["blue", "allocations"], ["orange dash", "evictions"]].flatMap(key));
     const used = caches.reduce((sum, cache) => sum + cache.blocks, 0);
     big("memory", [[bytes ? gib(used * bytes) : compact(used), bytes
       ? (capacities ? `of ${gib(capacities * bytes)} GiB` : "GiB") : (capacities ? `of ${compact(capacities)} blocks` : "blocks")]],

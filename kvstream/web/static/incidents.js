@@ -65,12 +65,21 @@ const kvIncidents = (() => {
     });
   }
 
-  /* When something was wrong, for charts; information only where a cache was lost. */
+  /* When something was wrong, for charts, by the worst of each time; information only where a cache was lost. */
   function bands() {
     const worth = ({ level, rule }) => rank(level) > 0 || rule === "source_restarted";
     const ended = past().filter(worth).slice(0, 50).map((each) => ({ from: each.started_at, to: each.ended_at, level: each.level }));
     const going = open().filter((each) => worth(each) && !each.is_silenced).slice(0, 20).map((each) => ({ from: each.started_at, to: now(), level: each.level }));
-    return [...ended, ...going].sort((a, b) => rank(a.level) - rank(b.level));
+    const spans = [...ended, ...going].sort((a, b) => rank(b.level) - rank(a.level));
+    const edges = [...new Set(spans.flatMap(({ from, to }) => [from, to]))].sort((a, b) => a - b);
+    const parts = [];
+    for (const [i, to] of edges.entries()) {
+      const from = edges[i - 1], last = parts.at(-1);
+      const level = spans.find((span) => span.from <= from && span.to >= to)?.level;
+      if (level && last?.level === level && last.to === from) last.to = to;
+      else if (level) parts.push({ from, to, level });
+    }
+    return parts;
   }
 
   function makeRow(incident) {

@@ -186,8 +186,11 @@ const kvStream = (() => {
 
   // Hit ratios of every cache, a value a step
 
+  const ranked = new Map(); // those of all caches, by step
+
   function takeSparklines(lines) {
     model.sparks = new Map();
+    ranked.clear();
     spark = null;
     if (!lines) return;
     spark = { step: lines.step_seconds, end: Math.round(lines.start / lines.step_seconds) + STEPS };
@@ -202,6 +205,7 @@ const kvStream = (() => {
     const end = Math.floor(state.now / spark.step) + 1;
     const passed = Math.min(STEPS, Math.max(0, end - spark.end));
     spark.end = Math.max(end, spark.end);
+    for (const step of ranked.keys()) if (step < spark.end - STEPS || step >= spark.end - 1 - passed) ranked.delete(step);
     for (const cache of state.caches) {
       const key = keyOf(cache);
       const values = model.sparks.get(key) ?? new Array(STEPS).fill(null);
@@ -209,6 +213,25 @@ const kvStream = (() => {
       for (let i = 0; i < passed; i += 1) { values.shift(); values.push(null); }
       if (passed || values.at(-1) === null) values[STEPS - 1] = isSilent(cache) ? null : cache.hit_ratio ?? null;
     }
+  }
+
+  /* The hit ratio that a share of the caches is not above, at each time; null where none is known, as long ago. */
+  function ratioOfCaches(share, times) {
+    const first = spark ? (spark.end - STEPS) * spark.step : Infinity;
+    return times.map((at) => {
+      if (at < first) return null;
+      const values = rankedAt(Math.floor(at / spark.step));
+      return values.length ? values[Math.round(share * (values.length - 1))] : null;
+    });
+  }
+
+  /* Hit ratios of all caches in a step, the lowest first. */
+  function rankedAt(step) {
+    if (!ranked.has(step)) {
+      const at = step - (spark.end - STEPS);
+      ranked.set(step, [...model.sparks.values()].map((line) => line[at]).filter((value) => !kvFormat.unknown(value)).sort((a, b) => a - b));
+    }
+    return ranked.get(step);
   }
 
   /* What is asked for now and then: the blocks of a cache. */
@@ -274,7 +297,7 @@ const kvStream = (() => {
   document.addEventListener("visibilitychange", slowly);
   setInterval(slowly, 5000);
   return {
-    model, keyOf, cacheOf, choose, start, posted, historySince, forgetPast, now, age, ageOf, isSilent, isAllSilent, isChosen, isGone, unheard,
+    model, keyOf, cacheOf, choose, start, posted, historySince, forgetPast, now, age, ageOf, ratioOfCaches, isSilent, isAllSilent, isChosen, isGone, unheard,
     onChange: (act) => { changed = act; },
   };
 })();
