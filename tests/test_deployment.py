@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.forked import DEVNULL, Kvstream
 from tests.ports import free_port
 from tests.waiting import DEADLINE
 
@@ -40,15 +41,10 @@ class Here:
 
 @contextmanager
 def running(command, environment=()):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kvstream", *command],
-        env={**os.environ, **dict(environment)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
+    with Kvstream(
+        command, env={**os.environ, **dict(environment)}, stdout=DEVNULL, stderr=DEVNULL
+    ) as process:
         yield process
-    finally:
         process.terminate()
         process.wait(DEADLINE)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import PIPE, Kvstream
 from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).parent.parent
@@ -66,9 +67,9 @@ def test_hooks_are_converted_to_an_event_log(tmp_path):
         "".join(json.dumps({"t_ns": i, "op": op, "block_id": b}) + "\n" for i, (op, b) in enumerate(calls))
     )
     run(sys.executable, "examples/convert_hooks.py", str(hooks), str(tmp_path / "x.kvlog"), "--source", "v")
-    summary = json.loads(
-        run(sys.executable, "-m", "kvstream", "run", str(tmp_path / "x.kvlog")).splitlines()[-1]
-    )
+    with Kvstream(["run", tmp_path / "x.kvlog"], stdout=PIPE) as process:
+        out, _ = process.communicate()
+    summary = json.loads(out.splitlines()[-1])
     assert summary["accounts"]["allocations"] == 2
     assert summary["evictions_by_reason"]["capacity"] == 1
     assert summary["evictions_by_reason"]["cleared"] == 1

@@ -1,7 +1,6 @@
 """Small programs that once went wrong, each ending with status 0 where it goes right."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -40,27 +39,3 @@ def test_case_goes_right(name, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, said.decode(errors="replace")[-2000:]
-
-
-def test_a_pointer_of_git_lfs_is_refused_by_name():
-    done = subprocess.run(
-        [KVSTREAM, "run", CASES / "lfs_pointer.jsonl", "--json"],
-        capture_output=True,
-        timeout=DEADLINE,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert "lfs_pointer.jsonl" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_where_no_engine_reports_hits_the_hit_ratio_is_null():
-    wire = Path(__file__).parents[1] / "data" / "hits_unknown.wire"
-    done = subprocess.run([KVSTREAM, "run", wire, "--json"], capture_output=True, timeout=DEADLINE, text=True)
-    summary = json.loads(done.stdout.splitlines()[-1])
-    assert (done.returncode, summary["type"], summary["hit_rate_estimate"]) == (0, "summary", None)
-    said = subprocess.run(
-        [KVSTREAM, "analyze", wire, "--capacity", "20"], capture_output=True, timeout=DEADLINE, text=True
-    )
-    assert "No hit was reported" in said.stdout
-    assert "used again" not in said.stdout
