@@ -24,13 +24,15 @@ class LineCoverage:
         self._wanted = {str(path) for path in self._paths}
 
     def __enter__(self) -> "LineCoverage":
+        self._before = sys.gettrace(), threading.gettrace()  # another measurement goes on afterwards
         threading.settrace(self._call)
         sys.settrace(self._call)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        sys.settrace(None)
-        threading.settrace(None)
+        here, in_threads = self._before
+        sys.settrace(here)
+        threading.settrace(in_threads)
 
     def _call(self, frame: FrameType, event: str, argument: Any) -> Any:
         if frame.f_code.co_filename not in self._wanted:
