@@ -183,40 +183,38 @@ class Drop:
         now = median(short)
         if self.memory.baseline is not None:
             return self._going_on(self.memory.baseline, now, recent, view.now)
-        baseline, since = self._baseline_if_bad(view, now, recent)
-        if baseline is None:
+        found = self._baseline_if_bad(view, now, recent)
+        if found is None:
             return None
-        if math.isnan(since):
-            return self._finding(baseline, now, recent, bad=False, good=True, since=view.now)
+        baseline, since = found
         self.memory.baseline, self.memory.since, self.memory.worst = baseline, since, baseline.level - now
         return self._finding(baseline, now, recent, bad=True, good=False, since=since)
 
     def _baseline_if_bad(
         self, view: View, now: float, recent: list[Evidence]
-    ) -> tuple[Baseline | None, float]:
-        """Return the baseline to compare with, and since when it is bad: NaN if it is not."""
+    ) -> tuple[Baseline, float] | None:
+        """Return the baseline that a value is bad against, and since when; None if it is not."""
         log, threshold = view.log, self.rule.threshold
-        baseline = baseline_of(log, self._measure, SHORT)
-        if baseline is None:
-            return None, math.nan
-        needed = threshold if baseline.established else threshold * self._NEW_SHARE
-        if self._is_far(baseline, now, needed, self._SIGMAS):
-            return baseline, recent[0].start
+        baseline = baseline_of(log, self._measure, SHORT, now + threshold)
+        if baseline is not None:
+            needed = threshold if baseline.established else threshold * self._NEW_SHARE
+            if self._is_far(baseline, now, needed, self._SIGMAS):
+                return baseline, recent[0].start
         fresh = max(view.cold_since, self.memory.judged_until)
         recent = log.last(LONG, fresh)
         if len(recent) < LONG:
-            return baseline, math.nan
-        before = baseline_of(log, self._measure, LONG)
-        if before is None or not before.established:
-            return baseline, math.nan
+            return None
         needed = self._LONG_SHARE * threshold
-        if self._is_far(before, now, needed):
+        before = baseline_of(log, self._measure, LONG, now + needed)
+        if before is not None and before.established and self._is_far(before, now, needed):
             series = values(recent, self._measure)
             if len(series) == LONG and self._is_far(before, median(series), needed, self._LONG_SIGMAS):
                 return before, recent[0].start
         if self._is_ratio and self._is_lower_on_average(log, fresh):
-            return baseline, log.last(MIDDLE, fresh)[0].start
-        return baseline, math.nan
+            baseline, before = (baseline_of(log, self._measure, skipped) for skipped in (SHORT, LONG))
+            if baseline is not None and before is not None and before.established:
+                return baseline, log.last(MIDDLE, fresh)[0].start
+        return None
 
     def _is_lower_on_average(self, log: EvidenceLog, since: float) -> bool:
         """Return whether the mean hit ratio of the last pieces is far below that of those before.
@@ -242,8 +240,9 @@ class Drop:
 
     def _is_far(self, baseline: Baseline, now: float, needed: float, sigmas: float = 0.0) -> bool:
         """Return whether a value is below the baseline by ``needed``, and by ``sigmas`` times its noise."""
-        fall = baseline.level - now
-        if fall < needed or (sigmas and fall < sigmas * baseline.noise(SHORT, NOISE_FLOOR)):
+        if baseline.level < now + needed:
+            return False
+        if sigmas and baseline.level - now < sigmas * baseline.noise(SHORT, NOISE_FLOOR):
             return False
         return not self._is_ratio or ratio_of(now) <= (1 - self._LEAST_RELATIVE) * ratio_of(baseline.level)
 

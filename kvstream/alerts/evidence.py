@@ -8,7 +8,6 @@ lookups and fifty lookups. At 40 requests a second that is every ten seconds, at
 import math
 from collections import deque
 from collections.abc import Collection
-from itertools import islice
 from typing import Any, Literal
 
 import msgspec
@@ -196,11 +195,8 @@ class EvidenceLog:
 
     def last(self, count: int, since: float = -math.inf) -> list[Evidence]:
         """Return the last pieces that began at ``since`` or later, oldest first, at most ``count``."""
-        return [
-            piece
-            for piece in islice(self.pieces, max(0, len(self.pieces) - count), None)
-            if piece.start >= since
-        ]
+        newest = range(-min(count, len(self.pieces)), 0)
+        return [piece for back in newest if (piece := self.pieces[back]).start >= since]
 
     def normal(self, measure: Measure, before: int) -> F64:
         """Return a measure of the pieces but for the last ``before``, as far as they count as normal."""
@@ -273,16 +269,23 @@ _INDEPENDENT_SHARE = 0.8
 _DRIFT = 1.15  # neighbouring pieces are not independent
 
 
-def baseline_of(log: EvidenceLog, measure: Measure, before: int) -> Baseline | None:
+def baseline_of(
+    log: EvidenceLog, measure: Measure, before: int, least: float = -math.inf
+) -> Baseline | None:
     """Return what was normal until some pieces ago; None if that is too little evidence.
 
     Args:
         log: The evidence.
         measure: What is looked at.
         before: Newest pieces that are left out, as they are what is judged.
+        least: Level below which the baseline is of no interest: None may be returned then, at a fraction of
+            what medians of some hundred values cost.
     """
     series = log.normal(measure, before)
     if len(series) < _PROVISIONAL:
+        return None
+    # Of the two thirds that are left of a series at least, the upper half reaches the level.
+    if 3 * np.count_nonzero(series >= least) < len(series):
         return None
     level = _median(series)
     if len(series) >= 20:  # a cache that is warming up has not reached its level yet
