@@ -23,7 +23,7 @@ from kvstream.alerts.evidence import (
     ratio_of,
     values,
 )
-from kvstream.alerts.points import Points
+from kvstream.alerts.points import ClosedWindow, reader_of
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.types import MetricType
 
@@ -42,7 +42,7 @@ class View(msgspec.Struct):
         now: Time, seconds; never goes back, unlike event time.
         log: The evidence so far.
         piece: The piece of evidence that has just become complete, if one has.
-        points: The metrics of the window that has just closed; None if only time has passed.
+        closed: The window that has just closed; None if only time has passed.
         lost_cache: Whether the cache was lost just before that window.
         cold_since: When the cache was last lost, or the stream began.
     """
@@ -50,7 +50,7 @@ class View(msgspec.Struct):
     now: float
     log: EvidenceLog
     piece: Evidence | None = None
-    points: Points | None = None
+    closed: ClosedWindow | None = None
     lost_cache: bool = False
     cold_since: float = 0.0
 
@@ -306,13 +306,14 @@ class Threshold:
         self.rule = rule
         self.memory = memory
         self._sign = -1.0 if rule.condition == "below" else 1.0
+        self._read = reader_of(rule.metric)
 
     def over(self, view: View) -> None:
         """Keep nothing of an incident."""
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
-        point = None if view.points is None else view.points.get(self.rule.metric)
+        point = None if view.closed is None else self._read(view.closed)
         if point is None or not point.weight:
             return None
         value, sign = self._sign * point.value, self._sign
@@ -347,6 +348,7 @@ class Occurs:
     def __init__(self, rule: Rule, memory: OccursMemory) -> None:
         self.rule = rule
         self.memory = memory
+        self._read = reader_of(rule.metric)
 
     def over(self, view: View) -> None:
         """Take note that the incident is over."""
@@ -354,7 +356,7 @@ class Occurs:
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
-        point = None if view.points is None else view.points.get(self.rule.metric)
+        point = None if view.closed is None else self._read(view.closed)
         value = 0.0 if point is None else point.value
         bad = value > self.rule.threshold
         if bad:
@@ -407,7 +409,7 @@ class Silent:
 
     def look(self, view: View) -> Finding | None:
         """Return what there is to say now; None if nothing new can be said."""
-        if view.points is not None:
+        if view.closed is not None:
             last, self.memory.last = self.memory.last, view.now
             silence = 0.0
             if last is not None:
@@ -442,11 +444,13 @@ class Silent:
         return math.inf if len(self._ascending) < self._LEAST_PAUSES else last + self._limit_seconds()
 
     def _note_pause(self, seconds: float) -> None:
-        pauses = self.memory.pauses
-        if len(pauses) == self._KEPT:
-            del self._ascending[bisect_left(self._ascending, pauses.pop(0))]
+        pauses, ascending = self.memory.pauses, self._ascending
+        gone = pauses.pop(0) if len(pauses) == self._KEPT else None
         pauses.append(seconds)
-        insort(self._ascending, seconds)
+        if gone != seconds:  # as it is where each window has events
+            if gone is not None:
+                del ascending[bisect_left(ascending, gone)]
+            insort(ascending, seconds)
 
     def _limit_seconds(self) -> float:
         usual = self._ascending[-2 if len(self._ascending) >= self._MANY else -1]

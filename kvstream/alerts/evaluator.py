@@ -16,10 +16,10 @@ from msgspec.structs import replace
 
 from kvstream.alerts.conditions import Condition, Drop, Finding, Restarted, Silent, View, condition_of
 from kvstream.alerts.evidence import EvidenceLog
-from kvstream.alerts.points import Point, Points
+from kvstream.alerts.points import ClosedWindow
 from kvstream.alerts.rule import Rule, alert_by
 from kvstream.alerts.silences import Silences
-from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType
+from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.metrics.lookup_clock import LookupHistory
 from kvstream.metrics.window import Window
 from kvstream.text.numbers import time_of_day
@@ -31,7 +31,6 @@ _LONGER_THAN_BEFORE = 1.1  # times the longest good stretch before it recurred
 _LINGERS_SECONDS = 600.0  # in which a hit ratio is back though lifetimes are not
 _FOLLOWS_SECONDS = 420.0  # after an incident in which its evidence may still show
 _SAVED = ("_index", "_judged_at", "_shift", "_cold_since", "_live", "_hits_known")
-_LIFETIME_LOOKUPS, _HIT_RATIO = MetricType.LIFETIME_LOOKUPS, MetricType.HIT_RATIO  # found at once
 _CLEARED_SHARE = 0.5  # of the live blocks: a clear of at least this share is a restart
 
 
@@ -226,17 +225,14 @@ class Evaluator:
         seen = window.measurements
         self._load.add(window.index, seen.lookups)
         in_lookups = self._load.lookups_in(seen.lifetime.quantile(0.5))
-        given = {_LIFETIME_LOOKUPS: Point(in_lookups, seen.lifetime.count)}
         self._hits_known |= seen.accesses > 0
-        if not self._hits_known:  # an engine that reports none: the ratio is not 0 but unknown
-            given[_HIT_RATIO] = Point(0.0, 0)
-        points = Points(window, self._window_seconds, self._capacity, given)
+        closed = ClosedWindow(window, self._window_seconds, self._hits_known, self._capacity, in_lookups)
         piece = self._log.add(start, end, seen, in_lookups)
         if piece is not None and piece.start >= self._cold_since + _WARM_UP_SECONDS and not self._unusual():
             self._log.mark_normal()
         # Silence may have been judged up to a later time while the window's events were on their way.
         now = self._judged_at = max(end, self._judged_at)
-        return changes + self._judge(View(now, self._log, piece, points, lost_cache, self._cold_since))
+        return changes + self._judge(View(now, self._log, piece, closed, lost_cache, self._cold_since))
 
     def pass_time(self, until: int) -> list[CacheAlert]:
         """Judge the silence before window ``until``, in which nothing happened; its length costs nothing.
@@ -248,7 +244,7 @@ class Evaluator:
         if self._index is None:
             return changes
         now = until * self._window_seconds + self._shift
-        if not self._active and self._silent_at() > now:
+        if now <= self._judged_at or (not self._active and self._silent_at() > now):
             return changes
         while (moment := self._next_moment()) <= now:
             self._judged_at = moment

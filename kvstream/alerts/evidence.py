@@ -269,9 +269,7 @@ _INDEPENDENT_SHARE = 0.8
 _DRIFT = 1.15  # neighbouring pieces are not independent
 
 
-def baseline_of(
-    log: EvidenceLog, measure: Measure, before: int, least: float = -math.inf
-) -> Baseline | None:
+def baseline_of(log: EvidenceLog, measure: Measure, before: int, least: float = -math.inf) -> Baseline | None:
     """Return what was normal until some pieces ago; None if that is too little evidence.
 
     Args:

@@ -16,8 +16,26 @@ class Point(msgspec.Struct, frozen=True):
     weight: int
 
 
-_Reader = Callable[[Window, float, int | None], Point | None]
-"""Reads a point off a window, given its length in seconds and the cache's capacity or None."""
+class ClosedWindow(msgspec.Struct, frozen=True, eq=False):
+    """A window that has closed, and what else its points need.
+
+    Attributes:
+        window: The window.
+        seconds: Its length.
+        hits_known: Whether a hit was ever reported: before, the ratio is not 0 but unknown.
+        capacity: Blocks that the cache has room for, if known.
+        lifetime_lookups: Median lifetime in blocks asked for meanwhile.
+    """
+
+    window: Window
+    seconds: float
+    hits_known: bool
+    capacity: int | None = None
+    lifetime_lookups: float = 0.0
+
+
+Reader = Callable[[ClosedWindow], Point | None]
+"""Reads a metric's point off a window; None where windows do not hold it."""
 
 
 def _median(histogram: ExponentialHistogram) -> Point:
@@ -29,77 +47,62 @@ def _ratio(ratio: float | None, weight: int) -> Point:
     return Point(ratio or 0.0, weight)
 
 
-def _never_reused_per_lookup(window: Window, seconds: float, capacity: int | None) -> Point:
-    seen = window.measurements
+def _hit_ratio(closed: ClosedWindow) -> Point:
+    seen = closed.window.measurements
+    return _ratio(seen.hit_ratio, seen.lookups if closed.hits_known else 0)
+
+
+def _lifetime_lookups(closed: ClosedWindow) -> Point:
+    return Point(closed.lifetime_lookups, closed.window.measurements.lifetime.count)
+
+
+def _never_reused(closed: ClosedWindow) -> Point:
+    seen = closed.window.measurements
+    return _ratio(seen.never_reused_ratio, seen.lifetime.count)
+
+
+def _never_reused_per_lookup(closed: ClosedWindow) -> Point:
+    seen = closed.window.measurements
     lookups = seen.lookups
     return Point((seen.never_reused_ratio or 0.0) * seen.total_evictions / max(1, lookups), lookups)
 
 
-def _clock_errors(window: Window, seconds: float, capacity: int | None) -> Point:
-    seen = window.measurements
+def _premature_ratio(closed: ClosedWindow) -> Point:
+    seen = closed.window.measurements
+    return _ratio(seen.premature_ratio, seen.total_evictions)
+
+
+def _clock_errors(closed: ClosedWindow) -> Point:
+    window, seen = closed.window, closed.window.measurements
     if not (window.clock_step or seen.time_regressions):
         return Point(0.0, 1)
     events = max(1, seen.processed)
     return Point(float(window.clock_step) or seen.time_regressions / events, events)
 
 
-_READERS: dict[MetricType, _Reader] = {
-    MetricType.LIFETIME: lambda window, *_: _median(window.measurements.lifetime),
-    MetricType.IDLE_TIME: lambda window, *_: _median(window.measurements.idle),
-    MetricType.REUSE_GAP: lambda window, *_: _median(window.measurements.reuse_gap),
-    MetricType.FIRST_REUSE: lambda window, *_: _median(window.measurements.first_reuse),
-    MetricType.HIT_RATIO: lambda w, *_: _ratio(w.measurements.hit_ratio, w.measurements.lookups),
-    MetricType.EVICTION_RATE: lambda w, seconds, _: Point(w.measurements.total_evictions / seconds, 1),
-    MetricType.NEVER_REUSED_RATIO: lambda w, *_: _ratio(
-        w.measurements.never_reused_ratio, w.measurements.lifetime.count
-    ),
+def _occupancy(closed: ClosedWindow) -> Point | None:
+    return Point(closed.window.live / closed.capacity, 1) if closed.capacity else None
+
+
+_READERS: dict[MetricType, Reader] = {
+    MetricType.LIFETIME: lambda closed: _median(closed.window.measurements.lifetime),
+    MetricType.LIFETIME_LOOKUPS: _lifetime_lookups,
+    MetricType.IDLE_TIME: lambda closed: _median(closed.window.measurements.idle),
+    MetricType.REUSE_GAP: lambda closed: _median(closed.window.measurements.reuse_gap),
+    MetricType.FIRST_REUSE: lambda closed: _median(closed.window.measurements.first_reuse),
+    MetricType.HIT_RATIO: _hit_ratio,
+    MetricType.EVICTION_RATE: lambda c: Point(c.window.measurements.total_evictions / c.seconds, 1),
+    MetricType.NEVER_REUSED_RATIO: _never_reused,
     MetricType.NEVER_REUSED_PER_LOOKUP: _never_reused_per_lookup,
-    MetricType.PREMATURE_RATIO: lambda w, *_: _ratio(
-        w.measurements.premature_ratio, w.measurements.total_evictions
-    ),
-    MetricType.EVENT_RATE: lambda w, seconds, _: Point(w.measurements.processed / seconds, 1),
-    MetricType.LOST: lambda window, *_: Point(float(window.lost), 1),
-    MetricType.RESTARTS: lambda window, *_: Point(float(window.restarts), 1),
+    MetricType.PREMATURE_RATIO: _premature_ratio,
+    MetricType.EVENT_RATE: lambda closed: Point(closed.window.measurements.processed / closed.seconds, 1),
+    MetricType.LOST: lambda closed: Point(float(closed.window.lost), 1),
+    MetricType.RESTARTS: lambda closed: Point(float(closed.window.restarts), 1),
     MetricType.CLOCK_ERRORS: _clock_errors,
-    MetricType.OCCUPANCY: lambda w, _, capacity: Point(w.live / capacity, 1) if capacity else None,
+    MetricType.OCCUPANCY: _occupancy,
 }
 
 
-def point_of(
-    metric: MetricType, window: Window, window_seconds: float, capacity: int | None = None
-) -> Point | None:
-    """Return a metric's value in one window; None where windows do not hold it.
-
-    Args:
-        metric: The metric.
-        window: The window.
-        window_seconds: Its length.
-        capacity: Blocks that the cache has room for, if known.
-    """
-    reader = _READERS.get(metric)
-    return None if reader is None else reader(window, window_seconds, capacity)
-
-
-class Points:
-    """Every metric's value in one window, read when it is asked for.
-
-    Args:
-        window: The window.
-        window_seconds: Its length.
-        capacity: Blocks that the cache has room for, if known.
-        given: Points that the window does not hold, or that are known better.
-    """
-
-    def __init__(
-        self,
-        window: Window,
-        window_seconds: float,
-        capacity: int | None,
-        given: dict[MetricType, Point],
-    ) -> None:
-        self._window, self._window_seconds, self._capacity = window, window_seconds, capacity
-        self._given = given
-
-    def get(self, metric: MetricType) -> Point | None:
-        """Return a metric's point; None where the window has none."""
-        return self._given.get(metric) or point_of(metric, self._window, self._window_seconds, self._capacity)
+def reader_of(metric: MetricType) -> Reader:
+    """Return what reads a metric's point off a window."""
+    return _READERS.get(metric, lambda closed: None)

@@ -12,7 +12,7 @@ from kvstream._core.ids import are_below
 from kvstream._core.reuse import PrematureEvictions
 from kvstream._core.table import mix
 from kvstream.alerts.evaluator import Evaluator
-from kvstream.alerts.points import point_of
+from kvstream.alerts.points import ClosedWindow, reader_of
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert, MetricType
@@ -477,12 +477,12 @@ class CacheMonitor:
         Where windows before those are kept, they say how much it varies without going anywhere.
         """
         windows = self.ring.closed()[-self.config.trend_window :]
-        series: dict[MetricType, list[tuple[float, float]]] = {metric: [] for metric in _TREND_METRICS}
-        for window in windows:
-            for metric, values in series.items():
-                point = point_of(metric, window, self.config.window_seconds)
-                if point and point.weight and (self.hits_are_known or metric is not MetricType.HIT_RATIO):
-                    values.append((window.index * self.config.window_seconds, point.value))
+        seconds, hits_known = self.config.window_seconds, self.hits_are_known
+        closed = [ClosedWindow(window, seconds, hits_known) for window in windows]
+        series: dict[MetricType, list[tuple[float, float]]] = {}
+        for metric in _TREND_METRICS:
+            points = zip(closed, map(reader_of(metric), closed), strict=True)
+            series[metric] = [(at.window.index * seconds, p.value) for at, p in points if p and p.weight]
         before = self._before_the_trend(len(windows))
         return {
             metric.value: detect_trend(
