@@ -124,10 +124,12 @@ class MissRatioCurve:
 
         Args:
             contents: What was looked up, in order, int64 (n,).
-            lookups: Lookups that these were chosen from by ``threshold``, if they were.
+            lookups: Lookups that these were chosen from by ``threshold`` as it is now, if they were.
         """
-        self.accesses += len(contents) if lookups is None else lookups
-        contents = contents.compress(are_below(contents, self.threshold))
+        if lookups is None:
+            lookups = len(contents)
+            contents = contents.compress(are_below(contents, self.threshold))
+        self.accesses += lookups
         while len(contents):
             n = len(contents) if self._lookups is None else self._lookups - self._followed_now
             furthest = _ANY if self.furthest is None else math.floor(self.furthest * self.rate) + 1

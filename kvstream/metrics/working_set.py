@@ -9,11 +9,13 @@ import msgspec
 import numpy as np
 
 from kvstream._core.table import count_distinct
-from kvstream.events.frame import I64
+from kvstream.events.frame import I64, U8
 
 _BITS = 11
 _REGISTERS = 1 << _BITS
 _LONGEST_RANK = 64 - _BITS + 1
+_FEW = _REGISTERS // 8  # integers of 64 bits that take no more memory than the registers
+_ARRAY = 16  # integers that take as much memory as an array takes beside its own
 ERROR = 1.04 / math.sqrt(_REGISTERS)
 """Standard error of the counts, relative: 2.3 %."""
 
@@ -38,11 +40,10 @@ class WorkingSet(msgspec.Struct, frozen=True, kw_only=True):
 class DistinctCounter:
     """Counts different integers in 2 KiB (HyperLogLog, with Ertl's estimator, which needs no corrections).
 
+    As long as they are few it keeps the integers themselves, so that to add some costs next to nothing.
+
     Source: P. Flajolet and others, "HyperLogLog", 2007; O. Ertl, "New cardinality estimation algorithms for
     HyperLogLog sketches", 2017, https://arxiv.org/abs/1702.01284, algorithm 6.
-
-    Attributes:
-        registers: The longest run of zeros by part of the hash, uint8 (2048,).
 
     Examples:
         >>> counter = DistinctCounter()
@@ -52,19 +53,34 @@ class DistinctCounter:
     """
 
     def __init__(self) -> None:
-        self.registers = np.zeros(_REGISTERS, dtype=np.uint8)
+        self._registers: U8 | None = None
+        self._waiting: list[I64] = []  # integers that are not in the registers yet
+        self._room = _FEW
 
-    def clear(self) -> None:
-        """Forget all of them."""
-        self.registers.fill(0)
+    @property
+    def registers(self) -> U8:
+        """Return the longest run of zeros by part of the hash, uint8 (2048,), not a copy."""
+        if self._registers is None:
+            self._registers = np.zeros(_REGISTERS, dtype=np.uint8)
+        for values in self._waiting:
+            count_distinct(values, self._registers, _BITS)
+        self._waiting.clear()
+        return self._registers
 
     def add(self, values: I64) -> None:
-        """Count integers, int64 (n,)."""
-        count_distinct(values, self.registers, _BITS)
+        """Count integers, int64 (n,), which are kept and must not be changed."""
+        if self._room < 0:
+            count_distinct(values, self.registers, _BITS)
+            return
+        self._waiting.append(values)
+        self._room -= len(values) + _ARRAY
 
     def merge(self, other: "DistinctCounter") -> None:
         """Add what another has counted."""
-        np.maximum(self.registers, other.registers, out=self.registers)
+        for values in other._waiting:
+            self.add(values)
+        if other._registers is not None:
+            np.maximum(self.registers, other._registers, out=self.registers)
 
     def estimate(self) -> float:
         """Return the estimated number of different integers."""
@@ -98,25 +114,17 @@ def _tau(x: float) -> float:
 
 
 class WorkingSetHistory:
-    """A counter for each of the last windows; 120 KiB in all."""
+    """A counter for each of the last windows; 120 KiB in all, less where windows are small."""
 
     def __init__(self) -> None:
-        self._windows: deque[tuple[int, DistinctCounter]] = deque()
+        self._windows: deque[tuple[int, DistinctCounter]] = deque(maxlen=HORIZONS[-1])
 
     def add(self, index: int, used: Iterable[I64]) -> None:
         """Count blocks that were used in a window."""
         for blocks in used:
             if not self._windows or self._windows[-1][0] != index:
-                self._windows.append((index, self._empty_counter()))
+                self._windows.append((index, DistinctCounter()))
             self._windows[-1][1].add(blocks)
-
-    def _empty_counter(self) -> DistinctCounter:
-        """Return a counter of nothing: that of the oldest window where there are as many as are kept."""
-        if len(self._windows) < HORIZONS[-1]:
-            return DistinctCounter()
-        _, counter = self._windows.popleft()
-        counter.clear()
-        return counter
 
     def save(self) -> dict[str, Any]:
         """Return the windows' indexes, int64 (w,), and their registers, uint8 (w, registers)."""

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvstream._core.table import count_distinct
 from kvstream.engine.monitor import Monitor
 from kvstream.metrics.working_set import ERROR, DistinctCounter, WorkingSetHistory
 from tests.strategies import frame
@@ -22,12 +23,16 @@ def test_the_error_is_as_stated_at_every_size(count):
     assert abs(np.mean(errors)) < ERROR
 
 
-@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=300), st.integers(0, 300))
-def test_counters_merge_as_if_one_had_counted_all(values, cut):
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=600), st.integers(0, 600), st.integers(1, 600))
+def test_counters_merge_as_if_one_had_counted_all(values, cut, at_once):
     one, left, right = DistinctCounter(), DistinctCounter(), DistinctCounter()
     for counter, part in ((one, values), (left, values[:cut]), (right, values[cut:])):
-        counter.add(np.array(part, np.int64))
+        for start in range(0, len(part), at_once):
+            counter.add(np.array(part[start : start + at_once], np.int64))
     left.merge(right)
+    registers = np.zeros_like(one.registers)
+    count_distinct(np.array(values, np.int64), registers, 11)
+    assert left.registers.tolist() == one.registers.tolist() == registers.tolist()
     assert left.estimate() == one.estimate()
 
 
