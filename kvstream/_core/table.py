@@ -127,6 +127,52 @@ def mix(values):
     return result.reshape(values.shape)
 
 
+def keep_chosen(
+    contents,
+    ts,
+    begins,
+    start: cython.Py_ssize_t,
+    highest: cython.ulonglong,
+    columns,
+    count: cython.Py_ssize_t,
+    most: cython.Py_ssize_t,
+    newest: cython.longlong,
+):
+    """Keep what came and went of the contents that are chosen by hash, until columns are full.
+
+    Args:
+        contents: Content keys, int64 (n,).
+        ts: Times, ns, int64 (n,).
+        begins: 1 where a key came in, 0 where it went, uint8 (n,).
+        start: The first change that is looked at.
+        highest: Highest hash that is chosen.
+        columns: Content keys, times and the same flags of the changes kept, each (most or more,); changed.
+        count: Changes kept already.
+        most: Changes that there is room for.
+        newest: Latest time of those that were kept so far.
+
+    Returns:
+        The change at which it stopped, ``count`` and ``newest``.
+    """
+    content: cython.const[cython.longlong][::1] = memoryview(contents)
+    time: cython.const[cython.longlong][::1] = memoryview(ts)
+    comes: cython.const[cython.uchar][::1] = memoryview(begins)
+    kept_contents, kept_ts, kept_begins = columns
+    kept_content: cython.longlong[::1] = memoryview(kept_contents)
+    kept_time: cython.longlong[::1] = memoryview(kept_ts)
+    kept_comes: cython.uchar[::1] = memoryview(kept_begins)
+    at: cython.Py_ssize_t = start
+    while at < len(content) and count < most:
+        if mixed(content[at]) <= highest:
+            kept_content[count] = content[at]
+            kept_time[count] = time[at]
+            kept_comes[count] = comes[at]
+            newest = max(newest, time[at])
+            count += 1
+        at += 1
+    return at, count, newest
+
+
 def count_distinct(values, registers, bits: cython.int):
     """Count integers in the registers of a HyperLogLog sketch.
 

@@ -9,6 +9,17 @@ from kvstream.events.frame import I64, U8, U16
 NOT_LIVE: int
 
 def mix(values: I64) -> npt.NDArray[np.uint64]: ...
+def keep_chosen(
+    contents: I64,
+    ts: I64,
+    begins: U8,
+    start: int,
+    highest: int,
+    columns: tuple[I64, I64, U8],
+    count: int,
+    most: int,
+    newest: int,
+) -> tuple[int, int, int]: ...
 def count_distinct(values: I64, registers: U8, bits: int) -> None: ...
 
 @final

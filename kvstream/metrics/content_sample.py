@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvstream._core.ids import are_below
+from kvstream._core.table import keep_chosen
 from kvstream.events.frame import I64
 from kvstream.metrics.premature import REMEMBERED_SECONDS
 from kvstream.metrics.stays import NOT_ENDED, ContentEvents, ends
@@ -26,7 +27,6 @@ REMEMBERED_NS = round(REMEMBERED_SECONDS * 1e9)
 
 _KEPT_NS = 2 * REMEMBERED_NS  # so that what came in an hour ago can be compared with the hour before
 _CHECKED_NS = REMEMBERED_NS // 8  # between two looks at whether more content can be followed
-_AT_ONCE = 8192  # changes, of which fewer are followed where there are many
 _FEW = 1 / 8  # of the room: with fewer contents, times are forgotten before contents
 _LEAST_NS = (
     30_000_000_000  # of which nothing is forgotten, so that a fast stream costs hardly more than a slow one
@@ -77,26 +77,18 @@ class ContentSample:
             begins: Whether it came in, bool (k,).
         """
         self.arrivals += int(np.count_nonzero(begins))
-        for start in range(0, len(content) if self.threshold else 0, _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            self._observe(content[part], ts[part], begins[part])
-
-    def _observe(self, content: I64, ts: I64, begins: npt.NDArray[np.bool_]) -> None:
-        rows = are_below(content, self.threshold).nonzero()[0]
-        while len(rows):
+        comes, at = begins.view(np.uint8), 0
+        while at < len(content) and self.threshold:
             if not len(self._content):
                 self._hold(self._size)
-            taken, rows = rows[: self._size - self._count], rows[self._size - self._count :]
-            end = self._count + len(taken)
-            self._content[self._count : end] = content[taken]
-            self._ts[self._count : end] = ts[taken]
-            self._begins[self._count : end] = begins[taken]
-            self._lives[self._count : end] = self._life
-            self._newest = max(self._newest, int(np.maximum.reduce(ts[taken])))
-            self._count = end
-            if end == self._size:
+            before, highest = self._count, self.threshold - 1
+            columns = self._content, self._ts, self._begins.view(np.uint8)
+            at, self._count, self._newest = keep_chosen(
+                content, ts, comes, at, highest, columns, before, self._size, self._newest
+            )
+            self._lives[before : self._count] = self._life
+            if self._count == self._size:
                 self._make_room()
-                rows = rows[are_below(content[rows], self.threshold)]
 
     def clear(self, ts: int) -> None:
         """Note that the cache was emptied."""
