@@ -136,26 +136,20 @@ class ContentSample:
         while self._count > self._size // 2:
             content = self._content[: self._count]
             different = np.count_nonzero(np.diff(np.sort(content))) + 1
-            oldest = self._middle() if different <= _FEW * self._size else None
+            ended = self._ended() if different <= _FEW * self._size else None
+            oldest = None if ended is None else _middle(ended)
             # Few contents that come and go all the time: more of them say more than a longer time does.
             if oldest is not None and (self._newest - oldest > _LEAST_NS or different <= _FEWEST):
-                self._forget(oldest)
+                self._forget(oldest, ended)
             else:
                 self.threshold //= 2
                 self._keep(are_below(content, self.threshold))
 
-    def _middle(self) -> int | None:
-        """Return a time before which half of what has ended did; None if nothing has."""
-        ended = self._ended()
-        past = ended[ended != NOT_ENDED]
-        middle = len(past) // 2
-        return int(np.partition(past, middle)[middle]) + 1 if len(past) else None
-
-    def _forget(self, oldest: int) -> None:
-        """Forget generations that ended before a time."""
+    def _forget(self, oldest: int, ended: I64 | None = None) -> None:
+        """Forget generations that ended before a time; ``ended`` is when each does, if it is known."""
         if self._ts[: self._count].min(initial=oldest) == oldest:  # nothing began before
             return
-        ended = self._ended()
+        ended = self._ended() if ended is None else ended
         if (ended < oldest).any():
             self.oldest = max(self.oldest, oldest)
             self._keep(ended >= oldest)
@@ -207,3 +201,10 @@ class ContentSample:
         self._lives[: self._count] = np.cumsum(saved["lives"])
         if self._count >= self._size:
             self._make_room()
+
+
+def _middle(ended: I64) -> int | None:
+    """Return a time before which half of what has ended did, of ends in ns; None if nothing has."""
+    past = ended[ended != NOT_ENDED]
+    middle = len(past) // 2
+    return int(np.partition(past, middle)[middle]) + 1 if len(past) else None

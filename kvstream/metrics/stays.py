@@ -95,7 +95,10 @@ def stays_of(events: ContentEvents) -> Stays:
     """Return from when to when each content was in the cache."""
     if not len(events.content):  # as of most caches with slots
         return Stays(events.content, events.ts, events.ts, events.begins)
-    pairs = _pairs(events)
+    return _stays_of(events, _pairs(events))
+
+
+def _stays_of(events: ContentEvents, pairs: _Pairs) -> Stays:
     start = pairs.starts.nonzero()[0]
     life = events.life[pairs.order[start]]
     # What no eviction ended, a clear has, or nothing yet.
@@ -140,5 +143,5 @@ def ends(events: ContentEvents) -> I64:
     is_part[is_part] = pairs.group[start[latest[is_part]]] == pairs.group[is_part]
     ended = np.empty(len(at), dtype=np.int64)
     ended[pairs.order] = events.ts[pairs.order]
-    ended[pairs.order[is_part]] = stays_of(events).ended[latest[is_part]]
+    ended[pairs.order[is_part]] = _stays_of(events, pairs).ended[latest[is_part]]
     return ended
