@@ -4,8 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.alerts.windows import evaluator, said, stretch, window
+from kvstream.alerts.conditions import View, condition_of
+from kvstream.alerts.evidence import EvidenceLog
+from kvstream.alerts.points import ClosedWindow
+from tests.alerts.windows import RULES, evaluator, said, stretch, window
 
 TEN_MINUTES, HALF_AN_HOUR = 600, 1800
 
@@ -195,6 +200,19 @@ def test_an_engine_that_has_hardly_been_heard_does_not_stall():
     for each in stretch(0, 10):
         judge.close(each)
     assert judge.pass_time(10**6) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from([1.0, 9.0, 20.0]), st.integers(10, 250)), min_size=3, max_size=9))
+def test_silence_is_judged_against_the_longest_of_the_last_pauses(runs):
+    pauses = [pause for pause, times in runs for _ in range(times)]
+    silent = condition_of(RULES["engine_stalled"])
+    log, closed, now = EvidenceLog(), ClosedWindow(window(0), 1.0, True), 0.0
+    for pause in [0.0, *pauses]:
+        now += pause
+        silent.look(View(now, log, closed=closed))
+    kept = sorted(pauses[-400:])
+    usual = kept[-2 if len(kept) >= 200 else -1]
+    assert silent.due() == now + max(30.0, RULES["engine_stalled"].threshold * usual)
 
 
 # Restarted
