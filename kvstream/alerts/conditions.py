@@ -131,7 +131,8 @@ class Drop:
     several times the engine's own noise. Hit ratios are
     compared as log odds (0.6 is from 0.80 to 0.69, or 0.20 to 0.12), lifetimes as logarithms (0.7 is half).
     The baseline is the median of up to an hour before; it stands still from the beginning of an incident to
-    its end. The drop is over when the value is within ``clear`` or the noise of it, or has come back by
+    its end. The drop is over when the value, its mean as well as its median, which does not show what comes
+    and goes, is within ``clear`` or the noise of it, or has come back by
     four fifths of the worst fall; or when for a minute and a half it has come back by three fifths and would
     begin no incident, as what a restart or a scan took may take long to come back wholly. (Of the incidents
     that numbers were chosen on, none did so while it lasted.) What comes after is judged by evidence from
@@ -252,8 +253,9 @@ class Drop:
         memory, fall = self.memory, baseline.level - value
         memory.worst = max(memory.worst, fall)
         near = max(self.rule.clear, self._NEAR_SIGMAS * baseline.noise(SHORT, NOISE_FLOOR))
-        is_near = fall < min(max(near, self._RECOVERED * memory.worst), self._OF_WORST * memory.worst)
-        if fall >= min(self._MOSTLY_RECOVERED * memory.worst, self.rule.threshold):
+        near = min(max(near, self._RECOVERED * memory.worst), self._OF_WORST * memory.worst)
+        below = max(fall, float(baseline.series.mean()) - fmean(values(recent, self._measure)))
+        if below >= min(self._MOSTLY_RECOVERED * memory.worst, self.rule.threshold):
             memory.mostly_since = None
         elif memory.mostly_since is None:
             memory.mostly_since = now_seconds
@@ -263,7 +265,7 @@ class Drop:
             value,
             recent,
             bad=fall >= self._LONG_SHARE * self.rule.threshold,
-            good=is_near or mostly,
+            good=below < near or mostly,
             since=memory.since,
         )
 

@@ -124,6 +124,13 @@ class Evaluator:
             for name in states.keys() & by.rule.inhibits:
                 self._inhibitors[name].append(by)
         self._silent = [(s, s.condition) for s in states.values() if isinstance(s.condition, Silent)]
+        drops = {s.rule.name: s.rule.cause for s in states.values() if isinstance(s.condition, Drop)}
+        self._unusual_while = {  # alerts of other matters, such as occupancy, say nothing of what is normal
+            s.rule.name
+            for s in states.values()
+            if s.rule.level is not AlertLevel.INFO
+            and (s.rule.cause in drops.values() or not drops.keys().isdisjoint(s.rule.inhibits))
+        }
         self._at_each_window = [s for s in states.values() if not s.condition.needs_piece]
         self._note_active()
 
@@ -311,7 +318,7 @@ class Evaluator:
 
     def _unusual(self) -> bool:
         """Return whether what is seen now is not to count as normal."""
-        return any(state.fires and state.rule.level is not AlertLevel.INFO for state in self._active)
+        return any(state.fires and state.rule.name in self._unusual_while for state in self._active)
 
     def _judge(self, view: View) -> list[CacheAlert]:
         found: list[tuple[_State, Finding]] = []

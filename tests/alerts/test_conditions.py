@@ -64,6 +64,14 @@ def test_a_drop_that_has_mostly_come_back_and_stays_there_is_over():
     assert not over
 
 
+def test_a_drop_that_comes_and_goes_is_not_over_by_its_median():
+    windows = [*stretch(0, 900, 0.02), *stretch(900, 1200, 0.02, hit_ratio=0.2)]
+    for start in range(1200, 1800, 60):
+        windows += [*stretch(start, start + 40, 0.02), *stretch(start + 40, start + 60, 0.02, hit_ratio=0.1)]
+    (_,), (over,) = fired("hit_ratio_drop", [*windows, *stretch(1800, 2400, 0.02)])
+    assert 1800 < over <= 1800 + 180
+
+
 def test_what_was_judged_once_begins_no_incident_again():
     fallen = [*stretch(0, 900, 0.02), *stretch(900, 1500, 0.02, hit_ratio=0.1)]
     begun, over = fired("hit_ratio_drop", [*fallen, *stretch(1500, 1860, 0.02, hit_ratio=0.7)])

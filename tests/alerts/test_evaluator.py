@@ -5,10 +5,13 @@ import datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from kvstream.alerts.evaluator import Evaluator
 from kvstream.alerts.evidence import KEPT
 from kvstream.alerts.silences import Silence, Silences
-from tests.alerts.windows import empty, evaluator, said, stretch, window
+from kvstream.alerts.types import AlertLevel
+from tests.alerts.windows import RULES, empty, evaluator, said, stretch, window
 from tests.strategies import fewer
 
 
@@ -56,6 +59,13 @@ def test_another_cause_is_notified_while_an_incident_is_open():
     windows = [*stretch(0, 900, 0.02), *flushed(900, 1200), *stretch(1200, 1210, lost=3, hit_ratio=0.2)]
     rules = [rule for rule, state, level, _ in said(evaluator(), windows) if level == "warning"]
     assert rules == ["hit_ratio_drop", "lost_frames"]
+
+
+def test_an_alert_of_another_matter_does_not_hide_what_is_normal():
+    rules = [RULES["hit_ratio_drop"], replace(RULES["occupancy_high"], level=AlertLevel.WARNING)]
+    judge = Evaluator(rules, "s", "gpu", 1.0, 100)
+    found = said(judge, [*stretch(0, 900, 0.02), *flushed(900, 1000)])
+    assert [rule for rule, *_ in found] == ["occupancy_high", "hit_ratio_drop"]
 
 
 def test_what_rests_on_lost_frames_begins_no_alert():
