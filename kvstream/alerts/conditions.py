@@ -202,12 +202,12 @@ class Drop:
             if self._is_far(baseline, now, needed, self._SIGMAS):
                 return baseline, recent[0].start
         fresh = max(view.cold_since, self.memory.judged_until)
-        recent = log.last(LONG, fresh)
-        if len(recent) < LONG:
+        if len(log.pieces) < LONG or log.pieces[-LONG].start < fresh:
             return None
         needed = self._LONG_SHARE * threshold
         before = baseline_of(log, self._measure, LONG, now + needed)
         if before is not None and before.established and self._is_far(before, now, needed):
+            recent = log.last(LONG)
             series = values(recent, self._measure)
             if len(series) == LONG and self._is_far(before, median(series), needed, self._LONG_SIGMAS):
                 return before, recent[0].start
