@@ -228,10 +228,11 @@ def _of_size(summary: CacheMetricsSummary) -> list[str]:
         ]
     gain = curve[-1].hit_ratio - now.hit_ratio
     if gain < _HARDLY:
-        sentences = [
-            f"More memory would hardly help: {curve[-1].factor:g}× would lift the hit ratio from "
-            f"{now.hit_ratio:.2f} to {curve[-1].hit_ratio:.2f}."
-        ]
+        before, after = f"{now.hit_ratio:.2f}", f"{curve[-1].hit_ratio:.2f}"
+        lifted = f"would lift the hit ratio from {before} to {after}"
+        if before == after:
+            lifted = f"would leave the hit ratio at {before}"
+        sentences = [f"More memory would hardly help: {curve[-1].factor:g}× {lifted}."]
     else:
         enough = next(point for point in curve if point.hit_ratio - now.hit_ratio >= gain / 2)
         sentences = [
