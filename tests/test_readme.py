@@ -59,4 +59,4 @@ def test_detection_is_what_was_measured():
     assert f"Of {incidents} incidents" in text
     assert f"the rules find {float(found):.0%}".replace("%", " %") in text
     assert f"to page after {delay} seconds" in text
-    assert f"{round(float(false) * int(hours))} false alert in {hours} quiet hours" in text
+    assert f"{round(float(false) * int(hours))} false alerts in {hours} quiet hours" in text
