@@ -20,6 +20,7 @@ def server_context(certificate: File, key: File, client_ca: File | None = None) 
         ConfigError: If a file cannot be used; the message names it.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # whatever the system's default is
     _load_certificate(context, certificate, key)
     if client_ca is not None:
         _load_roots(context, client_ca)
@@ -43,6 +44,7 @@ def client_context(
     if (certificate is None) != (key is None):
         raise ConfigError("a client certificate and its key are given together")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca is None:
         context.load_default_certs()
     else:

@@ -250,7 +250,8 @@ def status(url):
         with urllib.request.urlopen(url) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
-        return error.code
+        with error:
+            return error.code
 
 
 def test_nobody_else_loads_kafka():
