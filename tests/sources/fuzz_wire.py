@@ -43,7 +43,7 @@ ODD = [
     b"",
     b"\xff" * 32,
     [],
-    msgspec.Raw(b"\x91" * 100_000 + b"\xc0"),
+    msgspec.Raw(b"\x91" * 1_000_000 + b"\xc0"),
     {},
     {"type": "BlockStored"},
     ["BlockRemoved", [1]],
