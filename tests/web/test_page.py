@@ -285,8 +285,9 @@ async def test_past_incidents_stand_apart_however_many_there_are(browser):
 async def test_the_worst_incident_of_each_time_shades_the_charts(browser):
     async with served() as (stream, url), browser() as (page, _):
         await send_hits(stream)
+        await stay_fresh(stream)
         await page.goto(url)
-        await expect(page.locator("#headline")).not_to_be_empty()
+        await expect(page.locator("#connection")).to_contain_text("Live")
         for number, (level, began, ended) in enumerate(
             [
                 ("warning", 0, 20),
@@ -307,7 +308,7 @@ async def test_the_worst_incident_of_each_time_shades_the_charts(browser):
                     timestamp=START / 1e9 + ended,
                 ),
             )
-        await page.wait_for_function("kvStream.model.alerts.length === 5")
+        await expect(page.locator("#which button").nth(1)).to_have_text("Past 5")
         bands = await page.evaluate("kvIncidents.bands()")
         assert [(band["level"], band["from"] - START / 1e9, band["to"] - START / 1e9) for band in bands] == [
             ("warning", 0, 10),
