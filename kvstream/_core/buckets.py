@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, auto_pickle=False
 """Buckets of intervals: counting in exponential and classic ones at once, adding up, and finding a rank.
 
 Windows are buckets of times: events are parted by them here as well.

@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, auto_pickle=False
 """Reads KV events: the bytes of msgpack batches straight into columns.
 
 Every value of a batch is walked over, so that one that is torn is refused as a whole; what it has added until

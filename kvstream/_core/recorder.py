@@ -1,6 +1,6 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False
 # cython: binding=False, always_allow_keywords=False, embedsignature=True, embedsignature.format=clinic
-# cython: autotestdict=False
+# cython: autotestdict=False, auto_pickle=False
 """Recorders: one call a block from an engine's own loop, written straight into the columns of a frame.
 
 Any thread may call. Compiled, a call holds the interpreter's lock (GIL) from reading the clock to writing the

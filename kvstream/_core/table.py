@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, auto_pickle=False
 """The block table: what each event of a frame does to its block, in order, over plain arrays.
 
 The index of ids and the hash functions are here too, so that they are compiled into its loop.
