@@ -1,4 +1,4 @@
-"""What the compiled core holds is copied by its own functions: others would copy memory that is not theirs."""
+"""Objects of the compiled core cannot be copied: a copy would point to memory of another one."""
 
 import copy
 import importlib
