@@ -37,4 +37,7 @@ async def open_page(chromium, **options):
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     yield page, complaints
+    await page.unroute_all(
+        behavior="ignoreErrors"
+    )  # of the page's last requests; they fail the next page otherwise
     await page.close()

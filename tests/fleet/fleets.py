@@ -265,7 +265,8 @@ class Fleet:
     # What it comes to
 
     def come_to_the_same(self):
-        """End it all, and compare: accounts, figures and incidents."""
+        """End it all, once there are incidents to compare: accounts, figures and incidents."""
+        wait_until(lambda: published(self._broker, self.url))
         self._engines.stop.set()
         self._engines.join()
         self.is_committed()
