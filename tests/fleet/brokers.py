@@ -128,7 +128,7 @@ def mock_cluster():
 
 
 class Tansu(Broker):
-    """The broker Tansu, whose process is ``process``."""
+    """The broker Tansu, in a process of its own."""
 
     def __init__(self, address, process):
         super().__init__(address, makes_topics=True)

@@ -70,8 +70,8 @@ def dynamo(tmp_path_factory):
         return wheel.load_extension("dynamo._core", "dynamo/_core.abi3.so", tmp_path_factory.mktemp("dynamo"))
 
 
-@pytest.mark.parametrize("capacity", [50, 100, 300, 5_000])
-def test_dynamos_simulated_engine_finds_the_same_hits(dynamo, trace, capacity):
+def reused_blocks(dynamo, trace, capacity, **options):
+    """Blocks that Dynamo's simulated vLLM finds as it replays a trace."""
     engine = {
         "backend": "vllm",
         "num_gpu_blocks": capacity,
@@ -80,9 +80,14 @@ def test_dynamos_simulated_engine_finds_the_same_hits(dynamo, trace, capacity):
         "timing_model": {"type": "fixed", "prefill_ms": 1.0, "decode_ms": 1.0},
     }
     replay = dynamo.run_mocker_trace_replay(
-        [str(trace)], {"engine": engine}, trace_block_size=BLOCK_TOKENS, capture_per_request=True
+        [str(trace)], {"engine": engine}, trace_block_size=BLOCK_TOKENS, capture_per_request=True, **options
     )
-    found = sum(request["reused_input_tokens"] for request in replay.per_request) // BLOCK_TOKENS
+    return sum(request["reused_input_tokens"] for request in replay.per_request) // BLOCK_TOKENS
+
+
+@pytest.mark.parametrize("capacity", [50, 100, 300, 5_000])
+def test_dynamos_simulated_engine_finds_the_same_hits(dynamo, trace, capacity):
+    found = reused_blocks(dynamo, trace, capacity)
     text = trace.read_bytes()
     assert summary_of(text, capacity=capacity).accesses == found > 0
     # vLLM reports block 0 as one of its pool, and never hands it out.
@@ -111,21 +116,7 @@ def added_rows(seed, outputs):
 def test_dynamo_finds_the_same_hits_in_rows_that_hold_what_was_added(dynamo, tmp_path, capacity, outputs):
     path = tmp_path / "trace.jsonl"
     path.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in added_rows(1, outputs)))
-    engine = {
-        "backend": "vllm",
-        "num_gpu_blocks": capacity,
-        "block_size": BLOCK_TOKENS,
-        "max_num_batched_tokens": 1 << 20,
-        "timing_model": {"type": "fixed", "prefill_ms": 1.0, "decode_ms": 1.0},
-    }
-    replay = dynamo.run_mocker_trace_replay(
-        [str(path)],
-        {"engine": engine},
-        trace_format="mooncake-delta",
-        trace_block_size=BLOCK_TOKENS,
-        capture_per_request=True,
-    )
-    found = sum(request["reused_input_tokens"] for request in replay.per_request) // BLOCK_TOKENS
+    found = reused_blocks(dynamo, path, capacity, trace_format="mooncake-delta")
     reading = {"rows": "added", "service": ServiceTime(prefill_rate=1e6, decode_rate=1_000.0)}
     text = path.read_bytes()
     assert summary_of(text, capacity=capacity + 1, engine="vllm", **reading).accesses == found > 0
