@@ -19,6 +19,7 @@ from kvstream.cli.services import serve_all
 from kvstream.cli.session import EXIT_CODES, Evictions, Output, Session, run_session
 from kvstream.cli.values import number
 from kvstream.errors import ConfigError
+from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.sources.engine_input import LiveInput
 from kvstream.sources.engine_metrics import EngineMetrics, event_counts
 from kvstream.stream import KVStream, input_marker
@@ -133,8 +134,12 @@ def serve_command(
     )
 
     async def feed(stream: KVStream, output: Output) -> None:
+        async def show(summary: CacheMetricsSummary) -> None:  # on the loop, as all else that is shown
+            if not summary.final:
+                output.show(summary)
+
         if as_lines:  # a terminal shows the figures all the time
-            stream.on_summary(lambda summary: None if summary.final else output.show(summary))
+            stream.on_summary(show)
         try:
             for server in servers:
                 await server.bind()

@@ -21,7 +21,7 @@ class PatientFile:
 
     Where a disk is full or a pipe's reader is slow, up to 1 MiB of lines wait and are tried again at each
     call; further ones are lost and counted. A line that was written in part is completed before the next
-    one, so that what is in the file stays readable.
+    one, so that what is in the file stays readable. It is for one thread.
 
     Args:
         descriptor: Where to; it stays open.

@@ -1,6 +1,9 @@
 import json
+import os
 import signal
 import subprocess
+import sys
+import threading
 
 import anyio
 import httpx2
@@ -8,6 +11,8 @@ import pytest
 from anyio import to_thread
 
 from kvstream import StreamConfig, connect
+from kvstream.cli.app import app
+from kvstream.sinks.patient_file import PatientFile
 from tests.cli.conftest import DEADLINE, SCAN, running
 from tests.ports import free_port
 from tests.publisher import Engine, stored
@@ -95,6 +100,27 @@ async def test_the_dashboard_shows_what_producers_send_and_ends_with_the_rest(tm
         assert process.returncode == 143
         assert err == b""
         assert json.loads(out.splitlines()[-1])["final"]
+
+
+def test_all_results_are_written_by_one_thread_so_that_none_is_written_twice(tmp_path, monkeypatch, capfd):
+    threads = []
+
+    class Noted(PatientFile):
+        def write(self, line):
+            if not threads:
+                os.kill(os.getpid(), signal.SIGTERM)
+            threads.append(threading.current_thread())
+            return super().write(line)
+
+    monkeypatch.setattr("kvstream.cli.session.PatientFile", Noted)
+    listen = f"unix:{tmp_path}/kv.sock"
+    monkeypatch.setattr(
+        sys, "argv", ["kvstream", "serve", "--listen", listen, "--json", "--summary-every", "10ms"]
+    )
+    assert app(standalone_mode=False) == 128 + signal.SIGTERM
+    summaries = [json.loads(line)["final"] for line in capfd.readouterr().out.splitlines()]
+    assert summaries == [False] * (len(threads) - 1) + [True]
+    assert set(threads) == {threading.main_thread()}
 
 
 def test_a_recording_is_replayed_to_a_server(kvstream, tmp_path):
