@@ -247,10 +247,11 @@ class EngineMetrics:
             self._connection.become("error", f"{self._url} has no metrics of vLLM or SGLang")
             return
         self._connection.become("connected")
-        for number, engine in ranks.items():
-            source = self._source_of(number, len(ranks) == 1)
-            events = self._counts(source) or EventCounts(0, 0, 0)
-            self._ranks.setdefault(source, _Rank(source)).compare(engine, events)
+        counts = {self._source_of(number, len(ranks) == 1): engine for number, engine in ranks.items()}
+        # Those that are there no more go, as what was last found of them would stand for ever.
+        self._ranks = {source: self._ranks.get(source) or _Rank(source) for source in counts}
+        for source, engine in counts.items():
+            self._ranks[source].compare(engine, self._counts(source) or EventCounts(0, 0, 0))
 
     def _source_of(self, rank: str, is_only: bool) -> str:
         """Return the source of a rank; engines of one rank may say none in their events."""

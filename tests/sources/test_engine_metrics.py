@@ -139,6 +139,24 @@ async def test_a_lasting_difference_is_an_alert_that_ends_when_they_agree_again(
             tasks.cancel_scope.cancel()
 
 
+async def test_a_rank_that_is_gone_or_goes_by_another_name_is_compared_no_more():
+    text, known = vllm(0, usage=0.5) + vllm(1, usage=0.5), {}
+    with answering(lambda path: (200, text.encode())) as url:
+        metrics = EngineMetrics("vllm", url, known.get, every_seconds=0.02)
+
+        def drifts():
+            return {each.source: each.drift for each in metrics.statistics()}
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(metrics.deliver, None)
+            await until(lambda: drifts() == {"vllm/dp0": 0.5, "vllm/dp1": 0.5})
+            text = vllm(0, usage=0.5)
+            await until(lambda: drifts() == {"vllm/dp0": 0.5})
+            known["vllm"] = EventCounts(128, 128, 0)  # whose events name no rank
+            await until(lambda: drifts() == {"vllm": 0.0})
+            tasks.cancel_scope.cancel()
+
+
 async def test_where_nobody_answers_nothing_is_known():
     metrics = EngineMetrics("a", f"http://127.0.0.1:{free_port()}/metrics", lambda source: None)
     async with anyio.create_task_group() as tasks:
