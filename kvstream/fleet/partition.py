@@ -98,7 +98,7 @@ class Partition:
                 alerts += self._tick(record.timestamp_ms)
             elif (frame := self._decoded(record)) is not None:
                 waiting.setdefault(frame.source, []).append(frame)
-                self._arrived[frame.source] = max(self._arrived.get(frame.source, 0), record.timestamp_ms)
+                self._arrived[frame.source] = record.timestamp_ms
         return alerts + self._apply(waiting)
 
     def _decoded(self, record: Record) -> EventFrame | None:
@@ -123,11 +123,15 @@ class Partition:
     def _tick(self, now: int) -> list[CacheAlert]:
         """Judge who is silent now."""
         gap = 0 if self._ticked is None else now - self._ticked
-        if self._ticked is not None and gap < _SOONEST_MS:
+        if self._ticked is not None and abs(gap) < _SOONEST_MS:
             return []
         self._ticked = now
         if gap > _STOPPED_MS:  # nobody watched: that no source was heard says nothing
             self._arrived = {source: min(now, at + gap) for source, at in self._arrived.items()}
+        elif gap < 0:  # the broker's clock was set back: what was heard before is by the one of before
+            self._arrived = {
+                source: at if at <= now else min(now, at + gap) for source, at in self._arrived.items()
+            }
         alerts: list[CacheAlert] = []
         forget_after = self._config.forget_seconds
         for source, at in list(self._arrived.items()):

@@ -98,6 +98,19 @@ def test_while_nobody_ticked_nobody_was_silent():
     assert list(part.monitor.sources) == ["a"]
 
 
+@pytest.mark.parametrize("back_ms", [3_000, 86_400_000 * 366])
+def test_silence_is_judged_on_where_the_brokers_clock_is_set_back(back_ms):
+    log = records([*engine("a", 24_000), *engine("b", 12_000, seed=1)], until_ms=START_MS + 120_000)
+    half = len(log) // 3
+    back = [*log[:half], *(each._replace(timestamp_ms=each.timestamp_ms - back_ms) for each in log[half:])]
+
+    def silent(records):
+        alerts = partition().apply(records)
+        return [(alert.source, alert.state) for alert in alerts if alert.rule == "engine_stalled"]
+
+    assert silent(back) == silent(log) == [("b", "firing"), ("a", "firing")]
+
+
 def test_a_source_that_is_silent_for_long_is_forgotten_with_its_counts_kept():
     log = records(engine("a"), until_ms=START_MS + 700_000)
     part = partition()
