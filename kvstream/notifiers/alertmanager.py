@@ -144,7 +144,7 @@ def alertmanager_alert(
     """Return an alert as Alertmanager's ``postableAlert``.
 
     Alertmanager refuses what ends before it starts, so that an engine's clock that is ahead counts for
-    nothing: an alert starts now at the latest.
+    nothing: an alert starts now at the latest, and in 1970 at the earliest, as a date has a first year.
 
     Args:
         alert: The alert.
@@ -164,7 +164,8 @@ def alertmanager_alert(
         "value": f"{alert.value:.6g}",
         "threshold": f"{alert.threshold:.6g}",
     }
-    started = datetime.datetime.fromtimestamp(min(alert.started_at, now.timestamp()), datetime.UTC)
+    began = min(max(alert.started_at, 0.0), now.timestamp())
+    started = datetime.datetime.fromtimestamp(began, datetime.UTC)
     ends = now if alert.state == "resolved" else now + expires
     return {
         "labels": _texts(labels),

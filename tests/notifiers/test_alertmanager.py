@@ -193,7 +193,7 @@ async def test_many_alerts_are_posted_together_up_to_a_bound():
     assert len(sizes) < 20
 
 
-@pytest.mark.parametrize("ahead", [0.0, 600.0, 10.0**12])
+@pytest.mark.parametrize("ahead", [0.0, 600.0, 10.0**12, -(10.0**12)])
 def test_no_alert_starts_in_the_future_or_ends_before_it_starts(ahead):
     now = datetime.now(UTC)
     for state in ("firing", "resolved"):
