@@ -366,15 +366,19 @@ class IntervalCounter:
     classic_idle: cython.longlong[::1]
     classic_first_reuse: cython.longlong[::1]
     classic_reuse_gap: cython.longlong[::1]
+    unused: cython.longlong[::1]  # classic buckets of returns, which none shows
     lifetime: BucketCounts
     idle: BucketCounts
     first_reuse: BucketCounts
     reuse_gap: BucketCounts
+    return_time: BucketCounts
+    return_distance: BucketCounts
 
     def __init__(self, buckets: IntervalBuckets, lifetime, idle, first_reuse, reuse_gap):
         self.buckets = buckets
         self.classic_lifetime, self.classic_idle = memoryview(lifetime), memoryview(idle)
         self.classic_first_reuse, self.classic_reuse_gap = memoryview(first_reuse), memoryview(reuse_gap)
+        self.unused = memoryview(np.zeros(len(lifetime), dtype=np.int64))
 
     def enter(
         self,
@@ -382,10 +386,23 @@ class IntervalCounter:
         idle: BucketCounts,
         first_reuse: BucketCounts,
         reuse_gap: BucketCounts,
+        return_time: BucketCounts,
+        return_distance: BucketCounts,
     ):
         """Count in these exponential buckets from now on."""
         self.lifetime, self.idle = lifetime, idle
         self.first_reuse, self.reuse_gap = first_reuse, reuse_gap
+        self.return_time, self.return_distance = return_time, return_distance
+
+    def count_returns(self, times, distances):
+        """Count evicted content that came back.
+
+        Args:
+            times: From eviction to return, ns, int64 (m,).
+            distances: Blocks more that would have kept each, times 10**9, int64 (m,).
+        """
+        self.buckets._add(memoryview(times), self.return_time, self.unused)
+        self.buckets._add(memoryview(distances), self.return_distance, self.unused)
 
     def count(self, columns: Columns):
         """Count what applying events has shown."""

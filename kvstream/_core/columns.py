@@ -70,28 +70,42 @@ class Columns:
         self.gap_count = self.first_count = self.unobserved_count = self.used_count = 0
         self.looked_up_count = self.begun_count = self.ended_count = self.evicted_count = 0
         self.change_count = self.late_count = 0
-        self.arrays["counts"].fill(0)
-        self.arrays["evictions"].fill(0)
+        i: cython.Py_ssize_t
+        for i in range(len(self.counts)):
+            self.counts[i] = 0
+        for i in range(len(self.evictions)):
+            self.evictions[i] = 0
 
-    def take(self, attributed: bool, records: bool, counted: bool) -> tuple:
-        """Return counts by name, those alone that are not 0, and columns by name that hold anything.
+    def add_to(self, seen, attributed: bool, records: bool, counted: bool) -> dict:
+        """Add what was shown to what was seen before, but for the columns that make records of some kind.
 
         Args:
+            seen: Counts are added to its fields of the same names, and columns to its lists.
             attributed: Whether there are label sets.
             records: Whether records of evictions are made.
             counted: Whether intervals are counted already, and of no use but for records.
+
+        Returns:
+            The other columns that hold anything, by name: of ends of generations, of content that came and
+            went, and of label sets.
         """
-        every: list = self.arrays["counts"].tolist()
-        counts: dict = {COUNTED[i]: every[i] for i in range(len(every)) if every[i]}
-        names: list = [("evictions", len(REASONS))] if self.ended_count else []
+        i: cython.Py_ssize_t
+        for i in range(len(self.counts)):
+            if self.counts[i]:
+                name = COUNTED[i]
+                setattr(seen, name, getattr(seen, name) + self.counts[i])
+        arrays: dict = self.arrays
+        if self.ended_count:
+            seen.evictions += arrays["evictions"]
         if self.gap_count and not counted:
-            names.append(("reuse_gap", self.gap_count))
+            seen.reuse_gaps.append(arrays["reuse_gap"][: self.gap_count].copy())
         if self.first_count and not counted:
-            names.append(("first_reuse", self.first_count))
+            seen.first_reuses.append(arrays["first_reuse"][: self.first_count].copy())
         if self.used_count:
-            names.append(("used", self.used_count))
+            seen.used.append(arrays["used"][: self.used_count].copy())
         if self.looked_up_count:
-            names.append(("looked_up", self.looked_up_count))
+            seen.looked_up.append(arrays["looked_up"][: self.looked_up_count].copy())
+        names: list = []
         if self.evicted_count and (records or not counted):
             names += [(name, self.evicted_count) for name in ("lifetime", "idle", "access_count")]
             if records:
@@ -112,4 +126,4 @@ class Columns:
                 ("evicted_of", self.evicted_count),
                 ("change_of", self.change_count),
             ]
-        return counts, {name: self.arrays[name][:count].copy() for name, count in names}
+        return {name: arrays[name][:count].copy() for name, count in names}

@@ -642,8 +642,8 @@ class Table:
         self.ops, self.blocks, self.ts = memoryview(ops), memoryview(blocks), memoryview(ts)
         self.given_reasons, self.given_keys = reasons is not None, keys is not None
         self.given_labels = labels is not None and label_sets is not None
-        self.reasons = memoryview(ops if reasons is None else reasons)
-        self.keys = memoryview(blocks if keys is None else keys)
+        self.reasons = self.ops if reasons is None else memoryview(reasons)
+        self.keys = self.blocks if keys is None else memoryview(keys)
         if self.given_labels:
             if int(labels.max(initial=0)) >= len(label_sets):
                 raise ValueError("a label beyond the label sets")
@@ -656,16 +656,17 @@ class Table:
         self.looked_up_below = looked_up_below & 2**64 - 1
         self.counted_since = counted_since
 
-    def apply(self, start: int, counter: IntervalCounter | None = None):
+    def apply(self, start: int, seen, counter: IntervalCounter | None = None):
         """Apply events from one on, up to a clear, the end, or ``AT_ONCE`` of them.
 
         Args:
             start: The event.
+            seen: What was seen so far, to which counts and columns are added (``Columns.add_to``).
             counter: Counts the intervals as long as nothing has labels; they are in no column then.
 
         Returns:
-            The event at which it stopped, and the counts and columns of what was shown on the way
-            (``Columns.take``).
+            The event at which it stopped, the columns that make records (``Columns.add_to``), and whether
+            births of some evicted blocks are unknown.
         """
         end: cython.Py_ssize_t = min(len(self.ops), start + AT_ONCE)
         at: cython.Py_ssize_t = start
@@ -690,8 +691,8 @@ class Table:
                 counter = None
             if counter is not None:
                 counter.count(self.columns)
-            counts, columns = self.columns.take(self.is_attributed, self.records, counter is not None)
-            return at, counts, columns
+            columns = self.columns.add_to(seen, self.is_attributed, self.records, counter is not None)
+            return at, columns, self.columns.counts[_UNKNOWN_LIFETIMES] > 0
         finally:
             self.columns.empty()
             _spare_columns.append(self.columns)

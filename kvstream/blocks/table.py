@@ -107,14 +107,11 @@ class BlockTable:
             self.counted_since,
             None if self.label_sets is None else self.label_sets.salts,
         )
-        at, end = 0, len(frame)
+        at, end = 0, len(frame.ops)
         while True:
-            at, counts, columns = self._table.apply(at, counter)
-            has_unknown = "unknown_lifetimes" in counts
-            for name, count in counts.items():
-                if count:
-                    setattr(seen, name, getattr(seen, name) + count)
-            self._add(columns, seen, has_unknown)
+            at, columns, has_unknown = self._table.apply(at, seen, counter)
+            if columns:
+                self._add(columns, seen, has_unknown)
             if at < end and frame.ops[at] == Op.CLEAR:
                 self.clear(seen, int(frame.ts[at]))
                 others = frame.ops[at:] != Op.CLEAR
@@ -142,7 +139,7 @@ class BlockTable:
         return self.label_sets.numbers(frame)
 
     def _add(self, taken: dict[str, npt.NDArray[np.int64]], seen: Observations, has_unknown: bool) -> None:
-        """Add the columns that the core showed of some events.
+        """Add the columns that the core showed of some events, as records.
 
         Args:
             taken: The columns, by name.
@@ -150,8 +147,6 @@ class BlockTable:
             has_unknown: Whether births of some evicted blocks are unknown: what was since is in no
                 distribution.
         """
-        if "evictions" in taken:
-            seen.evictions += taken["evictions"]
         if "history" in taken:
             seen.evicted.append(
                 EvictionBatch(
@@ -165,24 +160,17 @@ class BlockTable:
                 )
             )
         idles_of = taken.get("evicted_of")
-        if has_unknown and "lifetime" in taken:
-            born, used = taken["lifetime"] >= 0, taken["idle"] >= 0
-            if idles_of is not None:
-                idles_of, taken["evicted_of"] = idles_of[used], idles_of[born]
-            taken["idle"] = taken["idle"][used]
-            for name in ("lifetime", "access_count"):
-                taken[name] = taken[name][born]
-        for name, columns in (
-            ("reuse_gap", seen.reuse_gaps),
-            ("first_reuse", seen.first_reuses),
-            ("lifetime", seen.lifetimes),
-            ("idle", seen.idles),
-            ("access_count", seen.access_counts),
-            ("used", seen.used),
-            ("looked_up", seen.looked_up),
-        ):
-            if name in taken:
-                columns.append(taken[name])
+        if "lifetime" in taken:
+            if has_unknown:
+                born, used = taken["lifetime"] >= 0, taken["idle"] >= 0
+                if idles_of is not None:
+                    idles_of, taken["evicted_of"] = idles_of[used], idles_of[born]
+                taken["idle"] = taken["idle"][used]
+                for name in ("lifetime", "access_count"):
+                    taken[name] = taken[name][born]
+            seen.lifetimes.append(taken["lifetime"])
+            seen.idles.append(taken["idle"])
+            seen.access_counts.append(taken["access_count"])
         labelled = "begun_of" in taken
         if idles_of is not None:
             seen.labelled.append(

@@ -36,7 +36,7 @@ from kvstream.metrics.histogram import ClassicHistogram
 from kvstream.metrics.intervals import Intervals
 from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
 from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
-from kvstream.metrics.premature import REMEMBERED_SECONDS, Returns
+from kvstream.metrics.premature import REMEMBERED_SECONDS
 from kvstream.metrics.stays import stays_of, with_late
 from kvstream.metrics.trend import Trend, detect_trend
 from kvstream.metrics.usage import LabelSetUsage, UsageByLabelSet
@@ -53,6 +53,7 @@ _MOST_SIZES = 16  # of blocks, that are remembered
 _CURVE_LOOKUPS = 2048  # of the contents that the curve follows in a window, beyond which it follows fewer
 _CHANGES_AT_ONCE = 65_536  # of content: each time costs what a thousand of them do
 _LOOKUPS_AT_ONCE = 512  # that the curve follows, likewise
+_SAMPLED_AT_ONCE = 256  # changes of content that a sample takes in, likewise
 _BEFORE_TREND = 240  # windows before those of a trend, that say how much a metric wanders
 _SILENT_WINDOWS = 2  # after which a cache's time goes on without events
 _SAVED = ("block_sizes", "_peak", "_stores_seen", "_contents_seen", "last_ts", "_restarts_unseen", "is_whole")
@@ -134,6 +135,8 @@ class CacheMonitor:
         self._changes: list[ContentChanges] = []  # of the open window, not yet looked at for returns
         self._lookups, self._looked_up = 0, list[I64]()  # not yet seen by the curve
         self._changes_waiting = self._lookups_waiting = 0
+        self._unsampled: list[ContentChanges] = []  # not yet seen by the sample
+        self._unsampled_waiting = 0
         self.block_sizes: list[int] = []  # tokens in a block, as frames gave them, in order
         self._restarts_unseen = 0  # not yet in a window
         self._before = Measurements.empty()  # all closed windows
@@ -207,9 +210,8 @@ class CacheMonitor:
             self._settle_changes()
         for some in changes:
             if isinstance(some, int):
-                self._settle_changes()
+                self.settled_sample().clear(some)
                 self.premature.clear()
-                self.sample.clear(some)
             else:
                 self._contents_seen |= len(some.content) > 0
                 self._changes.append(some)
@@ -231,17 +233,33 @@ class CacheMonitor:
         if not waiting or self.ring.open is None:
             return
         changes = joined_changes(waiting)
-        if late is None:
-            self.sample.observe(changes.content, changes.ts, changes.begins)
-        else:
-            known = ~_accessed(changes, late, self.table.by_hash)
-            self.sample.observe(changes.content[known], changes.ts[known], changes.begins[known])
+        self._keep_for_sample(changes, late)
         if self.config.remembered_evictions:
             begins = changes.begins.view(np.uint8)
-            returns = Returns(*self.premature.apply(changes.content, changes.ts, begins))
-            self.ring.open.measurements.observe_returns(returns)
-            if changes.label_sets is not None:
-                self._usage.observe_returns(changes.label_sets.take(returns.rows))
+            times, distances, rows = self.premature.apply(changes.content, changes.ts, begins)
+            if len(rows):
+                self._intervals.observe_returns(times, distances, self.ring.open.measurements)
+                if changes.label_sets is not None:
+                    self._usage.observe_returns(changes.label_sets.take(rows))
+
+    def _keep_for_sample(self, changes: ContentChanges, late: EventFrame | None) -> None:
+        """Keep changes until there are many; those of content that was there before begin nothing."""
+        if not self.config.content_sample:
+            return
+        if late is not None:
+            known = ~_accessed(changes, late, self.table.by_hash)
+            changes = ContentChanges(changes.content[known], changes.ts[known], changes.begins[known])
+        self._unsampled.append(changes)
+        self._unsampled_waiting += len(changes.content)
+        if self._unsampled_waiting >= _SAMPLED_AT_ONCE:
+            self._settle_sample()
+
+    def _settle_sample(self) -> None:
+        """Let the sample follow what came and went."""
+        if self._unsampled:
+            changes = joined_changes(self._unsampled)
+            self._unsampled, self._unsampled_waiting = [], 0
+            self.sample.observe(changes.content, changes.ts, changes.begins)
 
     def _keep_lookups(self, count: int, chosen: I64) -> None:
         """Count lookups, and keep those that the curve follows until there are many."""
@@ -266,7 +284,7 @@ class CacheMonitor:
         self.table.clear(seen, self.last_ts)
         self._usage.observe(seen)
         self.premature.clear()
-        self.sample.clear(self.last_ts)
+        self.settled_sample().clear(self.last_ts)
         if self.ring.open is not None:
             self.ring.open.measurements.add_counts(seen)
             self.ring.open.live = 0
@@ -304,7 +322,7 @@ class CacheMonitor:
         self._settle()
         return {
             "premature": self.premature.save(),
-            "sample": self.sample.save(),
+            "sample": self.settled_sample().save(),
             "curve": self._curve.save(),
             "lookups": self._lookups,
             "looked_up": joined(self._looked_up),
@@ -345,10 +363,13 @@ class CacheMonitor:
             self._settle()
             self._settle_lookups()
             self._curve.pass_windows(max(1, index - self.ring.open.index))
-            if self.sample.is_due(index * self.ring.window_ns):
-                live, births = self.table.contents()
-                known = births != BIRTH_UNKNOWN
-                self.sample.widen(live[known], births[known])
+            start_ns = index * self.ring.window_ns
+            if self.sample.can_be_due(start_ns, self._unsampled_waiting):
+                self._settle_sample()
+                if self.sample.is_due(start_ns):
+                    live, births = self.table.contents()
+                    known = births != BIRTH_UNKNOWN
+                    self.sample.widen(live[known], births[known])
         window, closed = self.ring.enter(index)
         if closed is not None:
             alerts.extend(self._closed(closed))
@@ -408,6 +429,7 @@ class CacheMonitor:
     def settled_sample(self) -> ContentSample:
         """Return the sample of contents, with all in it that was applied."""
         self._settle_changes()
+        self._settle_sample()
         return self.sample
 
     def contents(self, threshold: int) -> CacheContents:

@@ -98,8 +98,9 @@ class CacheCounts(Struct, eq=False, kw_only=True):
     def add_counts(self, other: "CacheCounts") -> None:
         """Add the counts of another stretch, and nothing else that it may hold."""
         counts = _cache_counts(other)
-        for name in compress(_CACHE_COUNTS, counts):  # few are not 0 where frames are small
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        pairs = zip(_CACHE_COUNTS, counts, strict=True)
+        for name, count in compress(pairs, counts):  # few are not 0 where frames are small
+            setattr(self, name, getattr(self, name) + count)
         self.evictions += other.evictions
 
     @property

@@ -96,6 +96,12 @@ class ContentSample:
             self._clears.append(ts)
             self._life += 1
 
+    def can_be_due(self, now_ns: int, more: int) -> bool:
+        """Return whether ``is_due`` has to be asked, once ``more`` changes that wait are taken in."""
+        if now_ns - self._checked < _CHECKED_NS:
+            return False
+        return self.threshold < WHOLE or self._count + more >= self._size
+
     def is_due(self, now_ns: int) -> bool:
         """Return whether ``widen`` may follow more content."""
         if self.threshold == WHOLE or not self._size or now_ns - self._checked < _CHECKED_NS:

@@ -10,9 +10,10 @@ from kvstream.events.frame import I64, U16
 from kvstream.metrics.buckets import buckets
 from kvstream.metrics.histogram import DEFAULT_SCALE, ClassicHistogram, ExponentialHistogram
 from kvstream.metrics.histogram_rows import HistogramRows
-from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.measurements import Measurements, histograms_of
 
 _AT_ONCE = 65_536  # that are counted together, as each time costs what a thousand of them do
+_BLOCK = 1_000_000_000  # as long as a second, so that a histogram of times can count blocks
 _NAMES = ("lifetime", "idle", "first_reuse", "reuse_gap")
 
 
@@ -47,8 +48,12 @@ class Intervals:
         """Return what counts the intervals of a window that have no labels."""
         if window is not self._counted:
             self._counted = window
-            self._counter.enter(window.lifetime, window.idle, window.first_reuse, window.reuse_gap)
+            self._counter.enter(*histograms_of(window))
         return self._counter
+
+    def observe_returns(self, times: I64, distances: I64, window: Measurements) -> None:
+        """Count evicted content that came back in a window, as ``PrematureEvictions.apply`` found it."""
+        self.counter(window).count_returns(times, distances * _BLOCK)
 
     def observe(self, seen: Observations, window: Measurements) -> None:
         """Take in what one ``apply`` saw of labels in a window, and count if much is waiting."""

@@ -14,12 +14,12 @@ from kvstream.metrics.histogram import (
     restore_histograms,
     save_histograms,
 )
-from kvstream.metrics.premature import Returns
 
 _HISTOGRAMS = ("lifetime", "idle", "first_reuse", "reuse_gap", "return_time", "return_distance")
-_histograms: Callable[["Measurements"], tuple[ExponentialHistogram, ...]] = attrgetter(*_HISTOGRAMS)
+histograms_of: Callable[["Measurements"], tuple[ExponentialHistogram, ...]] = attrgetter(*_HISTOGRAMS)
+"""Returns the histograms of measurements, in the order of their fields."""
+
 _COUNTS = tuple(counts_of(CacheCounts))
-_BLOCK = 1_000_000_000  # as long as a second, so that a histogram of times can count blocks
 
 
 class Measurements(CacheCounts, eq=False):
@@ -46,16 +46,10 @@ class Measurements(CacheCounts, eq=False):
         """Return measurements of nothing, with histograms of a scale."""
         return cls(*map(ExponentialHistogram, repeat(scale, len(_HISTOGRAMS))))
 
-    def observe_returns(self, returns: Returns) -> None:
-        """Add evicted content that came back."""
-        if len(returns.times):
-            self.return_time.record(returns.times)
-            self.return_distance.record(returns.distances * _BLOCK)
-
     def merge(self, other: "Measurements") -> None:
         """Add another stretch."""
         self.add_counts(other)
-        for histogram, more in zip(_histograms(self), _histograms(other), strict=True):
+        for histogram, more in zip(histograms_of(self), histograms_of(other), strict=True):
             histogram.merge(more)
 
     @property

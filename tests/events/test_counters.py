@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 
 import kvstream
+from kvstream._core.columns import COUNTED
 from kvstream._core.table import Table
 from kvstream.blocks.apply_result import Observations
 from kvstream.events.counters import DROP_REASONS, CacheCounts, SourceCounts, counts_of
@@ -47,9 +48,10 @@ def test_what_the_core_counts_is_declared():
     table.begin(
         np.zeros(1, np.uint8), np.ones(1, np.int64), np.ones(1, np.int64), *(None,) * 4, False, False, 0, 0
     )
-    _, counts, _ = table.apply(0)
-    assert counts["allocations"] == 1
-    assert set(counts) <= set(Observations.__struct_fields__)
+    seen = Observations()
+    table.apply(0, seen)
+    assert seen.allocations == 1
+    assert set(COUNTED) <= set(Observations.__struct_fields__)
 
 
 def test_accounts_show_every_problem():
