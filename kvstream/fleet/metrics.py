@@ -1,7 +1,10 @@
 """The accounts of a process of a fleet for Prometheus, by an HTTP server of their own."""
 
+import socket
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.transport.endpoint import Endpoint
@@ -14,6 +17,9 @@ Sample = tuple[str, str, float | Mapping[tuple[str, ...], float], tuple[str, ...
 
 Names that end in ``_total`` are counters.
 """
+
+_SILENT_SECONDS = 10.0  # after which a connection is closed
+_MOST_THREADS = 64  # of the process, one of them a connection; more are closed at once
 
 
 def serve_metrics(
@@ -34,8 +40,9 @@ def serve_metrics(
         MissingExtraError: If ``kvstream[prometheus]`` is not installed.
     """
     try:
-        from prometheus_client import CollectorRegistry, start_http_server
+        from prometheus_client import CollectorRegistry, make_wsgi_app
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+        from prometheus_client.exposition import ThreadingWSGIServer
         from prometheus_client.registry import Collector
     except ImportError:
         raise MissingExtraError("metrics", "prometheus") from None
@@ -59,10 +66,33 @@ def serve_metrics(
     registry = CollectorRegistry(auto_describe=True)
     registry.register(Samples())
     registry.register(Metrics())
+
+    # The library's own server waits for ever for what a connection asks, with a thread and a descriptor each:
+    # strangers could take those that the process itself needs.
+    class Server(ThreadingWSGIServer):
+        request_queue_size = _MOST_THREADS
+
+        def verify_request(self, *_: object) -> bool:
+            return threading.active_count() < _MOST_THREADS
+
+        def handle_error(self, *_: object) -> None:  # a connection that broke off
+            pass
+
+    class Handler(WSGIRequestHandler):
+        timeout = _SILENT_SECONDS
+
+        def log_message(self, *_: object) -> None:
+            pass
+
     try:
-        server, thread = start_http_server(endpoint.port, endpoint.host, registry)
+        [(Server.address_family, *_, place), *_] = socket.getaddrinfo(
+            endpoint.host, endpoint.port, type=socket.SOCK_STREAM
+        )
+        server = make_server(str(place[0]), endpoint.port, make_wsgi_app(registry), Server, Handler)
     except OSError as error:
         raise ConfigError(f"cannot listen at {endpoint}: {error.strerror or error}") from error
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
 
     def end() -> None:
         server.shutdown()
