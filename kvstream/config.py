@@ -78,35 +78,37 @@ class MetricsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What is measured, how finely, and how much of it is kept.
 
     Attributes:
-        sample_rate: Share of generations with measured lifetimes and gaps, 0 < rate ≤ 1.
+        sample_rate: Share of generations for which lifetimes and gaps are measured, 0 < rate ≤ 1.
             Counters always count everything.
-        history_size: Eviction and alert records kept for the ``drain_*`` calls; older ones go first.
-        trend_window: Windows that a trend is fitted over.
+        history_size: Eviction and alert records kept for the ``drain_*`` calls; the oldest are dropped first.
+        trend_window: Windows over which a trend is fitted.
         anomaly_threshold: Robust z-score (median and MAD of the windows kept with distributions) beyond
             which ``detect_anomalies`` reports the lifetimes of a window. Alert rules do not use it.
-        enable_detailed: Make a ``KVCacheEvictionEvent`` of each eviction in the synchronous collectors.
+        enable_detailed: Make a ``KVCacheEvictionEvent`` for each eviction in the synchronous collectors.
         export_interval: Seconds between periodic summaries of a stream; 0 turns them off.
-        window_seconds: Length of one window.
-        windows: Windows kept one by one; those of the last minute, or of ``trend_window``, with their
-            distributions. Counts of 3,600 windows before these are kept in tens, and of 21,600 before
-            those in sixties: seven hours of seconds.
+        window_seconds: Length of a window, in seconds.
+        windows: Windows kept one by one. Those of the last minute, or of ``trend_window``, keep their
+            distributions. The counts of 3,600 earlier windows are kept ten by ten, and those of 21,600
+            before them sixty by sixty: about seven hours in all with windows of one second.
         capacity: Blocks that the cache has room for, if known.
-        block_tokens: Tokens in a block, if known and not said by the events.
-        block_bytes: Bytes of a block, if known; of one of ``block_tokens`` where that is given.
-        remembered_evictions: Newest evictions of each cache of which the content is remembered, so that a
-            later lookup of it shows that its eviction was premature. 0 turns that off.
+        block_tokens: Tokens in a block, if known; only used where the events do not give it.
+        block_bytes: Bytes of a block, if known; with ``block_tokens``, of a block of that many tokens.
+        remembered_evictions: Newest evictions of each cache for which the content is remembered, so that a
+            later lookup shows that the eviction was premature. 0 turns that off.
         curve_keys: Content keys that the miss-ratio curve follows in each cache; 0 turns the curve off.
-        curve_half_life_seconds: Seconds after which a lookup counts half in the curve. 0 is for ever, as for
-            a recording that is analysed as a whole; then the curve follows every lookup of its contents.
-        content_sample: Times of arrivals and evictions kept in each cache, of contents chosen by hash. Causes
-            of misses, ways through the tiers and what engines share are of these. 0 turns them off.
-        max_caches: Sources and tiers that are followed, some four megabytes each; events of any more
-            are dropped (``too_many_caches``).
-        max_live_blocks: Blocks live at once in all caches, some 100 bytes each; allocations of any more are
+        curve_half_life_seconds: Seconds after which a lookup counts half in the curve. 0 means that all
+            lookups count alike, and that the curve follows every lookup of its contents, as for the analysis
+            of a whole recording.
+        content_sample: Times of arrivals and evictions kept in each cache, for contents chosen by hash.
+            Causes of misses, figures of tiers and what engines share are estimated from them. 0 turns these
+            off.
+        max_caches: Caches (one source and tier each) that are followed, some four megabytes each. Events of
+            further ones are dropped (``too_many_caches``).
+        max_live_blocks: Blocks live at once in all caches, up to 100 bytes each. Further allocations are
             dropped (``too_many_blocks``).
-        forget_seconds: Seconds without events after which a stream forgets a source, so that it leaves its
-            place to others; its counts stay in those of all sources. 0 is never. They are seconds of the
-            clock, so that a file that is read faster forgets nothing.
+        forget_seconds: Seconds without events after which a stream forgets a source, to make room for
+            others; its counts stay in the totals. 0 means never. This is time of the clock, so that a file
+            that is read fast forgets nothing.
         label_sets: Label sets that are followed in each cache; further ones count together as ``other``.
             0 ignores labels.
     """
@@ -173,22 +175,23 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         metrics: Settings of what is measured.
-        recorded: Events are a recording, given in order of time: silence is judged by event time, never by
-            the clock, and no source is forgotten, so that the same events give the same alerts. It takes
-            one consumer.
-        consumers: Consumer tasks, each with a queue of its own; a source belongs to exactly one. One applies
-            everything on the event loop, several apply large batches in a worker thread each, at once.
-        queue_events: Events a queue holds before its producers' overflow policies apply, in at most 65,536
-            frames and label sets together.
+        recorded: Whether the events are a recording, given in order of time. Silence is then judged by event
+            time, never by the clock, and no source is forgotten, so that the same events give the same
+            alerts. It needs ``consumers=1``.
+        consumers: Consumer tasks, each with a queue of its own; a source belongs to exactly one. A single
+            consumer applies everything on the event loop. Several apply large batches at the same time,
+            each in a worker thread.
+        queue_events: Events that a queue holds before its producers' overflow policies apply. It also holds
+            at most 65,536 frames and label sets together.
         overflow: Policy of producers that name none. ``block`` waits; ``drop_newest`` drops the frame
-            that does not fit; ``drop_oldest`` drops the producer's own oldest frames instead, and the
-            new one if it has none there; ``sample`` keeps whole blocks, fewer each time the queue is full.
+            that does not fit; ``drop_oldest`` drops the producer's own oldest frames instead, or the
+            new one if the queue holds none of them; ``sample`` drops whole blocks, more of them each time
+            the queue is full.
         frame_events: Events after which a producer closes a frame.
         flush_seconds: Seconds after which a producer's unfinished frame is sent on.
-        shutdown_timeout: Seconds that leaving the stream may take to drain.
-        delivery_timeout: Seconds without a success after which leaving the stream no longer waits for a
-            handler.
-        subscriber_buffer: Items a subscription holds before its own policy applies.
+        shutdown_timeout: Seconds that draining may take when the stream is left.
+        delivery_timeout: Seconds for which leaving the stream waits for a handler that has no success.
+        subscriber_buffer: Items that a subscription holds before its own policy applies.
     """
 
     metrics: MetricsConfig = MetricsConfig()

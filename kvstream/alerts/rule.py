@@ -31,8 +31,8 @@ class Page(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """When a firing alert becomes critical, worth waking somebody.
 
     Attributes:
-        after_seconds: How long it has fired by then.
-        threshold: How bad it must be, in the unit of the rule's threshold.
+        after_seconds: How long the alert must have fired.
+        threshold: How bad the value must be, in the unit of the rule's threshold.
     """
 
     after_seconds: float = 150.0
@@ -48,21 +48,21 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ``occurs``: more than the threshold in a window; ``silent``: no event for far longer than
             usual; ``restarted``: an empty cache that is not yet what it was; ``premature``: evicted
             blocks are needed again, whatever was normal; ``always``: fires as long as the stream is open.
-        metric: The value looked at.
-        threshold: How bad it must be. ``drop``: how far below, in log odds of a ratio (0.6: from 0.80 to
-            0.69, or from 0.20 to 0.12) or as a logarithm (0.7: half); ``silent``: times the longest usual
-            pause; else a value of the metric.
-        clear: The alert ends once the measure is back at this, in the threshold's unit.
+        metric: The value that the rule judges.
+        threshold: How bad the value must be. For ``drop``, how far below normal: in log odds for a ratio
+            (0.6: from 0.80 to 0.69, or from 0.20 to 0.12), else as a logarithm (0.7: half). For ``silent``,
+            a multiple of the longest usual pause. Else a value of the metric.
+        clear: The alert ends once the value is back at this, in the unit of the threshold.
         cause: Rules of one cause make one incident: what fires while it is open becomes its evidence.
-        for_seconds: How long it must be bad before the alert fires.
-        clear_seconds: How long it must be good before the alert is over.
+        for_seconds: How long the value must be bad before the alert fires.
+        clear_seconds: How long the value must be good before the alert is over.
         level: Severity at which it fires.
-        page: When it becomes critical.
+        page: When the alert becomes critical; without it, never.
         inhibits: Rules of the same cache that begin no alert while this one fires.
-        recovery_seconds: How long they are inhibited beyond its end.
-        yields_to: Rules that, once part of the incident, decide alone when it is over (not while lifetimes
-            are below half, unless all else has been good for ten minutes).
-        labels: Sent with the alert, to route it by.
+        recovery_seconds: How long they stay inhibited after its end.
+        yields_to: Rules that decide when the incident is over, instead of this one, once they are part of it.
+            No incident is over while lifetimes are below half, unless all else has been good for ten minutes.
+        labels: Labels sent with the alert, to route it by.
         enabled: Whether the rule is used at all.
         message: Text with ``{value}``, ``{threshold}``, ``{baseline}`` and ``{since}``, a time of day.
         hint: What to try.

@@ -26,21 +26,20 @@ _KEPT_ANSWERS = 16_384  # alerts for which it is known which silences cover them
 
 
 class Silence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which alerts to notify nobody of. What still fires when the silence ends is notified then.
+    """Alerts that nobody is notified of for a time. What still fires when the silence ends is notified then.
 
-    Times are event time, as all that alerts are judged by: about that of the clock for live sources, that of
-    the recording for a replay.
+    Times are event time: about that of the clock for live sources, and that of the recording in a replay.
 
     Attributes:
-        until: Its end, in event time, with a time zone; None, for a silence of one incident, is the end of
-            that incident.
-        rule: Pattern of the rule's name, as shells have it: ``lifetime_*``.
-        source: Pattern of the source.
-        tier: Pattern of the tier.
-        reason: Why, for those who wonder.
+        until: Its end, in event time, with a time zone. None is allowed for a silence of one incident, and
+            means the end of that incident.
+        rule: Pattern for the name of the rule, as in a shell: ``lifetime_*``.
+        source: Pattern for the source.
+        tier: Pattern for the tier.
+        reason: Why, for others who look at it.
         incident: Id of the only incident that it covers; empty covers any. A silence of one incident also
             covers a rise of its severity, but not the next incident of the same rule.
-        id: Names it, to remove it by; given by the stream where it is empty.
+        id: Id by which to remove it; the stream makes one if it is empty.
     """
 
     until: datetime.datetime | None = None
