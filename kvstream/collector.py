@@ -42,7 +42,7 @@ logger = logging.getLogger("kvstream")
 
 
 class KVCacheMetricsCollector(CallRecorder):
-    """Follows the blocks of one cache as its engine reports them; safe to call from any thread.
+    """Follows the blocks of one cache as its engine records them, from any thread.
 
     ``on_block_allocated``, ``on_block_accessed`` and ``on_block_evicted`` are the original module's names of
     ``allocated_nowait``, ``accessed_nowait`` and ``evicted_nowait``. A block is a 64-bit integer, signed or
@@ -50,8 +50,8 @@ class KVCacheMetricsCollector(CallRecorder):
     key of each allocation, slots have premature evictions and a miss-ratio curve:
     ``on_block_allocated(17, key)``.
 
-    Calls are stamped and recorded; state is brought up to date a few thousand events at a time and
-    whenever something is asked.
+    A call takes the time and records. The state is updated every few thousand events, and whenever it is
+    read.
 
     In a forked child the copy is closed until ``reset``: events recorded there are dropped, with one warning
     in the log, and every query raises ``ClosedStreamError``.

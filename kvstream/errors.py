@@ -9,7 +9,7 @@ class ConfigError(KVStreamError, ValueError):
     """Raised when a setting or a rule has a value that cannot be used.
 
     Attributes:
-        lines: What is wrong, one line for each mistake; of a file each with its name and a line number.
+        lines: What is wrong, one line for each mistake; for a file, with its name and line number.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -18,15 +18,15 @@ class ConfigError(KVStreamError, ValueError):
 
 
 class MalformedInputError(KVStreamError, ValueError):
-    """Raised for input that cannot be decoded, by single decodes and by runs with ``strict``."""
+    """Raised for input that cannot be decoded, by calls that decode a single piece and with ``strict``."""
 
 
 class UnknownFormatError(MalformedInputError):
-    """Raised when the first bytes of an input belong to no format that kvstream reads."""
+    """Raised when an input is in no format that kvstream reads."""
 
 
 class UnreadableInputError(MalformedInputError):
-    """Raised at the end of an input of which nothing, or nearly nothing, could be read."""
+    """Raised at the end of an input if nothing, or nearly nothing, of it could be read."""
 
 
 class StateError(KVStreamError):
@@ -50,7 +50,7 @@ class MissingExtraError(KVStreamError, ImportError):
 
 
 class UndeliveredError(KVStreamError):
-    """Raised by a handler that could not deliver what it was called with, and may succeed later.
+    """Raised by a handler that could not deliver its item, and may succeed later.
 
     The stream keeps the item, for alerts in its newest state, and calls the handler again after a pause
     that grows with each failure.

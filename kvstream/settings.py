@@ -68,7 +68,7 @@ def load_config(
     environ: Mapping[str, str] | None = None,
     **flags: Any,
 ) -> C:
-    """Build a config from a TOML file, then ``KVSTREAM_*`` variables, then flags; later ones win.
+    """Return a config from a TOML file, ``KVSTREAM_*`` variables and flags; later ones win.
 
     Args:
         kind: ``MetricsConfig`` or ``StreamConfig``.

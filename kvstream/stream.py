@@ -68,14 +68,14 @@ EvictionHandler = TypeVar("EvictionHandler", bound=Callable[[KVCacheEvictionEven
 class KVStream:
     """An event stream of KV-cache blocks, open inside ``async with``.
 
-    Leaving the block drains producers and queues, delivers the last alerts and a final summary, and
-    ends the subscriptions, all within ``shutdown_timeout``; a handler that has no success for
-    ``delivery_timeout`` is not waited for, and what it has not taken counts as undelivered. Leaving it by
-    an exception or by cancellation drains nothing; what was on its way is counted as ``cancelled``.
+    Leaving the block drains producers and queues, delivers the last alerts and a final summary, and ends the
+    subscriptions, all within ``shutdown_timeout``. A handler without success for ``delivery_timeout`` is not
+    waited for, and its items count as undelivered. Leaving the block by an exception or by cancellation
+    drains nothing; events in flight are counted as ``cancelled``.
 
-    With ``state``, the stream goes on from what was saved there, and saves itself again and again and when
-    it is left. Then its end is none for the caches: windows stay open and alerts fire on, for the next
-    process to go on with. Opening it raises ``StateError`` where another process uses that directory.
+    With ``state``, the stream continues from the saved state, saves it every few seconds, and once more when
+    it is left. Leaving it then does not end the caches: windows stay open and alerts stay firing for the next
+    process. Opening it raises ``StateError`` if another process uses that directory.
 
     Args:
         config: Settings; the defaults measure everything.

@@ -144,6 +144,18 @@ def test_every_public_name_stands_in_the_docs():
     assert documented == {module: sorted(importlib.import_module(module).__all__) for module in PUBLIC}
 
 
+def test_the_docs_describe_a_public_name_as_its_docstring_does():
+    module, wrong = None, []
+    for line in (ROOT / "docs" / "api.md").read_text(encoding="utf-8").splitlines():
+        if heading := re.fullmatch(r"## `([\w.]+)`", line):
+            module = importlib.import_module(heading[1])
+        elif (row := re.fullmatch(r"\| `(\w+)` \| (.+) \|", line)) and row[1] != "__version__":
+            summary, *_ = inspect.getdoc(getattr(module, row[1])).split("\n\n")
+            if row[2] != summary.replace("\n", " ").replace("``", "`"):
+                wrong.append(line)
+    assert wrong == []
+
+
 def test_what_is_shown_to_users_is_public():
     shown = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]
     internal = [

@@ -337,7 +337,7 @@ class StepRecorder(_Recorder):
     ended, or of a flush before that.
 
     Call it from any thread. A block is a 64-bit integer, signed or not, or has one as its ``block_id``;
-    several are a sequence of these or a numpy array. What is neither is counted as ``malformed`` among the
+    several are a sequence of these or a numpy array. Anything else is counted as ``malformed`` among the
     producer's drops, never raised.
 
     Args:

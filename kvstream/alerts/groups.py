@@ -14,8 +14,8 @@ class AlertGroup(msgspec.Struct, frozen=True, kw_only=True, tag="alert_group"):
 
     Attributes:
         source: Cache instance.
-        level: The highest level among them.
-        alerts: Their last states, in order.
+        level: The highest severity among them.
+        alerts: Their newest states, in order.
     """
 
     source: str

@@ -7,7 +7,7 @@ import msgspec
 
 
 class AlertLevel(StrEnum):
-    """How much an alert matters. Levels compare by severity."""
+    """Severity of an alert. Severities can be compared."""
 
     INFO = "info"
     WARNING = "warning"

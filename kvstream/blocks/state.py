@@ -9,12 +9,12 @@ from kvstream.events.types import Labels
 
 
 class HotBlock(msgspec.Struct, frozen=True, kw_only=True):
-    """A live block that is much used, or has been held for long.
+    """A live block that is among the most used, or the longest held.
 
     Attributes:
         block_id: Block number or content hash.
         accesses: Accesses since its allocation.
-        held_seconds: Time since then: the room that it took, in block·seconds; None where it is unknown.
+        held_seconds: Time since its allocation; None where that is unknown.
         idle_seconds: Time since the last access, or since the allocation; None where neither is known.
         labels: Its label set; None without labels.
     """

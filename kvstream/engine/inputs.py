@@ -18,28 +18,28 @@ class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, tag="input"):
         input: Its URL.
         state: ``connecting`` at first; ``connected``; ``not connected``, as nobody answers or has left; or
             ``error``, as it cannot be used. Where publishers connect to us, ``connected`` while one is.
-        since: Since when, seconds since the Unix epoch.
+        since: Since when it has been in this state, seconds since the Unix epoch.
         error: Why it is not connected, where that is known; empty otherwise.
         messages: Messages received live.
-        batches: Batches decoded, replayed ones among them.
-        replayed: Batches had by replay.
-        lost_batches: Batches that could not be had.
+        batches: Batches decoded, including replayed ones.
+        replayed: Batches received by replay.
+        lost_batches: Batches that were missed, and that no replay had.
         duplicates: Batches that came twice.
         restarts: Restarts of publishers.
         unknown_events: Events of unknown types, skipped.
         malformed: Messages and events that could not be decoded.
         lag_seconds: From the time of the last batch until it was decoded, by the two machines' clocks.
-        refused: What was not taken, by reason: ``parts`` (a message of other parts than topic, number and
-            payload), ``topic`` (too long), ``number`` (none of 8 bytes that a publisher could reach),
-            ``jump`` (a number far ahead that the next did not confirm), ``batch`` and ``event`` (not
-            decodable), ``replay`` (replays with answers in no known layout), all of these ``malformed``;
+        refused: What was not accepted, by reason. These count as ``malformed``: ``parts`` (a message with
+            other parts than topic, number and payload), ``topic`` (too long), ``number`` (not 8 bytes, or
+            higher than a publisher can reach), ``jump`` (a number far ahead that the next did not confirm),
+            ``batch`` and ``event`` (not decodable), ``replay`` (answers in an unknown layout). Others:
             ``no_memory`` (to decode a batch), ``too_many_publishers``.
         publishers: Publishers that are followed.
-        forgotten_publishers: Publishers that sent nothing for so long that they are followed no more.
+        forgotten_publishers: Publishers that were forgotten, as they sent nothing for long.
         shared_topics: Topics under which several publishers send.
         source: The source that an engine's own metrics are compared with; empty for other inputs.
-        drift: How far the events of that source are from those metrics, as a share; None if not known.
-        drift_detail: In what, in words.
+        drift: How far the events of that source differ from those metrics, as a share; None if not known.
+        drift_detail: In what they differ, in words.
     """
 
     input: str

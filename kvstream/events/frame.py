@@ -51,12 +51,12 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False, gc=False):
         tier: Tier that the events belong to.
         keys: Content hashes of allocations, int64 of shape (n,), 0 where there is none; or None.
         reasons: Reason codes of evictions, uint8 of shape (n,); None means all ``capacity``.
-        epoch: Start of the producer, which tells a restart from a repeat.
+        epoch: Identifies one run of the producer, so that a restart differs from a repeat.
         seq: Number of the frame within its source and epoch, from 0; -1 if it has none.
-        labels: The labels that its allocations and stores have, each once.
-        label_of: Place in ``labels`` plus one of each event's, 0 where it has none, uint16 of shape (n,);
-            None if there are none.
-        position: Where it ends in the input that it came from, if that can be read again; it is not sent on.
+        labels: The label sets of its allocations and stores, each once.
+        label_of: For each event, one plus the index of its label set in ``labels``, or 0 without labels;
+            uint16 of shape (n,). None if no event has labels.
+        position: Where it ends in its input, if that can be read again; not part of the encoded frame.
         block_tokens: Tokens in each block that it allocates, stores or finds; 0 if that is unknown.
     """
 

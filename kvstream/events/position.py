@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """A place at which an input can be begun to be read.
+    """A place from which an input can be read again.
 
     Attributes:
-        life: Which of the files, or lives of a publisher, that followed each other under the input's name;
-            ascending.
+        life: Counts the files, or runs of a publisher, that followed each other under the input's name.
         at: Offset in bytes, or number of a batch.
         check: What the input knows of the place to find it again, such as a checksum of what is before it.
     """
@@ -28,10 +27,10 @@ class Position(NamedTuple):
 
     Attributes:
         input: Name of the input.
-        place: The last place before it at which the input can be begun to be read.
-        events: Events of the frame's cache from there to its end.
-        held: Of caches that have been further already, the source, the tier, and how many of their events
-            from the place on.
+        place: The last place before it from which the input can be read again.
+        events: Events of the frame's cache between that place and the end of the frame.
+        held: (source, tier, events) of each cache that had been further: how many of its events from that
+            place on it already has.
     """
 
     input: str

@@ -14,10 +14,10 @@ _MOST_MISSING = 2**32  # counted for one gap, so that sums cannot overflow
 
 
 class Cursor(NamedTuple):
-    """How far the frames of a source have come.
+    """The next frame that is expected of a source.
 
     Attributes:
-        epoch: Life of its producer.
+        epoch: Epoch of its producer, another one after each restart.
         next: Sequence number of the next frame.
     """
 

@@ -71,15 +71,15 @@ def checked_name(name: str) -> str:
 
 
 class Labels(Struct, frozen=True, omit_defaults=True):
-    """Labels of an allocation: what happens to the block from then on counts for them.
+    """Labels of an allocation. What happens to the block from then on counts for them.
 
     Attributes:
         tenant: Customer or team.
         lora: LoRA adapter.
         model: Model, where an engine serves several.
         group: Anything else, such as a traffic class.
-        session: Session of the request; of KV events a keyed hash (``text.pseudonym``).
-        salt: Cache salt of the request, likewise: blocks are shared by requests of one salt only.
+        session: Session of the request; from KV events a keyed hash (``text.pseudonym``).
+        salt: Cache salt of the request, likewise. Only requests with the same salt share blocks.
         cache_group: Group of layers, where an engine has several.
         spec_kind: Kind of attention of that group, such as ``full_attention``.
     """
@@ -110,7 +110,7 @@ def checked_labels(labels: Labels) -> Labels:
 
 
 class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True, gc=False):
-    """A block was handed out: a new generation of it begins.
+    """A block was allocated: a new generation of it begins.
 
     Attributes:
         block: Block id.
@@ -132,7 +132,7 @@ class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True, gc=Fa
 class BlockAccessed(Struct, frozen=True, tag="access", omit_defaults=True, gc=False):
     """A live block was found by another request: a prefix-cache hit.
 
-    A block that was not live is from then on; when it was allocated is unknown.
+    A block that was not live becomes live; the time of its allocation is unknown.
     """
 
     block: BlockId
@@ -142,7 +142,7 @@ class BlockAccessed(Struct, frozen=True, tag="access", omit_defaults=True, gc=Fa
 
 
 class BlockEvicted(Struct, frozen=True, tag="evict", omit_defaults=True, gc=False):
-    """A block's room was taken: its generation ends."""
+    """A block was evicted: its generation ends."""
 
     block: BlockId
     ts: Timestamp
@@ -152,7 +152,7 @@ class BlockEvicted(Struct, frozen=True, tag="evict", omit_defaults=True, gc=Fals
 
 
 class CacheCleared(Struct, frozen=True, tag="clear", omit_defaults=True, gc=False):
-    """Every block of one source and tier was given up at once."""
+    """The whole cache of one source and tier was emptied at once."""
 
     ts: Timestamp
     source: Name = DEFAULT_SOURCE
@@ -175,7 +175,7 @@ class BlockStored(Struct, frozen=True, tag="store", omit_defaults=True, gc=False
 class PrefixStored(Struct, frozen=True, tag="prefix", omit_defaults=True, gc=False):
     """A block of a request's prefix, published whether it was stored anew or found in the cache.
 
-    An allocation if it was not live, else an access.
+    It counts as an access if the block was live, and as an allocation if not.
     """
 
     block: BlockId
@@ -195,9 +195,9 @@ class BlockRemoved(Struct, frozen=True, tag="remove", omit_defaults=True, gc=Fal
 
 
 class BlockResident(Struct, frozen=True, tag="resident", omit_defaults=True, gc=False):
-    """A block is in the cache, as a snapshot says: live, allocated nobody knows when.
+    """A snapshot shows that a block is in the cache: it is live, of unknown birth.
 
-    Of a block that is live already it says nothing new.
+    For a block that is live already, it changes nothing.
     """
 
     block: BlockId
@@ -233,7 +233,7 @@ class Malformed(msgspec.Struct, frozen=True, tag="malformed"):
         unit: What ``position`` counts: ``line`` (from 1) or ``byte`` (from 0).
         position: Where the piece starts.
         reason: What is wrong with it.
-        count: Pieces like it that are counted here: more than one where they would be too many to name.
+        count: Number of such pieces; more than one where there are too many to report each.
     """
 
     origin: str

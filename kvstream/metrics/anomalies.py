@@ -14,7 +14,7 @@ _NANOSECOND = 1e-9
 
 
 class Anomaly(msgspec.Struct, frozen=True):
-    """A window in which evicted blocks had lived for much shorter or longer than usual.
+    """A window in which lifetimes of evicted blocks were much shorter or longer than usual.
 
     Attributes:
         window_start: Start of the window, event time in seconds since the Unix epoch.

@@ -17,13 +17,13 @@ _LAST_SECOND = 2.0**33
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A moment that somebody noted.
+    """A moment that somebody noted, such as a deploy.
 
     Attributes:
         text: What happened, in 1 to 256 characters.
         timestamp: When, in seconds since the Unix epoch, of event time.
-        source: Pattern of the sources that it concerns, as a shell has them.
-        id: Name of the mark, made when it is added.
+        source: Pattern for the sources that it concerns, as in a shell.
+        id: Id of the mark, made when it is added.
 
     Raises:
         ConfigError: If a text is empty or too long, or the time is none.

@@ -34,11 +34,11 @@ _ANY = 2**62  # contents, more than there can be
 
 
 class CurvePoint(msgspec.Struct, frozen=True):
-    """What a cache of another size would do.
+    """Hit ratio of a cache of another size.
 
     Attributes:
-        factor: Its size by today's.
-        blocks: Its size.
+        factor: Its size, as a multiple of the current one.
+        blocks: Its size, in blocks.
         hit_ratio: Lookups that an LRU cache of that size would have found.
     """
 
@@ -48,17 +48,17 @@ class CurvePoint(msgspec.Struct, frozen=True):
 
 
 class CacheSizes(msgspec.Struct, frozen=True, kw_only=True):
-    """What caches of other sizes would do, as far as content is known and hits are reported.
+    """Hit ratios that caches of other sizes would have, if content is known and hits are reported.
 
     Attributes:
-        blocks: Blocks there is room for: as given, or the most that were live.
+        blocks: Capacity in blocks, as given; else the most blocks that were live.
         points: Hit ratios at other sizes, smallest first; empty where they are not known.
         blocks_for_90: The fewest blocks that give a hit ratio of 0.9; None where none would.
         asked_once: Share of the content that was looked up only once; None where that is unknown.
-        rate: Share of the content that this rests on.
+        rate: Share of the content that is followed.
         peak: Most blocks that were live.
-        measured: Hit ratio that was measured on the lookups that the points are of; None where unknown.
-            An LRU cache of this size that reports all hits has that of the point at 1.0.
+        measured: Measured hit ratio of the same lookups; None where unknown. For an LRU cache that reports
+            all hits, it equals the point at 1.0.
     """
 
     blocks: int = 0

@@ -14,22 +14,22 @@ from kvstream.metrics.stays import NOT_ENDED, Flags
 class MissCauses(msgspec.Struct, frozen=True, kw_only=True):
     """Why lookups of known content were misses in the fastest tier of their source.
 
-    Shares add up to 1. They are of all misses since the start as long as nothing had to be forgotten, and
-    then of those of the last hour at most. They are estimated from contents chosen by hash.
+    Shares add up to 1. They cover all misses since the start until something had to be forgotten, and from
+    then on at most the last hour. They are estimated from contents chosen by hash.
 
     Attributes:
-        followed: Misses that this rests on.
+        followed: Misses that the shares are estimated from.
         rate: Share of the content that is followed, chosen by hash.
-        never_stored: Share that was stored for the first time, as far as all is known since the start.
-        evicted: Share that had been evicted, and that no other tier held.
-        cleared: Share that a clear or restart had taken, likewise.
-        other_tier: Share that a slower tier of the source held, by tier.
-        other_salt: Share that was there under another cache salt, since the start; None where no salts are
-            seen. An engine with hashes that hold the salt, as those of vLLM, stores other content then.
-        unknown: Share that was not there within memory: never stored, or evicted before.
-        memory_seconds: How far back an eviction is remembered; None since the start.
-        evicted_ago_p50: Seconds from eviction to return, of half of what had been evicted; None without any.
-        evicted_ago_p90: The same of 90 %.
+        never_stored: Share of content stored for the first time since the start.
+        evicted: Share of content that had been evicted, and that no other tier held.
+        cleared: Share of content that a clear or restart had removed, likewise.
+        other_tier: Share of content that a slower tier of the source held, by tier.
+        other_salt: Share of content that was stored under another cache salt, since the start; None where no
+            salts are seen. Where hashes include the salt, as in vLLM, such content counts as another one.
+        unknown: Share of content that is not remembered: never stored, or evicted long ago.
+        memory_seconds: How far back evictions are remembered; None: since the start.
+        evicted_ago_p50: Median seconds from eviction to return of evicted content; None without any.
+        evicted_ago_p90: The 90th percentile of the same.
         pressure: Blocks evicted a second, over the time between eviction and return; None without any.
     """
 

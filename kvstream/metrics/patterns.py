@@ -10,7 +10,7 @@ from kvstream.metrics.summary import hit_figures
 
 
 class AccessPatternAnalysis(msgspec.Struct, frozen=True):
-    """How evicted blocks had been used.
+    """How evicted blocks were used before.
 
     Attributes:
         pattern: ``no_data`` (nothing was evicted), ``unknown`` (no hit was ever reported),
@@ -39,7 +39,7 @@ class AccessPatternAnalysis(msgspec.Struct, frozen=True):
 
 
 class LifetimeDistribution(msgspec.Struct, frozen=True):
-    """How long evicted blocks had lived.
+    """Distribution of the lifetimes of evicted blocks.
 
     Attributes:
         stats: Count, mean and percentiles in seconds.

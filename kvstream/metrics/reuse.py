@@ -8,13 +8,14 @@ _POWERS = range(-10, 13, 2)  # of two, in seconds: about 1 ms to 68 min; bounds 
 
 
 class ReuseByIdle(msgspec.Struct, frozen=True):
-    """What became of blocks that had been idle for longer than a time, since an access or the allocation.
+    """How often blocks that had been idle for a given time were still used again.
 
     Attributes:
-        idle_seconds: That time.
+        idle_seconds: The time without an access, after the allocation or the last access.
         reused: How often such a block was accessed again.
         evicted: How often it was evicted instead.
-        reuse_share: ``reused`` by both: were it small, blocks could go after that time.
+        reuse_share: ``reused`` / (``reused`` + ``evicted``). If it is small, idle blocks could be evicted
+            after that time.
     """
 
     idle_seconds: float

@@ -11,7 +11,7 @@ MOST_HOLDERS = 8
 
 
 class SharedContent(msgspec.Struct, frozen=True, kw_only=True):
-    """What several engines hold in common, by the hashes that they publish, and would gain by sharing.
+    """Content that several engines hold, by the hashes that they publish, and the gain of sharing it.
 
     Engines hash alike where they run the same version with the same block size and, for vLLM, the same
     ``PYTHONHASHSEED``. As long as nothing was seen in two of them, nothing is known of what they would gain.

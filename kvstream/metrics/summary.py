@@ -140,13 +140,13 @@ class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         count: Evictions of content that was looked up again.
-        share: The same by all evictions of caches with known contents; None without any.
-        return_time: Eviction to return.
-        extra_blocks_p50: Blocks more than there are that would have kept half of them, in an LRU cache:
-            contents evicted later than one that had not come back by its return. None without such a block.
-        extra_blocks_p90: Blocks more that would have kept 90 %.
-        within_blocks: Evictions after which an eviction is forgotten: later returns are not counted.
-        within_seconds: Seconds after which it is forgotten.
+        share: Their share of all evictions of caches with known contents; None without any.
+        return_time: Time from eviction to the next lookup of the content.
+        extra_blocks_p50: How many more blocks an LRU cache would have needed to keep half of them: contents
+            evicted after it that had not come back by its return. None without such a block.
+        extra_blocks_p90: How many more blocks would have kept 90 %.
+        within_blocks: Later evictions after which an eviction is forgotten.
+        within_seconds: Seconds after which an eviction is forgotten.
     """
 
     count: int
@@ -159,7 +159,7 @@ class PrematureEvictions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SavedState(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a stream outlives its process, at one moment.
+    """The saved state of a stream at one moment.
 
     Attributes:
         path: The directory that it is kept in.
@@ -196,8 +196,8 @@ class SavedState(msgspec.Struct, frozen=True, kw_only=True):
 class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
     """What a cache has done since the start and recently, and what is wrong.
 
-    Hits are unknown as long as nobody has reported one: many engines publish none, and no figure may take
-    that for a hit ratio of 0. What rests on hits is None then, and left out of totals over several caches.
+    Until a hit is reported, hits are unknown, as many engines publish none; they are never taken to be 0.
+    Figures that rest on hits are None then, and such caches are left out of the totals of several.
 
     Attributes:
         source: Cache instance, ``*`` for all.
@@ -242,18 +242,18 @@ class CacheMetricsSummary(msgspec.Struct, kw_only=True, tag="summary"):
         recent: The last windows.
         reuse_by_idle: What became of blocks that had been idle for a time; empty where hits are unknown.
         working_set: Different blocks in use recently.
-        sizes: What caches of other sizes would do; of one source and tier only.
-        misses: Why lookups were misses; None of slower tiers, and where no content is known.
-        tiers: What each tier does for its sources, the fastest first; empty where there is only one.
-        shared: What several sources share; None of one of them.
-        labels: What the blocks of each value of each label have done, most room first.
-        shared_between_salts: Stores and hits of blocks that were stored under another cache salt, as far as
-            label sets are followed.
-        trends: Where windowed values are going, by metric.
+        sizes: Hit ratios at other sizes; only for one source and tier.
+        misses: Why lookups were misses; None for slower tiers, and where no content is known.
+        tiers: What each tier does for its sources, the fastest first; empty if there is only one.
+        shared: What several sources share; None for a single source.
+        labels: Usage by value of each label, the largest residency first.
+        shared_between_salts: Stores and hits of blocks that were stored under another cache salt, within the
+            label sets that are followed.
+        trends: Trends of windowed values, by metric.
         alerts: Alerts that are firing, as dictionaries.
         pending: What is bad, but not for long enough to fire, in the same form.
         accounts: Where every event and block went.
-        state: How well the state outlives the process; of all sources and tiers only, None where it does not.
+        state: The saved state; only for all sources and tiers, and None without ``state``.
     """
 
     source: str

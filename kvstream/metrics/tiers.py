@@ -9,10 +9,10 @@ from kvstream.metrics.stays import NOT_ENDED, Flags
 
 
 class TierUse(msgspec.Struct, frozen=True, kw_only=True):
-    """What one tier does for its source, and the way of contents through it.
+    """What one tier does for its source, and how contents move through it.
 
-    Over the time of ``MissCauses``, and of the same contents. What is not known, or what there is nothing of,
-    is None.
+    It covers the same time and contents as ``MissCauses``. Figures that are unknown, or rest on nothing, are
+    None.
 
     Attributes:
         tier: Tier.

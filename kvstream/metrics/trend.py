@@ -16,7 +16,7 @@ _LEAST_BLOCKS = 6
 
 
 class Trend(msgspec.Struct, frozen=True):
-    """Where a series is going.
+    """The direction and slope of a series.
 
     Attributes:
         direction: ``rising``, ``falling``, or ``flat`` when the slope could be chance.

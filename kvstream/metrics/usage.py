@@ -25,11 +25,11 @@ class LabelUsage(msgspec.Struct, frozen=True, kw_only=True):
         value: The label's value; None for blocks without one, ``other`` for label sets beyond the bound.
         blocks_live: Blocks live now.
         allocations: Generations begun.
-        accesses: Hits on them, whoever made them.
+        accesses: Hits on their blocks, by requests of any label set.
         evictions: Generations ended by eviction or replacement.
-        premature: Evicted content, whoever's it was, that came back into blocks of theirs.
-        residency_share: Their block·seconds by those of all blocks.
-        hit_share: Hits on them by all hits; None, as are the next two, where hits are unknown.
+        premature: Evicted content of any label set that was allocated again in their blocks.
+        residency_share: Their share of the block·seconds of all blocks.
+        hit_share: Their share of all hits; None, as are the next two, where hits are unknown.
         hit_ratio: accesses / (accesses + allocations).
         zero_access_rate: Share of evicted blocks never accessed.
         lifetime: Allocation to eviction.

@@ -24,7 +24,7 @@ HORIZONS = (1, 10, 60)
 
 
 class WorkingSet(msgspec.Struct, frozen=True, kw_only=True):
-    """Different blocks that were allocated or accessed.
+    """Number of distinct blocks that were allocated or accessed.
 
     A block is its content in content streams, and a generation in slot streams.
 

@@ -48,12 +48,12 @@ class Producer:
     Made by ``KVStream.producer``. ``allocated``, ``accessed``, ``evicted`` and ``cleared`` are for tasks:
     under the policy ``block`` they wait for room. Their ``_nowait`` twins are for other threads and for code
     that cannot await: under ``block`` they make a thread wait, but never the event loop's own, which sets a
-    few frames aside and drops (``would_block``) beyond that.
+    few frames aside and drops the rest (``would_block``).
 
     Ids are an int, a sequence of ints or a numpy array; all ids of one call carry the time of the call, or
-    ``ts`` (nanoseconds since the Unix epoch). What is no id or no time raises ``MalformedInputError`` and
-    records nothing. If a coroutine method is cancelled while it waits, its events stay recorded and are sent
-    with the next ones.
+    ``ts`` (nanoseconds since the Unix epoch). Invalid ids and times raise ``MalformedInputError`` and record
+    nothing. If a coroutine method is cancelled while it waits, its events stay recorded and are sent with the
+    next ones.
 
     In a forked child its copy is closed: what is recorded there is dropped and counted (``forked``).
     """

@@ -27,10 +27,10 @@ logger = logging.getLogger("kvstream")
 
 
 class Delivery(ABC):
-    """A handler that makes one attempt at a time and leaves it to the stream when to try again.
+    """A handler that makes one attempt at a time; the stream decides when to try again.
 
     Attributes:
-        destination: Where it delivers to, as operators may read it; holds no secrets.
+        destination: Where it delivers to, for operators to read; without secrets.
     """
 
     destination: str

@@ -43,9 +43,9 @@ class SubscriptionStatistics(NamedTuple):
 class Subscription(Generic[T]):
     """An asynchronous iterator of alerts, summaries or evictions.
 
-    It holds what is published from the moment it was made, ends when the stream does, and never makes
-    the stream wait: what does not fit into its buffer is dropped or superseded, as the buffer does it.
-    An item is not lost when waiting for it is cancelled.
+    It receives what is published from the moment it was made, and ends when the stream does. It never makes
+    the stream wait: items that do not fit into its buffer are dropped or superseded, as the buffer decides.
+    If waiting for an item is cancelled, the item is not lost.
 
     Args:
         name: Name in statistics.

@@ -29,20 +29,20 @@ _logger = logging.getLogger("kvstream")
 class ConnectionStatistics(NamedTuple):
     """A connection's accounts at one moment.
 
-    Every event is in one place: ``offered`` and the ``offered`` of all producers together are ``events``,
-    what the queue holds (``events`` and ``processing_events``), what producers have ``buffered``, and
-    all that was dropped.
+    Every event is counted in one place: ``offered`` plus the ``offered`` of all producers equals ``events``,
+    plus the queue's ``events`` and ``processing_events``, plus what producers have ``buffered``, plus all
+    that was dropped.
 
     Attributes:
         connected: Whether there is a connection now.
         connects: Connections made so far.
         frames: Frames acknowledged.
-        queue: The queue of frames to be sent; it is processing what was sent and not yet acknowledged.
-        producers: One entry a producer, in order of making.
+        queue: The queue of frames to be sent; its ``processing_events`` are sent and not yet acknowledged.
+        producers: One entry for each producer, oldest first.
         last_error: Why the last connection failed or ended; empty if none has.
-        offered: Events in frames given to ``send``.
-        dropped: Events of those that were dropped, by drop reason.
-        events: Events acknowledged, of producers and of ``send``.
+        offered: Events in frames passed to ``send``.
+        dropped: Events in such frames that were dropped, by drop reason.
+        events: Events acknowledged, from producers and from ``send``.
     """
 
     connected: bool
@@ -59,9 +59,9 @@ class ConnectionStatistics(NamedTuple):
 class Connection:
     """A stream in another process, open inside ``async with``; made by ``connect``.
 
-    It connects and reconnects for ever, in the background. What is recorded meanwhile waits in a bounded
-    queue, to which the producers' overflow policies apply. Frames are numbered, kept until they are
-    acknowledged, and sent again after a break; what arrives twice is counted once.
+    It connects and reconnects for ever, in the background. Meanwhile, events wait in a bounded queue, to
+    which the producers' overflow policies apply. Frames are numbered, kept until they are acknowledged, and
+    sent again after a break; a frame that arrives twice is counted once.
 
     Leaving the block sends what is left, for up to ``shutdown_timeout``.
     """
@@ -212,15 +212,15 @@ def connect(
 
     Args:
         endpoint: ``unix:PATH``, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``.
-        token: What the server asks for.
+        token: Token of the server, if it needs one.
         ca: PEM file with the roots to trust, for ``tls://``; by default those of the system.
-        certificate: PEM file with a client certificate, if the server asks for one.
+        certificate: PEM file with a client certificate, if the server requires one.
         key: PEM file with its private key.
-        config: Queue, framing and overflow policy; what concerns metrics is the server's affair.
+        config: Queue, framing and overflow policy; settings of metrics have no effect here.
         clock: Nanoseconds since the Unix epoch, for producers.
 
     Raises:
-        ConfigError: If the endpoint is none, or the token or a file cannot be used.
+        ConfigError: If the endpoint, the token or a file cannot be used.
 
     Examples:
         ``async with connect("unix:/run/kvstream.sock") as remote: remote.producer("engine-0")``
