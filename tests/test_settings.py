@@ -61,6 +61,16 @@ def test_a_file_of_another_form_is_refused_with_its_line(tmp_path, text, line):
     assert mistakes(tmp_path, text)[0].startswith(line)
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["[" * 5000, "{a = " * 5000, "1" * 5000, "0x" + "f" * 5000],
+    ids=["arrays", "tables", "digits", "hex"],
+)
+def test_a_value_that_python_cannot_read_is_a_mistake_in_the_file(tmp_path, value):
+    [line] = mistakes(tmp_path, f"capacity = {value}")
+    assert line.startswith(" no TOML that can be read: ")
+
+
 def test_a_file_that_cannot_be_read_is_named_without_a_number_of_an_error(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_config(MetricsConfig, tmp_path / "none.toml", {})

@@ -52,7 +52,7 @@ def read_targets(path: Path) -> list[str]:
             groups = msgspec.json.decode(data, type=list[_Group])
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.MsgspecError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # what is no JSON, TOML or UTF-8
         raise ConfigError(f'{path}: {error}; write [{{"targets": ["zmq://HOST:PORT"]}}]') from error
     targets = list(dict.fromkeys(target for group in groups for target in group.targets))
     if len(targets) > _MOST_TARGETS:

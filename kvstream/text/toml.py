@@ -44,11 +44,14 @@ class TomlFile:
         self._lines = text.splitlines()
         try:
             self.tables: dict[str, Any] = tomllib.loads(text)
+            repr(self.tables)  # as complaints show values: of too many digits, Python shows none
         except tomllib.TOMLDecodeError as error:
             what, _, where = str(error).rpartition(" (at ")
             number = re.match(r"line (\d+)", where)
             line = int(number[1]) if number else len(self._lines)
             raise ConfigError(f"{path}:{line}: no valid TOML: {what}") from None
+        except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets in each other
+            raise ConfigError(f"{path}: no TOML that can be read: {error}") from None
         self._wrong: list[tuple[int, str]] = []
 
     def complain(self, table: str | None, key: str | None, what: str, place: int = 0) -> None:

@@ -35,6 +35,7 @@ def test_files_are_json_in_the_manner_of_file_sd_or_toml(tmp_path):
     [
         ("t.json", "{"),
         ("t.json", "{}"),
+        ("t.toml", "group = " + "1" * 5000),
         ("t.json", '["zmq://a:1"]'),
         ("t.json", '[{"targets": "zmq://a:1"}]'),
         ("t.json", '[{"targets": [1]}]'),
