@@ -94,8 +94,9 @@ def read_counts(text: str) -> dict[str, EngineCounts]:
                         rank[label] = float(labels[label])
     shared = values.pop("", None)  # of all ranks together
     if shared is not None and len(values) <= 1:
+        [only] = values or ["0"]
         for name, value in shared.items():
-            next(iter(values.values()), values["0"]).setdefault(name, value)
+            values[only].setdefault(name, value)
     return {rank: _counts(found) for rank, found in values.items()}
 
 

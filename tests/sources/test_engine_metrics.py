@@ -61,6 +61,12 @@ def test_sglang_is_read_of_one_tensor_parallel_rank():
     assert read_counts(rank(0) + rank(1) + server) == {"0": EngineCounts(100, 10, 1024, 64, 3, 64)}
 
 
+@pytest.mark.parametrize(("labelled", "rank"), [("", "0"), ('{dp_rank="3"}', "3")])
+def test_what_names_no_rank_is_of_the_only_one(labelled, rank):
+    text = f"sglang:page_size{labelled} 64.0\nsglang:max_total_num_tokens 6400.0\n"
+    assert read_counts(text) == {rank: EngineCounts(100, None, None, None, None, 64)}
+
+
 def test_what_is_not_said_is_not_known():
     assert read_counts("up 1.0\n") == {}
     assert read_counts('vllm:kv_cache_usage_perc{engine="0"} 0.5\n') == {
