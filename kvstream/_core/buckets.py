@@ -13,14 +13,12 @@ import numpy as np
 
 if cython.compiled:  # pragma: no cover
     from cython.cimports.kvstream._core.columns import Columns
-    from cython.cimports.kvstream._core.native import leading_digits
+    from cython.cimports.kvstream._core.native import give_back, leading_digits, zeros
 else:
     from kvstream._core.columns import Columns
-    from kvstream._core.native import leading_digits
+    from kvstream._core.native import give_back, leading_digits, zeros
 
 _RELEASING = 1024  # intervals from which on other threads may run meanwhile
-_NONE = np.empty(0, dtype=np.int64)
-_NONE.flags.writeable = False
 
 
 @cython.cclass
@@ -40,16 +38,29 @@ class BucketCounts:
     )  # a Python integer, as it can take more than 64 bits
     min_ns = cython.declare(cython.longlong, visibility="readonly")
     max_ns = cython.declare(cython.longlong, visibility="readonly")
-    counts = cython.declare(object, visibility="readonly")  # int64 (buckets,), not to be changed
-    cells: cython.longlong[::1]  # the same
+    # Plain memory, as an array of a few buckets costs more to make than they do to count; none while nothing
+    # is held.
+    cells: cython.p_longlong
     held: cython.Py_ssize_t  # buckets
 
     def __init__(self, scale: int = 4):
         self.scale = scale
         self.offset = self.zero_count = self.count = self.min_ns = self.max_ns = 0
         self.sum_ns = 0
-        self.counts = _NONE
         self.held = 0
+
+    def __dealloc__(self):
+        give_back(self.cells)
+
+    @property
+    def counts(self):
+        """Return the intervals by bucket, int64 (buckets,), a copy."""
+        result = np.empty(self.held, dtype=np.int64)
+        count: cython.longlong[::1] = memoryview(result)
+        i: cython.Py_ssize_t
+        for i in range(self.held):
+            count[i] = self.cells[i]
+        return result
 
     def add(
         self,
@@ -67,7 +78,7 @@ class BucketCounts:
             count: How many they are.
             zero_count: How many of them are 0.
             offset: Bucket of the first count.
-            counts: The others by bucket, int64 (buckets,); may be kept, and changed.
+            counts: The others by bucket, int64 (buckets,).
             sum_ns: Their sum, ns.
             min_ns: The shortest, ns.
             max_ns: The longest, ns.
@@ -76,11 +87,12 @@ class BucketCounts:
         more: cython.Py_ssize_t = len(counts)
         if not more:
             return
-        if not self.held:
-            self._hold(offset, counts)
-            return
-        added: cython.longlong[::1] = memoryview(counts)
-        self._add_cells(offset, added)
+        self._make_room(offset, offset + more)
+        added: cython.const[cython.longlong][::1] = memoryview(counts)
+        start: cython.Py_ssize_t = offset - self.offset
+        i: cython.Py_ssize_t
+        for i in range(more):
+            self.cells[start + i] += added[i]
 
     def merge(self, other: "BucketCounts"):
         """Add another histogram of the same scale."""
@@ -89,10 +101,11 @@ class BucketCounts:
         self._add_figures(other.count, other.zero_count, other.sum_ns, other.min_ns, other.max_ns)
         if not other.held:
             return
-        if not self.held:
-            self._hold(other.offset, other.counts.copy())
-        else:
-            self._add_cells(other.offset, other.cells)
+        self._make_room(other.offset, other.offset + other.held)
+        start: cython.Py_ssize_t = other.offset - self.offset
+        i: cython.Py_ssize_t
+        for i in range(other.held):
+            self.cells[start + i] += other.cells[i]
 
     @cython.cfunc
     def _add_figures(
@@ -110,34 +123,21 @@ class BucketCounts:
         self.sum_ns += sum_ns
 
     @cython.cfunc
-    def _hold(self, offset: cython.longlong, counts: object):
-        self.offset, self.counts = offset, counts
-        self.held = len(counts)
-        self.cells = memoryview(counts)
-
-    @cython.cfunc
     def _make_room(self, low: cython.longlong, end: cython.longlong):
         """Hold the buckets from ``low`` up to ``end``, and those that there are."""
-        if not self.held:
-            self._hold(low, np.zeros(end - low, dtype=np.int64))
-            return
-        low = min(self.offset, low)
-        end = max(self.offset + self.held, end)
-        if end - low > self.held:
-            before: cython.longlong[::1] = self.cells
-            start: cython.Py_ssize_t = self.offset - low
-            self._hold(low, np.zeros(end - low, dtype=np.int64))
-            i: cython.Py_ssize_t
-            for i in range(len(before)):
-                self.cells[start + i] = before[i]
-
-    @cython.cfunc
-    def _add_cells(self, offset: cython.longlong, added: cython.longlong[::1]):
-        self._make_room(offset, offset + len(added))
-        start: cython.Py_ssize_t = offset - self.offset
+        if self.held:
+            low = min(self.offset, low)
+            end = max(self.offset + self.held, end)
+            if end - low == self.held:
+                return
+        cells: cython.p_longlong = zeros(end - low)
+        start: cython.Py_ssize_t = self.offset - low
         i: cython.Py_ssize_t
-        for i in range(len(added)):
-            self.cells[start + i] += added[i]
+        for i in range(self.held):
+            cells[start + i] = self.cells[i]
+        if self.held:
+            give_back(self.cells)
+        self.offset, self.held, self.cells = low, end - low, cells
 
     def quantile(self, q: cython.double) -> float:
         """Return the value in seconds below which a share ``q`` of the intervals lies; 0 if there are none.
@@ -260,7 +260,7 @@ class IntervalBuckets:
         first: cython.longlong = self.exponential[self._bucket(low)]
         exponential_counts._make_room(first, self.exponential[self._bucket(high)] + 1)
         first = exponential_counts.offset
-        count: cython.longlong[::1] = exponential_counts.cells
+        count: cython.p_longlong = exponential_counts.cells
         if len(value) >= _RELEASING:
             with cython.nogil:
                 self._count(value, first, count, classic_count)
@@ -274,7 +274,7 @@ class IntervalBuckets:
         self,
         value: cython.const[cython.longlong][::1],
         first: cython.longlong,
-        count: cython.longlong[::1],
+        count: cython.p_longlong,
         classic_count: cython.longlong[::1],
     ) -> cython.void:
         """Count intervals above 0 in exponential buckets, from ``first`` on, and in classic ones."""

@@ -14,7 +14,8 @@ class BucketCounts:
     sum_ns: int
     min_ns: int
     max_ns: int
-    counts: I64
+    @property
+    def counts(self) -> I64: ...
     def __init__(self, scale: int = 4) -> None: ...
     def add(
         self, count: int, zero_count: int, offset: int, counts: I64, sum_ns: int, min_ns: int, max_ns: int

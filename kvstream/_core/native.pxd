@@ -1,5 +1,7 @@
 # What C has and Python has not, for the compiled core alone.
 
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+
 cdef enum:  # of native.py: a variable of the module would be read anew at each use
     BIRTH = 0
     COUNT = 1
@@ -31,3 +33,16 @@ cdef extern from * nogil:
 cdef inline long long as_signed(unsigned long long bits) noexcept nogil:
     """Return the signed integer of the same 64 bits."""
     return <long long>bits
+
+
+cdef inline long long *zeros(Py_ssize_t count) except NULL:
+    """Return memory for integers, all 0."""
+    cdef long long *cells = <long long *>PyMem_Calloc(count, sizeof(long long))
+    if cells == NULL:
+        raise MemoryError
+    return cells
+
+
+cdef inline void give_back(long long *cells) noexcept:
+    """Give memory back; NULL is none."""
+    PyMem_Free(cells)

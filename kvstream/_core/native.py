@@ -10,6 +10,15 @@ def leading_digits(value: int, digits: int) -> int:
     return (power << digits) + ((value << digits >> power) & ((1 << digits) - 1))
 
 
+def zeros(count: int) -> list[int]:
+    """Return plain memory for 64-bit integers, all 0; C has to give it back."""
+    return [0] * count
+
+
+def give_back(cells: list[int]) -> None:
+    """Give plain memory back, of which C keeps none."""
+
+
 def as_signed(bits: int) -> int:
     """Return the signed integer of the same 64 bits."""
     return (bits ^ 1 << 63) - (1 << 63)

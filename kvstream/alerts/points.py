@@ -49,7 +49,8 @@ def _ratio(ratio: float | None, weight: int) -> Point:
 
 def _hit_ratio(closed: ClosedWindow) -> Point:
     seen = closed.window.measurements
-    return _ratio(seen.hit_ratio, seen.lookups if closed.hits_known else 0)
+    lookups = seen.lookups if closed.hits_known else 0
+    return Point(seen.accesses / lookups if lookups else 0.0, lookups)
 
 
 def _lifetime_lookups(closed: ClosedWindow) -> Point:

@@ -185,10 +185,13 @@ class CacheMonitor:
                 seen.sized_lookups = seen.accesses + seen.allocations
                 seen.hit_tokens, seen.lookup_tokens = seen.accesses * tokens, seen.sized_lookups * tokens
             window.measurements.add_counts(seen)
-            self._intervals.observe(seen, window.measurements)
-            self._usage.observe(seen)
-            self._follow(seen.changes, part if seen.unknown_births else None)
-            self._keep_lookups(seen.lookups, joined(seen.looked_up))
+            if seen.labelled:
+                self._intervals.observe(seen, window.measurements)
+                self._usage.observe(seen)
+            if seen.changes:
+                self._follow(seen.changes, part if seen.unknown_births else None)
+            if seen.lookups:
+                self._keep_lookups(seen.lookups, joined(seen.looked_up))
             self._curve.observe(seen.accesses, seen.accesses + seen.allocations)
             window.live = self.table.live_count
             evicted.extend(seen.evicted)

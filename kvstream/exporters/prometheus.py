@@ -213,8 +213,9 @@ def native_histogram(histogram: ExponentialHistogram) -> NativeHistogram:
     spans: list[BucketSpan] = []
     deltas: list[int] = []
     after, before = 0, 0  # the bucket after the last span, and the count of the last bucket
-    for at in np.flatnonzero(histogram.counts).tolist():
-        index, count = histogram.offset + at + 1, int(histogram.counts[at])
+    counts = histogram.counts
+    for at in np.flatnonzero(counts).tolist():
+        index, count = histogram.offset + at + 1, int(counts[at])
         if spans and index == after:
             spans[-1] = BucketSpan(spans[-1].offset, spans[-1].length + 1)
         else:

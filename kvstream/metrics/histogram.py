@@ -64,21 +64,23 @@ class ExponentialHistogram(BucketCounts):
         """Upper bound in seconds and count of each bucket that holds something, zero first."""
         held: list[tuple[float, int]] = [(0.0, self.zero_count)] if self.zero_count else []
         return held + [
-            (2.0 ** ((self.offset + i + 1) / 2**self.scale), int(self.counts[i]))
-            for i in np.flatnonzero(self.counts).tolist()
+            (2.0 ** ((self.offset + i + 1) / 2**self.scale), count)
+            for i, count in enumerate(self.counts.tolist())
+            if count
         ]
 
 
 def save_histograms(histograms: Sequence[ExponentialHistogram]) -> dict[str, Any]:
     """Return histograms as a few arrays, a row each; of the counts, one array holds those of all."""
+    counts = [h.counts for h in histograms]
     rows = [
         # A sum may be larger than 64 bits.
-        (h.count, h.zero_count, h.offset, *divmod(h.sum_ns, _HALF), h.min_ns, h.max_ns, len(h.counts))
-        for h in histograms
+        (h.count, h.zero_count, h.offset, *divmod(h.sum_ns, _HALF), h.min_ns, h.max_ns, len(held))
+        for h, held in zip(histograms, counts, strict=True)
     ]
     return {
         "rows": np.array(rows, dtype=np.int64).reshape(-1, 8),
-        "counts": np.concatenate([np.empty(0, dtype=np.int64), *(h.counts for h in histograms)]),
+        "counts": np.concatenate([np.empty(0, dtype=np.int64), *counts]),
     }
 
 
@@ -88,7 +90,7 @@ def restore_histograms(saved: dict[str, Any], scale: int = DEFAULT_SCALE) -> lis
     for count, zeros, offset, high, low, shortest, longest, length in saved["rows"].tolist():
         histogram = ExponentialHistogram(scale)
         if count:
-            counts = saved["counts"][at : at + length].copy()
+            counts = saved["counts"][at : at + length]
             histogram.add(count, zeros, offset, counts, high * _HALF + low, shortest, longest)
         at += length
         restored.append(histogram)

@@ -57,8 +57,6 @@ class Intervals:
 
     def observe(self, seen: Observations, window: Measurements) -> None:
         """Take in what one ``apply`` saw of labels in a window, and count if much is waiting."""
-        if not seen.labelled:
-            return
         columns = (seen.lifetimes, seen.idles, seen.first_reuses, seen.reuse_gaps)
         for name, of_name in zip(_NAMES, columns, strict=True):
             self._values[name] += of_name

@@ -95,8 +95,6 @@ class UsageByLabelSet:
 
     def observe(self, seen: Observations) -> None:
         """Take in what one ``apply`` saw."""
-        if not seen.labelled:
-            return
         self._waiting += seen.labelled
         self._access_counts += seen.access_counts
         self._events += seen.allocations + seen.accesses + sum(len(events.ended) for events in seen.labelled)
