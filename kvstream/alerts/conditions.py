@@ -393,18 +393,25 @@ class Silent:
     An engine's pauses are its own: silence is judged against the largest of the last few hundred pauses
     between windows with events. ``threshold`` is the factor on that, ``clear`` is not used; silence of less
     than half a minute is never reported. Any event ends it.
+
+    Where traffic fades, the longest pause is soon that of a busier time. So silence must also be far beyond
+    the last twelve pauses: longer than their mean by fourteen times their standard deviation, and by as much
+    again as they have grown, at most twice. Pauses that were incidents count as none.
     """
 
     _LEAST_SECONDS = 30.0
     _LEAST_PAUSES = 20
     _KEPT = 400
     _MANY = 200  # pauses, of which the very largest is left out
+    _RECENT, _BEFORE = 12, 48  # pauses, and those before them that they are compared with
+    _SIGMAS, _MOST_GROWN = 14.0, 2.0
     needs_piece = False
 
     def __init__(self, rule: Rule, memory: SilentMemory) -> None:
         self.rule = rule
         self.memory = memory
         self._ascending = sorted(self.memory.pauses)
+        self._limit: float | None = None  # None until it is asked for after another pause
 
     def over(self, view: View) -> None:
         """Keep nothing of an incident."""
@@ -449,14 +456,26 @@ class Silent:
         pauses, ascending = self.memory.pauses, self._ascending
         gone = pauses.pop(0) if len(pauses) == self._KEPT else None
         pauses.append(seconds)
+        self._limit = None
         if gone != seconds:  # as it is where each window has events
             if gone is not None:
                 del ascending[bisect_left(ascending, gone)]
             insort(ascending, seconds)
 
     def _limit_seconds(self) -> float:
-        usual = self._ascending[-2 if len(self._ascending) >= self._MANY else -1]
-        return max(self._LEAST_SECONDS, self.rule.threshold * usual)
+        if self._limit is None:
+            usual = self._ascending[-2 if len(self._ascending) >= self._MANY else -1]
+            self._limit = max(self._LEAST_SECONDS, self.rule.threshold * usual, self._far_beyond_recent())
+        return self._limit
+
+    def _far_beyond_recent(self) -> float:
+        pauses = self.memory.pauses
+        recent, before = pauses[-self._RECENT :], pauses[-self._RECENT - self._BEFORE : -self._RECENT]
+        mean, mean_before = fmean(recent), fmean(before)
+        deviation = math.sqrt(fmean([(pause - mean) ** 2 for pause in recent]))
+        most = self._MOST_GROWN
+        grown = most if mean >= most * mean_before else max(1.0, mean / mean_before)
+        return grown * (mean + self._SIGMAS * deviation)
 
 
 class RestartedMemory(msgspec.Struct):

@@ -210,17 +210,50 @@ def test_an_engine_that_has_hardly_been_heard_does_not_stall():
     assert judge.pass_time(10**6) == []
 
 
-@given(st.lists(st.tuples(st.sampled_from([1.0, 9.0, 20.0]), st.integers(10, 250)), min_size=3, max_size=9))
-def test_silence_is_judged_against_the_longest_of_the_last_pauses(runs):
-    pauses = [pause for pause, times in runs for _ in range(times)]
+def silence_is_due_after(pauses):
+    """Seconds of silence after the last of these pauses that are too long."""
     silent = condition_of(RULES["engine_stalled"])
     log, closed, now = EvidenceLog(), ClosedWindow(window(0), 1.0, True), 0.0
     for pause in [0.0, *pauses]:
         now += pause
         silent.look(View(now, log, closed=closed))
-    kept = sorted(pauses[-400:])
-    usual = kept[-2 if len(kept) >= 200 else -1]
-    assert silent.due() == now + max(30.0, RULES["engine_stalled"].threshold * usual)
+    return silent.due() - now
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1.0, 9.0, 20.0]), st.integers(12, 250)), min_size=3, max_size=9),
+    st.lists(st.sampled_from([1.0, 9.0, 20.0]), max_size=11),
+)
+def test_silence_is_judged_against_the_longest_of_the_last_pauses(runs, irregular):
+    regular = [pause for pause, times in runs for _ in range(times)]
+    threshold = RULES["engine_stalled"].threshold
+    for pauses in (regular, regular + irregular):
+        kept = sorted(pauses[-400:])
+        usual = max(30.0, threshold * kept[-2 if len(kept) >= 200 else -1])
+        due = silence_is_due_after(pauses)
+        assert due == usual if pauses is regular else due >= usual
+
+
+def test_pauses_that_grow_make_silence_due_later():
+    rng = np.random.default_rng(5)
+    steady = rng.exponential(3.0, 300)
+    fading = np.concatenate([steady, rng.exponential(np.linspace(3.0, 30.0, 40))])
+    assert silence_is_due_after(steady) < 100
+    assert silence_is_due_after(fading) > 1.5 * RULES["engine_stalled"].threshold * fading.max()
+    back = np.concatenate([fading, rng.exponential(3.0, 400)])
+    assert silence_is_due_after(back) < 100
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_evening_that_fades_is_no_stall_and_a_stall_in_it_is(seed):
+    rng, seconds, now = np.random.default_rng(seed), [], 0.0
+    while (now := now + rng.exponential(1 / (0.02 + max(0.0, 1 - now / 1200)))) < 1500:
+        seconds.append(int(now))
+    evening = [window(second) for second in dict.fromkeys(seconds)]
+    assert fired("engine_stalled", evening) == ([], [])
+    hangs = [each for each in evening if each.index < 900]
+    (begun,), _ = fired("engine_stalled", [*hangs, window(1500)])
+    assert begun < 900 + 240
 
 
 # Restarted
