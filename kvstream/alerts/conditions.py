@@ -516,26 +516,30 @@ class Restarted:
             if memory.baseline is None:
                 memory.baseline = baseline_of(view.log, "hit_logit", 0)
             memory.at = view.now
-            return self._finding(view.now, bad=True, good=False)
+            return self._finding(view, view.now, bad=True, good=False)
         if memory.at is None:
             return None
         if memory.baseline is None:
-            return self._finding(memory.at, bad=False, good=True)
+            return self._finding(view, memory.at, bad=False, good=True)
         if view.piece is None:
             return None
         series = values(view.log.last(SHORT, memory.at), "hit_logit")
         if len(series) < SHORT - 1:
-            return self._finding(memory.at, bad=True, good=False)
+            return self._finding(view, memory.at, bad=True, good=False)
         fall = memory.baseline.level - median(series)
         good = fall < max(self.rule.clear, self._NEAR_SIGMAS * memory.baseline.noise(SHORT, NOISE_FLOOR))
-        return self._finding(memory.at, bad=not good, good=good, value=ratio_of(median(series)), fall=fall)
+        return self._finding(
+            view, memory.at, bad=not good, good=good, value=ratio_of(median(series)), fall=fall
+        )
 
     def _finding(
-        self, since: float, *, bad: bool, good: bool, value: float = 0.0, fall: float = 0.0
+        self, view: View, since: float, *, bad: bool, good: bool, value: float = 0.0, fall: float = 0.0
     ) -> Finding:
         baseline = self.memory.baseline
         before = math.nan if baseline is None else ratio_of(baseline.level)
-        evidence = "" if baseline is None else f"hit ratio {value:.2f} since then, {before:.2f} before"
+        evidence = ""
+        if baseline is not None and view.closed is not None and view.closed.hits_known:
+            evidence = f"hit ratio {value:.2f} since then, {before:.2f} before"
         return Finding(
             bad=bad,
             good=good,
@@ -555,10 +559,12 @@ class Premature:
     and of all lookups 0.75 of that share asked for what had been evicted: where most is found, a large share
     of few evictions means little. Good again where less than ``clear`` of the evictions are premature, or
     half as many lookups ask for what had been evicted: where traffic varies, a little less means nothing.
+    Where no hit was ever reported, lookups are not known, and both shares of evictions are 1.2 times as high.
     """
 
     _LEAST_EVICTIONS = 50  # in a third
     _OF_LOOKUPS = 0.75
+    _WITHOUT_HITS = 1.2
     needs_piece = True
 
     def __init__(self, rule: Rule, memory: NoMemory) -> None:
@@ -576,28 +582,40 @@ class Premature:
         evictions = sum(piece.evictions for piece in pieces)
         if len(pieces) < LONG or not evictions:
             return None
+        hits_known = view.closed is not None and view.closed.hits_known
+        scale = 1.0 if hits_known else self._WITHOUT_HITS
+        needed, clear = scale * self.rule.threshold, scale * self.rule.clear
         thirds = [pieces[i : i + LONG // 3] for i in range(0, LONG, LONG // 3)]
-        share = sum(piece.premature for piece in pieces) / evictions
-        lookups = sum(piece.lookups for piece in pieces)
-        of_lookups = share * evictions / lookups
-        rule = self.rule
+        returns = sum(piece.premature for piece in pieces)
+        share, lookups = returns / evictions, sum(piece.lookups for piece in pieces)
+        if hits_known:
+            evidence = (
+                f"{returns / lookups:.0%} of {lookups:,} lookups asked for blocks that had been evicted"
+            )
+        else:
+            evidence = (
+                f"{returns:,} of {evictions:,} evicted blocks were asked for again; hits are not reported"
+            )
         return Finding(
-            bad=all(map(self._is_bad, thirds)),
-            good=share < rule.clear or of_lookups < self._OF_LOOKUPS * rule.threshold / 2,
+            bad=all(self._is_bad(third, needed) for third in thirds),
+            good=share < clear or returns / lookups < self._OF_LOOKUPS * self.rule.threshold / 2,
             value=share,
-            limit=rule.threshold,
+            limit=needed,
             measure=share,
             since=pieces[0].start,
-            evidence=f"{of_lookups:.0%} of {lookups:,} lookups asked for blocks that had been evicted",
+            evidence=evidence,
         )
 
-    def _is_bad(self, pieces: list[Evidence]) -> bool:
-        evictions, threshold = sum(piece.evictions for piece in pieces), self.rule.threshold
-        returns, lookups = sum(piece.premature for piece in pieces), sum(piece.lookups for piece in pieces)
+    def _is_bad(self, pieces: list[Evidence], needed: float) -> bool:
+        evictions, returns = (
+            sum(piece.evictions for piece in pieces),
+            sum(piece.premature for piece in pieces),
+        )
+        lookups = sum(piece.lookups for piece in pieces)
         return (
             evictions >= self._LEAST_EVICTIONS
-            and returns >= threshold * evictions
-            and returns >= self._OF_LOOKUPS * threshold * lookups
+            and returns >= needed * evictions
+            and returns >= self._OF_LOOKUPS * self.rule.threshold * lookups
         )
 
 

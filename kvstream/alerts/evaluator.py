@@ -433,7 +433,8 @@ class Evaluator:
         if notified is None:
             return None
         at_worst = ""
-        if worst is not None and not math.isnan(worst.value) and not isinstance(state.condition, Silent):
+        is_figure = not isinstance(state.condition, (Silent,) if self._hits_known else (Silent, Restarted))
+        if is_figure and worst is not None and not math.isnan(worst.value):
             at_worst = f"; at its worst {_figure(worst.value)}"
         lasted = max(0.0, self._now - alert.started_at)
         ended = self._ended(alert, f"over after {lasted:,.0f} s{at_worst}")

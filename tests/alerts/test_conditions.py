@@ -165,6 +165,18 @@ def test_evictions_of_what_nobody_needs_again_are_left_alone():
     assert fired("premature_evictions", stretch(0, 900, hit_ratio=0.1, premature=20)) == ([], [])
 
 
+def test_without_hits_only_a_larger_share_of_premature_evictions_says_that_a_cache_is_too_small():
+    def evicted(share):
+        return stretch(0, 900, hit_ratio=0.0, lookups=100, evicted=100, premature=round(100 * share))
+
+    assert fired("premature_evictions", evicted(0.68)) == ([], [])
+    judge = evaluator("premature_evictions")
+    (alert,) = [alert for each in evicted(0.8) for alert in judge.close(each)]
+    assert alert.threshold == pytest.approx(0.72)
+    (evidence,) = alert.evidence
+    assert evidence == "24,000 of 30,000 evicted blocks were asked for again; hits are not reported"
+
+
 # Silent
 
 
@@ -289,6 +301,16 @@ def test_a_clear_of_the_whole_cache_is_a_restart_and_one_of_a_few_blocks_is_not(
 def test_a_restart_of_which_nothing_is_known_before_is_over_after_a_minute():
     windows = [*stretch(0, 20), window(20, restarts=1), *stretch(21, 120)]
     assert fired("source_restarted", windows) == ([21.0], [82.0])
+
+
+def test_without_hits_a_restart_says_nothing_of_them():
+    judge = evaluator("source_restarted")
+    windows = [*stretch(0, 900, hit_ratio=0.0), window(930, hit_ratio=0.0, restarts=1)]
+    windows += stretch(931, 1200, hit_ratio=0.0)
+    fires, over = [alert for each in windows for alert in judge.close(each)]
+    assert fires.evidence == over.evidence == []
+    assert over.message.startswith("over after")
+    assert "at its worst" not in over.message
 
 
 # Occurs, Threshold
