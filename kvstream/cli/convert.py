@@ -6,9 +6,10 @@ from typing import Annotated, get_args
 
 import anyio
 import typer
+from msgspec.structs import replace
 
 from kvstream.cli.messages import MalformedReport, say
-from kvstream.cli.options import DEFAULT_BLOCK_TOKENS, BlockTokens, Capacity, Force, Rows, Unit
+from kvstream.cli.options import DEFAULT_BLOCK_TOKENS, BlockTokens, Capacity, Force, TraceOptions
 from kvstream.cli.recordings import say_simulated
 from kvstream.cli.render import progress_on_stderr
 from kvstream.cli.values import choice
@@ -18,7 +19,6 @@ from kvstream.sinks.anonymizer import Anonymizer
 from kvstream.sinks.event_log import LOOKUP_FORMATS, EventLogWriter, Format, chosen_format
 from kvstream.sinks.output_file import refuse_inputs, whole_file
 from kvstream.sources.inputs import Input
-from kvstream.sources.options import ReadOptions
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -42,6 +42,7 @@ EXAMPLES = """
 def convert_command(
     recording: Annotated[str, typer.Argument(metavar="FROM", help="Any input of kvstream run that ends.")],
     output: Annotated[str, typer.Argument(metavar="TO", help="A file, or - for standard output.")],
+    *,
     format: Annotated[  # noqa: A002
         Format | None,
         choice(get_args(Format), "--format", help="By default as the file is named, else jsonl."),
@@ -61,10 +62,9 @@ def convert_command(
     ] = False,
     block_tokens: BlockTokens = None,
     capacity: Capacity = None,
-    time_unit: Unit = None,
-    rows: Rows = "whole",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first malformed input.")] = False,
     force: Force = False,
+    traces: TraceOptions,
 ) -> None:
     """Convert recorded events between formats; report on standard error what is malformed and left out."""
     recorded = Input(recording)
@@ -73,8 +73,9 @@ def convert_command(
     if output == "-" and format not in (None, "jsonl") and sys.stdout.isatty():
         raise ConfigError(f"{format} is binary; name a file, or pipe it")
     form = chosen_format(output, format)
-    holds_lookups = form in LOOKUP_FORMATS  # which do not depend on the size of a simulated cache
-    options = ReadOptions(capacity=capacity or (1 if holds_lookups else None), time_unit=time_unit, rows=rows)
+    options = traces.reading(capacity)
+    if holds_lookups := form in LOOKUP_FORMATS:  # which do not depend on the simulated cache
+        options = replace(options, capacity=capacity or 1, engine="lru")
     anonymizer = Anonymizer() if anonymize else None
     refuse_inputs(sys.stdout.fileno() if output == "-" else output, [recording])
     report = MalformedReport()

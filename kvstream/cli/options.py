@@ -39,23 +39,6 @@ BlockTokens = Annotated[
         help="Tokens in a block; 16 if it is needed. [$KVSTREAM_BLOCK_TOKENS]",
     ),
 ]
-Unit = Annotated[
-    TimeUnit | None,
-    choice(
-        get_args(TimeUnit),
-        "--time-unit",
-        help="Unit of the times in a hash trace; by default the one that its format has.",
-    ),
-]
-Rows = Annotated[
-    TraceRows,
-    choice(
-        get_args(TraceRows),
-        "--rows",
-        help="What a session's rows hold in a hash trace: whole prompts, or what was added to it.",
-        show_default=True,
-    ),
-]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Wait for more at the end of a file.")]
 StateDir = Annotated[
@@ -149,8 +132,23 @@ class TraceOptions(OptionGroup, frozen=True):
 
     panel: ClassVar[str] = "Hash traces"
 
-    time_unit: Unit = None
-    rows: Rows = "whole"
+    time_unit: Annotated[
+        TimeUnit | None,
+        choice(
+            get_args(TimeUnit),
+            "--time-unit",
+            help="Unit of the times in a hash trace; by default the one that its format has.",
+        ),
+    ] = None
+    rows: Annotated[
+        TraceRows,
+        choice(
+            get_args(TraceRows),
+            "--rows",
+            help="What a session's rows hold in a hash trace: whole prompts, or what was added to it.",
+            show_default=True,
+        ),
+    ] = "whole"
     engine: Annotated[
         SimulatedEngine,
         choice(

@@ -17,7 +17,7 @@ from kvstream.alerts.types import CacheAlert
 from kvstream.cli.chosen_rules import RuleFiles
 from kvstream.cli.command import Attempts
 from kvstream.cli.json_lines import JsonLines
-from kvstream.cli.options import CacheOptions, Results, Rows, Unit
+from kvstream.cli.options import CacheOptions, Results, TraceOptions
 from kvstream.cli.recordings import read_recordings, recordings
 from kvstream.cli.render import alert_line, console
 from kvstream.cli.standard import write_document
@@ -25,7 +25,6 @@ from kvstream.engine.monitor import Monitor
 from kvstream.engine.recorded import RecordedTime
 from kvstream.events.frame import EventFrame
 from kvstream.sinks.output_file import refuse_inputs
-from kvstream.sources.options import ReadOptions
 from kvstream.text.escape import for_terminal
 
 EXAMPLES = """
@@ -80,9 +79,8 @@ def try_rules(
             show_default=False,
         ),
     ] = None,
-    time_unit: Unit = None,
-    rows: Rows = "whole",
     cache: CacheOptions,
+    traces: TraceOptions,
     results: Results,
 ) -> None:
     """Replay recordings and print when each rule would have fired and resolved, and what that is worth."""
@@ -101,8 +99,7 @@ def try_rules(
         alerts.extend(time.reach([frame]))
         alerts.extend(monitor.process(frame).alerts)
 
-    options = ReadOptions(capacity=metrics.capacity, time_unit=time_unit, rows=rows)
-    read_recordings(inputs, options, take, time.input_ended)
+    read_recordings(inputs, traces.reading(metrics.capacity), take, time.input_ended)
     alerts += [*time.end(), *monitor.finish()]
     scores = None if labels is None else labelled_scores(alerts, labels, span.start, span.end, span.sources)
     if results.as_lines:

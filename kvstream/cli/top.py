@@ -14,7 +14,7 @@ from kvstream.alerts.types import CacheAlert
 from kvstream.cli.chosen_rules import RuleFiles
 from kvstream.cli.command import Attempts
 from kvstream.cli.handlers import RulesFile
-from kvstream.cli.options import CacheOptions, Follow, Rows, Speed, Unit
+from kvstream.cli.options import CacheOptions, Follow, Speed, TraceOptions
 from kvstream.cli.render import console, summary_table
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.metrics.history import History
@@ -62,10 +62,9 @@ def top_command(
     *,
     follow: Follow = False,
     speed: Speed = 1.0,
-    time_unit: Unit = None,
-    rows: Rows = "whole",
     rules: RulesFile = None,
     cache: CacheOptions,
+    traces: TraceOptions,
 ) -> None:
     """Show what caches do now: hit ratios, evictions, lifetimes and alerts, once a second."""
     if not (sys.stdout.isatty() and sys.stderr.isatty()):  # it draws on standard error
@@ -85,9 +84,7 @@ def top_command(
     stream = KVStream(
         msgspec.structs.replace(config, metrics=metrics), chosen.rules, silences=chosen.silences
     )
-    feeds = _feeds(
-        stream, inputs, follow, speed, ReadOptions(capacity=metrics.capacity, time_unit=time_unit, rows=rows)
-    )
+    feeds = _feeds(stream, inputs, follow, speed, traces.reading(metrics.capacity))
     anyio.run(_watch_stream, stream, feeds, " ".join(inputs))
     console().print(summary_table(stream.summary_nowait()))
 

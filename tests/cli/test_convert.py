@@ -31,6 +31,16 @@ def test_a_trace_to_events_needs_a_capacity_and_says_that_its_cache_is_simulated
     assert json.loads(ran.out.splitlines()[-1])["ts"] == 2_000_000_000_000
 
 
+def test_a_trace_is_simulated_by_the_rules_that_are_asked_for_and_lookups_by_none(kvstream, tmp_path):
+    (tmp_path / "trace.jsonl").write_bytes(TRACE)
+    ran = kvstream("convert", tmp_path / "trace.jsonl", "-", "--capacity", "9", "--engine", "vllm")
+    assert ran.code == 0
+    assert "simulated by vLLM's rules" in ran.err
+    for engine in ("lru", "vllm"):
+        kvstream("convert", tmp_path / "trace.jsonl", tmp_path / f"{engine}.csv", "--engine", engine)
+    assert (tmp_path / "vllm.csv").read_bytes() == (tmp_path / "lru.csv").read_bytes() != b""
+
+
 def test_lookups_of_nobody_knows_what_are_an_error(kvstream, tmp_path):
     (tmp_path / "slots.jsonl").write_bytes(b'{"type":"alloc","block":1,"ts":5}\n')
     ran = kvstream("convert", tmp_path / "slots.jsonl", tmp_path / "made.csv")
