@@ -5,7 +5,13 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 import kvstream
+from kvstream._core.build import COMPILED
+
+needs_compiled = pytest.mark.skipif(not COMPILED, reason="takes minutes with an interpreted core")
+"""For tests of so many events that only a compiled core is fast enough for them."""
 
 
 def interpreted(name, **replaced):

@@ -2,8 +2,10 @@ from kvstream import KVStream, StreamConfig
 from kvstream.bench.consumers import SOURCES, measure_consumers
 from kvstream.bench.growth import measure_endurance, measure_growth
 from kvstream.stream import consumers_of
+from tests.interpreted import needs_compiled
 
 
+@needs_compiled
 def test_growth_is_measured_at_every_size_of_both_kinds_of_table():
     grown = measure_growth(lambda size: None, (1_000, 20_000))
     assert [(at.what, at.size) for at in grown] == [
@@ -13,6 +15,7 @@ def test_growth_is_measured_at_every_size_of_both_kinds_of_table():
     assert all(at.ns_per_event > 0 for at in grown)
 
 
+@needs_compiled
 def test_a_cache_is_measured_after_more_and_more_events():
     shown = []
     grown = measure_endurance(shown.append, (400_000, 6_000_000))

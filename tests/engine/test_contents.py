@@ -17,6 +17,7 @@ from kvstream.events.frame import frames_from_events
 from kvstream.events.types import BlockStored, Labels, Op
 from kvstream.metrics.contents import TIERS
 from kvstream.testing import ReferenceTable
+from tests.interpreted import needs_compiled
 from tests.reference import ReferenceContents, ReferenceSources, ReferenceStays
 from tests.strategies import fewer, frame
 
@@ -305,6 +306,7 @@ def shown(monitor):
     return gathering.figures()
 
 
+@needs_compiled
 @pytest.mark.parametrize("size", [1024, 4096])
 def test_a_sample_of_the_content_comes_near_what_all_of_it_shows(size):
     frames = engines(seed=1)
@@ -354,6 +356,7 @@ def test_tiers_without_end_take_no_time_without_end():
     assert sum(use.copied == 1.0 for use in counted) == 7
 
 
+@needs_compiled
 def test_of_many_caches_less_content_is_looked_at():
     monitor = run(engines(seed=2), MetricsConfig(content_sample=2**20))
     summary = monitor.summary()

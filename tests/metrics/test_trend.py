@@ -7,6 +7,7 @@ from kvstream.config import MetricsConfig
 from kvstream.engine.monitor import Monitor
 from kvstream.metrics.trend import autocorrelation, detect_trend, fit_line
 from kvstream.sources.synthetic import generate
+from tests.interpreted import needs_compiled
 
 SERIES = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 1)), min_size=8, max_size=40)
 
@@ -78,6 +79,7 @@ def test_a_rise_of_a_fifth_in_noise_of_a_tenth_is_found():
     assert found.count("falling") == 0
 
 
+@needs_compiled
 def test_a_steady_engine_has_hardly_any_trends():
     """Ten engines, over the last minute of two and a half; each has its cache full from the first one on."""
     directions = []

@@ -16,6 +16,7 @@ from kvstream.engine.monitor import Monitor
 from kvstream.engine.source import SourceMonitor
 from kvstream.stream import consumers_of
 from tests.faults.test_fork import in_child
+from tests.interpreted import needs_compiled
 from tests.strategies import cuts, fewer, plain_events
 from tests.strategies import frame as event_frame
 from tests.test_stream import config, frame, trouble
@@ -115,6 +116,7 @@ def test_several_consumers_come_to_what_one_does(frames, consumers, every_batch_
     assert anyio.run(fed, frames, consumers) == anyio.run(fed, frames, 1)
 
 
+@needs_compiled
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_alerts_and_large_batches_of_several_consumers_are_those_of_one(backend, entered):
     by_source = [
