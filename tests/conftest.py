@@ -1,6 +1,6 @@
 """Hypothesis profiles, fixtures of more than one test, a browser.
 
-A run tries 50 examples of each property. ``HYPOTHESIS_PROFILE=ci`` tries 300, as CI does beside its slow
+A run tries 25 examples of each property. ``HYPOTHESIS_PROFILE=ci`` tries 300, as CI does beside its slow
 tests (``-m hypothesis``); ``thorough`` tries 10,000, as CI does each night.
 """
 
@@ -13,7 +13,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "default", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "default", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("few", settings.get_profile("default"), max_examples=20)
 settings.register_profile("ci", settings.get_profile("default"), max_examples=300)

@@ -163,12 +163,17 @@ def _parent():
 
 def fork_for(descriptor):
     """Fork a process for each request that comes at a socket, until it is closed."""
+    from kvstream._core.build import warn_if_interpreted
     from kvstream.cli.app import app
+    from kvstream.cli.command import UsageError
 
-    for arguments in (["schemas", "check", os.devnull], ["--help"]):  # loads what is loaded by running
-        with contextlib.suppress(KVStreamError), contextlib.redirect_stdout(io.StringIO()):
+    commands = ("run", "serve", "analyze", "report", "record", "replay")
+    mistakes = ([name, "--no-such-option"] for name in commands)
+    for arguments in (["schemas", "check", os.devnull], ["--help"], *mistakes):  # loads what running loads
+        with contextlib.suppress(KVStreamError, UsageError), contextlib.redirect_stdout(io.StringIO()):
             app(arguments, standalone_mode=False)
     anyio.run(anyio.sleep, 0)
+    warn_if_interpreted()  # once, and here: tests compare what commands say to standard error
     gc.collect()
     gc.freeze()  # so that no child has to copy it all
     with contextlib.suppress(KeyboardInterrupt), socket.socket(fileno=descriptor) as requests:

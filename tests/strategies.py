@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import REASON_CODE, UNKNOWN_REASON
 
-fewer = settings(max_examples=settings().max_examples // 5)
+fewer = settings(max_examples=max(10, settings().max_examples // 5))
 """For properties whose examples cost much; in proportion to the profile's number."""
 
 SLOTS = st.integers(0, 12)

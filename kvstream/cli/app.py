@@ -8,6 +8,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -57,8 +58,12 @@ class _Commands(TyperGroup):
         return super().get_command(ctx, cmd_name)
 
 
+@cache
 def command_named(name: str) -> Any:
-    """Return a command; load its module, which has a group ``app`` or a function ``NAME_command``."""
+    """Return a command, the same one each time.
+
+    Its module is loaded for it, and has a group ``app`` or a function ``NAME_command``.
+    """
     module = import_module(f"kvstream.cli.{name}")
     only = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
     if hasattr(module, "app"):
@@ -68,8 +73,7 @@ def command_named(name: str) -> Any:
         only.command(name, epilog=module.EXAMPLES)(getattr(module, f"{name}_command"))
         commands = only.registered_commands
     for each in commands:
-        if each.cls is not Command:  # loaded before
-            each.cls, each.callback = Command, flat(each.callback, Verbosity, choose)
+        each.cls, each.callback = Command, flat(each.callback, Verbosity, choose)
     return typer.main.get_group(only).commands[name]
 
 

@@ -46,7 +46,7 @@ def test_a_stack_equals_a_list_of_contents(steps):
     check(LruStack(), steps)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(st.integers(0, 2**32), st.integers(1, 2_000), st.integers(1, 2_000), st.floats(1.05, 3))
 def test_long_streams_use_up_places_and_are_put_together_again(seed, room, furthest, skew):
     rng = np.random.default_rng(seed)

@@ -224,7 +224,7 @@ def test_each_source_of_a_busy_stream_is_saved_as_its_frames_so_far_left_it(
 ):
     """Whatever is restored is what the first frames of each source lead to, as many as its numbers say."""
     monkeypatch.setattr("kvstream.engine.cache._SILENT_WINDOWS", 10**9)  # the clock closes no windows
-    events = busy(200, 12_000, content=True)
+    events = busy(200, 6_000, content=True)
     frames = {name: numbered(events, name) for name in NAMES}
 
     async def feed(stream, name, goes_on):
