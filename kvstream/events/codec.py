@@ -62,7 +62,7 @@ class WireFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 _WIDE = np.dtype("<i8")
-_FEW = 512  # events
+_FEW = 4096  # events
 _KNOWN_OPS = bytes(range(len(EVENT_TYPES)))
 _frame_encoder = msgspec.msgpack.Encoder()
 _frame_decoder = msgspec.msgpack.Decoder(WireFrame)

@@ -1,6 +1,5 @@
 """FrameLog: frames of a node's engines into the topic, through a bounded queue, until the broker has them."""
 
-import threading
 from collections import Counter, deque
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -20,13 +19,17 @@ from kvstream.fleet.address import KafkaAddress
 from kvstream.fleet.client import client_settings, described, made
 from kvstream.recording.overflow import OVERFLOW
 from kvstream.recording.queue import FrameQueue, Item
+from kvstream.transport.aligned_sleep import sleep_aligned
 
-_POLL_SECONDS = 0.1
-_LINGER_MS = 50
-GATHER_SECONDS = 0.025
-"""How long frames gather before they are taken: nobody waits for them sooner than the client lingers."""
+GATHER_SECONDS = 0.05
+"""How long frames gather before they are taken, and reports of the broker before they are."""
+
+_LINGER_MS = 60  # a request is of all that came in two of these
+_IDLE_SECONDS = 1.0  # from one look at what the client has to say to the next, where nothing is sent
+_HURRIED_SECONDS = 0.2  # that reports are waited for once somebody does
 
 _AHEAD_BYTES = 64 * 1024 * 1024  # handed to the client and not yet acknowledged
+_UNREPORTED_BYTES = 1024 * 1024  # handed to the client since reports were taken: a full request
 
 
 class FrameLogStatistics(NamedTuple):
@@ -102,7 +105,7 @@ class FrameLog:
         self._records: deque[_Record] = deque()  # taken off the queue and not settled, in order
         self._taken = self._settled = 0  # frames taken off the queue; those before the first in _records
         self._offered = self._written = self._frames = self._bytes = self._malformed = 0
-        self._ahead_bytes = 0
+        self._ahead_bytes = self._unreported_bytes = 0
         self._dropped: Counter[str] = Counter()
         self._fatal: KafkaError | None = None
         self._closed = self._is_gone = self._is_handing = False
@@ -110,7 +113,7 @@ class FrameLog:
     def open(self) -> None:
         """Make the queue, on the event loop."""
         self._queue = FrameQueue(self._config.queue_events)
-        self._changed = anyio.Event()
+        self._changed, self._begun, self._hurried = anyio.Event(), anyio.Event(), anyio.Event()
 
     # What comes in
 
@@ -190,6 +193,10 @@ class FrameLog:
                 raise ClosedStreamError("the log is closed")
             await self.change()
 
+    def hurry(self) -> None:
+        """Take what the broker acknowledges at once for a moment, as somebody waits for it."""
+        self._hurried.set()
+
     def close(self) -> None:
         """Take nothing more; ``run`` ends once all that was sent is settled."""
         self._closed = True
@@ -220,14 +227,12 @@ class FrameLog:
         Raises:
             KVStreamError: If the client cannot go on; what it had not written is to be sent again.
         """
-        stop = threading.Event()
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(to_thread.run_sync, self._poll, stop)
-                try:
-                    await self._write_all()
-                finally:
-                    stop.set()
+                tasks.start_soon(self._take_reports_regularly)
+                tasks.start_soon(self._take_reports_at_once)
+                await self._write_all()
+                tasks.cancel_scope.cancel()
         finally:
             self._closed = self._is_gone = True
             left = sum(record.events for record in self._records)
@@ -255,6 +260,7 @@ class FrameLog:
         record = _Record(frame, len(frame))
         self._taken += 1
         self._records.append(record)
+        self._begun.set()
         if self._produce(record, encoded):
             return True
         self._taken -= 1
@@ -264,6 +270,7 @@ class FrameLog:
     async def _write(self, items: list[Item]) -> None:
         records = [_Record(frame, len(frame)) for frame, _ in items]
         self._records.extend(records)
+        self._begun.set()
         self._is_handing = True
         for record in records:
             while self._ahead_bytes >= _AHEAD_BYTES:
@@ -290,7 +297,7 @@ class FrameLog:
             self._refuse(record, "malformed")
             return True
 
-        def report(error: KafkaError | None, _: object) -> None:  # on the thread that polls
+        def report(error: KafkaError | None, _: object) -> None:  # on whichever thread polls
             record.error, record.is_done = error, True
 
         key = frame.source.encode("utf-8", "surrogatepass")
@@ -304,20 +311,45 @@ class FrameLog:
             return True
         record.frame, record.size = None, len(message)
         self._ahead_bytes += record.size
+        self._unreported_bytes += record.size
+        if self._unreported_bytes >= _UNREPORTED_BYTES:
+            self._take_reports()
         return True
 
     def _refuse(self, record: _Record, reason: str) -> None:
         self.drop(reason, record.events)
         record.frame, record.events, record.is_done = None, 0, True
-        self._take_reports()
+        self._settle()
 
-    def _poll(self, stop: threading.Event) -> None:
-        """Have the client call back, in a thread of its own."""
-        while not stop.is_set():
-            if self._producer.poll(_POLL_SECONDS):
-                self._queue.call_on_loop(self._take_reports)
+    async def _take_reports_regularly(self) -> None:
+        """Take what the client reports now and then: to wake for each report costs more than all else."""
+        seen = 0
+        while True:
+            if self._records or self._taken != seen:
+                seen = self._taken
+                await sleep_aligned(GATHER_SECONDS)
+            else:
+                self._begun = anyio.Event()
+                with anyio.move_on_after(_IDLE_SECONDS):
+                    await self._begun.wait()
+            self._take_reports()
+
+    async def _take_reports_at_once(self) -> None:
+        """Wait for reports in a thread, for a moment, whenever somebody waits for them."""
+        while True:
+            await self._hurried.wait()
+            self._hurried = anyio.Event()
+            until = anyio.current_time() + _HURRIED_SECONDS
+            while self._records and anyio.current_time() < until:
+                if await to_thread.run_sync(self._producer.poll, _HURRIED_SECONDS / 2):
+                    self._settle()
 
     def _take_reports(self) -> None:
+        self._unreported_bytes = 0
+        if self._producer.poll(0):
+            self._settle()
+
+    def _settle(self) -> None:
         """Settle the frames that are done, in order: those before one that is not."""
         while self._records and self._records[0].is_done:
             record = self._records.popleft()
@@ -369,7 +401,8 @@ class UnwrittenFrames:
         self._places.append(self._places[-1] if self._places else 0)
 
     def press(self) -> None:
-        """Do nothing, as frames are written as soon as that can be."""
+        """Take note that the other side waits."""
+        self._log.hurry()
 
     def release(self) -> None:
         """Take out the frames that are settled, oldest first."""

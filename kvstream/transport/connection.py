@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from anyio.streams.tls import TLSStream
 
 from kvstream.errors import MalformedInputError
+from kvstream.transport.aligned_sleep import sleep_aligned
 from kvstream.transport.endpoint import (
     HURRY,
     LINK_VERSION,
@@ -28,7 +29,8 @@ ANSWER_SECONDS = 5.0  # that a peer may take to make room for an answer
 STALLED_SECONDS = 60.0  # without a byte in the middle of a frame
 _FAREWELL_SECONDS = 1.0
 _FRAMES_AN_ANSWER = 16  # while more are waiting
-_FAST = 8 * 2**20  # bytes a second that do not gather; a Unix socket has room for more
+_GATHERED_BYTES = 352 * 1024  # that may gather; a Unix socket has room for 400 kB, by Linux's defaults
+_LEAST_GATHER_SECONDS = 0.01
 _SIGN_OF_LIFE_SECONDS = 20.0  # after which an answer is repeated where frames wait for a snapshot
 _LAST_SNAPSHOT_SECONDS = 4.0  # that the last frames may wait for theirs
 
@@ -160,9 +162,9 @@ class FrameConnection:
                 await self._acknowledge()
                 await checkpoint_if_cancelled()  # answers are not cancelled
             if data is None:
-                if self._gather_seconds:
-                    await self._gather()
-                if (data := await self._next()) is None:
+                if self._gather_seconds and self._reader.is_drained:
+                    data = await self._gather()
+                if data is None and (data := await self._next()) is None:
                     return
             self._share.is_reading = False
             if data == HURRY:
@@ -172,13 +174,24 @@ class FrameConnection:
             await deliver(data)
             self.taken += 1
 
-    async def _gather(self) -> None:
-        """Let frames gather, unless they come fast: to wake for each costs more than what is done with it."""
+    async def _gather(self) -> bytes | None:
+        """Let frames gather, unless they come fast; return one if any has come.
+
+        To wake for each costs more than what is done with it.
+        """
         now, received = anyio.current_time(), self._reader.received
         came, elapsed = received - self._gathered, now - self._gathered_at
         self._gathered, self._gathered_at = received, now
-        if came < _FAST * elapsed:
-            await anyio.sleep(self._gather_seconds)
+        seconds = self._gather_seconds
+        while came * seconds > _GATHERED_BYTES * elapsed:
+            seconds /= 2
+            if seconds < _LEAST_GATHER_SECONDS:
+                return None
+        await sleep_aligned(seconds)
+        await self._budget.room(self._share)
+        self._reader.receive_waiting()
+        self._budget.resize(self._share, self._reader.held)
+        return self._waiting()
 
     async def acknowledge_held(self) -> None:
         """Acknowledge frames as they come to be held, until cancelled or the connection breaks."""

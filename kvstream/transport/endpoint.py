@@ -7,7 +7,6 @@ its length in four bytes, big-endian; hellos and answers are msgpack.
 """
 
 import ipaddress
-import socket
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -22,8 +21,8 @@ __all__ = ["Endpoint"]
 LINK_VERSION = 1
 MAX_HELLO_BYTES = 4096
 
-LARGEST_READ = 256 * 1024
-"""Bytes that are read at once while a long message arrives."""
+LARGEST_READ = 384 * 1024
+"""Bytes that are read at once, at most."""
 
 _READ_BYTES = 64 * 1024
 _LENGTH_BYTES = 4
@@ -138,20 +137,23 @@ class MessageReader:
 
     Attributes:
         received: Bytes received so far.
+        is_drained: Whether nothing was left to receive, as far as that is known: of a Unix socket.
     """
 
     def __init__(self, stream: ByteStream, longest: int) -> None:
         self.longest = longest
         self.received = 0
+        self.is_drained = False
         self._stream = stream
         is_unix = isinstance(stream, UNIXSocketStream)
         self._socket = stream.extra(SocketAttribute.raw_socket) if is_unix else None  # noqa: S610
-        self._data = bytearray()
+        self._data = bytearray()  # what is held, from _start to _end; its memory is used again
+        self._start = self._end = 0
 
     @property
     def held(self) -> int:
         """Return bytes received and not yet taken out."""
-        return len(self._data)
+        return self._end - self._start
 
     def waiting(self) -> bytes | None:
         """Take a message that has arrived as a whole; None if there is none.
@@ -159,14 +161,14 @@ class MessageReader:
         Raises:
             MalformedInputError: If the next one is too long.
         """
-        if len(self._data) < _LENGTH_BYTES:
+        if self.held < _LENGTH_BYTES:
             return None
-        end = self._end()
-        if len(self._data) < end:
+        end = self._start + self._message_bytes()
+        if end > self._end:
             return None
         with memoryview(self._data) as view:
-            message = bytes(view[_LENGTH_BYTES:end])
-        del self._data[:end]
+            message = bytes(view[self._start + _LENGTH_BYTES : end])
+        self._start = end
         return message
 
     async def receive(self) -> bool:
@@ -178,37 +180,62 @@ class MessageReader:
             MalformedInputError: If the message is too long.
             anyio.BrokenResourceError: If the connection has broken.
         """
-        held = len(self._data)
         try:
-            self._data += await self._stream.receive(self._room())
+            piece = await self._stream.receive(self._wanted())
         except anyio.EndOfStream:
             return False
-        if self._socket is not None:
-            self._receive_rest(self._socket, held)
-        self.received += len(self._data) - held
+        with self._room(len(piece)) as room:
+            room[:] = piece
+        self._add(len(piece))
+        self.receive_waiting(LARGEST_READ - len(piece))
         return True
 
-    def _room(self) -> int:
-        """Return how many bytes to ask for."""
-        room = _READ_BYTES
-        if len(self._data) >= _LENGTH_BYTES:
-            room = min(max(room, self._end() - len(self._data)), LARGEST_READ)
-        return min(room, _LENGTH_BYTES + self.longest)
+    def receive_waiting(self, most: int = LARGEST_READ) -> None:
+        """Take what has come meanwhile: a Unix socket hands out some 20 kB at a time.
 
-    def _receive_rest(self, connection: socket.socket, held: int) -> None:
-        """Take what else has come meanwhile: a Unix socket hands out some 20 kB at a time.
+        To wait for each of them would take a turn of the loop, which costs more than the copying. Where the
+        system does not say what is there (TCP), nothing is taken.
 
-        To wait for each of them would take a turn of the loop, which costs more than the copying.
+        Args:
+            most: Bytes to take.
         """
-        most = held + min(LARGEST_READ, _LENGTH_BYTES + self.longest)
-        while (room := most - len(self._data)) > 0:
+        most = min(most, _LENGTH_BYTES + self.longest - self.held)
+        self.is_drained = False
+        while self._socket is not None and most > 0:
             try:
-                piece = connection.recv(room)
+                with self._room(most) as room:
+                    n = self._socket.recv_into(room)
             except OSError:  # nothing is there now, or the next ``receive`` says what it is
+                self.is_drained = True
                 return
-            if not piece:
+            if not n:
                 return
-            self._data += piece
+            self._add(n)
+            most -= n
+
+    def _wanted(self) -> int:
+        """Return how many bytes to ask for."""
+        wanted = _READ_BYTES
+        if self.held >= _LENGTH_BYTES:
+            wanted = min(max(wanted, self._message_bytes() - self.held), LARGEST_READ)
+        return min(wanted, _LENGTH_BYTES + self.longest)
+
+    def _room(self, size: int) -> memoryview:
+        """Return room for some bytes behind those that are held, which ``_add`` then counts."""
+        if self._start:
+            held = self.held
+            with memoryview(self._data) as view:
+                view[:held] = view[self._start : self._end]
+            self._start, self._end = 0, held
+        if len(self._data) > 2 * LARGEST_READ > self._end + size:
+            del self._data[self._end + size :]  # memory of a long message that is gone
+        if (missing := self._end + size - len(self._data)) > 0:
+            self._data += bytes(missing)
+        return memoryview(self._data)[self._end : self._end + size]
+
+    def _add(self, size: int) -> None:
+        self._end += size
+        self.received += size
 
     async def next(self) -> bytes | None:
         """Wait for a message; None at the end of the connection, where a part of one may be left behind.
@@ -222,8 +249,9 @@ class MessageReader:
                 return None
         return message
 
-    def _end(self) -> int:
-        length = int.from_bytes(self._data[:_LENGTH_BYTES], "big")
+    def _message_bytes(self) -> int:
+        """Return bytes of the next message, with its length."""
+        length = int.from_bytes(self._data[self._start : self._start + _LENGTH_BYTES], "big")
         if length > self.longest:
             raise MalformedInputError(f"a message of {length:,} bytes is longer than {self.longest:,}")
         return _LENGTH_BYTES + length

@@ -15,6 +15,7 @@ from kvstream.errors import ClosedStreamError, ConfigError
 from kvstream.events.codec import decode_frame, encode_frame
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Op
+from kvstream.fleet import frame_log
 from kvstream.fleet.address import KafkaAddress
 from kvstream.fleet.frame_log import FrameLog, UnwrittenFrames
 from kvstream.transport.endpoint import Endpoint
@@ -87,6 +88,19 @@ async def test_a_producer_hears_of_a_frame_once_the_broker_has_it(broker, tmp_pa
             in_topic = [decode_frame(r[3]) for r in broker.records(KafkaAddress.parse(url).frames)]
             assert remote.statistics().events == sum(map(len, in_topic)) == 100
         tasks.cancel_scope.cancel()
+
+
+async def test_who_waits_hears_at_once_of_what_the_broker_has(broker, monkeypatch):
+    monkeypatch.setattr(frame_log, "GATHER_SECONDS", 3600.0)
+    async with writing(broker.url()) as log:
+        await log.send(frame())
+
+        def is_settled():
+            log.hurry()
+            return log.is_settled(log.position)
+
+        await until(is_settled)
+        assert log.statistics().written == 4
 
 
 async def test_a_producer_hears_nothing_while_no_broker_has_its_frames(tmp_path):

@@ -19,7 +19,7 @@ from kvstream.errors import ConfigError
 from kvstream.events.codec import encode_frame
 from kvstream.events.frame import EventFrame
 from kvstream.stream import KVStream
-from kvstream.transport.endpoint import Endpoint, Hello, MessageReader, with_length
+from kvstream.transport.endpoint import LARGEST_READ, Endpoint, Hello, MessageReader, with_length
 from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.server import FrameServer
 from tests.ports import free_port, has_ipv6
@@ -424,7 +424,7 @@ async def test_unfinished_frames_of_all_connections_together_are_bounded(endpoin
             with suppress(anyio.BrokenResourceError):
                 await connection.send((590_000).to_bytes(4, "big") + bytes(500_000))
         await until(lambda: server.statistics().faults.get("receive_budget", 0) >= 3)
-        assert budget.held <= (1 << 20) + 6 * 256 * 1024
+        assert budget.held <= (1 << 20) + 6 * LARGEST_READ
         async with connect(str(server.endpoint)) as remote:
             await remote.producer("engine-0").allocated(range(10_000))
             await remote.flush()
