@@ -36,7 +36,7 @@ _HOT_SHOWN = 5
 
 
 def analyze_command(files: Recordings, cache: CacheOptions, traces: TraceOptions, results: Results) -> None:
-    """Explain recorded events: why a cache does what it does and what would help, then the figures."""
+    """Explain recorded events: why a cache behaves as it does, what would help, and the figures."""
     with Attempts() as attempt:
         inputs = attempt(recordings, files, "what is analyzed is read from files")
         metrics = attempt(cache.metrics)

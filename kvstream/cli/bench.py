@@ -55,7 +55,7 @@ def bench_command(
     *,
     events: Annotated[
         int,
-        number("count", "--events", metavar="N", low=1000, help="Events a repeat.", show_default=True),
+        number("count", "--events", metavar="N", low=1000, help="Events in each repeat.", show_default=True),
     ] = 400_000,
     repeats: Annotated[
         int,
@@ -84,7 +84,7 @@ def bench_command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Compare with the JSON of an earlier run of as many events.",
+            help="Compare with the JSON of an earlier run with the same number of events.",
             show_default=False,
         ),
     ] = None,
@@ -95,7 +95,7 @@ def bench_command(
             "--tolerance",
             metavar="SHARE",
             low=0,
-            help="Growth of a part's cost, relative to the plain collector's, that is let pass.",
+            help="By how much a part's cost may grow, relative to the plain collector's.",
             show_default=True,
         ),
     ] = 0.3,

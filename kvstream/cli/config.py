@@ -17,21 +17,20 @@ from kvstream.text.toml import TomlFile
 EXAMPLES = """
 [bold]Examples[/bold]
 
-  kvstream config show > kvstream.toml              every setting as it is now, to begin a file with
+  kvstream config show > kvstream.toml              every setting as it is now, to start a file with
 
   kvstream config check kvstream.toml               all mistakes, with lines
 
   KVSTREAM_CAPACITY=16Ki kvstream config show --config kvstream.toml
 
-[bold]A file[/bold] has settings in the tables metrics and stream, changed rules in rules.NAME, silences as
-kvstream rules has them, in alerts the options of run and serve that say where alerts go, and in run, serve,
-analyze, report and top other options of these commands. The command line wins over variables, and these win
-over the file. It is read where --config or $KVSTREAM_CONFIG names it, never by itself, as it can name
-commands to run.
+[bold]A file[/bold] has settings in the tables metrics and stream, rules in rules.NAME, and silences in
+silences. Options of run and serve on where alerts go are in alerts, other options of commands in run, serve,
+analyze, report and top. The command line wins over variables, and variables win over the file. A file is read
+only if --config or $KVSTREAM_CONFIG names it, as it can name commands to run.
 """
 
 app = typer.Typer(
-    help="Check a kvstream.toml, or show settings and where they are from.",
+    help="Check a kvstream.toml, or show all settings and where each comes from.",
     no_args_is_help=True,
     epilog=EXAMPLES,
 )
@@ -41,7 +40,7 @@ app = typer.Typer(
 def check_config(
     file: Annotated[Path, typer.Argument(metavar="kvstream.toml", help="A file of settings.")],
 ) -> None:
-    """Say whether a file of settings is right, or all that is wrong with it, by line."""
+    """Check a file of settings, and list all mistakes by line."""
     counted = check_all(file)
     parts = [f"{count} {what}{'s' * (count != 1)}" for what, count in counted.items() if count]
     print(for_terminal(f"{file}: {', '.join(parts) or 'empty'}"))
@@ -61,7 +60,7 @@ def show_config(
     ] = None,
     results: Results,
 ) -> None:
-    """Print every setting as TOML with where it is from: the file, a variable, or the default."""
+    """Print every setting as TOML, and where it comes from: the file, a variable, or the default."""
     settings = read_settings(None if config is None else TomlFile(config))
     stream = settings.build(StreamConfig)
     configs: dict[str, Any] = {"metrics": stream.metrics, "stream": stream}

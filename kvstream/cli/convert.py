@@ -40,12 +40,14 @@ EXAMPLES = """
 
 
 def convert_command(
-    recording: Annotated[str, typer.Argument(metavar="FROM", help="Any input of kvstream run that ends.")],
+    recording: Annotated[
+        str, typer.Argument(metavar="FROM", help="Any file or standard input that kvstream run reads.")
+    ],
     output: Annotated[str, typer.Argument(metavar="TO", help="A file, or - for standard output.")],
     *,
     format: Annotated[  # noqa: A002
         Format | None,
-        choice(get_args(Format), "--format", help="By default as the file is named, else jsonl."),
+        choice(get_args(Format), "--format", help="By default by the ending of the name, else jsonl."),
     ] = None,
     source: Annotated[
         str | None, typer.Option(help="Only the events of this source.", show_default=False)

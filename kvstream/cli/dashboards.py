@@ -23,10 +23,12 @@ app = typer.Typer(
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Made if there is none.")] = Path(),
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="Folder, created if it does not exist.")
+    ] = Path(),
     force: Force = False,
 ) -> None:
-    """Write kvstream.dashboard.json, to import into Grafana, and rules of Prometheus, of a fleet too."""
+    """Write kvstream.dashboard.json for Grafana, and rules for Prometheus, also those of a fleet."""
     sources = sorted(resources.files("kvstream.exporters").joinpath("dashboards").iterdir(), key=str)
     for source in sources:
         refuse_overwriting(folder / source.name, force)

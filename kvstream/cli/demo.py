@@ -42,7 +42,7 @@ _TENANTS = (Labels(tenant="chat"), Labels(tenant="nightly-batch"))
 
 def demo_command(
     http: Annotated[
-        str, typer.Option(metavar="[HOST]:PORT", help="Where the dashboard is.")
+        str, typer.Option(metavar="[HOST]:PORT", help="Address of the dashboard.")
     ] = "127.0.0.1:9109",
     seed: Annotated[
         int,
@@ -51,7 +51,7 @@ def demo_command(
         ),
     ] = 0,
 ) -> int:
-    """Run two simulated engines, one hit by a scan every quarter of an hour, and show the dashboard."""
+    """Show the dashboard of two simulated engines; a batch job hits one every quarter of an hour."""
     from kvstream.web.server import HttpServer  # here, as it needs an extra
 
     stream = KVStream(

@@ -79,7 +79,7 @@ def doctor_command(
         list[str] | None,
         typer.Argument(
             metavar="[zmq://HOST:PORT|http://HOST:PORT|unix:PATH|tcp://HOST:PORT]...",
-            help="Engines, or a kvstream serve.",
+            help="Engines, or addresses of a kvstream serve.",
             show_default=False,
         ),
     ] = None,

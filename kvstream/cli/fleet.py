@@ -59,7 +59,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Judge more engines than one process can: agents, a Kafka topic, workers.",
+    help="Follow more engines than one process can: agents, a Kafka topic, workers.",
     epilog=EXAMPLES,
 )
 
@@ -89,7 +89,7 @@ def agent(
     engines: Engines,
     to: Annotated[str, typer.Option(metavar=_KAFKA_URL, help=_TOPICS_HELP)],
     create_topics: Annotated[
-        bool, typer.Option("--create-topics", help="Make the topics where there are none.")
+        bool, typer.Option("--create-topics", help="Create the topics that do not exist.")
     ] = False,
     partitions: Annotated[
         int,
@@ -99,7 +99,7 @@ def agent(
             metavar="N",
             low=1,
             high=10_000,
-            help="With --create-topics: partitions of the frames, for ever.",
+            help="With --create-topics: partitions of the frames; cannot be changed later.",
             show_default=True,
         ),
     ] = 64,
@@ -110,12 +110,12 @@ def agent(
             "--copies",
             metavar="N",
             low=1,
-            help="With --create-topics: brokers that keep each partition; by default as the broker is set.",
+            help="With --create-topics: brokers that keep each partition; by default the broker's setting.",
         ),
     ] = None,
     overflow: Annotated[
         OverflowPolicy,
-        choice(POLICIES, "--overflow", help="While the broker is away.", show_default=True),
+        choice(POLICIES, "--overflow", help="What to do while the queue is full.", show_default=True),
     ] = "block",
     queue_events: Annotated[
         int,
@@ -124,7 +124,7 @@ def agent(
             "--queue-events",
             metavar="N",
             low=1,
-            help="Events that wait for the broker before that.",
+            help="Events that may wait for the broker.",
             show_default="4Mi",
         ),
     ] = 4_194_304,
@@ -135,7 +135,7 @@ def agent(
             "--drain-seconds",
             metavar="DURATION",
             low=0,
-            help="How long stopping may take to write what waits.",
+            help="How long to go on writing queued events when stopped.",
             show_default="10s",
         ),
     ] = 10.0,
@@ -237,7 +237,7 @@ def worker(
             "--checkpoint-every",
             metavar="DURATION",
             low=0.1,
-            help="From one commit of a partition to the next.",
+            help="Time between two commits of a partition.",
             show_default="5s",
         ),
     ] = 5.0,
@@ -248,7 +248,7 @@ def worker(
             "--session",
             metavar="DURATION",
             low=0.5,
-            help="Silence after which others take over.",
+            help="Silence of a worker after which the others take over.",
             show_default="10s",
         ),
     ] = 10.0,
@@ -259,7 +259,7 @@ def worker(
             "--summary-every",
             metavar="DURATION",
             low=0,
-            help="Publish summaries so often; 0: never.",
+            help="Time between summaries that are published; 0: none.",
             show_default="10s",
         ),
     ] = 10.0,
@@ -321,7 +321,7 @@ def notify(
 ) -> int:
     """Notify of the alerts of all workers, of each change of an incident once, until stopped.
 
-    What was sent is read from the topic: another one, started later or beside it, goes on from there.
+    What was sent is read from the topic, so that another process continues, started later or beside it.
     """
     from kvstream.fleet import client  # here, as it needs an extra
     from kvstream.fleet.address import KafkaAddress
@@ -361,7 +361,8 @@ def serve(
     *,
     from_: FromKafka,
     http: Annotated[
-        str, typer.Option(metavar="[HOST]:PORT", help="Where; by default on this machine only.")
+        str,
+        typer.Option(metavar="[HOST]:PORT", help="Serve the page there; by default on this machine only."),
     ] = ":9110",
     kafka_config: KafkaConfig = None,
     guard: Guard,

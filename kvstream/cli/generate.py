@@ -31,18 +31,18 @@ def generate_command(
     ],
     *,
     output: Annotated[
-        str, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is standard output.")
+        str, typer.Option("--output", "-o", metavar="FILE", help="File to write; - is standard output.")
     ] = "-",
     format: Annotated[  # noqa: A002
         Format | None,
-        choice(get_args(Format), "--format", help="By default as the file is named, else jsonl."),
+        choice(get_args(Format), "--format", help="By default by the ending of the name, else jsonl."),
     ] = None,
     events: Annotated[
         int, number("count", "--events", metavar="N", low=1, help="Events in all.", show_default=True)
     ] = 100_000,
     blocks: Annotated[
         int,
-        number("count", "--blocks", metavar="N", low=64, help="Blocks the cache holds.", show_default=True),
+        number("count", "--blocks", metavar="N", low=64, help="Capacity of the cache.", show_default=True),
     ] = 4096,
     rate: Annotated[
         float,
@@ -51,7 +51,7 @@ def generate_command(
             "--rate",
             metavar="N",
             low=0.001,
-            help="Events a second of recorded time, about.",
+            help="About how many events a second of recorded time.",
             show_default=True,
         ),
     ] = 20_000.0,

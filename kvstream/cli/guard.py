@@ -73,7 +73,7 @@ class FrameLimits(OptionGroup, frozen=True):
             "--max-connections",
             metavar="N",
             low=1,
-            help="Producers at once, an endpoint.",
+            help="Producers connected at once, for each endpoint.",
             show_default=True,
         ),
     ] = 256
@@ -85,7 +85,7 @@ class FrameLimits(OptionGroup, frozen=True):
             metavar="SIZE",
             low=1024,
             high=MAX_FRAME_BYTES,
-            help="Bytes a frame may have.",
+            help="Largest frame, in bytes.",
             show_default="64MiB",
         ),
     ] = MAX_FRAME_BYTES
@@ -97,6 +97,6 @@ class FrameLimits(OptionGroup, frozen=True):
             metavar="SIZE",
             low=1,
             help="Bytes received and not yet queued, of all connections together.",
-            show_default=True,
+            show_default="256MiB",
         ),
     ] = DEFAULT_RECEIVE_BYTES

@@ -115,7 +115,7 @@ class Destinations(OptionGroup, frozen=True):
             "--alert-log-max-size",
             metavar="SIZE",
             low=1024,
-            help="Rotate that file before it has more than this, such as 10MB; five of before are kept.",
+            help="Rotate that file before it is larger than this, such as 10MB; five old ones are kept.",
         ),
     ] = None
     otlp: Annotated[

@@ -46,14 +46,16 @@ def mark_command(
             show_default=False,
         ),
     ] = None,
-    source: Annotated[str, typer.Option(metavar="PATTERN", help="Sources, as a shell has them.")] = "*",
+    source: Annotated[
+        str, typer.Option(metavar="PATTERN", help="Sources that it concerns, as a shell pattern.")
+    ] = "*",
     remove: Annotated[
         str | None, typer.Option(metavar="ID", help="Remove a mark.", show_default=False)
     ] = None,
     server: Server,
     results: Results,
 ) -> None:
-    """Note a moment, such as a deploy, for the charts of a running kvstream serve; or list what was noted."""
+    """Mark a moment, such as a deploy, in the charts of a running kvstream serve; or list the marks."""
     if remove is not None:
         if text is not None:
             raise ConfigError("--remove takes a mark away, and a text adds one: do one at a time")

@@ -19,14 +19,16 @@ class Verbosity(OptionGroup, frozen=True):
 
     panel: ClassVar[str] = "Every command"
 
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors besides the results.")] = (
+        False
+    )
     verbose: Annotated[
         int,
         typer.Option(
             "--verbose",
             "-v",
             count=True,
-            help="Say more: each malformed piece, what is retried.",
+            help="Print more: each malformed piece, each retry.",
             show_default=False,
         ),
     ] = 0

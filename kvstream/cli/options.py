@@ -26,7 +26,7 @@ Capacity = Annotated[
         "--capacity",
         metavar="BLOCKS",
         low=1,
-        help="Blocks each cache has room for, such as 10k or 16Ki. [$KVSTREAM_CAPACITY]",
+        help="Blocks that each cache has room for, such as 10k or 16Ki. [$KVSTREAM_CAPACITY]",
     ),
 ]
 BlockTokens = Annotated[
@@ -46,7 +46,7 @@ StateDir = Annotated[
     typer.Option(
         "--state",
         metavar="DIR",
-        help="Keep the state there, so that the next process goes on where this one ends, however it ends.",
+        help="Save the state there, so that the next process continues from it, also after a crash.",
         show_default=False,
     ),
 ]
@@ -137,7 +137,7 @@ class TraceOptions(OptionGroup, frozen=True):
         choice(
             get_args(TimeUnit),
             "--time-unit",
-            help="Unit of the times in a hash trace; by default the one that its format has.",
+            help="Unit of the times in a hash trace; by default that of its format.",
         ),
     ] = None
     rows: Annotated[

@@ -41,7 +41,7 @@ _FLUSH_SECONDS = 1.0
 
 def record_command(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="As for kvstream run.")],
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="File to write.")],
     format: Annotated[  # noqa: A002
         Format | None, choice(get_args(Format), "--format", help="By default as the file is named.")
     ] = None,
@@ -72,7 +72,7 @@ def record_command(
             "--keep",
             metavar="N",
             low=1,
-            help="Keep the newest N files that are rotated, those of earlier recordings included.",
+            help="Keep only the newest N rotated files, including those of earlier recordings.",
         ),
     ] = None,
     max_size: Annotated[
@@ -82,12 +82,12 @@ def record_command(
             "--max-size",
             metavar="SIZE",
             low=1,
-            help="Remove the oldest files that are rotated where all are larger than this, such as 10GB.",
+            help="Remove the oldest rotated files if all together are larger than this, such as 10GB.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> int:
-    """Write events to a file, or to a row of files, until the input ends or it is stopped."""
+    """Write events to a file, or to a series of files, until the input ends or it is stopped."""
     if rotate_mb is rotate_minutes is None and (keep, max_size) != (None, None):
         raise ConfigError(
             "--keep and --max-size are of files that are rotated: --rotate-mb or --rotate-minutes"

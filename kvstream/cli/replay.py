@@ -83,7 +83,7 @@ def replay_command(
         ),
     ] = None,
 ) -> int:
-    """Send recorded events again, spaced as they were."""
+    """Send recorded events again, at their recorded pace."""
     recorded = Input(recording)
     if recorded.engine is not None:
         raise ConfigError(f"{recording} is live; record it first")

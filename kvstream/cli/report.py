@@ -69,7 +69,7 @@ def report_command(
     ] = None,
     format: Annotated[  # noqa: A002
         Format | None,
-        choice(get_args(Format), "--format", help="By default what the output's name ends with, or html."),
+        choice(get_args(Format), "--format", help="By default by the ending of the output's name, or html."),
     ] = None,
     evictions: Annotated[
         Path | None,
@@ -84,7 +84,7 @@ def report_command(
         typer.Option(
             "--compare",
             metavar="A B",
-            help="What differs between two recordings, or two spans START..END of FILE, and is it chance?",
+            help="Show what differs between two recordings, or two spans START..END of FILE.",
             show_default=False,
         ),
     ] = None,

@@ -39,20 +39,20 @@ EXAMPLES = """
   kvstream rules test my-rules.toml --on day.kvlog --labels incidents.jsonl    found, missed, false alerts
 """
 
-app = typer.Typer(help="List, check and try alert rules.", no_args_is_help=True, epilog=EXAMPLES)
+app = typer.Typer(help="List, check and test alert rules.", no_args_is_help=True, epilog=EXAMPLES)
 
 RulesArgument = Annotated[Path, typer.Argument(metavar="FILE.toml", help="Changes to the built-in rules.")]
 
 
 @app.command("list")
 def list_rules() -> None:
-    """Print the built-in rules as TOML, each with why it is there and what to do."""
+    """Print the built-in rules as TOML, each with its reason and what to do."""
     write_document(builtin_text())
 
 
 @app.command("check")
 def check_rules(file: RulesArgument) -> None:
-    """Say what a file of rules changes, or what is wrong with it, by line."""
+    """Show what a file of rules changes, or list its mistakes by line."""
     base = {rule.name: rule for rule in default_rules()}
     rules, silences = load_rules(file, tuple(base.values()))
     new = [rule.name for rule in rules if rule.name not in base]
@@ -83,7 +83,7 @@ def try_rules(
     traces: TraceOptions,
     results: Results,
 ) -> None:
-    """Replay recordings and print when each rule would have fired and resolved, and what that is worth."""
+    """Replay recordings and show when each rule would have fired and resolved; with --labels, score them."""
     with Attempts() as attempt:
         inputs = attempt(recordings, on, "rules are tried on files")
         metrics = attempt(cache.metrics)

@@ -31,7 +31,7 @@ from kvstream.stream import KVStream
 EXAMPLES = f"""
 [bold]Examples[/bold]
 
-  kvstream run examples/data/*.kvlog.gz               two engines at once
+  kvstream run examples/data/*.kvlog.gz               several recordings together
 
   kvstream run 'zmq://vllm-0:5557?replay=tcp://vllm-0:5600&dp=8'      eight ranks, at ports 5557 to 5564
 
@@ -41,9 +41,9 @@ EXAMPLES = f"""
 
   tail -f events.jsonl | kvstream run -               live
 
-  kvstream run day.kvlog --speed 60 --capacity 16384  an hour a minute
+  kvstream run day.kvlog --speed 60 --capacity 16384  an hour of the recording each minute
 
-  kvstream run trace.jsonl --capacity 8192            requests by hashes, through a simulated cache
+  kvstream run trace.jsonl --capacity 8192            a hash trace, through a simulated cache
 
   kvstream run nightly.kvlog --fail-on critical       exit code 3 if it fired
 
@@ -80,7 +80,7 @@ def run_command(
             "--summary-every",
             metavar="DURATION",
             low=0,
-            help="A summary every so much recorded time, such as 90s or 5m; 0: only the last.",
+            help="Recorded time between summaries, such as 90s or 5m; 0: only the last one.",
         ),
     ] = 0.0,
     evictions: Evictions = False,

@@ -35,7 +35,7 @@ EXAMPLES = f"""
 
   kvstream serve --from 'zmq://vllm-0:5557?replay=tcp://vllm-0:5558' --http :9109
 
-  kvstream serve --from 'zmq://vllm-0:5557?dp=8' --from http://sglang-0:30000 --targets engines.json --http …
+  kvstream serve --from 'zmq://vllm-0:5557?dp=8' --from http://sglang-0:30000 --targets engines.json
 
   kvstream serve --from zmq://vllm-0:5557?source=vllm-0 --engine-metrics vllm-0=http://vllm-0:8000/metrics
 
@@ -78,7 +78,7 @@ def serve_command(
             "--summary-every",
             metavar="DURATION",
             low=0,
-            help="A summary every so often, such as 90s or 5m; 0: only the last.",
+            help="Time between summaries, such as 90s or 5m; 0: only the last one.",
             show_default="10s",
         ),
     ] = 10.0,

@@ -25,8 +25,7 @@ EXAMPLES = """
 
   kvstream silence remove 5f2c61d0a9b3e874
 
-  kvstream silence acknowledge 0123456789abcdef      what fires now, until it is over; the fingerprint is in
-                                                     the alert
+  kvstream silence acknowledge 0123456789abcdef      until the incident is over; the alert has the fingerprint
 """
 
 app = typer.Typer(
@@ -43,7 +42,7 @@ class _Listed(msgspec.Struct):
 @app.command("add")
 def add_silence(
     *,
-    rule: Annotated[str, typer.Option(metavar="PATTERN", help="Rules, as a shell has them.")] = "*",
+    rule: Annotated[str, typer.Option(metavar="PATTERN", help="Rules, as a shell pattern.")] = "*",
     source: Annotated[str, typer.Option(metavar="PATTERN", help="Sources.")] = "*",
     tier: Annotated[str, typer.Option(metavar="PATTERN", help="Tiers.")] = "*",
     lasting: Annotated[
@@ -54,7 +53,7 @@ def add_silence(
         str | None,
         typer.Option(metavar="TIME", help="Its end, such as 2027-01-01T06:00:00Z.", show_default=False),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why, for those who wonder.")] = "silenced",
+    reason: Annotated[str, typer.Option(help="Why, for others who see it.")] = "silenced",
     server: Server,
     results: Results,
 ) -> None:
@@ -85,7 +84,9 @@ def list_silences(*, server: Server, results: Results) -> None:
 
 @app.command("remove")
 def remove_silences(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="As kvstream silence list has them.")],
+    ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="Ids, as kvstream silence list prints them.")
+    ],
     *,
     server: Server,
 ) -> None:
@@ -98,11 +99,11 @@ def remove_silences(
 def acknowledge_alert(
     fingerprint: Annotated[str, typer.Argument(help="Of an alert that fires.")],
     *,
-    reason: Annotated[str, typer.Option(help="Why, for those who wonder.")] = "acknowledged",
+    reason: Annotated[str, typer.Option(help="Why, for others who see it.")] = "acknowledged",
     server: Server,
     results: Results,
 ) -> None:
-    """Silence exactly the incident of an alert that fires, until that incident is over."""
+    """Silence the incident of a firing alert until that incident is over."""
     path = f"/api/alerts/{quote(fingerprint, safe='')}/acknowledge"
     body = server.ask("POST", path, {"reason": reason})
     _show([msgspec.json.decode(body, type=Silence)], results.as_lines)

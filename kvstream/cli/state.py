@@ -19,23 +19,25 @@ from kvstream.text.escape import for_terminal
 EXAMPLES = """
 [bold]Examples[/bold]
 
-  kvstream state inspect /var/lib/kvstream      snapshots, sources, sizes, and from where each goes on
+  kvstream state inspect /var/lib/kvstream      snapshots, sources, sizes, and where each source continues
 
   kvstream state verify /var/lib/kvstream && echo whole
 
-Both only read, also while a server saves there.
+Both commands only read, and may run while a server saves there.
 """
 
-app = typer.Typer(help="Look at the state that serve --state saves.", no_args_is_help=True, epilog=EXAMPLES)
+app = typer.Typer(
+    help="Inspect or verify the state that serve --state saves.", no_args_is_help=True, epilog=EXAMPLES
+)
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="As serve --state has it.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of serve --state.")]
 
 
 @app.command()
 def inspect(directory: Directory, *, results: Results) -> None:
-    """Show what is in each snapshot: sources, sizes, age, writer, and from where each source goes on.
+    """Show what is in each snapshot: sources, sizes, age, writer, and where each source continues.
 
-    Exit code 1 if there is none, or none that is whole.
+    Exit code 1 if there is no snapshot, or no whole one.
     """
     now = time.time()
     snapshots = [described(file, now) for file in _snapshots(directory)]
@@ -47,7 +49,7 @@ def inspect(directory: Directory, *, results: Results) -> None:
 def verify(directory: Directory, *, results: Results) -> None:
     """Restore each snapshot, as a server would, and say whether it is whole.
 
-    Exit code 1 if there is none, or one that is not whole.
+    Exit code 1 if there is no snapshot, or a damaged one.
     """
     now = time.time()
     snapshots = []

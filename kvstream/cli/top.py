@@ -40,7 +40,7 @@ EXAMPLES = """
 
   kvstream top zmq://vllm-0:5557 zmq://vllm-1:5557
 
-  kvstream top day.kvlog --speed 60           an hour a minute
+  kvstream top day.kvlog --speed 60           an hour of the recording each minute
 
 [bold]Keys[/bold]: arrows and Enter choose a cache, a all; s sorts, / filters, ? lists the keys, q leaves.
 """

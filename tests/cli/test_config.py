@@ -114,7 +114,7 @@ def test_help_names_the_variables(kvstream):
 def test_first_lines_of_the_help_say_how_commands_differ(kvstream):
     for name, words in {
         "run": "once and print what happened",
-        "analyze": "why a cache does what it does and what would help",
+        "analyze": "why a cache behaves as it does, what would help",
         "report": "on one page",
         "serve": "Keep watching engines until stopped",
     }.items():
