@@ -127,7 +127,7 @@ class KVCacheMetricsCollector(CallRecorder):
                 self._flush()
 
     def flush(self) -> None:
-        """Bring state up to date with everything recorded."""
+        """Apply everything recorded to the state."""
         with self._lock:
             self._flush()
 
@@ -161,11 +161,11 @@ class KVCacheMetricsCollector(CallRecorder):
             return self._monitor.summary()
 
     def get_lifetime_distribution(self) -> LifetimeDistribution:
-        """Return how long evicted blocks had lived."""
+        """Return the distribution of the lifetimes of evicted blocks."""
         return lifetime_distribution(self._measurements())
 
     def get_access_pattern_analysis(self) -> AccessPatternAnalysis:
-        """Return how evicted blocks had been used."""
+        """Return how evicted blocks were used before."""
         return analyze_access_pattern(self._measurements())
 
     def detect_trends(self) -> dict[str, Trend]:
@@ -177,8 +177,8 @@ class KVCacheMetricsCollector(CallRecorder):
     def detect_anomalies(self) -> list[Anomaly]:
         """Return the windows with lifetimes far from those of the others, oldest first.
 
-        ``anomaly_threshold`` says how far, as a robust z-score; windows of the last minute, or of
-        ``trend_window``, are judged.
+        ``anomaly_threshold`` sets how far, as a robust z-score. Windows of the last minute, or of
+        ``trend_window``, are compared.
         """
         with self._lock:
             self._flush()
@@ -258,7 +258,7 @@ class BatchMetricsCollector:
         keys: Sequence[int | None] | npt.NDArray[Any] | None = None,
         labels: Labels | None = None,
     ) -> None:
-        """Record that blocks were handed out, with a content key for each and labels for all, if any."""
+        """Record that blocks were allocated, with a content key for each and labels for all, if any."""
         self.collector.allocated_nowait(blocks, keys, labels)
 
     def batch_access(self, blocks: Sequence[int] | npt.NDArray[Any]) -> None:
@@ -266,11 +266,11 @@ class BatchMetricsCollector:
         self.collector.record(Op.ACCESS, blocks)
 
     def batch_evict(self, blocks: Sequence[int] | npt.NDArray[Any], reason: str = "capacity") -> None:
-        """Record that blocks were given up."""
+        """Record that blocks were evicted."""
         self.collector.record(Op.EVICT, blocks, reason)
 
     def flush_all(self) -> list[KVCacheEvictionEvent]:
-        """Bring state up to date; return the evictions since the last call."""
+        """Apply everything recorded; return the evictions since the last call."""
         return self.collector.drain_events()
 
     def get_summary(self) -> CacheMetricsSummary:

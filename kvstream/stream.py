@@ -248,7 +248,7 @@ class KVStream:
             topic.close()
 
     def close_after_fork(self) -> None:
-        """Close the copy in a forked child; what was on its way is the parent's to process."""
+        """Close the copy in a forked child; the parent processes the events in flight."""
         self._phase = "forked"
         self._times.arrivals.close()
         self._accounts.close_after_fork()
@@ -257,9 +257,9 @@ class KVStream:
         self._producers.close_after_fork()
 
     def cursors(self) -> Mapping[str, Cursor]:
-        """Return how far the frames of each source had come when it was saved, for inputs to go on from.
+        """Return the next frame of each source after the saved state, from which its input must continue.
 
-        It is what was restored when the stream was opened; empty without ``state``, or where nothing was
+        These were restored when the stream was opened. It is empty without ``state``, or if nothing was
         saved. Sources without numbered frames are left out.
         """
         return self._saved.cursors
@@ -301,7 +301,7 @@ class KVStream:
         self._saved.send(frame.source)
 
     async def feed(self, items: AsyncIterable[EventFrame | Malformed]) -> None:
-        """Send every frame of an input on and count what of it was malformed, until the input ends."""
+        """Send every frame of an input, and count its malformed pieces, until the input ends."""
         try:
             async for item in items:
                 await self.take(item)
@@ -310,7 +310,7 @@ class KVStream:
                 await items.aclose()
 
     async def take(self, item: EventFrame | Malformed) -> None:
-        """Send a frame of an input on, or count what of it was malformed."""
+        """Send a frame of an input, or count a malformed piece."""
         if not isinstance(item, EventFrame):
             self.reject(item)
             return
@@ -322,7 +322,7 @@ class KVStream:
             self.reject(Malformed("input", "frame", 0, str(error)))
 
     async def forget(self, source: str) -> None:
-        """Forget a source that is watched no more: its accounts stay in the totals, its alerts end."""
+        """Forget a source that is no longer watched: its accounts stay in the totals, its alerts resolve."""
         await self._consumers.of(source).queue.join()
         if source in self._times.arrivals:
             self._liveness.forget(source, "it is watched no more")
@@ -346,7 +346,7 @@ class KVStream:
             self._times.recorded.input_ended(ends)
 
     def watch_inputs(self, statistics: Callable[[], Iterable[InputStatistics]]) -> None:
-        """Show the states of inputs beside the stream's own: what it returns is asked for when needed."""
+        """Show the states of inputs with the stream's own; the function is called when they are needed."""
         self._inputs.append(statistics)
 
     def inputs(self) -> list[InputStatistics]:
@@ -376,11 +376,11 @@ class KVStream:
     async def silence(self, silence: Silence) -> Silence:
         """Begin a silence; what it covers and still fires at its end is notified then.
 
-        Alerts that fire are looked at source by source, while other tasks go on. If it is cancelled, the
-        silence holds; the rest of the alerts are looked at when their caches are judged next.
+        Firing alerts are updated source by source, while other tasks go on. If it is cancelled, the silence
+        holds, and the other alerts are updated when their caches are judged next.
 
-        Its end is event time: about the clock's for live sources, the recording's for a replay
-        (``event_time`` says which it is now).
+        Its end is event time: about that of the clock for live sources, that of the recording in a replay
+        (``event_time`` returns it).
 
         Returns:
             The silence with its id.
@@ -391,13 +391,13 @@ class KVStream:
         return await self._alerting.silence(silence)
 
     async def acknowledge(self, fingerprint: str, reason: str = "acknowledged") -> Silence | None:
-        """Silence exactly the incident of an alert that fires, until it is over; None if none does.
+        """Silence the incident of a firing alert until it is over; return None if no such alert fires.
 
         A rise of its severity is covered, too. The next incident of the same rule is notified again.
 
         Args:
-            fingerprint: The alert's.
-            reason: Why nobody is to be notified of it any more.
+            fingerprint: Fingerprint of the alert.
+            reason: Why, for others who see it.
 
         Raises:
             ConfigError: If there are 1,000 silences already.
@@ -405,9 +405,9 @@ class KVStream:
         return await self._alerting.acknowledge(fingerprint, reason)
 
     async def unsilence(self, silence_id: str) -> bool:
-        """End a silence, and notify of what it covered and still fires; False if there is none with that id.
+        """End a silence, and notify of what it covered and still fires; return False if the id is unknown.
 
-        One of the rules file comes back when the file is read again.
+        A silence of the rules file comes back when the file is read again.
         """
         return await self._alerting.unsilence(silence_id)
 
@@ -421,7 +421,7 @@ class KVStream:
         Args:
             text: What happened, in 1 to 256 characters.
             timestamp: When, in seconds since the Unix epoch; by default now, in event time.
-            source: Pattern of the sources that it concerns.
+            source: Pattern for the sources that it concerns.
 
         Returns:
             The mark with its id.
@@ -441,24 +441,24 @@ class KVStream:
         return [mark for mark in self._marks.all() if source is None or fits(mark.source, source)]
 
     def event_time(self, source: str = "*") -> float:
-        """Return the event time now, in seconds, of the newest source that a pattern fits, or of all if none.
+        """Return the event time now, in seconds, of the newest source that matches a pattern, or of all.
 
-        It goes on with the clock while a source is silent. Without any source it is the clock's.
+        While a source is silent, it goes on with the clock. Without any source, it is that of the clock.
         """
         return self._times.newest(source)
 
     async def replace_rules(self, rules: Sequence[Rule], silences: Iterable[Silence] = ()) -> None:
-        """Judge by other rules from now on, source by source, while other tasks go on.
+        """Replace the alert rules, source by source, while other tasks go on.
 
-        What fires by a rule that is the same as before goes on. Alerts of rules that are gone or changed are
-        resolved; new and changed rules begin without any past, but for the evidence of each cache.
+        Alerts of unchanged rules go on. Alerts of removed or changed rules are resolved. New and changed
+        rules start with the evidence of each cache, and nothing else.
 
         Args:
-            rules: The rules in the place of those of before.
-            silences: Silences in the place of those that the stream was made with or that were last given
-                here; those that ``silence`` began stay.
+            rules: The new rules.
+            silences: Silences that replace those that the stream was made with, or those of the last call;
+                silences begun by ``silence`` stay.
 
-        If it is cancelled, some sources go on by the rules of before; call it again.
+        If it is cancelled, some sources still use the former rules; call it again.
 
         Raises:
             ConfigError: If there are too many silences; nothing is changed then.
@@ -474,12 +474,12 @@ class KVStream:
     ) -> Subscription[CacheAlert]:
         """Return alerts of a minimum severity, as they fire and resolve, beginning with those that fire now.
 
-        Alerts are state: whoever is slow misses intermediate states, but not the newest of any alert.
+        Alerts are state: a slow subscriber misses intermediate states, but never the newest one of an alert.
 
         Args:
             min_severity: Minimum severity.
-            buffer: Alerts that wait with all their states; of any more only the newest states do.
-            policy: Beyond that, which of the alerts that began and ended unknown to the subscriber to drop.
+            buffer: Alerts that wait with all their states; of further ones only the newest states wait.
+            policy: Which alerts to drop beyond that, among those that began and ended unseen.
         """
         self._require_unclosed()
         wanted = _at_least(min_severity)
@@ -495,7 +495,7 @@ class KVStream:
     def evictions(
         self, *, buffer: int | None = None, policy: SubscriberPolicy = "drop_oldest"
     ) -> Subscription[KVCacheEvictionEvent]:
-        """Return a subscription of every eviction; records are made only while somebody listens."""
+        """Return a subscription of every eviction; records are made only while there is one."""
         self._require_unclosed()
         return self._evictions.subscribe(buffer, policy)
 
@@ -542,9 +542,9 @@ class KVStream:
     async def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
         """Return the summary of one source and tier, or of all, while other tasks go on.
 
-        A summary of a thousand sources takes half a second. What it says of each cache is as it was at some
-        moment of that time; its accounts are of one moment. Events are accounted for a stream as a whole,
-        blocks for the source and tier asked for. Cancelling it changes nothing.
+        A summary of a thousand sources takes half a second. Each cache is shown as at some moment of that
+        time, the accounts as at one moment. Accounts of events are those of the whole stream, accounts of
+        blocks those of the given source and tier. Cancelling it changes nothing.
         """
         return await self._summarized.summary(source, tier)
 
@@ -553,7 +553,7 @@ class KVStream:
         return self._summarized.summary_nowait(source, tier)
 
     def accounts(self, source: str | None = None, tier: str | None = None) -> Accounts:
-        """Return where every event and block went; of one source and tier, as far as that is known."""
+        """Return where every event and block went; for one source and tier, as far as that is known."""
         return self._accounts.of(source, tier)
 
     def hottest(self, source: str, tier: str = DEFAULT_TIER, n: int = 20) -> list[HotBlock]:
@@ -590,8 +590,8 @@ class KVStream:
     def heartbeat(self) -> CacheAlert | None:
         """Return the alert that fires while the stream is open, a dead man's switch; None if its rule is off.
 
-        It is no news, so that no subscriber hears of it. ``Alertmanager`` posts it again and again: where it
-        is missed there, kvstream is gone.
+        Subscribers do not receive it. ``Alertmanager`` posts it again and again; if it stops arriving there,
+        kvstream is gone.
         """
         return self._alerting.heartbeat(self._opened_at, self._clock() / 1e9) if self.is_open else None
 
@@ -602,15 +602,15 @@ class KVStream:
     def event_lag(self, source: str) -> float | None:
         """Return seconds from the newest event of a source to when it was applied; None if not known.
 
-        Of a live source, it is how far what is shown lies behind; less than 0 if its clock is ahead of ours.
-        Of a recording, it is how old that is.
+        For a live source, this is how old the shown figures are; it is below 0 if its clock is ahead of ours.
+        For a recording, it is the age of the recording.
         """
         return self._times.arrivals.lag(source)
 
     def drop_alerts(self) -> list[CacheAlert]:
-        """Return the alerts that fire on what never reaches a cache.
+        """Return the firing alerts on events that never reach a cache.
 
-        That is what is refused, what has come before, and what an input does not bring.
+        These are refused events, repeated frames, and inputs that bring nothing.
         """
         return self._alerting.beside_caches()
 

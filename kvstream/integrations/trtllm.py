@@ -45,14 +45,14 @@ class TakesFrames(Protocol):
 
 
 class PollStatistics(NamedTuple):
-    """What polling an engine came to.
+    """Accounts of polling an engine.
 
     Attributes:
         polls: Polls that ended.
         failed_polls: Polls that the engine ended with an error, or that hung.
         events: Events of the engine that were read.
         malformed: Events that could not be read.
-        lost_events: Events that the engine dropped before they were read, by the numbers that it gives them.
+        lost_events: Events that the engine dropped before they were read, by the gaps in their ids.
     """
 
     polls: int
@@ -63,10 +63,10 @@ class PollStatistics(NamedTuple):
 
 
 class EventPoller:
-    """Polls an engine for its KV-cache events; reading them takes no step of the engine's own loop.
+    """Polls an engine for its KV-cache events, without running steps of the engine's own loop.
 
     Errors of the engine, such as that of a poll before its first request, are counted and logged, and it is
-    asked again after a pause of 0.1 s to 5 s.
+    polled again after a pause of 0.1 s to 5 s.
 
     Args:
         llm: The engine.
@@ -94,7 +94,7 @@ class EventPoller:
         return PollStatistics(self._polls, self._failed, self._events, self._malformed, self._lost)
 
     async def run(self, to: TakesFrames) -> None:
-        """Send everything on, until cancelled; while there is no room, the engine keeps what it can."""
+        """Send every event, until cancelled; while there is no room, the engine keeps what it can."""
         async with aclosing(self.read()) as items:
             async for item in items:
                 if isinstance(item, EventFrame):

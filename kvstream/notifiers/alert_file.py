@@ -19,14 +19,15 @@ _KEPT = 5
 class AlertFile(Delivery):
     """A handler that appends alerts to a file, one a line.
 
-    What stands in the file is kept. A line that was cut short, by this process or one before it, is ended
-    before the next is written. When the disk is full, alerts wait in the stream in their newest state.
+    An existing file is kept. If its last line was cut short, by this process or an earlier one, the line is
+    ended before the next is written. If the disk is full, alerts wait in the stream in their newest state.
 
     Args:
-        path: The file; made if there is none.
-        most_bytes: Bytes that the file may have: before it would have more it becomes ``PATH.1``, what was
-            that ``PATH.2``, and so on. None for no bound. Nothing is rotated that is no regular file.
-        keep: Files of before that are kept.
+        path: The file, created if it does not exist.
+        most_bytes: Largest size of the file, in bytes. Before it would be exceeded, the file becomes
+            ``PATH.1``, the former ``PATH.1`` becomes ``PATH.2``, and so on. None for no bound. Only regular
+            files are rotated.
+        keep: How many earlier files are kept.
 
     Attributes:
         destination: The file's name.

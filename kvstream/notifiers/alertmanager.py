@@ -40,12 +40,12 @@ class Post(NamedTuple):
 class Alertmanager(Delivery):
     """Posts alerts to Alertmanager as they change, and again and again while they fire.
 
-    Alertmanager takes an alert as over that it has not heard of for a while, so that what fires is posted
-    every ``repeat`` seconds, and what still fires when the process ends is left to expire. Severity is a
-    label: an alert of a higher severity is a new one there, which ends that of the lower one.
-    What cannot be posted waits in the stream in its newest state. The heartbeat, if its rule is on, is
-    posted as soon as the stream is open and with each repeat, whatever its level; a dead man's switch
-    behind Alertmanager notices when it expires.
+    Alertmanager resolves an alert that is not posted for a while. So firing alerts are posted every
+    ``repeat`` seconds, and those that still fire when the process ends expire. Severity is a label there: an
+    alert of a higher severity is a new one, and the one of the lower severity ends. Alerts that cannot be
+    posted wait in the stream in their newest state. The heartbeat, if its rule is on, is posted as soon as
+    the stream is open and with each repeat, whatever its severity; a dead man's switch behind Alertmanager
+    notices when it expires.
 
     Args:
         url: Its address, such as ``http://alertmanager:9093``.

@@ -20,19 +20,19 @@ _TYPES = {AlertLevel.INFO: "info", AlertLevel.WARNING: "warning", AlertLevel.CRI
 class Apprise(Delivery):
     """A handler that notifies a service: ``stream.on_alert(Apprise("pagerduty://KEY@KEY?action=map"))``.
 
-    The title of a message is the same from an alert's beginning to its end, which has the type ``success``:
-    by that PagerDuty (with ``action=map``) and Opsgenie close what they have opened. What a service does not
-    take waits in the stream in its newest state and is tried again.
+    The title of a message is the same when an alert fires and when it resolves, and a resolved one has the
+    type ``success``. By these, PagerDuty (with ``action=map``) and Opsgenie close what they opened. Alerts
+    that a service does not accept wait in the stream in their newest state and are tried again.
 
     Args:
-        url: A URL of apprise, which says the service: https://appriseit.com/services
-        timeout: Seconds for one attempt. Apprise goes on after it; until then, others fail.
+        url: A URL of apprise, which names the service: https://appriseit.com/services
+        timeout: Seconds for one attempt. Apprise itself continues after it; until it is done, others fail.
 
     Attributes:
         destination: ``apprise`` and the service; the URL is a secret.
 
     Raises:
-        ConfigError: If apprise can make nothing of the URL.
+        ConfigError: If apprise does not accept the URL.
         MissingExtraError: If ``kvstream[apprise]`` is not installed.
     """
 

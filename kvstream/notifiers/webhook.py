@@ -30,14 +30,14 @@ _MARK = {AlertLevel.INFO: "🔵", AlertLevel.WARNING: "🟠", AlertLevel.CRITICA
 class Webhook(Delivery):
     """A handler that posts to a URL: ``stream.on_alert(Webhook("https://…"))``.
 
-    What the endpoint cannot take (no connection, no answer in time, 408, 425, 429, 5xx) waits in the
-    stream in its newest state and is tried again, with pauses that grow to half a minute or are as long as
-    ``Retry-After`` says, until it is taken or the stream ends. What it refuses (any other status) counts as
-    undelivered. The stream waits for neither.
+    If the endpoint cannot take an alert (no connection, no answer in time, 408, 425, 429, 5xx), the alert
+    waits in the stream in its newest state and is tried again until it is accepted or the stream ends. The
+    pauses grow to half a minute, or are as long as ``Retry-After`` says. An alert that is refused (any other
+    status) counts as undelivered. The stream waits for neither.
 
-    Messages are those of Standard Webhooks (https://www.standardwebhooks.com): ``webhook-id`` names an alert
-    in one state, the same in each attempt and from each process, so that a receiver can leave out what it
-    has had; with a secret, ``webhook-timestamp`` and ``webhook-signature`` say when and by whom it was sent.
+    Messages follow Standard Webhooks (https://www.standardwebhooks.com). ``webhook-id`` names an alert in one
+    state, the same in each attempt and from each process, so that a receiver can skip repeats. With a secret,
+    ``webhook-timestamp`` and ``webhook-signature`` prove when and by whom it was sent.
 
     Args:
         url: ``http://`` or ``https://``.
@@ -111,7 +111,7 @@ def message_id(item: CacheAlert | AlertGroup) -> str:
 
 
 def slack_payload(group: AlertGroup) -> dict[str, Any]:
-    """Return alerts of one source as one message for a Slack incoming webhook or one that takes the same."""
+    """Return alerts of one source as one message for a Slack incoming webhook, or a compatible one."""
     titles, sections = [], []
     for alert in group.alerts:
         mark = "🟢" if alert.state == "resolved" else _MARK[alert.level]

@@ -95,14 +95,14 @@ class Producer:
         labels: Labels | None = None,
         keys: Ids | None = None,
     ) -> None:
-        """Record that blocks were handed out.
+        """Record that blocks were allocated.
 
         Args:
             ids: The blocks.
             ts: When, nanoseconds since the Unix epoch; now by default.
-            labels: The label set that what happens to them from now on counts for.
-            keys: The content key of each, 0 where it has none: with them, slots have premature evictions and
-                a miss-ratio curve. Ids that are content hashes need none.
+            labels: The label set for which all that happens to the blocks from now on counts.
+            keys: The content key of each block, 0 where it has none. With keys, physical block numbers have
+                premature evictions and a miss-ratio curve. Ids that are content hashes need none.
         """
         await self._put(Op.ALLOC, ids, ts, 0, labels, keys)
 
@@ -111,11 +111,11 @@ class Producer:
         await self._put(Op.ACCESS, ids, ts, 0)
 
     async def evicted(self, ids: Ids, ts: int | None = None, reason: str = "capacity") -> None:
-        """Record that blocks were given up."""
+        """Record that blocks were evicted."""
         await self._put(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON))
 
     async def cleared(self, ts: int | None = None) -> None:
-        """Record that every block was given up at once."""
+        """Record that the whole cache was emptied."""
         await self._put(Op.CLEAR, 0, ts, 0)
 
     def allocated_nowait(
@@ -125,7 +125,7 @@ class Producer:
         labels: Labels | None = None,
         keys: Ids | None = None,
     ) -> None:
-        """Record that blocks were handed out; from any thread."""
+        """Record that blocks were allocated; from any thread."""
         if self._add(Op.ALLOC, ids, ts, 0, labels, keys):
             self._settle()
 
@@ -135,20 +135,20 @@ class Producer:
             self._settle()
 
     def evicted_nowait(self, ids: Ids, ts: int | None = None, reason: str = "capacity") -> None:
-        """Record that blocks were given up; from any thread."""
+        """Record that blocks were evicted; from any thread."""
         if self._add(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON)):
             self._settle()
 
     def cleared_nowait(self, ts: int | None = None) -> None:
-        """Record that every block was given up at once; from any thread."""
+        """Record that the whole cache was emptied; from any thread."""
         if self._add(Op.CLEAR, 0, ts, 0):
             self._settle()
 
     def recorder(self, keys_of: KeysOf | None = None) -> StepRecorder:
-        """For engines that record block by block and step by step, at the least cost; always the same one.
+        """Return the recorder, always the same one: the cheapest way to record single blocks, step by step.
 
-        What it and the producer's own methods record keeps its order. Under ``block``, ``end_step`` waits
-        as they do.
+        Events keep their order, whether recorded by it or by the producer's own methods. Under ``block``,
+        ``end_step`` waits as these do.
 
         Args:
             keys_of: Asked at the end of each step for the content keys of the blocks that it allocated, as
@@ -178,7 +178,7 @@ class Producer:
             self._pump()
 
     def flush_nowait(self) -> None:
-        """Put onto the queue what fits without waiting; what does not is flushed again later."""
+        """Put onto the queue what fits without waiting; the rest is flushed later."""
         with self._lock:
             self._take_recorded()
             self._frame()
@@ -206,7 +206,7 @@ class Producer:
             self._discard(reason)
 
     def close_after_fork(self) -> None:
-        """Close the copy in a forked child; what is buffered in it is the parent's to send."""
+        """Close the copy in a forked child; the parent sends what is buffered."""
         self._lock = threading.RLock()  # another thread may have held it
         self._closed = "forked"
         if self._recorder is not None:
@@ -251,7 +251,7 @@ class Producer:
             return True
 
     def take_losses(self) -> int:
-        """Return events dropped unasked since the last call."""
+        """Return events dropped since the last call for reasons that no overflow policy asked for."""
         with self._lock:
             losses, self._losses = self._losses, 0
             return losses

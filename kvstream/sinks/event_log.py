@@ -95,7 +95,7 @@ class EventLogWriter:
         block_tokens: Tokens in a block, for formats that have lengths of prompts.
 
     Raises:
-        ConfigError: If no format is given and the name does not tell one, or the file cannot be appended to.
+        ConfigError: If no format is given and the name does not show one, or the file cannot be appended to.
         FileExistsError: If the file exists and is to be refused.
         MissingExtraError: If writing zstd needs a package that is not installed.
         OSError: If the file cannot be written.

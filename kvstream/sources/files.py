@@ -52,14 +52,14 @@ def read_events(
 ) -> AsyncIterator[EventFrame | Malformed]:
     """Yield the frames of a file, or of standard input for ``-``, and what was malformed.
 
-    A named pipe is read to the end of its last writer, with ``follow`` for ever. A file that is followed is
-    read to its end when it is renamed, then those that took its place meanwhile, as far as their names tell
-    (``NAME.1``), then the new one. One that is cut is read from its start again, and a malformed piece says
-    so: what was written before the cut and not read yet is lost.
+    A named pipe is read until its last writer closes it, or for ever with ``follow``. If a followed file is
+    renamed, it is read to its end, then the files that replaced it meanwhile, if their names show it
+    (``NAME.1``), then the new one. A truncated file is read from its start again, and reported as a malformed
+    piece, as what was written before and not yet read is lost.
 
     Args:
         path: A file, or ``-``.
-        follow: Go on at the end of a file as it grows, and when it is replaced or cut.
+        follow: Wait for more at the end of a file, also when it is replaced or truncated.
         capacity: Blocks of the simulated cache that a hash trace runs through.
         time_unit: Unit of the times in a hash trace; by default the one that its format has.
         on_bytes: Called with the number of bytes that each read brought.

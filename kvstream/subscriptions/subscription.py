@@ -80,7 +80,7 @@ class Subscription(Generic[T]):
         self.failures = self.undelivered = 0
 
     def publish(self, item: T) -> None:
-        """Hand over an item; called by the stream."""
+        """Add an item to the buffer; called by the stream."""
         if self.closed or not self._wants(item):
             return
         self._published += 1

@@ -133,7 +133,7 @@ class Connection:
         return self._producers.get(source, tier, overflow)
 
     async def send(self, frame: EventFrame) -> None:
-        """Put a ready frame onto the queue, waiting for room; it is numbered anew.
+        """Put a ready frame onto the queue, waiting for room; it gets a new number.
 
         If the wait is cancelled, the frame is counted as dropped (``cancelled``); if the connection is
         closed meanwhile, as ``closed``.
@@ -157,7 +157,7 @@ class Connection:
         self._require_open()
 
     async def accepted(self) -> None:
-        """Wait until the server has let us in for the first time; it is asked once there is a frame to send.
+        """Wait until the server has accepted this client, which connects once there is a frame to send.
 
         Raises:
             KVStreamError: If it refuses. The connection goes on trying all the same.
