@@ -12,7 +12,7 @@ from kvstream.sources.files import read_events
 
 
 async def page_someone(alert: CacheAlert) -> None:
-    """Stands where your pager stands. It may be slow, or fail: the stream does not wait for it."""
+    """Put your pager here. It may be slow, or fail: the stream does not wait for it."""
     print(f"{alert.state} {alert.level}: {alert.source}: {alert.message}")
 
 

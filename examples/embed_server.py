@@ -16,7 +16,7 @@ from kvstream import KVStream, MetricsConfig, Producer, StreamConfig
 
 
 class ToyEngine:
-    """Stands where your engine stands: an LRU cache of prefix blocks."""
+    """In place of your engine: an LRU cache of prefix blocks."""
 
     def __init__(self, producer: Producer, blocks: int) -> None:
         self.kv = producer

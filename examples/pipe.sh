@@ -1,5 +1,5 @@
 #!/bin/sh
-# A pipe: events in on standard input, one JSON object a line out; here only what is critical.
+# A pipe: events come in on standard input, JSON lines go out; here only critical alerts, and the summary.
 #
 #     sh examples/pipe.sh < examples/data/incident.kvlog.gz
 kvstream run - --json --min-severity critical | while read -r line; do
