@@ -173,7 +173,7 @@ class PrematureEvictions:
         Returns:
             Of the m keys that came back, three columns, int64 (m,): the time from eviction to return, ns;
             how many keys evicted later had not come back by then, at least 1; and which of the changes it is.
-            With that many more blocks, an LRU cache would still have held it: what makes room for its return is
+            With that many more blocks, an LRU cache would still have held it: what makes room for it is
             among them, as a full cache evicts before it allocates.
         """
         count: cython.Py_ssize_t = len(keys)
