@@ -19,6 +19,8 @@ _CAPACITY, _OTHER = REASON_CODE["capacity"], REASON_CODE["other"]
 
 
 _Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+# The numbers of frames follow from these, and add one or two for each event.
+_EventId = Annotated[int, msgspec.Meta(ge=0, le=2**48 - 1)]
 BlockHash = int | str
 """An integer, signed or unsigned, or hexadecimal digits."""
 
@@ -52,7 +54,7 @@ class _Updated(msgspec.Struct, tag="updated"):
 
 
 class _Line(msgspec.Struct):
-    event_id: _Number
+    event_id: _EventId
     data: _Created | _Stored | _Removed | _Updated
     window_size: _Number | None = None
     attention_dp_rank: Rank | None = None

@@ -104,6 +104,13 @@ def test_numbers_beyond_64_bits_are_bad_lines():
     assert [number for number, _ in bad] == [1, 2, 3]
 
 
+def test_an_event_id_that_no_engine_comes_to_is_a_bad_line_and_no_loss():
+    monitor, bad = run(created(-(2**63)), created(), stored(2**63 - 1, [1]), stored(1, [2]))
+    assert [number for number, _ in bad] == [1, 3]
+    accounts = monitor.summary().accounts
+    assert (accounts.live, accounts.lost_frames) == (1, 0)
+
+
 def test_bad_lines_are_reported_and_hold_no_tokens():
     monitor, bad = run(
         b"{", stored(0, ["x"]), line(0, {"type": "melted", "tokens": [9001]}), stored(0, [1]), b""
