@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 from anyio import to_thread
@@ -20,7 +21,8 @@ class AlertFile(Delivery):
     """A handler that appends alerts to a file, one a line.
 
     An existing file is kept. If its last line was cut short, by this process or an earlier one, the line is
-    ended before the next is written. If the disk is full, alerts wait in the stream in their newest state.
+    ended before the next is written. If the disk is full, or a pipe is full or has no reader, alerts wait in
+    the stream in their newest state.
 
     Args:
         path: The file, created if it does not exist.
@@ -38,9 +40,9 @@ class AlertFile(Delivery):
 
     def __init__(self, path: Path, most_bytes: int | None = None, keep: int = _KEPT) -> None:
         self._most_bytes, self._keep = most_bytes, keep
-        path.open("ab").close()  # fails now rather than with the first alert
-        self._path = path
+        self._path, self._is_cut = path, False
         self.destination = f"file {path}"
+        self._open().close()  # fails now rather than with the first alert
 
     async def deliver(self, item: CacheAlert) -> None:
         """Append an alert.
@@ -53,14 +55,23 @@ class AlertFile(Delivery):
     def _append(self, line: bytes) -> None:
         try:
             self._rotate(len(line))
-            with self._path.open("ab", buffering=0) as file:
+            with self._open() as file:
                 if self._is_torn():
                     line = b"\n" + line
                 written = 0
-                while written < len(line):
-                    written += os.write(file.fileno(), line[written:])
+                try:
+                    while written < len(line):
+                        written += os.write(file.fileno(), line[written:])
+                finally:
+                    self._is_cut = 0 < written < len(line)
         except OSError as error:
             raise UndeliveredError(error.strerror or str(error)) from error
+
+    def _open(self) -> FileIO:
+        """Open the file; of a pipe, wait neither for a reader nor for room, as nothing ends such a wait."""
+        return FileIO(
+            self._path, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK, 0o666)
+        )
 
     def _rotate(self, more: int) -> None:
         """Put the file aside if ``more`` bytes have no room in it."""
@@ -75,9 +86,9 @@ class AlertFile(Delivery):
         os.replace(self._path, f"{self._path}.1")
 
     def _is_torn(self) -> bool:
-        """Return whether the file ends within a line; what is no regular file never does."""
+        """Return whether the file ends within a line; a pipe does if the last alert was cut short."""
         if not self._path.is_file():
-            return False
+            return self._is_cut
         with self._path.open("rb") as file:
             if not file.seek(0, os.SEEK_END):
                 return False

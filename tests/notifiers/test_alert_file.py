@@ -57,6 +57,26 @@ async def test_a_disk_that_was_full_takes_the_next_alert_on_a_line_of_its_own(tm
     assert json.loads(whole)["state"] == "firing"
 
 
+async def test_a_pipe_without_a_reader_or_room_leaves_alerts_undelivered(tmp_path):
+    path = tmp_path / "alerts.fifo"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    file = AlertFile(path)
+    large = alert(message="x" * 10_000)  # which a pipe takes in part
+    with pytest.raises(UndeliveredError):
+        for _ in range(1000):
+            await file.deliver(large)
+    *whole, cut = os.read(reader, 2**20).split(b"\n")
+    assert {json.loads(line)["message"] for line in whole} == {large.message}
+    assert cut
+    await file.deliver(alert())
+    end, after, rest = os.read(reader, 2**20).split(b"\n")
+    assert (end, json.loads(after)["state"], rest) == (b"", "firing", b"")
+    os.close(reader)
+    with pytest.raises(UndeliveredError):
+        await file.deliver(alert())
+
+
 async def test_a_full_device_leaves_alerts_undelivered():
     with pytest.raises(UndeliveredError, match="No space left"):
         await AlertFile(Path("/dev/full")).deliver(alert())
