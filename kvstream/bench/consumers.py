@@ -102,7 +102,7 @@ async def _stream(frames: list[EventFrame], consumers: int) -> None:
 
 
 def _serve(source: str, events: int, pipe: Connection) -> None:
-    """Process a source's events each time that it is asked to."""
+    """Process a source's events each time that it receives a request."""
     frames = _frames(source, events)
     pipe.send(True)
     while True:

@@ -56,7 +56,7 @@ class LabelSets:
         return [list(astuple(labels)) for labels in self._numbers]
 
     def restore(self, saved: Sequence[Sequence[str | None]]) -> None:
-        """Go on with the numbers that were saved; all of them are kept, whatever the limit is now."""
+        """Restore the saved numbers; all of them are kept, even beyond the present limit."""
         for values in saved:
             self._add(Labels(*values))
 
@@ -89,7 +89,7 @@ def _without_requests(labels: Labels) -> Labels:
 
 
 def _are_names(labels: Labels) -> bool:
-    """Return whether each label is a name: in frames neither recorded nor decoded it can be anything."""
+    """Return whether each label is a name, as frames that were made by hand can hold anything."""
     try:
         checked_labels(labels)
     except MalformedInputError:

@@ -210,7 +210,7 @@ class BlockTable:
         self._table.clear()
 
     def save(self) -> dict[str, Any]:
-        """Return the live blocks in order of slot, and what else there is to go on from.
+        """Return the live blocks in order of slot, and the rest of the state.
 
         Rows that hold nothing are left out, so that blocks of content streams get other slots.
         """

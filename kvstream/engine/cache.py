@@ -387,7 +387,7 @@ class CacheMonitor:
         return self.rules.close(window)
 
     def add_counts_to(self, total: CacheCounts) -> None:
-        """Add everything seen since the start but for the histograms, at a fraction of what they cost."""
+        """Add all counts since the start, without the histograms, which cost far more."""
         total.add_counts(self._before)
         if self.ring.open is not None:
             total.add_counts(self.ring.open.measurements)
@@ -463,7 +463,7 @@ class CacheMonitor:
 
     @property
     def hits_are_known(self) -> bool:
-        """Return whether a hit was ever reported: before, nobody can say whether there are none."""
+        """Return whether a hit was ever reported; until then hits are unknown."""
         window = self.ring.open
         return self._before.accesses > 0 or (window is not None and window.measurements.accesses > 0)
 

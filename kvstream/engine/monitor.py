@@ -210,7 +210,7 @@ class Monitor:
             yield source.replace_rules(self._cache_rules)  # not those given, if there are newer ones by now
 
     def look_at_silences(self) -> Iterator[list[CacheAlert]]:
-        """Take note of silences that have begun or ended; yield what is to be notified now.
+        """Apply silences that have begun or ended; yield the alerts to notify of now.
 
         A cache at a time, as ``replace_rules`` does.
         """

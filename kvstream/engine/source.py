@@ -90,7 +90,7 @@ class SourceMonitor:
             yield Outcome(self.source, "", [], [], self._take_dropped())
 
     def restart(self) -> None:
-        """End every generation, as the engine has begun anew; not while a batch is applied by another."""
+        """End every generation, as the engine has restarted; not while a batch is being applied."""
         self.counts.restarts += 1
         for tier in self.tiers.values():
             tier.restart()

@@ -179,7 +179,7 @@ def decode_frame(data: bytes | memoryview) -> EventFrame:
 
 
 def _block_tokens(value: Any) -> int:
-    """Return the tokens in a block, 0 for what is no such number."""
+    """Return the tokens in a block, 0 for an invalid number."""
     return value if type(value) is int and 0 < value <= MAX_BLOCK_TOKENS else 0
 
 
@@ -270,7 +270,7 @@ def decode_line(line: bytes | str) -> Event:
 
 
 def _decode_lenient(line: bytes | str, reason: str) -> Event:
-    """Second try at a line that is not strictly an event: mends whole floats in ``ts``."""
+    """Decode a line that is not strictly an event: whole floats in ``ts`` are accepted."""
     try:
         value = _any_decoder.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

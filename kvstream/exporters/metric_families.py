@@ -1,4 +1,4 @@
-"""Readings: every metric of a stream and its value now, for whatever exports them."""
+"""Readings: every metric of a stream and its value now, for all exporters."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -271,7 +271,7 @@ def _known(family: Family, labels: LabelValues, values: Mapping[str, float | Non
 
 
 def stream_readings(stream: KVStream) -> Iterator[Reading]:
-    """Return what only the stream as a whole knows."""
+    """Return the readings that belong to the stream as a whole."""
     inside = stream.statistics()
     accounts = inside.accounts
     for name, family in _OF_STREAM.items():

@@ -94,7 +94,7 @@ async def exposition(stream: KVStream, accept: str = "") -> tuple[bytes, str]:
 
 
 def cache_metrics(sources: Iterable[SourceMonitor]) -> list[Metric]:
-    """Return the metrics of the caches of some sources, which nobody changes meanwhile."""
+    """Return the metrics of the caches of some sources, which must not change meanwhile."""
     metrics = _Metrics(native=False)
     for source in sources:
         metrics.add(cache_readings(source))

@@ -181,7 +181,7 @@ class EventPoller:
 
 
 def _line(event: Any) -> bytes:
-    """Return an event as a line of JSON, without its tokens, which are most of it and nobody's business."""
+    """Return an event as a line of JSON, without its tokens, which are most of it and private."""
     if isinstance(event, (str, bytes)):
         line = event.encode(errors="replace") if isinstance(event, str) else event
         return line.replace(b"\n", b" ") or b"null"

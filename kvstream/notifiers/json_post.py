@@ -125,7 +125,7 @@ def retry_after(header: str, now: float) -> float | None:
 
 
 def _shown(url: str) -> str:
-    """Return what of a mistaken URL can hold no secret: its scheme, and its host if that ends somewhere."""
+    """Return the parts of an invalid URL that hold no secret: its scheme, and a complete host."""
     scheme, separator, rest = url.rpartition("://")
     host = rest.partition("/")[0].partition("?")[0].partition("#")[0].rpartition("@")[2]
     return f"{scheme}{separator}{host}"

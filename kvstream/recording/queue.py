@@ -12,7 +12,7 @@ from kvstream.events.frame import EventFrame
 
 
 class Sender(Protocol):
-    """Who puts frames onto a queue: it keeps their accounts, whatever becomes of them there."""
+    """The sender of frames on a queue, which accounts for them."""
 
     def drop(self, reason: str, events: int) -> None:
         """Count events as dropped for a reason (``DROP_REASONS``); from any thread."""
@@ -164,7 +164,7 @@ class FrameQueue:
         self._wake_consumer()
 
     def close_after_fork(self) -> None:
-        """Close the copy in a forked child, where nobody waits any more and no loop may be called."""
+        """Close the copy in a forked child, where no task waits and no loop may be called."""
         self._lock = threading.Lock()  # another thread may have held it
         self._room = threading.Condition(self._lock)
         self._closed = True

@@ -215,7 +215,7 @@ class SpanCounter:
 
 
 def compare(before: tuple[str, dict[Place, Series]], after: tuple[str, dict[Place, Series]]) -> Comparison:
-    """Compare two spans, each with what it is called and what its caches did.
+    """Compare two spans, each given with its name and the figures of its caches.
 
     Caches are compared with those of the same name; where each span has one cache, these two are.
     """

@@ -154,7 +154,7 @@ class Blocks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class States:
-    """The state of each place that somebody looks at, as JSON, at most a second old.
+    """The state of each place that is being viewed, as JSON, at most a second old.
 
     A summary of a thousand caches takes half a second. It is made anew less often then than the rest of a
     state, so that looking never takes over.
@@ -197,7 +197,7 @@ class _Made:
 
 
 async def _timed(made: Awaitable[T]) -> tuple[T, float]:
-    """Return what is made, and when it is to be made anew."""
+    """Return what is made, and when it must be made again."""
     begun = perf_counter()
     result = await made
     pause = max(EVERY_SECONDS, _SHARE_OF_TIME * (perf_counter() - begun))

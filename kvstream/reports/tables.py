@@ -1,4 +1,4 @@
-"""The tables of a report, as text, whatever they are written in."""
+"""The tables of a report as text, the same for every format."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -380,7 +380,7 @@ def _size(path: str) -> int | None:
 
 
 class _Held(NamedTuple):
-    """What stands in a file that is appended to."""
+    """The contents of a file that is appended to."""
 
     ends_line: bool
 

@@ -1,4 +1,4 @@
-"""Output files: none takes the place of another unless asked to, and each is there whole or not at all."""
+"""Output files: none replaces another unless forced to, and each is written completely or not at all."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ _LONGEST_ENDING = 40  # characters of a name that its temporary file keeps, so t
 
 
 def is_special(path: str | Path) -> bool:
-    """Return whether a path is no file that could be replaced: a device, a pipe or a descriptor.
+    """Return whether a path is a device, a pipe or a descriptor, which cannot be replaced like a file.
 
     A directory is not special: writing to it fails as it should.
     """
@@ -28,7 +28,7 @@ def is_special(path: str | Path) -> bool:
 
 
 def refuse_overwriting(path: str | Path, force: bool) -> None:
-    """Check that writing a whole file to ``path`` loses nothing.
+    """Check that writing ``path`` overwrites no file.
 
     Raises:
         ConfigError: If a file is there and ``force`` is not set.

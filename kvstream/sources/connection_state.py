@@ -58,7 +58,7 @@ class ConnectionMonitor:
         self.messages = MessageReader(socket.get_monitor_socket(wanted))
 
     def take(self) -> None:
-        """Take note of what has happened.
+        """Record an event of the connection.
 
         Raises:
             ZMQError: If the socket fails.

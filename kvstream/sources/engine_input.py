@@ -154,7 +154,7 @@ class EngineInput:
 
 
 class _Followed:
-    """One publisher: its subscriber, which is started again whatever ends it."""
+    """One publisher: its subscriber, which is restarted whenever it ends."""
 
     def __init__(self, url: str, address: ZmqAddress) -> None:
         rank = "" if address.rank is None else f" rank {address.rank}"

@@ -261,7 +261,7 @@ class EngineMetrics:
 
 
 class _Rank:
-    """One rank: what was last found, of now and of what has come about since a while ago."""
+    """One rank: the last differences, those of now and those of a past interval."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -280,13 +280,13 @@ class _Rank:
 
 
 def _began_again(before: tuple[EngineCounts, EventCounts], now: tuple[EngineCounts, EventCounts]) -> bool:
-    """Return whether the engine, or what is known of its events, began anew meanwhile."""
+    """Return whether the engine, or the counts of its events, restarted meanwhile."""
     engine = _grown(before[0].queries, now[0].queries) < 0 or _grown(before[0].requests, now[0].requests) < 0
     return engine or now[1].allocations < before[1].allocations or now[1].accesses < before[1].accesses
 
 
 def event_counts(stream: KVStream) -> Callable[[str], EventCounts | None]:
-    """Return what says how much the events of a source's GPU cache come to."""
+    """Return a function that returns the event counts of a source's GPU cache."""
 
     def counts(source: str) -> EventCounts | None:
         for cache in consumers_of(stream).caches(source, DEFAULT_TIER):

@@ -159,7 +159,7 @@ async def _rotated(
     marker: InputMarker | None,
     life: int,
 ) -> AsyncIterator[Items]:
-    """Return frames of files that were rotated while nobody looked, but of those that are gone by now."""
+    """Return frames of files that were rotated between two polls, except those that were removed."""
     for number, name in enumerate(names, life + 1):
         try:
             file = _OpenFile(name, options, marker=marker)
@@ -192,7 +192,7 @@ async def _opened_again(
 
 
 def waits(mode: int) -> bool:
-    """Return whether reading can wait for somebody who writes."""
+    """Return whether reading can wait for a writer."""
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
@@ -285,7 +285,7 @@ class _OpenFile:
         return await to_thread.run_sync(lambda: list(self._marked(self.reader.finish())))
 
     def is_cut(self) -> bool:
-        """Return whether it became shorter than what was read of it, or was written anew from its start."""
+        """Return whether it became shorter than what was read of it, or was rewritten from its start."""
         size = os.fstat(self.descriptor).st_size
         if size == self.position:
             return False
@@ -305,7 +305,7 @@ class _OpenFile:
         return [*left, cut]
 
     def _step(self) -> tuple[int | None, Items]:
-        """Decode a part of what was read, or of what is read now.
+        """Decode the next part of the data, reading more if none is left.
 
         Returns:
             Bytes read, 0 at the end, None if nothing needed to be or could be; and what was decoded.

@@ -1,4 +1,4 @@
-"""What an HTTP server answers, whole and bounded."""
+"""The complete answer of an HTTP server, up to a bound."""
 
 from typing import Any
 

@@ -76,7 +76,7 @@ class Input:
     def read(
         self, options: ReadOptions | None = None, on_bytes: Callable[[int], None] | None = None
     ) -> Items:
-        """Return the frames of what is no engine, and what was malformed.
+        """Return the frames and malformed pieces of an input other than an engine.
 
         Args:
             options: How to read.
@@ -114,7 +114,7 @@ def open_inputs(names: Sequence[str], follow: bool = False) -> list[Input]:
 
 
 def _no_such_input(name: str) -> KVStreamError | OSError:
-    """Return the error of a name that is no file, with what may have been meant."""
+    """Return the error for a name that is not a file, with a suggestion."""
     scheme, is_url, _ = name.partition("://")
     if name.startswith(("unix:", "tcp://", "tls://")):
         return ConfigError(

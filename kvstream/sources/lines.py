@@ -27,7 +27,7 @@ class LineDecoder(Protocol):
     remembers: bool
 
     def decode_lines(self, chunk: bytes, on_bad: OnBad) -> Iterator[EventFrame]:
-        """Yield the frames of a chunk of whole lines, in order; pass over blank ones."""
+        """Yield the frames of a chunk of whole lines, in order; skip blank ones."""
 
     def finish(self) -> Iterator[EventFrame]:
         """Yield what is left at the end of the input."""

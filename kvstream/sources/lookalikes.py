@@ -33,7 +33,7 @@ _MARKDOWN = re.compile(rb"^(#{1,6} |```|\* |- )", re.MULTILINE)
 
 
 def is_lfs_pointer(head: bytes) -> bool:
-    """Return whether an input that begins with ``head`` stands for a file that Git LFS keeps elsewhere."""
+    """Return whether an input that begins with ``head`` is a Git LFS pointer instead of the file."""
     return head.startswith(_LFS_POINTER)
 
 

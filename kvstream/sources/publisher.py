@@ -1,4 +1,4 @@
-"""One publisher's batches in order: what is missing is asked for, what cannot be had is counted."""
+"""One publisher's batches in order: missing ones are requested, and counted if no replay has them."""
 
 import zlib
 from collections import Counter, deque
@@ -198,7 +198,7 @@ class PublisherFeed:
         self._waiting, self._retries = False, 0
 
     def catch_up(self) -> None:
-        """Ask for what may have been published while nobody listened."""
+        """Request what may have been published before this subscriber listened."""
         self._request_missing()
 
     def give_up(self) -> None:

@@ -93,7 +93,7 @@ class EventReader:
         return not self.events and self.malformed >= _HOPELESS
 
     def verify(self) -> None:
-        """Check that at least a hundredth of what was read were events; nothing read is no error.
+        """Check that at least a hundredth of the input were events; an empty input is allowed.
 
         Raises:
             UnreadableInputError: If that is not so; it names what the input looks like.

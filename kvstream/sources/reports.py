@@ -33,7 +33,7 @@ class ReportLimiter:
         return recent and any(passed > _SINGLE for passed in self._passed.values())
 
     def limited(self, items: Iterable[EventFrame | Malformed]) -> list[EventFrame | Malformed]:
-        """Return the frames, and the reports, of which later ones may stand for several."""
+        """Return the frames and the reports; beyond a limit, one report counts several."""
         passed: list[EventFrame | Malformed] = []
         together: dict[str, Malformed] = {}
         for item in items:

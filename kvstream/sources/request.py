@@ -1,4 +1,4 @@
-"""Request: a row of a trace, whatever its format."""
+"""Request: a row of a trace, the same for all formats."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""Log files that are rotated while they are followed: which file stands where, and which came between."""
+"""Log files that are rotated while they are followed: which file is where, and which came in between."""
 
 import os
 import re
@@ -94,7 +94,7 @@ class Rotation:
         self._finished: set[_Finished] = set()
 
     def has_replaced(self, descriptor: int) -> bool:
-        """Return whether another file stands at the path than the open one; False while none does."""
+        """Return whether the path now names another file than the open one; False if it names none."""
         try:
             now = os.stat(self._path)
         except OSError:
@@ -112,7 +112,7 @@ class Rotation:
         return self._after(last.st_mtime_ns, {(last.st_dev, last.st_ino), (new.st_dev, new.st_ino)})
 
     def find(self, place: Place) -> str | None:
-        """Return the file that holds a place, under whatever name, or a copy of it; None if none does."""
+        """Return the file that holds a place, even if it was renamed or copied; None if there is none."""
         mark = _Mark.parse(place.check)
         copies = []
         for path in [self._path, *(path for path, _ in self._siblings())]:
@@ -133,7 +133,7 @@ class Rotation:
         return copies[0] if copies else None
 
     def since(self, place: Place, new: os.stat_result) -> list[str]:
-        """Return the files that stood at the path before ``new`` and after one that is gone, oldest first."""
+        """Return the files that were at the path before ``new`` and after a removed one, oldest first."""
         mark = _Mark.parse(place.check)
         return self._after(mark.modified_ns + 1, {(mark.device, mark.inode), (new.st_dev, new.st_ino)})
 

@@ -1,4 +1,4 @@
-"""Rows of a trace that hold only what was added to their session, put together to whole prompts."""
+"""Joins rows of a trace that hold only what was added to their session into whole prompts."""
 
 from collections import OrderedDict
 
@@ -69,7 +69,7 @@ class Sessions:
         return joined, full if with_output else whole
 
     def _filled(self, blocks: I64, length: int) -> I64:
-        """Return blocks, with such as nobody else has behind them."""
+        """Return the blocks, followed by blocks that no other request has."""
         more = np.arange(self._made, self._made + length - len(blocks))
         self._made += len(more)
         return np.concatenate([blocks, mix(more).view(np.int64)])

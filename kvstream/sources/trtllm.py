@@ -65,7 +65,7 @@ _decoder = msgspec.json.Decoder(_Line)
 
 
 def _tier(level: int) -> str:
-    """Level 0 is the device's memory, 1 the host's; there are no more today."""
+    """Return the tier of a level: 0 is the memory of the device, 1 that of the host."""
     return ("gpu", "cpu", "disk")[max(0, min(level, 2))]
 
 

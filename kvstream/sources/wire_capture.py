@@ -122,7 +122,7 @@ class WireCaptureParser:
 
 
 def read_wire_messages(path: str) -> Iterator[WireMessage] | None:
-    """Return the messages of a capture, plain or compressed, as published; None if it is no capture.
+    """Return the messages of a capture, plain or compressed, as published; None for another input.
 
     Damaged places are passed over; ``EventReader`` reports them.
 

@@ -96,7 +96,7 @@ class Replay:
         self.await_progress()
 
     def await_progress(self) -> None:
-        """Begin to count the time anew: live batches wait from now on."""
+        """Restart the clock: live batches wait from now on."""
         self._began = self._progress = time.monotonic()
 
     def progress(self) -> None:

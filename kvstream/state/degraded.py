@@ -26,7 +26,7 @@ class DegradedSources:
         self._turned: dict[tuple[str, str], tuple[int, int]] = {}
 
     def begin(self, is_lost: bool, names: Iterable[str]) -> None:
-        """Take note of what was lost.
+        """Record what was lost.
 
         Args:
             is_lost: Whether the state of every source was.
@@ -66,7 +66,7 @@ class DegradedSources:
         return unknown - unknown_before <= (ended - ended_before) * _UNKNOWN_SHARE
 
     def save(self) -> dict[str, Any]:
-        """Return what was lost and is not whole again."""
+        """Return what was lost and is not yet complete again."""
         return {"is_lost": self._is_lost, "names": sorted(self._names), "whole": sorted(self._whole)}
 
     def restore(self, saved: Mapping[str, Any]) -> None:

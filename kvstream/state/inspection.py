@@ -33,7 +33,7 @@ class SavedCache(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SavedPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """From where an input that can be read again goes on: some of what follows is not held.
+    """The place from which an input is read again, as the snapshot does not hold all that follows.
 
     Attributes:
         input: Its name: the path of a file, the URL of a publisher.
@@ -121,7 +121,7 @@ def described(file: SnapshotFile, now: float) -> SavedSnapshot:
 
 
 def problems_of(file: SnapshotFile) -> list[str]:
-    """Return why a stream cannot go on from a snapshot as a whole, in words; none if it can.
+    """Return why a stream cannot continue from a snapshot, in words; empty if it can.
 
     All of it is restored, as a stream would, with the settings that it was saved with.
     """

@@ -56,7 +56,7 @@ class StateKeeper:
         self._opened_at = 0.0
 
     async def open(self, now: float) -> Restored:
-        """Take the store for this process and go on from the newest whole snapshot, in a new stream.
+        """Lock the store for this process and restore the newest whole snapshot into a new stream.
 
         What cannot be read is logged; where nothing can be, the stream begins with nothing.
 

@@ -33,7 +33,7 @@ class _Input(msgspec.Struct):
     floors: dict[str, Place] = {}
 
     def reach(self, position: Position) -> None:
-        """Go on to another part, and forget what lies behind it."""
+        """Move on to another part, and forget earlier ones."""
         place = position.place
         if self.reached is not None and self.reached.order == place.order:
             return

@@ -139,7 +139,7 @@ class InputMarker:
                 self._places, self._saved = [], None
 
     def marked(self, frames: Iterable[EventFrame], renumber: bool) -> Iterator[EventFrame]:
-        """Yield the frames of the part that was begun with their positions, without what is held already.
+        """Yield the frames of the current part with their positions, without events that are held already.
 
         Args:
             frames: All of its frames, in order.
@@ -157,7 +157,7 @@ class InputMarker:
                 yield replace(left, seq=seq, position=position)
 
     def _left(self, frame: EventFrame, cache: tuple[str, str]) -> EventFrame | None:
-        """Return what of a frame is not held; None if all of it is."""
+        """Return the part of a frame that is not held yet; None if all of it is."""
         if self._saved is None:
             return frame
         held = self._saved.held(*cache)

@@ -1,4 +1,4 @@
-"""DirectoryStore: the last snapshots of a stream in a directory, each of them whole or not there at all.
+"""DirectoryStore: the last snapshots of a stream in a directory, each written completely or not at all.
 
 A snapshot is written under a temporary name, synced, renamed, and the directory synced; then those before the
 last two whole ones go. Whatever that is interrupted by, the newest whole snapshot is a true one, with the
@@ -68,7 +68,7 @@ class DirectoryStore:
         self._damaged: set[int] = set()  # numbers of snapshots that were seen to be
 
     def open(self) -> None:
-        """Make the directory where there is none, and keep other processes out.
+        """Create the directory if needed, and lock it against other processes.
 
         Raises:
             StateError: If it cannot be used, or another process uses it.
@@ -104,7 +104,7 @@ class DirectoryStore:
         return SnapshotWriter(self, self._files, header)
 
     def look(self) -> list[SnapshotFile]:
-        """Return every snapshot there is, newest first, each read whole.
+        """Return all snapshots, newest first, each read completely.
 
         Raises:
             StateError: If the directory cannot be read.
@@ -112,7 +112,7 @@ class DirectoryStore:
         return list(self.newest_first())
 
     def newest_first(self) -> Iterator[SnapshotFile]:
-        """Yield every snapshot there is, newest first, each read whole when it is its turn.
+        """Yield all snapshots, newest first, each read completely when its turn comes.
 
         Raises:
             StateError: If the directory cannot be read.
@@ -191,7 +191,7 @@ class SnapshotWriter:
         self._sections += 1
 
     def finish(self) -> None:
-        """Return once the snapshot is on the disk under its name, and those before the last two are gone.
+        """Return once the snapshot is on disk under its name, and older ones than the last two are removed.
 
         Raises:
             OSError: If that fails; what was there before is there still.

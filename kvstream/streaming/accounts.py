@@ -70,7 +70,7 @@ class StreamAccounts:
         return accounts_of(self._consumers.monitors, source, tier)
 
     def total(self, counted: ProducersStatistics) -> Accounts:
-        """Return the accounts of the whole stream at the moment when its producers had counted this.
+        """Return the accounts of the whole stream at the moment of these counts of its producers.
 
         While threads record, events go from a producer to a queue between two looks. So what is in flight is
         not looked for there: it is what was offered and has neither been dropped nor left a queue to be

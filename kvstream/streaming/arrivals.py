@@ -43,7 +43,7 @@ class Arrivals:
         return None if source is None else (source, anyio.current_time() - at)
 
     def postpone(self, seconds: float) -> None:
-        """Take all sources as heard later, as nothing could be heard for some seconds."""
+        """Postpone the last arrival of all sources, as nothing could arrive for some seconds."""
         self._at = {source: at + seconds for source, at in self._at.items()}
 
     def forget(self, source: str) -> None:

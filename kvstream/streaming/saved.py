@@ -1,4 +1,4 @@
-"""SavedStream: what of a stream outlives its process, and how the next one goes on."""
+"""SavedStream: the saved state of a stream, and how the next process continues from it."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence

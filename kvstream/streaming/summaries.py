@@ -1,4 +1,4 @@
-"""StreamSummaries: what the caches of a stream, its alerts and its accounts come to."""
+"""StreamSummaries: summaries of the caches of a stream, with its alerts and accounts."""
 
 from kvstream.config import MetricsConfig
 from kvstream.engine.cache import CacheMonitor

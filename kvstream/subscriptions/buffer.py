@@ -1,4 +1,4 @@
-"""Buffers: items that wait for one subscriber, and which of them go where there is no room."""
+"""Buffers: items that wait for one subscriber, and which of them are dropped without room."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence

@@ -114,7 +114,7 @@ class Topic(Generic[T]):
         return [(each.destination, each.owed()) for each in self._handled if each.is_delivery]
 
     def go_on(self, owed: Iterable[tuple[str, Sequence[T]]], current: Sequence[T]) -> None:
-        """Go on from what another process owed; whoever is not among that begins with what is current.
+        """Restore the items that another process still owed; other handlers begin with the current ones.
 
         Args:
             owed: What ``owed`` returned there.
@@ -163,7 +163,7 @@ class Topic(Generic[T]):
                 tasks.start_soon(handled.wait_ended, patience)
 
     def abandon_handlers(self) -> None:
-        """Drop what is buffered for handlers, which are gone; iterators keep what is theirs."""
+        """Drop what is buffered for handlers, which have ended; iterators keep their items."""
         for handled in self._handled:
             handled.subscription.abandon()
 

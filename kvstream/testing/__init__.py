@@ -1,4 +1,4 @@
-"""Help for tests of what is built on kvstream: a fake clock, a scripted source and captured alerts.
+"""Help for tests of code that uses kvstream: a fake clock, a scripted source and captured alerts.
 
 Examples:
     >>> from kvstream.testing import ReferenceTable

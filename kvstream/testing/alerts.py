@@ -1,4 +1,4 @@
-"""CapturedAlerts: an alert handler that keeps what it is called with."""
+"""CapturedAlerts: an alert handler that keeps every alert."""
 
 from kvstream.alerts.types import CacheAlert
 

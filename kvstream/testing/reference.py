@@ -163,7 +163,7 @@ class ReferenceTable:
         self.evict(block, ts, reason)
 
     def find_resident(self, block: int, ts: int) -> None:
-        """Hold a block that a snapshot shows, if it is not live: allocated nobody knows when."""
+        """Make a block of a snapshot live, of unknown birth, if it is not live already."""
         self.residents += 1
         if block not in self.live:
             self.unknown_births += 1

@@ -1,4 +1,4 @@
-"""JSON of what holds text from outside."""
+"""JSON of objects that hold text from outside."""
 
 from typing import Any
 

@@ -21,7 +21,7 @@ def _plain(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share as people write it; what is neither nothing nor all is never rounded to 0 or 100 %."""
+    """Return a share as a percentage; a share above 0 and below 1 is never rounded to 0 or 100 %."""
     if share is None:
         return UNKNOWN
     value = 100.0 * share
@@ -33,7 +33,7 @@ def percent(share: float | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """Return a ratio in three places; what is neither 0 nor 1 is never rounded to it."""
+    """Return a ratio with three decimals; a ratio above 0 and below 1 is never rounded to either."""
     if value is None:
         return UNKNOWN
     if 0.0 < value < 0.0005:

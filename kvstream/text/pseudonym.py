@@ -1,4 +1,4 @@
-"""Pseudonyms: keyed hashes in place of what must be neither stored nor shown, such as salts of requests."""
+"""Pseudonyms: keyed hashes in place of secrets that must not be stored or shown, such as cache salts."""
 
 import os
 from hashlib import blake2b

@@ -1,4 +1,4 @@
-"""The word that somebody may have meant."""
+"""Suggestions for misspelt words."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -55,7 +55,7 @@ class TomlFile:
         self._wrong: list[tuple[int, str]] = []
 
     def complain(self, table: str | None, key: str | None, what: str, place: int = 0) -> None:
-        """Note what is wrong with a key of a table, of a list's table at a ``place``, or with the whole."""
+        """Record a mistake in a key of a table, in a table of a list at a ``place``, or in the whole file."""
         self._wrong.append((self.line(table, key, place), what))
 
     @property
@@ -98,7 +98,7 @@ class TomlFile:
 def struct_fields(
     table: dict[str, Any], kind: type[msgspec.Struct], complain: Complain, noun: str = "field"
 ) -> dict[str, Any]:
-    """Return the fields of a table as a type has them; complain of what is unknown or of a wrong type.
+    """Return the fields of a table as a type has them; report unknown ones and those of a wrong type.
 
     Args:
         table: Values by name.
