@@ -59,7 +59,7 @@ class CacheCounts(Struct, eq=False, kw_only=True):
     unknown_births: Annotated[
         int,
         Count(
-            "Blocks known by a snapshot or an access, allocated nobody knows when.", "kvstream_unknown_births"
+            "Blocks first seen in a snapshot or by an access, of unknown birth.", "kvstream_unknown_births"
         ),
     ] = 0
     unknown_lifetimes: Annotated[
@@ -196,9 +196,9 @@ DROP_REASONS = {
     "sampled": DropReason("Their blocks were left out to make room (sample).", True),
     "duplicate": DropReason("Their frame was seen before.", True),
     "would_block": DropReason("Waiting for room (block) would have stopped the event loop."),
-    "malformed": DropReason("They could not be encoded, or were no block ids."),
+    "malformed": DropReason("They could not be encoded, or had invalid block ids."),
     "refused_by_broker": DropReason("A Kafka broker refused their frame (fleet agent)."),
-    "cancelled": DropReason("Who waited, or the stream, was cancelled."),
+    "cancelled": DropReason("A call that waited, or the stream, was cancelled."),
     "closed": DropReason("The producer, connection or stream was closed."),
     "shutdown_timeout": DropReason("Closing took longer than shutdown_timeout."),
     "forked": DropReason("They were recorded in a forked child."),

@@ -69,7 +69,7 @@ _CAPACITY = Family("gauge", "kvstream_capacity_blocks", "Blocks there is room fo
 _LAST_EVENT = Family(
     "gauge", "kvstream_last_event_timestamp_seconds", "Time of the last event.", TIER, "seconds"
 )
-_EVICTIONS = Family("counter", "kvstream_evictions", "Blocks that went, by reason.", (*TIER, "reason"))
+_EVICTIONS = Family("counter", "kvstream_evictions", "Generations ended, by reason.", (*TIER, "reason"))
 _PREMATURE = Family(
     "counter", "kvstream_premature_evictions", "Evicted content that was looked up again.", TIER
 )
@@ -85,7 +85,7 @@ _LABEL_ALLOCATIONS = Family("counter", "kvstream_label_allocations", "Blocks all
 _LABEL_ACCESSES = Family("counter", "kvstream_label_accesses", "Hits on blocks, by their label.", _LABEL)
 _LABEL_EVICTIONS = Family("counter", "kvstream_label_evictions", "Blocks evicted, by their label.", _LABEL)
 _LABEL_PREMATURE = Family(
-    "counter", "kvstream_label_premature_evictions", "Evicted content that came back to a label.", _LABEL
+    "counter", "kvstream_label_premature_evictions", "Evicted content that a label allocated again.", _LABEL
 )
 _LABEL_SHARE = Family(
     "gauge", "kvstream_label_residency_ratio", "Share of all block seconds, by label.", _LABEL, "ratio"
@@ -148,7 +148,7 @@ _EVENT_LAG = Family(
 _INPUT = ("input",)
 _INPUT_CONNECTED = Family("gauge", "kvstream_input_connected", "1 if an input is connected.", _INPUT)
 _INPUT_BATCHES = Family("counter", "kvstream_input_batches", "Batches of an input that were decoded.", _INPUT)
-_INPUT_LOST = Family("counter", "kvstream_input_lost_batches", "Batches that could not be had.", _INPUT)
+_INPUT_LOST = Family("counter", "kvstream_input_lost_batches", "Batches missed that no replay had.", _INPUT)
 _QUEUE_FILL = Family(
     "gauge", "kvstream_queue_fill_ratio", "Share of a queue's room that is taken.", ("consumer",), "ratio"
 )

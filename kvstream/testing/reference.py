@@ -111,7 +111,7 @@ class ReferenceTable:
     def access(self, block: int, ts: int) -> None:
         """Count a hit, and observe the time since the block was last used.
 
-        A block that was not live is there, as it was found: allocated nobody knows when.
+        A block that was not live becomes live, of unknown birth.
         """
         if block not in self.live:
             self.unknown_accesses += 1
