@@ -126,10 +126,10 @@ class Drop:
     """Find a hit ratio, or a lifetime, below what is normal for this engine.
 
     Three windows look at the same time. The median of the last six pieces of evidence must be below the
-    baseline by the rule's threshold; or, for what is slow or mild, the medians of the last thirty *and* of
-    the last six by 0.63 of it; or the mean of twelve hit ratios by 30 % of what it was. All must also be
-    several times the engine's own noise. Hit ratios are
-    compared as log odds (0.6 is from 0.80 to 0.69, or 0.20 to 0.12), lifetimes as logarithms (0.7 is half).
+    baseline by the rule's threshold, of hit ratios five of the six; or, for what is slow or mild, the medians
+    of the last thirty *and* of the last six by 0.63 of it; or the mean of twelve hit ratios by 30 % of what
+    it was. All must also be several times the engine's own noise. Hit ratios are compared as log odds (0.6 is
+    from 0.80 to 0.69, or 0.20 to 0.12), lifetimes as logarithms (0.7 is half).
     The baseline is the median of up to an hour before; it stands still from the beginning of an incident to
     its end. The drop is over when the value, its mean as well as its median, which does not show what comes
     and goes, is within ``clear`` or the noise of it, or has come back by
@@ -199,7 +199,7 @@ class Drop:
         baseline = baseline_of(log, self._measure, SHORT, now + threshold)
         if baseline is not None:
             needed = threshold if baseline.established else threshold * self._NEW_SHARE
-            if self._is_far(baseline, now, needed, self._SIGMAS):
+            if self._is_far(baseline, now, needed, self._SIGMAS) and self._stays(baseline, recent, needed):
                 return baseline, recent[0].start
         fresh = max(view.cold_since, self.memory.judged_until)
         if len(log.pieces) < LONG or log.pieces[-LONG].start < fresh:
@@ -216,6 +216,15 @@ class Drop:
             if baseline is not None and before is not None and before.established:
                 return baseline, log.last(MIDDLE, fresh)[0].start
         return None
+
+    def _stays(self, baseline: Baseline, recent: list[Evidence], needed: float) -> bool:
+        """Return whether a hit ratio is not coming back already, as after a scan of seconds or one document.
+
+        Of lifetimes nothing is asked, as their rule waits.
+        """
+        pieces = values(recent, self._measure)
+        below = sum(piece <= baseline.level - needed for piece in pieces)
+        return not self._is_ratio or below >= len(pieces) - 1
 
     def _is_lower_on_average(self, log: EvidenceLog, since: float) -> bool:
         """Return whether the mean hit ratio of the last pieces is far below that of those before.

@@ -96,6 +96,16 @@ def test_a_blip_of_five_seconds_is_no_drop(ratio):
     assert fired("hit_ratio_drop", windows) == ([], [])
 
 
+def test_what_a_scan_of_seconds_evicted_is_no_drop_once_it_comes_back():
+    coming_back = [
+        *stretch(900, 910, hit_ratio=0.3),
+        *stretch(910, 940, hit_ratio=0.6),
+        *stretch(940, 960, 0.03, hit_ratio=0.75),
+    ]
+    windows = [*stretch(0, 900, 0.03), *coming_back, *stretch(960, HALF_AN_HOUR, 0.03)]
+    assert fired("hit_ratio_drop", windows) == ([], [])
+
+
 def test_one_huge_request_is_no_drop():
     windows = [*stretch(0, 900, 0.03), window(900, lookups=5_000, hit_ratio=0.0), *stretch(901, 1800, 0.03)]
     assert fired("hit_ratio_drop", windows) == ([], [])
