@@ -271,9 +271,10 @@ class Index:
     def insert(self, slots, more: cython.longlong):
         """Keep slots, int64 (n,), with keys that are not there yet, and room for ``more`` keys."""
         self.rebuild(len(slots) + more)
-        slot: cython.longlong
-        for slot in slots.tolist():
-            self._insert(slot)
+        slot: cython.const[cython.longlong][:] = memoryview(slots)
+        i: cython.Py_ssize_t
+        for i in range(len(slot)):
+            self._insert(slot[i])
 
     def probes(self, key: cython.longlong) -> int:
         """Return how many places are looked at to find a key."""

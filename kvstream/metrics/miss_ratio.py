@@ -26,6 +26,8 @@ WANTED = 0.9
 _FEWEST = 128  # contents followed: with fewer a curve says nothing
 _SCALE = 64  # buckets a factor of two, so that a size is off by 1.1 % at the most
 _BUCKETS = 48 * _SCALE
+_NO_WEIGHTS = np.zeros(_BUCKETS)  # of a curve that has seen nothing come back, as most caches are of slots
+_NO_WEIGHTS.flags.writeable = False
 _WEIGHED_AT_ONCE = 1024
 _LEFT_OUT_AT_ONCE = 1 / 64  # of the contents followed, where they become too many
 _MOST_WEIGHT = 1024.0
@@ -108,7 +110,7 @@ class MissRatioCurve:
         self._distances: list[I64] = []  # between two accesses of one key, not yet in the weights
         self._distance_weights: list[float] = []  # of an access in each of these
         self._waiting = 0
-        self._weights = np.zeros(_BUCKETS)  # accesses by distance, in sampled accesses of today's rate
+        self._weights = _NO_WEIGHTS  # accesses by distance, in sampled accesses of today's rate
         # What an access weighs now: to let it grow costs less than to let all weights shrink.
         self._weight = 1.0
         self._followed = 0.0  # accesses of content followed, in the same
@@ -169,7 +171,7 @@ class MissRatioCurve:
             kept = 0.5 ** (count / self._half_life)
             if kept * _MOST_WEIGHT < self._weight:
                 self._weigh()
-                self._weights *= kept / self._weight
+                self._weights = self._weights * (kept / self._weight)
                 self._weight = 1.0
             else:
                 self._weight /= kept
@@ -188,7 +190,7 @@ class MissRatioCurve:
         if threshold < self.threshold:
             self._stack.keep(are_below(self._stack.keys(), threshold))
         scale = threshold / self.threshold
-        self._weights *= scale
+        self._weights = self._weights * scale
         self._followed *= scale
         self.threshold = threshold
 
@@ -196,6 +198,8 @@ class MissRatioCurve:
         """Add the distances seen at today's rate to the weights."""
         if not self._waiting:
             return
+        if self._weights is _NO_WEIGHTS:
+            self._weights = np.zeros(_BUCKETS)
         buckets = _buckets(joined(self._distances) / self.rate + 1.0)
         weights = np.repeat(self._distance_weights, list(map(len, self._distances)))
         np.add.at(self._weights, buckets, weights)  # one by one: the same sum however often this is called
