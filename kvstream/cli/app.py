@@ -5,11 +5,13 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -74,7 +76,24 @@ def command_named(name: str) -> Any:
         commands = only.registered_commands
     for each in commands:
         each.cls, each.callback = Command, flat(each.callback, Verbosity, choose)
-    return typer.main.get_group(only).commands[name]
+    command = typer.main.get_group(only).commands[name]
+    for each in (command, *getattr(command, "commands", {}).values()):
+        each.epilog = _fitted(each.epilog or "", get_terminal_size().columns - 2)
+    return command
+
+
+def _fitted(epilog: str, width: int) -> str:
+    """Return examples, with what each of them does below it if there is no room beside it."""
+    return "\n\n".join(
+        example
+        if max(map(len, example.splitlines()), default=0) < width
+        else re.sub(
+            r"(\S) {3,}(\S.*)",
+            lambda found: found[1] + "\n" + textwrap.indent(textwrap.fill(found[2], width - 6), "      "),
+            re.sub(r"\n *", " ", example),
+        )
+        for example in epilog.split("\n\n")
+    )
 
 
 _ENVIRONMENT = "\n\n".join(

@@ -125,6 +125,7 @@ def run_command(
     async def feed(stream: KVStream, output: Output) -> None:
         try:
             await _read_all(inputs, options, stream, output)
+            await stream.flush()  # however long it takes where the core is interpreted
         finally:
             for seen in stream.inputs():
                 output.show(seen)

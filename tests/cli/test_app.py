@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 
+from kvstream.cli.app import command_named
 from tests.cli.conftest import CHAT, DEADLINE
 
 COMMANDS = [
@@ -35,6 +36,19 @@ def test_every_command_has_help(kvstream, command):
     assert "Usage" in ran.out
     if command and command[0] in COMMANDS:
         assert "Examples" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (80, "zmq://vllm-0:5557\n       does the engine publish, and what?\n"),
+        (120, "zmq://vllm-0:5557                     does the engine publish, and what?\n"),
+    ],
+)
+def test_what_an_example_does_stands_below_it_in_a_narrow_terminal(capsys, monkeypatch, width, shown):
+    monkeypatch.setenv("COLUMNS", str(width))
+    command_named.__wrapped__("doctor").main(["--help"], standalone_mode=False)
+    assert shown in re.sub(" +\n", "\n", capsys.readouterr().out)
 
 
 def test_no_command_is_forgotten(kvstream):
