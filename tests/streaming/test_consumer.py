@@ -258,6 +258,7 @@ async def test_consumers_at_once_keep_to_the_bounds_of_the_stream(most, every_ba
     assert accounts.dropped["too_many_blocks"] == 5_000 - most
 
 
+@needs_compiled
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 async def test_a_child_forked_while_threads_apply_waits_for_none_of_them():

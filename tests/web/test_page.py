@@ -94,6 +94,20 @@ async def test_a_server_that_is_gone_is_the_largest_thing_on_the_page(browser):
             await expect(page.locator("#accounts-line")).to_contain_text("7,000")
 
 
+async def test_an_incident_lasts_no_longer_than_the_newest_figures_say(browser):
+    async with browser() as (page, _):
+        async with served() as (stream, url):
+            await send_drop(stream)
+            await stay_fresh(stream)
+            await page.goto(url)
+            await expect(page.locator("#headline")).to_contain_text("Hit ratio fell")
+        await expect(page.locator("#headline")).to_contain_text("No answer from kvstream for")
+        said = await page.locator("#headline").inner_text()
+        lasted = await page.locator(".incident .duration b").first.inner_text()
+        await expect(page.locator("#headline")).not_to_have_text(said)  # seconds go on there
+        assert await page.locator(".incident .duration b").first.inner_text() == lasted != ""
+
+
 async def test_a_stream_that_is_silent_is_not_live(browser):
     async with served() as (stream, url), browser() as (page, complaints):
         await send_hits(stream)

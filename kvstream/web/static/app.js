@@ -212,8 +212,8 @@ const kvApp = (() => {
     const { incident } = said;
     const hint = incident?.hint ?? said.hint ?? "";
     get("lead").hidden = !incident && !hint;
-    get("evidence").parentElement.hidden = !incident?.evidence?.length;
-    const evidence = incident?.evidence ?? [];
+    const evidence = (incident?.evidence ?? []).filter((line) => sentence(line) !== String(said.why).replace(/\.$/, ""));
+    get("evidence").parentElement.hidden = !evidence.length;
     if (get("evidence").dataset.key !== JSON.stringify(evidence)) {
       get("evidence").dataset.key = JSON.stringify(evidence);
       get("evidence").replaceChildren(...evidence.slice(0, 6).map((line) => element("li", null, {}, element("span", sentence(line)))));

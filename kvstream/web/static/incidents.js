@@ -65,11 +65,14 @@ const kvIncidents = (() => {
     });
   }
 
+  /* Until when what is open is known to go on. */
+  const newest = () => (kvStream.isGone() ? model.state.now : now());
+
   /* When something was wrong, for charts, by the worst of each time; information only where a cache was lost. */
   function bands() {
     const worth = ({ level, rule }) => rank(level) > 0 || rule === "source_restarted";
     const ended = past().filter(worth).slice(0, 50).map((each) => ({ from: each.started_at, to: each.ended_at, level: each.level }));
-    const going = open().filter((each) => worth(each) && !each.is_silenced).slice(0, 20).map((each) => ({ from: each.started_at, to: now(), level: each.level }));
+    const going = open().filter((each) => worth(each) && !each.is_silenced).slice(0, 20).map((each) => ({ from: each.started_at, to: newest(), level: each.level }));
     const spans = [...ended, ...going].sort((a, b) => rank(b.level) - rank(a.level));
     const edges = [...new Set(spans.flatMap(({ from, to }) => [from, to]))].sort((a, b) => a - b);
     const parts = [];
@@ -114,7 +117,7 @@ const kvIncidents = (() => {
     say(parts.names, incident.is_silenced ? "silenced" : names);
     say(parts.title, incident.cache_count > 1 ? title(incident.rule) : first);
     say(parts.why, incident.cache_count > 1 ? first : rest);
-    say(parts.lasting, incident.ended_at ? `lasted ${seconds(incident.ended_at - incident.started_at)}` : seconds(Math.max(0, now() - incident.started_at)));
+    say(parts.lasting, incident.ended_at ? `lasted ${seconds(incident.ended_at - incident.started_at)}` : seconds(Math.max(0, newest() - incident.started_at)));
     say(parts.since, `${incident.ended_at ? "from" : "since"} ${at(incident.started_at, now())}`);
     const signs = incident.evidence?.length ?? 0;
     say(parts.ev, signs ? `${signs} sign${signs > 1 ? "s" : ""}` : "");
