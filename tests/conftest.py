@@ -12,6 +12,8 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
 
+from kvstream._core.build import warn_if_interpreted
+
 settings.register_profile(
     "default", max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -25,6 +27,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # where the environment says that it is not to be.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_sessionstart(session):
+    """Have an interpreted core say now that it is slow, as it does once: tests look at what is logged."""
+    warn_if_interpreted()
 
 
 @pytest.hookimpl(optionalhook=True)
