@@ -29,7 +29,7 @@ _IDLE_SECONDS = 1.0  # from one look at what the client has to say to the next, 
 _HURRIED_SECONDS = 0.2  # that reports are waited for once somebody does
 
 _AHEAD_BYTES = 64 * 1024 * 1024  # handed to the client and not yet acknowledged
-_UNREPORTED_BYTES = 1024 * 1024  # handed to the client since reports were taken: a full request
+_UNREPORTED_BYTES = 1024 * 1024  # handed to the client since reports were taken, beyond which it is fast
 
 
 class FrameLogStatistics(NamedTuple):
@@ -313,7 +313,7 @@ class FrameLog:
         self._ahead_bytes += record.size
         self._unreported_bytes += record.size
         if self._unreported_bytes >= _UNREPORTED_BYTES:
-            self._take_reports()
+            self.hurry()
         return True
 
     def _refuse(self, record: _Record, reason: str) -> None:
