@@ -59,4 +59,6 @@ def test_detection_is_what_was_measured():
     assert f"Of {incidents} incidents" in text
     assert f"the rules find {float(found):.0%}".replace("%", " %") in text
     assert f"to page after {delay} seconds" in text
-    assert f"{round(float(false) * int(hours))} false alerts in {hours} quiet hours" in text
+    alerts = round(float(false) * int(hours))
+    said = "one false alert" if alerts == 1 else f"{alerts} false alerts"
+    assert f"{said} in {hours} quiet hours" in text
