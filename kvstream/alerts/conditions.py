@@ -432,7 +432,7 @@ class Silent:
             silence = 0.0
             if last is not None:
                 silence = view.now - last
-                if view.now <= self._due_after(last):  # nothing was found that could end
+                if not self._is_due(last, view.now):  # nothing was found that could end
                     self._note_pause(silence)
                     return None
             return Finding(bad=False, good=True, value=silence, limit=0.0, measure=silence, since=view.now)
@@ -457,6 +457,13 @@ class Silent:
     def due(self) -> float:
         """When silence will be too long, unless something comes."""
         return math.inf if self.memory.last is None else self._due_after(self.memory.last)
+
+    def is_due(self, now: float) -> bool:
+        """Return whether silence is too long at a time, which costs little while it is short."""
+        return self.memory.last is not None and self._is_due(self.memory.last, now)
+
+    def _is_due(self, last: float, now: float) -> bool:
+        return now - last > self._LEAST_SECONDS and now > self._due_after(last)
 
     def _due_after(self, last: float) -> float:
         return math.inf if len(self._ascending) < self._LEAST_PAUSES else last + self._limit_seconds()

@@ -251,7 +251,7 @@ class Evaluator:
         if self._index is None:
             return changes
         now = until * self._window_seconds + self._shift
-        if now <= self._judged_at or (not self._active and self._silent_at() > now):
+        if now <= self._judged_at or not (self._active or any(c.is_due(now) for _, c in self._silent)):
             return changes
         while (moment := self._next_moment()) <= now:
             self._judged_at = moment
