@@ -25,6 +25,7 @@ from kvstream.cli.session import stop_on_signal
 from kvstream.cli.values import choice, number
 from kvstream.config import POLICIES, OverflowPolicy, StreamConfig
 from kvstream.errors import ConfigError, KVStreamError
+from kvstream.faults.log import FaultLog
 from kvstream.settings import load_config
 from kvstream.stream import KVStream
 from kvstream.transport.endpoint import Endpoint
@@ -38,29 +39,28 @@ if TYPE_CHECKING:
     from kvstream.fleet.frame_log import FrameLog
     from kvstream.fleet.metrics import Sample
 
-EXAMPLES = f"""
-[bold]Examples[/bold]
-
-  kvstream fleet agent --to kafka://kafka:9092/kv --listen unix:/run/kvstream.sock --create-topics
+_AGENT = """  kvstream fleet agent --to kafka://kafka:9092/kv --listen unix:/run/kvstream.sock --create-topics
 
   kvstream fleet agent --to kafka://kafka-0:9092,kafka-1:9092/kv --from zmq://localhost:5557?source=vllm-0
+"""
+_WORKER = "  kvstream fleet worker --from kafka://kafka:9092/kv --state /var/lib/kvstream --metrics :9109\n"
+_NOTIFY = "  kvstream fleet notify --from kafka://kafka:9092/kv --alertmanager http://alertmanager:9093\n"
+_SERVE = "  kvstream fleet serve --from kafka://kafka:9092/kv --http :9110\n"
 
-  kvstream fleet worker --from kafka://kafka:9092/kv --state /var/lib/kvstream --metrics :9109
 
-  kvstream fleet notify --from kafka://kafka:9092/kv --alertmanager http://alertmanager:9093
+def _examples(*examples: str) -> str:
+    return "\n".join(("\n[bold]Examples[/bold]\n", *examples)) + EXIT_CODES
 
-  kvstream fleet serve --from kafka://kafka:9092/kv --http :9110
-{EXIT_CODES}"""
 
-_KAFKA_URL = "kafka://HOST:PORT/PREFIX"
-_TOPICS_HELP = "Brokers, and what the topics' names begin with."
+_KAFKA_URL = "URL"
+_TOPICS_HELP = "Brokers, and what the names of the topics begin with: kafka://HOST:PORT,…/PREFIX."
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Follow more engines than one process can: agents, a Kafka topic, workers.",
-    epilog=EXAMPLES,
+    epilog=_examples(_AGENT, _WORKER, _NOTIFY, _SERVE),
 )
 
 FromKafka = Annotated[str, typer.Option("--from", metavar=_KAFKA_URL, help=_TOPICS_HELP)]
@@ -83,7 +83,7 @@ Metrics = Annotated[
 ]
 
 
-@app.command(epilog=EXAMPLES)
+@app.command(epilog=_examples(_AGENT))
 def agent(
     *,
     engines: Engines,
@@ -190,7 +190,7 @@ def agent(
         for name in topics.create_topics(address, settings, partitions, copies or topics.BROKERS_DEFAULT):
             note(f"made topic {name}")
     else:
-        topics_there(address, settings)
+        topics_there(address, settings, log.faults)
 
     async def run() -> int:
         log.open()
@@ -220,7 +220,7 @@ def agent(
     return _run(run, shown_at, partial(samples, log, inputs))
 
 
-@app.command(epilog=EXAMPLES)
+@app.command(epilog=_examples(_WORKER))
 def worker(
     *,
     from_: FromKafka,
@@ -296,9 +296,9 @@ def worker(
         summary_seconds=summary_every,
         next_protocol=next_protocol,
     )
-    topics_there(address, kafka)
     snapshots = Snapshots(state, address.frames, __version__)
     work = Worker(address, kafka, snapshots, measured, chosen.rules, chosen.silences, settings)
+    topics_there(address, kafka, work.faults)
 
     async def run() -> int:
         stopped = await run_until_signal(work.run)
@@ -309,7 +309,7 @@ def worker(
     return _run(run, shown_at, partial(samples, work), partial(cache_metrics, work))
 
 
-@app.command(epilog=EXAMPLES)
+@app.command(epilog=_examples(_NOTIFY))
 def notify(
     *,
     from_: FromKafka,
@@ -335,7 +335,7 @@ def notify(
     destinations.attach(stream, min_severity)
     if not any(handler.topic == "alerts" for handler in stream.statistics().subscribers):
         raise ConfigError("nobody to notify: name a --webhook, an --alertmanager, …")
-    topics_there(address, kafka)
+    topics_there(address, kafka, stream.faults)
     notifier = Notifier(address, kafka, stream)
 
     async def run() -> int:
@@ -356,7 +356,7 @@ def notify(
     return _run(run, shown_at, partial(samples, notifier, stream))
 
 
-@app.command(epilog=EXAMPLES)
+@app.command(epilog=_examples(_SERVE))
 def serve(
     *,
     from_: FromKafka,
@@ -383,7 +383,7 @@ def serve(
     board = Board(address, kafka)
     page = AppServer(endpoint, board.faults, token=token, insecure=guard.insecure, tls=tls)
     shown = board_app(board, token=token, authenticated=guard.insecure and token is None)
-    topics_there(address, kafka)
+    topics_there(address, kafka, board.faults)
 
     async def run() -> int:
         page.bind()
@@ -415,20 +415,20 @@ async def run_until_signal(run: Callable[[threading.Event], None]) -> list[int]:
     return stopped
 
 
-def topics_there(address: "KafkaAddress", settings: Mapping[str, str]) -> None:
-    """Return if the topics are there, or no broker answers yet.
+def topics_there(address: "KafkaAddress", settings: Mapping[str, str], faults: FaultLog) -> None:
+    """Return if the topics are there, or no broker answers yet, which is noted.
 
     Raises:
         ConfigError: If one is missing.
     """
-    from kvstream.fleet import topics
+    from kvstream.fleet import client, topics
 
     try:
         topics.require_topics(address, settings)
     except ConfigError:
         raise
     except KVStreamError as error:
-        say(f"kvstream: {error}: waiting for one that does")
+        faults.note_standing("kafka", "unreachable", f"{error}; {client.WAITING}")
 
 
 def _ended(log: "FrameLog", stopped: list[int]) -> int:

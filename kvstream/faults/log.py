@@ -37,6 +37,28 @@ class FaultLog:
         self._clock = clock
         self._logged_at: dict[tuple[str, str], float] = {}
         self._unlogged: Counter[tuple[str, str]] = Counter()
+        self._standing: set[tuple[str, str]] = set()
+
+    def note_standing(self, part: str, reason: str, message: str) -> None:
+        """Count an error that lasts, and log it unless it has been logged since it was last over.
+
+        Args:
+            part: As for ``note``.
+            reason: As for ``note``.
+            message: What is wrong, and what to do.
+        """
+        kind = (part, reason)
+        if kind in self._standing:
+            self.counts[kind] += 1
+            return
+        self._standing.add(kind)
+        self.note(part, reason, message)
+
+    def note_over(self, part: str, reason: str, message: str) -> None:
+        """Log that an error that lasted is over, if it was noted."""
+        if (part, reason) in self._standing:
+            self._standing.discard((part, reason))
+            _logger.warning("%s", shortened(for_terminal(message), _LONGEST_MESSAGE))
 
     def note(self, part: str, reason: str, message: str, level: int = logging.WARNING) -> None:
         """Count an error and log it, unless one like it was logged within the last second.

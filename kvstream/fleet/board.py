@@ -19,7 +19,14 @@ from confluent_kafka import (
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.faults.log import FaultLog
 from kvstream.fleet.address import KafkaAddress
-from kvstream.fleet.client import client_settings, described, made, note_fetch_error
+from kvstream.fleet.client import (
+    WAITING,
+    client_settings,
+    kafka_error,
+    made,
+    note_answer,
+    note_fetch_error,
+)
 from kvstream.metrics.summary import RecentMetrics
 
 _ANSWER_SECONDS = 10.0
@@ -152,8 +159,11 @@ class Board:
                 self._consumer.list_topics(topic, timeout=_ANSWER_SECONDS).topics[topic].partitions
             )
         except KafkaException as error:
-            self.faults.note("kafka", "begin", f"{self._address.brokers}: {described(error.args[0])}")
+            self._consumer.poll(0)  # which calls back with what went wrong
+            faulty = f"{kafka_error(self._address, error)}; {WAITING}"
+            self.faults.note_standing("kafka", "unreachable", faulty)
             return False
+        note_answer(self._address, self.faults)
         self._unread = set(numbers)
         self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in numbers])
         return True

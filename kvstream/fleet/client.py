@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kvstream.errors import ConfigError, KVStreamError, MissingExtraError
 from kvstream.faults.log import FaultLog
 from kvstream.fleet.address import KafkaAddress
@@ -14,7 +16,25 @@ try:
 except ImportError:
     raise MissingExtraError("a fleet", "kafka") from None
 
+_STATISTICS_MS = 10_000
 _logger = logging.getLogger("kvstream.kafka")
+
+
+class _ClientLog:
+    """Passes on what librdkafka logs as details: what matters of it comes as an error too, and is noted."""
+
+    def log(self, _: int, message: str, *args: object) -> None:
+        _logger.info(message, *args)
+
+
+class _BrokerSeen(msgspec.Struct):
+    state: str
+
+
+class _Seen(msgspec.Struct):
+    """What is read of librdkafka's statistics."""
+
+    brokers: dict[str, _BrokerSeen] = {}
 
 
 def read_settings(path: Path | None) -> dict[str, str]:
@@ -53,17 +73,34 @@ def client_settings(
         faults: Where the client's errors are noted.
         own: What the client is to be, with ``_`` for each ``.``, and callbacks.
     """
+    last = ""  # why a broker could not be reached
 
     def note(error: KafkaError) -> None:
-        faults.note("kafka", "client", f"{address.brokers}: {described(error)}")
+        nonlocal last
+        match error.code():
+            case KafkaError._TRANSPORT | KafkaError._RESOLVE:  # of one broker; others may answer
+                last = str(error.str())
+                faults.note("kafka", "transport", f"{address.brokers}: {last}", logging.INFO)
+            case KafkaError._ALL_BROKERS_DOWN:
+                faults.note_standing("kafka", "unreachable", f"{unreachable(address, last)}; {WAITING}")
+            case KafkaError._AUTHENTICATION:
+                faults.note_standing("kafka", "authentication", f"{address.brokers}: {described(error)}")
+            case _:
+                faults.note("kafka", "client", f"{address.brokers}: {described(error)}")
+
+    def look(statistics: str) -> None:
+        if any(each.state == "UP" for each in msgspec.json.decode(statistics, type=_Seen).brokers.values()):
+            note_answer(address, faults)
 
     return {
         "client.id": "kvstream",
         "socket.keepalive.enable": True,
+        "statistics.interval.ms": _STATISTICS_MS,
         **settings,
         "bootstrap.servers": address.brokers,
         "error_cb": note,
-        "logger": _logger,
+        "stats_cb": look,
+        "logger": _ClientLog(),
         **{name if callable(value) else name.replace("_", "."): value for name, value in own.items()},
     }
 
@@ -78,6 +115,28 @@ def made(kind: Callable[[dict[str, Any]], Any], settings: dict[str, Any]) -> Any
         return kind(settings)
     except KafkaException as error:
         raise ConfigError(f"Kafka client: {described(error.args[0])}") from error
+
+
+WAITING = "trying again until one answers"
+
+
+def unreachable(address: KafkaAddress, why: str) -> str:
+    """Say that no broker answers and what to do.
+
+    Args:
+        address: The brokers.
+        why: What the client said of one of them; may be empty.
+    """
+    cause = why.partition("failed: ")[2] or why.partition("/bootstrap: ")[2] or why
+    cause = cause.partition(" (after ")[0]
+    reason = f" ({cause})" if cause else ""
+    return f"{address.brokers}: no broker answers{reason}: start it, or correct the address"
+
+
+def note_answer(address: KafkaAddress, faults: FaultLog) -> None:
+    """Note that a broker answers."""
+    faults.note_over("kafka", "authentication", f"{address.brokers}: a broker lets in now")
+    faults.note_over("kafka", "unreachable", f"{address.brokers}: a broker answers")
 
 
 def described(error: KafkaError) -> str:
@@ -101,10 +160,15 @@ def note_fetch_error(error: KafkaError, topic: str, address: KafkaAddress, fault
         raise KVStreamError(f"{address.brokers}: {described(error)}")
 
 
-def kafka_error(address: KafkaAddress, error: KafkaException) -> KVStreamError:
-    """Return the error that a user is shown."""
+def kafka_error(address: KafkaAddress, error: KafkaException, why: str = "") -> KVStreamError:
+    """Return the error that a user is shown.
+
+    Args:
+        address: The brokers.
+        error: What the client raised.
+        why: What it said before of one of the brokers, if it did.
+    """
     cause = error.args[0]
-    text = described(cause)
     if cause.code() == KafkaError._TRANSPORT:
-        text = "no broker answers"
-    return KVStreamError(f"{address.brokers}: {text}")
+        return KVStreamError(unreachable(address, why))
+    return KVStreamError(f"{address.brokers}: {described(cause)}")

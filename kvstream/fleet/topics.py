@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from kvstream.errors import ConfigError
@@ -15,6 +15,7 @@ from kvstream.fleet.client import client_settings, described, kafka_error, made
 _ANSWER_SECONDS = 10.0
 _FEW_PARTITIONS = 4
 _HOUR_MS = 3_600_000
+_ALL_DOWN = KafkaError._ALL_BROKERS_DOWN
 
 BROKERS_DEFAULT = -1
 """Copies of each partition as the broker is set."""
@@ -50,7 +51,7 @@ def require_topics(address: KafkaAddress, settings: Mapping[str, str]) -> None:
         ConfigError: If one is missing.
         KVStreamError: If no broker answers.
     """
-    if absent := _absent(_admin(address, settings), address):
+    if absent := _Admin(address, settings).absent():
         raise ConfigError(
             f"{address.brokers} has no topic {', '.join(absent)}: make them with --create-topics, "
             f"or as docs/fleet.md has them"
@@ -66,11 +67,11 @@ def create_topics(
         ConfigError: If the broker does not make one.
         KVStreamError: If no broker answers.
     """
-    admin = _admin(address, settings)
-    absent = _absent(admin, address)
+    admin = _Admin(address, settings)
+    absent = admin.absent()
     topics = [topic for topic in required(address, partitions, copies) if topic.topic in absent]
     if topics:
-        for name, answer in admin.create_topics(topics, request_timeout=_ANSWER_SECONDS).items():
+        for name, answer in admin.client.create_topics(topics, request_timeout=_ANSWER_SECONDS).items():
             try:
                 answer.result(math.ceil(_ANSWER_SECONDS) + 1)
             except KafkaException as error:
@@ -80,14 +81,25 @@ def create_topics(
     return absent
 
 
-def _admin(address: KafkaAddress, settings: Mapping[str, str]) -> AdminClient:
-    admin: AdminClient = made(AdminClient, client_settings(address, settings, FaultLog()))
-    return admin
+class _Admin:
+    """A client that asks for topics and makes them."""
 
+    def __init__(self, address: KafkaAddress, settings: Mapping[str, str]) -> None:
+        self._address = address
+        self._errors: list[KafkaError] = []
+        own = client_settings(address, settings, FaultLog(), error_cb=self._errors.append)
+        self.client: AdminClient = made(AdminClient, own)
 
-def _absent(admin: AdminClient, address: KafkaAddress) -> list[str]:
-    try:
-        known = admin.list_topics(timeout=_ANSWER_SECONDS).topics
-    except KafkaException as error:
-        raise kafka_error(address, error) from error
-    return [topic.topic for topic in required(address, 1, 1) if topic.topic not in known]
+    def absent(self) -> list[str]:
+        """Return the topics of a fleet that are not there.
+
+        Raises:
+            KVStreamError: If no broker answers.
+        """
+        try:
+            known = self.client.list_topics(timeout=_ANSWER_SECONDS).topics
+        except KafkaException as error:
+            self.client.poll(0)  # which calls back with what went wrong
+            why = next((str(each.str()) for each in self._errors if each.code() != _ALL_DOWN), "")
+            raise kafka_error(self._address, error, why) from error
+        return [topic.topic for topic in required(self._address, 1, 1) if topic.topic not in known]

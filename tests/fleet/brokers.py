@@ -100,6 +100,14 @@ class MockCluster(Broker):
         brokers = c.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
         super().__init__(brokers, makes_topics=False, speaks_kip_848=True)
 
+    def go_down(self, brokers=(1, 2, 3)):
+        for broker in brokers:
+            self._c.rd_kafka_mock_broker_set_down(self._cluster, ctypes.c_int32(broker))
+
+    def come_back(self, brokers=(1, 2, 3)):
+        for broker in brokers:
+            self._c.rd_kafka_mock_broker_set_up(self._cluster, ctypes.c_int32(broker))
+
     def close(self):
         self._c.rd_kafka_mock_cluster_destroy(self._cluster)
         self._c.rd_kafka_destroy(self._client)
