@@ -80,8 +80,8 @@ def shared(content: SharedContent) -> list[str]:
     """Return what engines share and would gain, a sentence each."""
     if content.held_elsewhere is None or content.stored_before is None:
         return [
-            f"No content was seen in two of the {content.engines:,} engines: they serve nothing in common, "
-            "or their hashes differ (block size, version, PYTHONHASHSEED of vLLM)."
+            f"No content was seen in more than one of the {content.engines:,} engines: they serve nothing in "
+            "common, or their hashes differ (block size, version, PYTHONHASHSEED of vLLM)."
         ]
     lines = []
     if content.duplicates is not None:

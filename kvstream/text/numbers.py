@@ -43,7 +43,9 @@ def ratio(value: float | None) -> str:
 
 def gib(size: float) -> str:
     """Return bytes in GiB."""
-    return f"{size / 2**30:,.2f}" if size >= 0.005 * 2**30 else "< 0.01"
+    if size >= 0.005 * 2**30:
+        return f"{size / 2**30:,.2f}"
+    return "< 0.01" if size else "0"
 
 
 def live_blocks(live: int, capacity: int | None) -> str:

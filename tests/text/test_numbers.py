@@ -56,3 +56,4 @@ def test_blocks_by_capacity():
     assert live_blocks(997, 1_000) == "997 of 1,000 (99.7%)"
     assert gib(3 * 2**29) == "1.50"
     assert gib(1.0) == "< 0.01"
+    assert gib(0) == "0"

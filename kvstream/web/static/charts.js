@@ -96,13 +96,16 @@ const kvCharts = (() => {
   /* 1 ms, 10 s, 1,000 s: a power of ten stays one. */
   const decade = (value) => (value >= 1 ? `${count(value)} s` : seconds(value));
 
+  /* Whether any of the values that were loaded is known; those may be older than what is shown. */
+  const anyKnown = (values) => values.some((value) => !unknown(value));
+
   // What a chart of a history shows
 
   const CHARTS = {
     ratio: {
       title: "Hit ratio", sub: "share of block lookups", format: ratio, range: [0, 1],
       lines: [{ name: "blocks", colour: "blue", as: "mean", of: (h) => h.hit_ratio, by: lookups }],
-      none: "Hits are not reported, so the hit ratio is unknown.",
+      none: ({ hit_ratio: found }) => (anyKnown(found) ? "Nothing was looked up in this time." : "Hits are not reported, so the hit ratio is unknown."),
     },
     rate: {
       title: "Blocks per second", sub: "from zero", format: compact,
@@ -128,7 +131,7 @@ const kvCharts = (() => {
         { name: "premature: needed again later", colour: "purple", as: "mean", of: (h) => h.premature_ratio, by: evictions, share: true },
         { name: "never reused", colour: "orange", as: "mean", of: (h) => h.never_reused_ratio, by: evictions, dash: [5, 3] },
       ],
-      none: ({ eviction_rate: rate }) => (rate.some(Boolean) ? "Hits and contents are not known, so the outcome is not." : "No block was evicted in this time."),
+      none: (h) => (h.eviction_rate.some(Boolean) && !anyKnown(h.premature_ratio) && !anyKnown(h.never_reused_ratio) ? "Hits and contents are not known, so the outcome is not." : "No block was evicted in this time."),
     },
     // In tiles alone, where the unit is known.
     again: { format: compact },
@@ -535,7 +538,7 @@ const kvCharts = (() => {
     const words = total ? `${percent(untouched / total)} of blocks have not been accessed since they were allocated.` : "The cache holds no blocks.";
     figure.replaceChildren(
       element("header", null, {}, element("h2", "Blocks in the cache"), element("span", `by age and accesses, ${count(total)} blocks`, { class: "dim" })),
-      table, element("p", words, { class: "say" }),
+      ...(total ? [table] : []), element("p", words, { class: "say" }),
     );
   }
 

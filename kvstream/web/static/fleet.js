@@ -42,7 +42,7 @@ const kvFleet = (() => {
     premature: ["Premature evictions", "w-num num", (cache) => cache.premature_ratio ?? -1, true],
     evictions: ["Evictions per second", "w-num num m w", (cache) => cache.eviction_rate ?? 0, true],
     what: ["Incident", "c-what", what, false],
-    age: ["Last event", "w-num num", (cache) => cache.age_seconds ?? -1, true],
+    age: ["Last event", "w-age num", (cache) => cache.age_seconds ?? -1, true],
   };
   const LABELS = { hit: "Hit ratio", occupancy: "Occupancy", premature: "Premature", age: "Last event" };
 
