@@ -136,7 +136,7 @@ const kvApp = (() => {
     const many = caches.length > 1 && !model.cache;
     return {
       kind: "silent", words: `No events for ${age(quiet)}${many ? ` from any of ${count(caches.length)} caches` : ""}`,
-      why: "The connection to kvstream is up; the engines send nothing. Check that they run and are asked, then the network between.",
+      why: "The connection to kvstream is up; the engines send nothing. Check that they run and get requests, then the network between.",
       asof: `Last event ${dated(stream.now() - quiet)} ${zone(stream.now())} · what stands below is the state at that time`,
     };
   }
