@@ -11,7 +11,7 @@ import kvstream
 from kvstream._core.build import COMPILED
 
 needs_compiled = pytest.mark.skipif(not COMPILED, reason="takes minutes with an interpreted core")
-"""For tests of so many events that only a compiled core is fast enough for them."""
+"""For tests of many events, for which only a compiled core is fast enough."""
 
 
 def interpreted(name, **replaced):

@@ -158,7 +158,7 @@ async def test_a_rank_that_is_gone_or_goes_by_another_name_is_compared_no_more()
             await until(lambda: drifts() == {"vllm/dp0": 0.5, "vllm/dp1": 0.5})
             text = vllm(0, usage=0.5)
             await until(lambda: drifts() == {"vllm/dp0": 0.5})
-            known["vllm"] = EventCounts(128, 128, 0)  # whose events name no rank
+            known["vllm"] = EventCounts(128, 128, 0)  # its events name no rank
             await until(lambda: drifts() == {"vllm": 0.0})
             tasks.cancel_scope.cancel()
 
