@@ -19,15 +19,15 @@ import struct
 import numpy as np
 
 if cython.compiled:  # pragma: no cover
-    from cython.cimports.kvstream._core.native import as_signed
+    from cython.cimports.kvstream._core.native import CLEAR, EVICT, PREFIX, REMOVE, RESIDENT, STORE, as_signed
     from cython.cimports.libc.string import memcmp, memcpy
 else:
-    from kvstream._core.native import as_signed
+    from kvstream._core.native import CLEAR, EVICT, PREFIX, REMOVE, RESIDENT, STORE, as_signed
 
 from kvstream._core.ids import group_salt, name_salt
 from kvstream.errors import MalformedInputError
 from kvstream.events.frame import MAX_BLOCK_TOKENS, MAX_FRAME_EVENTS, label_number
-from kvstream.events.types import MAX_RANK, Labels, Op
+from kvstream.events.types import MAX_RANK, Labels
 from kvstream.text.names import bounded_name
 from kvstream.text.pseudonym import pseudonym
 
@@ -51,12 +51,6 @@ _FIRST_HASHES, _MOST_KEPT = 256, 65_536  # of an event, for which room is made a
 _MOST_SALTED = 16_384  # events with a salt that those that go on from them have, too; and those of a batch
 _SPARE_ROOM, _SPARE_COLUMNS = 16_384, 2  # rows of columns that are kept empty, and how many of them
 
-_STORE = cython.declare(cython.int, int(Op.STORE))
-_PREFIX = cython.declare(cython.int, int(Op.PREFIX))
-_EVICT = cython.declare(cython.int, int(Op.EVICT))
-_REMOVE = cython.declare(cython.int, int(Op.REMOVE))
-_CLEAR = cython.declare(cython.int, int(Op.CLEAR))
-_RESIDENT = cython.declare(cython.int, int(Op.RESIDENT))
 _UNKNOWN = cython.declare(cython.int, -1)
 _NIL = cython.declare(cython.int, 0xC0)
 _UINT64 = cython.declare(cython.int, 0xCF)
@@ -574,7 +568,7 @@ class KVEventReader:
         columns: _Columns = self._removal_columns
         columns.see_to_room(1)
         block: cython.longlong = as_signed(self._eight(self._event_at + self._removal_hash))
-        columns.append(_EVICT, block ^ self._removal_salt, self._ts, 0)
+        columns.append(EVICT, block ^ self._removal_salt, self._ts, 0)
         self._rows += 1
         self._event_at += self._removal_size
         return 0
@@ -639,11 +633,11 @@ class KVEventReader:
         op: cython.int = self._operation()
         if op == _UNKNOWN:
             self._unknown += 1
-        elif op == _CLEAR:
+        elif op == CLEAR:
             self._add_clear()
         else:
             self._add_blocks(op)
-            if op == _EVICT and not self._has_rare and self._count(self._hashes_at) == 1:
+            if op == EVICT and not self._has_rare and self._count(self._hashes_at) == 1:
                 self._note_removal(at, end)
         return end
 
@@ -743,14 +737,14 @@ class KVEventReader:
             raise MalformedInputError("an empty array")
         at = self._type_at = self._inside(at)
         op: cython.int = self._operation()
-        self._has_rare = items > (3 if op == _EVICT else 5)
+        self._has_rare = items > (3 if op == EVICT else 5)
         for item in range(items):
-            if op == _CLEAR:
+            if op == CLEAR:
                 if item == 1:
                     self._medium_at = at
             elif item == 1:
                 self._hashes_at = at
-            elif op == _EVICT:
+            elif op == EVICT:
                 if item == 2:
                     self._medium_at = at
                 elif item == 3:
@@ -815,16 +809,16 @@ class KVEventReader:
             raise MalformedInputError("it has no type")
         if at + 13 <= self._end:  # as nearly all types are
             if self._data[at] == 0xAC and _is_at(self._data, at + 1, b"BlockRemoved", 12):
-                return _EVICT
+                return EVICT
             if self._data[at] == 0xAB and _is_at(self._data, at + 1, b"BlockStored", 11):
-                return _STORE
+                return STORE
         self._after_name(at)
         if self._is_name(b"BlockRemoved", 12):
-            return _EVICT
+            return EVICT
         if self._is_name(b"BlockStored", 11):
-            return _STORE
+            return STORE
         if self._is_name(b"AllBlocksCleared", 16):
-            return _CLEAR
+            return CLEAR
         self._text(self._type_at, "type")  # as a name must be text
         return _UNKNOWN
 
@@ -838,7 +832,7 @@ class KVEventReader:
         columns: _Columns
         for columns in cleared:
             columns.see_to_room(1)
-            columns.append(_CLEAR, 0, self._ts, 0)
+            columns.append(CLEAR, 0, self._ts, 0)
         self._rows += len(cleared)
 
     @cython.cfunc
@@ -852,17 +846,17 @@ class KVEventReader:
         has_groups: cython.bint = self._has_groups
         if not has_groups and self._group_at and self._group and not self._is_missing(self._group_at):
             has_groups = True
-        if op == _STORE:
+        if op == STORE:
             if self._has_rare or has_groups or self._salted:
                 labels = self._given_labels(has_groups)
             if self.is_snapshot:
-                op = _RESIDENT
+                op = RESIDENT
             elif self._is_map and self._is_prefix(count):
-                op, is_reused = _PREFIX, not self._is_missing(self._origin_at)
+                op, is_reused = PREFIX, not self._is_missing(self._origin_at)
         elif not self._is_missing(self._remaining_at):
-            op, count = _REMOVE, self._keep_gone(count)
+            op, count = REMOVE, self._keep_gone(count)
         columns: _Columns = self._columns_of_medium()
-        if self._block_size_at and count and op not in (_EVICT, _REMOVE):
+        if self._block_size_at and count and op not in (EVICT, REMOVE):
             self._note_size(columns)
         columns.see_to_room(2 * count if is_reused else count)
         label: cython.int = 0
@@ -873,7 +867,7 @@ class KVEventReader:
         place: cython.longlong
         for place in range(count):
             if is_reused:  # so that it was there before, whether that was seen or not
-                columns.append(_RESIDENT, self._hashes[place] ^ salt, self._ts, label)
+                columns.append(RESIDENT, self._hashes[place] ^ salt, self._ts, label)
             columns.append(op, self._hashes[place] ^ salt, self._ts, label)
         self._rows += 2 * count if is_reused else count
         self._has_groups = has_groups

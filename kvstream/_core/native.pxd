@@ -2,11 +2,55 @@
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 
-cdef enum:  # of native.py: a variable of the module would be read anew at each use
+# What native.py has, too. Constants for the C compiler: a variable of the module would be read anew at each use.
+cdef enum:
     BIRTH = 0
     COUNT = 1
     TIMES = 2
     LINE = 8
+
+cdef enum:
+    NOT_LIVE = -1
+    EMPTY = -1
+    REMOVED = -2
+
+cdef enum:  # Op
+    ALLOC = 0
+    ACCESS = 1
+    EVICT = 2
+    CLEAR = 3
+    STORE = 4
+    PREFIX = 5
+    REMOVE = 6
+    RESIDENT = 7
+
+cdef enum:  # places in COUNTED of columns.py
+    ALLOCATIONS = 0
+    SAMPLED_ALLOCATIONS = 1
+    ACCESSES = 2
+    STORES = 3
+    PUBLISHED_HITS = 4
+    COPIES_STORED = 5
+    COPIES_REMOVED = 6
+    SHARED_BETWEEN_SALTS = 7
+    RESIDENTS = 8
+    UNKNOWN_BIRTHS = 9
+    UNKNOWN_LIFETIMES = 10
+    SIZED_LOOKUPS = 11
+    HIT_TOKENS = 12
+    LOOKUP_TOKENS = 13
+    CLEARS = 14
+    CLEARED = 15
+    REPLACEMENTS = 16
+    NEVER_ACCESSED = 17
+    ACCESSED_ONCE = 18
+    ACCESS_TOTAL = 19
+    UNKNOWN_EVICTIONS = 20
+    UNKNOWN_ACCESSES = 21
+    UNKNOWN_REASONS = 22
+    TIME_REGRESSIONS = 23
+    CLOCK_STEPS = 24
+    LOOKUPS = 25
 
 cdef extern from * nogil:
     """

@@ -1,7 +1,47 @@
 """What ``native.pxd`` has for the compiled core, for the interpreted one."""
 
+from kvstream.events.types import Op
+
 BIRTH, COUNT, TIMES = 0, 1, 2  # columns of a row of the block table: birth, access count, first of the times
 LINE = 8  # 64-bit integers in a line of memory
+
+NOT_LIVE = -1
+"""Access count of a slot that holds no block."""
+
+EMPTY, REMOVED = -1, -2
+"""In a place of the index that never held a slot, and in one that does not hold it any more."""
+
+ALLOC, ACCESS, EVICT, CLEAR = Op.ALLOC, Op.ACCESS, Op.EVICT, Op.CLEAR
+STORE, PREFIX, REMOVE, RESIDENT = Op.STORE, Op.PREFIX, Op.REMOVE, Op.RESIDENT
+
+(  # places in COUNTED of columns.py
+    ALLOCATIONS,
+    SAMPLED_ALLOCATIONS,
+    ACCESSES,
+    STORES,
+    PUBLISHED_HITS,
+    COPIES_STORED,
+    COPIES_REMOVED,
+    SHARED_BETWEEN_SALTS,
+    RESIDENTS,
+    UNKNOWN_BIRTHS,
+    UNKNOWN_LIFETIMES,
+    SIZED_LOOKUPS,
+    HIT_TOKENS,
+    LOOKUP_TOKENS,
+    CLEARS,
+    CLEARED,
+    REPLACEMENTS,
+    NEVER_ACCESSED,
+    ACCESSED_ONCE,
+    ACCESS_TOTAL,
+    UNKNOWN_EVICTIONS,
+    UNKNOWN_ACCESSES,
+    UNKNOWN_REASONS,
+    TIME_REGRESSIONS,
+    CLOCK_STEPS,
+    LOOKUPS,
+) = range(26)
 
 
 def leading_digits(value: int, digits: int) -> int:

@@ -21,7 +21,7 @@ from kvstream.events.clock import Clock
 from kvstream.events.frame import as_int64, checked_keys
 from kvstream.events.types import REASON_CODE as _REASON_CODE
 from kvstream.events.types import UNKNOWN_REASON as _UNKNOWN_REASON
-from kvstream.events.types import Op, checked_labels
+from kvstream.events.types import checked_labels
 
 try:
     import cython
@@ -37,12 +37,11 @@ if cython.compiled:  # pragma: no cover
         open_row,
         slot_of,
     )
+    from cython.cimports.kvstream._core.native import ACCESS, ALLOC, CLEAR, EVICT
+else:
+    from kvstream._core.native import ACCESS, ALLOC, CLEAR, EVICT
 
 _FIRST_ROOM = 4096
-_ALLOC = cython.declare(cython.uchar, Op.ALLOC)
-_ACCESS = cython.declare(cython.uchar, Op.ACCESS)
-_EVICT = cython.declare(cython.uchar, Op.EVICT)
-_CLEAR = cython.declare(cython.uchar, Op.CLEAR)
 _ROWS = (list, tuple, range, np.ndarray)  # that are certainly several blocks
 
 
@@ -280,9 +279,9 @@ class _Recorder:
     @cython.exceptval(-1)
     def _append_noted(self, row, note, ts: cython.longlong) -> cython.int:
         """Append allocations, int64 (n,), for which there is room, and a note of their keys and labels."""
-        if not self._append_row(row, _ALLOC, 0, ts):
+        if not self._append_row(row, ALLOC, 0, ts):
             for number in row.tolist():
-                self._append(number, _ALLOC, 0, ts)
+                self._append(number, ALLOC, 0, ts)
         # From the last row on nothing has run that could have taken it out.
         note[0] = self._columns.n - len(row)
         self._columns.notes.append(note)
@@ -379,7 +378,7 @@ class StepRecorder(_Recorder):
 
     def allocated_nowait(self, blocks, /):
         """Record that a block, or each of several, was handed out."""
-        self._put(blocks, _ALLOC, 0)
+        self._put(blocks, ALLOC, 0)
 
     def allocated_with_nowait(self, blocks, /, keys=None, labels=None):
         """Record that a block, or each of several, was handed out, and what is known of it.
@@ -396,15 +395,15 @@ class StepRecorder(_Recorder):
 
     def accessed_nowait(self, blocks, /):
         """Record that a live block, or each of several, was found by a request."""
-        self._put(blocks, _ACCESS, 0)
+        self._put(blocks, ACCESS, 0)
 
     def evicted_nowait(self, blocks, /, reason=None):
         """Record that a block, or each of several, was given up, by default for lack of capacity."""
-        self._put(blocks, _EVICT, 0 if reason is None else _reason_code(reason))
+        self._put(blocks, EVICT, 0 if reason is None else _reason_code(reason))
 
     def cleared_nowait(self):
         """Record that every block was given up at once."""
-        self._put(0, _CLEAR, 0)
+        self._put(0, CLEAR, 0)
 
     def begin_step(self):
         """Note that the events of a step come now."""
@@ -486,7 +485,7 @@ class StepRecorder(_Recorder):
                 if self._columns.n == self._columns.room:
                     self._empty_or_grow(1)
                 self._append(number, op, reason, 0)
-                if op == _ALLOC and self._asks:
+                if op == ALLOC and self._asks:
                     self._columns.fresh.append(block)
                 return True
         return False
@@ -549,7 +548,7 @@ class StepRecorder(_Recorder):
             return 0
         fresh, columns.fresh = columns.fresh, []
         batch: cython.Py_ssize_t = columns.batch
-        rows = [row for row in range(columns.timed, columns.n) if columns.ops[row] == _ALLOC]
+        rows = [row for row in range(columns.timed, columns.n) if columns.ops[row] == ALLOC]
         try:
             note = [rows, len(rows), checked_keys(self._keys_of(fresh), len(rows)), None]
         except Exception:  # whatever the engine's own code raises
@@ -578,7 +577,7 @@ class StepRecorder(_Recorder):
         if self._columns.n == self._columns.room:  # another thread may have used the room
             self._make_room(1)
         self._append(number, op, reason, 0)
-        if op == _ALLOC and self._asks:
+        if op == ALLOC and self._asks:
             self._columns.fresh.append(block)
         return 0
 
@@ -626,22 +625,22 @@ class CallRecorder(_Recorder):
                 recorded then.
         """
         if keys is None and labels is None:
-            self._put(block, _ALLOC, 0)
+            self._put(block, ALLOC, 0)
         else:
             self._put_noted(block, keys, labels)
 
     @cython.always_allow_keywords(True)
     def accessed_nowait(self, block):
         """Record that a live block, or each of several, was found by a request."""
-        self._put(block, _ACCESS, 0)
+        self._put(block, ACCESS, 0)
 
     def evicted_nowait(self, block, reason="capacity"):
         """Record that a block, or each of several, was given up."""
-        self._put(block, _EVICT, _reason_code(reason))
+        self._put(block, EVICT, _reason_code(reason))
 
     def cleared_nowait(self):
         """Record that every block was given up at once."""
-        self._put(0, _CLEAR, 0)
+        self._put(0, CLEAR, 0)
 
     def record(self, op, ids, reason="capacity"):
         """Record one event for each id, all with the time of this call.

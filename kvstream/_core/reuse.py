@@ -9,21 +9,17 @@ except ImportError:
 import numpy as np
 
 if cython.compiled:  # pragma: no cover
+    from cython.cimports.kvstream._core.native import ACCESS, ALLOC, EVICT, REMOVED
     from cython.cimports.kvstream._core.table import Index, span
 else:
+    from kvstream._core.native import ACCESS, ALLOC, EVICT, REMOVED
     from kvstream._core.table import Index, span
-from kvstream._core.table import REMOVED
-from kvstream.events.types import Op
 
-_REMOVED = cython.declare(cython.int, REMOVED)
 _SMALLEST = 16  # evictions that there is room for at first, as most caches know no contents
 _FEWEST_PLACES = 1024  # of a stack that holds keys, as putting them together costs what a hundred accesses do
 _NEVER = cython.declare(cython.longlong, int(np.iinfo(np.int64).min))  # eviction time where no key is
 _KEYS_AHEAD = cython.declare(cython.int, 16)
 _MOST_ROWS = 2**31 - 2  # of a cache, as they are numbered by 32 bits
-_ALLOC = cython.declare(cython.uchar, int(Op.ALLOC))
-_ACCESS = cython.declare(cython.uchar, int(Op.ACCESS))
-_EVICT = cython.declare(cython.uchar, int(Op.EVICT))
 
 
 @cython.final
@@ -217,7 +213,7 @@ class PrematureEvictions:
         evicted: cython.longlong = self.index.places[place]
         if evicted < 0:
             return False
-        self.index.places[place] = _REMOVED
+        self.index.places[place] = REMOVED
         then: cython.longlong = self.ts[evicted]
         self.ts[evicted] = _NEVER
         since: cython.longlong = ((self.evictions - evicted - 1) & self.mask) + 1
@@ -496,7 +492,7 @@ class PrefixCache:
                 break
             self._use(row)  # so that none of them is given up for the others
             self.row[place] = row
-            self._show(_ACCESS, self.wanted[place])
+            self._show(ACCESS, self.wanted[place])
             place += 1
         while place < end:
             is_oldest: cython.bint = place - start < self.capacity  # else all that is held is this request's
@@ -524,12 +520,12 @@ class PrefixCache:
                 row = self.held
             else:
                 row = given_up
-                self._show(_EVICT, self.block[row])
+                self._show(EVICT, self.block[row])
                 self.index.remove(self.block[row])
             self.block[row] = block
             self.index.put(place, row)
         self._use(row)
-        self._show(_ALLOC, block)
+        self._show(ALLOC, block)
         return row
 
     @cython.cfunc

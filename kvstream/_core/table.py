@@ -15,24 +15,92 @@ import os
 
 import numpy as np
 
-from kvstream.events.types import BIRTH_UNKNOWN, MOST_SLOTS, OTHER, REASONS, REPLACED, Op
+from kvstream.events.types import BIRTH_UNKNOWN, MOST_SLOTS, OTHER, REASONS, REPLACED
 
 if cython.compiled:  # pragma: no cover
     from cython.cimports.kvstream._core.columns import Columns
-    from cython.cimports.kvstream._core.native import BIRTH, COUNT, LINE, TIMES, as_signed, prefetch
+    from cython.cimports.kvstream._core.native import (
+        ACCESS,
+        ACCESS_TOTAL,
+        ACCESSED_ONCE,
+        ACCESSES,
+        ALLOC,
+        ALLOCATIONS,
+        BIRTH,
+        CLEAR,
+        COPIES_REMOVED,
+        COPIES_STORED,
+        COUNT,
+        EMPTY,
+        EVICT,
+        LINE,
+        LOOKUPS,
+        NEVER_ACCESSED,
+        NOT_LIVE,
+        PREFIX,
+        PUBLISHED_HITS,
+        REMOVE,
+        REMOVED,
+        REPLACEMENTS,
+        RESIDENT,
+        RESIDENTS,
+        SAMPLED_ALLOCATIONS,
+        SHARED_BETWEEN_SALTS,
+        STORE,
+        STORES,
+        TIME_REGRESSIONS,
+        TIMES,
+        UNKNOWN_ACCESSES,
+        UNKNOWN_BIRTHS,
+        UNKNOWN_EVICTIONS,
+        UNKNOWN_LIFETIMES,
+        UNKNOWN_REASONS,
+        as_signed,
+        prefetch,
+    )
 else:
     from kvstream._core.columns import Columns
-    from kvstream._core.native import BIRTH, COUNT, LINE, TIMES, as_signed
+    from kvstream._core.native import (
+        ACCESS,
+        ACCESS_TOTAL,
+        ACCESSED_ONCE,
+        ACCESSES,
+        ALLOC,
+        ALLOCATIONS,
+        BIRTH,
+        CLEAR,
+        COPIES_REMOVED,
+        COPIES_STORED,
+        COUNT,
+        EMPTY,
+        EVICT,
+        LINE,
+        LOOKUPS,
+        NEVER_ACCESSED,
+        NOT_LIVE,
+        PREFIX,
+        PUBLISHED_HITS,
+        REMOVE,
+        REMOVED,
+        REPLACEMENTS,
+        RESIDENT,
+        RESIDENTS,
+        SAMPLED_ALLOCATIONS,
+        SHARED_BETWEEN_SALTS,
+        STORE,
+        STORES,
+        TIME_REGRESSIONS,
+        TIMES,
+        UNKNOWN_ACCESSES,
+        UNKNOWN_BIRTHS,
+        UNKNOWN_EVICTIONS,
+        UNKNOWN_LIFETIMES,
+        UNKNOWN_REASONS,
+        as_signed,
+    )
 from kvstream._core.buckets import IntervalCounter
-from kvstream._core.columns import AT_ONCE, COUNTED
+from kvstream._core.columns import AT_ONCE
 
-NOT_LIVE = -1
-"""Access count of a slot that holds no block."""
-
-REMOVED = -2
-"""In a place of the index that does not hold a slot any more."""
-
-_NOT_LIVE = cython.declare(cython.int, NOT_LIVE)
 _RELEASING = 1024  # events from which on other threads may run meanwhile
 _SMALLEST = 64  # slots of an empty table
 _DIRECT_ALWAYS, _DIRECT_SPREAD = 65_536, 4  # most slots of a slot stream: in all, or for each live block
@@ -44,40 +112,10 @@ _FACTOR = int.from_bytes(os.urandom(8), "little") | 1
 # keys that all want one place. Source: M. Dietzfelbinger and others, "A reliable randomized algorithm for the
 # closest-pair problem", 1997.
 
-_ALLOC = cython.declare(cython.int, int(Op.ALLOC))
-_ACCESS = cython.declare(cython.int, int(Op.ACCESS))
-_EVICT = cython.declare(cython.int, int(Op.EVICT))
-_CLEAR = cython.declare(cython.int, int(Op.CLEAR))
-_STORE = cython.declare(cython.int, int(Op.STORE))
-_PREFIX = cython.declare(cython.int, int(Op.PREFIX))
-_REMOVE = cython.declare(cython.int, int(Op.REMOVE))
-_RESIDENT = cython.declare(cython.int, int(Op.RESIDENT))
 _BIRTH_UNKNOWN = cython.declare(cython.longlong, BIRTH_UNKNOWN)
 _REASONS = cython.declare(cython.int, len(REASONS))
 _OTHER = cython.declare(cython.int, int(OTHER))
 _REPLACED = cython.declare(cython.int, int(REPLACED))
-_ALLOCATIONS = cython.declare(cython.int, COUNTED.index("allocations"))
-_SAMPLED_ALLOCATIONS = cython.declare(cython.int, COUNTED.index("sampled_allocations"))
-_ACCESSES = cython.declare(cython.int, COUNTED.index("accesses"))
-_UNKNOWN_ACCESSES = cython.declare(cython.int, COUNTED.index("unknown_accesses"))
-_UNKNOWN_EVICTIONS = cython.declare(cython.int, COUNTED.index("unknown_evictions"))
-_TIME_REGRESSIONS = cython.declare(cython.int, COUNTED.index("time_regressions"))
-_UNKNOWN_REASONS = cython.declare(cython.int, COUNTED.index("unknown_reasons"))
-_REPLACEMENTS = cython.declare(cython.int, COUNTED.index("replacements"))
-_STORES = cython.declare(cython.int, COUNTED.index("stores"))
-_PUBLISHED_HITS = cython.declare(cython.int, COUNTED.index("published_hits"))
-_COPIES_STORED = cython.declare(cython.int, COUNTED.index("copies_stored"))
-_COPIES_REMOVED = cython.declare(cython.int, COUNTED.index("copies_removed"))
-_LOOKUPS = cython.declare(cython.int, COUNTED.index("lookups"))
-_RESIDENTS = cython.declare(cython.int, COUNTED.index("residents"))
-_UNKNOWN_BIRTHS = cython.declare(cython.int, COUNTED.index("unknown_births"))
-_SHARED_BETWEEN_SALTS = cython.declare(cython.int, COUNTED.index("shared_between_salts"))
-_UNKNOWN_LIFETIMES = cython.declare(cython.int, COUNTED.index("unknown_lifetimes"))
-_NEVER_ACCESSED = cython.declare(cython.int, COUNTED.index("never_accessed"))
-_ACCESSED_ONCE = cython.declare(cython.int, COUNTED.index("accessed_once"))
-_ACCESS_TOTAL = cython.declare(cython.int, COUNTED.index("access_total"))
-_EMPTY = cython.declare(cython.int, -1)  # a place that never held a slot
-_REMOVED = cython.declare(cython.int, REMOVED)
 _AHEAD = cython.declare(cython.int, 32)  # events that are applied while memory answers
 _MOST_SLOTS = cython.declare(cython.longlong, MOST_SLOTS)
 
@@ -257,7 +295,7 @@ class Index:
         step: cython.longlong = 0
         free: cython.longlong = -1
         slot: cython.int = self.places[place]
-        while slot != _EMPTY:
+        while slot != EMPTY:
             if slot >= 0:
                 if self.keys[slot] == key:
                     return place
@@ -288,13 +326,13 @@ class Index:
 
     def put(self, place: cython.longlong, slot: cython.longlong) -> cython.void:
         """Keep a slot at a place that ``find`` gave for its key."""
-        if self.places[place] == _EMPTY:
+        if self.places[place] == EMPTY:
             self.used += 1
         self.places[place] = slot
 
     def remove(self, key: cython.longlong) -> cython.void:
         """Take out a key that is there."""
-        self.places[self.find(key)] = _REMOVED
+        self.places[self.find(key)] = REMOVED
 
     def _insert(self, slot: cython.longlong) -> cython.void:
         """Keep a slot; its key is not there yet."""
@@ -452,16 +490,14 @@ class Table:
         """Make room for the block that an event begins, and for those after it as far as is worth it."""
         if (
             not self.has_copies
-            and self.ops[event] >= _STORE  # not a removal, for which nothing is needed
+            and self.ops[event] >= STORE  # not a removal, for which nothing is needed
             and self._is_live(self._slot(self.blocks[event]))
         ):
             self.keep_copies()
             return
         if not self.by_hash:
             ops = np.asarray(self.ops[event:end])
-            allocated = np.asarray(self.blocks[event:end])[
-                (ops != _EVICT) & (ops != _REMOVE) & (ops != _CLEAR)
-            ]
+            allocated = np.asarray(self.blocks[event:end])[(ops != EVICT) & (ops != REMOVE) & (ops != CLEAR)]
             low, high = int(allocated.min()), int(allocated.max())
             most = max(_DIRECT_ALWAYS, _DIRECT_SPREAD * (self.live_count + len(allocated)))
             if low >= 0 and high < max(most, self.slots):
@@ -685,7 +721,7 @@ class Table:
                         at = self._run(at, end)
                 else:
                     at = self._run(at, end)
-                if at == end or self.ops[at] == _CLEAR:
+                if at == end or self.ops[at] == CLEAR:
                     break
                 self._make_room(at, end)
             if self.is_attributed:
@@ -693,7 +729,7 @@ class Table:
             if counter is not None:
                 counter.count(self.columns)
             columns = self.columns.add_to(seen, self.is_attributed, self.records, counter is not None)
-            return at, columns, self.columns.counts[_UNKNOWN_LIFETIMES] > 0
+            return at, columns, self.columns.counts[UNKNOWN_LIFETIMES] > 0
         finally:
             self.columns.empty()
             _spare_columns.append(self.columns)
@@ -720,7 +756,7 @@ class Table:
         op: cython.int = self.ops[event]
         block: cython.longlong = self.blocks[event]
         time: cython.longlong = self.ts[event]
-        if op == _CLEAR:
+        if op == CLEAR:
             return False
         place: cython.longlong = -1
         slot: cython.longlong
@@ -730,45 +766,45 @@ class Table:
         else:
             slot = block if 0 <= block < self.slots else -1
         is_live: cython.bint = self._is_live(slot)
-        is_store: cython.bint = op >= _STORE and op != _REMOVE and op != _RESIDENT
-        if op == _ALLOC or (is_store and not is_live):
+        is_store: cython.bint = op >= STORE and op != REMOVE and op != RESIDENT
+        if op == ALLOC or (is_store and not is_live):
             if slot < 0:
                 slot = self._place(place, block)
                 if slot < 0:
                     return False
             self._allocate(event, slot, block, time, is_live)
         elif not is_live:
-            if op in (_EVICT, _REMOVE):
-                self.columns.counts[_UNKNOWN_EVICTIONS] += 1
+            if op in (EVICT, REMOVE):
+                self.columns.counts[UNKNOWN_EVICTIONS] += 1
             else:
                 if slot < 0:
                     slot = self._place(place, block)
                     if slot < 0:
                         return False
-                self._take_in(event, slot, block, time, op == _ACCESS)
-        elif op == _EVICT and self.has_copies and self.copies[slot]:
+                self._take_in(event, slot, block, time, op == ACCESS)
+        elif op == EVICT and self.has_copies and self.copies[slot]:
             self.copies[slot] -= 1
-            self.columns.counts[_COPIES_REMOVED] += 1
-        elif op in (_EVICT, _REMOVE):
+            self.columns.counts[COPIES_REMOVED] += 1
+        elif op in (EVICT, REMOVE):
             if self.has_copies:
                 self.copies[slot] = 0
             self._evict(event, slot, block, time)
             if self.by_hash:
-                self.index.places[place] = _REMOVED
+                self.index.places[place] = REMOVED
                 self.free[self.free_count] = slot
                 self.free_count += 1
-        elif op in (_ACCESS, _PREFIX):
+        elif op in (ACCESS, PREFIX):
             self._access(slot, block, time)
-            self.columns.counts[_PUBLISHED_HITS] += op == _PREFIX
-        elif op == _RESIDENT:
-            self.columns.counts[_RESIDENTS] += 1
+            self.columns.counts[PUBLISHED_HITS] += op == PREFIX
+        elif op == RESIDENT:
+            self.columns.counts[RESIDENTS] += 1
         elif self.has_copies:
             self.copies[slot] += 1
-            self.columns.counts[_COPIES_STORED] += 1
+            self.columns.counts[COPIES_STORED] += 1
         else:
             return False
         if is_store:
-            self.columns.counts[_STORES] += 1
+            self.columns.counts[STORES] += 1
             if is_live and self.has_salts:
                 self._compare_salts(event, slot)
         return True
@@ -781,7 +817,7 @@ class Table:
         salt: cython.ushort = self.salts[self.label_sets[self.labels[event]]]
         own: cython.ushort = self.salts[self.attribution_of[slot]]
         if salt and own and salt != own:
-            self.columns.counts[_SHARED_BETWEEN_SALTS] += 1
+            self.columns.counts[SHARED_BETWEEN_SALTS] += 1
 
     @cython.cfunc
     @cython.inline
@@ -799,7 +835,7 @@ class Table:
     @cython.exceptval(check=False)
     def _is_live(self, slot: cython.longlong) -> cython.bint:
         """Return whether a slot, if it is one, holds a block."""
-        return slot >= 0 and self.rows[slot, COUNT] != _NOT_LIVE
+        return slot >= 0 and self.rows[slot, COUNT] != NOT_LIVE
 
     @cython.cfunc
     @cython.inline
@@ -847,7 +883,7 @@ class Table:
     def _interval(self, later: cython.longlong, earlier: cython.longlong) -> cython.longlong:
         """Return the time between, ns; 0, and counted, where the later time is the earlier one."""
         if later < earlier:
-            self.columns.counts[_TIME_REGRESSIONS] += 1
+            self.columns.counts[TIME_REGRESSIONS] += 1
             return 0
         return span(later, earlier)
 
@@ -915,7 +951,7 @@ class Table:
             self._end(event, slot, block, time, _REPLACED)
             if self.has_copies:
                 self.copies[slot] = 0
-            self.columns.counts[_REPLACEMENTS] += 1
+            self.columns.counts[REPLACEMENTS] += 1
             if before != key:
                 self._change(before, time, False, self._attribution(slot))
                 self._change(key, time, True, attribution)
@@ -923,8 +959,8 @@ class Table:
             self._note_live(slot)
             self._change(key, time, True, attribution)
         self._know(slot, key, attribution, time)
-        self.columns.counts[_ALLOCATIONS] += 1
-        self.columns.counts[_SAMPLED_ALLOCATIONS] += self._is_sampled(block, time)
+        self.columns.counts[ALLOCATIONS] += 1
+        self.columns.counts[SAMPLED_ALLOCATIONS] += self._is_sampled(block, time)
         self.rows[slot, BIRTH] = time
         self.rows[slot, COUNT] = 0
         self.rows[slot, TIMES + (-1 & self.mask)] = time
@@ -950,17 +986,17 @@ class Table:
         if self.is_attributed:
             self.columns.late_of[self.columns.late_count] = attribution
             self.columns.late_count += 1
-        self.columns.counts[_UNKNOWN_BIRTHS] += 1
+        self.columns.counts[UNKNOWN_BIRTHS] += 1
         self.rows[slot, BIRTH] = _BIRTH_UNKNOWN
         self.rows[slot, COUNT] = is_access
         self.rows[slot, TIMES + ((is_access - 1) & self.mask)] = time
         if is_access:
-            self.columns.counts[_UNKNOWN_ACCESSES] += 1
+            self.columns.counts[UNKNOWN_ACCESSES] += 1
             self._change(key, time, True, attribution)
             self._use(block, _BIRTH_UNKNOWN)
         else:
             # When it came is unknown, so that nobody can say after what time it came back.
-            self.columns.counts[_RESIDENTS] += 1
+            self.columns.counts[RESIDENTS] += 1
 
     @cython.cfunc
     @cython.inline
@@ -978,15 +1014,16 @@ class Table:
             if self.is_attributed:
                 self.columns.unobserved_of[self.columns.unobserved_count] = self.attribution_of[slot]
                 self.columns.unobserved_count += 1
-        elif count:
-            self.columns.reuse_gap[self.columns.gap_count] = interval
-            self.columns.gap_of[self.columns.gap_count] = self._attribution(slot)
-            self.columns.gap_count += 1
         else:
+            # Both are written and one is kept, as no processor foresees which of them it will be.
+            self.columns.reuse_gap[self.columns.gap_count] = interval
             self.columns.first_reuse[self.columns.first_count] = interval
-            self.columns.first_of[self.columns.first_count] = self._attribution(slot)
-            self.columns.first_count += 1
-        self.columns.counts[_ACCESSES] += 1
+            if self.is_attributed:
+                self.columns.gap_of[self.columns.gap_count] = self.attribution_of[slot]
+                self.columns.first_of[self.columns.first_count] = self.attribution_of[slot]
+            self.columns.gap_count += count > 0
+            self.columns.first_count += count == 0
+        self.columns.counts[ACCESSES] += 1
         self.rows[slot, COUNT] = count + 1
         self.rows[slot, TIMES + (count & self.mask)] = time
         if not (is_known and self.counted_since <= last <= time):
@@ -1008,10 +1045,10 @@ class Table:
         reason: cython.int = self.reasons[event] if self.given_reasons else 0
         if reason >= _REASONS:
             reason = _OTHER
-            self.columns.counts[_UNKNOWN_REASONS] += 1
+            self.columns.counts[UNKNOWN_REASONS] += 1
         self._end(event, slot, block, time, reason)
         self._change(self._key(slot, block), time, False, self._attribution(slot))
-        self.rows[slot, COUNT] = _NOT_LIVE
+        self.rows[slot, COUNT] = NOT_LIVE
         self.live_count -= 1
 
     @cython.cfunc
@@ -1035,7 +1072,7 @@ class Table:
         if birth != _BIRTH_UNKNOWN:
             lifetime = self._interval(time, birth)
         else:
-            self.columns.counts[_UNKNOWN_LIFETIMES] += 1
+            self.columns.counts[UNKNOWN_LIFETIMES] += 1
         self.columns.evictions[reason] += 1
         if self.is_attributed:
             self.columns.ended_ts[self.columns.ended_count] = time
@@ -1048,9 +1085,9 @@ class Table:
             count: cython.longlong = self.rows[slot, COUNT]
             self.columns.access_count[at] = count
             if birth != _BIRTH_UNKNOWN:
-                self.columns.counts[_NEVER_ACCESSED] += count == 0
-                self.columns.counts[_ACCESSED_ONCE] += count == 1
-                self.columns.counts[_ACCESS_TOTAL] += count
+                self.columns.counts[NEVER_ACCESSED] += count == 0
+                self.columns.counts[ACCESSED_ONCE] += count == 1
+                self.columns.counts[ACCESS_TOTAL] += count
             self.columns.evicted_of[at] = self._attribution(slot)
             if self.records:
                 self.columns.evicted_block[at] = block
@@ -1156,7 +1193,7 @@ class Table:
     def _look_up(self, key: cython.longlong) -> cython.void:
         """Count a lookup of a known content key, and show it if the miss-ratio curve follows it."""
         if key:
-            self.columns.counts[_LOOKUPS] += 1
+            self.columns.counts[LOOKUPS] += 1
             if self.all_looked_up or (self.looked_up_below and mixed(key) < self.looked_up_below):
                 self.columns.looked_up[self.columns.looked_up_count] = key
                 self.columns.looked_up_count += 1

@@ -6,8 +6,6 @@ import numpy.typing as npt
 from kvstream._core.buckets import IntervalCounter
 from kvstream.events.frame import I64, U8, U16
 
-NOT_LIVE: int
-
 def mix(values: I64) -> npt.NDArray[np.uint64]: ...
 def keep_chosen(
     contents: I64,

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from kvstream._core.buckets import IntervalCounter
 from kvstream._core.build import warn_if_interpreted
 from kvstream._core.ids import source_seed
-from kvstream._core.table import NOT_LIVE, Table
+from kvstream._core.native import NOT_LIVE
+from kvstream._core.table import Table
 from kvstream.blocks.apply_result import ContentChanges, EvictionBatch, LabelledEvents, Observations
 from kvstream.blocks.attribution import LabelSets
 from kvstream.blocks.heat_map import BlockMap, block_map
