@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvstream._core.ids import below_rate, generation_hash, source_seed
-from kvstream._core.recorder import CallRecorder
+from kvstream._core.recorder import CallRecorder, with_own_methods
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.types import CacheAlert
 from kvstream.blocks.apply_result import EvictionBatch, KVCacheEvictionEvent
@@ -36,11 +36,12 @@ from kvstream.metrics.patterns import (
 from kvstream.metrics.summary import CacheMetricsSummary
 from kvstream.metrics.trend import Trend
 
-_BATCH_EVENTS = 4096
+_BATCH_EVENTS = 8192
 
 logger = logging.getLogger("kvstream")
 
 
+@with_own_methods
 class KVCacheMetricsCollector(CallRecorder):
     """Follows the blocks of one cache as its engine records them, from any thread.
 

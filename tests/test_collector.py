@@ -18,6 +18,7 @@ from kvstream import (
     create_metrics_collector,
 )
 from kvstream import collector as installed
+from kvstream._core.build import COMPILED
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame, as_int64
 from kvstream.events.types import REASON_CODE, REASONS, UNKNOWN_REASON, Labels, Op
@@ -371,3 +372,23 @@ def test_a_batch_takes_keys_and_labels_with_its_allocations():
     summary = batches.get_summary()
     assert summary.premature.count == 1
     assert [each.value for each in summary.labels["tenant"]] == ["a"]
+
+
+@pytest.mark.skipif(not COMPILED, reason="interpreted methods are functions")
+def test_calls_take_no_detour_as_the_methods_are_the_collectors_own():
+    own = installed.KVCacheMetricsCollector
+    assert own.on_block_accessed.__objclass__ is own
+    assert own.evicted_nowait.__objclass__ is own
+
+
+def test_methods_can_be_overridden_and_called_in_a_subclass():
+    class Twice(KVCacheMetricsCollector):
+        def on_block_accessed(self, block):
+            super().on_block_accessed(block)
+            super().on_block_accessed(block)
+
+    collector = Twice()
+    collector.on_block_allocated(7)
+    collector.on_block_accessed(7)
+    collector.on_block_evicted(7)
+    assert [event.access_count for event in collector.drain_events()] == [2]

@@ -71,6 +71,11 @@ cdef extern from *:
         return 0;
     }
 
+    /* The method of a class as one of its subclass's own. */
+    static inline PyObject *kv_own_method(PyObject *subclass, PyObject *method) {
+        return PyDescr_NewMethod((PyTypeObject *)subclass, ((PyMethodDescrObject *)method)->d_method);
+    }
+
     /* The clock of time.monotonic_ns. */
     static inline long long kv_monotonic_ns(void) {
     #if PY_VERSION_HEX >= 0x030D0000
@@ -87,3 +92,4 @@ cdef extern from *:
     Py_ssize_t slot_of "kv_slot_of"(object member) noexcept
     bint open_row "kv_open_row"(object blocks, Py_buffer *row) noexcept
     long long monotonic_ns "kv_monotonic_ns"() noexcept
+    object own_method "kv_own_method"(object subclass, object method)

@@ -12,7 +12,7 @@ does not declare that it runs without a GIL, so a free-threaded Python turns its
 import threading
 import time
 from operator import index
-from types import MemberDescriptorType
+from types import MemberDescriptorType, MethodDescriptorType
 
 import numpy as np
 
@@ -35,6 +35,7 @@ if cython.compiled:  # pragma: no cover
         load_ahead,
         monotonic_ns,
         open_row,
+        own_method,
         slot_of,
     )
     from cython.cimports.kvstream._core.native import ACCESS, ALLOC, CLEAR, EVICT
@@ -766,6 +767,20 @@ class CallRecorder(_Recorder):
             _fill(columns, end, op, reason, ts)
             return True
         return False
+
+
+def with_own_methods(recorder):
+    """Make the methods that a subclass of ``CallRecorder`` inherits its own, and return it.
+
+    CPython calls a method without a detour where the object's type is exactly the one that has it:
+    ``CALL_METHOD_DESCRIPTOR_O`` and its kin in Python/bytecodes.c.
+    """
+    if cython.compiled:
+        for name in dir(recorder):
+            method = getattr(recorder, name, None)
+            if type(method) is MethodDescriptorType and method.__objclass__ is CallRecorder:
+                setattr(recorder, name, own_method(recorder, method))
+    return recorder
 
 
 def _note(keys, labels, count):
