@@ -41,7 +41,7 @@ from kvstream.faults.log import FaultLog
 from kvstream.metrics.marks import Mark, Marks
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.recording.producer import Producer
-from kvstream.recording.queue import Item
+from kvstream.recording.queue import Batch
 from kvstream.recording.registry import ProducerSet
 from kvstream.state.keeper import StateKeeper
 from kvstream.state.resumption import InputMarker
@@ -643,12 +643,11 @@ class KVStream:
         for event in outcome.eviction_events():
             self._evictions.publish(event)
 
-    def _after_batch(self, monitor: Monitor, batch: Sequence[Item]) -> None:
+    def _after_batch(self, monitor: Monitor, batch: Batch) -> None:
         """Take note that frames of a source were applied."""
-        newest = batch[-1][0]
-        is_kept = newest.source in monitor.sources
+        is_kept = batch.source in monitor.sources
         if is_kept:
-            self._times.note(newest)
+            self._times.note(batch.frames[-1])
         self._saved.apply(batch, is_kept, self._producers.frames)
 
     def _readings(self, now: float) -> Iterator[InputReading]:

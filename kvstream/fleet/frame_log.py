@@ -18,7 +18,7 @@ from kvstream.faults.log import FaultLog
 from kvstream.fleet.address import KafkaAddress
 from kvstream.fleet.client import client_settings, described, made
 from kvstream.recording.overflow import OVERFLOW
-from kvstream.recording.queue import FrameQueue, Item
+from kvstream.recording.queue import FrameQueue
 from kvstream.transport.aligned_sleep import sleep_aligned
 
 GATHER_SECONDS = 0.05
@@ -244,9 +244,10 @@ class FrameLog:
             self._wake()
 
     async def _write_all(self) -> None:
-        while items := await self._queue.take():
-            self._taken += len(items)
-            await self._write(items)
+        while (items := await self._queue.take()) is not None:
+            frames = [frame for frame, _ in items]
+            self._taken += len(frames)
+            await self._write(frames)
         while self._records:
             await self._progress()
 
@@ -267,8 +268,8 @@ class FrameLog:
         self._records.pop()
         return False
 
-    async def _write(self, items: list[Item]) -> None:
-        records = [_Record(frame, len(frame)) for frame, _ in items]
+    async def _write(self, frames: list[EventFrame]) -> None:
+        records = [_Record(frame, len(frame)) for frame in frames]
         self._records.extend(records)
         self._begun.set()
         self._is_handing = True

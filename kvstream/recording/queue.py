@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import anyio
@@ -56,7 +56,9 @@ class FrameQueue:
 
     def __init__(self, limit_events: int) -> None:
         self._limit = limit_events
-        self._items: deque[Item] = deque()
+        # Two queues, as the garbage collector would have to look at each pair in one.
+        self._frames: deque[EventFrame] = deque()
+        self._senders: deque[Sender] = deque()
         self._events = 0
         self._objects = 0
         self._processing = 0
@@ -77,7 +79,8 @@ class FrameQueue:
         with self._lock:
             if not self._fits(events, objects):
                 return False
-            self._items.append((frame, sender))
+            self._frames.append(frame)
+            self._senders.append(sender)
             self._events += events
             self._objects += objects
             wake, self._asleep = self._asleep, False
@@ -88,9 +91,10 @@ class FrameQueue:
     def displace(self, sender: Sender) -> EventFrame | None:
         """Take out the oldest frame of one sender; None if it has none here."""
         with self._room:
-            for i, (frame, other) in enumerate(self._items):
+            for i, other in enumerate(self._senders):
                 if other is sender:
-                    del self._items[i]
+                    frame = self._frames[i]
+                    del self._frames[i], self._senders[i]
                     self._events -= len(frame)
                     self._objects -= 1 + len(frame.labels)
                     return frame
@@ -122,37 +126,43 @@ class FrameQueue:
 
     def _fits(self, events: int, objects: int) -> bool:
         fits = self._events + events <= self._limit and self._objects + objects <= MOST_OBJECTS
-        return fits or not self._items
+        return fits or not self._frames
 
-    async def take(self) -> list[Item]:
-        """Take everything that is waiting; empty once closed."""
+    async def take(self) -> Iterator[Item] | None:
+        """Take everything that is waiting; None once closed."""
         while True:
             with self._room:
-                items = list(self._items)
-                self._items.clear()
-                self._processing += self._events
-                self._events = self._objects = 0
-                if items:
-                    self._room.notify_all()
+                is_empty = not self._frames
+                if not is_empty:
+                    self._processing += self._events
+                    items = self._take_all()
                 elif not self._closed:
                     self._asleep = True
                     self._arrived = anyio.Event()
-            if items or self._closed:
+            if not is_empty or self._closed:
                 drained, self._drained = self._drained, anyio.Event()
                 drained.set()
-                return items
+                return None if is_empty else items
             await self._arrived.wait()
+
+    def _take_all(self) -> Iterator[Item]:
+        """Take out everything, with the lock held, and wake the threads that wait for room."""
+        items = zip(self._frames, self._senders, strict=True)
+        self._frames, self._senders = deque(), deque()
+        self._events = self._objects = 0
+        self._room.notify_all()
+        return items
 
     def processed(self, events: int) -> None:
         """Let go of events that the consumer took, and has processed or never will."""
         self._processing -= events
-        if not self._processing and not self._items:
+        if not self._processing and not self._frames:
             idle, self._idle = self._idle, anyio.Event()
             idle.set()
 
     async def join(self) -> None:
         """Wait until everything put so far has been processed."""
-        while self._processing or self._items:
+        while self._processing or self._frames:
             await self._idle.wait()
 
     def close(self) -> None:
@@ -169,21 +179,18 @@ class FrameQueue:
         self._room = threading.Condition(self._lock)
         self._closed = True
         self._asleep = False
-        self._items.clear()
+        self._frames.clear()
+        self._senders.clear()
         self._events = self._objects = self._processing = 0
 
-    def abandon(self) -> list[Item]:
+    def abandon(self) -> Iterator[Item]:
         """Take out everything without processing it."""
         with self._room:
-            items = list(self._items)
-            self._items.clear()
-            self._events = self._objects = 0
-            self._room.notify_all()
-        return items
+            return self._take_all()
 
     def statistics(self) -> QueueStatistics:
         """Return the inside of the queue now."""
-        return QueueStatistics(len(self._items), self._events, self._limit, self._processing)
+        return QueueStatistics(len(self._frames), self._events, self._limit, self._processing)
 
     def call_on_loop(self, callback: Callable[[], None]) -> None:
         """Call back on the event loop's thread, soon if this is another one."""
@@ -199,7 +206,26 @@ class FrameQueue:
         self._arrived.set()
 
 
-def batches_of(items: list[Item], most_events: int = JOINED_EVENTS) -> list[list[Item]]:
+class Batch:
+    """Frames of one source that are applied together.
+
+    Attributes:
+        source: Their source.
+        frames: The frames, in order.
+        senders: The sender of each frame.
+        events: Events in all frames.
+    """
+
+    __slots__ = ("events", "frames", "senders", "source")
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.frames: list[EventFrame] = []
+        self.senders: list[Sender] = []
+        self.events = 0
+
+
+def batches_of(items: Iterable[Item], most_events: int = JOINED_EVENTS) -> list[Batch]:
     """Return the frames of each source together, in order, as many as are applied at once; last batch first.
 
     So small frames cost little more than large ones, and the event loop gets its turn after each batch.
@@ -208,23 +234,22 @@ def batches_of(items: list[Item], most_events: int = JOINED_EVENTS) -> list[list
         items: Frames in order.
         most_events: Events of a batch at most, but for a frame that has more.
     """
-    batches: list[list[Item]] = []
-    filling: dict[str, list[Item]] = {}
-    room: dict[str, int] = {}  # events that fit into it
-    for item in items:
-        source, n = item[0].source, len(item[0].ops)
-        left = room.get(source, -1) - n
-        if left < 0:
-            filling[source] = []
-            batches.append(filling[source])
-            left = most_events - n
-        room[source] = left
-        filling[source].append(item)
+    batches: list[Batch] = []
+    filling: dict[str, Batch] = {}
+    for frame, sender in items:
+        source, n = frame.source, len(frame.ops)
+        batch = filling.get(source)
+        if batch is None or batch.events + n > most_events:
+            batch = filling[source] = Batch(source)
+            batches.append(batch)
+        batch.frames.append(frame)
+        batch.senders.append(sender)
+        batch.events += n
     batches.reverse()
     return batches
 
 
-def batches_in_order(items: list[Item], step_ns: int) -> list[list[Item]]:
+def batches_in_order(items: Iterable[Item], step_ns: int) -> list[Batch]:
     """Return the batches of frames that start within one step of event time together; last batch first.
 
     Args:

@@ -10,7 +10,7 @@ from anyio.lowlevel import checkpoint
 from kvstream.engine.cache import Outcome
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame
-from kvstream.recording.queue import JOINED_EVENTS, FrameQueue, Item, batches_in_order, batches_of
+from kvstream.recording.queue import JOINED_EVENTS, Batch, FrameQueue, batches_in_order, batches_of
 from kvstream.streaming.worker import Worker
 
 _WORTH_A_THREAD = 4096
@@ -36,7 +36,7 @@ class Consumer:
         before: Called with the frames of a batch before they are applied; returns whether to make records of
             evictions.
         publish: Called with what each slice led to.
-        after: Called with a batch of frames once they are applied.
+        after: Called with a batch once its frames are applied.
 
     Attributes:
         queue: Frames on their way here; made by ``open``.
@@ -57,7 +57,7 @@ class Consumer:
         step_ns: int | None,
         before: Callable[[Monitor, Sequence[EventFrame]], bool],
         publish: Callable[[Outcome], None],
-        after: Callable[[Monitor, Sequence[Item]], None],
+        after: Callable[[Monitor, Batch], None],
     ) -> None:
         self._monitor, self._step_ns = monitor, step_ns
         self._before, self._publish, self._after = before, publish, after
@@ -111,30 +111,30 @@ class Consumer:
         self.ended.set()
 
     async def _consume(self) -> None:
-        batches: list[list[Item]] = []
+        batches: list[Batch] = []
         try:
-            while items := await self.queue.take():
+            while (items := await self.queue.take()) is not None:
                 if self._step_ns is not None:
                     batches = batches_in_order(items, self._step_ns)
                 else:
                     batches = batches_of(items, JOINED_EVENTS if self._worker is None else _THREAD_EVENTS)
-                self.taken.update(batch[0][0].source for batch in batches)
+                del items  # which holds all the frames, and would until others come
+                self.taken.update(batch.source for batch in batches)
                 while batches:
                     async with self.batch:
                         await self._process(batches.pop())
                 self.taken.clear()
         finally:
             for batch in batches:
-                self._cancel(batch, _events_of(batch))
+                self._cancel(batch, batch.events)
 
-    async def _process(self, batch: list[Item]) -> None:
+    async def _process(self, batch: Batch) -> None:
         """Apply frames of one source."""
-        frames = [frame for frame, _ in batch]
-        losses = sum(sender.take_losses() for sender in {sender for _, sender in batch})
+        losses = sum(sender.take_losses() for sender in set(batch.senders))
         if losses:
-            self._monitor.note_lost(frames[0].source, losses)
-        slices = self._monitor.slices(frames, self._before(self._monitor, frames))
-        self._unsettled = _events_of(batch)
+            self._monitor.note_lost(batch.source, losses)
+        slices = self._monitor.slices(batch.frames, self._before(self._monitor, batch.frames))
+        self._unsettled = batch.events
         try:
             left = self._unsettled
             while (applied := await self._next(slices)) is not None:
@@ -171,12 +171,12 @@ class Consumer:
             self.consumed += applied.settled
         return applied
 
-    def _cancel(self, batch: list[Item], left: int) -> None:
+    def _cancel(self, batch: Batch, left: int) -> None:
         """Count the last events of a batch, taken in the order of its frames, as dropped."""
         if not left:
             return
         self.queue.processed(left)
-        for frame, sender in reversed(batch):
+        for frame, sender in zip(reversed(batch.frames), reversed(batch.senders), strict=True):
             dropped = min(left, len(frame))
             sender.drop("cancelled", dropped)
             left -= dropped
@@ -191,7 +191,3 @@ class Consumer:
         """Close the copy in a forked child, which has no thread that applies anything."""
         self._worker = None
         self.queue.close_after_fork()
-
-
-def _events_of(batch: list[Item]) -> int:
-    return sum(len(frame.ops) for frame, _ in batch)

@@ -1,7 +1,7 @@
 """SavedStream: the saved state of a stream, and how the next process continues from it."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import anyio
@@ -12,7 +12,7 @@ from kvstream.events.frame import EventFrame
 from kvstream.events.sequence import Cursor
 from kvstream.metrics.marks import Marks
 from kvstream.metrics.summary import SavedState
-from kvstream.recording.queue import Item
+from kvstream.recording.queue import Batch
 from kvstream.recording.registry import SentFrames
 from kvstream.state.keeper import StateKeeper
 from kvstream.state.progress import InputProgress
@@ -127,19 +127,18 @@ class SavedStream:
         if self.keeper is not None:
             self.keeper.saver.held.send(source)
 
-    def apply(self, batch: Sequence[Item], is_kept: bool, ready: SentFrames) -> None:
+    def apply(self, batch: Batch, is_kept: bool, ready: SentFrames) -> None:
         """Take note that frames of one source were applied.
 
         Args:
-            batch: The frames, and who sent each.
+            batch: The frames.
             is_kept: Whether their source has state now.
             ready: Who sends ready frames.
         """
-        source = batch[-1][0].source
-        self.progress.apply((frame for frame, _ in batch), is_kept)
-        self._unheard.discard(source)
+        self.progress.apply(batch.frames, is_kept)
+        self._unheard.discard(batch.source)
         if self.keeper is not None:
-            self.keeper.saver.held.apply(source, sum(sender is ready for _, sender in batch))
+            self.keeper.saver.held.apply(batch.source, batch.senders.count(ready))
 
     def restart_embedded(self, source: str) -> None:
         """Clear a restored source of this process: its engine and its cache ended with the one before."""

@@ -136,7 +136,7 @@ class FrameSender:
     # From the queue to what is lined up
 
     async def _take(self) -> None:
-        while items := await self._queue.take():
+        while (items := await self._queue.take()) is not None:
             for item in items:
                 self._encode(item)
             self._wake()

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 from collections import defaultdict
 
 import anyio
@@ -333,3 +334,16 @@ async def test_a_frame_in_slices_is_no_repeat_of_itself():
         await stream.flush()
         accounts = stream.accounts()
     assert (accounts.duplicate_frames, accounts.lost_frames, accounts.processed) == (0, 0, 300)
+
+
+async def test_a_consumer_that_waits_holds_none_of_the_frames_that_it_has_applied():
+    async with KVStream() as stream:
+        frames = [frame([0], [n], [n]) for n in range(4)]
+        columns = [weakref.ref(each.ops) for each in frames]
+        for each in frames:
+            await stream.send(each)
+        del frames, each
+        await stream.flush()
+        for _ in range(10):
+            await checkpoint()
+        assert [column() for column in columns] == [None] * 4
