@@ -297,7 +297,8 @@ class KVStream:
             ClosedStreamError: If the stream is not open.
             MalformedInputError: If the source or tier is no name; nothing is counted then.
         """
-        await self._producers.send(frame)
+        if (full := self._producers.offer(frame)) is not None:
+            await self._producers.wait(frame, full)
         self._saved.send(frame.source)
 
     async def feed(self, items: AsyncIterable[EventFrame | Malformed]) -> None:

@@ -20,6 +20,7 @@ from kvstream.recording.queue import FrameQueue
 _IDLE_SECONDS = 1.0  # after which recorders are looked at whose engine does not end its steps
 _MAX_PRODUCERS = 10_000  # beyond, the counts of the oldest go into the totals
 _RETIRED_AT_ONCE = 64  # producers that are tried where there is no room for another
+_MOST_QUEUES_KNOWN = 4096  # of sources, as ready frames may bring new names without end
 
 
 class ProducersStatistics(NamedTuple):
@@ -82,6 +83,7 @@ class ProducerSet:
         self._config, self._clock = config, clock
         self._queue_of, self._require_open = queue_of, require_open
         self.frames = SentFrames()
+        self._queues: dict[str, FrameQueue] = {}  # by source of ready frames, whose name was checked
         # Order of locks: this one, then a producer's, then a queue's. Recording takes only the last two.
         self._lock = threading.Lock()
         self._known: WeakValueDictionary[tuple[str, str, str], Producer] = WeakValueDictionary()
@@ -139,19 +141,47 @@ class ProducerSet:
             ClosedStreamError: If the stream or connection is not open.
             MalformedInputError: If the source or tier is no name; nothing is counted then.
         """
+        if (full := self.offer(frame)) is not None:
+            await self.wait(frame, full)
+
+    def offer(self, frame: EventFrame) -> FrameQueue | None:
+        """Count a ready frame and put it onto its source's queue; return that queue if it is full.
+
+        Then ``wait`` must be called with the frame and the queue. A frame that fits needs no coroutine.
+
+        Raises:
+            ClosedStreamError: If the stream or connection is not open.
+            MalformedInputError: If the source or tier is no name; nothing is counted then.
+        """
         self._require_open()
-        checked_name(frame.source)
+        source = frame.source
+        queue = self._queues.get(source) if type(source) is str else None
+        if queue is None:
+            queue = self._find_queue(source)
         checked_name(frame.tier)
-        queue = self._queue_of(frame.source)
         self.frames.offered += len(frame.ops)
+        return None if queue.offer(frame, self.frames) else queue
+
+    async def wait(self, frame: EventFrame, queue: FrameQueue) -> None:
+        """Put a frame onto the queue that ``offer`` found full once there is room, as ``send`` does."""
         try:
-            while not queue.offer(frame, self.frames):
+            while True:
                 await queue.room()
                 self._require_open()
+                if queue.offer(frame, self.frames):
+                    return
         except BaseException as error:
             reason = "closed" if isinstance(error, ClosedStreamError) else "cancelled"
             self.frames.drop(reason, len(frame.ops))
             raise
+
+    def _find_queue(self, source: str) -> FrameQueue:
+        """Check the name of a source and return its queue, which is remembered."""
+        queue = self._queue_of(checked_name(source))
+        if len(self._queues) >= _MOST_QUEUES_KNOWN:
+            self._queues.clear()
+        self._queues[source] = queue
+        return queue
 
     def statistics(self) -> ProducersStatistics:
         """Return the accounts of all producers and ready frames; each event is in exactly one of them."""

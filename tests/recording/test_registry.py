@@ -6,9 +6,10 @@ import pytest
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
 
-from kvstream import ConfigError, KVStream, MetricsConfig, StreamConfig
+from kvstream import ConfigError, KVStream, MalformedInputError, MetricsConfig, StreamConfig
 from kvstream.recording import registry
 from kvstream.recording.producer import Producer
+from tests.test_stream import frame
 from tests.waiting import DEADLINE
 
 
@@ -96,3 +97,24 @@ async def test_retiring_a_producer_loses_nothing_while_threads_record(monkeypatc
         await stream.flush()
         accounts = stream.accounts()
     assert accounts.offered == accounts.processed == sum(counts)
+
+
+async def test_sources_of_ready_frames_without_end_are_remembered_within_a_bound(monkeypatch):
+    monkeypatch.setattr(registry, "_MOST_QUEUES_KNOWN", 10)
+    async with KVStream() as stream:
+        for n in range(100):
+            await stream.send(frame([0], [1], [1], f"s{n}"))
+        assert len(stream._producers._queues) <= 10
+    assert stream.accounts().processed == 100
+
+
+async def test_what_is_no_name_is_refused_also_where_it_equals_one():
+    class Name(str):
+        __slots__ = ()
+
+    async with KVStream() as stream:
+        await stream.send(frame([0], [1], [1], "a"))
+        for name in (Name("a"), None, ["a"], ""):
+            with pytest.raises(MalformedInputError):
+                await stream.send(frame([0], [1], [1], name))
+    assert stream.accounts().offered == 1
