@@ -64,7 +64,7 @@ class Gathering:
             recent = tier.recent(self._span, self._newest)
             (self._recent_known if tier.hits_are_known else self._recent_unknown).merge(recent)
             self._recent_followed += recent.total_evictions if tier.premature_is_known else 0
-        tier.add_counts_to(self._by_source.setdefault(tier.source, CacheCounts()))
+        self._by_source.setdefault(tier.source, CacheCounts()).add_counts(seen)
         self._working_sets.append(tier.working_set.recent(self._newest))
         self._usage.add(tier.usage())
         self._contents.add(tier)

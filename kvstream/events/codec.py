@@ -62,6 +62,7 @@ class WireFrame(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 _WIDE = np.dtype("<i8")
+_BYTE = np.dtype(np.uint8)
 _FEW = 4096  # events
 _KNOWN_OPS = bytes(range(len(EVENT_TYPES)))
 _frame_encoder = msgspec.msgpack.Encoder()
@@ -162,19 +163,20 @@ def decode_frame(data: bytes | memoryview) -> EventFrame:
         raise MalformedInputError(f"operation code {max(unknown)} is unknown")
     if _has_negative(wire.ts):
         raise MalformedInputError("a time is before 1970")
-    return EventFrame(
-        np.frombuffer(wire.ops, np.uint8),
+    return EventFrame(  # by position, which takes half as long as by name
+        np.frombuffer(wire.ops, _BYTE),
         np.frombuffer(wire.blocks, _WIDE),
         np.frombuffer(wire.ts, _WIDE),
         wire.source,
         wire.tier,
         None if wire.keys is None else np.frombuffer(wire.keys, _WIDE),
-        None if wire.reasons is None else np.frombuffer(wire.reasons, np.uint8),
+        None if wire.reasons is None else np.frombuffer(wire.reasons, _BYTE),
         wire.epoch,
         wire.seq,
         labels,
         label_of,
-        block_tokens=_block_tokens(wire.block_tokens),
+        None,
+        _block_tokens(wire.block_tokens),
     )
 
 

@@ -149,6 +149,15 @@ def test_joined_frames_hold_the_events_of_all(events, data):
         assert joined_frames(parts).to_events() == of_one
 
 
+@pytest.mark.parametrize(
+    "blocks", [np.arange(8)[::2], np.arange(4, dtype=np.uint64), np.arange(4, dtype=">i8")], ids=str
+)
+def test_columns_of_every_layout_are_joined_by_their_values(blocks):
+    ops, ts = np.zeros(4, np.uint8), np.arange(4)
+    joined = joined_frames([EventFrame(ops, blocks, ts), EventFrame(ops, np.arange(4), ts)])
+    assert joined.blocks.tolist() == [*blocks.tolist(), 0, 1, 2, 3]
+
+
 def test_frame_with_too_many_events_is_malformed():
     n = 1_048_577
     with pytest.raises(MalformedInputError, match="1,048,576"):
