@@ -76,6 +76,34 @@ def posted_to(take):
 
 
 @contextmanager
+def saying(words, tls=None):
+    """The port of a server that says the same to all, and closes."""
+
+    def serve(listener):
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # closed
+                return
+            with connection:
+                try:
+                    with tls.wrap_socket(connection, server_side=True) if tls else connection as stream:
+                        stream.recv(65_536)
+                        stream.sendall(words)
+                except OSError:  # of who does not trust us
+                    pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@contextmanager
 def _serving(handler):
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)

@@ -6,10 +6,12 @@ from typing import Literal
 import anyio
 import msgspec
 
-from kvstream.errors import KVStreamError
+from kvstream.cli.server_client import advice
+from kvstream.errors import KVStreamError, MalformedInputError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed, Op
-from kvstream.sources.discovery import ENGINE_URLS
+from kvstream.faults.connecting import ConnectionFailure, connection_failure
+from kvstream.sources.discovery import ENGINE_URLS, DiscoveryError, Engine
 from kvstream.sources.engine_input import EngineInput
 from kvstream.sources.http_client import FetchError, fetch
 from kvstream.transport.endpoint import HURRY, MAX_HELLO_BYTES, Endpoint, Hello, MessageReader, with_length
@@ -26,6 +28,9 @@ _VERBS = {
     Op.REMOVE: "removals of copies",
 }
 _SOURCES_SHOWN = 5
+_ENDPOINTS = "zmq://HOST:PORT, http://HOST:PORT, unix:PATH, tcp://HOST:PORT or tls://HOST:PORT"
+_SOCKETS = ("unix:", "tcp:", "tls:")
+_NO_SGLANG = "vLLM publishes at zmq://HOST:5557, not over HTTP"
 
 
 class _Health(msgspec.Struct):
@@ -49,44 +54,73 @@ async def check_endpoint(endpoint: str, seconds: float, token: str | None) -> Fo
     try:
         if endpoint.startswith(":"):
             endpoint = f"http://127.0.0.1{endpoint}"
-        if endpoint.startswith(("http://", "https://")) and await _is_kvstream(endpoint):
-            return Found(endpoint, "ok", "kvstream serve is there and answers")
+        if endpoint.startswith(("http://", "https://")):
+            found = await _page(endpoint)
+            return found if found is not None else await _engine(endpoint, seconds)
         if endpoint.startswith(ENGINE_URLS):
             return await _engine(endpoint, seconds)
+        if not endpoint.startswith(_SOCKETS):
+            return Found(endpoint, "error", "is no endpoint", f"write {_ENDPOINTS}")
         return await _server(endpoint, seconds, token)
-    except (KVStreamError, OSError, msgspec.DecodeError, anyio.BrokenResourceError) as error:
+    except KVStreamError as error:
         return Found(endpoint, "error", str(error))
 
 
-async def _is_kvstream(url: str) -> bool:
+async def _page(url: str) -> Found | None:
+    """Return whether ``kvstream serve --http`` answers, or nobody; None if somebody else does.
+
+    Raises:
+        ConfigError: If the URL cannot be used.
+    """
+    Engine.parse(url)
     try:
         answer = await fetch(f"{url.rstrip('/')}/healthz")
-        return msgspec.json.decode(answer, type=_Health).status == "ok"
-    except (FetchError, msgspec.DecodeError, UnicodeDecodeError):
-        return False
+        if msgspec.json.decode(answer, type=_Health).status == "ok":
+            return Found(url, "ok", "kvstream serve is there and answers")
+    except FetchError as error:
+        if error.failure is not None:
+            return _unanswered(url, error.failure, "the engine or kvstream serve --http", "http://")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    return None
+
+
+def _unanswered(endpoint: str, failure: ConnectionFailure, what: str, plain: str) -> Found:
+    return Found(endpoint, "error", failure.words, advice(failure.kind, what, plain))
 
 
 async def _server(endpoint: str, seconds: float, token: str | None) -> Found:
     """Return whether a server lets producers in; it is sent no frame, so that nothing is counted there."""
     place = Endpoint.parse(endpoint)
     tls = client_context(None, None, None) if place.tls else None
-    answer: bytes | None = None
-    with anyio.move_on_after(seconds):
-        async with await open_stream(place, tls) as stream:
-            hello = msgspec.msgpack.encode(Hello(token=token))
-            await stream.send(with_length(hello) + with_length(HURRY))
-            answer = await MessageReader(stream, MAX_HELLO_BYTES).next()
-    said = None if answer is None else msgspec.msgpack.decode(answer, type=int | str)
-    if isinstance(said, int):
-        return Found(endpoint, "ok", "kvstream serve is there and takes frames")
-    advice = "" if said else f"is kvstream serve --listen {endpoint} running?"
-    return Found(endpoint, "error", said or "does not answer", advice)
+    what = f"kvstream serve --listen {endpoint}"
+    try:
+        with anyio.fail_after(seconds):
+            async with await open_stream(place, tls) as stream:
+                hello = msgspec.msgpack.encode(Hello(token=token))
+                await stream.send(with_length(hello) + with_length(HURRY))
+                answer = await MessageReader(stream, MAX_HELLO_BYTES).next()
+        if answer is None:
+            raise anyio.EndOfStream
+        said = msgspec.msgpack.decode(answer, type=int | str)
+    except (msgspec.DecodeError, UnicodeDecodeError, MalformedInputError):
+        return Found(endpoint, "error", "what answers there is not kvstream serve", "correct the address")
+    except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
+        return _unanswered(endpoint, connection_failure(error, seconds), what, "tcp://")
+    if isinstance(said, str):
+        return Found(endpoint, "error", said)
+    return Found(endpoint, "ok", "kvstream serve is there and takes frames")
 
 
 async def _engine(url: str, seconds: float) -> Found:
     """Return what an engine publishes."""
     heard = _Heard()
     engine = EngineInput(url)
+    try:
+        await Engine.parse(url).addresses()
+    except DiscoveryError as error:
+        is_other = url.startswith("http") and error.__cause__ is not None  # than SGLang
+        return Found(url, "error", str(error), _NO_SGLANG if is_other else "")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(engine.deliver, heard.take)
         await anyio.sleep(seconds)

@@ -1,6 +1,7 @@
 """``kvstream mark``: note a moment, such as a deploy, on the charts of a running server."""
 
 import datetime
+from types import NoneType
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -59,15 +60,15 @@ def mark_command(
     if remove is not None:
         if text is not None:
             raise ConfigError("--remove takes a mark away, and a text adds one: do one at a time")
-        server.ask("DELETE", f"/api/marks/{quote(remove, safe='')}")
+        server.ask("DELETE", f"/api/marks/{quote(remove, safe='')}", NoneType)
         return
     if text is None:
-        _show(msgspec.json.decode(server.ask("GET", "/api/marks"), type=_Listed).marks, results)
+        _show(server.ask("GET", "/api/marks", _Listed).marks, results)
         return
     asked: dict[str, Any] = {"text": text, "source": source}
     if at is not None:
         asked["time"] = at
-    _show([msgspec.json.decode(server.ask("POST", "/api/marks", asked), type=Mark)], results)
+    _show([server.ask("POST", "/api/marks", Mark, asked)], results)
 
 
 def _show(marks: list[Mark], results: Results) -> None:

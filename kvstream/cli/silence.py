@@ -2,6 +2,7 @@
 
 import sys
 from datetime import datetime
+from types import NoneType
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -68,15 +69,13 @@ def add_silence(
         asked["duration_seconds"] = lasting
     else:
         asked["until"] = until
-    body = server.ask("POST", "/api/silences", asked)
-    _show([msgspec.json.decode(body, type=Silence)], results.as_lines)
+    _show([server.ask("POST", "/api/silences", Silence, asked)], results.as_lines)
 
 
 @app.command("list")
 def list_silences(*, server: Server, results: Results) -> None:
     """Print the silences that are not over, the first to end first."""
-    body = server.ask("GET", "/api/silences")
-    silences = msgspec.json.decode(body, type=_Listed).silences
+    silences = server.ask("GET", "/api/silences", _Listed).silences
     if not silences and not results.as_lines:
         print("there are no silences")
     _show(silences, results.as_lines)
@@ -92,7 +91,7 @@ def remove_silences(
 ) -> None:
     """End silences; what they covered and still fires is notified at once."""
     for silence_id in ids:
-        server.ask("DELETE", f"/api/silences/{quote(silence_id, safe='')}")
+        server.ask("DELETE", f"/api/silences/{quote(silence_id, safe='')}", NoneType)
 
 
 @app.command("acknowledge")
@@ -105,8 +104,7 @@ def acknowledge_alert(
 ) -> None:
     """Silence the incident of a firing alert until that incident is over."""
     path = f"/api/alerts/{quote(fingerprint, safe='')}/acknowledge"
-    body = server.ask("POST", path, {"reason": reason})
-    _show([msgspec.json.decode(body, type=Silence)], results.as_lines)
+    _show([server.ask("POST", path, Silence, {"reason": reason})], results.as_lines)
 
 
 def _show(silences: list[Silence], as_lines: bool) -> None:

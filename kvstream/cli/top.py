@@ -1,6 +1,5 @@
 """``kvstream top``: what the caches do, on a screen of the terminal."""
 
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -16,11 +15,14 @@ from kvstream.cli.command import Attempts
 from kvstream.cli.handlers import RulesFile
 from kvstream.cli.options import CacheOptions, Follow, Speed, TraceOptions
 from kvstream.cli.render import console, summary_table
-from kvstream.errors import ConfigError, MissingExtraError
+from kvstream.cli.server_client import ServerClient
+from kvstream.cli.tokens import VARIABLE, token_from
+from kvstream.errors import ConfigError
 from kvstream.metrics.history import History
 from kvstream.reports.overview import Place, State, history, state_of
 from kvstream.sources.engine_input import EngineInput
 from kvstream.sources.files import STDIN
+from kvstream.sources.http_client import require_http
 from kvstream.sources.inputs import live_and_recorded, open_inputs
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import paced
@@ -73,7 +75,8 @@ def top_command(
     if inputs[0].startswith(_SERVERS):
         if len(inputs) > 1:
             raise ConfigError("one server at a time; its streams can have any number of sources")
-        anyio.run(_watch_server, inputs[0])
+        token = token_from(None)
+        anyio.run(_watch_server, ServerClient(inputs[0], token, f"${VARIABLE}", _TIMEOUT_SECONDS))
         return
     if STDIN in inputs:
         raise ConfigError("kvstream top needs standard input for its keys; pipe events into kvstream run")
@@ -100,7 +103,7 @@ def _feeds(
     Raises:
         ConfigError: If an input cannot be used.
     """
-    token = os.environ.get("KVSTREAM_TOKEN")
+    token = token_from(None)
     servers = [FrameServer(stream, Endpoint.parse(n), token=token) for n in names if n.startswith(_SOCKETS)]
     opened = open_inputs([name for name in names if not name.startswith(_SOCKETS)], follow)
     live, recorded = live_and_recorded(opened, options)
@@ -162,54 +165,42 @@ class ServerWatch:
     """The stream of a running server.
 
     Args:
-        url: Its address.
-        client: An HTTP client.
+        server: Asks it.
+        http: An HTTP client.
     """
 
-    def __init__(self, url: str, client: Any) -> None:
-        self._url, self._client = url.rstrip("/"), client
+    def __init__(self, server: ServerClient, http: Any) -> None:
+        self._server, self._http = server, http
 
     async def state(self, place: Place) -> State:
         """Return the state of a place now."""
-        return msgspec.json.decode(await self._get("/api/state", _query(place)), type=State)
+        return await self._server.ask(self._http, "GET", "/api/state", State, _query(place))
 
     async def history(self, place: Place, windows: int) -> History:
         """Return the last windows of a place."""
-        body = await self._get("/api/history", _query(place) | {"windows": str(windows)})
-        return msgspec.json.decode(body, type=History)
+        query = _query(place) | {"windows": str(windows)}
+        return await self._server.ask(self._http, "GET", "/api/history", History, query)
 
     async def alerts(self) -> Sequence[CacheAlert]:
         """Return the last alerts, oldest first."""
-        body = await self._get("/api/alerts", {"limit": str(_ALERTS_SHOWN)})
-        return msgspec.json.decode(body, type=_Answer).alerts[::-1]
-
-    async def _get(self, path: str, query: dict[str, str]) -> bytes:
-        import httpx2
-
-        try:
-            answer = await self._client.get(self._url + path, params=query)
-        except httpx2.HTTPError as error:
-            raise ConnectionError(str(error) or type(error).__name__) from error
-        if answer.status_code == 401:
-            raise ConnectionError("it asks for a token; set $KVSTREAM_TOKEN")
-        if answer.status_code != 200:
-            raise ConnectionError(f"it answers {answer.status_code}; is it kvstream serve --http?")
-        return bytes(answer.content)
+        query = {"limit": str(_ALERTS_SHOWN)}
+        return (await self._server.ask(self._http, "GET", "/api/alerts", _Answer, query)).alerts[::-1]
 
 
 def _query(place: Place) -> dict[str, str]:
     return {"source": place.source or "", "tier": place.tier or ""}
 
 
-async def _watch_server(url: str) -> None:
-    try:
-        import httpx2
-    except ImportError:
-        raise MissingExtraError("kvstream top", "top") from None
-    token = os.environ.get("KVSTREAM_TOKEN")
-    headers = {"authorization": f"Bearer {token}"} if token else {}
-    async with httpx2.AsyncClient(headers=headers, timeout=_TIMEOUT_SECONDS) as client:
-        await _app(ServerWatch(url, client), url).run_async()
+async def _watch_server(server: ServerClient) -> None:
+    """Watch a server until the user leaves.
+
+    Raises:
+        KVStreamError: If it does not answer the first question; later, the screen says so and asks again.
+    """
+    async with require_http("kvstream top", "top").AsyncClient() as http:
+        watch = ServerWatch(server, http)
+        await watch.alerts()
+        await _app(watch, server.name).run_async()
 
 
 async def _watch_stream(stream: KVStream, feeds: Sequence[Feed], name: str) -> None:

@@ -11,7 +11,7 @@ from rich.text import Text
 from kvstream.alerts.types import CacheAlert
 from kvstream.cli.render import summary_table
 from kvstream.cli.top_view import COLUMNS, clock, gone, graph, in_order, incidents, status
-from kvstream.errors import MissingExtraError
+from kvstream.errors import KVStreamError, MissingExtraError
 from kvstream.metrics.history import History
 from kvstream.reports.overview import CacheNow, Place, State
 from kvstream.text.escape import for_terminal
@@ -45,21 +45,21 @@ class Watched(Protocol):
         """Return the state of a place now.
 
         Raises:
-            OSError: If it cannot be had now.
+            KVStreamError: If it cannot be had now.
         """
 
     async def history(self, place: Place, windows: int) -> History:
         """Return the last windows of a place.
 
         Raises:
-            OSError: If they cannot be had now.
+            KVStreamError: If they cannot be had now.
         """
 
     async def alerts(self) -> Sequence[CacheAlert]:
         """Return the last alerts, oldest first.
 
         Raises:
-            OSError: If they cannot be had now.
+            KVStreamError: If they cannot be had now.
         """
 
 
@@ -159,7 +159,7 @@ class TopApp(App[None]):
             if history is None:
                 history = await self._watched.history(place, _WINDOWS_KEPT)
             state, alerts = await self._watched.state(place), await self._watched.alerts()
-        except OSError as error:
+        except KVStreamError as error:
             if self._is_shown:
                 self._say(gone(self._called, str(error), self._unheard(), self._last()))
             return

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 
 from kvstream.errors import ConfigError, MissingExtraError, UndeliveredError
+from kvstream.faults.connecting import connection_failure
 
 _MAY_PASS = (408, 425, 429)  # and all from 500 on
 _SAY_WHEN = (429, 503)
@@ -83,7 +84,7 @@ class JsonPost:
                 ):
                     await self._check(response)
         except self._http.TransportError as error:
-            raise UndeliveredError(f"{type(error).__name__} {error}".strip()) from error
+            raise UndeliveredError(connection_failure(error, self._timeout).words) from error
         except TimeoutError as error:
             raise UndeliveredError(f"no answer within {self._timeout:g} s") from error
 

@@ -13,6 +13,7 @@ import anyio
 import msgspec
 
 from kvstream.errors import ConfigError
+from kvstream.faults.connecting import connection_failure
 from kvstream.sources.http_client import FetchError, fetch
 from kvstream.sources.publishers import MAX_SOURCE
 from kvstream.sources.zmq_address import MOST_RANKS, WILDCARDS, ZmqAddress
@@ -107,7 +108,7 @@ async def _hosts(address: ZmqAddress) -> list[str]:
             address.host, address.endpoint.rpartition(":")[2], type=sockets.SOCK_STREAM
         )
     except (OSError, UnicodeError) as error:
-        raise DiscoveryError(f"{address.host} has no address: {error}") from error
+        raise DiscoveryError(f"{address.host} has no address: {connection_failure(error).words}") from error
     by_family: defaultdict[int, set[str]] = defaultdict(set)
     for family, _, _, _, place in found:
         by_family[family].add(str(place[0]))
@@ -149,7 +150,8 @@ async def _described_by_server(url: str, source: str | None) -> ZmqAddress:
     except FetchError as error:
         raise DiscoveryError(f"{error}; is it an SGLang server?") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DiscoveryError(f"its /server_info is not understood: {error}") from error
+        why = f"its /server_info is not understood ({error})"
+        raise DiscoveryError(f"{why}; is it an SGLang server?") from error
     if described is None:
         raise DiscoveryError("it publishes no KV events: start SGLang with --kv-events-config")
     host = described.endpoint_host.strip("[]")

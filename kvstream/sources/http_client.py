@@ -1,15 +1,35 @@
-"""The complete answer of an HTTP server, up to a bound."""
+"""The complete answer of an HTTP server, bounded in size and time."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import anyio
 
 from kvstream.errors import ConfigError, MissingExtraError
+from kvstream.faults.connecting import ConnectionFailure, connection_failure
 
 _TIMEOUT_SECONDS = 10.0
 _MOST_BYTES = 16 * 1024 * 1024
+_NO_HTTP = ConnectionFailure("protocol", "what answers there does not speak HTTP, or broke off its answer")
 
 
 class FetchError(ConfigError):
-    """Raised when a server does not answer, or with no success."""
+    """Raised when a server does not answer, or with no success.
+
+    Attributes:
+        failure: Why there was no answer; None if there was one.
+    """
+
+    def __init__(self, text: str, failure: ConnectionFailure | None = None) -> None:
+        super().__init__(text)
+        self.failure = failure
+
+
+class Answer(NamedTuple):
+    """What an HTTP server answers."""
+
+    status: int
+    body: bytes
 
 
 async def fetch(url: str) -> bytes:
@@ -19,25 +39,55 @@ async def fetch(url: str) -> bytes:
         FetchError: If it does not, or with another status than 200, or with more than 16 MiB.
         MissingExtraError: If ``kvstream[zmq]`` is not installed.
     """
+    async with require_http().AsyncClient() as client:
+        answer = await request(client, "GET", url)
+    if answer.status != 200:
+        raise FetchError(f"{url} answers {answer.status}")
+    return answer.body
+
+
+async def request(
+    client: Any,
+    method: str,
+    url: str,
+    headers: Mapping[bytes, bytes] | None = None,
+    content: bytes | None = None,
+    seconds: float = _TIMEOUT_SECONDS,
+) -> Answer:
+    """Return what a server answers to a request, whatever its status.
+
+    Args:
+        client: An HTTP client of the library that ``require_http`` returns.
+        method: Such as ``GET``.
+        url: What to ask for.
+        headers: Headers besides the client's.
+        content: Body of the request.
+        seconds: Until the answer must be complete.
+
+    Raises:
+        FetchError: If there is no complete answer, or one of more than 16 MiB.
+    """
     httpx2 = require_http()
+    failure = None
     try:
-        async with (
-            httpx2.AsyncClient(timeout=_TIMEOUT_SECONDS) as client,
-            client.stream("GET", url) as answer,
-        ):
-            if answer.status_code != 200:
-                raise FetchError(f"{url} answers {answer.status_code}")
-            body = bytearray()
-            async for piece in answer.aiter_bytes():
-                body += piece
-                if len(body) > _MOST_BYTES:
-                    raise FetchError(f"{url} answers more than {_MOST_BYTES:,} bytes")
-            return bytes(body)
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-        raise FetchError(f"{url} does not answer: {str(error) or type(error).__name__}") from error
+        with anyio.fail_after(seconds):
+            async with client.stream(method, url, headers=headers, content=content, timeout=None) as answer:
+                body = bytearray()
+                async for piece in answer.aiter_bytes():
+                    body += piece
+                    if len(body) > _MOST_BYTES:
+                        raise FetchError(f"{url} answers more than {_MOST_BYTES:,} bytes")
+                return Answer(answer.status_code, bytes(body))
+    except httpx2.InvalidURL as error:
+        raise FetchError(f"{url} is no URL: {error}") from error
+    except (httpx2.HTTPError, OSError) as error:
+        failure = connection_failure(error, seconds)
+        if failure.kind == "other" and isinstance(error, httpx2.RemoteProtocolError | httpx2.DecodingError):
+            failure = _NO_HTTP
+        raise FetchError(f"{url} does not answer: {failure.words}", failure) from error
 
 
-def require_http() -> Any:
+def require_http(feature: str = "reading http://", extra: str = "zmq") -> Any:
     """Return the HTTP library.
 
     Raises:
@@ -46,5 +96,5 @@ def require_http() -> Any:
     try:
         import httpx2
     except ImportError:
-        raise MissingExtraError("reading http://", "zmq") from None
+        raise MissingExtraError(feature, extra) from None
     return httpx2

@@ -1,7 +1,6 @@
 """FrameSender: frames from a queue to a server in another process, sent again until they are acknowledged."""
 
 import logging
-import os
 import random
 import secrets
 import socket
@@ -17,6 +16,7 @@ from anyio.abc import ByteStream, SocketAttribute
 
 from kvstream.errors import KVStreamError, MalformedInputError
 from kvstream.events.codec import encode_frame
+from kvstream.faults.connecting import connection_failure
 from kvstream.faults.log import FaultLog
 from kvstream.recording.queue import FrameQueue, Item
 from kvstream.text.escape import for_terminal, shortened
@@ -375,18 +375,5 @@ def new_epoch() -> int:
 
 def _why(error: Exception) -> str:
     """Say what an error of a connection means."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the server's certificate is not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason or error}"
-    if isinstance(error, (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)):
-        return _CLOSED
-    if isinstance(error.__cause__, ExceptionGroup):  # of the addresses that a name has
-        return _why(error.__cause__.exceptions[0])
-    if isinstance(error, OSError) and isinstance(error.__cause__, OSError):
-        return _why(error.__cause__)
-    if isinstance(error, OSError) and error.strerror:
-        return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-    if isinstance(error, TimeoutError):
-        return f"no connection within {_CONNECT_SECONDS:.0f} s"
-    return str(error) or type(error).__name__
+    failure = connection_failure(error, _CONNECT_SECONDS)
+    return _CLOSED if failure.kind == "closed" else failure.words

@@ -10,6 +10,7 @@ import pytest
 from kvstream.cli.doctor import _EXTRAS, _open_files
 from tests.cli.conftest import running
 from tests.forked import PIPE, Kvstream
+from tests.ports import answering, saying
 from tests.publisher import Engine, stored
 from tests.waiting import DEADLINE
 
@@ -91,7 +92,23 @@ def test_an_endpoint_where_nobody_is_is_an_error(kvstream):
     ran = kvstream("doctor", *endpoints, "--wait", "500ms")
     assert ran.code == 1
     for endpoint in endpoints:
-        assert any(line.startswith("error") and endpoint in line for line in ran.out.splitlines())
+        [line] = [each for each in ran.out.splitlines() if f" {endpoint}: " in each]
+        assert line.startswith("error")
+        assert "Errno" not in line
+        assert "attempts failed" not in line
+    assert f"nothing listens there; start kvstream serve --listen tcp://127.0.0.1:{port}" in ran.out
+    assert "nothing listens there; start the engine or kvstream serve --http" in ran.out
+    assert "write zmq://HOST:PORT" in ran.out
+
+
+def test_what_answers_and_is_neither_an_engine_nor_kvstream_is_an_error(kvstream):
+    with answering(lambda path: (200, b"<html>")) as url, saying(b"HTTP/1.1 400 Bad Request\r\n") as port:
+        ran = kvstream("doctor", url, f"tcp://127.0.0.1:{port}", "--wait", f"{DEADLINE}s", "--json")
+    found = [each for each in map(json.loads, ran.out.splitlines()) if each["name"] == "endpoint"]
+    assert [each["state"] for each in found] == ["error", "error"]
+    assert "is it an SGLang server?" in found[0]["found"]
+    assert "zmq://HOST:5557" in found[0]["advice"]
+    assert found[1]["found"].endswith("what answers there is not kvstream serve")
 
 
 def test_a_running_server_is_recognized_and_counts_nothing(kvstream):

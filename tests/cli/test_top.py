@@ -5,6 +5,7 @@ import pty
 import re
 import select
 import termios
+from contextlib import ExitStack
 
 import anyio
 import anyio.to_thread
@@ -12,11 +13,13 @@ import httpx2
 import pytest
 
 from kvstream import KVStream, MetricsConfig, StreamConfig, connect
+from kvstream.cli.server_client import ServerClient
 from kvstream.cli.top import ServerWatch, StreamWatch
 from kvstream.cli.top_app import TopApp
+from kvstream.errors import KVStreamError
 from kvstream.reports.overview import Place
 from tests.cli.conftest import COMMAND
-from tests.ports import free_port
+from tests.ports import answering, free_port
 from tests.serving import DEADLINE, alert, send_chat, served, tell
 
 MARKUP = "[red]vllm-1[/red]"
@@ -149,11 +152,15 @@ async def test_what_is_wrong_stands_in_the_first_line(stream):
         assert rows(app)[0][0] == "warning"
 
 
+def watch(url, client):
+    return ServerWatch(ServerClient(url, None, "$KVSTREAM_TOKEN", DEADLINE), client)
+
+
 async def test_a_running_server_is_watched_through_restarts():
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
     async with httpx2.AsyncClient(timeout=DEADLINE) as client:
-        app = TopApp(ServerWatch(url, client), url, every=3600)
+        app = TopApp(watch(url, client), url, every=3600)
         async with app.run_test(size=(130, 45)) as pilot:
             await until(pilot, app, lambda: "No answer from" in text(app, "#status"))
             async with served(port=port) as (stream, _):
@@ -171,14 +178,14 @@ async def test_a_running_server_is_watched_through_restarts():
 
 
 async def test_a_server_that_wants_a_token_or_is_none_of_ours_says_so():
-    async with served(token="s3cret") as (_, url), httpx2.AsyncClient(timeout=DEADLINE) as client:
-        with pytest.raises(OSError, match="KVSTREAM_TOKEN"):
-            await ServerWatch(url, client).state(Place(None, None))
-        with pytest.raises(OSError, match="token"):
-            await ServerWatch(f"{url}elsewhere", client).alerts()
-    async with httpx2.AsyncClient(timeout=DEADLINE) as client:
-        with pytest.raises(OSError, match="connect"):
-            await ServerWatch(url, client).state(Place(None, None))
+    async with served(token="s3cret") as (_, url), httpx2.AsyncClient() as client:
+        with pytest.raises(KVStreamError, match="KVSTREAM_TOKEN"):
+            await watch(url, client).state(Place(None, None))
+        with pytest.raises(KVStreamError, match="token"):
+            await watch(f"{url}elsewhere", client).alerts()
+    async with httpx2.AsyncClient() as client:
+        with pytest.raises(KVStreamError, match="connection refused"):
+            await watch(url, client).state(Place(None, None))
 
 
 def test_without_a_terminal_it_says_what_to_use(kvstream):
@@ -186,6 +193,25 @@ def test_without_a_terminal_it_says_what_to_use(kvstream):
     assert ran.code == 1
     assert "needs a terminal" in ran.err
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(("body", "says"), [(None, b"connection refused"), (b"<html>", b"is not that of")])
+async def test_a_server_that_does_not_answer_at_the_start_is_said_without_a_screen(body, says):
+    with ExitStack() as exits:
+        url = f"http://127.0.0.1:{free_port()}"
+        if body is not None:
+            url = exits.enter_context(answering(lambda path: (200, body)))
+        terminal, end = pty.openpty()
+        command = [*COMMAND, "top", url]
+        process = await anyio.open_process(command, stdin=end, stdout=end, stderr=end, start_new_session=True)
+        os.close(end)
+        drawn = await anyio.to_thread.run_sync(seen_on, terminal, b"\n")
+        os.close(terminal)
+        with anyio.fail_after(DEADLINE):
+            assert await process.wait() == 1
+    assert drawn.startswith(b"kvstream: " + url.encode())
+    assert says in drawn
+    assert drawn.count(b"\n") == 1
 
 
 def seen_on(terminal, wanted):
