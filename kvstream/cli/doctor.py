@@ -4,10 +4,11 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Literal
 
 import anyio
@@ -16,10 +17,11 @@ import typer
 from rich.text import Text
 
 from kvstream._core.build import COMPILED
+from kvstream.cli.command import Attempts
 from kvstream.cli.endpoint_check import Found, check_endpoint
 from kvstream.cli.exit_codes import EXIT_ERROR
 from kvstream.cli.messages import note
-from kvstream.cli.options import Results
+from kvstream.cli.options import KafkaConfig, Results
 from kvstream.cli.render import console
 from kvstream.cli.standard import write_lines
 from kvstream.cli.tokens import TokenFile, token_from
@@ -37,6 +39,8 @@ EXAMPLES = """
   kvstream doctor http://sglang-0:30000 --wait 30s      longer, as engines publish only while they serve
 
   kvstream doctor unix:/run/kvstream.sock http://127.0.0.1:9109      is kvstream serve there?
+
+  kvstream doctor kafka://kafka:9092/kv                 are the topics of the fleet there, and read?
 
 Exit code 1 where something is wrong.
 """
@@ -78,8 +82,8 @@ def doctor_command(
     endpoints: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[zmq://HOST:PORT|http://HOST:PORT|unix:PATH|tcp://HOST:PORT]...",
-            help="Engines, or addresses of a kvstream serve.",
+            metavar="[zmq://HOST:PORT|http://HOST:PORT|unix:PATH|tcp://HOST:PORT|kafka://HOST:PORT/PREFIX]...",
+            help="Engines, addresses of a kvstream serve, or the brokers of a fleet.",
             show_default=False,
         ),
     ] = None,
@@ -97,14 +101,18 @@ def doctor_command(
         ),
     ] = 5.0,
     token_file: TokenFile = None,
+    kafka_config: KafkaConfig = None,
     results: Results,
 ) -> int:
     """Check what is installed, this machine's limits, and whether endpoints answer and what they send."""
-    token = token_from(token_file)
+    with Attempts() as attempt:
+        token = attempt(token_from, token_file)
+        kafka_settings = attempt(_kafka_settings, kafka_config)
     checks = [*_installed(), *_machine(), *_environment()]
     for endpoint in endpoints or ():
         note(f"kvstream: listening at {endpoint} for {wait:g} s")
-    checks += [_of_endpoint(found) for found in anyio.run(_check_all, endpoints or [], wait, token)]
+    found = anyio.run(_check_all, endpoints or [], wait, token, kafka_settings)
+    checks += map(_of_endpoint, found)
     if results.as_json():
         write_lines(checks)
     else:
@@ -232,11 +240,27 @@ def _environment() -> Iterator[Check]:
         yield Check(state="note", name="environment", found=f"{found}: set")
 
 
-async def _check_all(endpoints: list[str], seconds: float, token: str | None) -> list[Found]:
+def _kafka_settings(file: Path | None) -> dict[str, str]:
+    """Return the settings of Kafka clients that a file holds.
+
+    Raises:
+        ConfigError: If it cannot be used.
+        MissingExtraError: If there is a file, and ``kvstream[kafka]`` is not installed.
+    """
+    if file is None:
+        return {}
+    from kvstream.fleet.client import read_settings  # here, as it needs an extra
+
+    return read_settings(file)
+
+
+async def _check_all(
+    endpoints: list[str], seconds: float, token: str | None, kafka_settings: Mapping[str, str]
+) -> list[Found]:
     found: dict[str, Found] = {}
 
     async def check(endpoint: str) -> None:
-        found[endpoint] = await check_endpoint(endpoint, seconds, token)
+        found[endpoint] = await check_endpoint(endpoint, seconds, token, kafka_settings)
 
     async with anyio.create_task_group() as tasks:
         for endpoint in dict.fromkeys(endpoints):

@@ -1,10 +1,12 @@
-"""What an endpoint answers and sends: an engine that publishes, or a running ``kvstream serve``."""
+"""What an endpoint answers and sends: an engine, a running ``kvstream serve``, or the brokers of a fleet."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Literal
 
 import anyio
 import msgspec
+from anyio import to_thread
 
 from kvstream.cli.server_client import advice
 from kvstream.errors import KVStreamError, MalformedInputError
@@ -28,7 +30,8 @@ _VERBS = {
     Op.REMOVE: "removals of copies",
 }
 _SOURCES_SHOWN = 5
-_ENDPOINTS = "zmq://HOST:PORT, http://HOST:PORT, unix:PATH, tcp://HOST:PORT or tls://HOST:PORT"
+_KAFKA = "kafka://"
+_ENDPOINTS = "zmq://HOST:PORT, http://HOST:PORT, unix:PATH, tcp://HOST:PORT, tls://HOST:PORT or kafka://HOST:PORT/PREFIX"
 _SOCKETS = ("unix:", "tcp:", "tls:")
 _NO_SGLANG = "vLLM publishes at zmq://HOST:5557, not over HTTP"
 
@@ -49,11 +52,15 @@ class Found(msgspec.Struct, frozen=True):
     advice: str = ""
 
 
-async def check_endpoint(endpoint: str, seconds: float, token: str | None) -> Found:
+async def check_endpoint(
+    endpoint: str, seconds: float, token: str | None, kafka_settings: Mapping[str, str]
+) -> Found:
     """Return what an endpoint does within some seconds; whatever it does, that is no error of the check."""
     try:
         if endpoint.startswith(":"):
             endpoint = f"http://127.0.0.1{endpoint}"
+        if endpoint.startswith(_KAFKA):
+            return await to_thread.run_sync(_fleet, endpoint, seconds, kafka_settings)
         if endpoint.startswith(("http://", "https://")):
             found = await _page(endpoint)
             return found if found is not None else await _engine(endpoint, seconds)
@@ -110,6 +117,37 @@ async def _server(endpoint: str, seconds: float, token: str | None) -> Found:
     if isinstance(said, str):
         return Found(endpoint, "error", said)
     return Found(endpoint, "ok", "kvstream serve is there and takes frames")
+
+
+def _fleet(url: str, seconds: float, settings: Mapping[str, str]) -> Found:
+    """Return what the brokers have of a fleet."""
+    from kvstream.fleet.address import KafkaAddress  # here, as it needs an extra
+    from kvstream.fleet.inspection import inspect
+
+    address = KafkaAddress.parse(url)
+    fleet = inspect(address, settings, seconds)
+    brokers = f"{fleet.brokers:,} broker{'s' * (fleet.brokers != 1)}"
+    if fleet.absent:
+        return Found(
+            url,
+            "error",
+            f"{brokers}, but no topic {', '.join(fleet.absent)}",
+            "kvstream fleet agent --create-topics makes them, as docs/fleet.md has them",
+        )
+    what = f"{brokers}, {address.frames} has {fleet.partitions:,} partitions and {fleet.records:,} records"
+    for group in fleet.groups:
+        what += f"; {group.name} has committed {group.committed:,} of {group.partitions:,} partitions"
+        if group.committed:
+            what += f" and is {group.behind:,} records behind"
+    workers = fleet.groups[0]
+    if fleet.without_leader:
+        what += f"; {fleet.without_leader:,} partitions have no leader"
+        return Found(url, "error", what, "are all brokers of the cluster up?")
+    if not fleet.records:
+        return Found(url, "warning", what, f"nothing is written there: start kvstream fleet agent --to {url}")
+    if not workers.committed:
+        return Found(url, "warning", what, f"nobody judges it: start kvstream fleet worker --from {url}")
+    return Found(url, "ok", what)
 
 
 async def _engine(url: str, seconds: float) -> Found:

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import anyio
@@ -19,7 +18,7 @@ from kvstream.cli.exit_codes import EXIT_CODES, EXIT_SIGNAL, EXIT_UNDELIVERED
 from kvstream.cli.guard import FrameLimits, Guard, Insecure
 from kvstream.cli.handlers import Destinations, MinSeverity, RulesFile, undelivered_lines
 from kvstream.cli.messages import note, say
-from kvstream.cli.options import CacheOptions
+from kvstream.cli.options import CacheOptions, KafkaConfig
 from kvstream.cli.services import serve_all
 from kvstream.cli.session import stop_on_signal
 from kvstream.cli.values import choice, number
@@ -64,15 +63,6 @@ app = typer.Typer(
 )
 
 FromKafka = Annotated[str, typer.Option("--from", metavar=_KAFKA_URL, help=_TOPICS_HELP)]
-KafkaConfig = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Settings of the Kafka client (librdkafka's names: security.protocol, sasl.mechanism, …), a "
-        "line NAME=VALUE each.",
-        show_default=False,
-    ),
-]
 Metrics = Annotated[
     str | None,
     typer.Option(

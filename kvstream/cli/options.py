@@ -50,6 +50,15 @@ StateDir = Annotated[
         show_default=False,
     ),
 ]
+KafkaConfig = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Settings of the Kafka client (librdkafka's names: security.protocol, sasl.mechanism, …), a "
+        "line NAME=VALUE each.",
+        show_default=False,
+    ),
+]
 Speed = Annotated[
     float,
     number(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ClusterMetadata, NewTopic  # type: ignore[attr-defined]
 
 from kvstream.errors import ConfigError
 from kvstream.events.codec import MAX_FRAME_BYTES
@@ -51,7 +51,8 @@ def require_topics(address: KafkaAddress, settings: Mapping[str, str]) -> None:
         ConfigError: If one is missing.
         KVStreamError: If no broker answers.
     """
-    if absent := _Admin(address, settings).absent():
+    admin = Admin(address, settings)
+    if absent := admin.absent(admin.cluster()):
         raise ConfigError(
             f"{address.brokers} has no topic {', '.join(absent)}: make them with --create-topics, "
             f"or as docs/fleet.md has them"
@@ -67,8 +68,8 @@ def create_topics(
         ConfigError: If the broker does not make one.
         KVStreamError: If no broker answers.
     """
-    admin = _Admin(address, settings)
-    absent = admin.absent()
+    admin = Admin(address, settings)
+    absent = admin.absent(admin.cluster())
     topics = [topic for topic in required(address, partitions, copies) if topic.topic in absent]
     if topics:
         for name, answer in admin.client.create_topics(topics, request_timeout=_ANSWER_SECONDS).items():
@@ -81,25 +82,43 @@ def create_topics(
     return absent
 
 
-class _Admin:
-    """A client that asks for topics and makes them."""
+class Admin:
+    """A client that asks for topics and makes them.
 
-    def __init__(self, address: KafkaAddress, settings: Mapping[str, str]) -> None:
+    Args:
+        address: The brokers.
+        settings: What the user has set of the client.
+        seconds: Until a question must be answered.
+
+    Attributes:
+        client: The client.
+
+    Raises:
+        ConfigError: If a setting cannot be used.
+    """
+
+    def __init__(
+        self, address: KafkaAddress, settings: Mapping[str, str], seconds: float = _ANSWER_SECONDS
+    ) -> None:
+        self.seconds = seconds
         self._address = address
         self._errors: list[KafkaError] = []
         own = client_settings(address, settings, FaultLog(), error_cb=self._errors.append)
         self.client: AdminClient = made(AdminClient, own)
 
-    def absent(self) -> list[str]:
-        """Return the topics of a fleet that are not there.
+    def cluster(self) -> ClusterMetadata:
+        """Return the brokers, and all topics with their partitions.
 
         Raises:
             KVStreamError: If no broker answers.
         """
         try:
-            known = self.client.list_topics(timeout=_ANSWER_SECONDS).topics
+            return self.client.list_topics(timeout=self.seconds)
         except KafkaException as error:
             self.client.poll(0)  # which calls back with what went wrong
             why = next((str(each.str()) for each in self._errors if each.code() != _ALL_DOWN), "")
             raise kafka_error(self._address, error, why) from error
-        return [topic.topic for topic in required(self._address, 1, 1) if topic.topic not in known]
+
+    def absent(self, cluster: ClusterMetadata) -> list[str]:
+        """Return the topics of a fleet that are not there."""
+        return [topic.topic for topic in required(self._address, 1, 1) if topic.topic not in cluster.topics]

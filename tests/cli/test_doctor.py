@@ -111,6 +111,12 @@ def test_what_answers_and_is_neither_an_engine_nor_kvstream_is_an_error(kvstream
     assert found[1]["found"].endswith("what answers there is not kvstream serve")
 
 
+def test_brokers_cannot_be_checked_without_their_extra(kvstream):
+    ran = kvstream("doctor", "kafka://127.0.0.1:1/kv", without="confluent_kafka")
+    assert ran.code == 1
+    assert "pip install 'kvstream[kafka]'" in ran.out.splitlines()[-1]
+
+
 def test_a_running_server_is_recognized_and_counts_nothing(kvstream):
     options = ("--listen", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0")
     with running("serve", *options, stderr=PIPE, env={**os.environ, "KVSTREAM_TOKEN": "s"}) as server:

@@ -108,6 +108,13 @@ class MockCluster(Broker):
         for broker in brokers:
             self._c.rd_kafka_mock_broker_set_up(self._cluster, ctypes.c_int32(broker))
 
+    def lead(self, topic, partition, broker):
+        """Have a broker lead a partition; None for no broker."""
+        number = ctypes.c_int32(-1 if broker is None else broker)
+        self._c.rd_kafka_mock_partition_set_leader(
+            self._cluster, topic.encode(), ctypes.c_int32(partition), number
+        )
+
     def close(self):
         self._c.rd_kafka_mock_cluster_destroy(self._cluster)
         self._c.rd_kafka_destroy(self._client)
