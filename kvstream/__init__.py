@@ -4,6 +4,12 @@ What is public is listed in the ``__all__`` of this module and of the others tha
 is internal and may change in any release.
 """
 
+from kvstream.faults.interrupt import exit_at_interrupt, is_loading_command, raise_at_interrupt
+
+if is_loading_command():
+    exit_at_interrupt()
+
+# isort: split
 from kvstream._core.recorder import StepRecorder
 from kvstream.alerts.groups import AlertGroup
 from kvstream.alerts.rule import Page, Rule
@@ -155,3 +161,5 @@ __all__ = [
     "load_config",
     "load_rules",
 ]
+
+raise_at_interrupt()

@@ -220,7 +220,7 @@ def _report(error: BaseException) -> int:
         error = error.__context__  # typer makes it an exit with 1
     causes = list(_leaves(error))
     stops = [cause for cause in causes if isinstance(cause, SystemExit)]
-    if any(isinstance(cause, KeyboardInterrupt | typer.Abort) for cause in causes):
+    if any(isinstance(each, KeyboardInterrupt | typer.Abort) for c in causes for each in (c, c.__cause__)):
         return EXIT_SIGNAL + signal.SIGINT
     if stops:
         return stops[0].code if isinstance(stops[0].code, int) else EXIT_ERROR

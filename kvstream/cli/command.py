@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from kvstream.errors import ConfigError, KVStreamError
+from kvstream.faults.interrupt import raise_at_interrupt
 from kvstream.settings import misspelt_variables
 from kvstream.text.suggest import closest
 
@@ -97,6 +98,7 @@ class Command(TyperCommand):
         """
         if lines := misspelt_variables(os.environ):
             raise ConfigError(*lines)
+        raise_at_interrupt()  # all is loaded, and what has begun may have to be ended in order
         return super().invoke(ctx)
 
 
