@@ -32,7 +32,8 @@ class InputStatistics(msgspec.Struct, frozen=True, kw_only=True, tag="input"):
         refused: What was not accepted, by reason. These count as ``malformed``: ``parts`` (a message with
             other parts than topic, number and payload), ``topic`` (too long), ``number`` (not 8 bytes, or
             higher than a publisher can reach), ``jump`` (a number far ahead that the next did not confirm),
-            ``batch`` and ``event`` (not decodable), ``replay`` (answers in an unknown layout). Others:
+            ``batch`` and ``event`` (not decodable), ``replay`` (answers in an unknown layout), ``metrics``
+            (of an engine: not decodable, or more than engines have). Others:
             ``no_memory`` (to decode a batch), ``too_many_publishers``.
         publishers: Publishers that are followed.
         forgotten_publishers: Publishers that were forgotten, as they sent nothing for long.

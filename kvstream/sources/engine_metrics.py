@@ -7,6 +7,7 @@ Events and metrics count different things, so that only what must hold between t
 - blocks that events say were found are no more than the engine counts itself.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +25,25 @@ from kvstream.state.resumption import MarkerOf, no_marker
 from kvstream.stream import KVStream, consumers_of
 
 _EVERY_SECONDS = 15.0
+_WANTED = (
+    "vllm:cache_config_info",
+    "vllm:kv_cache_usage_perc",
+    "vllm:num_requests_running",
+    "vllm:prefix_cache_queries_total",
+    "vllm:prefix_cache_hits_total",
+    "vllm:request_success_total",
+    "sglang:page_size",
+    "sglang:kv_evictable_tokens",
+    "sglang:max_total_num_tokens",
+    "sglang:prompt_tokens_total",
+    "sglang:cached_tokens_total",
+    "sglang:num_requests_total",
+)
+_NAMES = "|".join(name.removesuffix("_total") for name in _WANTED)
+# A counter's type has its name without the suffix, and some of the exporters' samples do.
+_WANTED_LINE = re.compile(rf"^(?:# TYPE )?(?:{_NAMES})(?:_total)?[ \t{{][^\n]*", re.M)
+_MOST_WANTED = 2 * 1024 * 1024  # characters, with all labels of a thousand ranks
+_LONGEST_LINE = 4096
 _ENOUGH_BLOCKS = 1_000
 """Blocks that a comparison of counts rests on at least."""
 
@@ -72,16 +92,19 @@ class Difference(NamedTuple):
 def read_counts(text: str) -> dict[str, EngineCounts]:
     """Return what each rank says, by its number, from the text of ``/metrics`` of vLLM or SGLang.
 
+    Only lines of the metrics that are wanted are parsed, which are few: parsing takes seconds for 16 MiB of
+    others, and minutes for a line of that length.
+
     Raises:
         MissingExtraError: If ``kvstream[prometheus]`` is not installed.
-        ValueError: If the text is no exposition.
+        ValueError: If the text is no exposition, or more of it is wanted than an engine has.
     """
     try:
         from prometheus_client.parser import text_string_to_metric_families
     except ImportError:
         raise MissingExtraError("--engine-metrics", "prometheus") from None
     values: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(_wanted(text)):
         for sample in family.samples:
             name, labels = sample.name, sample.labels
             if not name.startswith(("vllm:", "sglang:")) or labels.get("tp_rank", "0") != "0":
@@ -98,6 +121,24 @@ def read_counts(text: str) -> dict[str, EngineCounts]:
         for name, value in shared.items():
             values[only].setdefault(name, value)
     return {rank: _counts(found) for rank, found in values.items()}
+
+
+def _wanted(text: str) -> str:
+    """Return the lines of the metrics that are wanted.
+
+    Raises:
+        ValueError: If one of them, or all together, are longer than an engine's.
+    """
+    lines, size = [], 0
+    for found in _WANTED_LINE.finditer(text):
+        length = found.end() - found.start() + 1
+        size += length
+        if length > _LONGEST_LINE:
+            raise ValueError(f"a line of {length:,} characters is longer than {_LONGEST_LINE:,}")
+        if size > _MOST_WANTED:
+            raise ValueError(f"there are more than {_MOST_WANTED:,} characters of the metrics that are read")
+        lines.append(found[0])
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _counts(found: dict[str, float]) -> EngineCounts:
@@ -200,6 +241,7 @@ class EngineMetrics:
         self._every_seconds = every_seconds
         self._connection = Connection()
         self._ranks: dict[str, _Rank] = {}
+        self._malformed = 0
 
     def statistics(self) -> list[InputStatistics]:
         """Return how far each rank's events are from its metrics."""
@@ -207,6 +249,8 @@ class EngineMetrics:
             "state": self._connection.state,
             "since": self._connection.since,
             "error": self._connection.error,
+            "malformed": self._malformed,
+            "refused": {"metrics": self._malformed} if self._malformed else {},
         }
         if not self._ranks:
             return [InputStatistics(input=self._url, **fields)]
@@ -242,6 +286,7 @@ class EngineMetrics:
             self._connection.become("not connected", str(error))
             return
         except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+            self._malformed += 1
             self._connection.become("error", f"what {self._url} answers is not understood: {error}")
             return
         if not ranks:

@@ -67,6 +67,39 @@ def test_what_names_no_rank_is_of_the_only_one(labelled, rank):
     assert read_counts(text) == {rank: EngineCounts(100, None, None, None, None, 64)}
 
 
+def test_metrics_that_are_not_wanted_are_not_read():
+    text = vllm(usage=0.5, queries=320)
+    others = 'vllm:e2e_request_latency_seconds_bucket{engine="0",le="1"} not a number\n# TYPE x y\n'
+    assert read_counts(others + text + others) == read_counts(text)
+    assert read_counts(others) == {}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        'vllm:prefix_cache_queries_total{engine="0",a="' + '\\"' * 8_000_000 + '"} 1\n',
+        'vllm:prefix_cache_queries_total{engine="0"} 1\n' * 360_000,
+        "# TYPE vllm:prefix_cache_queries counter\n" * 400_000,
+        "vllm:prefix_cache_queries_total" + "{" * 16_000_000,
+    ],
+)
+async def test_a_page_of_more_than_an_engine_has_is_refused_before_it_is_parsed(page, monkeypatch):
+    parsed = []
+    monkeypatch.setattr(
+        "prometheus_client.parser.text_string_to_metric_families", lambda text: parsed.append(len(text)) or []
+    )
+    with answering(lambda path: (200, page.encode())) as url, anyio.fail_after(DEADLINE):
+        metrics = EngineMetrics("vllm", url, lambda source: None, every_seconds=3600)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(metrics.deliver, None)
+            await until(lambda: metrics.statistics()[0].malformed)
+            tasks.cancel_scope.cancel()
+    [seen] = metrics.statistics()
+    assert (seen.state, seen.refused) == ("error", {"metrics": 1})
+    assert "is not understood" in seen.error
+    assert parsed == [0]  # when it was made
+
+
 def test_what_is_not_said_is_not_known():
     assert read_counts("up 1.0\n") == {}
     assert read_counts('vllm:kv_cache_usage_perc{engine="0"} 0.5\n') == {
