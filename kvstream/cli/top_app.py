@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kvstream.alerts.types import CacheAlert
 from kvstream.cli.render import summary_table
-from kvstream.cli.top_view import COLUMNS, clock, gone, graph, in_order, incidents, status
+from kvstream.cli.top_view import COLUMNS, clock, fitting, gone, graph, in_order, incidents, status
 from kvstream.errors import KVStreamError, MissingExtraError
 from kvstream.metrics.history import History
 from kvstream.reports.overview import CacheNow, Place, State
@@ -105,7 +105,8 @@ class TopApp(App[None]):
         self._place = _EVERYTHING
         self._paused = self._utc = self._reversed = False
         self._column = 0
-        self._rows: dict[str, list[Text]] = {}  # by key, in order
+        self._rows: dict[str, list[Text]] = {}  # by key, in order; cells of all columns
+        self._columns: dict[int, int] = {}  # that are shown, with their widths
         self._state: State | None = None
         self._history: History | None = None
         self._alerts: Sequence[CacheAlert] = ()
@@ -129,8 +130,6 @@ class TopApp(App[None]):
 
     def on_mount(self) -> None:
         """Begin to look."""
-        for number, column in enumerate(COLUMNS):
-            self._table().add_column(column.title, key=str(number), width=8 if number == 0 else None)
         self._table().focus()
         self.run_worker(self._look())
 
@@ -277,18 +276,23 @@ class TopApp(App[None]):
         }
         more = f"  {len(listed):,} of {len(caches):,}" if len(rows) < len(caches) else ""
         table.border_title = f"by {COLUMNS[self._column].title}{', reversed' * self._reversed}{more}"
-        if list(rows) != list(self._rows):
+        columns = fitting(list(rows.values()), table.size.width)
+        if list(rows) != list(self._rows) or columns != self._columns:
             chosen = list(self._rows)[table.cursor_row : table.cursor_row + 1]
-            table.clear()
+            table.clear(columns=columns != self._columns)
+            if columns != self._columns:
+                for number, width in columns.items():
+                    table.add_column(COLUMNS[number].title, key=str(number), width=width)
+            self._columns = columns
             for key, cells in rows.items():
-                table.add_row(*cells, key=key)
+                table.add_row(*(cells[number] for number in columns), key=key)
             if chosen and chosen[0] in rows:
                 table.move_cursor(row=list(rows).index(chosen[0]))
         else:
             for key, cells in rows.items():
-                for number, (cell, before) in enumerate(zip(cells, self._rows[key], strict=True)):
-                    if cell != before:
-                        table.update_cell(key, str(number), cell)
+                for number in columns:
+                    if cells[number] != self._rows[key][number]:
+                        table.update_cell(key, str(number), cells[number])
         self._rows = rows
 
     def _show_history(self, history: History, now: float) -> None:

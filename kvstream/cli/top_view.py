@@ -228,6 +228,32 @@ COLUMNS = (
 """Columns of the table of caches; rows are sorted by the first unless another is chosen."""
 
 
+_BY_IMPORTANCE = (0, 1, 2, 3, 7, 4, 6, 5)
+_PADDING = 2  # of a cell
+_INCIDENT = len(COLUMNS) - 1
+_INCIDENT_WIDTH = 18  # at least; longer ones are cut off where there is no room
+
+
+def fitting(rows: Sequence[Sequence[Text]], width: int) -> dict[int, int]:
+    """Return the columns that fit beside one another, the most important ones first taken, and their widths.
+
+    Args:
+        rows: Cells of all columns.
+        width: Characters in a line.
+    """
+    chosen: dict[int, int] = {}
+    for number in _BY_IMPORTANCE:
+        widest = max([len(COLUMNS[number].title), *(row[number].cell_len for row in rows)])
+        taken = min(widest, _INCIDENT_WIDTH) if number == _INCIDENT else widest
+        if width < taken + _PADDING and chosen:
+            break
+        width -= taken + _PADDING
+        chosen[number] = widest
+    if _INCIDENT in chosen and chosen[_INCIDENT] > _INCIDENT_WIDTH:
+        chosen[_INCIDENT] = min(chosen[_INCIDENT], _INCIDENT_WIDTH + width)
+    return dict(sorted(chosen.items()))
+
+
 def in_order(caches: Sequence[CacheNow], column: int, is_reversed: bool, words: str) -> list[CacheNow]:
     """Return the caches that fit a filter, sorted by a column; equal ones by severity, then by hit ratio."""
     fits = _matcher(words)

@@ -23,6 +23,7 @@ from tests.ports import answering, free_port
 from tests.serving import DEADLINE, alert, send_chat, served, tell
 
 MARKUP = "[red]vllm-1[/red]"
+FIRST = ["state", "cache", "hit ratio", "occupancy"]
 
 
 @pytest.fixture
@@ -67,6 +68,26 @@ async def test_it_shows_caches_figures_and_alerts(stream, size):
         assert "open incidents  " in text(app, "#incidents")
         assert "23,000 events" in " ".join(text(app, "#summary").split())
         assert "scale 0 to 1.00" in " ".join(text(app, "#hit-ratio").split())
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (160, [*FIRST, "premature", "evictions/s", "last event", "incident"]),
+        (80, [*FIRST, "incident"]),
+        (40, FIRST[:-1]),
+    ],
+)
+async def test_the_columns_that_fit_are_shown_the_most_important_ones_first(stream, width, shown):
+    app = TopApp(StreamWatch(stream), "test", every=3600)
+    async with stream, app.run_test(size=(width, 24)) as pilot:
+        await send_chat(stream, 20_000, source="vllm-prod-0")
+        table = app.query_one("#caches")
+        await until(pilot, app, lambda: len(rows(app)) == 1)
+        assert [str(column.label) for column in table.ordered_columns] == shown
+        assert table.virtual_size.width <= width
+        await pilot.resize_terminal(160, 24)
+        await until(pilot, app, lambda: len(table.ordered_columns) == 8)
 
 
 async def test_history_is_there_from_the_first_look_on(stream):
