@@ -160,9 +160,10 @@ def record_command(
             f"{counted.input}: {counted.batches:,} batches, {counted.lost_batches:,} lost, "
             f"{counted.replayed:,} replayed"
         )
+    kept = [path for path in writer.paths if os.path.lexists(path)] if writer.removed else writer.paths
     note(
         f"{events:,} events, {report.count:,} malformed pieces left out, {writer.size / 1e6:.1f} MB in "
-        f"{', '.join(writer.paths)}"
-        + (f"; {writer.removed:,} of the oldest removed" if writer.removed else "")
+        f"{', '.join(kept)}"
+        + (f"; {writer.removed:,} of the oldest files were removed" if writer.removed else "")
     )
     return 128 + stopped[0] if stopped else 0
