@@ -303,18 +303,28 @@ class LruStack:
         self.first = 0
         self.again = int(np.count_nonzero(again))
 
+    def _in_order(self, column):
+        """Return what a column by place holds of each key, the one accessed longest ago first."""
+        return column[self.first : self.next][self.is_last_array[self.first : self.next] != 0]
+
     def keys(self):
         """Return the keys, the one accessed longest ago first, int64."""
-        return self.key_array[self.is_last_array != 0]
+        return self._in_order(self.key_array)
 
     def keep(self, which):
         """Forget all of ``keys()`` but some, bool of the same shape."""
-        again = self.is_again_array[self.is_last_array != 0]
-        self._hold(self.keys()[which], again[which])
+        kept: cython.const[cython.uchar][::1] = memoryview(which.view(np.uint8))
+        row: cython.Py_ssize_t = 0
+        place: cython.longlong
+        for place in range(self.first, self.next):
+            if self.is_last[place]:
+                if not kept[row]:
+                    self._forget(place)
+                row += 1
 
     def save(self) -> dict:
         """Return ``keys()``, and whether each was accessed more than once, uint8."""
-        return {"keys": self.keys(), "again": self.is_again_array[self.is_last_array != 0]}
+        return {"keys": self.keys(), "again": self._in_order(self.is_again_array)}
 
     def restore(self, saved):
         """Go on from what was saved."""
@@ -333,7 +343,7 @@ class LruStack:
             other keys were accessed between two accesses of one, int64.
         """
         if self.next == len(self.key):
-            self.keep(np.ones(self.held, dtype=np.bool_))
+            self._hold(self.keys(), self._in_order(self.is_again_array))
         count: cython.Py_ssize_t = min(len(keys), len(self.key) - self.next)
         if self.index.used + count > self.index.limit:
             self.index.rebuild(count)
@@ -382,10 +392,17 @@ class LruStack:
         """Forget the key that was accessed longest ago."""
         while not self.is_last[self.first]:
             self.first += 1
-        self.index.remove(self.key[self.first])
-        self.is_last[self.first] = 0
-        self.tree.add(self.first, -1)
-        self.again -= self.is_again[self.first]
+        self._forget(self.first)
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _forget(self, place: cython.longlong) -> cython.void:
+        """Forget the key that was accessed last at a place."""
+        self.index.remove(self.key[place])
+        self.is_last[place] = 0
+        self.tree.add(place, -1)
+        self.again -= self.is_again[place]
         self.held -= 1
 
 

@@ -141,8 +141,9 @@ class MissRatioCurve:
             self._followed_now += taken
             threshold = self.threshold
             if self._stack.held > self.samples:
-                hashes = np.sort(mix(self._stack.keys()))
-                self._rescale(int(hashes[-math.ceil(self.samples * _LEFT_OUT_AT_ONCE)]))
+                hashes = mix(self._stack.keys())
+                left_out = math.ceil(self.samples * _LEFT_OUT_AT_ONCE)
+                self._rescale(int(np.partition(hashes, -left_out)[-left_out]))
             if self._followed_now == self._lookups:
                 self._followed_now = 0
                 self._rescale(max(1, self.threshold // 4))
