@@ -17,6 +17,8 @@ AT_ONCE = 16_384
 COUNTED = (*counts_of(CacheCounts), "lookups")
 """Names of what can be counted, by place in ``Columns.counts``; lookups are those of known content."""
 
+_SHOWN = tuple(map(COUNTED.index, ("allocations", "accesses", "unknown_births", "lookups")))
+
 
 @cython.final
 @cython.cclass
@@ -80,7 +82,8 @@ class Columns:
         """Add what was shown to what was seen before, but for the columns that make records of some kind.
 
         Args:
-            seen: Counts are added to its fields of the same names, and columns to its lists.
+            seen: Counts are added to the fields of its counts, some to its own as well, and columns to its
+                lists (``Observations``).
             attributed: Whether there are label sets.
             records: Whether records of evictions are made.
             counted: Whether intervals are counted already, and of no use but for records.
@@ -89,14 +92,19 @@ class Columns:
             The other columns that hold anything, by name: of ends of generations, of content that came and
             went, and of label sets.
         """
+        counts = seen.counts
         i: cython.Py_ssize_t
-        for i in range(len(self.counts)):
+        for i in range(len(self.counts) - 1):
+            if self.counts[i]:
+                name = COUNTED[i]
+                setattr(counts, name, getattr(counts, name) + self.counts[i])
+        for i in _SHOWN:
             if self.counts[i]:
                 name = COUNTED[i]
                 setattr(seen, name, getattr(seen, name) + self.counts[i])
         arrays: dict = self.arrays
         if self.ended_count:
-            seen.evictions += arrays["evictions"]
+            counts.evictions += arrays["evictions"]
         if self.gap_count and not counted:
             seen.reuse_gaps.append(arrays["reuse_gap"][: self.gap_count].copy())
         if self.first_count and not counted:

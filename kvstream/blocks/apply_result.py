@@ -183,10 +183,15 @@ def _label_sets_of(changes: ContentChanges) -> U16:
     return np.zeros(len(changes.content), np.uint16) if changes.label_sets is None else changes.label_sets
 
 
-class Observations(CacheCounts, eq=False):
+class Observations(msgspec.Struct, eq=False, kw_only=True):
     """What one ``BlockTable.apply`` saw: counts, and columns in lists: int64, intervals in ns.
 
     Attributes:
+        counts: What the events were counted in, which may hold the counts of events before them.
+        allocations: Allocations among these events, as all numbers here.
+        accesses: Hits on live blocks.
+        unknown_births: Blocks of unknown birth.
+        clears: Clears of the whole cache.
         reuse_gaps: Access to access, as all intervals unless they were counted at once.
         first_reuses: Allocation to first access.
         lifetimes: Allocation to eviction; not of unknown births.
@@ -202,6 +207,11 @@ class Observations(CacheCounts, eq=False):
         looked_up: Of these, the content that the miss-ratio curve follows, in order.
     """
 
+    counts: CacheCounts = field(default_factory=CacheCounts)
+    allocations: int = 0
+    accesses: int = 0
+    unknown_births: int = 0
+    clears: int = 0
     reuse_gaps: list[I64] = field(default_factory=list)
     first_reuses: list[I64] = field(default_factory=list)
     lifetimes: list[I64] = field(default_factory=list)

@@ -15,6 +15,7 @@ from kvstream.blocks.apply_result import ContentChanges, EvictionBatch, Labelled
 from kvstream.blocks.attribution import LabelSets
 from kvstream.blocks.heat_map import BlockMap, block_map
 from kvstream.blocks.state import BlockMetricsState, HotBlock
+from kvstream.events.counters import CacheCounts
 from kvstream.events.frame import I64, U16, EventFrame, as_int64, plain_column
 from kvstream.events.types import BIRTH_UNKNOWN, MOST_SLOTS, Op
 
@@ -81,7 +82,9 @@ class BlockTable:
         """Return how many blocks there is memory for."""
         return len(self._table.rows_array)
 
-    def apply(self, frame: EventFrame, counter: IntervalCounter | None = None) -> Observations:
+    def apply(
+        self, frame: EventFrame, counter: IntervalCounter | None = None, counts: CacheCounts | None = None
+    ) -> Observations:
         """Apply the events in order and return what there was to see.
 
         Unknown blocks, repeated allocations and times that go backwards are counted, never raised.
@@ -90,8 +93,9 @@ class BlockTable:
         Args:
             frame: The events.
             counter: Counts the intervals as long as nothing has labels, instead of showing them.
+            counts: What the events are counted in; by default in counts of their own.
         """
-        seen = Observations()
+        seen = Observations() if counts is None else Observations(counts=counts)
         if not len(frame):
             return seen
         self._table.begin(
@@ -118,6 +122,7 @@ class BlockTable:
                 others = frame.ops[at:] != Op.CLEAR
                 clears = int(others.argmax()) if others.any() else len(others)
                 seen.clears += clears
+                seen.counts.clears += clears
                 at += clears
             if at == end:
                 return seen
@@ -207,7 +212,7 @@ class BlockTable:
         if self.label_sets is not None and self.label_sets.known:
             ended = self._attribution(self._table.live_slots())
             seen.labelled.append(LabelledEvents(ended=ended, ended_ts=np.full(len(ended), ts), cleared=True))
-        seen.cleared += self.live_count
+        seen.counts.cleared += self.live_count
         self._table.clear()
 
     def save(self) -> dict[str, Any]:

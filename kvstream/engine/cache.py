@@ -176,23 +176,25 @@ class CacheMonitor:
             window.lost += lost
             window.restarts += self._restarts_unseen
             lost = self._restarts_unseen = 0
-            seen = self.table.apply(part, self._intervals.counter(window.measurements))
-            if seen.unknown_births or seen.unknown_evictions:
+            counts = window.measurements
+            seen = self.table.apply(part, self._intervals.counter(counts), counts)
+            if counts.unknown_births or counts.unknown_evictions:
                 self.is_whole = False
-            self._stores_seen = self._stores_seen or seen.stores > 0
+            self._stores_seen = self._stores_seen or counts.stores > 0
             self.working_set.add(index, seen.used)
+            lookups = seen.accesses + seen.allocations
             if tokens:
-                seen.sized_lookups = seen.accesses + seen.allocations
-                seen.hit_tokens, seen.lookup_tokens = seen.accesses * tokens, seen.sized_lookups * tokens
-            window.measurements.add_counts(seen)
+                counts.sized_lookups += lookups
+                counts.hit_tokens += seen.accesses * tokens
+                counts.lookup_tokens += lookups * tokens
             if seen.labelled:
-                self._intervals.observe(seen, window.measurements)
+                self._intervals.observe(seen, counts)
                 self._usage.observe(seen)
             if seen.changes:
                 self._follow(seen.changes, part if seen.unknown_births else None)
             if seen.lookups:
                 self._keep_lookups(seen.lookups, joined(seen.looked_up))
-            self._curve.observe(seen.accesses, seen.accesses + seen.allocations)
+            self._curve.observe(seen.accesses, lookups)
             window.live = self.table.live_count
             evicted.extend(seen.evicted)
             self.last_ts = int(part.ts[-1])
@@ -283,16 +285,13 @@ class CacheMonitor:
         """End every generation, as the source has lost its cache."""
         self._restarts_unseen += 1
         self._settle()
-        seen = Observations()
+        seen = Observations(counts=self._before if self.ring.open is None else self.ring.open.measurements)
         self.table.clear(seen, self.last_ts)
         self._usage.observe(seen)
         self.premature.clear()
         self.settled_sample().clear(self.last_ts)
         if self.ring.open is not None:
-            self.ring.open.measurements.add_counts(seen)
             self.ring.open.live = 0
-        else:
-            self._before.cleared += seen.cleared
 
     def finish(self) -> list[CacheAlert]:
         """Close the open window."""

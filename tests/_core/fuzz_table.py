@@ -191,10 +191,10 @@ class Fuzz:
         label_sets = self.table.label_sets
         assert not wrong or (wrong == "label" and (label_sets is None or not label_sets.known))
         self.applied += n
-        self.replacements += seen.replacements
-        self.evictions += seen.evictions
+        self.replacements += seen.counts.replacements
+        self.evictions += seen.counts.evictions
         for name in self.counts:
-            self.counts[name] += getattr(seen, name)
+            self.counts[name] += getattr(seen.counts, name)
         self.check_accounts()
         held = self.table.holds(frame.blocks)
         if self.twins:

@@ -45,8 +45,8 @@ def in_seconds(ns):
 
 def assert_same(seen: list[Observations], table: BlockTable, plain: ReferenceTable):
     for name in COUNTS:
-        assert sum(getattr(s, name) for s in seen) == getattr(plain, name), name
-    by_reason = sum((s.evictions for s in seen), np.zeros(len(REASONS), np.int64))
+        assert sum(getattr(s.counts, name) for s in seen) == getattr(plain, name), name
+    by_reason = sum((s.counts.evictions for s in seen), np.zeros(len(REASONS), np.int64))
     assert dict(zip(REASONS, by_reason.tolist(), strict=True)) == plain.evictions
     for name in ("reuse_gaps", "first_reuses"):
         found = np.concatenate([joined(getattr(s, name)) for s in seen]) if seen else np.empty(0)
@@ -65,9 +65,9 @@ def assert_same(seen: list[Observations], table: BlockTable, plain: ReferenceTab
     idles = [x for s in seen for x in joined(s.idles).tolist()]
     assert sorted(idles) == sorted(e.idle for e in plain.evicted if e.idle is not None)
     accesses = [e.count for e in plain.evicted if e.lifetime is not None]
-    assert sum(s.never_accessed for s in seen) == accesses.count(0)
-    assert sum(s.accessed_once for s in seen) == accesses.count(1)
-    assert sum(s.access_total for s in seen) == sum(accesses)
+    assert sum(s.counts.never_accessed for s in seen) == accesses.count(0)
+    assert sum(s.counts.accessed_once for s in seen) == accesses.count(1)
+    assert sum(s.counts.access_total for s in seen) == sum(accesses)
     live = {b.block_id: (b.birth_ns, b.access_count, b.access_times_ns) for b in table.live_blocks()}
     assert live == {k: (g.birth, g.count, g.times) for k, g in plain.live.items()}
     assert table.live_count == len(plain.live)
@@ -112,7 +112,7 @@ def test_a_frame_of_a_million_clears_does_not_sweep_the_table_each_time():
     n = 1_000_000
     clears = EventFrame(np.full(n, 3, np.uint8), np.zeros(n, np.int64), np.arange(n))
     seen = table.apply(clears)
-    assert (seen.clears, seen.cleared, table.live_count) == (n, 100_000, 0)
+    assert (seen.clears, seen.counts.cleared, table.live_count) == (n, 100_000, 0)
 
 
 @pytest.mark.parametrize("factor", [1, 2**40 + 1])
@@ -124,10 +124,12 @@ def test_a_clear_looks_at_no_more_slots_than_were_used_since_the_last(factor, la
     )
     ids = np.arange(100_000) * factor
     table.apply(EventFrame(np.zeros(100_000, np.uint8), ids, np.ones(100_000, np.int64), **labelled))
-    cleared = table.apply(frame([(3, 0, 2, "")])).cleared
+    cleared = table.apply(frame([(3, 0, 2, "")])).counts.cleared
     for i in range(50):
         events = [(0, (99_000 - block) * factor, 3 + i, "") for block in range(i % 5 + 1)]
-        cleared += table.apply(frame([*events, (2, 99_000 * factor, 3 + i, ""), (3, 0, 4 + i, "")])).cleared
+        cleared += table.apply(
+            frame([*events, (2, 99_000 * factor, 3 + i, ""), (3, 0, 4 + i, "")])
+        ).counts.cleared
     assert cleared == 100_000 + sum(i % 5 for i in range(50))
     assert table.live_blocks() == []
 

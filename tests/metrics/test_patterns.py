@@ -19,7 +19,7 @@ def measured(accesses_per_block, survivors=0):
         ts += 1000
         events.append((2, block, ts, "capacity"))
     seen = Measurements.empty(4)
-    seen.add_counts(BlockTable("s", "gpu").apply(frame(events), Intervals(4).counter(seen)))
+    BlockTable("s", "gpu").apply(frame(events), Intervals(4).counter(seen), seen)
     return seen
 
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstream._core.buckets import window_runs
-from kvstream.blocks.apply_result import Observations
+from kvstream.events.counters import CacheCounts
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.window import LATE_WINDOWS, WindowRing
 
@@ -25,7 +25,7 @@ def test_every_event_counts_in_the_window_where_the_stream_stands(frames):
             expected[at] = expected.get(at, 0) + 1
         for index, part in ring.cut(frame(times)):
             window, _ = ring.enter(index)
-            window.measurements.add_counts(Observations(allocations=len(part)))
+            window.measurements.add_counts(CacheCounts(allocations=len(part)))
     ring.close()
     found = {w.index: w.measurements.allocations for w in ring.closed()}
     assert found == expected
@@ -61,7 +61,7 @@ def test_of_older_windows_the_counts_stay():
         for i in range(50):
             window, _ = ring.enter(i)
             window.live, window.lost = i, i % 3
-            window.measurements.add_counts(Observations(allocations=i, accesses=2 * i, never_accessed=i // 2))
+            window.measurements.add_counts(CacheCounts(allocations=i, accesses=2 * i, never_accessed=i // 2))
             window.measurements.lifetime.record(np.arange(i))
     assert thin.newest(100).tolist() == whole.newest(100).tolist()
     assert thin.newest(100)["index"].tolist() == list(range(29, 49))
@@ -77,7 +77,7 @@ def test_events_that_were_on_their_way_while_time_went_on_are_not_late():
     def take(times):
         for index, part in ring.cut(frame(times)):
             window, _ = ring.enter(index)
-            window.measurements.add_counts(Observations(allocations=len(part)))
+            window.measurements.add_counts(CacheCounts(allocations=len(part)))
 
     take([1000])
     assert ring.advance(140).index == 100
@@ -91,7 +91,7 @@ def test_events_that_were_on_their_way_while_time_went_on_are_not_late():
 
 def test_a_step_back_is_seen_after_time_went_on_without_events():
     ring = WindowRing(window_ns=10, keep=100, scale=4)
-    ring.enter(100)[0].measurements.add_counts(Observations(allocations=1))
+    ring.enter(100)[0].measurements.add_counts(CacheCounts(allocations=1))
     ring.advance(150)
     for index, _ in ring.cut(frame([800])):
         ring.enter(index)
