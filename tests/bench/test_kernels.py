@@ -31,8 +31,9 @@ def test_table_applies_a_frame(benchmark, blocks, content):
         return (table, events), {}
 
     seen = benchmark.pedantic(BlockTable.apply, setup=filled, rounds=20)
-    assert seen.unknown_accesses == seen.unknown_evictions == seen.replacements == 0
-    assert seen.accesses + seen.allocations + seen.evictions.sum() == EVENTS
+    counts = seen.counts
+    assert counts.unknown_accesses == counts.unknown_evictions == counts.replacements == 0
+    assert counts.accesses + counts.allocations + counts.evictions.sum() == EVENTS
 
 
 @pytest.mark.parametrize("frame_events", [64, 4_096])
