@@ -94,7 +94,7 @@ class Columns:
         """
         counts = seen.counts
         i: cython.Py_ssize_t
-        for i in range(len(self.counts) - 1):
+        for i in range(len(self.counts) - 1):  # the last, lookups, are only shown
             if self.counts[i]:
                 name = COUNTED[i]
                 setattr(counts, name, getattr(counts, name) + self.counts[i])

@@ -83,7 +83,7 @@ class ProducerSet:
         self._config, self._clock = config, clock
         self._queue_of, self._require_open = queue_of, require_open
         self.frames = SentFrames()
-        self._queues: dict[str, FrameQueue] = {}  # by source of ready frames, whose name was checked
+        self._queues: dict[str, FrameQueue] = {}  # by checked name of a source of ready frames
         # Order of locks: this one, then a producer's, then a queue's. Recording takes only the last two.
         self._lock = threading.Lock()
         self._known: WeakValueDictionary[tuple[str, str, str], Producer] = WeakValueDictionary()

@@ -14,7 +14,7 @@ from tests.waiting import DEADLINE
 
 @pytest.fixture
 def written(broker):
-    """A fleet of whose frames one partition has records, of which the workers have committed some."""
+    """A fleet with records in one partition of its frames; the workers have committed some of them."""
     address = KafkaAddress.parse(broker.url())
     producer = ck.Producer({"bootstrap.servers": address.brokers, "log_level": 0})
     for _ in range(3):
