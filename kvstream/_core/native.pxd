@@ -8,6 +8,7 @@ cdef enum:
     COUNT = 1
     TIMES = 2
     LINE = 8
+    AHEAD = 32
 
 cdef enum:
     NOT_LIVE = -1

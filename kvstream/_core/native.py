@@ -4,6 +4,7 @@ from kvstream.events.types import Op
 
 BIRTH, COUNT, TIMES = 0, 1, 2  # columns of a row of the block table: birth, access count, first of the times
 LINE = 8  # 64-bit integers in a line of memory
+AHEAD = 32  # events that are applied while memory answers; a power of two
 
 NOT_LIVE = -1
 """Access count of a slot that holds no block."""

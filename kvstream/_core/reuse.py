@@ -139,7 +139,8 @@ class PrematureEvictions:
         self.key_array = np.zeros(places, dtype=np.int64)
         self.ts_array = np.full(places, _NEVER, dtype=np.int64)
         self.index = Index(0.375)
-        self.key = self.index.keys = memoryview(self.key_array)
+        self.index.hold(self.key_array)
+        self.key = memoryview(self.key_array)
         self.ts = memoryview(self.ts_array)
 
     def _see_to_room(self, more: int):
@@ -210,7 +211,7 @@ class PrematureEvictions:
     ) -> cython.bint:
         """Take in a key that came; return whether it is a return, and write which one."""
         place: cython.longlong = self.index.find(key)
-        evicted: cython.longlong = self.index.places[place]
+        evicted: cython.longlong = self.index.slot_at(place)
         if evicted < 0:
             return False
         self.index.places[place] = REMOVED
@@ -240,7 +241,7 @@ class PrematureEvictions:
             self.index.remove(self.key[at])
             self.tree.add(at, -1)
         place: cython.longlong = self.index.find(key)
-        before: cython.longlong = self.index.places[place]
+        before: cython.longlong = self.index.slot_at(place)
         if before >= 0:  # evicted anew
             self.ts[before] = _NEVER
             self.tree.add(before, -1)
@@ -297,7 +298,7 @@ class LruStack:
         self.is_again = memoryview(self.is_again_array)
         self.tree = FenwickTree(self.is_last_array)
         self.index = Index(0.375)
-        self.index.keys = self.key
+        self.index.hold(self.key_array)
         self.index.insert(np.arange(held), 0)
         self.next = self.held = held
         self.first = 0
@@ -366,7 +367,7 @@ class LruStack:
     def _access_one(self, key: cython.longlong, furthest: cython.longlong) -> cython.longlong:
         """Take in an access; return how many other keys came since the last of the same, -1 if none."""
         place: cython.longlong = self.index.find(key)
-        before: cython.longlong = self.index.places[place]
+        before: cython.longlong = self.index.slot_at(place)
         at: cython.longlong = self.next
         distance: cython.longlong = -1
         if before >= 0:
@@ -447,7 +448,8 @@ class PrefixCache:
 
     def _widen(self, block, neighbours):
         """Keep rows, given with those before and after them by last use."""
-        self.block = self.index.keys = memoryview(block)
+        self.block = memoryview(block)
+        self.index.hold(block)
         self.older, self.newer = memoryview(neighbours[0]), memoryview(neighbours[1])
 
     def _see_to_room(self, more: cython.longlong):
@@ -504,7 +506,7 @@ class PrefixCache:
         """Serve the request of some of the wanted blocks."""
         place: cython.Py_ssize_t = start
         while place < end:
-            row: cython.int = self.index.places[self.index.find(self.wanted[place])]
+            row: cython.int = self.index.slot_at(self.index.find(self.wanted[place]))
             if row < 0:
                 break
             self._use(row)  # so that none of them is given up for the others
@@ -530,7 +532,7 @@ class PrefixCache:
     def _allocate(self, block: cython.longlong, given_up: cython.int) -> cython.int:
         """Hold a block, where there is no other room in the row that is given up; return its row."""
         place: cython.longlong = self.index.find(block)
-        row: cython.int = self.index.places[place]
+        row: cython.int = self.index.slot_at(place)
         if row < 0:
             if self.held < self.capacity:
                 self.held += 1

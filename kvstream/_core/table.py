@@ -24,6 +24,7 @@ if cython.compiled:  # pragma: no cover
         ACCESS_TOTAL,
         ACCESSED_ONCE,
         ACCESSES,
+        AHEAD,
         ALLOC,
         ALLOCATIONS,
         BIRTH,
@@ -65,6 +66,7 @@ else:
         ACCESS_TOTAL,
         ACCESSED_ONCE,
         ACCESSES,
+        AHEAD,
         ALLOC,
         ALLOCATIONS,
         BIRTH,
@@ -106,6 +108,7 @@ _SMALLEST = 64  # slots of an empty table
 _DIRECT_ALWAYS, _DIRECT_SPREAD = 65_536, 4  # most slots of a slot stream: in all, or for each live block
 _BEGUN_SHARE = 4
 _SMALLEST_BITS = 4
+_PLACE_MASK = cython.declare(cython.longlong, 2**31 - 1)  # of the bits of a place in the index that holds a key
 _LOAD = 0.5  # of the index of ids: fuller, each id takes more tries, and each try a line of memory
 _FACTOR = int.from_bytes(os.urandom(8), "little") | 1
 # ^ Multiply-shift hashing with a factor that nobody outside of this process knows, so that nobody can choose
@@ -116,7 +119,6 @@ _BIRTH_UNKNOWN = cython.declare(cython.longlong, BIRTH_UNKNOWN)
 _REASONS = cython.declare(cython.int, len(REASONS))
 _OTHER = cython.declare(cython.int, int(OTHER))
 _REPLACED = cython.declare(cython.int, int(REPLACED))
-_AHEAD = cython.declare(cython.int, 32)  # events that are applied while memory answers
 _MOST_SLOTS = cython.declare(cython.longlong, MOST_SLOTS)
 
 
@@ -255,13 +257,17 @@ def _count_distinct(
 class Index:
     """Where each 64-bit key is kept: open addressing with triangular probing.
 
-    Memory is 4 bytes a place. Places are doubled, and removed keys swept out, where more of them are used
-    than ``load``; the emptier they are, the fewer tries a key takes.
+    Memory is 4 bytes a place: the slot of a key, and above it as much of the key's hash as there is room for,
+    by which nearly every other key is known without being looked at, which would take a line of memory.
+    Places are doubled, and removed keys swept out, where more of them are used than ``load``; the emptier
+    they are, the fewer tries a key takes.
     """
 
     def __init__(self, load: float):
         self.load = load
         self.factor = _FACTOR
+        self.slot_mask = 0
+        self.tag_mask = _PLACE_MASK
         self._make(_SMALLEST_BITS)
 
     def _make(self, bits: cython.int):
@@ -271,48 +277,92 @@ class Index:
         self.used = 0
         self.places = memoryview(np.full(1 << bits, -1, dtype=np.int32))
 
+    def hold(self, keys):
+        """Take the column of the keys by slot, int64; slots that are kept have their keys in it."""
+        self.keys = memoryview(keys)
+        if len(keys) > self.slot_mask + 1:
+            self._rebuild(0, (1 << (len(keys) - 1).bit_length()) - 1)
+
     def rebuild(self, more: cython.longlong):
         """Sweep out removed keys, and make room for ``more`` keys."""
-        before: cython.int[::1] = self.places
-        held: cython.longlong = 0
-        i: cython.Py_ssize_t
-        for i in range(len(before)):
-            if before[i] >= 0:
-                held += 1
-        self._make(max(_SMALLEST_BITS, math.ceil(math.log2(max(1, held + more) * 1.5 / self.load))))
-        for i in range(len(before)):
-            if before[i] >= 0:
-                self._insert(before[i])
+        self._rebuild(more, self.slot_mask)
+
+    def _rebuild(self, more: cython.longlong, slot_mask: cython.longlong):
+        held = self.slots()
+        self.slot_mask = slot_mask
+        self.tag_mask = _PLACE_MASK & ~slot_mask
+        places = max(1, len(held) + more) * 1.5 / self.load
+        self._make(max(_SMALLEST_BITS, math.ceil(math.log2(places))))
+        self._insert(held)
+
+    def slots(self):
+        """Return the slots that are kept, int32, in no order."""
+        kept = np.asarray(self.places)
+        return kept[kept >= 0] & np.int32(self.slot_mask)
 
     def _home(self, key: cython.longlong) -> cython.longlong:
         """Return the place where a key is if no other is there."""
         full: cython.ulonglong = 0xFFFF_FFFF_FFFF_FFFF
         return ((((key & full) * self.factor) & full) >> self.shift) & self.mask
 
+    def _tag(self, key: cython.longlong) -> cython.longlong:
+        """Return the part of a key's hash that is kept above its slot."""
+        full: cython.ulonglong = 0xFFFF_FFFF_FFFF_FFFF
+        return ((key & full) * self.factor) & self.tag_mask
+
+    def slot_at(self, place: cython.longlong) -> cython.longlong:
+        """Return the slot that is kept at a place; a negative number if none."""
+        kept: cython.longlong = self.places[place]
+        return kept & self.slot_mask if kept >= 0 else kept
+
     def find(self, key: cython.longlong) -> cython.longlong:
         """Return the place of a key, or one at which it can be put if it is not there."""
         place: cython.longlong = self._home(key)
+        tag: cython.longlong = self._tag(key)
         step: cython.longlong = 0
         free: cython.longlong = -1
-        slot: cython.int = self.places[place]
-        while slot != EMPTY:
-            if slot >= 0:
-                if self.keys[slot] == key:
+        kept: cython.longlong = self.places[place]
+        while kept != EMPTY:
+            if kept >= 0:
+                if kept ^ tag <= self.slot_mask and self.keys[kept & self.slot_mask] == key:
                     return place
             elif free < 0:
                 free = place
             step += 1
             place = (place + step) & self.mask
-            slot = self.places[place]
+            kept = self.places[place]
         return free if free >= 0 else place
 
+    def likely_place(self, key: cython.longlong) -> cython.longlong:
+        """Return the place of a key, seldom that of another, or an empty one, without looking at any key."""
+        place: cython.longlong = self._home(key)
+        tag: cython.longlong = self._tag(key)
+        step: cython.longlong = 0
+        kept: cython.longlong = self.places[place]
+        while kept != EMPTY and (kept < 0 or kept ^ tag > self.slot_mask):
+            step += 1
+            place = (place + step) & self.mask
+            kept = self.places[place]
+        return place
+
     def insert(self, slots, more: cython.longlong):
-        """Keep slots, int64 (n,), with keys that are not there yet, and room for ``more`` keys."""
+        """Keep slots, int (n,), with keys that are not there yet, and room for ``more`` keys."""
         self.rebuild(len(slots) + more)
-        slot: cython.const[cython.longlong][:] = memoryview(slots)
+        self._insert(slots.astype(np.int32))
+
+    def _insert(self, slots):
+        """Keep slots, int32 (n,), with keys that are not there yet, for which there is room."""
+        slot: cython.const[cython.int][::1] = memoryview(slots)
+        key: cython.longlong
         i: cython.Py_ssize_t
         for i in range(len(slot)):
-            self._insert(slot[i])
+            if cython.compiled:  # pragma: no cover
+                if i + 2 * AHEAD < len(slot):
+                    prefetch(cython.address(self.keys[slot[i + 2 * AHEAD]]))
+                if i + AHEAD < len(slot):
+                    self.load_ahead(self.keys[slot[i + AHEAD]])
+            key = self.keys[slot[i]]
+            self.put(self.find(key), slot[i])
 
     def probes(self, key: cython.longlong) -> int:
         """Return how many places are looked at to find a key."""
@@ -325,18 +375,14 @@ class Index:
         return step + 1
 
     def put(self, place: cython.longlong, slot: cython.longlong) -> cython.void:
-        """Keep a slot at a place that ``find`` gave for its key."""
+        """Keep a slot, in whose key it is, at a place that ``find`` gave for the key."""
         if self.places[place] == EMPTY:
             self.used += 1
-        self.places[place] = slot
+        self.places[place] = self._tag(self.keys[slot]) | slot
 
     def remove(self, key: cython.longlong) -> cython.void:
         """Take out a key that is there."""
         self.places[self.find(key)] = REMOVED
-
-    def _insert(self, slot: cython.longlong) -> cython.void:
-        """Keep a slot; its key is not there yet."""
-        self.put(self.find(self.keys[slot]), slot)
 
     def load_ahead(self, key: cython.longlong) -> cython.void:
         """Begin to load the place of a key into the processor's cache."""
@@ -396,6 +442,7 @@ class Table:
     copies: cython.uint[:]  # of the block in each slot, beside the first
     has_copies: cython.bint
     busy: cython.bint
+    likely_places: cython.longlong[::1]  # in the index, of the blocks of the next events
     # Of the frame that is applied.
     ops: cython.const[cython.uchar][::1]
     blocks: cython.const[cython.longlong][::1]
@@ -425,6 +472,7 @@ class Table:
         self.live_count = 0
         self.by_hash = self.has_keys = self.is_attributed = self.has_copies = self.busy = False
         self.index = Index(_LOAD)
+        self.likely_places = memoryview(np.empty(AHEAD, dtype=np.int64))
         self.free_count = self.next = self.begun_count = 0
         self.slots = 0
         nothing = np.empty(0, dtype=np.int64)
@@ -466,7 +514,8 @@ class Table:
         rows = self.whole_rows
         if self.by_hash:
             self.ids_array = rows[:, self.id_column]
-            self.ids = self.index.keys = memoryview(self.ids_array)
+            self.ids = memoryview(self.ids_array)
+            self.index.hold(self.ids_array)
         elif self.has_keys:
             self.keys_array = rows[:, self.id_column]
             self.key_of = memoryview(self.keys_array)
@@ -578,7 +627,7 @@ class Table:
         self.live_count = self.begun_count = 0
         if self.by_hash:
             self.index = Index(_LOAD)
-            self.index.keys = self.ids
+            self.index.hold(self.ids_array)
             self.free_count = self.next = 0
 
     def restore(self, by_hash: bool, slots: int, blocks, rows, keys, attribution, copies):
@@ -741,10 +790,11 @@ class Table:
     def _run(self, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.Py_ssize_t:
         """Apply events up to a clear, or to one for whose block there is no room; return which."""
         event: cython.Py_ssize_t
-        for event in range(start, end):
-            self._load_ahead(event, end)
-            if not self._apply_one(event):
+        for event in range(start - AHEAD, end):
+            if event >= start and not self._apply_one(event):
                 return event
+            if event + AHEAD < end:
+                self._look_ahead(event + AHEAD, end)
         return end
 
     @cython.cfunc
@@ -761,8 +811,8 @@ class Table:
         place: cython.longlong = -1
         slot: cython.longlong
         if self.by_hash:
-            place = self.index.find(block)
-            slot = self.index.places[place]
+            place = self._find(event, block)
+            slot = self.index.slot_at(place)
         else:
             slot = block if 0 <= block < self.slots else -1
         is_live: cython.bint = self._is_live(slot)
@@ -826,7 +876,7 @@ class Table:
     def _slot(self, block: cython.longlong) -> cython.longlong:
         """Return the slot that a block has, whether it is live or not; a negative number if none."""
         if self.by_hash:
-            return self.index.places[self.index.find(block)]
+            return self.index.slot_at(self.index.find(block))
         return block if 0 <= block < self.slots else -1
 
     @cython.cfunc
@@ -1202,31 +1252,39 @@ class Table:
     @cython.inline
     @cython.nogil
     @cython.exceptval(check=False)
-    def _load_ahead(self, event: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.void:
-        """Begin to load what later events need, so that memory answers while others are applied."""
+    def _look_ahead(self, event: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.void:
+        """Find the row of an event and begin to load it, so that memory answers while others are applied."""
         if cython.compiled:  # pragma: no cover
-            later: cython.Py_ssize_t = event + _AHEAD
-            if later >= end:
-                return
-            if later % LINE == 0:
+            if event % LINE == 0:
                 # Where few events are allocations, the processor does not foresee that these are read.
                 if self.given_keys:
-                    prefetch(cython.address(self.keys[later]))
+                    prefetch(cython.address(self.keys[event]))
                 if self.given_labels:
-                    prefetch(cython.address(self.labels[later]))
-            slot: cython.longlong = self.blocks[later]
+                    prefetch(cython.address(self.labels[event]))
+            slot: cython.longlong = self.blocks[event]
             if self.by_hash:
-                if later + _AHEAD < end:
-                    self.index.load_ahead(self.blocks[later + _AHEAD])
-                place: cython.longlong = self.index._home(slot)
-                slot = self.index.places[place]
-                # The next try, too: one in six needs it. Without a branch, which would not be foreseen.
-                further: cython.longlong = self.index.places[(place + 1) & self.index.mask]
-                prefetch(cython.address(self.rows[further if further > 0 else 0, 0]))
+                if event + AHEAD < end:
+                    self.index.load_ahead(self.blocks[event + AHEAD])
+                place: cython.longlong = self.index.likely_place(slot)
+                self.likely_places[event & (AHEAD - 1)] = place
+                slot = self.index.slot_at(place)
             if 0 <= slot < self.slots:
                 prefetch(cython.address(self.rows[slot, 0]))
                 if self.id_column >= LINE:
                     prefetch(cython.address(self.rows[slot, self.id_column]))
+
+    @cython.cfunc
+    @cython.inline
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _find(self, event: cython.Py_ssize_t, block: cython.longlong) -> cython.longlong:
+        """Return the place of an event's block in the index, or one at which it can be put."""
+        if cython.compiled:  # pragma: no cover
+            place: cython.longlong = self.likely_places[event & (AHEAD - 1)]
+            slot: cython.longlong = self.index.slot_at(place)
+            if slot >= 0 and self.ids[slot] == block:
+                return place
+        return self.index.find(block)
 
 
 def zeroed_rows(count: int, width: int):
