@@ -30,15 +30,15 @@ def total_measurements(caches: Iterable[CacheMonitor]) -> Measurements:
 
 
 class Gathering:
-    """A summary in the making, tier by tier, as many of them take their time.
+    """A summary in the making, cache by cache, as many of them take their time.
 
     Args:
         config: What is measured.
-        tiers: What is to be summarized.
+        caches: What is to be summarized.
     """
 
-    def __init__(self, config: MetricsConfig, tiers: Sequence[CacheMonitor]) -> None:
-        self._config, self._tiers = config, tiers
+    def __init__(self, config: MetricsConfig, caches: Sequence[CacheMonitor]) -> None:
+        self._config, self._caches = config, caches
         self._known, self._unknown = Measurements.empty(), Measurements.empty()  # by whether hits are known
         self._recent_known, self._recent_unknown = Measurements.empty(), Measurements.empty()
         self._hits_are_known = self._contents_are_known = False
@@ -46,28 +46,30 @@ class Gathering:
         self._by_source: dict[str, CacheCounts] = {}
         self._working_sets: list[WorkingSet] = []
         self._usage = UsageByLabel()
-        self._contents = ContentGathering(tiers)
-        self._newest = max((m.ring.latest for m in tiers if m.ring.latest is not None), default=None)
+        self._contents = ContentGathering(caches)
+        self._newest = max(
+            (cache.ring.latest for cache in caches if cache.ring.latest is not None), default=None
+        )
         self._span = 0
         if self._newest is not None:
-            oldest = min(m.ring.oldest for m in tiers if m.ring.oldest is not None)
+            oldest = min(cache.ring.oldest for cache in caches if cache.ring.oldest is not None)
             self._span = min(config.recent_windows, self._newest - oldest + 1)
 
-    def add(self, tier: CacheMonitor) -> None:
-        """Take in what one of the tiers has seen."""
-        self._hits_are_known |= tier.hits_are_known
-        self._contents_are_known |= tier.premature_is_known
-        seen = tier.measurements()
-        (self._known if tier.hits_are_known else self._unknown).merge(seen)
-        self._followed += seen.total_evictions if tier.premature_is_known else 0
+    def add(self, cache: CacheMonitor) -> None:
+        """Take in what one of the caches has seen."""
+        self._hits_are_known |= cache.hits_are_known
+        self._contents_are_known |= cache.premature_is_known
+        seen = cache.measurements()
+        (self._known if cache.hits_are_known else self._unknown).merge(seen)
+        self._followed += seen.total_evictions if cache.premature_is_known else 0
         if self._span:
-            recent = tier.recent(self._span, self._newest)
-            (self._recent_known if tier.hits_are_known else self._recent_unknown).merge(recent)
-            self._recent_followed += recent.total_evictions if tier.premature_is_known else 0
-        self._by_source.setdefault(tier.source, CacheCounts()).add_counts(seen)
-        self._working_sets.append(tier.working_set.recent(self._newest))
-        self._usage.add(tier.usage())
-        self._contents.add(tier)
+            recent = cache.recent(self._span, self._newest)
+            (self._recent_known if cache.hits_are_known else self._recent_unknown).merge(recent)
+            self._recent_followed += recent.total_evictions if cache.premature_is_known else 0
+        self._by_source.setdefault(cache.source, CacheCounts()).add_counts(seen)
+        self._working_sets.append(cache.working_set.recent(self._newest))
+        self._usage.add(cache.usage())
+        self._contents.add(cache)
 
     def add_forgotten(self, forgotten: ForgottenSources) -> None:
         """Take in what forgotten sources had seen since the start."""
@@ -81,9 +83,9 @@ class Gathering:
     def summary(
         self, source: str | None, tier: str | None, accounts: Accounts, final: bool
     ) -> CacheMetricsSummary:
-        """Return the summary, once every tier was taken in."""
-        config, tiers = self._config, self._tiers
-        alone = tiers[0] if len(tiers) == 1 else None
+        """Return the summary, once every cache was taken in."""
+        config, caches = self._config, self._caches
+        alone = caches[0] if len(caches) == 1 else None
         total, recent = Measurements.empty(), Measurements.empty()
         for part in (self._known, self._unknown):
             total.merge(part)
@@ -102,39 +104,39 @@ class Gathering:
             ),
             source=source or ALL,
             tier=tier or ALL,
-            timestamp=max((m.last_ts for m in tiers), default=0) / 1e9,
+            timestamp=max((cache.last_ts for cache in caches), default=0) / 1e9,
             live=accounts.live,
             config=config,
-            capacity=config.capacity * len(tiers) if config.capacity else None,
-            block_size=_block_size(config, tiers),
+            capacity=config.capacity * len(caches) if config.capacity else None,
+            block_size=_block_size(config, caches),
             trends=alone.trends() if alone else {},
             followed_evictions=self._followed if self._contents_are_known else None,
             hits_reported=joint_hits_reported(counts.hits_reported for counts in self._by_source.values()),
-            alerts=[alert.to_dict() for m in tiers for alert in m.rules.firing()],
+            alerts=[alert.to_dict() for cache in caches for alert in cache.rules.firing()],
             sizes=alone.sizes() if alone else CacheSizes(),
             working_set=total_working_set(self._working_sets),
             labels=self._usage.labels(),
             misses=contents.misses,
             tiers=contents.tiers,
             shared=contents.shared if source is None and tier is None else None,
-            pending=[alert.to_dict() for m in tiers for alert in m.rules.pending()],
+            pending=[alert.to_dict() for cache in caches for alert in cache.rules.pending()],
             accounts=accounts,
             final=final,
         )
 
 
-def _block_size(config: MetricsConfig, tiers: Sequence[CacheMonitor]) -> BlockSize:
-    """Return how large the blocks of some tiers are."""
-    given = {tokens for tier in tiers for tokens in tier.block_sizes}
-    tokens = given | {config.block_tokens or 0 for tier in tiers if not tier.block_sizes} - {0}
-    sizes = [tier.block_bytes for tier in tiers] or [config.block_bytes]
+def _block_size(config: MetricsConfig, caches: Sequence[CacheMonitor]) -> BlockSize:
+    """Return how large the blocks of some caches are."""
+    given = {tokens for cache in caches for tokens in cache.block_sizes}
+    tokens = given | {config.block_tokens or 0 for cache in caches if not cache.block_sizes} - {0}
+    sizes = [cache.block_bytes for cache in caches] or [config.block_bytes]
     known = [size for size in sizes if size is not None]
     is_known = len(known) == len(sizes)
-    live = sum(tier.table.live_count * size for tier, size in zip(tiers, known, strict=False))
+    live = sum(cache.table.live_count * size for cache, size in zip(caches, known, strict=False))
     return BlockSize(
         given=sorted(given),
         tokens=min(tokens, default=config.block_tokens) if len(tokens) < 2 else None,
         bytes=known[0] if is_known and len(set(known)) == 1 else None,
         live_bytes=live if is_known else None,
-        capacity_bytes=config.capacity * sum(known) if is_known and tiers and config.capacity else None,
+        capacity_bytes=config.capacity * sum(known) if is_known and caches and config.capacity else None,
     )

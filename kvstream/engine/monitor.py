@@ -141,9 +141,9 @@ class Monitor:
         """
         source = self.sources.pop(name)
         self.forgotten.add(source)
-        for tier in source.tiers.values():
-            self._limits.release(tier.table)
-        return [alert for tier in source.tiers.values() for alert in tier.rules.end(why)]
+        for cache in source.tiers.values():
+            self._limits.release(cache.table)
+        return [alert for cache in source.tiers.values() for alert in cache.rules.end(why)]
 
     def source(self, name: str) -> SourceMonitor:
         """Return the monitor of one source, made if there is none."""
@@ -196,8 +196,8 @@ class Monitor:
         comparison a cache, but where silence is too long.
         """
         now = now_ns / 1e9
-        caches = (tier for source in self.sources.values() for tier in source.tiers.values())
-        return [alert for tier in caches if tier.rules.due() < now for alert in tier.pass_time(now_ns)]
+        caches = (cache for source in self.sources.values() for cache in source.tiers.values())
+        return [alert for cache in caches if cache.rules.due() < now for alert in cache.pass_time(now_ns)]
 
     def replace_rules(self, rules: Sequence[Rule]) -> Iterator[list[CacheAlert]]:
         """Judge every cache by other rules from now on; yield the alerts that end with their rule.
@@ -215,8 +215,8 @@ class Monitor:
         A cache at a time, as ``replace_rules`` does.
         """
         for source in self._one_by_one():
-            for tier in list(source.tiers.values()):
-                yield tier.rules.look_at_silences()
+            for cache in list(source.tiers.values()):
+                yield cache.rules.look_at_silences()
 
     def _one_by_one(self) -> Iterator[SourceMonitor]:
         """Yield each source that is there now and has not been forgotten when it is its turn."""
