@@ -85,9 +85,9 @@ def measure_endurance(on_size: Callable[[str], Any], events: Sequence[int] = EVE
 
 
 def _filled(blocks: int, *, content: bool) -> BlockTable:
-    table = BlockTable("bench", "gpu", records=False)
+    table = BlockTable("bench", "gpu")
     for frame in filling(blocks, content=content).cut(_FRAME_EVENTS):
-        table.apply(frame)
+        table.apply(frame, records=False)
     return table
 
 

@@ -207,12 +207,12 @@ class Parts:
         return work
 
     def _apply(self) -> Work:
-        table = BlockTable("bench", "gpu", records=False)
-        return lambda: [table.apply(frame) for frame in self._frames]
+        table = BlockTable("bench", "gpu")
+        return lambda: [table.apply(frame, records=False) for frame in self._frames]
 
     def _apply_keyed(self) -> Work:
-        table = BlockTable("bench", "gpu", records=False, changes=True, label_sets=64)
-        return lambda: [table.apply(frame) for frame in self._keyed]
+        table = BlockTable("bench", "gpu", changes=True, label_sets=64)
+        return lambda: [table.apply(frame, records=False) for frame in self._keyed]
 
     def _apply_content(self) -> Work:
         monitor = Monitor()

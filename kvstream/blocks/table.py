@@ -22,6 +22,7 @@ from kvstream.events.types import BIRTH_UNKNOWN, MOST_SLOTS, Op
 _BIRTH, _COUNT, _TIMES = 0, 1, 2  # columns of a row of the table
 
 _NEVER = np.iinfo(np.int64).min
+_END_OF_TIME = 2**63 - 1  # ns
 
 
 class BlockTable:
@@ -36,16 +37,12 @@ class BlockTable:
         tier: Tier, part of the sampling hash.
         access_history: Access times kept of a block.
         sample_rate: Share of generations whose intervals are observed.
-        records: Make a record of each eviction (``Observations.evicted``).
         changes: Show which content keys come and go (``Observations.changes``): the block itself in content
             streams, its key in slot streams that have keys.
         label_sets: Label sets that are followed; 0 ignores labels.
 
     Attributes:
         label_sets: Label set of each block.
-        lookups_below: Show the content keys that are allocated and accessed, if their hash is below
-            (``Observations.looked_up``); 0 shows none.
-        counted_since: Start of the open window, ns: blocks already counted as used since then are skipped.
     """
 
     def __init__(
@@ -55,14 +52,11 @@ class BlockTable:
         *,
         access_history: int = 4,
         sample_rate: float = 1.0,
-        records: bool = True,
         changes: bool = False,
         label_sets: int = 0,
     ) -> None:
         self.label_sets = LabelSets(label_sets) if label_sets else None
-        self.records, self.changes = records, changes
-        self.lookups_below = 0
-        self.counted_since = 2**63 - 1
+        self._changes = changes
         self._depth = access_history
         warn_if_interpreted()
         self._table = Table(access_history, source_seed(source, tier), int(sample_rate * 2**64))
@@ -83,7 +77,14 @@ class BlockTable:
         return len(self._table.rows_array)
 
     def apply(
-        self, frame: EventFrame, counter: IntervalCounter | None = None, counts: CacheCounts | None = None
+        self,
+        frame: EventFrame,
+        counter: IntervalCounter | None = None,
+        counts: CacheCounts | None = None,
+        *,
+        records: bool = True,
+        lookups_below: int = 0,
+        counted_since: int = _END_OF_TIME,
     ) -> Observations:
         """Apply the events in order and return what there was to see.
 
@@ -94,6 +95,11 @@ class BlockTable:
             frame: The events.
             counter: Counts the intervals as long as nothing has labels, instead of showing them.
             counts: What the events are counted in; by default in counts of their own.
+            records: Make a record of each eviction (``Observations.evicted``).
+            lookups_below: Show the content keys that are allocated and accessed, if their hash is below
+                (``Observations.looked_up``); 0 shows none.
+            counted_since: Start of the open window, ns: blocks already counted as used since then are
+                skipped.
         """
         seen = Observations() if counts is None else Observations(counts=counts)
         if not len(frame):
@@ -106,10 +112,10 @@ class BlockTable:
             None if frame.keys is None else plain_column(frame.keys),
             None if frame.label_of is None else plain_column(frame.label_of),
             self._label_sets(frame, seen),
-            self.records,
-            self.changes,
-            self.lookups_below,
-            self.counted_since,
+            records,
+            self._changes,
+            lookups_below,
+            counted_since,
             None if self.label_sets is None else self.label_sets.salts,
         )
         at, end = 0, len(frame.ops)
@@ -205,7 +211,7 @@ class BlockTable:
 
     def clear(self, seen: Observations, ts: int) -> None:
         """End every generation with reason ``cleared``, at a time in ns."""
-        if self.changes:
+        if self._changes:
             seen.changes.append(ts)
         if not self.live_count:
             return
@@ -228,7 +234,7 @@ class BlockTable:
             "by_hash": table.by_hash,
             "slots": self.slots,
             "blocks": table.ids_array[slots] if table.by_hash else slots,
-            "rows": partial(_rows_told_once, table.rows_array[slots]),
+            "rows": partial(_rows_by_time, table.rows_array[slots]),
             "keys": table.keys_array[slots] if has_keys else None,
             "attribution": self._attribution(slots) if len(table.attribution_array) else None,
             "copies": table.copies_array[slots] if len(table.copies_array) else None,
@@ -335,7 +341,7 @@ def _last_uses(rows: I64) -> I64:
     return uses
 
 
-def _rows_told_once(rows: I64) -> dict[str, npt.NDArray[Any]]:
+def _rows_by_time(rows: I64) -> dict[str, npt.NDArray[Any]]:
     """Return rows of live blocks with each different time once.
 
     Engines work in steps, so that many blocks share a time.

@@ -104,6 +104,7 @@ class CacheMonitor:
         rules: Sequence[Rule],
         silences: Silences,
         tiers: Mapping[str, "CacheMonitor"] | None = None,
+        is_whole: bool = True,
     ) -> None:
         self.source, self.tier, self.config = source, tier, config
         self.tiers = {tier: self} if tiers is None else tiers
@@ -126,7 +127,7 @@ class CacheMonitor:
         self._usage = UsageByLabelSet()
         self.premature = PrematureEvictions(config.remembered_evictions, round(REMEMBERED_SECONDS * 1e9))
         self.sample = ContentSample(config.content_sample)
-        self.is_whole = True
+        self.is_whole = is_whole
         detailed = max(config.trend_window, config.recent_windows)
         self.ring = WindowRing(config.window_ns, config.windows, detailed=detailed)
         self._intervals = Intervals()
@@ -141,7 +142,7 @@ class CacheMonitor:
         self._restarts_unseen = 0  # not yet in a window
         self._before = Measurements.empty()  # all closed windows
 
-    def slices(self, frames: Sequence[EventFrame], lost: int) -> Iterator[Outcome]:
+    def slices(self, frames: Sequence[EventFrame], lost: int, records: bool) -> Iterator[Outcome]:
         """Apply frames of at least one event each, and yield after as much as takes some milliseconds.
 
         The state is whole at each yield; how often it comes changes nothing. Until all is taken,
@@ -150,6 +151,7 @@ class CacheMonitor:
         Args:
             frames: The frames.
             lost: What is missing before the first.
+            records: Make records of the evictions.
         """
         together = joined_frames(frames)
         tokens = together.block_tokens or self.config.block_tokens or 0
@@ -157,7 +159,7 @@ class CacheMonitor:
             self.block_sizes = [*self.block_sizes, together.block_tokens][-_MOST_SIZES:]
         # A step of the clock is one of a whole frame, so frames around it stay what they are.
         apart = len(frames) > 1 and self.ring.steps_back(frames, together.ts)
-        at_once = _RECORDS_AT_ONCE if self.table.records else _EVENTS_AT_ONCE
+        at_once = _RECORDS_AT_ONCE if records else _EVENTS_AT_ONCE
         alerts: list[CacheAlert] = []
         evicted: list[EvictionBatch] = []
         events = work = 0
@@ -171,13 +173,18 @@ class CacheMonitor:
                 yield Outcome(self.source, self.tier, alerts, evicted, events)
                 alerts, evicted, events, work = [], [], 0, 0
             window = self._enter(index, alerts)
-            self.table.lookups_below = self._curve.threshold if self.config.curve_keys else 0
-            self.table.counted_since = index * self.ring.window_ns
             window.lost += lost
             window.restarts += self._restarts_unseen
             lost = self._restarts_unseen = 0
             counts = window.measurements
-            seen = self.table.apply(part, self._intervals.counter(counts), counts)
+            seen = self.table.apply(
+                part,
+                self._intervals.counter(counts),
+                counts,
+                records=records,
+                lookups_below=self._curve.threshold if self.config.curve_keys else 0,
+                counted_since=index * self.ring.window_ns,
+            )
             if counts.unknown_births or counts.unknown_evictions:
                 self.is_whole = False
             self._stores_seen = self._stores_seen or counts.stores > 0
@@ -293,8 +300,18 @@ class CacheMonitor:
         if self.ring.open is not None:
             self.ring.open.live = 0
 
-    def finish(self) -> list[CacheAlert]:
-        """Close the open window."""
+    def note_lost(self) -> None:
+        """Note that events are missing; how many is passed with the next ones, or at the end."""
+        self.is_whole = False
+
+    def finish(self, lost: int = 0) -> list[CacheAlert]:
+        """Close the open window.
+
+        Args:
+            lost: What is missing after the last event.
+        """
+        if self.ring.open is not None:
+            self.ring.open.lost += lost
         self._settle()
         closed = self.ring.close()
         return [] if closed is None else self._closed(closed)
@@ -382,7 +399,7 @@ class CacheMonitor:
         self._before.merge(window.measurements)
         self._peak = max(self._peak, window.live)
         if self.config.curve_half_life_seconds:
-            self._curve.furthest = round(SIZES[-1] * (self.config.capacity or self._peak)) or None
+            self._curve.limit_to(round(SIZES[-1] * (self.config.capacity or self._peak)))
         return self.rules.close(window)
 
     def add_counts_to(self, total: CacheCounts) -> None:

@@ -92,26 +92,24 @@ class SourceMonitor:
     def restart(self) -> None:
         """End every generation, as the engine has restarted; not while a batch is being applied."""
         self.counts.restarts += 1
-        for tier in self.tiers.values():
-            tier.restart()
+        for cache in self.tiers.values():
+            cache.restart()
 
     def _apply(self, tier: str, frames: Sequence[EventFrame], records: bool) -> Iterator[Outcome]:
         """Apply frames of one tier."""
         frames = self._fitting(tier, frames)
         if not frames:
             return
-        table = self.tiers[tier].table
-        table.records = records
         try:
             for alike in _runs_of_one_size(frames):
                 lost, self._lost_unseen = self._lost_unseen, 0
-                for outcome in self.tiers[tier].slices(alike, lost):
+                for outcome in self.tiers[tier].slices(alike, lost, records):
                     if self._dropped_unseen:
                         settled = outcome.settled + self._take_dropped()
                         outcome = msgspec.structs.replace(outcome, settled=settled)
                     yield outcome
         finally:
-            self._limits.applied(table)
+            self._limits.applied(self.tiers[tier].table)
 
     def _take_dropped(self) -> int:
         dropped, self._dropped_unseen = self._dropped_unseen, 0
@@ -121,17 +119,19 @@ class SourceMonitor:
         """Make room for a tier; False if there is none."""
         reason = self._limits.reason_against(len(self.tiers))
         if reason is None:
-            tier = self._cache(frame.tier)
-            tier.is_whole = not self._lost_unseen and (frame.seq <= 0 or bool(self.tiers))
-            reason = self._limits.hold(tier.table)
+            is_whole = not self._lost_unseen and (frame.seq <= 0 or bool(self.tiers))
+            cache = self._cache(frame.tier, is_whole)
+            reason = self._limits.hold(cache.table)
         if reason is not None:
             self._refuse(reason, len(frame))
             return False
-        self.tiers[frame.tier] = tier
+        self.tiers[frame.tier] = cache
         return True
 
-    def _cache(self, tier: str) -> CacheMonitor:
-        return CacheMonitor(self.source, tier, self._config, self._rules, self._silences, self.tiers)
+    def _cache(self, tier: str, is_whole: bool = True) -> CacheMonitor:
+        return CacheMonitor(
+            self.source, tier, self._config, self._rules, self._silences, self.tiers, is_whole
+        )
 
     def hold(self) -> None:
         """Take the places of its tiers, as they were restored.
@@ -140,12 +140,12 @@ class SourceMonitor:
             StateError: If there are too few; none is taken then.
         """
         held: list[CacheMonitor] = []
-        for tier in self.tiers.values():
-            if self._limits.hold(tier.table) is not None:
+        for cache in self.tiers.values():
+            if self._limits.hold(cache.table) is not None:
                 for other in held:
                     self._limits.release(other.table)
                 raise StateError(f"source {self.source!r}: {self._limits.describe(TOO_MANY_CACHES)}")
-            held.append(tier)
+            held.append(cache)
 
     def _fitting(self, tier: str, frames: Sequence[EventFrame]) -> Sequence[EventFrame]:
         """Return what there is room for."""
@@ -162,7 +162,7 @@ class SourceMonitor:
     def replace_rules(self, rules: Sequence[Rule]) -> list[CacheAlert]:
         """Judge every tier by other rules from now on; return the alerts that end with their rule."""
         self._rules = rules
-        return [alert for tier in self.tiers.values() for alert in tier.rules.replace_rules(rules)]
+        return [alert for cache in self.tiers.values() for alert in cache.rules.replace_rules(rules)]
 
     @property
     def cursor(self) -> Cursor | None:
@@ -177,8 +177,8 @@ class SourceMonitor:
     def note_lost(self, count: int) -> None:
         """Note frames, or events that were dropped unasked, that are missing here."""
         self._lost_unseen += count
-        for tier in self.tiers.values():
-            tier.is_whole = False
+        for cache in self.tiers.values():
+            cache.note_lost()
 
     def save(self) -> dict[str, Any]:
         """Return its state, between two batches, as the body of a section, which changes no more.
@@ -195,13 +195,13 @@ class SourceMonitor:
 
         It takes some 100 ms a million blocks.
         """
-        for name, saved in body["tiers"].items():
-            saved["table"] = self.tiers[name].table.save()
+        for tier, saved in body["tiers"].items():
+            saved["table"] = self.tiers[tier].table.save()
 
     @property
     def live(self) -> int:
         """Return how many blocks are live."""
-        return sum(tier.table.live_count for tier in self.tiers.values())
+        return sum(cache.table.live_count for cache in self.tiers.values())
 
     def save_all_but_tables(self) -> dict[str, Any]:
         """Return its state without the blocks, between two batches.
@@ -218,7 +218,7 @@ class SourceMonitor:
             "refused": dict(self.refused),
             "sequence": self._sequence.save(),
             "lost_unseen": self._lost_unseen,
-            "tiers": {name: tier.save() for name, tier in self.tiers.items()},
+            "tiers": {tier: cache.save() for tier, cache in self.tiers.items()},
         }
 
     def restore(self, saved: dict[str, Any]) -> list[CacheAlert]:
@@ -236,20 +236,19 @@ class SourceMonitor:
         self._sequence.restore(saved["sequence"])
         self._lost_unseen = saved["lost_unseen"]
         ended: list[CacheAlert] = []
-        for name, of_tier in saved["tiers"].items():
-            tier = self._cache(name)
-            ended += tier.restore(of_tier)
-            self.tiers[name] = tier
+        for tier, saved_cache in saved["tiers"].items():
+            cache = self._cache(tier)
+            ended += cache.restore(saved_cache)
+            self.tiers[tier] = cache
         return ended
 
     def finish(self) -> list[CacheAlert]:
         """Close the open windows of every tier."""
         alerts: list[CacheAlert] = []
-        for tier in self.tiers.values():
-            if self._lost_unseen and tier.ring.open is not None:
-                tier.ring.open.lost += self._lost_unseen
-                self._lost_unseen = 0
-            alerts.extend(tier.finish())
+        for cache in self.tiers.values():
+            lost = self._lost_unseen if cache.ring.open is not None else 0
+            self._lost_unseen -= lost
+            alerts.extend(cache.finish(lost))
         return alerts
 
 
@@ -274,11 +273,11 @@ class ForgottenSources:
     def add(self, source: SourceMonitor) -> None:
         """Take over what a source had counted."""
         self.sources += 1
-        for tier in source.tiers.values():
-            seen = tier.measurements()
+        for cache in source.tiers.values():
+            seen = cache.measurements()
             self.measurements.merge(seen)
-            self.followed_evictions += seen.total_evictions if tier.premature_is_known else 0
-            self.live += tier.table.live_count
+            self.followed_evictions += seen.total_evictions if cache.premature_is_known else 0
+            self.live += cache.table.live_count
         self.counts.add(source.counts)
         self.refused += source.refused
 

@@ -87,8 +87,6 @@ class MissRatioCurve:
 
     Attributes:
         threshold: Content is followed if its hash is below.
-        furthest: Largest size of interest, blocks. Content beyond it on the stack is forgotten, so that an
-            endless stream can be followed at a constant rate. None is any size.
 
     Examples:
         >>> curve = MissRatioCurve()
@@ -103,7 +101,7 @@ class MissRatioCurve:
         self.samples = samples
         self.accesses = 0.0
         self.threshold = _WHOLE
-        self.furthest: int | None = None
+        self._furthest: int | None = None  # largest size of interest, blocks; None is any
         self._lookups, self._half_life = lookups, half_life
         self._followed_now = 0  # in this window, since the threshold last fell
         self._stack = LruStack()
@@ -121,6 +119,13 @@ class MissRatioCurve:
         """Return the share of content keys that is followed."""
         return self.threshold / _WHOLE
 
+    def limit_to(self, blocks: int) -> None:
+        """Follow no larger sizes than this from now on; 0 is any size.
+
+        Content beyond it on the stack is forgotten, so that an endless stream is followed at a constant rate.
+        """
+        self._furthest = blocks or None
+
     def access(self, contents: I64, lookups: int | None = None) -> None:
         """Take in lookups, hits and misses alike.
 
@@ -134,7 +139,7 @@ class MissRatioCurve:
         self.accesses += lookups
         while len(contents):
             n = len(contents) if self._lookups is None else self._lookups - self._followed_now
-            furthest = _ANY if self.furthest is None else math.floor(self.furthest * self.rate) + 1
+            furthest = _ANY if self._furthest is None else math.floor(self._furthest * self.rate) + 1
             taken = self._take_in(contents[:n], furthest)
             contents = contents[taken:]
             self._followed += taken
@@ -211,7 +216,7 @@ class MissRatioCurve:
         return {
             "stack": self._stack.save(),
             "highest": self.threshold - 1,
-            "furthest": self.furthest,
+            "furthest": self._furthest,
             "followed_now": self._followed_now,
             "distances": joined(self._distances),
             "distance_weights": [list(map(len, self._distances)), list(self._distance_weights)],
@@ -224,7 +229,7 @@ class MissRatioCurve:
         """Go on from what was saved."""
         self._stack.restore(saved["stack"])
         self.threshold = saved["highest"] + 1
-        self.furthest, self._followed_now = saved["furthest"], saved["followed_now"]
+        self._furthest, self._followed_now = saved["furthest"], saved["followed_now"]
         self._waiting = len(saved["distances"])
         if self._waiting:
             # Snapshots of before had distances of one weight, and weights that shrank.

@@ -149,11 +149,11 @@ class Fuzz:
             "gpu",
             access_history=depth,
             sample_rate=1.0 if is_checked else float(rng.choice([1.0, 0.3, 0.0])),
-            records=is_checked or bool(rng.random() < 0.5),
             changes=bool(rng.random() < 0.8),
             label_sets=int(rng.choice([0, 2, 8])),
         )
-        self.table.lookups_below = int(rng.choice([0, 2**47, 2**62])) * 4
+        self.records = is_checked or bool(rng.random() < 0.5)
+        self.lookups_below = int(rng.choice([0, 2**47, 2**62])) * 4
         self.premature = PrematureEvictions(most, longest_ns)
         self.stack = LruStack()
         self.twins = None
@@ -182,9 +182,14 @@ class Fuzz:
     def step(self, n):
         """Apply a frame of n events."""
         frame, wrong = self.stream.frame(n)
-        self.table.counted_since = int(self.rng.choice([HIGHEST, 0, int(frame.ts[0])]))
+        counted_since = int(self.rng.choice([HIGHEST, 0, int(frame.ts[0])]))
         try:
-            seen = self.table.apply(frame)
+            seen = self.table.apply(
+                frame,
+                records=self.records,
+                lookups_below=self.lookups_below,
+                counted_since=counted_since,
+            )
         except (ValueError, IndexError):
             assert wrong
             return  # nothing is applied then

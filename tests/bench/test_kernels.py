@@ -26,8 +26,8 @@ def test_table_applies_a_frame(benchmark, blocks, content):
     events = busy(blocks, EVENTS, content=content)
 
     def filled():
-        table = BlockTable("bench", "gpu", records=False)
-        table.apply(filling(blocks, content=content))
+        table = BlockTable("bench", "gpu")
+        table.apply(filling(blocks, content=content), records=False)
         return (table, events), {}
 
     seen = benchmark.pedantic(BlockTable.apply, setup=filled, rounds=20)

@@ -224,13 +224,12 @@ def test_content_comes_and_goes_as_in_the_plain_twin(data, keyed, below):
         events = [(op, block % 13, ts, reason) for op, block, ts, reason in events]
     keys = data.draw(st.lists(st.integers(0, 5), min_size=len(events), max_size=len(events)))
     table, plain = BlockTable("s", "gpu", changes=True), ReferenceContents(keyed)
-    table.lookups_below = below
     found, lookups, looked_up = [], 0, []
     for a, b in data.draw(cuts(len(events))):
         part = frame(events[a:b])
         if keyed:
             part = msgspec.structs.replace(part, keys=np.array(keys[a:b], np.int64))
-        seen = table.apply(part)
+        seen = table.apply(part, lookups_below=below)
         lookups += seen.lookups
         looked_up += [content for some in seen.looked_up for content in some.tolist()]
         for changes in seen.changes:
@@ -248,19 +247,19 @@ def test_content_comes_and_goes_as_in_the_plain_twin(data, keyed, below):
 
 
 @given(st.data(), st.booleans(), plain_events(), st.integers(1, 60))
-def test_what_was_used_before_in_a_window_need_not_be_told_again(data, hashed, events, window_ns):
+def test_blocks_counted_as_used_in_a_window_are_skipped(data, hashed, events, window_ns):
     if hashed:
         events = [(op, 2**50 + block % 13, ts, reason) for op, block, ts, reason in events]
-    telling, table = BlockTable("s", "gpu"), BlockTable("s", "gpu")
+    unbounded, table = BlockTable("s", "gpu"), BlockTable("s", "gpu")
     indices = itertools.accumulate((ts // window_ns for _, _, ts, _ in events), max)
     numbered = zip(indices, events, strict=True)
     for index, in_window in itertools.groupby(numbered, key=lambda pair: pair[0]):
-        table.counted_since = index * window_ns
         of_window = [event for _, event in in_window]
         all_used, used = set(), set()
         for a, b in data.draw(cuts(len(of_window))):
-            all_used.update(joined(telling.apply(frame(of_window[a:b])).used).tolist())
-            used.update(joined(table.apply(frame(of_window[a:b])).used).tolist())
+            all_used.update(joined(unbounded.apply(frame(of_window[a:b])).used).tolist())
+            seen = table.apply(frame(of_window[a:b]), counted_since=index * window_ns)
+            used.update(joined(seen.used).tolist())
         assert all_used == used
 
 

@@ -80,12 +80,12 @@ def test_every_interval_is_counted_once_in_its_window_and_for_its_owner(windows,
 
 @given(st.data(), plain_events(), st.booleans())
 def test_table_counts_the_intervals_that_it_would_show(data, events, records):
-    counting, showing = (BlockTable("s", "gpu", records=records) for _ in range(2))
+    counting, showing = (BlockTable("s", "gpu") for _ in range(2))
     intervals, all_values = Intervals(4), defaultdict(list)
     for start, end in data.draw(cuts(len(events))):
         window = Measurements.empty(4)
-        counted = counting.apply(frame(events[start:end]), intervals.counter(window))
-        shown = showing.apply(frame(events[start:end]))
+        counted = counting.apply(frame(events[start:end]), intervals.counter(window), records=records)
+        shown = showing.apply(frame(events[start:end]), records=records)
         columns = (shown.lifetimes, shown.idles, shown.first_reuses, shown.reuse_gaps)
         for name, column in zip(NAMES, columns, strict=True):
             values = joined(column).tolist()
