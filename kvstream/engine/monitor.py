@@ -20,13 +20,17 @@ from kvstream.engine.gathering import Gathering
 from kvstream.engine.limits import TOO_MANY_CACHES, StreamLimits
 from kvstream.engine.source import ForgottenSources, SourceMonitor
 from kvstream.errors import StateError
-from kvstream.events.counters import CacheCounts, SourceCounts
+from kvstream.events.counters import CacheCounts, SourceCounts, counts_of
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 
 # Before 0.22, errors of msgspec were no ValueError.
 DAMAGES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, msgspec.MsgspecError)
 """Errors that what is no state can raise when it is restored."""
+
+
+_OF_CACHES = counts_of(CacheCounts).keys() & set(Accounts.__struct_fields__)
+_OF_FRAMES = counts_of(SourceCounts).keys() & set(Accounts.__struct_fields__)
 
 
 class Monitor:
@@ -267,22 +271,6 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
         cache.add_counts_to(total)
     for before in forgotten:
         total.add_counts(before.measurements)
-    accounts = Accounts(
-        processed=total.processed,
-        allocations=total.allocations,
-        unknown_births=total.unknown_births,
-        unknown_lifetimes=total.unknown_lifetimes,
-        live=sum(cache.table.live_count for cache in caches),
-        evicted=total.total_evictions,
-        cleared=total.cleared,
-        forgotten=sum(before.live for before in forgotten),
-        unknown_accesses=total.unknown_accesses,
-        unknown_evictions=total.unknown_evictions,
-        unknown_reasons=total.unknown_reasons,
-        time_regressions=total.time_regressions,
-        clock_steps=total.clock_steps,
-        forgotten_sources=sum(before.sources for before in forgotten),
-    )
     dropped: Counter[str] = Counter()
     for monitor in monitors if source is None else ():
         dropped += monitor.refused
@@ -293,10 +281,15 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
     for each in counted:
         frames.add(each.counts)
         dropped += each.refused
-    accounts.duplicate_frames = frames.duplicate_frames
-    accounts.lost_frames = frames.lost_frames
-    accounts.restarts = frames.restarts
     dropped["duplicate"] += frames.duplicate_events
-    accounts.dropped = dict(+dropped)
-    accounts.offered = accounts.processed + dropped.total()
-    return accounts
+    return Accounts(
+        offered=total.processed + dropped.total(),
+        processed=total.processed,
+        dropped=dict(+dropped),
+        live=sum(cache.table.live_count for cache in caches),
+        evicted=total.total_evictions,
+        forgotten=sum(before.live for before in forgotten),
+        forgotten_sources=sum(before.sources for before in forgotten),
+        **{name: getattr(total, name) for name in _OF_CACHES},
+        **{name: getattr(frames, name) for name in _OF_FRAMES},
+    )
