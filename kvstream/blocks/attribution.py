@@ -9,7 +9,7 @@ from kvstream.errors import MalformedInputError
 from kvstream.events.frame import U16, EventFrame, counted_labels
 from kvstream.events.types import Labels, checked_labels
 
-NO_LABELS, OTHERS = 0, 1
+OTHERS = 1
 _OTHER = "other"
 OTHER = Labels(*[_OTHER] * len(Labels.__struct_fields__))
 

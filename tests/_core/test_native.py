@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from kvstream._core import native
 from kvstream._core.columns import COUNTED
-from kvstream.events.types import Op
+from kvstream.events.types import EVENT_TYPES, Op
 
 NAMED = {
     name: int(value)
@@ -20,7 +20,7 @@ def test_both_forms_of_the_core_have_the_same_constants():
 
 
 def test_operations_are_those_of_frames():
-    assert {NAMED[name] for name in vars(Op) if name.isupper()} == set(range(8))
+    assert {NAMED[name] for name in vars(Op) if name.isupper()} == set(range(len(EVENT_TYPES)))
     assert all(NAMED[name] == code for name, code in vars(Op).items() if name.isupper())
 
 
