@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import anyio
 import anyio.from_thread
@@ -190,8 +190,7 @@ class BackgroundConnection:
         token: What the server asks for.
 
     Raises:
-        ConfigError: If the endpoint is none.
-        TimeoutError: If the thread does not get going.
+        ConfigError: If the endpoint cannot be used.
     """
 
     def __init__(self, endpoint: str, token: str | None) -> None:
@@ -202,10 +201,18 @@ class BackgroundConnection:
         self._connection: Connection | None = None
         self._stop: Callable[[], None] | None = None
         self._thread = threading.Thread(target=self._run, name="kvstream", daemon=True)
+
+    def open(self) -> Self:
+        """Start the thread, wait until it runs, and return this connection.
+
+        Raises:
+            TimeoutError: If the thread does not start in time.
+        """
         self._thread.start()
         if not self._ready.wait(_START_SECONDS) or self._connection is None:
             raise TimeoutError("kvstream's thread did not start")
         atexit.register(self.close)
+        return self
 
     def producer(self, source: str) -> Producer:
         """Return the producer of one engine's events; it drops its oldest frames where there is no room."""
@@ -270,7 +277,7 @@ def _replace_collector(scheduler: Any, endpoint: str) -> None:
     def collector(sample_rate: float = 0.01) -> Any:
         inner = original(sample_rate)
         try:
-            connection = BackgroundConnection(endpoint, os.environ.get("KVSTREAM_TOKEN"))
+            connection = BackgroundConnection(endpoint, os.environ.get("KVSTREAM_TOKEN")).open()
             source = f"{os.environ.get('KVSTREAM_SOURCE', 'vllm')}/dp{rank}"
             return StreamingCollector(inner, connection.producer(source))
         except Exception:

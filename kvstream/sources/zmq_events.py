@@ -291,8 +291,7 @@ class KVEventSubscriber:
             try:
                 answer = ReplayAnswer.parse(parts)
             except MalformedInputError as error:
-                if not replay.has_odd_answers:  # counted once a replay: more of them say nothing more
-                    replay.has_odd_answers = True
+                if replay.note_odd_answer():  # counted once a replay: more of them say nothing more
                     self._refused["replay"] += 1
                     self._items.append(Malformed(self.url, "replay", publisher.feed.replayed, str(error)))
                 continue
@@ -325,7 +324,7 @@ class KVEventSubscriber:
         self._close_replay()
         endpoint = str(self.address.replay)
         try:
-            self._replay = Replay(self._context, endpoint, start, origin=self.url, ipv6=self._replay_ipv6)
+            self._replay = Replay.ask(self._context, endpoint, start, origin=self.url, ipv6=self._replay_ipv6)
         except (self._zmq.ZMQError, ConfigError) as error:
             if isinstance(error, ConfigError) and self._replayed is None:
                 raise  # at the first time, it is the endpoint that is wrong

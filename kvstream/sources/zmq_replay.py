@@ -5,7 +5,7 @@ and TensorRT-LLM with ``["", topic, number, payload]``.
 """
 
 import time
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -62,38 +62,50 @@ class Replay:
     """A request for the batches from a number on, over a socket of its own: no late answer can be mistaken.
 
     Args:
-        context: ZMQ context.
-        endpoint: Where the publisher answers.
-        start: The first number that is asked for.
-        origin: The input's name, for errors.
-        ipv6: Connect over IPv6.
-
-    Attributes:
-        has_odd_answers: Whether some answer was in no known layout.
-
-    Raises:
-        ConfigError: If the endpoint cannot be used.
-        ZMQError: If no socket can be had.
+        socket: A ZMQ socket over which batches were requested, as ``ask`` makes one.
     """
 
-    def __init__(self, context: Any, endpoint: str, start: int, *, origin: str, ipv6: bool) -> None:
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+        self.messages = MessageReader(socket)
+        self._has_odd_answers = False
+        self.await_progress()
+
+    @classmethod
+    def ask(cls, context: Any, endpoint: str, start: int, *, origin: str, ipv6: bool) -> Self:
+        """Request the batches from a number on.
+
+        Args:
+            context: ZMQ context.
+            endpoint: Where the publisher answers.
+            start: The first number that is requested.
+            origin: The input's name, for errors.
+            ipv6: Connect over IPv6.
+
+        Raises:
+            ConfigError: If the endpoint cannot be used.
+            ZMQError: If there is no socket left.
+        """
         import zmq
 
-        self._socket: Any = context.socket(zmq.DEALER)
+        socket: Any = context.socket(zmq.DEALER)
         try:
-            self._socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
-            self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_PAYLOAD_BYTES)
-            self._socket.setsockopt(zmq.RECONNECT_IVL, 100)
-            self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, _LONGEST_PAUSE_MS)
-            self._socket.setsockopt(zmq.LINGER, 0)
-            attach_socket(self._socket, endpoint, bind=False, origin=origin, ipv6=ipv6)
-            self._socket.send_multipart([b"", start.to_bytes(8, "big")], zmq.NOBLOCK)
+            socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
+            socket.setsockopt(zmq.MAXMSGSIZE, MAX_PAYLOAD_BYTES)
+            socket.setsockopt(zmq.RECONNECT_IVL, 100)
+            socket.setsockopt(zmq.RECONNECT_IVL_MAX, _LONGEST_PAUSE_MS)
+            socket.setsockopt(zmq.LINGER, 0)
+            attach_socket(socket, endpoint, bind=False, origin=origin, ipv6=ipv6)
+            socket.send_multipart([b"", start.to_bytes(8, "big")], zmq.NOBLOCK)
         except BaseException:
-            self._socket.close(linger=0)
+            socket.close(linger=0)
             raise
-        self.messages = MessageReader(self._socket)
-        self.has_odd_answers = False
-        self.await_progress()
+        return cls(socket)
+
+    def note_odd_answer(self) -> bool:
+        """Note an answer in no known layout; return whether it is the first one."""
+        is_first, self._has_odd_answers = not self._has_odd_answers, True
+        return is_first
 
     def await_progress(self) -> None:
         """Restart the clock: live batches wait from now on."""

@@ -101,7 +101,9 @@ class DirectoryStore:
         Raises:
             OSError: If its file cannot be written.
         """
-        return SnapshotWriter(self, self._files, header)
+        writer = SnapshotWriter(self, self._files, header.number, self._files.create(_UNFINISHED))
+        writer.begin(header)
+        return writer
 
     def look(self) -> list[SnapshotFile]:
         """Return all snapshots, newest first, each read completely.
@@ -173,12 +175,23 @@ class SnapshotWriter:
         bytes: Bytes written so far.
     """
 
-    def __init__(self, store: DirectoryStore, files: Files, header: Header) -> None:
+    def __init__(self, store: DirectoryStore, files: Files, number: int, file: Output) -> None:
         self.bytes = 0
-        self._store, self._files, self._number = store, files, header.number
+        self._store, self._files, self._number = store, files, number
         self._sections = 0
-        self._file: Output | None = files.create(_UNFINISHED)
-        self._write(pack_header(header))
+        self._file: Output | None = file
+
+    def begin(self, header: Header) -> None:
+        """Write the header; if that fails, close the file.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        try:
+            self._write(pack_header(header))
+        except BaseException:
+            self.__exit__()
+            raise
 
     def add(self, section: Section) -> None:
         """Pack and write a section; takes some milliseconds a megabyte, and may run in a thread.

@@ -247,7 +247,7 @@ def test_a_child_that_leaves_the_stream_by_an_exit_ends_at_once():
 
 
 def test_a_forked_engine_does_not_wait_for_the_thread_of_its_connection(tmp_path):
-    connection = BackgroundConnection(f"unix:{tmp_path / 'nobody.sock'}", None)
+    connection = BackgroundConnection(f"unix:{tmp_path / 'nobody.sock'}", None).open()
     try:
         assert in_child(lambda: connection.close() or "ended") == "ended"
     finally:

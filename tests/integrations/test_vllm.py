@@ -82,7 +82,7 @@ def run_engine(collector, steps=200, blocks=50):
 
 async def test_every_event_is_streamed_and_the_inner_collector_goes_on(tmp_path):
     async with serving(f"unix:{tmp_path}/kv.sock") as (stream, server):
-        connection = BackgroundConnection(str(server.endpoint), None)
+        connection = BackgroundConnection(str(server.endpoint), None).open()
         collector = StreamingCollector(Inner(0.5), connection.producer("vllm/dp0"))
         drained = await to_thread.run_sync(run_engine, collector)
         assert collector.sample_rate == 0.5
@@ -121,7 +121,7 @@ def test_keys_are_the_ids_that_kv_events_give_to_the_same_blocks():
 
 async def test_blocks_that_the_scheduler_filled_in_a_step_have_their_content_as_key(tmp_path):
     async with serving(f"unix:{tmp_path}/kv.sock") as (stream, server):
-        connection = BackgroundConnection(str(server.endpoint), None)
+        connection = BackgroundConnection(str(server.endpoint), None).open()
         collector = StreamingCollector(Inner(0.5), connection.producer("vllm/dp0"))
         slots = [Block(slot) for slot in range(4)]
 
@@ -142,7 +142,7 @@ async def test_blocks_that_the_scheduler_filled_in_a_step_have_their_content_as_
 
 
 def test_when_nobody_listens_drops_are_counted_and_memory_is_bounded(tmp_path):
-    connection = BackgroundConnection(f"unix:{tmp_path}/nobody", None)
+    connection = BackgroundConnection(f"unix:{tmp_path}/nobody", None).open()
     producer = connection.producer("vllm/dp0")
     run_engine(StreamingCollector(Inner(), producer), steps=20_000)
     statistics = producer.statistics()
@@ -154,7 +154,7 @@ def test_when_nobody_listens_drops_are_counted_and_memory_is_bounded(tmp_path):
 
 
 def test_what_fails_in_kvstream_does_not_reach_the_engine(tmp_path, caplog):
-    connection = BackgroundConnection(f"unix:{tmp_path}/nobody", None)
+    connection = BackgroundConnection(f"unix:{tmp_path}/nobody", None).open()
     producer = connection.producer("vllm/dp0")
     collector = StreamingCollector(Inner(), producer)
     run_engine(collector, steps=3)
