@@ -105,7 +105,7 @@ class StateKeeper:
             _logger.warning("state in %s: %s; it begins with nothing", path, problem)
         if "degraded" in restored.others:
             self.degraded.restore(restored.others["degraded"])
-        self.saver.saved_at, self.saver.bytes = file.header.taken_at, file.bytes
+        self.saver.go_on(file)
         sources = self._parts().sources()
         self.cursors = {name: cursor for name, of in sources.items() if (cursor := of.cursor) is not None}
         age = self._opened_at - file.header.taken_at

@@ -16,7 +16,7 @@ from kvstream.faults.containment import described
 from kvstream.state.held import HeldFrames
 from kvstream.state.sections import StreamParts, source_section, stream_section
 from kvstream.state.snapshot import Header
-from kvstream.state.store import DirectoryStore, SnapshotWriter
+from kvstream.state.store import DirectoryStore, SnapshotFile, SnapshotWriter
 
 SHORTEST_INTERVAL = 5.0
 """Seconds between two snapshots, more where they cost more."""
@@ -80,6 +80,11 @@ class Saver:
         self.cost = 0.0
         self._asked = anyio.Event()
         self._failed_since = -math.inf  # when the last attempt that failed had begun, by the loop's clock
+
+    def go_on(self, file: SnapshotFile) -> None:
+        """Count a whole snapshot that the stream was restored from as the last one."""
+        assert file.header is not None  # noqa: S101 - it is whole
+        self.saved_at, self.bytes = file.header.taken_at, file.bytes
 
     async def run(self) -> None:
         """Save at intervals, sooner if asked for it, until cancelled."""

@@ -155,7 +155,7 @@ class FrameConnection:
             anyio.BrokenResourceError: If the connection breaks.
         """
         await self._answer(0)
-        self._reader.longest = longest
+        self._reader.allow(longest)
         while True:
             data = self._waiting()
             if self._unheld is None and self._owed >= (1 if data is None else _FRAMES_AN_ANSWER):

@@ -133,7 +133,7 @@ class MessageReader:
 
     Args:
         stream: The connection.
-        longest: Bytes that a message may have.
+        longest: Bytes that a message may have, until ``allow`` says otherwise.
 
     Attributes:
         received: Bytes received so far.
@@ -141,7 +141,7 @@ class MessageReader:
     """
 
     def __init__(self, stream: ByteStream, longest: int) -> None:
-        self.longest = longest
+        self._longest = longest
         self.received = 0
         self.is_drained = False
         self._stream = stream
@@ -149,6 +149,10 @@ class MessageReader:
         self._socket = stream.extra(SocketAttribute.raw_socket) if is_unix else None  # noqa: S610
         self._data = bytearray()  # what is held, from _start to _end; its memory is used again
         self._start = self._end = 0
+
+    def allow(self, longest: int) -> None:
+        """Accept messages of this many bytes from now on."""
+        self._longest = longest
 
     @property
     def held(self) -> int:
@@ -199,7 +203,7 @@ class MessageReader:
         Args:
             most: Bytes to take.
         """
-        most = min(most, _LENGTH_BYTES + self.longest - self.held)
+        most = min(most, _LENGTH_BYTES + self._longest - self.held)
         self.is_drained = False
         while self._socket is not None and most > 0:
             try:
@@ -218,7 +222,7 @@ class MessageReader:
         wanted = _READ_BYTES
         if self.held >= _LENGTH_BYTES:
             wanted = min(max(wanted, self._message_bytes() - self.held), LARGEST_READ)
-        return min(wanted, _LENGTH_BYTES + self.longest)
+        return min(wanted, _LENGTH_BYTES + self._longest)
 
     def _room(self, size: int) -> memoryview:
         """Return room for some bytes behind those that are held, which ``_add`` then counts."""
@@ -252,6 +256,6 @@ class MessageReader:
     def _message_bytes(self) -> int:
         """Return bytes of the next message, with its length."""
         length = int.from_bytes(self._data[self._start : self._start + _LENGTH_BYTES], "big")
-        if length > self.longest:
-            raise MalformedInputError(f"a message of {length:,} bytes is longer than {self.longest:,}")
+        if length > self._longest:
+            raise MalformedInputError(f"a message of {length:,} bytes is longer than {self._longest:,}")
         return _LENGTH_BYTES + length
