@@ -226,7 +226,7 @@ class KVStream:
         return not scope.cancelled_caught
 
     def _finish(self) -> None:
-        """End every window, unless another process goes on with it, and publish the last summary, once."""
+        """End every window, unless another process continues it, and publish the last summary, once."""
         if not self._summarized.are_final:
             self._summarized.are_final = True
             if not self._saved.goes_on:
@@ -335,7 +335,7 @@ class KVStream:
         await self._consumers.join()
 
     def input_ended(self, ends: Mapping[str, int]) -> None:
-        """Take note that recordings have ended while others go on, so that their sources are not silent.
+        """Note that recordings have ended while others continue, so that their sources are not silent.
 
         It concerns a stream of recordings (``StreamConfig.recorded``) only, and may be called while their
         frames are still on their way.
@@ -585,7 +585,7 @@ class KVStream:
             self._alerting.publish([alert])
 
     def alerts_handled(self) -> bool:
-        """Return whether the handlers have had every alert that was published so far."""
+        """Return whether every alert published so far was passed to the handlers."""
         return self._alerts.is_handled
 
     def heartbeat(self) -> CacheAlert | None:
@@ -635,7 +635,7 @@ class KVStream:
     # Tasks
 
     def _before_batch(self, monitor: Monitor, frames: Sequence[EventFrame]) -> bool:
-        """Prepare for frames that are to be applied; return whether anybody listens to evictions."""
+        """Prepare for a batch of frames; return whether there are subscribers to evictions."""
         self._liveness.reach(monitor, frames)
         return self._evictions.listening
 

@@ -13,7 +13,7 @@ COMPILED = not any(str(module.__file__).endswith(".py") for module in _MODULES)
 """Whether every module of the core is compiled."""
 
 CORE = "compiled" if COMPILED else "interpreted, some 90 times slower"
-"""What the core is, in words."""
+"""Whether the core is compiled, as text."""
 
 
 @cache

@@ -38,13 +38,13 @@ def folded(block_hash: int | bytes | str) -> int:
 
 @lru_cache(maxsize=1024)
 def group_salt(group: int) -> int:
-    """Return what is xored to the ids of a cache group, so that the same content held by two has two ids."""
+    """Return the value to XOR with the ids of a cache group: equal content of two groups has two ids."""
     return int(mix(np.array([group & 2**63 - 1]))[0])
 
 
 @lru_cache(maxsize=1024)
 def name_salt(name: str) -> int:
-    """Return what is xored to the ids of one owner, so that the same content held by two has two ids."""
+    """Return the value to XOR with the ids under a name: equal content under two names has two ids."""
     return int(mix(np.array([source_seed(name, "")]))[0])
 
 
@@ -69,5 +69,5 @@ def below_rate(hashes: U64, rate: float) -> npt.NDArray[np.bool_]:
 
 
 def generation_hash(seed: int, blocks: npt.NDArray[np.int64], birth_ns: npt.NDArray[np.int64]) -> U64:
-    """Hash of each generation: of its source and tier, its block and its start. uint64 of shape (n,)."""
+    """Return a hash of each generation by source and tier, block and start, uint64 of shape (n,)."""
     return mix(mix(blocks ^ np.int64(seed)).view(np.int64) ^ birth_ns)

@@ -36,7 +36,7 @@ _LEAST_PIECES = 4
 
 
 class View(msgspec.Struct):
-    """What there is to judge by.
+    """Evidence that conditions are judged on.
 
     Attributes:
         now: Time, seconds; never goes back, unlike event time.
@@ -98,7 +98,7 @@ class Condition(Protocol):
     needs_piece: bool
 
     def look(self, view: View) -> Finding | None:
-        """Return what there is to say now; None if nothing new can be said."""
+        """Judge the evidence; return a finding, or None if there is no new evidence."""
 
     def over(self, view: View) -> None:
         """Take note that the incident that this condition was part of is over."""
@@ -174,7 +174,7 @@ class Drop:
         return baseline is not None and bool(lifetimes) and baseline.level - median(lifetimes) >= _HALF
 
     def look(self, view: View) -> Finding | None:
-        """Return what there is to say now; None if nothing new can be said."""
+        """Judge the evidence; return a finding, or None if there is no new evidence."""
         if view.piece is None:
             return None
         recent = view.log.last(SHORT, view.cold_since)
@@ -323,7 +323,7 @@ class Threshold:
         """Keep nothing of an incident."""
 
     def look(self, view: View) -> Finding | None:
-        """Return what there is to say now; None if nothing new can be said."""
+        """Judge the evidence; return a finding, or None if there is no new evidence."""
         point = None if view.closed is None else self._read(view.closed)
         if point is None or not point.weight:
             return None
@@ -366,7 +366,7 @@ class Occurs:
         self.memory.total = 0.0
 
     def look(self, view: View) -> Finding | None:
-        """Return what there is to say now; None if nothing new can be said."""
+        """Judge the evidence; return a finding, or None if there is no new evidence."""
         point = None if view.closed is None else self._read(view.closed)
         value = 0.0 if point is None else point.value
         bad = value > self.rule.threshold
@@ -426,7 +426,7 @@ class Silent:
         """Keep nothing of an incident."""
 
     def look(self, view: View) -> Finding | None:
-        """Return what there is to say now; None if nothing new can be said."""
+        """Judge the evidence; return a finding, or None if there is no new evidence."""
         if view.closed is not None:
             last, self.memory.last = self.memory.last, view.now
             silence = 0.0
@@ -451,7 +451,7 @@ class Silent:
         )
 
     def forget(self) -> None:
-        """Take no note of the pause that goes on now, as it may not be the engine's."""
+        """Ignore the current pause, as the engine may not be its cause."""
         self.memory.last = None
 
     def due(self) -> float:
@@ -526,7 +526,7 @@ class Restarted:
         self.memory.at = self.memory.baseline = None
 
     def look(self, view: View) -> Finding | None:
-        """Return what there is to say now; None if nothing new can be said."""
+        """Judge the evidence; return a finding, or None if there is no new evidence."""
         memory = self.memory
         if view.lost_cache:
             if memory.baseline is None:
@@ -591,7 +591,7 @@ class Premature:
         """Keep nothing of an incident."""
 
     def look(self, view: View) -> Finding | None:
-        """Return what there is to say now; None if nothing new can be said."""
+        """Judge the evidence; return a finding, or None if there is no new evidence."""
         if view.piece is None:
             return None
         pieces = view.log.last(LONG, view.cold_since)

@@ -1,4 +1,4 @@
-"""DropWatch: alerts on events that never reach a cache, as a limit refuses them or they have come before.
+"""DropWatch: alerts on events that never reach a cache, because a limit refuses them or they are repeats.
 
 No window of event time holds them, so they are looked at in windows of the clock.
 """
@@ -28,7 +28,7 @@ _SHARE_WINDOWS = 30
 
 
 class DropWatch:
-    """Follows what a stream refuses and which sources send frames that have come before.
+    """Follows which events a stream refuses, and which sources repeat frames.
 
     Args:
         rules: The stream's rules; those on other metrics are passed over.
@@ -114,7 +114,7 @@ class DropWatch:
         return [alert for alert in ended if alert is not None]
 
     def look_at_silences(self, now: float) -> Iterator[list[CacheAlert]]:
-        """Take note of silences that have begun or ended; yield what is to be published now, bit by bit."""
+        """Apply silences that have begun or ended; yield the alerts to publish now, part by part."""
         for key in list(self._drop_rules):
             changes = [each.standing.to_publish(now) for each in self._drop_rules.get(key, ())]
             yield [alert for alert in changes if alert is not None]
@@ -181,7 +181,7 @@ class _DropRule:
         self.standing.restore(saved["standing"])
 
     def close_window(self, now: float) -> CacheAlert | None:
-        """Return the alert if it is to be published."""
+        """Return the alert if it must be published."""
         self._recent.append(self.new > 0)
         # Of duplicates it counts in how many windows there were any: a thousand at once, after a reconnect,
         # are normal.

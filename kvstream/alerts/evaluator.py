@@ -197,13 +197,13 @@ class Evaluator:
         return self.replace_rules(rules)
 
     def look_at_silences(self) -> list[CacheAlert]:
-        """Take note of silences that have begun or ended; return what is to be notified now."""
+        """Apply silences that have begun or ended; return the alerts to notify of now."""
         if self._index is None:
             return []
         return self._to_notify()
 
     def firing(self) -> list[CacheAlert]:
-        """Return the alerts that fire, also those that nobody is notified of."""
+        """Return the firing alerts, silenced ones too."""
         return [state.alert for state in self._active if state.alert is not None]
 
     def pending(self) -> list[CacheAlert]:
@@ -215,7 +215,7 @@ class Evaluator:
         ]
 
     def close(self, window: Window) -> list[CacheAlert]:
-        """Judge a closed window; return what is to be notified: what fires, became critical, or is over."""
+        """Judge a closed window; return the alerts that fired, became critical or resolved, to notify of."""
         if window.is_empty:
             return self.pass_time(window.index + 1)
         changes = self.pass_time(window.index)
@@ -259,7 +259,7 @@ class Evaluator:
         return changes
 
     def forget_silence(self) -> None:
-        """Take what has not come since the last event for not recorded, not for a silence of the engine."""
+        """Treat the time since the last event as not recorded, not as a silence of the engine."""
         for _, condition in self._silent:
             condition.forget()
 
@@ -317,7 +317,7 @@ class Evaluator:
         return bool(window.measurements.clears) and gone > _CLEARED_SHARE * max(1, self._live)
 
     def _unusual(self) -> bool:
-        """Return whether what is seen now is not to count as normal."""
+        """Return whether the current values do not count as normal."""
         return any(state.fires and state.rule.name in self._unusual_while for state in self._active)
 
     def _judge(self, view: View) -> list[CacheAlert]:
@@ -488,7 +488,7 @@ class Evaluator:
         return max(s.ended_at for s in self._states.values() if s.rule.cause == cause)
 
     def _to_notify(self) -> list[CacheAlert]:
-        """Return the firing alerts, at their levels, that nobody was notified of yet."""
+        """Return the firing alerts with a severity that has not been notified yet."""
         changes = []
         now = self._now
         for state in self._active:

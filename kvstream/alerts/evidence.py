@@ -204,7 +204,7 @@ class EvidenceLog:
         return column.compress(column == column)  # NaN equals nothing
 
     def mark_incident(self, since: float) -> None:
-        """Take evidence from ``since`` on as that of an incident, not of normal operation."""
+        """Mark evidence from ``since`` on as part of an incident, not of normal operation."""
         for back, piece in enumerate(reversed(self.pieces), 1):
             if piece.end <= since:
                 return

@@ -72,7 +72,7 @@ class InputWatch:
         return [alert for alert in changes if alert is not None]
 
     def replace_rules(self, rules: Sequence[Rule], now: float) -> list[CacheAlert]:
-        """Watch by other rules from now on; alerts of those that are gone or changed are resolved."""
+        """Use other rules from now on; resolve the alerts of removed and changed rules."""
         self._rules = _of_inputs(rules)
         gone = [key for key, judged in self._judged.items() if judged.rule not in self._rules]
         why = "its rule was changed or taken away"
@@ -80,7 +80,7 @@ class InputWatch:
         return [alert for alert in ended if alert is not None]
 
     def look_at_silences(self, now: float) -> Iterator[list[CacheAlert]]:
-        """Take note of silences that have begun or ended; yield what is to be published now, bit by bit."""
+        """Apply silences that have begun or ended; yield the alerts to publish now, part by part."""
         for judged in list(self._judged.values()):
             change = judged.standing.to_publish(now)
             yield [] if change is None else [change]

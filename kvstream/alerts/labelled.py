@@ -1,4 +1,4 @@
-"""Labels: incidents that somebody knows of in a recording, and how alerts compare with them."""
+"""Labels: known incidents of a recording, and how alerts compare with them."""
 
 import datetime
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Scores: what alerts found of incidents that somebody has labelled, and what they raised besides."""
+"""Scores: how many labelled incidents alerts found, and how many alerts were false."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -143,7 +143,7 @@ def score(
         incident: The incident.
         raised: What was raised, of all sources.
         notifications: When somebody was notified, of all sources.
-        until: End of the recording, seconds; what would be after it is not held against anybody.
+        until: End of the recording, seconds; later detections are not expected.
     """
     start, end, closing = incident.start, incident.end, incident.end + CLOSED_SECONDS
     ours = [each for each in raised if incident.concerns(each.source, each.tier)]

@@ -136,7 +136,7 @@ class Silences:
         return self._silences.pop(silence_id, None) is not None
 
     def replace_configured(self, silences: Iterable[Silence]) -> None:
-        """Take the silences of a rules file in the place of those of before; others stay.
+        """Replace the silences of a rules file; others stay.
 
         Raises:
             ConfigError: If that would be more than ``MAX_SILENCES``; nothing is changed then.
@@ -192,7 +192,7 @@ class Silences:
         return min((end for end in ends if end > now), default=math.inf)
 
     def reason(self, alert: CacheAlert, now: float) -> str:
-        """Why nobody is to be notified of an alert; empty if no silence covers it.
+        """Return the reason of the silence that covers an alert; empty if none does.
 
         It is asked at every look at an alert that fires: which silences cover it is kept until they change.
         """

@@ -93,7 +93,7 @@ class CacheMonitor:
 
     Attributes:
         tiers: Every tier of its source, this one among them.
-        is_whole: Whether nothing was in the cache before its first event, and no event is missing.
+        is_whole: Whether the cache was empty before its first event, and no event is missing.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class CacheMonitor:
     def slices(self, frames: Sequence[EventFrame], lost: int, records: bool) -> Iterator[Outcome]:
         """Apply frames of at least one event each, and yield after as much as takes some milliseconds.
 
-        The state is whole at each yield; how often it comes changes nothing. Until all is taken,
-        ``pass_time`` and ``restart`` must not be called.
+        The state is consistent at each yield, and results do not depend on how often it yields. Until it is
+        exhausted, ``pass_time`` and ``restart`` must not be called.
 
         Args:
             frames: The frames.
@@ -210,7 +210,7 @@ class CacheMonitor:
         yield Outcome(self.source, self.tier, alerts, evicted, events)
 
     def _follow(self, changes: Sequence[ContentChanges | int], late: EventFrame | None) -> None:
-        """Take note of content keys that came and went; returns are looked up for many of them at once.
+        """Note content keys that came and went; returns are looked up for many of them at once.
 
         Args:
             changes: What came and went, and when all of it was cleared.
@@ -267,7 +267,7 @@ class CacheMonitor:
             self._settle_sample()
 
     def _settle_sample(self) -> None:
-        """Let the sample follow what came and went."""
+        """Pass arrivals and evictions to the sample."""
         if self._unsampled:
             changes = joined_changes(self._unsampled)
             self._unsampled, self._unsampled_waiting = [], 0
@@ -283,7 +283,7 @@ class CacheMonitor:
                 self._settle_lookups()
 
     def _settle_lookups(self) -> None:
-        """Let the curve follow what was looked up."""
+        """Pass lookups to the curve."""
         if self._lookups:
             self._curve.access(joined(self._looked_up), self._lookups)
             self._lookups, self._looked_up, self._lookups_waiting = 0, [], 0
@@ -327,7 +327,7 @@ class CacheMonitor:
         return alerts + self.rules.pass_time(index)
 
     def pass_silence(self, seconds: float) -> list[CacheAlert]:
-        """Let time go on by how long nothing has come, two windows or more, short of the last window."""
+        """Advance time by a silence of at least two windows, but not into the current window."""
         window = self.config.window_seconds
         if seconds < _SILENT_WINDOWS * window:
             return []

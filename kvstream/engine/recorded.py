@@ -40,7 +40,7 @@ class RecordedTime:
         return self._newest - self._newest % self.step_ns
 
     def reach(self, frames: Iterable[EventFrame]) -> list[CacheAlert]:
-        """Go on to frames of one step, which are to be applied now; return what changes by silence."""
+        """Advance to frames of one step, before they are applied; return alerts that change by silence."""
         alerts: list[CacheAlert] = []
         for frame in frames:
             if not len(frame.ts):

@@ -166,12 +166,12 @@ class SourceMonitor:
 
     @property
     def cursor(self) -> Cursor | None:
-        """Return how far its frames have come; None where they have no numbers."""
+        """Return its next expected frame; None if frames have no sequence numbers."""
         return self._sequence.cursor
 
     @property
     def is_from_its_beginning(self) -> bool:
-        """Return whether it is known since its engine's start."""
+        """Return whether its events are known since the engine started."""
         return self._sequence.is_from_its_beginning
 
     def note_lost(self, count: int) -> None:

@@ -106,7 +106,7 @@ class FrameSequence:
 
     @property
     def cursor(self) -> Cursor | None:
-        """Return how far the last producer's frames have come; None where no frame had a number."""
+        """Return the next expected frame of the last producer; None if no frame had a sequence number."""
         return None if self._life is None else Cursor(self._epoch, self._life.next)
 
     @property

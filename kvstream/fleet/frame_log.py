@@ -1,4 +1,4 @@
-"""FrameLog: frames of a node's engines into the topic, through a bounded queue, until the broker has them."""
+"""FrameLog: writes the frames of a node's engines to the topic, through a bounded queue."""
 
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -65,10 +65,10 @@ class _Record(msgspec.Struct):
 
 
 class FrameLog:
-    """Writes frames to the topic of a fleet, each of them once for as long as it lives.
+    """Writes frames to the topic of a fleet, each of them once within its lifetime.
 
-    While no broker answers, frames wait in a queue of ``config.queue_events``, and ``config.overflow`` says
-    what becomes of those that do not fit. What the client has taken is bounded as well.
+    While no broker answers, frames wait in a queue of ``config.queue_events`` events; ``config.overflow``
+    applies to those that do not fit. The memory of the Kafka client is bounded as well.
 
     Args:
         address: Where the topic is.
@@ -194,7 +194,7 @@ class FrameLog:
             await self.change()
 
     def hurry(self) -> None:
-        """Take what the broker acknowledges at once for a moment, as somebody waits for it."""
+        """Look for acknowledgements without delay for a moment, as a caller waits for them."""
         self._hurried.set()
 
     def close(self) -> None:
@@ -336,7 +336,7 @@ class FrameLog:
             self._take_reports()
 
     async def _take_reports_at_once(self) -> None:
-        """Wait for reports in a thread, for a moment, whenever somebody waits for them."""
+        """Wait for reports in a thread, for a moment, whenever a caller waits for them."""
         while True:
             await self._hurried.wait()
             self._hurried = anyio.Event()

@@ -46,7 +46,7 @@ class _Relayed:
 
 
 class Notifier:
-    """Relays the alerts of a fleet to a stream, and commits what its handlers have had.
+    """Relays the alerts of a fleet to a stream, and commits those that were passed to its handlers.
 
     Args:
         address: Where the topics are.
@@ -95,7 +95,7 @@ class Notifier:
             await to_thread.run_sync(self._commit)
 
     def close(self) -> None:
-        """Commit what the handlers have had, and leave the group."""
+        """Commit what was passed to the handlers, and leave the group."""
         self._commit()
         self._consumer.close()
 
@@ -145,7 +145,7 @@ class Notifier:
         self._stream.relay(alert, is_news=not is_sent)
 
     def _commit(self) -> None:
-        """Commit all that was relayed, once the handlers have had it."""
+        """Commit all that was relayed, once it was passed to the handlers."""
         places = [
             TopicPartition(self._address.alerts, number, relayed.next)
             for number, relayed in self._partitions.items()

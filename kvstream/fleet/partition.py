@@ -121,7 +121,7 @@ class Partition:
         return alerts
 
     def _tick(self, now: int) -> list[CacheAlert]:
-        """Judge who is silent now."""
+        """Judge which sources are silent now."""
         gap = 0 if self._ticked is None else now - self._ticked
         if self._ticked is not None and abs(gap) < _SOONEST_MS:
             return []

@@ -176,7 +176,7 @@ class Worker:
         self._asked: deque[tuple[Callable[[list[Partition]], Any], Future[Any]]] = deque()
 
     def run(self, stop: threading.Event) -> None:
-        """Work until stopped; then save and commit, so that others go on from there.
+        """Work until stopped; then save and commit, so that others continue from there.
 
         Raises:
             KVStreamError: If a client cannot go on.
@@ -246,7 +246,7 @@ class Worker:
     # What the group says
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Restore what is assigned, and read on from there; what is not restored stands still until it is."""
+        """Restore assigned partitions and read on; those not restored yet are paused."""
         unready, until = [], time.monotonic() + _ROUND_SECONDS
         for assigned in partitions:
             owned = self._owned[assigned.partition] = _Owned()
@@ -379,7 +379,7 @@ class Worker:
         self._outbox.publish(alerts)
 
     def _resume(self, number: int, owned: _Owned) -> None:
-        """Restore a partition that stands still, and read on from there."""
+        """Restore a paused partition, and read on from its offset."""
         self._restore(number, owned)
         if owned.partition is not None:
             place = TopicPartition(self._address.frames, number, owned.partition.offset)

@@ -176,7 +176,7 @@ class ContentSample:
         self._life = len(lives) - 1
 
     def save(self) -> dict[str, Any]:
-        """Return all that it goes on from."""
+        """Return its state."""
         count = self._count
         return {
             "highest": self.threshold - 1,

@@ -49,7 +49,7 @@ class Marks:
         self._marks: list[Mark] = []
 
     def add(self, mark: Mark) -> Mark:
-        """Keep a mark; return it with its id. The oldest goes where there are too many."""
+        """Keep a mark and return it with its id; beyond the limit the oldest is dropped."""
         mark = msgspec.structs.replace(mark, id=mark.id or secrets.token_hex(8))
         self._marks = sorted([*self._marks, mark], key=lambda each: each.timestamp)[-MAX_MARKS:]
         return mark
@@ -65,7 +65,7 @@ class Marks:
         return list(self._marks)
 
     def save(self) -> list[dict[str, Any]]:
-        """Return what ``restore`` goes on from, in plain values."""
+        """Return its state for ``restore``, as plain values."""
         return [msgspec.structs.asdict(mark) for mark in self._marks]
 
     def restore(self, saved: Iterable[dict[str, Any]]) -> None:

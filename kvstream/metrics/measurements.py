@@ -78,17 +78,17 @@ class Measurements(CacheCounts, eq=False):
 
     @property
     def single_access_ratio(self) -> float | None:
-        """Share of evicted generations accessed once; None without evictions."""
+        """Return the share of evicted generations accessed once; None without evictions."""
         return self._of_evicted(self.accessed_once)
 
     @property
     def multi_access_ratio(self) -> float | None:
-        """Share of evicted generations accessed more often; None without evictions."""
+        """Return the share of evicted generations accessed more often; None without evictions."""
         return self._of_evicted(self.lifetime.count - self.never_accessed - self.accessed_once)
 
     @property
     def mean_accesses(self) -> float | None:
-        """Mean accesses of an evicted generation; None without evictions."""
+        """Return the mean accesses of an evicted generation; None without evictions."""
         return self._of_evicted(self.access_total)
 
     def _of_evicted(self, count: int) -> float | None:

@@ -212,7 +212,7 @@ class MissRatioCurve:
         self._distances, self._distance_weights, self._waiting = [], [], 0
 
     def save(self) -> dict[str, Any]:
-        """Return all that it goes on from, also what waits to be weighed."""
+        """Return its state, including distances not weighed yet."""
         return {
             "stack": self._stack.save(),
             "highest": self.threshold - 1,

@@ -109,7 +109,7 @@ def miss_causes(contents: Contents, asked: Flags, other_salt: float | None) -> M
 
 
 def _all_misses(contents: Contents, asked: Flags) -> float | None:
-    """Return the misses of all content in the fastest tiers since the start; None if nobody counted them."""
+    """Return the misses of all content in the fastest tiers since the start; None if not counted."""
     if contents.rate == 1.0 or contents.memory_ns != NOT_ENDED:
         return None  # as all are in the stays, or not all are judged
     counted = [contents.caches[place].arrivals for place in contents.fastest if asked[place]]

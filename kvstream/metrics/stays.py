@@ -120,7 +120,7 @@ def with_late(stays: Stays, live: I64) -> Stays:
 
     Args:
         stays: What is known of other contents.
-        live: Contents in the cache that were there before anybody listened, int64 (n,).
+        live: Contents that were in the cache before its first event, int64 (n,).
     """
     late = np.setdiff1d(live, stays.content)
     content = np.concatenate([late, stays.content])

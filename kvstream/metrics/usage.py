@@ -228,7 +228,7 @@ class UsageByLabel:
                 values[value].merge(usage)
 
     def labels(self) -> dict[str, list[LabelUsage]]:
-        """Return the values of each label, most room first; labels that nobody has are left out."""
+        """Return the values of each label, largest residency first; labels without values are left out."""
         return {
             name: [
                 _usage(value, usage, self._residency, self._hits)

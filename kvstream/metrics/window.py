@@ -154,7 +154,7 @@ class WindowRing:
         return closed
 
     def _stands(self) -> int | None:
-        """Return the index at which events say that the stream stands; None if any will do."""
+        """Return the index of the window that events have reached; None before the first event."""
         if self.open is None or self._entered is None:
             return None
         return self._entered if self.open.index == self._entered else self._entered + 1

@@ -75,7 +75,7 @@ class _Kept:
 
     @property
     def rows(self) -> Rows:
-        """All of them; what is added or taken later changes them."""
+        """Return all rows, oldest first, as a view that later calls may overwrite."""
         return self._data[self._first : self._end]
 
     def add(self, rows: Rows) -> None:
@@ -90,7 +90,7 @@ class _Kept:
         self._end += count
 
     def take(self, count: int) -> Rows:
-        """Take the oldest ``count``."""
+        """Remove and return the oldest ``count`` rows, a copy."""
         self._first += count
         return self._data[self._first - count : self._first].copy()
 

@@ -68,7 +68,7 @@ class AlertFile(Delivery):
             raise UndeliveredError(error.strerror or str(error)) from error
 
     def _open(self) -> FileIO:
-        """Open the file; of a pipe, wait neither for a reader nor for room, as nothing ends such a wait."""
+        """Open the file without waiting for the reader of a pipe, as such a wait might never end."""
         return FileIO(
             self._path, "ab", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK, 0o666)
         )

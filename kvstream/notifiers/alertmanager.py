@@ -71,7 +71,7 @@ class Alertmanager(Delivery):
         self.destination = f"Alertmanager {self._post.place}"
 
     def attach(self, stream: KVStream, min_severity: AlertLevel = AlertLevel.INFO) -> None:
-        """Make it a handler of the stream's alerts of at least a level."""
+        """Attach it to a stream as a handler of alerts of a minimum severity."""
 
         async def posts(alerts: Subscription[CacheAlert]) -> AsyncIterator[Post]:
             repeat_at = anyio.current_time() + self._repeat

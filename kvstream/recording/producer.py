@@ -229,7 +229,7 @@ class Producer:
             return used
 
     def retire(self, take_over: Callable[[int, Counter[str]], None]) -> bool:
-        """Hand the counts over, so that this producer need not be kept; it goes on working.
+        """Hand over the counts, so that this producer need not be kept; it keeps working.
 
         What is buffered is put onto the queue.
 
@@ -251,7 +251,7 @@ class Producer:
             return True
 
     def take_losses(self) -> int:
-        """Return events dropped since the last call for reasons that no overflow policy asked for."""
+        """Return the events lost since the last call: dropped, but not by an overflow policy."""
         with self._lock:
             losses, self._losses = self._losses, 0
             return losses
@@ -320,7 +320,7 @@ class Producer:
             return True
 
     def _note(self) -> None:
-        """See to it that what has been recorded is flushed in time."""
+        """Wake the flusher, so that recorded events are flushed in time."""
         if not self._flusher_knows:
             with self._lock:
                 self._used = True

@@ -18,7 +18,7 @@ class Sender(Protocol):
         """Count events as dropped for a reason (``DROP_REASONS``); from any thread."""
 
     def take_losses(self) -> int:
-        """Return events dropped unasked since the last call, which nothing but this call can tell."""
+        """Return the events lost since the last call, which nothing else reports."""
 
 
 Item = tuple[EventFrame, Sender]
@@ -154,7 +154,7 @@ class FrameQueue:
         return items
 
     def processed(self, events: int) -> None:
-        """Let go of events that the consumer took, and has processed or never will."""
+        """Forget events that the consumer took, once they are processed or given up."""
         self._processing -= events
         if not self._processing and not self._frames:
             idle, self._idle = self._idle, anyio.Event()
@@ -166,7 +166,7 @@ class FrameQueue:
             await self._idle.wait()
 
     def close(self) -> None:
-        """Let the consumer end once all is taken, and everyone who waits for room go."""
+        """Close the queue: the consumer ends when it is empty, and nobody waits for room any longer."""
         with self._room:
             self._closed = True
             self._room.notify_all()

@@ -80,7 +80,7 @@ class CacheNow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
-    """What there is to see now.
+    """The state that the dashboard shows.
 
     Attributes:
         now: Event time now, seconds since the Unix epoch; it goes on with the clock while nothing comes.

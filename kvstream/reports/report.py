@@ -1,4 +1,4 @@
-"""Report: everything there is to say of a recording, and how it is gathered."""
+"""Report: all figures of a recording, and how they are gathered."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _ALERTS_KEPT = 1000
 
 
 class CacheReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to say of one source and tier.
+    """The analysis of one source and tier.
 
     Attributes:
         analysis: Verdict and figures.
@@ -40,7 +40,7 @@ class CacheReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
-    """What there is to say of a recording.
+    """The figures of a recording.
 
     Attributes:
         inputs: What was read.

@@ -54,7 +54,7 @@ def overview(report: Report) -> Table:
 
 
 def tables(cache: CacheReport) -> list[Table]:
-    """Return what there is to say of one cache; tables with nothing in them are left out."""
+    """Return the tables of one cache; empty ones are left out."""
     every = [
         _alerts(cache),
         _figures(cache),
@@ -143,7 +143,7 @@ def _label_sets(cache: CacheReport) -> Table:
 
 
 def _blocks(cache: CacheReport) -> list[Table]:
-    """Return the blocks that were used most and held longest; numbers of slots mean nothing to anybody."""
+    """Return the most used and the longest held blocks; unlabelled slot numbers are left out."""
     return [
         Table(
             title,

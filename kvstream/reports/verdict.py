@@ -35,7 +35,7 @@ _LITTLE_USE = 0.5  # of the hits that its share of room would have
 
 
 class CacheAnalysis(msgspec.Struct, frozen=True, kw_only=True, tag="analysis"):
-    """What there is to say of one source and tier.
+    """The analysis of one source and tier.
 
     Attributes:
         source: Cache instance.

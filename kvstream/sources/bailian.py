@@ -13,5 +13,5 @@ _BLOCK_TOKENS = 16
 
 
 def bailian_trace(source: str, options: ReadOptions) -> TraceDecoder:
-    """Return a decoder of such a trace."""
+    """Return a decoder for this format."""
     return TraceDecoder(source, options, read_request, "s", _BLOCK_TOKENS)

@@ -21,7 +21,7 @@ class Connection:
 
     @property
     def state(self) -> ConnectionState:
-        """Return the state; who has been connecting for more than 5 s is not connected."""
+        """Return the state; after more than 5 s of connecting, it is not connected."""
         if self._state == "connecting" and time.time() - self.since > _PATIENCE_SECONDS:
             return "not connected"
         return self._state

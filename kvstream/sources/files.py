@@ -112,7 +112,7 @@ async def _followed(
     on_format: OnFormat | None,
     marker: InputMarker | None,
 ) -> AsyncIterator[Items]:
-    """Return frames of a file and of those that take its place, without end."""
+    """Yield the frames of a file and of the files that replace it, without end."""
     start = None if marker is None else marker.start
     rotation = Rotation(path, goes_on=start is not None)
     found = path if start is None else await to_thread.run_sync(rotation.find, start)

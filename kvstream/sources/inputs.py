@@ -44,7 +44,7 @@ class Input:
         is_pipe: Whether it is a named pipe or a device.
         simulated_source: The source of its events if it turns out to be a trace of requests, whose cache is
             simulated; None otherwise.
-        simulation: What that simulation rests on, in words.
+        simulation: The assumptions of that simulation.
 
     Raises:
         ConfigError: If it is a URL that cannot be used.

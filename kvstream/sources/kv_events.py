@@ -110,7 +110,7 @@ class KVEventDecoder:
         return self._reader.last_ts
 
     def mark_snapshot(self, is_snapshot: bool) -> None:
-        """Take batches from now on for what is cached, not for what was stored, or no more."""
+        """Treat batches from now on as a snapshot of what is cached, or as stores again."""
         self._reader.is_snapshot = is_snapshot
 
     def lost(self, batches: int) -> None:

@@ -27,7 +27,7 @@ _decoder = msgspec.json.Decoder(_Row)
 
 
 def lookup_log(source: str, options: ReadOptions) -> TraceDecoder:
-    """Return a decoder of such a log."""
+    """Return a decoder for this format."""
     return TraceDecoder(source, options, _read, "s", _CHUNK_TOKENS)
 
 

@@ -37,7 +37,7 @@ _decoder = msgspec.json.Decoder(_Row)
 
 
 def mooncake_trace(source: str, options: ReadOptions) -> TraceDecoder:
-    """Return a decoder of such a trace."""
+    """Return a decoder for this format."""
     return TraceDecoder(source, options, read_request, "ms", _BLOCK_TOKENS)
 
 

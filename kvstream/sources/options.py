@@ -20,7 +20,7 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How inputs are read.
 
     Attributes:
-        capacity: Blocks of the simulated cache that a hash trace runs through; None if nobody said.
+        capacity: Blocks of the simulated cache that a hash trace runs through; None if not given.
         time_unit: Unit of the times in a hash trace; None for the one that its format has.
         engine: By which rules that cache is simulated: ``lru`` serves each request at once and takes no room
             for output (``PrefixCache``), ``vllm`` runs each for its time (``VLLMCache``).

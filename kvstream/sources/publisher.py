@@ -202,7 +202,7 @@ class PublisherFeed:
         self._request_missing()
 
     def give_up(self) -> None:
-        """Take what waits: no replay is to be had, so that what is missing is lost."""
+        """Process the batches that wait: no replay is available, so what is missing is lost."""
         self._waiting, self._retries = False, 0
         self._end_snapshot()
         self._deliver_held()
@@ -367,7 +367,7 @@ class Publisher:
             self.decoder.lost(number)
 
     def _add(self, number: int, payload: bytes) -> None:
-        """Let a batch be decoded with those before it."""
+        """Queue a batch, to be decoded with those before it."""
         if self._marker is not None:
             if not self._numbers:
                 self._begin_part(self._marker, number)

@@ -24,16 +24,16 @@ _MOST_SOURCES = 65_536  # of which a cutter remembers the sequence numbers
 
 
 async def merge_by_time(inputs: Sequence[Items], on_end: OnEnd | None = None) -> Items:
-    """Yield the frames of several recordings, the one that starts first first.
+    """Yield the frames of several recordings by start time.
 
-    Each recording's own order is kept. So the parts of one source's log, in any order of naming, are
-    read one after the other, and those of several engines side by side: there, frames are cut so that none
-    covers more than five seconds. After a step of its clock a recording stays beside the others, too.
+    Each recording keeps its own order. So the parts of one source's log are read one after the other, in
+    whatever order they are given, and logs of several engines side by side. These are cut into frames of at
+    most five seconds. After its clock was set back, a recording still stays beside the others.
 
     Args:
         inputs: Recordings.
-        on_end: Called when one of several has ended, before what comes later, with its sources of which no
-            other that goes on has had anything yet.
+        on_end: Called when one of several recordings has ended, before any later frame, with those of its
+            sources that no recording still open has had.
     """
     if len(inputs) == 1:
         async for item in inputs[0]:
@@ -81,7 +81,7 @@ async def merge_by_time(inputs: Sequence[Items], on_end: OnEnd | None = None) ->
 
 
 class _Ends:
-    """Which sources each of several recordings has, and how far it goes."""
+    """The sources of each recording, and the time of its last event."""
 
     def __init__(self, inputs: int, on_end: OnEnd | None) -> None:
         self._on_end = on_end
@@ -93,17 +93,17 @@ class _Ends:
         """Take note of a frame of the recording at a place."""
         if len(frame):
             self._newest[place] = max(self._newest[place], int(frame.ts[-1]))
-        of = self._sources[place]
-        if frame.source not in of and len(of) < _MOST_SOURCES:
-            of.add(frame.source)
+        sources = self._sources[place]
+        if frame.source not in sources and len(sources) < _MOST_SOURCES:
+            sources.add(frame.source)
             self._open[frame.source] += 1
 
     def end(self, place: int) -> None:
         """Take note that the recording at a place has ended."""
-        of, self._sources[place] = self._sources[place], set()
-        self._open.subtract(of)
-        if self._on_end is not None and of:
-            self._on_end({source: self._newest[place] for source in of if not self._open[source]})
+        sources, self._sources[place] = self._sources[place], set()
+        self._open.subtract(sources)
+        if self._on_end is not None and sources:
+            self._on_end({source: self._newest[place] for source in sources if not self._open[source]})
 
 
 class Pace:

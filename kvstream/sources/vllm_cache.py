@@ -44,7 +44,7 @@ class ServiceTime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def simulated_by_vllm(service: ServiceTime) -> str:
-    """Return in words what such a simulation rests on."""
+    """Describe the assumptions of the simulation."""
     return (
         f"the cache is simulated by vLLM's rules: a request holds its blocks while it runs, for its prompt "
         f"tokens that are not found at {service.prefill_rate:,.0f} a second and its output tokens at "

@@ -40,11 +40,12 @@ _NOT_MALFORMED = {"no_memory", "too_many_publishers"}
 class KVEventSubscriber:
     """Subscribes to engines that publish KV events over ZMQ, and reconnects for ever.
 
-    What is missing is asked for at the replay endpoint, if there is one, from the first batch on; what
-    cannot be had is a hole in the numbers of the frames, so that a stream counts it and alerts.
+    Missing batches are requested from the replay endpoint, if there is one, from the first batch on. Those
+    that it does not have leave a gap in the sequence numbers of the frames, which the stream counts and
+    alerts on.
 
-    Nothing that comes over a socket ends it: what is wrong with a message concerns that message alone and
-    is counted, and a socket that fails is opened again.
+    Nothing received ends it: a malformed message is counted and skipped, and a socket that fails is opened
+    again.
 
     Args:
         url: ``zmq://HOST:PORT``, as ``ZmqAddress`` says, of one publisher.
@@ -99,7 +100,7 @@ class KVEventSubscriber:
             marker_of=lambda name: self._marker_of(name),
         )
         self._marker_of: MarkerOf = no_marker
-        self._replayed: Publisher | None = None  # whose batches can be asked for
+        self._replayed: Publisher | None = None  # the publisher that can be asked for a replay
         self._active: dict[Publisher, None] = {}  # those with something to take
         self._messages = 0
         self._refused: Counter[str] = Counter()

@@ -46,7 +46,7 @@ def attach_socket(socket: Any, endpoint: str, *, bind: bool, origin: str, ipv6: 
 
 
 async def speaks_ipv6(endpoint: str, patience: float = float("inf")) -> bool:
-    """Find out whether an endpoint is to be used over IPv6.
+    """Return whether an endpoint is reached over IPv6.
 
     A ZMQ socket with IPv6 turned on takes a name's IPv6 address if it has one, and never tries another:
     ``localhost`` would not reach an engine that listens on 127.0.0.1 only, nor the other way round. So a

@@ -1,4 +1,4 @@
-"""HeldFrames: which frames a snapshot holds, so that who sent them may be answered and forget them."""
+"""HeldFrames: which frames a snapshot holds, so that they can be acknowledged to their senders."""
 
 from collections.abc import Container
 
@@ -86,7 +86,7 @@ class HeldFrames:
         return counts is None or number <= counts.held
 
     def wake(self) -> None:
-        """Wake up everyone who waits for a change."""
+        """Wake all that wait for a change."""
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 

@@ -125,11 +125,11 @@ class StateKeeper:
         )
 
     def close(self) -> None:
-        """Let other processes have the store."""
+        """Release the store for other processes."""
         self._store.close()
 
     def statistics(self) -> SavedState:
-        """Return what there is to say of it now."""
+        """Return its statistics."""
         saver = self.saver
         since = self._opened_at if saver.saved_at is None else saver.saved_at
         return SavedState(

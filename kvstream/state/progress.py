@@ -1,4 +1,4 @@
-"""InputProgress: how far the frames of each cache have come in the inputs that can be read again."""
+"""InputProgress: the position of each cache in the inputs that can be read again."""
 
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _OTHERS = ""  # in place of the name of a source
 
 
 class _Cache(msgspec.Struct):
-    """How far the frames of a cache have come in one input: taken from it, and applied."""
+    """Positions of a cache in one input: of the last frame taken, and of the last one applied."""
 
     taken: Position
     applied: Position
@@ -108,15 +108,15 @@ class InputProgress:
                     self._brought.setdefault(frame.source, set()).add(position.input)
 
     def forget(self, source: str) -> None:
-        """Forget a source that has no state any more."""
+        """Forget a source that no longer has state."""
         self._brought.pop(source, None)
 
     def of_source(self, source: str) -> dict[str, Any]:
-        """Return from where each input goes on for a source as it is now, as plain values."""
+        """Return the current position of a source in each input, as plain values."""
         return {name: self._from(name, source, {source}) for name in self._brought.get(source, ())}
 
     def of_others(self, sources: Container[str]) -> dict[str, Any]:
-        """Return from where each input goes on for all but some sources, as plain values."""
+        """Return the position in each input of all but some sources, as plain values."""
         return {
             name: self._from(name, _OTHERS, {key[0] for key in known.caches if key[0] not in sources})
             for name, known in self._inputs.items()

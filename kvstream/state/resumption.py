@@ -19,7 +19,7 @@ def no_marker(name: str) -> None:
 
 
 class SavedInput(msgspec.Struct):
-    """From where an input goes on, as it was saved.
+    """The saved position from which an input continues.
 
     Attributes:
         others: For the sources that are not in ``sources``.

@@ -1,4 +1,4 @@
-"""Saver: a stream's state into a store, again and again, while the stream goes on."""
+"""Saver: saves a stream's state to a store at intervals, while the stream runs."""
 
 import logging
 import math

@@ -96,7 +96,7 @@ def source_section(
 
 
 def stream_section(parts: StreamParts, saved: Mapping[str, SourceMonitor]) -> Section:
-    """Return what is of no source, once all sources were saved that are to be.
+    """Return the state of the stream itself, after its sources were saved.
 
     Args:
         parts: The stream.

@@ -81,7 +81,7 @@ class DirectoryStore:
             raise StateError(f"cannot keep state in {self.path}: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Let other processes have the directory."""
+        """Release the directory for other processes."""
         self._lock.release()
 
     def __enter__(self) -> Self:

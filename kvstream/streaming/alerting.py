@@ -1,4 +1,4 @@
-"""StreamAlerts: what fires in a stream, in its caches and beside them, by which rules, unless silenced."""
+"""StreamAlerts: the firing alerts of a stream, its rules and its silences."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

@@ -62,5 +62,5 @@ class Arrivals:
         self._at = {source: now - ages[source] for source in oldest_first}
 
     def close(self) -> None:
-        """Take no source as silent any more; off the event loop, too, it can be asked then."""
+        """Count no source as silent from now on; afterwards it can be used outside the event loop."""
         self._is_closed = True

@@ -10,7 +10,7 @@ from kvstream.streaming.consumers import Consumers
 
 
 class EventTimes:
-    """The times of a stream: the clock's of live sources, that of the events of a recording.
+    """The times of a stream: of live sources by the clock, of a recording by its events.
 
     Args:
         consumers: The consumers.

@@ -15,11 +15,11 @@ from kvstream.streaming.event_times import EventTimes
 
 _LEAST_TICK_SECONDS = 0.1
 _STOPPED_SECONDS = 10.0  # by which the loop is late when its process was stopped
-_SOONER = 12  # parts of forget_seconds after which a source may be forgotten where others need its place
+_SOONER = 12  # a source may be forgotten after this part of forget_seconds if another needs its place
 
 
 class Liveness:
-    """Lets the time of silent sources go on.
+    """Advances the event time of silent sources, and forgets dead ones.
 
     Args:
         config: Length of windows, and after how long a silent source is forgotten.
@@ -41,7 +41,7 @@ class Liveness:
         self._alerts, self._progress = alerts, progress
 
     async def run(self) -> None:
-        """Let the time of silent sources go on as the clock does, so that silence is noticed and alerts end.
+        """Advance the time of silent sources by the clock, so that silence is noticed and alerts end.
 
         Only the time since a source's last frame is taken from the clock: a replay has times of its own.
         Events that are on their way meanwhile are not late for that (``WindowRing.advance``).
@@ -60,7 +60,7 @@ class Liveness:
                     self._alerts.publish(cache.pass_silence(self._times.silent_seconds(cache.source)))
 
     def reach(self, monitor: Monitor, frames: Sequence[EventFrame]) -> None:
-        """Make room for frames that are to be applied, and let the time of a recording go on to them."""
+        """Make room for frames before they are applied, and advance the time of a recording to them."""
         if not monitor.has_room_for(frames) and self._silent_longest(self._config.forget_seconds / _SOONER):
             self._forget_longest_silent()
         if (recorded := self._times.recorded) is not None:

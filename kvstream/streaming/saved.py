@@ -72,7 +72,7 @@ class SavedStream:
 
     @property
     def goes_on(self) -> bool:
-        """Return whether another process is to go on with the windows and alerts, from what was saved."""
+        """Return whether another process will continue the windows and alerts from the saved state."""
         return self.keeper is not None and self.keeper.saver.saved_at is not None
 
     @property
@@ -102,12 +102,12 @@ class SavedStream:
         self._inputs = restored.inputs
 
     def close(self) -> None:
-        """Let other processes have the directory."""
+        """Release the directory for other processes."""
         if self.keeper is not None:
             self.keeper.close()
 
     async def save(self) -> float:
-        """Save everything for the next process, if it is to be; return seconds that this took."""
+        """Save everything for the next process, if state is kept; return the seconds that this took."""
         if self.keeper is None:
             return 0.0
         began = anyio.current_time()
@@ -156,11 +156,11 @@ class SavedStream:
         return InputMarker(name, self._inputs.pop(name, None), self.keeper.cursors)
 
     def statistics(self) -> SavedState | None:
-        """Return what there is to say of the state now; None without a keeper."""
+        """Return the saved state's statistics; None if no state is kept."""
         return None if self.keeper is None else self.keeper.statistics()
 
     def readings(self) -> Iterable[InputReading]:
-        """Return what rules judge the saved state by."""
+        """Return the readings of the saved state that rules judge."""
         return () if self.keeper is None else self.keeper.readings()
 
     def _parts(self) -> StreamParts:
@@ -175,7 +175,7 @@ class SavedStream:
         )
 
     def _others(self) -> dict[str, Any]:
-        """Return what the stream itself has to go on from, as plain values."""
+        """Return the stream's own state, as plain values."""
         return {
             **self._accounts.save(),
             "marks": self._marks.save(),

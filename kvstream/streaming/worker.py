@@ -36,7 +36,7 @@ class Worker:
         self._idle.set()
 
     async def run(self) -> None:
-        """Be the thread until it is stopped, also if this is cancelled."""
+        """Run the thread until ``stop``, even if this is cancelled."""
         await to_thread.run_sync(self._run, limiter=self._threads)
 
     def _run(self) -> None:
@@ -45,7 +45,7 @@ class Worker:
             work()
 
     def stop(self) -> None:
-        """Let the thread end."""
+        """End the thread after the current function."""
         self._work.put(None)
 
     def wait(self) -> None:

@@ -1,4 +1,4 @@
-"""Topic: everyone who listens to one kind of item."""
+"""Topic: the subscribers to one kind of item."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Topic(Generic[T]):
-    """Everyone who listens to one kind of item: subscriptions to iterate over, and handlers.
+    """Subscribers to one kind of item: subscriptions to iterate over, and handlers.
 
     Args:
         name: What the items are, for statistics.
@@ -140,11 +140,11 @@ class Topic(Generic[T]):
 
     @property
     def is_handled(self) -> bool:
-        """Return whether the handlers have had every item that was published so far."""
+        """Return whether every item published so far was passed to the handlers."""
         return all(handled.is_idle for handled in self._handled)
 
     def publish(self, item: T) -> None:
-        """Hand an item to everyone who listens."""
+        """Publish an item to all subscribers."""
         for subscription in self._subscriptions:
             subscription.publish(item)
 
@@ -154,7 +154,7 @@ class Topic(Generic[T]):
             subscription.close()
 
     async def handled(self, patience: float) -> None:
-        """Wait until the handlers have had every item of the closed topic.
+        """Wait until every item of the closed topic was passed to the handlers.
 
         A handler that has had no success for ``patience`` seconds is not waited for any longer.
         """

@@ -25,5 +25,5 @@ class FakeClock:
         return self.now_ns
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.now_ns += round(seconds * 1e9)

@@ -69,10 +69,10 @@ class TomlFile:
         return [f"{self.path}:{line}: {what}" for line, what in sorted(self._wrong)]
 
     def check(self) -> None:
-        """Raise what was complained of.
+        """Raise an error with all complaints, if there are any.
 
         Raises:
-            ConfigError: If anything was; a line for each.
+            ConfigError: If there are any; a line for each.
         """
         if self._wrong:
             raise ConfigError(*self.complaints)

@@ -108,7 +108,7 @@ class FrameSender:
             await self._close()
 
     async def accepted(self) -> None:
-        """Wait until the server has let us in for the first time; it is asked once there is a frame to send.
+        """Wait for the first successful handshake, which is tried once there is a frame to send.
 
         Raises:
             KVStreamError: If it refuses. The sender goes on trying all the same.
@@ -121,7 +121,7 @@ class FrameSender:
             await self._outcome.wait()
 
     def hurry(self) -> None:
-        """Ask the server to acknowledge what it has been sent as soon as it can."""
+        """Ask the server to acknowledge received frames as soon as it can."""
         if not self._in_a_hurry:
             self._in_a_hurry = True
             self._wake()

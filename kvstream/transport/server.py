@@ -300,7 +300,7 @@ class FrameServer:
             )
 
     async def _greet(self, connection: FrameConnection, stream: ByteStream) -> None:
-        """Let a stranger say who it is, in a limited time."""
+        """Wait for the hello of a new connection, for a limited time."""
         while len(self._strangers) >= self._most_strangers:
             self._close_oldest_stranger()
         self._strangers[connection] = None
@@ -357,7 +357,7 @@ class FrameServer:
 
 
 def _farewell(error: BaseException) -> str:
-    """Return what is said to the peer when its connection ends."""
+    """Return the text that the peer gets when its connection ends."""
     if isinstance(error, FrameConnectionError):
         return error.message
     if isinstance(error, ClosedStreamError):
@@ -366,7 +366,7 @@ def _farewell(error: BaseException) -> str:
 
 
 def _keep_alive(stream: ByteStream) -> None:
-    """Let the system find out about peers that are gone without a word, so that they leave their places."""
+    """Turn on TCP keepalive, so that connections of vanished peers are closed."""
     raw = stream.extra(SocketAttribute.raw_socket, None)  # noqa: S610 - not Django's
     if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6):
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -6,7 +6,7 @@ from kvstream.errors import ConfigError
 
 
 def checked_token(token: str | None, name: str = "the token") -> str | None:
-    """Return a token that can be asked for; None where none is set.
+    """Return the token, checked; None if there is none.
 
     Args:
         token: The token.
