@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -64,6 +64,13 @@ _TREND_METRICS = (
     MetricType.HIT_RATIO,
     MetricType.EVICTION_RATE,
 )
+
+
+class CacheName(NamedTuple):
+    """The source and tier of one cache."""
+
+    source: str
+    tier: str
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -141,6 +148,11 @@ class CacheMonitor:
         self.block_sizes: list[int] = []  # tokens in a block, as frames gave them, in order
         self._restarts_unseen = 0  # not yet in a window
         self._before = Measurements.empty()  # all closed windows
+
+    @property
+    def name(self) -> CacheName:
+        """Return its source and tier."""
+        return CacheName(self.source, self.tier)
 
     def slices(self, frames: Sequence[EventFrame], lost: int, records: bool) -> Iterator[Outcome]:
         """Apply frames of at least one event each, and yield after as much as takes some milliseconds.

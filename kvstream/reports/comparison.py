@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvstream.config import MetricsConfig
-from kvstream.engine.cache import CacheMonitor
+from kvstream.engine.cache import CacheMonitor, CacheName
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.change import F64, Change, holm, ratio_change
@@ -18,13 +18,6 @@ from kvstream.text.numbers import ratio, seconds
 _ALPHA = 0.01
 _MOST_BINS = 600
 _COUNTS = ("allocations", "accesses", "evictions", "observed", "never_accessed", "live")
-
-
-class Place(NamedTuple):
-    """A source and tier."""
-
-    source: str
-    tier: str
 
 
 class Measured(NamedTuple):
@@ -129,30 +122,30 @@ class SpanCounter:
         self._seconds = config.window_seconds
         self._window_ns = config.window_ns
         self._monitor = Monitor(msgspec.structs.replace(config, curve_keys=0), rules=())
-        self._windows: defaultdict[Place, dict[int, tuple[int, ...]]] = defaultdict(dict)
-        self._lifetimes: defaultdict[Place, dict[int, tuple[float, int]]] = defaultdict(dict)
-        self._seen: dict[Place, int] = {}
+        self._windows: defaultdict[CacheName, dict[int, tuple[int, ...]]] = defaultdict(dict)
+        self._lifetimes: defaultdict[CacheName, dict[int, tuple[float, int]]] = defaultdict(dict)
+        self._seen: dict[CacheName, int] = {}
 
     def process(self, frame: EventFrame) -> None:
         """Take in a frame."""
         outcome = self._monitor.process(frame, records=True)
         for batch in outcome.evicted:
-            self._add_lifetimes(Place(outcome.source, outcome.tier), batch.ts, batch.lifetimes)
-        for tier in self._monitor.caches(frame.source, frame.tier):
-            self._add_windows(tier)
+            self._add_lifetimes(CacheName(outcome.source, outcome.tier), batch.ts, batch.lifetimes)
+        for cache in self._monitor.caches(frame.source, frame.tier):
+            self._add_windows(cache)
 
     def end(self) -> None:
         """Close the last windows."""
         self._monitor.finish()
-        for tier in self._monitor.caches():
-            self._add_windows(tier)
+        for cache in self._monitor.caches():
+            self._add_windows(cache)
 
     def span(self) -> tuple[float, float]:
         """Return the times of the first window's start and of the last one's end, in seconds."""
         indices = [index for windows in self._windows.values() for index in windows]
         return min(indices, default=0) * self._seconds, (max(indices, default=0) + 1) * self._seconds
 
-    def series(self, start: float, end: float) -> dict[Place, Series]:
+    def series(self, start: float, end: float) -> dict[CacheName, Series]:
         """Return what each cache did from one time to another, in at most 600 intervals of equal length.
 
         Args:
@@ -160,19 +153,19 @@ class SpanCounter:
             end: Likewise; itself outside.
         """
         first, last = int(start // self._seconds), int(-(-end // self._seconds))
-        known = {Place(tier.source, tier.tier): tier.hits_are_known for tier in self._monitor.caches()}
+        known = {cache.name: cache.hits_are_known for cache in self._monitor.caches()}
         return {
-            place: Series(self._columns(place, first, last), known.get(place, False))
-            for place, windows in self._windows.items()
+            cache_name: Series(self._columns(cache_name, first, last), known.get(cache_name, False))
+            for cache_name, windows in self._windows.items()
             if any(first <= index < last for index in windows)
         }
 
-    def _columns(self, place: Place, first: int, last: int) -> dict[str, F64]:
+    def _columns(self, cache_name: CacheName, first: int, last: int) -> dict[str, F64]:
         every = -(-(last - first) // _MOST_BINS)
         bins = max(1, (last - first) // every)
         columns = {name: np.zeros(bins) for name in (*_COUNTS, "lifetime", "ended")}
         live, level, filled = np.zeros(bins), 0.0, 0
-        for index, counts in sorted(self._windows[place].items()):
+        for index, counts in sorted(self._windows[cache_name].items()):
             at = (index - first) // every
             if index < first:
                 level = float(counts[-1])
@@ -183,7 +176,7 @@ class SpanCounter:
             live[filled:at] = level
             level, filled = float(counts[-1]), at
         live[filled:] = level
-        for index, (total, count) in self._lifetimes[place].items():
+        for index, (total, count) in self._lifetimes[cache_name].items():
             at = (index - first) // every
             if 0 <= at < bins:
                 columns["lifetime"][at] += total
@@ -194,57 +187,65 @@ class SpanCounter:
         columns["seconds"] = columns["one"] * every * self._seconds
         return columns
 
-    def _add_windows(self, tier: CacheMonitor) -> None:
-        place = Place(tier.source, tier.tier)
-        new = tier.ring.closed_count - self._seen.get(place, 0)
-        self._seen[place] = tier.ring.closed_count
-        for window in tier.ring.newest(new):
+    def _add_windows(self, cache: CacheMonitor) -> None:
+        new = cache.ring.closed_count - self._seen.get(cache.name, 0)
+        self._seen[cache.name] = cache.ring.closed_count
+        for window in cache.ring.newest(new):
             if not window["is_empty"]:
-                self._windows[place][int(window["index"])] = window[[*_COUNTS]].item()
+                self._windows[cache.name][int(window["index"])] = window[[*_COUNTS]].item()
 
     def _add_lifetimes(
-        self, place: Place, ts: npt.NDArray[np.int64], lifetimes: npt.NDArray[np.int64]
+        self, cache_name: CacheName, ts: npt.NDArray[np.int64], lifetimes: npt.NDArray[np.int64]
     ) -> None:
-        indices, places = np.unique(ts // self._window_ns, return_inverse=True)
-        totals = np.bincount(places, weights=lifetimes / 1e9)
-        counts = np.bincount(places)
-        kept = self._lifetimes[place]
+        indices, window_of = np.unique(ts // self._window_ns, return_inverse=True)
+        totals = np.bincount(window_of, weights=lifetimes / 1e9)
+        counts = np.bincount(window_of)
+        kept = self._lifetimes[cache_name]
         for index, total, count in zip(indices.tolist(), totals.tolist(), counts.tolist(), strict=True):
             before = kept.get(index, (0.0, 0))
             kept[index] = (before[0] + total, before[1] + count)
 
 
-def compare(before: tuple[str, dict[Place, Series]], after: tuple[str, dict[Place, Series]]) -> Comparison:
+def compare(
+    before: tuple[str, dict[CacheName, Series]], after: tuple[str, dict[CacheName, Series]]
+) -> Comparison:
     """Compare two spans, each given with its name and the figures of its caches.
 
     Caches are compared with those of the same name; where each span has one cache, these two are.
     """
     pairs = _pairs(before[1], after[1])
     changes = {
-        place: [_change(measured, first, second) for measured in MEASURED]
-        for place, (first, second) in pairs.items()
+        cache_name: [_change(measured, first, second) for measured in MEASURED]
+        for cache_name, (first, second) in pairs.items()
     }
     known = [change.p_value for each in changes.values() for change in each if change.p_value is not None]
     adjusted = iter(holm(known))
     caches = []
-    for place, each in changes.items():
+    for cache_name, each in changes.items():
         found = [
             _judged(measured, change, None if change.p_value is None else next(adjusted))
             for measured, change in zip(MEASURED, each, strict=True)
         ]
         caches.append(
-            CacheComparison(source=place.source, tier=place.tier, findings=_findings(found), changes=found)
+            CacheComparison(
+                source=cache_name.source, tier=cache_name.tier, findings=_findings(found), changes=found
+            )
         )
     alone = before[1].keys() ^ after[1].keys() if len(before[1]) != 1 or len(after[1]) != 1 else ()
-    unmatched = sorted(f"{place.source}/{place.tier}" for place in alone)
+    unmatched = sorted(f"{cache_name.source}/{cache_name.tier}" for cache_name in alone)
     return Comparison(before=before[0], after=after[0], caches=caches, unmatched=unmatched)
 
 
-def _pairs(before: dict[Place, Series], after: dict[Place, Series]) -> dict[Place, tuple[Series, Series]]:
+def _pairs(
+    before: dict[CacheName, Series], after: dict[CacheName, Series]
+) -> dict[CacheName, tuple[Series, Series]]:
     if len(before) == len(after) == 1:
-        (place,), (first,), (second,) = before, before.values(), after.values()
-        return {place: (first, second)}
-    return {place: (before[place], after[place]) for place in sorted(before.keys() & after.keys())}
+        (cache_name,), (first,), (second,) = before, before.values(), after.values()
+        return {cache_name: (first, second)}
+    return {
+        cache_name: (before[cache_name], after[cache_name])
+        for cache_name in sorted(before.keys() & after.keys())
+    }
 
 
 def _change(measured: Measured, before: Series, after: Series) -> Change:

@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import msgspec
 
 from kvstream.alerts.types import CacheAlert
 from kvstream.blocks.heat_map import BlockMap
 from kvstream.config import MetricsConfig
-from kvstream.engine.cache import CacheMonitor, Outcome
+from kvstream.engine.cache import CacheMonitor, CacheName, Outcome
 from kvstream.events.frame import EventFrame
 from kvstream.metrics.distribution import Distribution, distributions
 from kvstream.metrics.history import History, HistoryBuilder
@@ -57,11 +56,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag="report"):
     overall: CacheAnalysis | None = None
 
 
-class _Place(NamedTuple):
-    source: str
-    tier: str
-
-
 class ReportBuilder:
     """Takes in the frames of a recording.
 
@@ -72,10 +66,10 @@ class ReportBuilder:
     def __init__(self, config: MetricsConfig) -> None:
         self._config = config
         self._analysis = Analysis(config)
-        self._alerts: defaultdict[_Place, list[CacheAlert]] = defaultdict(list)
-        self._alerts_left_out: defaultdict[_Place, int] = defaultdict(int)
-        self._history: dict[_Place, HistoryBuilder] = {}
-        self._seen: dict[_Place, int] = {}  # windows that are in the history
+        self._alerts: defaultdict[CacheName, list[CacheAlert]] = defaultdict(list)
+        self._alerts_left_out: defaultdict[CacheName, int] = defaultdict(int)
+        self._history: dict[CacheName, HistoryBuilder] = {}
+        self._seen: dict[CacheName, int] = {}  # windows that are in the history
         self._events = 0
 
     def process(self, frame: EventFrame, records: bool = False) -> Outcome:
@@ -115,30 +109,30 @@ class ReportBuilder:
 
     def _note(self, alerts: list[CacheAlert]) -> None:
         for alert in alerts:
-            place = _Place(alert.source, alert.tier)
-            kept = self._alerts[place]
+            name = CacheName(alert.source, alert.tier)
+            kept = self._alerts[name]
             kept.append(alert)
             if len(kept) > _ALERTS_KEPT:
                 del kept[0]
-                self._alerts_left_out[place] += 1
+                self._alerts_left_out[name] += 1
 
-    def _add_windows(self, tier: CacheMonitor) -> None:
-        place = _Place(tier.source, tier.tier)
-        new = tier.ring.closed_count - self._seen.get(place, 0)
-        self._seen[place] = tier.ring.closed_count
-        if place not in self._history:
-            self._history[place] = HistoryBuilder(self._config.window_seconds)
-        rows = tier.ring.newest(new)
-        self._history[place].add(rows, tier.hits_are_known, (tier.source, tier.tier), tier.premature_is_known)
+    def _add_windows(self, cache: CacheMonitor) -> None:
+        name = cache.name
+        new = cache.ring.closed_count - self._seen.get(name, 0)
+        self._seen[name] = cache.ring.closed_count
+        if name not in self._history:
+            self._history[name] = HistoryBuilder(self._config.window_seconds)
+        rows = cache.ring.newest(new)
+        self._history[name].add(rows, cache.hits_are_known, cache.name, cache.premature_is_known)
 
     def _cache(self, analysis: CacheAnalysis) -> CacheReport:
-        place = _Place(analysis.source, analysis.tier)
-        (tier,) = self._analysis.monitor.caches(*place)
+        name = CacheName(analysis.source, analysis.tier)
+        (cache,) = self._analysis.monitor.caches(*name)
         return CacheReport(
             analysis=analysis,
-            history=self._history[place].history(_WINDOWS_SHOWN),
-            distributions=distributions(tier.measurements(), tier.hits_are_known),
-            map=tier.table.block_map(tier.last_ts),
-            alerts=self._alerts[place],
-            alerts_left_out=self._alerts_left_out[place],
+            history=self._history[name].history(_WINDOWS_SHOWN),
+            distributions=distributions(cache.measurements(), cache.hits_are_known),
+            map=cache.table.block_map(cache.last_ts),
+            alerts=self._alerts[name],
+            alerts_left_out=self._alerts_left_out[name],
         )
