@@ -132,7 +132,7 @@ class LabelledEvents(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         unobserved: Label set of each block accessed of which sampling observes no interval.
         reuse_gaps: Label set of each reuse gap that is observed, in their order.
         first_reuses: Label set of each first reuse that is.
-        lives: Label set of each lifetime that is.
+        lifetimes: Label set of each lifetime that is.
         idles: Label set of each idle time that is.
     """
 
@@ -145,7 +145,7 @@ class LabelledEvents(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     unobserved: U16 = field(default_factory=_nobody)
     reuse_gaps: U16 = field(default_factory=_nobody)
     first_reuses: U16 = field(default_factory=_nobody)
-    lives: U16 = field(default_factory=_nobody)
+    lifetimes: U16 = field(default_factory=_nobody)
     idles: U16 = field(default_factory=_nobody)
 
 

@@ -195,7 +195,7 @@ class BlockTable:
                     unobserved=taken["unobserved_of"].view(np.uint16),
                     reuse_gaps=taken["gap_of"].view(np.uint16),
                     first_reuses=taken["first_of"].view(np.uint16),
-                    lives=taken["evicted_of"].view(np.uint16),
+                    lifetimes=taken["evicted_of"].view(np.uint16),
                     idles=idles_of.view(np.uint16),
                 )
             )

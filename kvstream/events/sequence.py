@@ -7,7 +7,7 @@ from kvstream.events.frame import UNNUMBERED, EventFrame
 
 AHEAD = 1024  # frames that a number may be ahead of its place without confirmation
 SIGNS = 3  # frames in order that show a producer to be alive in a place where it was not expected
-LIVES = 16  # epochs remembered
+RUNS = 16  # epochs remembered
 SILENT = 1024  # frames of others after which an epoch is left
 
 _MOST_MISSING = 2**32  # counted for one gap, so that sums cannot overflow
@@ -49,7 +49,7 @@ NEXT, RESTART = (
 )  # to look a member up takes a tenth of a microsecond
 
 
-class _Life:
+class _Run:
     """The numbers of one epoch: those from ``first`` to ``next`` have passed."""
 
     __slots__ = ("first", "live", "mark", "next", "seen", "signs")
@@ -70,21 +70,21 @@ class _Life:
 class FrameSequence:
     """Follows the sequence numbers of one source's frames.
 
-    An epoch names one life of a producer. Epochs are compared for equality only, as a clock can be set
-    back between two lives. The rules:
+    An epoch names one run of a producer. Epochs are compared for equality only, as a clock can be set
+    back between two runs. The rules:
 
     1. The first frame of a source sets epoch and number; what was before it is unknown, not lost.
-    2. An unknown epoch is a new life of the producer, a restart. All lives before it are left.
+    2. An unknown epoch is a new run of the producer, a restart. All runs before it are left.
     3. The next number, or one up to 1,024 ahead, is next; the numbers between are missing.
     4. A number that has passed is a repeat.
     5. A number further ahead is processed, but the place is kept: only if the frame after it goes on from
        there, the numbers between are missing. So one absurd number changes nothing.
     6. A number before the first one is a repeat as well, until three have come in order; then the numbers
        go on from there.
-    7. A frame of a life that was left is stale, until three new numbers of it have come in order: then two
+    7. A frame of a run that was left is stale, until three new numbers of it have come in order: then two
        producers are live under one name. Frames of both are processed from then on, and each change from
        one to the other is a conflict.
-    8. A life without a frame among 1,024 of others is left. Sixteen lives are remembered.
+    8. A run without a frame among 1,024 of others is left. Sixteen runs are remembered.
 
     Frames without a number are always next.
 
@@ -95,24 +95,24 @@ class FrameSequence:
         conflicts: Changes between two producers that are live under this name.
     """
 
-    __slots__ = ("_arrivals", "_epoch", "_life", "_lives", "conflicts", "missing", "repeats", "stale")
+    __slots__ = ("_arrivals", "_epoch", "_run", "_runs", "conflicts", "missing", "repeats", "stale")
 
     def __init__(self) -> None:
         self.missing = self.repeats = self.stale = self.conflicts = 0
-        self._lives: dict[int, _Life] = {}  # by epoch, the one that began last at the end
-        self._life: _Life | None = None  # of the last frame that was processed
+        self._runs: dict[int, _Run] = {}  # by epoch, the one that began last at the end
+        self._run: _Run | None = None  # of the last frame that was processed
         self._epoch = 0
         self._arrivals = 0
 
     @property
     def cursor(self) -> Cursor | None:
         """Return the next expected frame of the last producer; None if no frame had a sequence number."""
-        return None if self._life is None else Cursor(self._epoch, self._life.next)
+        return None if self._run is None else Cursor(self._epoch, self._run.next)
 
     @property
     def is_from_its_beginning(self) -> bool:
         """Return whether the last producer's first frame came."""
-        return self._life is not None and self._life.first == 0
+        return self._run is not None and self._run.first == 0
 
     def save(self) -> dict[str, Any]:
         """Return the numbers so far, as plain values."""
@@ -121,8 +121,8 @@ class FrameSequence:
             "arrivals": self._arrivals,
             "epoch": self._epoch,
             "lives": [
-                [epoch, {name: getattr(life, name) for name in _Life.__slots__}]
-                for epoch, life in self._lives.items()
+                [epoch, {name: getattr(run, name) for name in _Run.__slots__}]
+                for epoch, run in self._runs.items()
             ],
         }
 
@@ -131,10 +131,10 @@ class FrameSequence:
         self.repeats, self.stale, self.conflicts = saved["counts"]
         self._arrivals, self._epoch = saved["arrivals"], saved["epoch"]
         for epoch, values in saved["lives"]:
-            life = self._lives[epoch] = _Life(0)
+            run = self._runs[epoch] = _Run(0)
             for name, value in values.items():
-                setattr(life, name, value)
-        self._life = self._lives.get(self._epoch)
+                setattr(run, name, value)
+        self._run = self._runs.get(self._epoch)
 
     def arrive(self, frame: EventFrame) -> Arrival:
         """Take in a frame's number; ``missing`` then counts the frames lost just before it."""
@@ -143,72 +143,72 @@ class FrameSequence:
         if seq == UNNUMBERED:
             return NEXT
         self._arrivals += 1
-        life = self._life
-        if life is None or epoch != self._epoch:
-            life = self._lives.get(epoch)
-            if life is None:
+        run = self._run
+        if run is None or epoch != self._epoch:
+            run = self._runs.get(epoch)
+            if run is None:
                 return self._begin(epoch, seq)
-            if self._arrivals - life.seen > SILENT:
-                life.live = False
-            if not life.live and not self._revives(life, seq):
+            if self._arrivals - run.seen > SILENT:
+                run.live = False
+            if not run.live and not self._revives(run, seq):
                 self.stale += 1
                 return Arrival.STALE
-        if not self._place(life, seq):
+        if not self._place(run, seq):
             self.repeats += 1
             return Arrival.REPEAT
-        life.seen = self._arrivals
-        if life is self._life:
+        run.seen = self._arrivals
+        if run is self._run:
             return NEXT
-        self._life, self._epoch = life, epoch
+        self._run, self._epoch = run, epoch
         self.conflicts += 1
         return Arrival.CONFLICT
 
     def _begin(self, epoch: int, seq: int) -> Arrival:
-        """Begin a life; those before it are left."""
-        arrival = RESTART if self._lives else NEXT
-        for left in self._lives.values():
+        """Begin a run; those before it are left."""
+        arrival = RESTART if self._runs else NEXT
+        for left in self._runs.values():
             left.live, left.signs = False, 0
-        if len(self._lives) == LIVES:
-            del self._lives[next(iter(self._lives))]
-        self._life = self._lives[epoch] = _Life(seq)
-        self._life.seen = self._arrivals
+        if len(self._runs) == RUNS:
+            del self._runs[next(iter(self._runs))]
+        self._run = self._runs[epoch] = _Run(seq)
+        self._run.seen = self._arrivals
         self._epoch = epoch
         if arrival is RESTART and seq <= AHEAD:
             self.missing = seq
         return arrival
 
     @staticmethod
-    def _revives(life: _Life, seq: int) -> bool:
-        """Return whether a frame of a life that was left shows it to be live."""
-        if seq < life.next or life.sign(seq) < SIGNS:
+    def _revives(run: _Run, seq: int) -> bool:
+        """Return whether a frame of a run that was left shows it to be live."""
+        if seq < run.next or run.sign(seq) < SIGNS:
             return False
-        life.live, life.signs = True, 0
-        life.next = seq
+        run.live, run.signs = True, 0
+        run.next = seq
         return True
 
-    def _place(self, life: _Life, seq: int) -> bool:
-        """Move a live life's place on to a number; False if the frame is a repeat."""
-        ahead = seq - life.next
+    def _place(self, run: _Run, seq: int) -> bool:
+        """Move a live run's place on to a number; False if the frame is a repeat."""
+        ahead = seq - run.next
         if 0 <= ahead <= AHEAD:
             self.missing = ahead
-            life.next, life.signs = seq + 1, 0
+            run.next, run.signs = seq + 1, 0
             return True
         if ahead > 0:
-            return self._place_ahead(life, seq)
-        if seq >= life.first:
+            return self._place_ahead(run, seq)
+        if seq >= run.first:
             return False
-        if life.sign(seq) < SIGNS:
+        if run.sign(seq) < SIGNS:
             return False
-        life.first, life.next, life.signs = seq, seq + 1, 0
+        run.first, run.next, run.signs = seq, seq + 1, 0
         return True
 
-    def _place_ahead(self, life: _Life, seq: int) -> bool:
+    def _place_ahead(self, run: _Run, seq: int) -> bool:
         """Take in a number far ahead; one that goes on from another confirms it."""
-        if life.signs and seq == life.mark - 1:
+        if run.signs and seq == run.mark - 1:
             return False
-        if life.signs and life.mark > life.next and 0 <= seq - life.mark <= AHEAD:
-            self.missing = min(seq - life.next - 1, _MOST_MISSING)
-            life.first, life.next, life.signs = life.mark - 1, seq + 1, 0
+        if run.signs and run.mark > run.next and 0 <= seq - run.mark <= AHEAD:
+            self.missing = min(seq - run.next - 1, _MOST_MISSING)
+            run.first, run.next, run.signs = run.mark - 1, seq + 1, 0
         else:
-            life.sign(seq)
+            run.sign(seq)
         return True

@@ -53,7 +53,7 @@ class ContentSample:
         self.threshold = WHOLE if size else 0
         self.oldest = ALWAYS
         self._size = size
-        self._count = self._life = self.arrivals = 0
+        self._count = self._era = self.arrivals = 0
         self._newest = ALWAYS
         self._checked = ALWAYS
         self._clears: list[int] = []
@@ -63,7 +63,7 @@ class ContentSample:
         self._content = np.empty(room, dtype=np.int64)
         self._ts = np.empty(room, dtype=np.int64)
         self._begins = np.empty(room, dtype=np.bool_)
-        self._lives = np.empty(room, dtype=np.int64)
+        self._eras = np.empty(room, dtype=np.int64)
 
     def __len__(self) -> int:
         return self._count
@@ -86,15 +86,15 @@ class ContentSample:
             at, self._count, self._newest = keep_chosen(
                 content, ts, comes, at, highest, columns, before, self._size, self._newest
             )
-            self._lives[before : self._count] = self._life
+            self._eras[before : self._count] = self._era
             if self._count == self._size:
                 self._make_room()
 
     def clear(self, ts: int) -> None:
         """Note that the cache was emptied."""
-        if self._count and self._lives[self._count - 1] == self._life:
+        if self._count and self._eras[self._count - 1] == self._era:
             self._clears.append(ts)
-            self._life += 1
+            self._era += 1
 
     def can_be_due(self, now_ns: int, more: int) -> bool:
         """Return whether ``is_due`` has to be asked, once ``more`` changes that wait are taken in."""
@@ -132,7 +132,7 @@ class ContentSample:
             content[below],
             self._ts[: self._count][below],
             self._begins[: self._count][below],
-            self._lives[: self._count][below],
+            self._eras[: self._count][below],
             np.array(self._clears, dtype=np.int64),
         )
 
@@ -167,13 +167,13 @@ class ContentSample:
     def _keep(self, which: npt.NDArray[np.bool_]) -> None:
         """Forget all events but some, and the clears before which there is none any more."""
         kept = int(which.sum())
-        for column in (self._content, self._ts, self._begins, self._lives):
+        for column in (self._content, self._ts, self._begins, self._eras):
             column[:kept] = column[: self._count][which]
         self._count = kept
-        lives = np.unique(np.append(self._lives[:kept], self._life))
-        self._clears = [self._clears[life] for life in lives[:-1].tolist()]
-        self._lives[:kept] = lives.searchsorted(self._lives[:kept])
-        self._life = len(lives) - 1
+        eras = np.unique(np.append(self._eras[:kept], self._era))
+        self._clears = [self._clears[era] for era in eras[:-1].tolist()]
+        self._eras[:kept] = eras.searchsorted(self._eras[:kept])
+        self._era = len(eras) - 1
 
     def save(self) -> dict[str, Any]:
         """Return its state."""
@@ -187,8 +187,8 @@ class ContentSample:
             "content": self._content[:count].copy(),
             "steps": np.diff(self._ts[:count], prepend=0),
             "begins": self._begins[:count].view(np.uint8).copy(),
-            "lives": np.diff(self._lives[:count], prepend=0),
-            "life": self._life,
+            "lives": np.diff(self._eras[:count], prepend=0),
+            "life": self._era,
             "clears": list(self._clears),
         }
 
@@ -199,12 +199,12 @@ class ContentSample:
         self.threshold, self.oldest = saved["highest"] + 1, saved["oldest"]
         self.arrivals = saved.get("arrivals", 0)  # which snapshots of before do not have
         self._newest, self._checked = saved["newest"], saved["checked"]
-        self._life, self._clears = saved["life"], saved["clears"]
+        self._era, self._clears = saved["life"], saved["clears"]
         self._count = len(content)
         self._content[: self._count] = content
         self._ts[: self._count] = np.cumsum(saved["steps"])
         self._begins[: self._count] = saved["begins"]
-        self._lives[: self._count] = np.cumsum(saved["lives"])
+        self._eras[: self._count] = np.cumsum(saved["lives"])
         if self._count >= self._size:
             self._make_room()
 

@@ -62,7 +62,7 @@ class Intervals:
             self._values[name] += of_name
             self._waiting += sum(map(len, of_name))
         for events in seen.labelled:
-            label_sets = (events.lives, events.idles, events.first_reuses, events.reuse_gaps)
+            label_sets = (events.lifetimes, events.idles, events.first_reuses, events.reuse_gaps)
             for name, numbers in zip(_NAMES, label_sets, strict=True):
                 self._label_sets[name].append(numbers)
         if self._waiting >= _AT_ONCE:

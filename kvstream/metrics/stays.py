@@ -22,14 +22,14 @@ class ContentEvents(msgspec.Struct, frozen=True, eq=False):
         content: Content keys, int64 (n,).
         ts: Times, ns, int64 (n,).
         begins: Whether it came in, bool (n,).
-        life: Clears of the cache before, int64 (n,).
-        clears: Times of the clears, ns, int64 (lives,).
+        era: Clears of the cache before it, int64 (n,).
+        clears: Times of the clears, ns, int64 (eras,).
     """
 
     content: I64
     ts: I64
     begins: Flags
-    life: I64
+    era: I64
     clears: I64
 
 
@@ -54,8 +54,8 @@ class _Pairs(NamedTuple):
     """Events in order of content, and which of them are the two ends of a stay.
 
     Attributes:
-        order: The events, by content, life and time.
-        group: Content and life of each of them.
+        order: The events, by content, era and time.
+        group: Content and era of each of them.
         starts: Whether the content was in no block of the cache before, and is now; or, if it is evicted, was
             there before anything was heard of it.
         stops: Whether it was evicted from the last one.
@@ -69,11 +69,11 @@ class _Pairs(NamedTuple):
 
 def _pairs(events: ContentEvents) -> _Pairs:
     order = np.argsort(events.content, kind="stable")
-    content, life = events.content[order], events.life[order]
+    content, era = events.content[order], events.era[order]
     is_new = np.ones(len(order), dtype=np.bool_)
     is_new[1:] = content[1:] != content[:-1]
     is_first = is_new.copy()
-    is_first[1:] |= life[1:] != life[:-1]
+    is_first[1:] |= era[1:] != era[:-1]
     group = np.cumsum(is_first) - 1
     begins = events.begins[order]
     # Several blocks can hold a content. Evictions of one that is in none begin no count below 0.
@@ -100,10 +100,10 @@ def stays_of(events: ContentEvents) -> Stays:
 
 def _stays_of(events: ContentEvents, pairs: _Pairs) -> Stays:
     start = pairs.starts.nonzero()[0]
-    life = events.life[pairs.order[start]]
+    era = events.era[pairs.order[start]]
     # What no eviction ended, a clear has, or nothing yet.
-    ended = np.append(events.clears, NOT_ENDED)[np.minimum(life, len(events.clears))]
-    cleared = life < len(events.clears)
+    ended = np.append(events.clears, NOT_ENDED)[np.minimum(era, len(events.clears))]
+    cleared = era < len(events.clears)
     edges = (pairs.starts | pairs.stops).nonzero()[0]  # by turns, as far as they are of one group
     following = np.append(edges, -1)[edges.searchsorted(start) + 1]
     evicted = (following >= 0) & (pairs.group[following] == pairs.group[start])

@@ -42,7 +42,7 @@ def detect_trend(
     """Fit a line to a series of windowed values, and test its slope.
 
     Neighbouring windows resemble each other, so that a series wanders without going anywhere. The errors
-    of the line are taken as an AR(1) process whose coefficient is estimated on the safe side
+    of the line are taken as an AR(1) process, with a coefficient estimated on the safe side
     (``autocorrelation``); the line is fitted by generalised least squares (``fit_line``). What wanders so
     slowly that neighbours hardly show it shows in values of before, if there are any (``wander``): the error
     is then at least what follows from that.

@@ -161,7 +161,10 @@ class UsageByLabelSet:
             self._start_ns = int(begun_ts[0])
         start = self._start_ns or 0
         begun, ended = joined([o.begun for o in waiting]), joined([o.ended for o in waiting])
-        lives, unobserved = joined([o.lives for o in waiting]), joined([o.unobserved for o in waiting])
+        lifetimes, unobserved = (
+            joined([o.lifetimes for o in waiting]),
+            joined([o.unobserved for o in waiting]),
+        )
         late = joined([o.late for o in waiting])
         highest = max(int(label_sets.max(initial=0)) for label_sets in (begun, ended, unobserved))
         while len(self._label_sets) <= highest:
@@ -179,9 +182,9 @@ class UsageByLabelSet:
             np.bincount(unobserved, minlength=count).tolist(),
             np.bincount(evicted, minlength=count).tolist(),
             np.bincount(cleared, minlength=count).tolist(),
-            np.bincount(lives.compress(accesses == 0), minlength=count).tolist(),
-            np.bincount(lives.compress(accesses == 1), minlength=count).tolist(),
-            np.bincount(lives, accesses, count).tolist(),
+            np.bincount(lifetimes.compress(accesses == 0), minlength=count).tolist(),
+            np.bincount(lifetimes.compress(accesses == 1), minlength=count).tolist(),
+            np.bincount(lifetimes, accesses, count).tolist(),
             block_times.tolist(),
             strict=True,
         )

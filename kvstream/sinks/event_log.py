@@ -18,7 +18,7 @@ from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.events.codec import encode_lines
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import MAGIC, encode_record
-from kvstream.events.sequence import LIVES
+from kvstream.events.sequence import RUNS
 from kvstream.events.types import Malformed, Op
 from kvstream.sinks.kv_events import KVEventEncoder
 from kvstream.sinks.libcachesim import HEADER, csv_lines
@@ -172,7 +172,7 @@ class _Restarts:
 
     def __init__(self, is_said: bool) -> None:
         self._is_said = is_said
-        self._lives: dict[str, deque[int]] = {}  # newest epochs of each source
+        self._epochs: dict[str, deque[int]] = {}  # newest epochs of each source
         self._tiers: dict[str, set[str]] = {}
 
     def before(self, frame: EventFrame) -> list[EventFrame]:
@@ -180,9 +180,9 @@ class _Restarts:
         if not self._is_said or not frame.epoch or not len(frame):
             return []
         tiers = self._tiers.setdefault(frame.source, set())
-        lives = self._lives.setdefault(frame.source, deque(maxlen=LIVES))
+        epochs = self._epochs.setdefault(frame.source, deque(maxlen=RUNS))
         clears: list[EventFrame] = []
-        if frame.epoch not in lives:
+        if frame.epoch not in epochs:
             at = frame.ts.min(keepdims=True)
             none = np.zeros(1, np.int64)
             clears.extend(
@@ -190,7 +190,7 @@ class _Restarts:
                 for tier in sorted(tiers)
             )
             tiers.clear()
-            lives.append(frame.epoch)
+            epochs.append(frame.epoch)
         tiers.add(frame.tier)
         return clears
 

@@ -102,7 +102,7 @@ def test_repeats_of_a_live_producer_are_counted_apart():
 def test_what_is_remembered_is_bounded():
     sequence = FrameSequence()
     arrivals(sequence, *((epoch, 0) for epoch in range(1000)))
-    assert len(sequence._lives) == module.LIVES
+    assert len(sequence._runs) == module.RUNS
 
 
 def test_frames_without_a_number_are_always_next():
@@ -136,7 +136,7 @@ def numbers(draw):
 @given(numbers(), st.booleans())
 def test_it_equals_the_plain_twin(given_numbers, shuffled):
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("AHEAD", 4), ("SIGNS", 3), ("LIVES", 3), ("SILENT", 6)):
+        for name, value in (("AHEAD", 4), ("SIGNS", 3), ("RUNS", 3), ("SILENT", 6)):
             patch.setattr(module, name, value)
         sequence, plain = FrameSequence(), ReferenceSequence(ahead=4, signs=3, lives=3, silent=6)
         if shuffled:

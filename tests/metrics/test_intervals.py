@@ -37,7 +37,7 @@ def observations(values, label_sets):
     of = {name: np.array(numbers, np.uint16) for name, numbers in label_sets.items()}
     labelled = [
         LabelledEvents(
-            lives=of["lifetime"],
+            lifetimes=of["lifetime"],
             idles=of["idle"],
             first_reuses=of["first_reuse"],
             reuse_gaps=of["reuse_gap"],
