@@ -17,7 +17,7 @@ from kvstream.recording.overflow import OVERFLOW
 from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import FrameQueue
 
-_IDLE_SECONDS = 1.0  # after which recorders are looked at whose engine does not end its steps
+_IDLE_SECONDS = 1.0  # after which recorders are flushed, as an engine may not end its steps
 _MAX_PRODUCERS = 10_000  # beyond, the counts of the oldest go into the totals
 _RETIRED_AT_ONCE = 64  # producers that are tried where there is no room for another
 _MOST_QUEUES_KNOWN = 4096  # of sources, as ready frames may bring new names without end

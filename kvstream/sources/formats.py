@@ -114,7 +114,7 @@ def line_format(line: bytes) -> LineFormat | None:
 
 
 class LinesParser:
-    """Reads lines whose format is not known yet: the first line that is of one tells it.
+    """Reads lines of a format that is not known yet: the first line that fits one decides.
 
     A header, empty polls or a damaged line may come before. If none of the first hundred lines tells it, they
     are taken for events, so that each is reported.

@@ -80,7 +80,7 @@ class Input:
 
         Args:
             options: How to read.
-            on_bytes: Told how many bytes each read of a file brought.
+            on_bytes: Called with the number of bytes of each read of a file.
         """
         if options is not None and options.engine == "vllm":
             self.simulation = simulated_by_vllm(options.service)
@@ -222,7 +222,7 @@ def live_and_recorded(
     Args:
         inputs: The inputs.
         options: How to read.
-        on_bytes: Told how many bytes each read of a file brought.
+        on_bytes: Called with the number of bytes of each read of a file.
         on_end: Called when one of several recordings has ended (``merge_by_time``).
     """
     live = [each.read(options, on_bytes) for each in inputs if each.is_live and each.engine is None]

@@ -33,7 +33,7 @@ async def merge_by_time(inputs: Sequence[Items], on_end: OnEnd | None = None) ->
     Args:
         inputs: Recordings.
         on_end: Called when one of several recordings has ended, before any later frame, with those of its
-            sources that no recording still open has had.
+            sources that no open recording contains.
     """
     if len(inputs) == 1:
         async for item in inputs[0]:

@@ -86,7 +86,7 @@ def _ids(data: _Created | _Stored | _Removed | _Updated) -> list[int]:
 
 
 class _Rank:
-    """What is known of one attention-DP rank, whose event ids count on their own."""
+    """State of one attention-DP rank, which numbers its events by itself."""
 
     def __init__(self, source: str) -> None:
         self.source = source

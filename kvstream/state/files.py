@@ -81,7 +81,7 @@ class LocalFiles:
         return (self._path / name).read_bytes()
 
     def create(self, name: str) -> Output:
-        """Begin a file that only its owner can read, in the place of one with the same name."""
+        """Begin a file that only this user can read; it replaces one of the same name."""
         descriptor = os.open(self._path / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         return _SyncedFile(os.fdopen(descriptor, "wb"))
 

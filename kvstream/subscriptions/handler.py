@@ -85,7 +85,7 @@ class Handled(Generic[T]):
 
     @property
     def is_idle(self) -> bool:
-        """Return whether the handler has had everything, and is called with nothing; from any thread."""
+        """Return whether every item was passed to the handler and no call is running; from any thread."""
         return self._in_hand is None and self.subscription.is_taken
 
     async def run(self) -> None:
@@ -153,7 +153,7 @@ class Handled(Generic[T]):
         self._faults.note("handler", _reason(error), f"handler {self._name} failed: {text}")
 
     async def wait_ended(self, patience: float) -> None:
-        """Wait until the handler has had every item, or has had no success for ``patience`` seconds."""
+        """Wait until every item was passed to the handler, or it had no success for ``patience`` seconds."""
         successes = -1
         while successes < self._successes:
             successes = self._successes

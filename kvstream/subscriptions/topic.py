@@ -156,7 +156,7 @@ class Topic(Generic[T]):
     async def handled(self, patience: float) -> None:
         """Wait until every item of the closed topic was passed to the handlers.
 
-        A handler that has had no success for ``patience`` seconds is not waited for any longer.
+        A handler without success for ``patience`` seconds is not waited for any longer.
         """
         async with anyio.create_task_group() as tasks:
             for handled in self._handled:
