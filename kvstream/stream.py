@@ -511,10 +511,12 @@ class KVStream:
         return handler
 
     def on_alert_group(
-        self, handler: GroupHandler, min_severity: AlertLevel = AlertLevel.INFO, wait: float = 1.0
+        self, handler: GroupHandler, min_severity: AlertLevel = AlertLevel.INFO, wait_seconds: float = 1.0
     ) -> GroupHandler:
-        """Call ``handler(group)`` with the alerts of a source that change within ``wait`` seconds."""
-        batching = Batching[CacheAlert](lambda alerts: alert_groups(alerts, wait), lambda group: group.alerts)
+        """Call ``handler(group)`` with the alerts of a source that change within ``wait_seconds``."""
+        batching = Batching[CacheAlert](
+            lambda alerts: alert_groups(alerts, wait_seconds), lambda group: group.alerts
+        )
         self.on_alert_batch(handler, batching, min_severity)
         return handler
 

@@ -23,18 +23,18 @@ class AlertGroup(msgspec.Struct, frozen=True, kw_only=True, tag="alert_group"):
     alerts: list[CacheAlert]
 
 
-async def alert_groups(alerts: Subscription[CacheAlert], wait: float) -> AsyncIterator[AlertGroup]:
-    """Yield a group a source of what comes within ``wait`` seconds of an alert, an alert in it once.
+async def alert_groups(alerts: Subscription[CacheAlert], wait_seconds: float) -> AsyncIterator[AlertGroup]:
+    """Yield a group a source of what comes within ``wait_seconds`` of an alert, an alert in it once.
 
     Alerts stay in their subscription until the group that they are in is yielded, so that it holds their
     newest states however long the groups before it took to deliver.
 
     Args:
         alerts: A subscription, such as ``stream.alerts()``.
-        wait: Seconds.
+        wait_seconds: Seconds to wait for further alerts.
     """
     while await alerts.wait():
-        with anyio.move_on_after(wait):
+        with anyio.move_on_after(wait_seconds):
             await alerts.wait_closed()
         for source in dict.fromkeys(alert.source for alert in alerts.buffered()):
             latest = {alert.fingerprint: alert for alert in alerts.take_all(_of(source))}

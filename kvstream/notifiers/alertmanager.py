@@ -41,7 +41,7 @@ class Alertmanager(Delivery):
     """Posts alerts to Alertmanager as they change, and again and again while they fire.
 
     Alertmanager resolves an alert that is not posted for a while. So firing alerts are posted every
-    ``repeat`` seconds, and those that still fire when the process ends expire. Severity is a label there: an
+    ``repeat_seconds``, and those that still fire when the process ends expire. Severity is a label there: an
     alert of a higher severity is a new one, and the one of the lower severity ends. Alerts that cannot be
     posted wait in the stream in their newest state. The heartbeat, if its rule is on, is posted as soon as
     the stream is open and with each repeat, whatever its severity; a dead man's switch behind Alertmanager
@@ -50,8 +50,8 @@ class Alertmanager(Delivery):
     Args:
         url: Its address, such as ``http://alertmanager:9093``.
         timeout: Seconds for one attempt.
-        repeat: Seconds between posts of what fires; an alert expires five minutes after the last
-            post, or after five times ``repeat`` if that is longer.
+        repeat_seconds: Seconds between posts of what fires; an alert expires five minutes after the last
+            post, or after five times that if that is longer.
 
     Attributes:
         destination: ``Alertmanager`` and the host.
@@ -64,9 +64,9 @@ class Alertmanager(Delivery):
         ``Alertmanager("http://localhost:9093").attach(stream)``
     """
 
-    def __init__(self, url: str, *, timeout: float = 5.0, repeat: float = 60.0) -> None:
+    def __init__(self, url: str, *, timeout: float = 5.0, repeat_seconds: float = 60.0) -> None:
         self._post = JsonPost(f"{url.rstrip('/')}/api/v2/alerts", timeout=timeout)
-        self._repeat = repeat
+        self._repeat_seconds = repeat_seconds
         self._posted: dict[str, CacheAlert] = {}  # by fingerprint, what was last taken as firing
         self.destination = f"Alertmanager {self._post.place}"
 
@@ -74,7 +74,7 @@ class Alertmanager(Delivery):
         """Attach it to a stream as a handler of alerts of a minimum severity."""
 
         async def posts(alerts: Subscription[CacheAlert]) -> AsyncIterator[Post]:
-            repeat_at = anyio.current_time() + self._repeat
+            repeat_at = anyio.current_time() + self._repeat_seconds
             more = True
             if (heartbeat := stream.heartbeat()) is not None:
                 yield Post([heartbeat], changed=False)
@@ -90,7 +90,7 @@ class Alertmanager(Delivery):
                     for start in range(0, len(firing), _MOST_IN_A_POST):
                         yield Post(firing[start : start + _MOST_IN_A_POST], changed=False)
                     self._forget_all_but(firing)
-                    repeat_at = anyio.current_time() + self._repeat
+                    repeat_at = anyio.current_time() + self._repeat_seconds
 
         batching: Batching[CacheAlert] = Batching(posts, _changed_alerts)
         stream.on_alert_batch(self, batching, min_severity)
@@ -108,7 +108,7 @@ class Alertmanager(Delivery):
             for alert in item.alerts
             if (before := self._posted.get(alert.fingerprint)) is not None and before.level != alert.level
         ]
-        expires = datetime.timedelta(seconds=max(_EXPIRES_SECONDS, 5 * self._repeat))
+        expires = datetime.timedelta(seconds=max(_EXPIRES_SECONDS, 5 * self._repeat_seconds))
         alerts = [alertmanager_alert(alert, now, expires) for alert in [*left, *item.alerts]]
         await self._post.send(encode_json(alerts))
         for alert in item.alerts:

@@ -44,7 +44,7 @@ class Webhook(Delivery):
         payload: Makes the body of an alert, or of a group of them; by default its fields.
         secret: Signs each message: 24 random bytes or more in base64, with or without ``whsec_`` before it.
         timeout: Seconds for one attempt.
-        give_up_after: Seconds for all attempts together when it is called outside of a stream.
+        give_up_seconds: Seconds for all attempts together when it is called outside of a stream.
 
     Attributes:
         destination: ``webhook`` and the host.
@@ -61,11 +61,11 @@ class Webhook(Delivery):
         *,
         secret: str | None = None,
         timeout: float = 5.0,
-        give_up_after: float = 60.0,
+        give_up_seconds: float = 60.0,
     ) -> None:
         self._post = JsonPost(url, timeout=timeout)
         self._signer = None if secret is None else Signer(secret)
-        self._payload, self._give_up_after = payload, give_up_after
+        self._payload, self._give_up_after = payload, give_up_seconds
         self.destination = f"webhook {self._post.place}"
 
     async def deliver(self, item: CacheAlert | AlertGroup) -> None:
@@ -82,7 +82,7 @@ class Webhook(Delivery):
         await self._post.send(body, headers)
 
     async def __call__(self, item: CacheAlert | AlertGroup) -> None:
-        """Post an alert or a group, again and again for ``give_up_after`` seconds.
+        """Post an alert or a group, again and again for ``give_up_seconds`` seconds.
 
         Raises:
             httpx2.HTTPError: If it was not taken.

@@ -16,7 +16,7 @@ async def test_alerts_of_a_source_come_together_each_once_in_its_last_state():
         ("a", "resolved", "1"),
     ]:
         alerts.publish(alert(state, source=source, fingerprint=name))
-    groups = alert_groups(alerts, wait=0.01)
+    groups = alert_groups(alerts, wait_seconds=0.01)
     with anyio.fail_after(DEADLINE):
         first, second = await anext(groups), await anext(groups)
         assert [(a.fingerprint, a.state) for a in first.alerts] == [("1", "resolved"), ("3", "firing")]
@@ -31,7 +31,7 @@ async def test_a_closing_stream_does_not_wait_for_more_alerts():
     groups = []
     with anyio.fail_after(DEADLINE):
         async with KVStream() as stream:
-            stream.on_alert_group(groups.append, wait=3600)
+            stream.on_alert_group(groups.append, wait_seconds=3600)
             producer = stream.producer("engine-0")
             producer.drop("closed", 1)
             await producer.accessed(1, ts=10**18)

@@ -119,7 +119,7 @@ def _cell(scores: Sequence) -> str:
     covered = [score.covered for score in scores if score.covered is not None]
     said = f"{sum(score.found for score in scores)} of {len(scores)}"
     if delays:
-        said += f", {median(delays):.0f} s"
+        said += f", {round(median(delays))} s"  # rounded to an int, which has no negative zero
     return said + (f", {median(covered):.0%}" if covered and delays else "")
 
 

@@ -134,7 +134,7 @@ async def test_what_fires_is_posted_again_whether_or_not_there_are_summaries():
     with endpoint(200) as (url, received):
         with anyio.fail_after(DEADLINE):
             async with KVStream(CONFIG) as stream:
-                Alertmanager(url, repeat=0.05).attach(stream)
+                Alertmanager(url, repeat_seconds=0.05).attach(stream)
                 await fire(stream)
                 await until(lambda: len(received) >= 4)
     assert {each for post in posts(received) for each in post} == {("engine-0", "warning", False)}
@@ -148,7 +148,7 @@ async def test_what_fires_is_posted_again_whether_or_not_there_are_summaries():
 async def test_the_minimum_severity_holds_for_changes_and_for_repeats():
     with endpoint(200) as (url, received):
         async with KVStream(CONFIG) as stream:
-            Alertmanager(url, repeat=0.02).attach(stream, AlertLevel.CRITICAL)
+            Alertmanager(url, repeat_seconds=0.02).attach(stream, AlertLevel.CRITICAL)
             await fire(stream)
             stream._alerts.publish(alert(source="critical"))
             await until(lambda: received)
@@ -226,7 +226,7 @@ async def test_the_heartbeat_is_posted_at_once_and_again_whatever_its_level():
     with endpoint(200) as (url, received):
         async with KVStream(CONFIG, rules) as stream:
             alerts = stream.alerts()
-            Alertmanager(url, repeat=0.05).attach(stream, AlertLevel.CRITICAL)
+            Alertmanager(url, repeat_seconds=0.05).attach(stream, AlertLevel.CRITICAL)
             await until(lambda: len(received) >= 3)
             assert stream.firing() == []
         assert [alert async for alert in alerts] == [], "as it is no news"
@@ -238,7 +238,7 @@ async def test_the_heartbeat_is_posted_at_once_and_again_whatever_its_level():
 async def test_nothing_beats_unless_it_is_asked_for():
     with endpoint(200) as (url, received):
         async with KVStream(CONFIG) as stream:
-            Alertmanager(url, repeat=0.02).attach(stream)
+            Alertmanager(url, repeat_seconds=0.02).attach(stream)
             await fire(stream)
             await until(lambda: len(received) >= 3)
             assert stream.heartbeat() is None

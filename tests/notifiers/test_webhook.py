@@ -91,7 +91,7 @@ async def test_a_webhook_tries_again_what_may_pass_and_not_what_is_refused():
             await Webhook(url)(alert())
         assert len(received) == 1
     with pytest.raises(httpx2.TransportError):
-        await Webhook(url, give_up_after=0.3)(alert())
+        await Webhook(url, give_up_seconds=0.3)(alert())
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -144,7 +144,7 @@ def handlers(stream: KVStream) -> None:
     assert_type(stream.on_alert(Pager(), AlertLevel.CRITICAL), Pager)
     assert_type(log(stream.firing()[0]), str)
     stream.on_alert(Webhook("https://ops.example/hook", secret=None), AlertLevel.WARNING)
-    stream.on_alert_group(Webhook("https://ops.example/hook", slack_payload), wait=2.0)
+    stream.on_alert_group(Webhook("https://ops.example/hook", slack_payload), wait_seconds=2.0)
     stream.on_alert(Apprise("json://ops.example"))
     stream.on_alert(Command("cat"))
     stream.on_alert(AlertFile(Path("alerts.jsonl")))
