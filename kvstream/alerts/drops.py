@@ -55,18 +55,17 @@ class DropWatch:
         Returns:
             The alerts that fired or resolved.
         """
+        new: dict[tuple[str, str], int] = {}
         for (source, kind), count in self._counts(refused, duplicates):
             if (source, kind) not in self._seen:
                 self._begin(source, kind)
-            new = count - self._seen.get((source, kind), 0)
+            new[source, kind] = count - self._seen.get((source, kind), 0)
             self._seen[source, kind] = count
-            for each in self._drop_rules[source, kind]:
-                each.new = new
         return [
             alert
-            for states in self._drop_rules.values()
+            for key, states in self._drop_rules.items()
             for each in states
-            if (alert := each.close_window(now)) is not None
+            if (alert := each.close_window(new.get(key, 0), now)) is not None
         ]
 
     def replace_rules(self, rules: Sequence[Rule], now: float) -> list[CacheAlert]:
@@ -76,7 +75,7 @@ class DropWatch:
         for (source, kind), states in self._drop_rules.items():
             kept = {each.rule.name: each for each in states if each.rule in self._rules[each.rule.metric]}
             gone = [each for each in states if each.rule.name not in kept]
-            ended += [each.end("its rule was changed or taken away", now) for each in gone]
+            ended += [each.standing.end_with_rule(now) for each in gone]
             self._begin(source, kind)
             fresh = self._drop_rules[source, kind]
             self._drop_rules[source, kind] = [kept.get(each.rule.name, each) for each in fresh]
@@ -110,7 +109,7 @@ class DropWatch:
                 else:
                     gone = StandingAlert(self._silences)
                     gone.restore(of_rule["standing"])
-                    ended.append(gone.end("its rule was changed or taken away", now))
+                    ended.append(gone.end_with_rule(now))
         return [alert for alert in ended if alert is not None]
 
     def look_at_silences(self, now: float) -> Iterator[list[CacheAlert]]:
@@ -127,7 +126,7 @@ class DropWatch:
     def forget(self, source: str, why: str, now: float) -> list[CacheAlert]:
         """Forget a source; return its alerts, resolved with a message."""
         gone = [key for key in self._seen if key[0] == source]
-        ended = [each.end(why, now) for key in gone for each in self._drop_rules.pop(key)]
+        ended = [each.standing.end(why, now) for key in gone for each in self._drop_rules.pop(key)]
         for key in gone:
             del self._seen[key]
         return [alert for alert in ended if alert is not None]
@@ -158,7 +157,6 @@ class _DropRule:
     """One rule on one kind of drops, from window to window."""
 
     def __init__(self, rule: Rule, source: str, limit: str, kind: str, silences: Silences) -> None:
-        self.new = 0  # dropped in the open window
         self.standing = StandingAlert(silences)
         self.rule, self._source, self._limit, self._kind = rule, source, limit, kind
         self._recent: deque[bool] = deque(maxlen=_SHARE_WINDOWS)  # whether there were any in a window
@@ -168,7 +166,6 @@ class _DropRule:
         """Return the rule and what is remembered, as plain values."""
         return {
             "rule": msgspec.to_builtins(self.rule),
-            "new": self.new,
             "recent": list(self._recent),
             "good_since": self._good_since,
             "standing": self.standing.save(),
@@ -176,33 +173,27 @@ class _DropRule:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on from what was saved by the same rule."""
-        self.new, self._good_since = saved["new"], saved["good_since"]
+        self._good_since = saved["good_since"]
         self._recent.extend(saved["recent"])
         self.standing.restore(saved["standing"])
 
-    def close_window(self, now: float) -> CacheAlert | None:
-        """Return the alert if it must be published."""
-        self._recent.append(self.new > 0)
+    def close_window(self, new: int, now: float) -> CacheAlert | None:
+        """Judge a window in which ``new`` were dropped; return the alert if it must be published."""
+        self._recent.append(new > 0)
         # Of duplicates it counts in how many windows there were any: a thousand at once, after a reconnect,
         # are normal.
-        value = float(self.new) if self._limit else sum(self._recent) / _SHARE_WINDOWS
-        self.new = 0
-        alert = self.standing.alert
-        if alert is None:
+        value = float(new) if self._limit else sum(self._recent) / _SHARE_WINDOWS
+        if self.standing.alert is None:
             if value >= self.rule.threshold and (self._limit or len(self._recent) == _SHARE_WINDOWS):
-                self.standing.alert = self._alert(value, now)
+                self.standing.fire(self._alert(value, now))
         elif value > self.rule.clear:
             self._good_since = None
         else:
             self._good_since = now if self._good_since is None else self._good_since
             if now - self._good_since >= self.rule.clear_seconds:
-                return self.end(f"over after {now - alert.started_at:,.0f} s", now)
+                self._good_since = None
+                return self.standing.end_as_over(now)
         return self.standing.to_publish(now)
-
-    def end(self, message: str, now: float) -> CacheAlert | None:
-        """Resolve the alert; return it if it had been published."""
-        self._good_since = None
-        return self.standing.end(message, now)
 
     def _alert(self, value: float, now: float) -> CacheAlert:
         rule = self.rule

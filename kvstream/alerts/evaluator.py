@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from kvstream.alerts.conditions import Condition, Drop, Finding, Restarted, Silent, View, condition_of
 from kvstream.alerts.evidence import EvidenceLog
 from kvstream.alerts.points import ClosedWindow
-from kvstream.alerts.rule import Rule, alert_by
+from kvstream.alerts.rule import Rule, alert_by, lasted, resolved
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.metrics.lookup_clock import LookupHistory
@@ -277,7 +277,7 @@ class Evaluator:
         return [self._ended(alert, message) for alert in known]
 
     def _ended(self, alert: CacheAlert, message: str) -> CacheAlert:
-        return replace(alert, state="resolved", message=message, timestamp=self._now, hint="", silenced_by="")
+        return resolved(alert, message, self._now)
 
     @property
     def _now(self) -> float:
@@ -436,8 +436,7 @@ class Evaluator:
         is_figure = not isinstance(state.condition, (Silent,) if self._hits_known else (Silent, Restarted))
         if is_figure and worst is not None and not math.isnan(worst.value):
             at_worst = f"; at its worst {_figure(worst.value)}"
-        lasted = max(0.0, self._now - alert.started_at)
-        ended = self._ended(alert, f"over after {lasted:,.0f} s{at_worst}")
+        ended = self._ended(alert, f"{lasted(self._now - alert.started_at)}{at_worst}")
         return ended if finding is None else replace(ended, value=finding.value)
 
     def _lingers(self, members: list[_State], view: View) -> bool:

@@ -75,8 +75,7 @@ class InputWatch:
         """Use other rules from now on; resolve the alerts of removed and changed rules."""
         self._rules = _of_inputs(rules)
         gone = [key for key, judged in self._judged.items() if judged.rule not in self._rules]
-        why = "its rule was changed or taken away"
-        ended = [self._judged.pop(key).standing.end(why, now) for key in gone]
+        ended = [self._judged.pop(key).standing.end_with_rule(now) for key in gone]
         return [alert for alert in ended if alert is not None]
 
     def look_at_silences(self, now: float) -> Iterator[list[CacheAlert]]:
@@ -99,7 +98,7 @@ class InputWatch:
             if rule in self._rules:
                 self._judged[rule.name, each["name"]] = judged
             else:
-                ended.append(judged.standing.end("its rule was changed or taken away", now))
+                ended.append(judged.standing.end_with_rule(now))
         return [alert for alert in ended if alert is not None]
 
     def firing(self) -> list[CacheAlert]:
@@ -138,10 +137,10 @@ class _Judged:
     def judge(self, reading: InputReading, now: float) -> CacheAlert | None:
         if reading.value is not None:
             self._take(reading.value, reading.detail, now)
-        fired, good_since = self.standing.alert, self._good_since
-        if fired is not None and good_since is not None and now - good_since >= self.rule.clear_seconds:
+        fires, good_since = self.standing.alert is not None, self._good_since
+        if fires and good_since is not None and now - good_since >= self.rule.clear_seconds:
             self._bad_since = self._good_since = None
-            return self.standing.end(f"over after {now - fired.started_at:,.0f} s", now)
+            return self.standing.end_as_over(now)
         return self.standing.to_publish(now)
 
     def _take(self, value: float, detail: str, now: float) -> None:
@@ -149,7 +148,7 @@ class _Judged:
             self._bad_since = now if self._bad_since is None else self._bad_since
             self._good_since = None
             if self.standing.alert is None and now - self._bad_since >= self.rule.for_seconds:
-                self.standing.alert = self._alert(value, detail, self._bad_since, now)
+                self.standing.fire(self._alert(value, detail, self._bad_since, now))
         elif value <= self.rule.clear:
             self._good_since = now if self._good_since is None else self._good_since
             if self.standing.alert is None:

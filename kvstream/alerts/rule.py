@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from kvstream.alerts.types import AlertLevel, CacheAlert, MetricType, fingerprint
 from kvstream.errors import ConfigError
@@ -163,3 +164,19 @@ def alert_by(
         incident=f"{name}-{round(started_at)}",
         runbook=rule.name,
     )
+
+
+def resolved(alert: CacheAlert, message: str, now: float) -> CacheAlert:
+    """Return a firing alert as resolved.
+
+    Args:
+        alert: The alert.
+        message: Why it is over.
+        now: Event time, seconds since the Unix epoch.
+    """
+    return replace(alert, state="resolved", message=message, timestamp=now, hint="", silenced_by="")
+
+
+def lasted(seconds: float) -> str:
+    """Return the message of an alert that is over after some seconds."""
+    return f"over after {max(0.0, seconds):,.0f} s"

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from kvstream.alerts.rule import lasted, resolved
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert
 
@@ -33,13 +34,25 @@ class StandingAlert:
         self.alert = msgspec.convert(saved["alert"], CacheAlert | None)
         self._published = saved["published"]
 
+    def fire(self, alert: CacheAlert) -> None:
+        """Let an alert fire, to be published by ``to_publish``."""
+        self.alert = alert
+
+    def end_with_rule(self, now: float) -> CacheAlert | None:
+        """Resolve the alert, as its rule was changed or removed; return it if it had been published."""
+        return self.end("its rule was changed or taken away", now)
+
+    def end_as_over(self, now: float) -> CacheAlert | None:
+        """Resolve the alert, as its cause is over; return it if it had been published."""
+        return self.end("" if self.alert is None else lasted(now - self.alert.started_at), now)
+
     def end(self, message: str, now: float) -> CacheAlert | None:
         """Resolve the alert; return it if it had been published."""
         ended, published = self.alert, self._published
         self.alert, self._published = None, False
         if ended is None or not published:
             return None
-        return replace(ended, state="resolved", message=message, timestamp=now, hint="", silenced_by="")
+        return resolved(ended, message, now)
 
     def to_publish(self, now: float) -> CacheAlert | None:
         """Return the alert if it fires, is not silenced, and has not been published yet."""

@@ -65,7 +65,7 @@ class Webhook(Delivery):
     ) -> None:
         self._post = JsonPost(url, timeout=timeout)
         self._signer = None if secret is None else Signer(secret)
-        self._payload, self._give_up_after = payload, give_up_seconds
+        self._payload, self._give_up_seconds = payload, give_up_seconds
         self.destination = f"webhook {self._post.place}"
 
     async def deliver(self, item: CacheAlert | AlertGroup) -> None:
@@ -82,13 +82,13 @@ class Webhook(Delivery):
         await self._post.send(body, headers)
 
     async def __call__(self, item: CacheAlert | AlertGroup) -> None:
-        """Post an alert or a group, again and again for ``give_up_seconds`` seconds.
+        """Post an alert or a group, again and again for ``give_up_seconds``.
 
         Raises:
             httpx2.HTTPError: If it was not taken.
             TimeoutError: If there was no answer in time.
         """
-        end = anyio.current_time() + self._give_up_after
+        end = anyio.current_time() + self._give_up_seconds
         failures = 0
         while True:
             try:
