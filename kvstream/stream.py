@@ -227,8 +227,7 @@ class KVStream:
 
     def _finish(self) -> None:
         """End every window, unless another process continues it, and publish the last summary, once."""
-        if not self._summarized.are_final:
-            self._summarized.are_final = True
+        if self._summarized.end():
             if not self._saved.goes_on:
                 self._alerting.publish(self._alerting.look())
                 for monitor in self._consumers.monitors:

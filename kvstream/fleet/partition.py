@@ -81,6 +81,10 @@ class Partition:
         self._ticked: int | None = None  # time of the last tick, ms
         self._gone: list[tuple[str, str]] = []
 
+    def read_from(self, offset: int) -> None:
+        """Pass over the records before an offset."""
+        self.offset = offset
+
     def apply(self, records: Sequence[Record]) -> list[CacheAlert]:
         """Apply records in order; return the alerts that fired or resolved.
 

@@ -53,7 +53,7 @@ def recover(
             raise StateError(
                 f"{snapshots.place} has no snapshot of it, though offset {committed:,} is committed"
             )
-        partition.offset = first
+        partition.read_from(first)
         return []
     if snapshot.offset > end:
         raise StateError(
@@ -68,5 +68,5 @@ def recover(
             "state", "older", f"{partition.name}: goes on from {snapshot.name}, as newer ones are not whole"
         )
     alerts = partition.restore(snapshot.sections)
-    partition.offset = max(snapshot.offset, first)
+    partition.read_from(max(snapshot.offset, first))
     return alerts

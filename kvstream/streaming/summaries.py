@@ -19,9 +19,6 @@ class StreamSummaries:
         alerts: Its alerts.
         accounts: Its accounts.
         saved: Its saved state.
-
-    Attributes:
-        are_final: Whether the stream has ended.
     """
 
     def __init__(
@@ -34,7 +31,12 @@ class StreamSummaries:
     ) -> None:
         self._config, self._consumers = config, consumers
         self._alerts, self._accounts, self._saved = alerts, accounts, saved
-        self.are_final = False
+        self._are_final = False
+
+    def end(self) -> bool:
+        """Make summaries from now on final ones, as the stream has ended; return False if they were."""
+        is_first, self._are_final = not self._are_final, True
+        return is_first
 
     async def summary(self, source: str | None, tier: str | None) -> CacheMetricsSummary:
         """Return a summary cache by cache, while other tasks go on."""
@@ -58,7 +60,7 @@ class StreamSummaries:
         return gathering, caches
 
     def _made(self, gathering: Gathering, source: str | None, tier: str | None) -> CacheMetricsSummary:
-        summary = gathering.summary(source, tier, self._accounts.of(source, tier), self.are_final)
+        summary = gathering.summary(source, tier, self._accounts.of(source, tier), self._are_final)
         if tier is None:
             alerts = (alert for alert in self._alerts.beside_caches() if source in (None, alert.source))
             summary.alerts.extend(alert.to_dict() for alert in alerts)

@@ -145,9 +145,8 @@ class Handled(Generic[T]):
     def _failed(self, error: BaseException) -> None:
         """Count what the handler was called with as undelivered."""
         assert self._in_hand is not None  # noqa: S101
-        self.subscription.undelivered += len(self._in_hand)
+        self.subscription.note_failure(undelivered=len(self._in_hand))
         self._in_hand = None
-        self.subscription.failures += 1
         logger.debug("handler %s failed", self._name, exc_info=error)
         text = text_of(error) if isinstance(error, KVStreamError) else described(error)
         self._faults.note("handler", _reason(error), f"handler {self._name} failed: {text}")
@@ -163,7 +162,7 @@ class Handled(Generic[T]):
 
     async def _pause(self, error: UndeliveredError) -> None:
         """Wait before the next try, for less long once the stream ends."""
-        self.subscription.failures += 1
+        self.subscription.note_failure()
         self._tries += 1
         ending = self.subscription.closed
         seconds = pause_seconds(self._tries, _LONGEST_PAUSE_AT_THE_END if ending else _LONGEST_PAUSE)

@@ -77,7 +77,7 @@ class Subscription(Generic[T]):
         self._arrived = anyio.Event()
         self._closing = anyio.Event()
         self._published = self._delivered = self._abandoned = 0
-        self.failures = self.undelivered = 0
+        self._failures = self._undelivered = 0
 
     def publish(self, item: T) -> None:
         """Add an item to the buffer; called by the stream."""
@@ -95,7 +95,7 @@ class Subscription(Generic[T]):
         except BaseException as error:
             if ends_everything(error):
                 raise
-            self.failures += 1
+            self._failures += 1
             self._faults.note("handler", "filter", f"the filter of {self._name} failed: {described(error)}")
             return False
 
@@ -108,7 +108,7 @@ class Subscription(Generic[T]):
         """End the subscription at once; what is buffered is dropped and counts as undelivered."""
         left = len(self._waiting.take_all(lambda _: True))
         self._abandoned += left
-        self.undelivered += left
+        self._undelivered += left
         self.close()
 
     @property
@@ -157,6 +157,11 @@ class Subscription(Generic[T]):
         self._waiting.put_back(items)
         self._arrived.set()
 
+    def note_failure(self, undelivered: int = 0) -> None:
+        """Count a failure of the handler, and the items that it will not be called with again."""
+        self._failures += 1
+        self._undelivered += undelivered
+
     def __aiter__(self) -> "Subscription[T]":
         return self
 
@@ -173,9 +178,9 @@ class Subscription(Generic[T]):
             delivered=self._delivered,
             buffered=len(self._waiting),
             dropped=self._waiting.dropped + self._abandoned,
-            failures=self.failures,
+            failures=self._failures,
             superseded=self._waiting.superseded,
-            undelivered=self.undelivered,
+            undelivered=self._undelivered,
             topic=self._topic,
             destination=self._destination,
         )

@@ -83,7 +83,7 @@ def test_ticks_of_two_workers_are_those_of_one():
     twice = [record._replace(offset=offset) for offset, record in enumerate(twice)]
     one, two = partition(), partition()
     assert list(map(repr, two.apply(twice))) == list(map(repr, one.apply(TWO_ENGINES)))
-    two.offset = one.offset
+    two.read_from(one.offset)
     assert seen(two) == seen(one)
 
 

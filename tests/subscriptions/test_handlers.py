@@ -119,7 +119,7 @@ def test_an_item_for_which_a_filter_raises_is_left_out(error, caplog):
     for number in (1, 2, 3):
         subscription.publish(number)
     assert list(subscription.buffered()) == [1, 3]
-    assert subscription.failures == 1
+    assert subscription.statistics().failures == 1
     assert "the filter of numbers failed" in caplog.text
 
 
