@@ -65,7 +65,7 @@ class FenwickTree:
 
 @cython.final
 @cython.cclass
-class PrematureEvictions:
+class EvictionMemory:
     """Remembers the last evictions of content keys, and shows which allocations bring one back.
 
     A key is remembered until it comes back, until ``most`` evictions have followed its own, or until

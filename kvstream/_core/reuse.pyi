@@ -6,7 +6,7 @@ import numpy.typing as npt
 from kvstream.events.frame import I64, U8
 
 @final
-class PrematureEvictions:
+class EvictionMemory:
     @property
     def places(self) -> int: ...
     def __init__(self, most: int, longest_ns: int) -> None: ...

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvstream._core.ids import are_below
-from kvstream._core.reuse import PrematureEvictions
+from kvstream._core.reuse import EvictionMemory
 from kvstream._core.table import mix
 from kvstream.alerts.evaluator import Evaluator
 from kvstream.alerts.points import ClosedWindow, reader_of
@@ -132,7 +132,7 @@ class CacheMonitor:
         self._contents_seen = False  # which is to say content hashes, or keys of allocations
         self.working_set = WorkingSetHistory()
         self._usage = UsageByLabelSet()
-        self.premature = PrematureEvictions(config.remembered_evictions, round(REMEMBERED_SECONDS * 1e9))
+        self.premature = EvictionMemory(config.remembered_evictions, round(REMEMBERED_SECONDS * 1e9))
         self.sample = ContentSample(config.content_sample)
         self.is_whole = is_whole
         detailed = max(config.trend_window, config.recent_windows)

@@ -52,7 +52,7 @@ class Intervals:
         return self._counter
 
     def observe_returns(self, times: I64, distances: I64, window: Measurements) -> None:
-        """Count evicted content that came back in a window, as ``PrematureEvictions.apply`` found it."""
+        """Count evicted content that came back in a window, as ``EvictionMemory.apply`` found it."""
         self.counter(window).count_returns(times, distances * _BLOCK)
 
     def observe(self, seen: Observations, window: Measurements) -> None:

@@ -14,7 +14,7 @@ from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.faults.log import FaultLog
 from kvstream.sources.zmq_address import ZmqAddress
 from kvstream.sources.zmq_replay import END_OF_REPLAY
-from kvstream.sources.zmq_sockets import MessageReader, attach_socket, speaks_ipv6
+from kvstream.sources.zmq_sockets import SocketReader, attach_socket, speaks_ipv6
 
 _KEPT = 10_000  # batches for replay, as in vLLM
 _KEPT_BYTES = 256 * 1024 * 1024
@@ -105,13 +105,13 @@ class KVEventPublisher:
         except self._zmq.ZMQError as error:
             self.faults.note("zmq_publisher", "socket", f"a batch was not published: {error}")
 
-    async def _open(self, kind: int, endpoint: str, *, bind: bool) -> MessageReader:
+    async def _open(self, kind: int, endpoint: str, *, bind: bool) -> SocketReader:
         socket = self._context.socket(kind)
         socket.set_hwm(_HIGH_WATER_MARK)
         socket.setsockopt(self._zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)
         ipv6 = await speaks_ipv6(endpoint)
         attach_socket(socket, endpoint, bind=bind, origin=endpoint, ipv6=ipv6)
-        return MessageReader(socket)
+        return SocketReader(socket)
 
     async def _hear_subscribers(self) -> None:
         while True:
@@ -119,7 +119,7 @@ class KVEventPublisher:
             if parts[0][:1] == bytes([_SUBSCRIBED]):
                 self._subscribed.set()
 
-    async def _answer_replays(self, router: MessageReader) -> None:
+    async def _answer_replays(self, router: SocketReader) -> None:
         while True:
             parts = await self._receive(router)
             if len(parts) != 3 or parts[1] or len(parts[2]) != 8:
@@ -136,7 +136,7 @@ class KVEventPublisher:
             except self._zmq.ZMQError as error:
                 self.faults.note("zmq_publisher", "replay", f"a replay was not answered: {error}")
 
-    async def _receive(self, reader: MessageReader) -> list[bytes]:
+    async def _receive(self, reader: SocketReader) -> list[bytes]:
         """Return the next message of a socket; other tasks get their turn between two."""
         while True:
             try:

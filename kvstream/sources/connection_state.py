@@ -5,13 +5,13 @@ import time
 from typing import Any
 
 from kvstream.engine.inputs import ConnectionState
-from kvstream.sources.zmq_sockets import MessageReader
+from kvstream.sources.zmq_sockets import SocketReader
 
 _PATIENCE_SECONDS = 5.0  # of a connection that neither comes about nor is refused
 _EVENT = struct.Struct("=hi")  # id and value, as libzmq has it
 
 
-class Connection:
+class InputConnection:
     """The state of an input's connection, and since when."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class ConnectionMonitor:
         messages: The monitor's messages; ``take`` reads them.
     """
 
-    def __init__(self, socket: Any, connection: Connection) -> None:
+    def __init__(self, socket: Any, connection: InputConnection) -> None:
         import zmq
 
         self._connection = connection
@@ -55,7 +55,7 @@ class ConnectionMonitor:
         self._failed = zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
         self._odd = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
         wanted = self._connected | self._disconnected | self._failed | self._odd
-        self.messages = MessageReader(socket.get_monitor_socket(wanted))
+        self.messages = SocketReader(socket.get_monitor_socket(wanted))
 
     def take(self) -> None:
         """Record an event of the connection.

@@ -11,7 +11,7 @@ from kvstream.engine.inputs import InputStatistics
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
-from kvstream.sources.connection_state import Connection
+from kvstream.sources.connection_state import InputConnection
 from kvstream.sources.discovery import DiscoveryError, Engine
 from kvstream.sources.http_client import require_http
 from kvstream.sources.zmq_address import ZmqAddress
@@ -69,7 +69,7 @@ class EngineInput:
         if self._engine.zmq is None:
             require_http()
         self._refresh_seconds = refresh_seconds
-        self._looking = Connection()  # whether it is known where the publishers are
+        self._looking = InputConnection()  # whether it is known where the publishers are
         self._followed: dict[ZmqAddress, _Followed] = {}
         if self._engine.is_fixed and self._engine.zmq is not None:
             for address in self._engine.zmq.of_each_rank():

@@ -18,7 +18,7 @@ from anyio import to_thread
 from kvstream.engine.inputs import InputStatistics
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.events.types import DEFAULT_TIER
-from kvstream.sources.connection_state import Connection
+from kvstream.sources.connection_state import InputConnection
 from kvstream.sources.engine_input import Forget, Take
 from kvstream.sources.http_client import FetchError, fetch, require_http
 from kvstream.state.resumption import MarkerOf, no_marker
@@ -239,7 +239,7 @@ class EngineMetrics:
         read_counts("")
         self._source, self._url, self._counts = source, url, counts
         self._every_seconds = every_seconds
-        self._connection = Connection()
+        self._connection = InputConnection()
         self._ranks: dict[str, _Rank] = {}
         self._malformed = 0
 

@@ -12,7 +12,7 @@ import anyio
 
 from kvstream.engine.inputs import InputStatistics
 from kvstream.errors import ConfigError, KVStreamError
-from kvstream.sources.connection_state import Connection
+from kvstream.sources.connection_state import InputConnection
 from kvstream.sources.discovery import ENGINE_URLS
 from kvstream.sources.engine_input import EngineInput, Forget, LiveInput, Take
 from kvstream.sources.files import STDIN, read_input
@@ -143,7 +143,7 @@ class FollowedFile:
 
     def __init__(self, name: str) -> None:
         self._name, self._marked_name = name, f"file {os.path.abspath(name)}"
-        self._connection = Connection()
+        self._connection = InputConnection()
 
     def statistics(self) -> list[InputStatistics]:
         """Return whether it is being read."""

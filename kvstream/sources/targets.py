@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 
 from kvstream.engine.inputs import InputStatistics
 from kvstream.errors import ConfigError
-from kvstream.sources.connection_state import Connection
+from kvstream.sources.connection_state import InputConnection
 from kvstream.sources.engine_input import EngineInput, Forget, Take
 from kvstream.state.resumption import MarkerOf, no_marker
 from kvstream.text.escape import for_terminal
@@ -76,7 +76,7 @@ class Targets:
 
     def __init__(self, path: Path, *, look_seconds: float = _LOOK_SECONDS) -> None:
         self._path, self._look_seconds = path, look_seconds
-        self._read = Connection()  # whether the file could be read
+        self._read = InputConnection()  # whether the file could be read
         self._wrong: list[tuple[str, str]] = []  # targets that are none, and why
         self._identity = _identity(path)
         self._inputs = {target: EngineInput(target) for target in read_targets(path)}

@@ -13,14 +13,14 @@ from kvstream.errors import ConfigError, MalformedInputError, MissingExtraError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
 from kvstream.faults.log import FaultLog
-from kvstream.sources.connection_state import Connection, ConnectionMonitor
+from kvstream.sources.connection_state import ConnectionMonitor, InputConnection
 from kvstream.sources.kv_events import MAX_PAYLOAD_BYTES
 from kvstream.sources.publisher import Publisher, batch_number
 from kvstream.sources.publishers import FORGET_SECONDS, MOST_PUBLISHERS, Publishers
 from kvstream.sources.reports import ReportLimiter
 from kvstream.sources.zmq_address import ZmqAddress
 from kvstream.sources.zmq_replay import Replay, ReplayAnswer
-from kvstream.sources.zmq_sockets import MOST_PARTS, MessageReader, attach_socket, speaks_ipv6
+from kvstream.sources.zmq_sockets import MOST_PARTS, SocketReader, attach_socket, speaks_ipv6
 from kvstream.state.resumption import MarkerOf, no_marker
 
 _MAX_TOPIC_BYTES = 4096
@@ -83,7 +83,7 @@ class KVEventSubscriber:
         self.url, self.address = url, address or ZmqAddress.parse(url)
         if self.address.ranks is not None:
             raise ConfigError(f"{url}: a subscriber is of one rank")
-        self.connection = Connection()
+        self.connection = InputConnection()
         self.faults = FaultLog()
         self._zmq: Any = zmq
         self._most_publishers = most_publishers
@@ -174,7 +174,7 @@ class KVEventSubscriber:
         finally:
             self._close()
 
-    async def _open(self) -> tuple[MessageReader, ConnectionMonitor]:
+    async def _open(self) -> tuple[SocketReader, ConnectionMonitor]:
         zmq, address = self._zmq, self.address
         asks = address.replay is not None and not address.binds
         ipv6 = await speaks_ipv6(address.endpoint)
@@ -196,7 +196,7 @@ class KVEventSubscriber:
                 self._replayed.feed.catch_up()
             else:
                 self._replayed = self._publishers.get(b"", 0)  # asks for everything there is
-        return MessageReader(socket), monitor
+        return SocketReader(socket), monitor
 
     def _close(self) -> None:
         self._close_replay()
@@ -205,7 +205,7 @@ class KVEventSubscriber:
             self._context.destroy(linger=0)
             self._context = None
 
-    async def _wait(self, readers: list[MessageReader]) -> None:
+    async def _wait(self, readers: list[SocketReader]) -> None:
         """Wait until a socket may have something or a replay is overdue.
 
         A ZMQ socket's descriptor becomes readable only once for a change: ``is_readable`` must have been
@@ -217,14 +217,14 @@ class KVEventSubscriber:
         with anyio.move_on_after(seconds):
             async with anyio.create_task_group() as tasks:
 
-                async def wait(reader: MessageReader) -> None:
+                async def wait(reader: SocketReader) -> None:
                     await anyio.wait_readable(reader.socket.FD)
                     tasks.cancel_scope.cancel()
 
                 for reader in readers:
                     tasks.start_soon(wait, reader)
 
-    def _receive(self, live: MessageReader) -> list[EventFrame | Malformed]:
+    def _receive(self, live: SocketReader) -> list[EventFrame | Malformed]:
         """Take what has arrived, in bounded portions; nothing while batches wait to be decoded."""
         if self._monitor is not None:
             self._monitor.take()

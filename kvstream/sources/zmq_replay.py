@@ -12,7 +12,7 @@ import msgspec
 from kvstream.errors import MalformedInputError
 from kvstream.sources.kv_events import MAX_PAYLOAD_BYTES
 from kvstream.sources.publisher import batch_number
-from kvstream.sources.zmq_sockets import MessageReader, attach_socket
+from kvstream.sources.zmq_sockets import SocketReader, attach_socket
 
 END_OF_REPLAY = (-1).to_bytes(8, "big", signed=True)
 SNAPSHOT_FOLLOWS = (-2).to_bytes(8, "big", signed=True)
@@ -67,7 +67,7 @@ class Replay:
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
-        self.messages = MessageReader(socket)
+        self.messages = SocketReader(socket)
         self._has_odd_answers = False
         self.await_progress()
 

@@ -90,7 +90,7 @@ async def _family(host: str, port: str) -> int | None:
         return int(stream.extra(anyio.abc.SocketAttribute.family))  # noqa: S610
 
 
-class MessageReader:
+class SocketReader:
     """Reads a ZMQ socket's messages without waiting, however many parts they have.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvstream._core.reuse import LruStack, PrematureEvictions
+from kvstream._core.reuse import EvictionMemory, LruStack
 from kvstream.blocks.apply_result import joined
 from kvstream.blocks.table import BlockTable
 from kvstream.events.frame import EventFrame
@@ -154,7 +154,7 @@ class Fuzz:
         )
         self.records = is_checked or bool(rng.random() < 0.5)
         self.lookups_below = int(rng.choice([0, 2**47, 2**62])) * 4
-        self.premature = PrematureEvictions(most, longest_ns)
+        self.premature = EvictionMemory(most, longest_ns)
         self.stack = LruStack()
         self.twins = None
         if is_checked:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream._core.reuse import PrematureEvictions
+from kvstream._core.reuse import EvictionMemory
 from tests.reference import ReferenceGhosts
 from tests.strategies import cuts, fewer
 
@@ -35,7 +35,7 @@ def streams(draw):
 
 @given(st.data(), streams(), st.integers(1, 12), st.integers(1, 400))
 def test_premature_evictions_equal_the_plain_twin_however_the_stream_is_cut(data, rows, most, longest):
-    index, plain = PrematureEvictions(most, longest), ReferenceGhosts(most, longest)
+    index, plain = EvictionMemory(most, longest), ReferenceGhosts(most, longest)
     found = [pair for a, b in data.draw(cuts(len(rows))) for pair in returns_of(index, rows[a:b])]
     for row in rows:
         plain.apply(*row)
@@ -51,7 +51,7 @@ def test_premature_evictions_equal_the_plain_twin_on_long_streams(seed, most):
         (int(contents[c]), n * 10, bool(b))
         for n, (c, b) in enumerate(zip(rng.zipf(1.2, 12_000) % 3_000, rng.random(12_000) < 0.5, strict=True))
     ]
-    index, plain = PrematureEvictions(most, 50_000), ReferenceGhosts(most, 50_000)
+    index, plain = EvictionMemory(most, 50_000), ReferenceGhosts(most, 50_000)
     found = [pair for a in range(0, 12_000, 2_500) for pair in returns_of(index, rows[a : a + 2_500])]
     for row in rows:
         plain.apply(*row)
@@ -59,14 +59,14 @@ def test_premature_evictions_equal_the_plain_twin_on_long_streams(seed, most):
 
 
 def test_after_a_clear_nothing_is_remembered():
-    index = PrematureEvictions(10, 10**9)
+    index = EvictionMemory(10, 10**9)
     assert returns_of(index, [(1, 5, False)]) == []
     index.clear()
     assert returns_of(index, [(1, 6, True)]) == []
 
 
 def test_memory_is_bounded_by_what_is_remembered():
-    index = PrematureEvictions(1_000, 10**18)
+    index = EvictionMemory(1_000, 10**18)
     for batch in range(200):
         rows = [(batch * 1_000 + n, batch, False) for n in range(1_000)]
         index.apply(*changes(rows))
@@ -75,7 +75,7 @@ def test_memory_is_bounded_by_what_is_remembered():
 
 @given(st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 5)), max_size=6))
 def test_after_clears_only_what_was_evicted_since_comes_back(rounds):
-    index, plain = PrematureEvictions(10_000, 10**9), ReferenceGhosts(10_000, 10**9)
+    index, plain = EvictionMemory(10_000, 10**9), ReferenceGhosts(10_000, 10**9)
     for n, (evicted, back) in enumerate(rounds):
         rows = [(content, n, False) for content in range(1, evicted + 1)]
         rows += [(content, n, True) for content in range(1, 3 * back, 3)]
@@ -92,7 +92,7 @@ def test_after_clears_only_what_was_evicted_since_comes_back(rounds):
 
 def test_what_came_back_meanwhile_takes_no_room():
     """One block more would have held what goes out and comes back, however often it does."""
-    index = PrematureEvictions(100, 10**9)
+    index = EvictionMemory(100, 10**9)
     rows = [(1, 0, False)]
     for turn in range(1, 21):
         rows += [(2, turn, False), (2, turn, True)]
@@ -107,7 +107,7 @@ def test_times_before_the_epoch_are_times_like_others(earliest):
     rows = list(
         zip(rng.integers(0, 3_000, 20_000).tolist(), ts.tolist(), rng.random(20_000) < 0.4, strict=True)
     )
-    index, plain = PrematureEvictions(1_500, 2**63 - 1), ReferenceGhosts(1_500, 2**63 - 1)
+    index, plain = EvictionMemory(1_500, 2**63 - 1), ReferenceGhosts(1_500, 2**63 - 1)
     found = [pair for a in range(0, 20_000, 2_500) for pair in returns_of(index, rows[a : a + 2_500])]
     for row in rows:
         plain.apply(*row)
@@ -115,7 +115,7 @@ def test_times_before_the_epoch_are_times_like_others(earliest):
 
 
 def test_the_earliest_time_of_all_is_a_time_of_an_eviction():
-    index = PrematureEvictions(10, 2**63 - 1)
+    index = EvictionMemory(10, 2**63 - 1)
     for _ in range(3):
         rows = [(key, -(2**63), False) for key in range(1_024)]
         assert returns_of(index, rows) == []
@@ -140,7 +140,7 @@ def test_with_that_much_more_an_lru_cache_would_have_held_it(seed, blocks):
             row_of[len(rows)] = n
             rows.append((content, n, True))
         held.append(content)
-    _, distances, returned = PrematureEvictions(1_000, 10**9).apply(*changes(rows))
+    _, distances, returned = EvictionMemory(1_000, 10**9).apply(*changes(rows))
     for row, distance in zip(returned.tolist(), distances.tolist(), strict=True):
         request = row_of[row]
         assert request in found[distance]

@@ -3,7 +3,7 @@ import socket
 import pytest
 import zmq
 
-from kvstream.sources.zmq_sockets import MOST_PARTS, MessageReader, speaks_ipv6
+from kvstream.sources.zmq_sockets import MOST_PARTS, SocketReader, speaks_ipv6
 
 DEADLINE_MS = 30_000
 BOTH = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
@@ -74,7 +74,7 @@ def test_messages_of_many_parts_are_read_in_portions_and_only_their_beginning_ke
         theirs.connect("inproc://messages")
         theirs.send_multipart([b"%d" % part for part in range(3_000)])
         theirs.send_multipart([b"a", b"b"])
-        reader = MessageReader(ours)
+        reader = SocketReader(ours)
         assert ours.poll(DEADLINE_MS)
         reads = [reader.read() for _ in range(4)]
         assert reads == [None, None, [b"%d" % part for part in range(MOST_PARTS)], [b"a", b"b"]]
