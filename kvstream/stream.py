@@ -84,9 +84,6 @@ class KVStream:
         silences: Silences to begin with; ``silence`` adds others.
         state: Directory that the state is kept in; None keeps it in memory.
 
-    Attributes:
-        faults: Where servers and handlers around the stream note the errors that they contain.
-
     Examples:
         >>> async def main():
         ...     async with KVStream() as stream:
@@ -108,7 +105,7 @@ class KVStream:
         state: str | os.PathLike[str] | DirectoryStore | None = None,
     ) -> None:
         self.config = config or StreamConfig()
-        self.faults = FaultLog()
+        self.faults = FaultLog()  # where servers and handlers around the stream note the errors they contain
         self._clock = clock or Clock()
         self._phase = "new"
         self._opened_at = 0.0

@@ -106,7 +106,7 @@ def annotations_of(public):
     if not inspect.isclass(public):
         return []
     members = [member for name, member in inspect.getmembers(public) if name[0] != "_"]
-    functions = [getattr(member, "fget", None) or member for member in members]
+    functions = [getattr(member, "fget", None) or getattr(member, "__func__", member) for member in members]
     return [
         typing.get_type_hints(public) if issubclass(public, (msgspec.Struct, tuple)) else {},
         *(typing.get_type_hints(function) for function in functions if inspect.isfunction(function)),
