@@ -325,7 +325,13 @@ class KVStream:
             self._liveness.forget(source, "it is watched no more")
 
     async def flush(self) -> None:
-        """Wait until everything recorded or sent so far has been processed."""
+        """Wait until everything recorded or sent so far has been processed.
+
+        Cancelling it only ends the wait.
+
+        Raises:
+            ClosedStreamError: If the stream is not open.
+        """
         self._require_open()
         await self._producers.flush()
         await self._consumers.join()
@@ -477,6 +483,9 @@ class KVStream:
             min_severity: Minimum severity.
             buffer: Alerts that wait with all their states; of further ones only the newest states wait.
             policy: Which alerts to drop beyond that, among those that began and ended unseen.
+
+        Raises:
+            ClosedStreamError: If the stream is closed.
         """
         self._require_unclosed()
         wanted = _at_least(min_severity)
@@ -485,14 +494,30 @@ class KVStream:
     def summaries(
         self, *, buffer: int | None = None, policy: SubscriberPolicy = "drop_oldest"
     ) -> Subscription[CacheMetricsSummary]:
-        """Return a summary of all sources every ``export_interval`` seconds, and a final one."""
+        """Return a subscription of summaries of all sources: one each ``export_interval``, and a final one.
+
+        Args:
+            buffer: Summaries that wait; by default ``StreamConfig.subscriber_buffer``.
+            policy: Which summary to drop beyond that.
+
+        Raises:
+            ClosedStreamError: If the stream is closed.
+        """
         self._require_unclosed()
         return self._summaries.subscribe(buffer, policy)
 
     def evictions(
         self, *, buffer: int | None = None, policy: SubscriberPolicy = "drop_oldest"
     ) -> Subscription[KVCacheEvictionEvent]:
-        """Return a subscription of every eviction; records are made only while there is one."""
+        """Return a subscription of every eviction; records are made only while there is one.
+
+        Args:
+            buffer: Evictions that wait; by default ``StreamConfig.subscriber_buffer``.
+            policy: Which eviction to drop beyond that.
+
+        Raises:
+            ClosedStreamError: If the stream is closed.
+        """
         self._require_unclosed()
         return self._evictions.subscribe(buffer, policy)
 
@@ -501,6 +526,16 @@ class KVStream:
 
         It begins with the alerts that fire now. A handler that raises ``UndeliveredError`` is called again
         later, with the newest state of each alert; any other error counts the alert as undelivered.
+
+        Args:
+            handler: Called with one alert at a time, the next once it has returned.
+            min_severity: Minimum severity.
+
+        Returns:
+            The handler.
+
+        Raises:
+            ClosedStreamError: If the stream is closed.
         """
         self._require_unclosed()
         self._alerts.handle(handler, _at_least(min_severity), first=self.firing(min_severity))
@@ -509,7 +544,19 @@ class KVStream:
     def on_alert_group(
         self, handler: GroupHandler, min_severity: AlertLevel = AlertLevel.INFO, wait_seconds: float = 1.0
     ) -> GroupHandler:
-        """Call ``handler(group)`` with the alerts of a source that change within ``wait_seconds``."""
+        """Call ``handler(group)`` with the alerts of a source that change within ``wait_seconds``.
+
+        Args:
+            handler: As for ``on_alert``, called with an ``AlertGroup``.
+            min_severity: Minimum severity.
+            wait_seconds: How long to wait for further alerts after the first.
+
+        Returns:
+            The handler.
+
+        Raises:
+            ClosedStreamError: If the stream is closed.
+        """
         batching = Batching[CacheAlert](
             lambda alerts: alert_groups(alerts, wait_seconds), lambda group: group.alerts
         )
@@ -522,18 +569,35 @@ class KVStream:
         batching: Batching[CacheAlert],
         min_severity: AlertLevel = AlertLevel.INFO,
     ) -> None:
-        """Call ``handler(batch)`` with what ``batching`` makes of the alerts, as ``on_alert`` does."""
+        """Call ``handler(batch)`` with what ``batching`` makes of the alerts, as ``on_alert`` does.
+
+        Args:
+            handler: As for ``on_alert``, called with a batch.
+            batching: Makes the batches.
+            min_severity: Minimum severity.
+
+        Raises:
+            ClosedStreamError: If the stream is closed.
+        """
         self._require_unclosed()
         self._alerts.handle(handler, _at_least(min_severity), batching, self.firing(min_severity))
 
     def on_summary(self, handler: SummaryHandler) -> SummaryHandler:
-        """Call ``handler(summary)``, async or plain, for each periodic summary; also a decorator."""
+        """Call ``handler(summary)``, async or plain, for each periodic summary; also a decorator.
+
+        Raises:
+            ClosedStreamError: If the stream is closed.
+        """
         self._require_unclosed()
         self._summaries.handle(handler)
         return handler
 
     def on_eviction(self, handler: EvictionHandler) -> EvictionHandler:
-        """Call ``handler(event)``, async or plain, for each eviction; also a decorator."""
+        """Call ``handler(event)``, async or plain, for each eviction; also a decorator.
+
+        Raises:
+            ClosedStreamError: If the stream is closed.
+        """
         self._require_unclosed()
         self._evictions.handle(handler)
         return handler
@@ -544,6 +608,10 @@ class KVStream:
         A summary of a thousand sources takes half a second. Each cache is shown as at some moment of that
         time, the accounts as at one moment. Accounts of events are those of the whole stream, accounts of
         blocks those of the given source and tier. Cancelling it changes nothing.
+
+        Args:
+            source: The source; None is every one.
+            tier: The tier; None is every one.
         """
         return await self._summarized.summary(source, tier)
 

@@ -107,11 +107,22 @@ class Producer:
         await self._put(Op.ALLOC, ids, ts, 0, labels, keys)
 
     async def accessed(self, ids: Ids, ts: int | None = None) -> None:
-        """Record that live blocks were found by a request."""
+        """Record that live blocks were found by a request.
+
+        Args:
+            ids: The blocks.
+            ts: When, nanoseconds since the Unix epoch; now by default.
+        """
         await self._put(Op.ACCESS, ids, ts, 0)
 
     async def evicted(self, ids: Ids, ts: int | None = None, reason: str = "capacity") -> None:
-        """Record that blocks were evicted."""
+        """Record that blocks were evicted.
+
+        Args:
+            ids: The blocks.
+            ts: When, nanoseconds since the Unix epoch; now by default.
+            reason: Why, such as ``capacity``, ``expired`` or ``preempted``; an unknown one counts as ``other``.
+        """
         await self._put(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON))
 
     async def cleared(self, ts: int | None = None) -> None:
@@ -125,17 +136,17 @@ class Producer:
         labels: Labels | None = None,
         keys: Ids | None = None,
     ) -> None:
-        """Record that blocks were allocated; from any thread."""
+        """Record that blocks were allocated, as ``allocated`` does; from any thread."""
         if self._add(Op.ALLOC, ids, ts, 0, labels, keys):
             self._settle()
 
     def accessed_nowait(self, ids: Ids, ts: int | None = None) -> None:
-        """Record that live blocks were found by a request; from any thread."""
+        """Record that live blocks were found by a request, as ``accessed`` does; from any thread."""
         if self._add(Op.ACCESS, ids, ts, 0):
             self._settle()
 
     def evicted_nowait(self, ids: Ids, ts: int | None = None, reason: str = "capacity") -> None:
-        """Record that blocks were evicted; from any thread."""
+        """Record that blocks were evicted, as ``evicted`` does; from any thread."""
         if self._add(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON)):
             self._settle()
 

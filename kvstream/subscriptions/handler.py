@@ -39,6 +39,9 @@ class Delivery(ABC):
     async def deliver(self, item: Any) -> None:
         """Make one attempt.
 
+        It is cancelled if the stream is left by an exception or has waited for too long at its end; the item
+        then counts as undelivered.
+
         Raises:
             UndeliveredError: If it failed and may succeed later.
         """

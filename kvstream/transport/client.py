@@ -147,6 +147,8 @@ class Connection:
     async def flush(self) -> None:
         """Wait until everything recorded so far has been acknowledged.
 
+        Cancelling it only ends the wait.
+
         Raises:
             ClosedStreamError: If the connection is not open, or is closed meanwhile.
         """
@@ -158,6 +160,8 @@ class Connection:
 
     async def accepted(self) -> None:
         """Wait until the server has accepted this client, which connects once there is a frame to send.
+
+        Cancelling it only ends the wait.
 
         Raises:
             KVStreamError: If it refuses. The connection goes on trying all the same.

@@ -212,7 +212,7 @@ class FrameServer:
                 tasks.start_soon(self._accept_all, each, tasks)
 
     async def aclose(self) -> None:
-        """Stop listening; ``serve`` does so at its end."""
+        """Stop listening; ``serve`` does so at its end. It is not cancelled halfway."""
         if self._file is not None:
             self._file.remove()
         if self._listener is not None:
