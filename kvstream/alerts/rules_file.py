@@ -41,7 +41,7 @@ def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[tuple[Rule, ...]
     Rules are a table each, by name; new ones need every field that has no default.
 
     Examples:
-        A file that makes one rule stricter, turns another off, and wants peace until the morning::
+        A file that makes one rule stricter, turns another off, and silences sources until the morning::
 
             [hit_ratio_drop]
             threshold = 0.4
@@ -81,6 +81,9 @@ def rules_of(
     for name, table in tables.items():
         if not isinstance(table, dict):
             file.complain(section.rstrip("."), name, f"{name} is not a table; write [{section}{name}]")
+            continue
+        if not section and name == "rules":
+            file.complain(name, None, "write [NAME]: [rules.NAME] is for a kvstream.toml, given by --config")
             continue
         rule = _rule(file, section, name, table, rules.get(name), names)
         if rule is not None:

@@ -83,6 +83,11 @@ def test_a_choice_that_resembles_none_is_answered_with_all(tmp_path):
     assert line.endswith("level xyz is not known; it is one of info, warning, critical")
 
 
+def test_tables_of_a_settings_file_are_named_as_such(tmp_path):
+    (line,) = errors(tmp_path, "[rules.hit_ratio_drop]\nthreshold = 0.9\n")
+    assert line == "1: write [NAME]: [rules.NAME] is for a kvstream.toml, given by --config"
+
+
 def test_a_new_rule_says_what_it_lacks(tmp_path):
     (line,) = errors(tmp_path, '[mine]\nmetric = "occupancy"\n')
     assert "a new one needs condition, threshold, clear, message, cause" in line
