@@ -121,7 +121,7 @@ class Producer:
         Args:
             ids: The blocks.
             ts: When, nanoseconds since the Unix epoch; now by default.
-            reason: Why, such as ``capacity``, ``expired`` or ``preempted``; an unknown one counts as ``other``.
+            reason: Why, such as ``capacity`` or ``preempted``; an unknown one counts as ``other``.
         """
         await self._put(Op.EVICT, ids, ts, REASON_CODE.get(reason, UNKNOWN_REASON))
 
