@@ -322,7 +322,7 @@ class KVStream:
         """Forget a source that is no longer watched: its accounts stay in the totals, its alerts resolve."""
         await self._consumers.of(source).queue.join()
         if source in self._times.arrivals:
-            self._liveness.forget(source, "it is watched no more")
+            self._liveness.forget(source, "it is no longer watched")
 
     async def flush(self) -> None:
         """Wait until everything recorded or sent so far has been processed.

@@ -157,7 +157,7 @@ class Evaluator:
                 for member in self._joined(state.rule.cause):
                     self._reset(member, view)
             if state.alert is not None and state.notified is not None:
-                what = "changed" if state.rule.name in names else "taken away"
+                what = "changed" if state.rule.name in names else "removed"
                 ended.append(self._ended(state.alert, f"its rule was {what}"))
         self._arrange(
             {

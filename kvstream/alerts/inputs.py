@@ -68,7 +68,7 @@ class InputWatch:
                         judged = self._judged[key] = _Judged(rule, reading.name, self._silences)
                     changes.append(judged.judge(reading, now))
         gone = sorted(self._judged.keys() - seen)
-        changes += [self._judged.pop(key).standing.end("it is watched no more", now) for key in gone]
+        changes += [self._judged.pop(key).standing.end("it is no longer watched", now) for key in gone]
         return [alert for alert in changes if alert is not None]
 
     def replace_rules(self, rules: Sequence[Rule], now: float) -> list[CacheAlert]:

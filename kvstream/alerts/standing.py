@@ -40,7 +40,7 @@ class StandingAlert:
 
     def end_with_rule(self, now: float) -> CacheAlert | None:
         """Resolve the alert, as its rule was changed or removed; return it if it had been published."""
-        return self.end("its rule was changed or taken away", now)
+        return self.end("its rule was changed or removed", now)
 
     def end_as_over(self, now: float) -> CacheAlert | None:
         """Resolve the alert, as its cause is over; return it if it had been published."""

@@ -47,7 +47,7 @@ def test_one_that_is_watched_no_more_is_resolved():
     watching = watch()
     assert [at(watching, second) for second in (10, 70)][1]
     (resolved,) = watching.look([], START + 80)
-    assert (resolved.state, resolved.message) == ("resolved", "it is watched no more")
+    assert (resolved.state, resolved.message) == ("resolved", "it is no longer watched")
 
 
 def test_a_shared_topic_is_one_alert_that_names_it():

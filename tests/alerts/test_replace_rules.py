@@ -31,7 +31,7 @@ async def test_what_fires_by_an_unchanged_rule_goes_on():
 
 
 @pytest.mark.parametrize(
-    ("changes", "why"), [({"enabled": False}, "taken away"), ({"level": AlertLevel.WARNING}, "changed")]
+    ("changes", "why"), [({"enabled": False}, "removed"), ({"level": AlertLevel.WARNING}, "changed")]
 )
 async def test_what_fires_by_a_rule_that_is_gone_or_changed_ends(changes, why):
     async with KVStream(config()) as stream:
