@@ -108,7 +108,7 @@ _SMALLEST = 64  # slots of an empty table
 _DIRECT_ALWAYS, _DIRECT_SPREAD = 65_536, 4  # most slots of a slot stream: in all, or for each live block
 _BEGUN_SHARE = 4
 _SMALLEST_BITS = 4
-_PLACE_MASK = cython.declare(cython.longlong, 2**31 - 1)  # of the bits of a place in the index that holds a key
+_PLACE_MASK = cython.declare(cython.longlong, 2**31 - 1)  # of the bits of a place that is taken in an index
 _LOAD = 0.5  # of the index of ids: fuller, each id takes more tries, and each try a line of memory
 _FACTOR = int.from_bytes(os.urandom(8), "little") | 1
 # ^ Multiply-shift hashing with a factor that nobody outside of this process knows, so that nobody can choose
