@@ -16,7 +16,8 @@ from kvstream.faults.connecting import ConnectionFailure, connection_failure
 from kvstream.sources.discovery import ENGINE_URLS, DiscoveryError, Engine
 from kvstream.sources.engine_input import EngineInput
 from kvstream.sources.http_client import FetchError, fetch
-from kvstream.transport.endpoint import HURRY, MAX_HELLO_BYTES, Endpoint, Hello, MessageReader, with_length
+from kvstream.transport.endpoint import Endpoint
+from kvstream.transport.messages import HURRY, MAX_HELLO_BYTES, Hello, MessageReader, with_length
 from kvstream.transport.sender import open_stream
 from kvstream.transport.tls import client_context
 

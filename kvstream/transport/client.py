@@ -1,10 +1,13 @@
-"""Frames to a stream in another process, over a Unix socket, TCP or TLS: ``connect``."""
+"""Frames to a stream in another process, over a Unix socket, TCP or TLS: ``connect``.
+
+Sockets and TLS are loaded by those who connect, not by all who import kvstream.
+"""
 
 import logging
-import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import NamedTuple, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import anyio
 
@@ -19,9 +22,10 @@ from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import FrameQueue, QueueStatistics
 from kvstream.recording.registry import ProducerSet
 from kvstream.transport.endpoint import Endpoint
-from kvstream.transport.sender import FrameSender
-from kvstream.transport.tls import File, client_context
 from kvstream.transport.tokens import checked_token
+
+if TYPE_CHECKING:
+    import ssl
 
 _logger = logging.getLogger("kvstream")
 
@@ -72,7 +76,7 @@ class Connection:
         token: str | None,
         config: StreamConfig,
         clock: Callable[[], int] | None,
-        tls: ssl.SSLContext | None = None,
+        tls: "ssl.SSLContext | None" = None,
     ) -> None:
         self.endpoint, self.config = endpoint, config
         self.faults = FaultLog()
@@ -82,6 +86,8 @@ class Connection:
         self._open = self._forked = False
 
     async def __aenter__(self) -> Self:
+        from kvstream.transport.sender import FrameSender
+
         close_in_children(self)
         self._queue = FrameQueue(self.config.queue_events)
         self._sender = FrameSender(self.endpoint, self._token, self._tls, self._queue, self.faults)
@@ -206,9 +212,9 @@ def connect(
     endpoint: str,
     *,
     token: str | None = None,
-    ca: File | None = None,
-    certificate: File | None = None,
-    key: File | None = None,
+    ca: str | Path | None = None,
+    certificate: str | Path | None = None,
+    key: str | Path | None = None,
     config: StreamConfig | None = None,
     clock: Callable[[], int] | None = None,
 ) -> Connection:
@@ -232,6 +238,8 @@ def connect(
     place = Endpoint.parse(endpoint)
     tls = None
     if place.tls:
+        from kvstream.transport.tls import client_context
+
         tls = client_context(ca, certificate, key)
     elif (ca, certificate, key) != (None, None, None):
         raise ConfigError(f"{endpoint} is not encrypted: certificates are for tls://HOST:PORT")

@@ -13,7 +13,7 @@ from anyio.streams.tls import TLSStream
 
 from kvstream.errors import MalformedInputError
 from kvstream.transport.aligned_sleep import sleep_aligned
-from kvstream.transport.endpoint import (
+from kvstream.transport.messages import (
     HURRY,
     LINK_VERSION,
     MAX_HELLO_BYTES,

@@ -20,7 +20,8 @@ from kvstream.faults.connecting import connection_failure
 from kvstream.faults.log import FaultLog
 from kvstream.recording.queue import FrameQueue, Item
 from kvstream.text.escape import for_terminal, shortened
-from kvstream.transport.endpoint import HURRY, Endpoint, Hello, MessageReader, with_length
+from kvstream.transport.endpoint import Endpoint
+from kvstream.transport.messages import HURRY, Hello, MessageReader, with_length
 
 MAX_UNACKNOWLEDGED_BYTES = 64 * 1024 * 1024
 """Bytes that are kept to be sent again, however few events they hold."""

@@ -21,7 +21,8 @@ from kvstream.events.types import Malformed
 from kvstream.faults.log import FaultLog
 from kvstream.stream import KVStream, keeper_of
 from kvstream.transport.connection import FrameConnection, FrameConnectionError
-from kvstream.transport.endpoint import LARGEST_READ, Endpoint
+from kvstream.transport.endpoint import Endpoint
+from kvstream.transport.messages import LARGEST_READ
 from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.socket_file import SocketFile
 from kvstream.transport.tls import asks_for_certificates

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from kvstream.transport.endpoint import with_length
+from kvstream.transport.messages import with_length
 from tests.cli.conftest import DEADLINE, SCAN, running
 from tests.cli.test_serve import listening
 

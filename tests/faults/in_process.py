@@ -21,7 +21,8 @@ from kvstream.sources.options import ReadOptions
 from kvstream.sources.publisher import Publisher
 from kvstream.sources.reader import EventReader
 from kvstream.sources.synthetic import generate
-from kvstream.transport.endpoint import Endpoint, Hello
+from kvstream.transport.endpoint import Endpoint
+from kvstream.transport.messages import Hello
 from kvstream.transport.server import FrameServer
 from kvstream.web import create_app
 from tests.faults import mutants

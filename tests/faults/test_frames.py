@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from kvstream import StreamConfig, connect
-from kvstream.transport.endpoint import with_length
+from kvstream.transport.messages import with_length
 from tests.cli.conftest import COMMAND, DEADLINE, SCAN, running
 from tests.cli.test_serve import listening
 

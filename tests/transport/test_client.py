@@ -13,7 +13,7 @@ from kvstream.config import StreamConfig
 from kvstream.errors import ClosedStreamError, KVStreamError
 from kvstream.events.codec import decode_frame
 from kvstream.events.frame import MAX_FRAME_EVENTS, EventFrame
-from kvstream.transport.endpoint import MessageReader, with_length
+from kvstream.transport.messages import MessageReader, with_length
 from kvstream.transport.sender import new_epoch
 from tests.transport.test_server import DEADLINE, serving, until
 

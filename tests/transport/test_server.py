@@ -19,7 +19,8 @@ from kvstream.errors import ConfigError
 from kvstream.events.codec import encode_frame
 from kvstream.events.frame import EventFrame
 from kvstream.stream import KVStream
-from kvstream.transport.endpoint import LARGEST_READ, Endpoint, Hello, MessageReader, with_length
+from kvstream.transport.endpoint import Endpoint
+from kvstream.transport.messages import LARGEST_READ, Hello, MessageReader, with_length
 from kvstream.transport.receive_budget import ReceiveBudget
 from kvstream.transport.server import FrameServer
 from tests.ports import free_port, has_ipv6

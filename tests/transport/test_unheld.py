@@ -12,7 +12,8 @@ from kvstream.state import saver
 from kvstream.state.store import DirectoryStore
 from kvstream.stream import keeper_of
 from kvstream.transport import unheld
-from kvstream.transport.endpoint import HURRY, Endpoint, Hello, MessageReader, with_length
+from kvstream.transport.endpoint import Endpoint
+from kvstream.transport.messages import HURRY, Hello, MessageReader, with_length
 from kvstream.transport.server import FrameServer
 from tests.state.power import UnsyncedFiles
 from tests.strategies import frame
