@@ -3,6 +3,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 import tomllib
 import typing
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 import kvstream
+from tests.waiting import DEADLINE
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = [
@@ -64,6 +67,15 @@ ORDER = [
     "bench",
     "cli",
 ]
+
+HEAVY = {
+    *("asyncio", "difflib", "hashlib", "hmac", "html", "http", "importlib.resources", "secrets", "selectors"),
+    *("shutil", "socket", "ssl", "subprocess", "tempfile", "tomllib", "urllib.request"),
+    *("anyio.abc._sockets", "anyio.streams", "anyio._core._synchronization"),
+    *("kvstream.cli", "kvstream.exporters", "kvstream.fleet", "kvstream.integrations", "kvstream.notifiers"),
+    *("kvstream.reports", "kvstream.sinks", "kvstream.sources", "kvstream.transport.sender", "kvstream.web"),
+}
+"""What most programs that import kvstream have no use for, or load later for what they do."""
 
 
 def test_names_of_the_original_module_are_exported():
@@ -195,3 +207,18 @@ def test_imports_point_upstream():
 def test_core_does_not_import_asyncio():
     for path in Path(kvstream.__path__[0]).rglob("*.py"):
         assert not re.search(r"^\s*(import|from) asyncio", path.read_text(), re.M), path
+
+
+def test_importing_kvstream_loads_nothing_heavy_besides_what_its_dependencies_load():
+    code = (
+        "import sys, numpy, msgspec, anyio\n"
+        "before = set(sys.modules)\n"
+        "import kvstream\n"
+        "print(*sys.modules.keys() - before)\n"
+    )
+    command = [sys.executable, "-c", code]
+    loaded = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=DEADLINE
+    ).stdout.split()
+    assert "kvstream.stream" in loaded
+    assert HEAVY.intersection(loaded) == set()

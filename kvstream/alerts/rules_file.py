@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import cache, partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ _SILENCES = "silences"  # so that no rule can have that name
 
 def builtin_text() -> str:
     """Return the built-in rules as they are written, with why and what to do."""
-    return files("kvstream.alerts").joinpath("builtin.toml").read_text(encoding="utf-8")
+    return Path(__file__).with_name("builtin.toml").read_text(encoding="utf-8")
 
 
 @cache

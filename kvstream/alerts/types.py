@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from kvstream.text.digest import digest
+
 
 class AlertLevel(StrEnum):
     """Severity of an alert. Severities can be compared."""
@@ -129,10 +131,7 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
 
 def fingerprint(rule: str, source: str, tier: str) -> str:
     """Return sixteen hexadecimal digits that name an alert across incidents and processes."""
-    import hashlib  # here, as loading OpenSSL is a good part of what importing kvstream would cost
-
-    name = f"{rule}\0{source}\0{tier}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(name, digest_size=8).hexdigest()
+    return digest(f"{rule}\0{source}\0{tier}".encode("utf-8", "surrogatepass"))
 
 
 AlertId = tuple[str, float, str, str]

@@ -1,7 +1,7 @@
 """Marks: moments that people note, such as a deploy, so that charts show what changed then."""
 
 import math
-import secrets
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -50,7 +50,7 @@ class Marks:
 
     def add(self, mark: Mark) -> Mark:
         """Keep a mark and return it with its id; beyond the limit the oldest is dropped."""
-        mark = msgspec.structs.replace(mark, id=mark.id or secrets.token_hex(8))
+        mark = msgspec.structs.replace(mark, id=mark.id or os.urandom(8).hex())
         self._marks = sorted([*self._marks, mark], key=lambda each: each.timestamp)[-MAX_MARKS:]
         return mark
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import anyio
-from anyio import CapacityLimiter
 from anyio.lowlevel import checkpoint
 
 from kvstream.engine.cache import Outcome
@@ -48,8 +47,9 @@ class Consumer:
     """
 
     queue: FrameQueue
-    batch: anyio.Lock
-    ended: anyio.Event
+    # Texts, as anyio loads half of itself for a name of these.
+    batch: "anyio.Lock"
+    ended: "anyio.Event"
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Consumer:
         self._unsettled = 0  # events of the batch that is applied
         self._worker: Worker | None = None
 
-    def open(self, queue_events: int, threads: CapacityLimiter | None) -> None:
+    def open(self, queue_events: int, threads: "anyio.CapacityLimiter | None") -> None:
         """Make the queue, on the event loop.
 
         Args:

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 import anyio
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 
 from kvstream.faults.containment import outcome
 
@@ -27,7 +27,9 @@ class Worker:
         is_awaited: Whether the event loop stands still until the function that runs is done.
     """
 
-    def __init__(self, threads: CapacityLimiter, call_on_loop: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(
+        self, threads: "anyio.CapacityLimiter", call_on_loop: Callable[[Callable[[], None]], None]
+    ) -> None:
         self._threads, self._call_on_loop = threads, call_on_loop
         self.ready = anyio.Event()
         self.is_awaited = False

@@ -5,7 +5,6 @@ tag, begin a formula or break a line of what kvstream writes. Equal names stay e
 different, as far as the output can show it.
 """
 
-import html
 import re
 
 # Controls (C0, DEL, C1), surrogates, and characters that reorder or break lines.
@@ -48,7 +47,9 @@ def for_html(text: str) -> str:
         >>> for_html("<b>")
         '&lt;b&gt;'
     """
-    return html.escape(for_terminal(text))
+    from html import escape  # here, as it brings a table of every entity that HTML knows
+
+    return escape(for_terminal(text))
 
 
 def for_markdown(text: str) -> str:

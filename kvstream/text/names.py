@@ -1,11 +1,9 @@
 """Names from outside made valid and short, so that they can be sources, tiers and labels."""
 
-from hashlib import blake2b
+from kvstream.text.digest import DIGITS, digest
 
 MAX_NAME = 256
 """Characters that the name of a source, a tier or a label may have."""
-
-_DIGEST_BYTES = 8
 
 
 def bounded_name(raw: bytes | str, limit: int = MAX_NAME) -> str:
@@ -28,5 +26,4 @@ def bounded_name(raw: bytes | str, limit: int = MAX_NAME) -> str:
     text = data[: 4 * limit + 4].decode("utf-8", "backslashreplace")
     if len(text) <= limit and text.encode() == data:
         return text
-    digest = blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
-    return f"{text[: limit - 2 * _DIGEST_BYTES - 1]}~{digest}"
+    return f"{text[: limit - DIGITS - 1]}~{digest(data)}"

@@ -1,11 +1,12 @@
 """Suggestions for misspelt words."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that is most like another one; None if none is like it."""
+    from difflib import get_close_matches  # only a misspelt word pays for it
+
     return next(iter(get_close_matches(word, list(known), n=1)), None)
 
 

@@ -1,7 +1,5 @@
 """Tokens that producers and browsers must know: checked when they are set, compared in constant time."""
 
-import hmac
-
 from kvstream.errors import ConfigError
 
 
@@ -28,4 +26,6 @@ def checked_token(token: str | None, name: str = "the token") -> str | None:
 
 def same_token(token: str | None, expected: str) -> bool:
     """Return whether a token from outside is the expected one, in a time that does not depend on it."""
+    import hmac  # here, as it loads OpenSSL, and only servers compare
+
     return hmac.compare_digest((token or "").encode(errors="surrogatepass"), expected.encode())
