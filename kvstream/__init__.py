@@ -162,4 +162,5 @@ __all__ = [
     "load_rules",
 ]
 
-raise_at_interrupt()
+if is_loading_command():
+    raise_at_interrupt()

@@ -42,7 +42,7 @@ VARIABLES = {
 }
 """Environment variables that are no settings, with what they hold."""
 _PREFIX = "KVSTREAM_"
-_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)|PORT(_|$)|.*_(SERVICE_(HOST|PORT|PORT_.*)|PORT|PORT_.*)$")
+_KUBERNETES = r"SERVICE_(HOST|PORT)|PORT(_|$)|.*_(SERVICE_(HOST|PORT|PORT_.*)|PORT|PORT_.*)$"
 
 
 def misspelt_variables(environ: Mapping[str, str]) -> list[str]:
@@ -55,7 +55,7 @@ def misspelt_variables(environ: Mapping[str, str]) -> list[str]:
     lines = []
     for name in sorted(environ):
         suffix = name.removeprefix(_PREFIX)
-        if not name.startswith(_PREFIX) or suffix in suffixes or _KUBERNETES.match(suffix):
+        if not name.startswith(_PREFIX) or suffix in suffixes or re.match(_KUBERNETES, suffix):
             continue
         if close := closest(suffix, suffixes):
             lines.append(f"${name} is no variable of kvstream; did you mean ${_PREFIX}{close}?")

@@ -12,10 +12,9 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AsyncExitStack
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 
 from kvstream.alerts.buffer import AlertBuffer
 from kvstream.alerts.groups import AlertGroup, alert_groups
@@ -43,9 +42,7 @@ from kvstream.metrics.summary import Accounts, CacheMetricsSummary
 from kvstream.recording.producer import Producer
 from kvstream.recording.queue import Batch
 from kvstream.recording.registry import ProducerSet
-from kvstream.state.keeper import StateKeeper
 from kvstream.state.resumption import InputMarker
-from kvstream.state.store import DirectoryStore
 from kvstream.streaming.accounts import StreamAccounts, StreamStatistics
 from kvstream.streaming.alerting import StreamAlerts
 from kvstream.streaming.consumer import Consumer
@@ -58,6 +55,12 @@ from kvstream.subscriptions.buffer import SubscriberPolicy
 from kvstream.subscriptions.handler import Batching, Delivery
 from kvstream.subscriptions.subscription import Subscription
 from kvstream.subscriptions.topic import Topic
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from kvstream.state.keeper import StateKeeper
+    from kvstream.state.store import DirectoryStore
 
 AlertHandler = TypeVar("AlertHandler", bound=Callable[[CacheAlert], Any] | Delivery)
 GroupHandler = TypeVar("GroupHandler", bound=Callable[[AlertGroup], Any] | Delivery)
@@ -102,7 +105,7 @@ class KVStream:
         rules: Sequence[Rule] | None = None,
         clock: Callable[[], int] | None = None,
         silences: Iterable[Silence] = (),
-        state: str | os.PathLike[str] | DirectoryStore | None = None,
+        state: "str | os.PathLike[str] | DirectoryStore | None" = None,
     ) -> None:
         self.config = config or StreamConfig()
         self.faults = FaultLog()  # where servers and handlers around the stream note the errors they contain
@@ -748,7 +751,7 @@ def consumers_of(stream: KVStream) -> Consumers:
     return stream._consumers
 
 
-def keeper_of(stream: KVStream) -> StateKeeper | None:
+def keeper_of(stream: KVStream) -> "StateKeeper | None":
     """Return what keeps the state of a stream; None for a stream without."""
     return stream._saved.keeper
 

@@ -5,7 +5,6 @@ package as another error.
 """
 
 import os
-import signal
 import sys
 
 
@@ -18,12 +17,16 @@ def is_loading_command() -> bool:
 
 def exit_at_interrupt() -> None:
     """Have SIGINT end the process with exit code 130 and no word, where it would raise KeyboardInterrupt."""
+    import signal  # in the command alone: its enumerations are dear to make
+
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
 
 
 def raise_at_interrupt() -> None:
     """Have SIGINT raise KeyboardInterrupt again."""
+    import signal
+
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

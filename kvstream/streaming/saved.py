@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -14,16 +14,18 @@ from kvstream.metrics.marks import Marks
 from kvstream.metrics.summary import SavedState
 from kvstream.recording.queue import Batch
 from kvstream.recording.registry import SentFrames
-from kvstream.state.keeper import StateKeeper
 from kvstream.state.progress import InputProgress
 from kvstream.state.resumption import InputMarker, SavedInput
-from kvstream.state.sections import StreamParts
-from kvstream.state.store import DirectoryStore
 from kvstream.streaming.accounts import StreamAccounts
 from kvstream.streaming.alerting import StreamAlerts
 from kvstream.streaming.arrivals import Arrivals
 from kvstream.streaming.consumers import Consumers
 from kvstream.version import __version__
+
+if TYPE_CHECKING:
+    from kvstream.state.keeper import StateKeeper
+    from kvstream.state.sections import StreamParts
+    from kvstream.state.store import DirectoryStore
 
 _RECONNECT_SECONDS = 15.0  # that the inputs of a restored source may take before it can be silent
 
@@ -47,7 +49,7 @@ class SavedStream:
 
     def __init__(
         self,
-        state: str | os.PathLike[str] | DirectoryStore | None,
+        state: "str | os.PathLike[str] | DirectoryStore | None",
         consumers: Consumers,
         limits: StreamLimits,
         alerts: StreamAlerts,
@@ -60,15 +62,7 @@ class SavedStream:
         self.progress = InputProgress()
         self._inputs: dict[str, SavedInput] = {}  # those that have not been begun yet
         self._unheard: set[str] = set()  # restored sources without numbered frames, of which nothing came yet
-        self.keeper: StateKeeper | None = None
-        if state is not None:
-            self.keeper = StateKeeper(
-                state,
-                self._parts,
-                lambda source: consumers.of(source).at_rest(),
-                lambda source: consumers.of(source).batch,
-                __version__,
-            )
+        self.keeper = None if state is None else self._keeper(state)
 
     @property
     def goes_on(self) -> bool:
@@ -163,7 +157,20 @@ class SavedStream:
         """Return the readings of the saved state that rules judge."""
         return () if self.keeper is None else self.keeper.readings()
 
-    def _parts(self) -> StreamParts:
+    def _keeper(self, state: "str | os.PathLike[str] | DirectoryStore") -> "StateKeeper":
+        from kvstream.state.keeper import StateKeeper  # only a stream that is saved pays for it
+
+        return StateKeeper(
+            state,
+            self._parts,
+            lambda source: self._consumers.of(source).at_rest(),
+            lambda source: self._consumers.of(source).batch,
+            __version__,
+        )
+
+    def _parts(self) -> "StreamParts":
+        from kvstream.state.sections import StreamParts
+
         return StreamParts(
             self._consumers.monitors,
             self._limits,

@@ -1,10 +1,9 @@
 """Topic: the subscribers to one kind of item."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 
 from kvstream.faults.log import FaultLog
 from kvstream.subscriptions.buffer import Buffer, MessageBuffer, SubscriberPolicy
@@ -17,6 +16,9 @@ from kvstream.subscriptions.handler import (
     handler_name,
 )
 from kvstream.subscriptions.subscription import Subscription, SubscriptionStatistics
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
 
 T = TypeVar("T")
 
@@ -103,7 +105,7 @@ class Topic(Generic[T]):
         if self._tasks is not None:
             self._tasks.start_soon(handled.run)
 
-    def open(self, tasks: TaskGroup) -> None:
+    def open(self, tasks: "TaskGroup") -> None:
         """Start the handlers."""
         self._tasks = tasks
         for handled in self._handled:
