@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import msgspec
@@ -64,7 +63,7 @@ def misspelt_variables(environ: Mapping[str, str]) -> list[str]:
 
 def load_config(
     kind: type[C],
-    path: str | Path | None = None,
+    path: str | os.PathLike[str] | None = None,
     environ: Mapping[str, str] | None = None,
     **flags: Any,
 ) -> C:

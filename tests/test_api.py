@@ -69,12 +69,13 @@ ORDER = [
 ]
 
 HEAVY = {
-    *("asyncio", "difflib", "hashlib", "hmac", "html", "http", "importlib.resources", "secrets", "selectors"),
-    *("shutil", "signal", "socket", "ssl", "subprocess", "tempfile", "tomllib", "urllib.request"),
+    *("asyncio", "difflib", "hashlib", "hmac", "html", "http", "importlib.resources", "ipaddress"),
+    *("pathlib", "queue", "secrets", "selectors", "shutil", "signal", "socket", "ssl", "subprocess"),
+    *("tempfile", "tomllib", "urllib"),
     *("anyio.abc._sockets", "anyio.streams", "anyio._core._synchronization"),
     *("kvstream.cli", "kvstream.exporters", "kvstream.fleet", "kvstream.integrations", "kvstream.notifiers"),
     *("kvstream.reports", "kvstream.sinks", "kvstream.sources", "kvstream.state.keeper", "kvstream.web"),
-    "kvstream.transport.sender",
+    *("kvstream.transport.endpoint", "kvstream.transport.sender"),
 }
 """What most programs that import kvstream have no use for, or load later for what they do."""
 

@@ -1,8 +1,8 @@
 """Rules as TOML: the built-in ones, and files that change them."""
 
+import os
 from collections.abc import Sequence
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,7 +18,8 @@ _SILENCES = "silences"  # so that no rule can have that name
 
 def builtin_text() -> str:
     """Return the built-in rules as they are written, with why and what to do."""
-    return Path(__file__).with_name("builtin.toml").read_text(encoding="utf-8")
+    with open(os.path.join(os.path.dirname(__file__), "builtin.toml"), encoding="utf-8") as file:
+        return file.read()
 
 
 @cache
@@ -34,7 +35,9 @@ def default_rules() -> tuple[Rule, ...]:
     return _builtin()
 
 
-def load_rules(path: str | Path, base: Sequence[Rule]) -> tuple[tuple[Rule, ...], tuple[Silence, ...]]:
+def load_rules(
+    path: str | os.PathLike[str], base: Sequence[Rule]
+) -> tuple[tuple[Rule, ...], tuple[Silence, ...]]:
     """Return the base rules with a TOML file's changes, and the file's silences.
 
     Rules are a table each, by name; new ones need every field that has no default.

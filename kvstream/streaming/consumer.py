@@ -1,7 +1,7 @@
 """Consumer: frames of some sources, from a queue into their state, on the event loop or in a thread."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -10,7 +10,9 @@ from kvstream.engine.cache import Outcome
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame
 from kvstream.recording.queue import JOINED_EVENTS, Batch, FrameQueue, batches_in_order, batches_of
-from kvstream.streaming.worker import Worker
+
+if TYPE_CHECKING:
+    from kvstream.streaming.worker import Worker
 
 _WORTH_A_THREAD = 4096
 """Events that take a worker thread longer than it takes to hand them over."""
@@ -76,7 +78,10 @@ class Consumer:
         self.queue = FrameQueue(queue_events)
         self.batch = anyio.Lock(fast_acquire=True)
         self.ended = anyio.Event()
-        self._worker = None if threads is None else Worker(threads, self.queue.call_on_loop)
+        if threads is not None:
+            from kvstream.streaming import worker  # only consumers in threads pay for it
+
+            self._worker = worker.Worker(threads, self.queue.call_on_loop)
 
     def at_rest(self) -> Monitor:
         """Return the state, to be read or changed on the event loop up to the next ``await``.

@@ -1,9 +1,9 @@
 """TOML files in which all that is wrong is found at once, each with its line and the likely right word."""
 
+import os
 import re
 from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -31,12 +31,13 @@ class TomlFile:
         ConfigError: If it cannot be read, or is no TOML.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         import tomllib  # only who has a file pays for it
 
         self.path = path
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror or error}") from error
         except UnicodeDecodeError:

@@ -4,9 +4,9 @@ Sockets and TLS are loaded by those who connect, not by all who import kvstream.
 """
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import anyio
@@ -21,11 +21,12 @@ from kvstream.faults.log import FaultLog
 from kvstream.recording.producer import Producer, ProducerStatistics
 from kvstream.recording.queue import FrameQueue, QueueStatistics
 from kvstream.recording.registry import ProducerSet
-from kvstream.transport.endpoint import Endpoint
 from kvstream.transport.tokens import checked_token
 
 if TYPE_CHECKING:
     import ssl
+
+    from kvstream.transport.endpoint import Endpoint
 
 _logger = logging.getLogger("kvstream")
 
@@ -72,7 +73,7 @@ class Connection:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: "Endpoint",
         token: str | None,
         config: StreamConfig,
         clock: Callable[[], int] | None,
@@ -212,9 +213,9 @@ def connect(
     endpoint: str,
     *,
     token: str | None = None,
-    ca: str | Path | None = None,
-    certificate: str | Path | None = None,
-    key: str | Path | None = None,
+    ca: str | os.PathLike[str] | None = None,
+    certificate: str | os.PathLike[str] | None = None,
+    key: str | os.PathLike[str] | None = None,
     config: StreamConfig | None = None,
     clock: Callable[[], int] | None = None,
 ) -> Connection:
@@ -235,6 +236,8 @@ def connect(
     Examples:
         ``async with connect("unix:/run/kvstream.sock") as remote: remote.producer("engine-0")``
     """
+    from kvstream.transport.endpoint import Endpoint
+
     place = Endpoint.parse(endpoint)
     tls = None
     if place.tls:

@@ -1,11 +1,11 @@
 """TLS contexts of servers and clients, from files of certificates and keys."""
 
+import os
 import ssl
-from pathlib import Path
 
 from kvstream.errors import ConfigError
 
-File = str | Path
+File = str | os.PathLike[str]
 
 
 def server_context(certificate: File, key: File, client_ca: File | None = None) -> ssl.SSLContext:
