@@ -1,6 +1,8 @@
 """Waiting for what must happen: until it has, or long after a busy machine would have done it."""
 
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -35,3 +37,39 @@ async def turns_while(awaited: Awaitable[object]) -> int:
         await awaited
         tasks.cancel_scope.cancel()
     return turns
+
+
+@asynccontextmanager
+async def numbered_turns() -> AsyncIterator[Callable[[], int]]:
+    """Yield what returns how often other tasks have had their turn so far."""
+    number = 0
+
+    async def take_turns() -> None:
+        nonlocal number
+        while True:
+            number += 1
+            await checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take_turns)
+        yield lambda: number
+        tasks.cancel_scope.cancel()
+
+
+def note_calls(monkeypatch, note: Callable[[], None], *functions: tuple[object, str]) -> None:
+    """Let ``note`` be called before each call of some functions, and before each item of a generator's."""
+
+    def noting(function):
+        def call(*args, **options):
+            note()
+            return function(*args, **options)
+
+        def generate(*args, **options):
+            for item in function(*args, **options):
+                note()
+                yield item
+
+        return generate if inspect.isgeneratorfunction(function) else call
+
+    for owner, name in functions:
+        monkeypatch.setattr(owner, name, noting(getattr(owner, name)))

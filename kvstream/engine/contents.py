@@ -1,7 +1,7 @@
 """ContentGathering: what the samples of contents of several caches show together."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -33,25 +33,41 @@ class ContentFigures(msgspec.Struct, frozen=True):
 
 
 class ContentGathering:
-    """The samples of some caches, and of all other tiers of their sources.
+    """The samples of some caches, and of all other tiers of their sources, cache by cache.
+
+    Every cache is expected before the first is added, so that it is known how much content is looked at; then
+    they are compared.
 
     Args:
-        caches: The caches that will be added.
         most_events: Arrivals and evictions looked at together.
+
+    Attributes:
+        figures: What they show together, once they have been compared.
     """
 
-    def __init__(self, caches: Iterable[CacheMonitor], most_events: int = MOST_EVENTS) -> None:
-        tiers = {id(tier): tier for cache in caches for tier in cache.tiers.values()}
-        followed = (tier.settled_sample() for tier in tiers.values())
-        samples = [sample for sample in followed if len(sample)]
-        self._threshold = min((sample.threshold for sample in samples), default=WHOLE)
-        while sum(len(each) * self._threshold // each.threshold for each in samples) > most_events:
-            self._threshold //= 2
+    def __init__(self, most_events: int = MOST_EVENTS) -> None:
+        self.figures = ContentFigures()
+        self._most_events = most_events
+        self._threshold = WHOLE
+        self._events = 0.0  # of all content, as far as known
+        self._expected: set[tuple[str, str]] = set()
         self._gathered: dict[tuple[str, str], CacheContents] = {}
         self._counts: dict[tuple[str, str], CacheCounts] = {}
         self._without_hits: set[tuple[str, str]] = set()  # nobody knows whether there are none
         self._has_salts = False
         self._asked: set[tuple[str, str]] = set()
+
+    def expect(self, cache: CacheMonitor) -> None:
+        """Take note of how large the sample of a cache is that will be added."""
+        for tier in cache.tiers.values():
+            name = tier.source, tier.tier
+            if name not in self._expected:
+                self._expected.add(name)
+                if count := len(sample := tier.settled_sample()):
+                    self._threshold = min(self._threshold, sample.threshold)
+                    self._events += count / (sample.threshold / WHOLE)
+        while self._events * (self._threshold / WHOLE) > self._most_events:
+            self._threshold //= 2
 
     def add(self, cache: CacheMonitor) -> None:
         """Take in what the sample of a cache shows."""
@@ -67,12 +83,21 @@ class ContentGathering:
                     tier.table.label_sets is not None and tier.table.label_sets.salts is not None
                 )
 
-    def figures(self) -> ContentFigures:
-        """Return what they show together."""
+    def add_all(self, caches: Sequence[CacheMonitor]) -> None:
+        """Take in all caches, and compare them, at once."""
+        for cache in caches:
+            self.expect(cache)
+        for cache in caches:
+            self.add(cache)
+        deque(self.compare(), maxlen=0)
+
+    def compare(self) -> Iterator[None]:
+        """Compare what was added, in steps of some milliseconds, between which the caches may change."""
         names = list(self._gathered)
         contents = Contents(list(self._gathered.values()))
         if not contents.different:
-            return ContentFigures()
+            return
+        yield
         asked = np.array([name in self._asked for name in names])
         fastest = {names[cache]: self._counts[names[cache]] for cache in contents.fastest}
         hits: Counter[str] = Counter()
@@ -81,11 +106,12 @@ class ContentGathering:
             for (_, tier), counts in fastest.items():
                 hits[tier if tier in contents.tiers else OTHER_TIER] += counts.accesses
                 lookups += counts.accesses + counts.allocations
-        return ContentFigures(
-            miss_causes(contents, asked, self._other_salt(fastest)),
-            tier_uses(contents, hits, lookups),
-            shared_content(contents, hits.total() / lookups if lookups else None),
-        )
+        misses = miss_causes(contents, asked, self._other_salt(fastest))
+        yield
+        tiers = tier_uses(contents, hits, lookups)
+        yield
+        shared = shared_content(contents, hits.total() / lookups if lookups else None)
+        self.figures = ContentFigures(misses, tiers, shared)
 
     def _other_salt(self, fastest: Mapping[tuple[str, str], CacheCounts]) -> float | None:
         """Return the share of misses of content that was there under another salt; None without salts."""

@@ -1,6 +1,7 @@
 """Gathering: what several caches have seen, taken together in a summary."""
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 from kvstream.config import MetricsConfig
 from kvstream.engine.cache import CacheMonitor
@@ -46,7 +47,7 @@ class Gathering:
         self._by_source: dict[str, CacheCounts] = {}
         self._working_sets: list[WorkingSet] = []
         self._usage = UsageByLabel()
-        self._contents = ContentGathering(caches)
+        self._contents = ContentGathering()
         self._newest = max(
             (cache.ring.latest for cache in caches if cache.ring.latest is not None), default=None
         )
@@ -54,6 +55,10 @@ class Gathering:
         if self._newest is not None:
             oldest = min(cache.ring.oldest for cache in caches if cache.ring.oldest is not None)
             self._span = min(config.recent_windows, self._newest - oldest + 1)
+
+    def expect(self, cache: CacheMonitor) -> None:
+        """Take note of a cache, before the first is added (``ContentGathering``)."""
+        self._contents.expect(cache)
 
     def add(self, cache: CacheMonitor) -> None:
         """Take in what one of the caches has seen."""
@@ -71,6 +76,18 @@ class Gathering:
         self._usage.add(cache.usage())
         self._contents.add(cache)
 
+    def compare(self) -> Iterator[None]:
+        """Compare the contents of the caches in steps, once every cache was taken in (``ContentGathering``)."""
+        return self._contents.compare()
+
+    def add_all(self) -> None:
+        """Take in every cache, and compare their contents, at once."""
+        for cache in self._caches:
+            self.expect(cache)
+        for cache in self._caches:
+            self.add(cache)
+        deque(self.compare(), maxlen=0)
+
     def add_forgotten(self, forgotten: ForgottenSources) -> None:
         """Take in what forgotten sources had seen since the start."""
         seen = forgotten.measurements
@@ -83,7 +100,7 @@ class Gathering:
     def summary(
         self, source: str | None, tier: str | None, accounts: Accounts, final: bool
     ) -> CacheMetricsSummary:
-        """Return the summary, once every cache was taken in."""
+        """Return the summary, once every cache was taken in and their contents were compared."""
         config, caches = self._config, self._caches
         alone = caches[0] if len(caches) == 1 else None
         total, recent = Measurements.empty(), Measurements.empty()
@@ -92,7 +109,7 @@ class Gathering:
         for part in (self._recent_known, self._recent_unknown):
             recent.merge(part)
         known, recent_known = self._known, self._recent_known
-        contents = self._contents.figures()
+        contents = self._contents.figures
         return summarize(
             total,
             known if self._hits_are_known else None,

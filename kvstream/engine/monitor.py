@@ -247,11 +247,10 @@ class Monitor:
 
     def summary(self, source: str | None = None, tier: str | None = None) -> CacheMetricsSummary:
         """Return the summary of a source and tier, or of all of them."""
-        gathering = Gathering(self.config, caches := self.caches(source, tier))
+        gathering = Gathering(self.config, self.caches(source, tier))
         if source is None and tier is None:
             gathering.add_forgotten(self.forgotten)
-        for cache in caches:
-            gathering.add(cache)
+        gathering.add_all()
         return gathering.summary(source, tier, accounts_of([self], source, tier), final=False)
 
 
@@ -280,7 +279,8 @@ def accounts_of(monitors: Sequence[Monitor], source: str | None, tier: str | Non
         counted += monitor.chosen(source)
     for each in counted:
         frames.add(each.counts)
-        dropped += each.refused
+        if each.refused:
+            dropped += each.refused
     dropped["duplicate"] += frames.duplicate_events
     return Accounts(
         offered=total.processed + dropped.total(),

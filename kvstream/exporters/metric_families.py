@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Literal, NamedTuple
 
+from anyio.lowlevel import checkpoint
 from msgspec import Struct
 
 from kvstream.engine.cache import CacheMonitor
@@ -11,7 +12,7 @@ from kvstream.engine.contents import ContentFigures, ContentGathering
 from kvstream.engine.source import SourceMonitor
 from kvstream.events.counters import CacheCounts, SourceCounts, counts_of
 from kvstream.exporters.process import cpu_seconds, resident_bytes
-from kvstream.metrics.histogram import ClassicHistogram, ExponentialHistogram
+from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.metrics.summary import Accounts, SavedState
 from kvstream.metrics.usage import usage_by_label
 from kvstream.stream import KVStream, consumers_of
@@ -22,9 +23,9 @@ LabelValues = tuple[str, ...]
 
 
 class Interval(NamedTuple):
-    """A distribution: vLLM's buckets, and those of a native histogram."""
+    """A distribution: how many values are at most each of vLLM's bounds, and a native histogram."""
 
-    classic: ClassicHistogram
+    below: list[int]
     native: ExponentialHistogram
 
 
@@ -44,7 +45,7 @@ class Family(NamedTuple):
 
 
 Reading = tuple[Family, LabelValues, "float | Interval"]
-"""A family, label values, and the value now."""
+"""A family, label values, and the value now, which changes no more."""
 
 
 def _families(kind: type[Struct], labels: LabelValues) -> dict[str, Family]:
@@ -169,26 +170,35 @@ FAMILIES = (
 
 
 async def readings_in_steps(stream: KVStream) -> AsyncIterator[Iterator[Reading]]:
-    """Yield the values of a stream, source by source; other tasks run in between."""
+    """Yield the values of a stream, source by source; other tasks run in between.
+
+    Those of a source are of one moment. A source that comes meanwhile is left out, and one that is forgotten
+    is shown as it was then.
+    """
     consumers = consumers_of(stream)
-    contents = ContentGathering(consumers.caches())
+    contents = ContentGathering()
+    async for cache in consumers.caches_in_turn():
+        contents.expect(cache)
     async for source in consumers.in_turn(consumers.sources()):
         yield source_readings(stream, source)
         for cache in source.tiers.values():
             contents.add(cache)
-    yield content_readings(contents.figures())
+    for _ in contents.compare():
+        await checkpoint()
+    yield content_readings(contents.figures)
+    await checkpoint()
     yield stream_readings(stream)
+    await checkpoint()
 
 
 def readings(stream: KVStream) -> Iterator[Reading]:
     """Yield the same at once."""
     consumers = consumers_of(stream)
-    contents = ContentGathering(consumers.caches())
     for source in consumers.sources():
         yield from source_readings(stream, source)
-        for cache in source.tiers.values():
-            contents.add(cache)
-    yield from content_readings(contents.figures())
+    contents = ContentGathering()
+    contents.add_all(consumers.caches())
+    yield from content_readings(contents.figures)
     yield from stream_readings(stream)
 
 
@@ -225,10 +235,11 @@ def _tier_readings(tier: CacheMonitor) -> Iterator[Reading]:
         yield _EVICTIONS, (*labels, reason), count
     if tier.premature_is_known:
         yield _PREMATURE, labels, seen.return_time.count
-    yield _LIFETIME, labels, Interval(tier.classic["lifetime"], seen.lifetime)
+    classic = tier.classic
+    yield _LIFETIME, labels, Interval(classic["lifetime"].cumulative(), seen.lifetime)
     if hits_are_known:
-        yield _IDLE, labels, Interval(tier.classic["idle"], seen.idle)
-        yield _REUSE_GAP, labels, Interval(tier.classic["reuse_gap"], seen.reuse_gap)
+        yield _IDLE, labels, Interval(classic["idle"].cumulative(), seen.idle)
+        yield _REUSE_GAP, labels, Interval(classic["reuse_gap"].cumulative(), seen.reuse_gap)
     for alert in tier.rules.firing():
         yield _FIRING, (*labels, alert.rule, alert.level.value), 1
     for name, label_sets in usage_by_label(tier.usage()).items():

@@ -5,11 +5,10 @@ OpenMetrics 2.0, the only format in which the client library writes them.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
-from anyio import to_thread
 
 from kvstream.engine.source import SourceMonitor
 from kvstream.errors import MissingExtraError
@@ -26,6 +25,7 @@ from kvstream.exporters.metric_families import (
 from kvstream.metrics.buckets import VLLM_BUCKETS_SECONDS
 from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.stream import KVStream
+from kvstream.streaming.turns import Turns
 from kvstream.text.escape import for_prometheus, for_unicode
 
 __all__ = ["PrometheusCollector"]
@@ -74,7 +74,10 @@ class PrometheusCollector(Collector):
 
 
 async def exposition(stream: KVStream, accept: str = "") -> tuple[bytes, str]:
-    """Return what a scrape answers, while the loop goes on.
+    """Return what a scrape answers, while other tasks go on.
+
+    Each source is shown as at some moment meanwhile, the accounts of the stream as at one moment. Cancelling
+    it changes nothing.
 
     Args:
         stream: The stream.
@@ -83,14 +86,15 @@ async def exposition(stream: KVStream, accept: str = "") -> tuple[bytes, str]:
     Returns:
         The body, and its content type.
     """
-    encoder, content_type = _chosen_encoder(accept)
-    native = "version=2." in content_type
-    answer = _Metrics(native=True) if native else _Text("openmetrics" in content_type)
+    content_type = _chosen_format(accept)
+    text = _Text("openmetrics" in content_type, native="version=2." in content_type)
     async for some in readings_in_steps(stream):
-        answer.add(some)
-    if isinstance(answer, _Metrics):
-        return await to_thread.run_sync(encoder, answer), content_type
-    return answer.encode(), content_type
+        text.add(some)
+    parts, turns = [], Turns()
+    for part in text.parts():
+        parts.append(part)
+        await turns.give_way()
+    return b"".join(parts), content_type
 
 
 def cache_metrics(sources: Iterable[SourceMonitor]) -> list[Metric]:
@@ -101,10 +105,11 @@ def cache_metrics(sources: Iterable[SourceMonitor]) -> list[Metric]:
     return [metric for metric in metrics.collect() if metric.samples]
 
 
-def _chosen_encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
-    """Return the format that a header asks for, plain text if it asks for nothing known."""
+def _chosen_format(accept: str) -> str:
+    """Return the content type that a header asks for, that of plain text if it asks for nothing known."""
     ranges = "".join(accept.split()).split(",")
-    return choose_encoder(",".join(filter(_ACCEPTED.fullmatch, ranges)))
+    _, content_type = choose_encoder(",".join(filter(_ACCEPTED.fullmatch, ranges)))
+    return content_type
 
 
 class _Metrics(Collector):
@@ -130,7 +135,7 @@ class _Metrics(Collector):
             if not isinstance(reading, Interval):
                 metric.add_metric(values, reading)
                 continue
-            buckets = list(zip(_BOUNDS, reading.classic.cumulative(), strict=True))
+            buckets = list(zip(_BOUNDS, reading.below, strict=True))
             metric.add_metric(values, buckets, reading.native.sum_ns / 1e9)
             if self._native:
                 labels = dict(zip(family.labels, values, strict=True))
@@ -145,10 +150,14 @@ class _Text:
     """Readings as text, byte for byte as the client library writes it, each series once.
 
     That takes half a second for a thousand sources; this, a tenth of it.
+
+    Args:
+        openmetrics: Write OpenMetrics, not plain text.
+        native: Add native histograms, as OpenMetrics 2.0 has them.
     """
 
-    def __init__(self, openmetrics: bool) -> None:
-        self._openmetrics = openmetrics
+    def __init__(self, openmetrics: bool, native: bool = False) -> None:
+        self._openmetrics, self._native = openmetrics, native
         self._lines: dict[Family, dict[str, str]] = {family: {} for family in FAMILIES}  # by labels
 
     def add(self, readings: Iterable[Reading]) -> None:
@@ -158,20 +167,23 @@ class _Text:
                 continue  # names that only lone surrogates tell apart
             if isinstance(reading, Interval):
                 lines[labels] = _buckets(family.name, labels, reading)
+                if self._native:
+                    lines[labels] += f"{family.name}{{{labels}}} {_native(reading.native)}\n"
             else:
                 name = family.sample_name
                 lines[labels] = (
                     f"{name}{{{labels}}} {_number(reading)}\n" if labels else f"{name} {_number(reading)}\n"
                 )
 
-    def encode(self) -> bytes:
-        parts = []
+    def parts(self) -> Iterator[bytes]:
+        """Yield the text, a family at a time."""
         for family, lines in self._lines.items():
             name = family.name if self._openmetrics else family.sample_name
             unit = f"# UNIT {name} {family.unit}\n" if family.unit and self._openmetrics else ""
-            parts.append(f"# HELP {name} {family.help}\n# TYPE {name} {family.kind}\n{unit}")
-            parts += lines.values()
-        return "".join([*parts, "# EOF\n"] if self._openmetrics else parts).encode()
+            head = f"# HELP {name} {family.help}\n# TYPE {name} {family.kind}\n{unit}"
+            yield "".join([head, *lines.values()]).encode()
+        if self._openmetrics:
+            yield b"# EOF\n"
 
 
 @lru_cache(maxsize=64)
@@ -193,7 +205,7 @@ _BOUNDS = [*map(_number, VLLM_BUCKETS_SECONDS), "+Inf"]
 
 def _buckets(name: str, labels: str, interval: Interval) -> str:
     """Return the samples of a classic histogram; ``le`` comes before the labels of a tier."""
-    counts = [_number(count) for count in interval.classic.cumulative()]
+    counts = [_number(count) for count in interval.below]
     lines = [
         f'{name}_bucket{{le="{bound}",{labels}}} {count}\n'
         for bound, count in zip(_BOUNDS, counts, strict=True)
@@ -201,6 +213,19 @@ def _buckets(name: str, labels: str, interval: Interval) -> str:
     lines.append(f"{name}_count{{{labels}}} {counts[-1]}\n")
     lines.append(f"{name}_sum{{{labels}}} {_number(interval.native.sum_ns / 1e9)}\n")
     return "".join(lines)
+
+
+def _native(histogram: ExponentialHistogram) -> str:
+    """Return a native histogram as OpenMetrics 2.0 has it."""
+    native = native_histogram(histogram)
+    fields = [
+        f"count:{native.count_value},sum:{native.sum_value},schema:{native.schema}",
+        f"zero_threshold:{native.zero_threshold},zero_count:{native.zero_count}",
+    ]
+    if native.pos_spans and native.pos_deltas:
+        spans = ",".join(f"{span.offset}:{span.length}" for span in native.pos_spans)
+        fields.append(f"positive_spans:[{spans}],positive_deltas:[{','.join(map(str, native.pos_deltas))}]")
+    return f"{{{','.join(fields)}}}"
 
 
 def native_histogram(histogram: ExponentialHistogram) -> NativeHistogram:

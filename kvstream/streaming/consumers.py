@@ -12,8 +12,7 @@ from kvstream.engine.cache import CacheMonitor
 from kvstream.engine.monitor import Monitor
 from kvstream.engine.source import SourceMonitor
 from kvstream.streaming.consumer import Consumer
-
-_TURN_SECONDS = 0.002  # of looking at one cache after the other, until other tasks have their turn
+from kvstream.streaming.turns import Turns
 
 Monitored = TypeVar("Monitored", SourceMonitor, CacheMonitor)
 
@@ -61,13 +60,11 @@ class Consumers:
 
         Other tasks go on meanwhile, and may change or forget what is yielded later.
         """
-        began = anyio.current_time()
+        turns = Turns()
         for monitor in monitors:
             self.of(monitor.source).at_rest()
             yield monitor
-            if anyio.current_time() - began >= _TURN_SECONDS:
-                await checkpoint()
-                began = anyio.current_time()
+            await turns.give_way()
         await checkpoint()
 
     def caches_in_turn(

@@ -1,5 +1,7 @@
 """StreamSummaries: summaries of the caches of a stream, with its alerts and accounts."""
 
+from anyio.lowlevel import checkpoint
+
 from kvstream.config import MetricsConfig
 from kvstream.engine.cache import CacheMonitor
 from kvstream.engine.gathering import Gathering
@@ -42,14 +44,18 @@ class StreamSummaries:
         """Return a summary cache by cache, while other tasks go on."""
         gathering, caches = self._gathering(source, tier)
         async for cache in self._consumers.in_turn(caches):
+            gathering.expect(cache)
+        async for cache in self._consumers.in_turn(caches):
             gathering.add(cache)
+        for _ in gathering.compare():
+            await checkpoint()
+        await checkpoint()
         return self._made(gathering, source, tier)
 
     def summary_nowait(self, source: str | None, tier: str | None) -> CacheMetricsSummary:
         """Return a summary at once."""
-        gathering, caches = self._gathering(source, tier)
-        for cache in caches:
-            gathering.add(cache)
+        gathering, _ = self._gathering(source, tier)
+        gathering.add_all()
         return self._made(gathering, source, tier)
 
     def _gathering(self, source: str | None, tier: str | None) -> tuple[Gathering, list[CacheMonitor]]:

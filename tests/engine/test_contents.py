@@ -300,10 +300,9 @@ def engines(seed, count=4, requests=2_500, blocks=400, offloaded=500, contents=4
 
 def shown(monitor):
     """What all caches show together, however much there is of it."""
-    gathering = ContentGathering(monitor.caches(), most_events=2**40)
-    for cache in monitor.caches():
-        gathering.add(cache)
-    return gathering.figures()
+    gathering = ContentGathering(most_events=2**40)
+    gathering.add_all(monitor.caches())
+    return gathering.figures
 
 
 @needs_compiled

@@ -1,12 +1,13 @@
 """The exposition, against the client library, promtool and a real Prometheus."""
 
+import itertools
 import json
 import re
 import shutil
 import subprocess
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -15,11 +16,13 @@ import httpx2
 import msgspec
 import numpy as np
 import pytest
+from anyio.lowlevel import checkpoint
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from kvstream import EventFrame, KVStream, Labels, MetricsConfig, StreamConfig
+from kvstream.engine import contents
 from kvstream.engine.inputs import InputStatistics
 from kvstream.exporters.metric_families import FAMILIES
 from kvstream.exporters.prometheus import PrometheusCollector, _Metrics, _Text, exposition, native_histogram
@@ -27,9 +30,12 @@ from kvstream.metrics.buckets import VLLM_BUCKETS_SECONDS
 from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.sources.synthetic import generate
 from kvstream.stream import consumers_of
+from kvstream.streaming import turns
+from kvstream.streaming.accounts import StreamAccounts
 from tests.ports import free_port
 from tests.serving import DEADLINE, send_chat, served
 from tests.text.test_escape import HOSTILE_NAMES
+from tests.waiting import note_calls, numbered_turns
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -87,12 +93,12 @@ def steady(body):
     return [line for line in body.splitlines() if not line.startswith(changing)]
 
 
-@pytest.mark.parametrize("accept", [PLAIN, OPENMETRICS])
+@pytest.mark.parametrize("accept", [PLAIN, OPENMETRICS, NATIVE])
 async def test_the_text_is_what_the_client_library_writes(accept):
     async with filled() as stream:
         body, content_type = await exposition(stream, accept)
         registry = CollectorRegistry()
-        registry.register(PrometheusCollector(stream))
+        registry.register(PrometheusCollector(stream, native=accept == NATIVE))
         encoder, expected = choose_encoder(accept)
         assert content_type == expected
         assert steady(body) == steady(encoder(registry))
@@ -392,5 +398,86 @@ def test_names_that_only_surrogates_tell_apart_are_one_series():
     family = FAMILIES[0]
     for answer in (_Text(openmetrics=False), _Metrics(native=False)):
         answer.add([(family, ("a\udcff", "gpu"), 1), (family, ("a\\udcff", "gpu"), 2)])
-        text = answer.encode() if isinstance(answer, _Text) else generate_latest(answer)
+        text = b"".join(answer.parts()) if isinstance(answer, _Text) else generate_latest(answer)
         assert text.count(b"\nkvstream_blocks{") == 1
+
+
+@pytest.mark.parametrize("accept", [PLAIN, OPENMETRICS, NATIVE])
+async def test_each_part_of_a_scrape_has_a_turn_of_its_own(accept, monkeypatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    async with filled() as stream, numbered_turns() as turn:
+        sources = len(consumers_of(stream).sources())
+        parts = []
+        note_calls(
+            monkeypatch,
+            lambda: parts.append(turn()),
+            (contents.ContentGathering, "expect"),
+            (contents.ContentGathering, "add"),
+            (contents, "miss_causes"),
+            (contents, "tier_uses"),
+            (contents, "shared_content"),
+            (StreamAccounts, "total"),
+            (_Text, "parts"),
+        )
+        await exposition(stream, accept)
+    assert len(parts) >= 2 * sources + 4 + len(FAMILIES)
+    by_turn = Counter(parts)
+    tiers = max(len(source.tiers) for source in consumers_of(stream).sources())
+    assert max(by_turn.values()) <= tiers, "more than one source in a turn"
+
+
+async def test_scrapes_at_once_are_exact_while_sources_come_and_go(monkeypatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    async with KVStream() as stream:
+        bodies = []
+
+        async def change():
+            for turn in itertools.count():
+                engine = stream.producer(f"steady-{turn % 5}")
+                engine.allocated_nowait([turn])
+                if turn > 50:
+                    engine.evicted_nowait([turn - 50])
+                await stream.producer(f"new-{turn}").allocated([turn])
+                if turn >= 10:
+                    await stream.forget(f"new-{turn - 10}")
+                await stream.flush()
+
+        async def scrape():
+            body, _ = await exposition(stream, OPENMETRICS)
+            bodies.append(body)
+
+        async with anyio.create_task_group() as changing:
+            changing.start_soon(change)
+            while len(bodies) < 40:
+                async with anyio.create_task_group() as scrapes:
+                    scrapes.start_soon(scrape)
+                    scrapes.start_soon(scrape)
+            changing.cancel_scope.cancel()
+    shown = set()
+    for body in bodies:
+        assert max(Counter(series(body)).values()) == 1
+        values = defaultdict(Counter)
+        for family in text_string_to_metric_families(body.decode()):
+            for sample in family.samples:
+                if "tier" in sample.labels:
+                    values[sample.labels["source"]][sample.name] += sample.value
+        for source, counts in values.items():
+            ended = counts["kvstream_evictions_total"]
+            assert counts["kvstream_allocations_total"] == counts["kvstream_blocks"] + ended, source
+            assert counts["kvstream_block_lifetime_seconds_count"] == ended
+        shown |= values.keys()
+    assert len(shown) > 20
+
+
+async def test_a_scrape_that_is_cancelled_changes_nothing(monkeypatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    async with filled() as stream:
+        before, _ = await exposition(stream)
+        for turn in range(150):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(exposition, stream)
+                for _ in range(turn):
+                    await checkpoint()
+                tasks.cancel_scope.cancel()
+        after, _ = await exposition(stream)
+    assert steady(after) == steady(before)
