@@ -22,7 +22,7 @@ histograms_of: Callable[["Measurements"], tuple[ExponentialHistogram, ...]] = at
 _COUNTS = tuple(counts_of(CacheCounts))
 
 
-class Measurements(CacheCounts, eq=False):
+class Measurements(CacheCounts, eq=False, gc=False):
     """What was seen of one source and tier in a window, or since the start: counts, and histograms.
 
     Attributes:

@@ -14,8 +14,11 @@ from kvstream.metrics.measurements import Measurements, restore_measurements, sa
 from kvstream.metrics.window_counts import CountsLog, Rows
 
 
-class Window(msgspec.Struct, eq=False):
+class Window(msgspec.Struct, eq=False, gc=False):
     """One interval of event time.
+
+    Neither it nor what it holds is in a cycle of references. So the garbage collector, for which the whole
+    process waits, is spared the sixty and more that each cache keeps.
 
     Attributes:
         index: Event time divided by the window's length.

@@ -37,7 +37,7 @@ class WorkingSet(msgspec.Struct, frozen=True, kw_only=True):
     error: float = ERROR
 
 
-class DistinctCounter:
+class DistinctCounter(msgspec.Struct, eq=False, gc=False):
     """Counts different integers in 2 KiB (HyperLogLog, with Ertl's estimator, which needs no corrections).
 
     As long as they are few it keeps the integers themselves, so that to add some costs next to nothing.
@@ -52,10 +52,9 @@ class DistinctCounter:
         2
     """
 
-    def __init__(self) -> None:
-        self._registers: U8 | None = None
-        self._waiting: list[I64] = []  # integers that are not in the registers yet
-        self._room = _FEW
+    _registers: U8 | None = None
+    _waiting: tuple[I64, ...] = ()  # integers that are not in the registers yet
+    _room: int = _FEW
 
     @property
     def registers(self) -> U8:
@@ -64,7 +63,7 @@ class DistinctCounter:
             self._registers = np.zeros(_REGISTERS, dtype=np.uint8)
         for values in self._waiting:
             count_distinct(values, self._registers, _BITS)
-        self._waiting.clear()
+        self._waiting = ()
         return self._registers
 
     def add(self, values: I64) -> None:
@@ -72,7 +71,7 @@ class DistinctCounter:
         if self._room < 0:
             count_distinct(values, self.registers, _BITS)
             return
-        self._waiting.append(values)
+        self._waiting += (values,)
         self._room -= len(values) + _ARRAY
 
     def merge(self, other: "DistinctCounter") -> None:
@@ -113,24 +112,31 @@ def _tau(x: float) -> float:
     return z / 3.0
 
 
+class _Window(msgspec.Struct, eq=False, gc=False):
+    """The blocks used in one window."""
+
+    index: int
+    used: DistinctCounter
+
+
 class WorkingSetHistory:
     """A counter for each of the last windows; 120 KiB in all, less where windows are small."""
 
     def __init__(self) -> None:
-        self._windows: deque[tuple[int, DistinctCounter]] = deque(maxlen=HORIZONS[-1])
+        self._windows: deque[_Window] = deque(maxlen=HORIZONS[-1])
 
     def add(self, index: int, used: Iterable[I64]) -> None:
         """Count blocks that were used in a window."""
         for blocks in used:
-            if not self._windows or self._windows[-1][0] != index:
-                self._windows.append((index, DistinctCounter()))
-            self._windows[-1][1].add(blocks)
+            if not self._windows or self._windows[-1].index != index:
+                self._windows.append(_Window(index, DistinctCounter()))
+            self._windows[-1].used.add(blocks)
 
     def save(self) -> dict[str, Any]:
         """Return the windows' indexes, int64 (w,), and their registers, uint8 (w, registers)."""
         return {
-            "indexes": np.array([index for index, _ in self._windows], dtype=np.int64),
-            "registers": np.array([c.registers for _, c in self._windows], dtype=np.uint8),
+            "indexes": np.array([window.index for window in self._windows], dtype=np.int64),
+            "registers": np.array([window.used.registers for window in self._windows], dtype=np.uint8),
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -138,16 +144,16 @@ class WorkingSetHistory:
         for index, registers in zip(saved["indexes"].tolist(), saved["registers"], strict=True):
             counter = DistinctCounter()
             counter.registers[:] = registers
-            self._windows.append((index, counter))
+            self._windows.append(_Window(index, counter))
 
     def recent(self, until: int | None) -> WorkingSet:
         """Return the working sets up to a window; of a stream without windows, none."""
         blocks, counter, estimate = [], DistinctCounter(), 0
-        windows = [] if until is None else [w for w in reversed(self._windows) if w[0] <= until]
+        windows = [] if until is None else [w for w in reversed(self._windows) if w.index <= until]
         for horizon in HORIZONS:
             before = len(windows)
-            while windows and until is not None and windows[0][0] > until - horizon:
-                counter.merge(windows.pop(0)[1])
+            while windows and until is not None and windows[0].index > until - horizon:
+                counter.merge(windows.pop(0).used)
             if len(windows) < before:
                 estimate = round(counter.estimate())
             blocks.append(estimate)

@@ -1,3 +1,5 @@
+import gc
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,7 +7,8 @@ from hypothesis import strategies as st
 from kvstream._core.buckets import window_runs
 from kvstream.events.counters import CacheCounts
 from kvstream.events.frame import EventFrame
-from kvstream.metrics.window import LATE_WINDOWS, WindowRing
+from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.window import LATE_WINDOWS, Window, WindowRing
 
 
 def frame(times):
@@ -113,3 +116,9 @@ def test_events_are_parted_where_one_is_of_a_later_window(times, window_ns, stan
     assert [index for index, start, end in runs for _ in range(start, end)] == expected
     assert [start for _, start, _ in runs] == [0, *(end for _, _, end in runs[:-1])]
     assert len({index for index, _, _ in runs}) == len(runs)
+
+
+def test_what_a_cache_keeps_of_many_windows_costs_the_garbage_collector_nothing():
+    window = Window(1, Measurements.empty())
+    assert not gc.is_tracked(window)
+    assert not gc.is_tracked(window.measurements)

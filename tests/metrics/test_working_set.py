@@ -1,3 +1,5 @@
+import gc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -57,3 +59,13 @@ def test_a_block_is_in_use_if_it_was_allocated_or_accessed(base):
     gone = [(2, base + i, later + 500, "capacity") for i in range(100, 200)]
     monitor.process(frame(used + gone))
     assert monitor.summary().working_set.blocks == [pytest.approx(50, abs=4)] * 3
+
+
+def test_the_counters_of_many_windows_cost_the_garbage_collector_nothing():
+    history = WorkingSetHistory()
+    history.add(1, [np.arange(8)])
+    (window,) = history._windows
+    assert not gc.is_tracked(window)
+    assert not gc.is_tracked(window.used)
+    gc.collect()  # which lets go of tuples of what it does not look at
+    assert not gc.is_tracked(window.used._waiting)
