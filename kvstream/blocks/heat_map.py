@@ -7,7 +7,8 @@ from kvstream.events.frame import I64
 
 _YOUNGEST, _OLDEST = -10, 17  # powers of two of seconds: a millisecond, a day and a half
 _MOST_USED = 17  # columns: 0, 1, 2, 4, … 65,536 accesses and more
-_LOOKED_AT = 1 << 18
+MOST_MAPPED = 1 << 18
+"""Slots that are looked at; of more, some."""
 
 
 class BlockMap(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,22 +25,21 @@ class BlockMap(msgspec.Struct, frozen=True, kw_only=True):
     blocks: list[list[int]]
 
 
-def block_map(held_ns: I64, accesses: I64) -> BlockMap:
+def block_map(held_ns: I64, accesses: I64, every: int = 1) -> BlockMap:
     """Return the map of some slots.
 
     Args:
         held_ns: Time since the allocation, ns, int64 (n,).
         accesses: Accesses since, int64 (n,); negative where a slot holds no block.
+        every: Slots that each of them stands for.
     """
-    step = max(1, len(accesses) // _LOOKED_AT)
-    held_ns, accesses = held_ns[::step], accesses[::step]
     live = accesses >= 0
     held_ns, accesses = np.maximum(held_ns.compress(live), 1), accesses.compress(live)
     rows = np.clip(np.floor(np.log2(held_ns / 1e9)).astype(np.int64), _YOUNGEST, _OLDEST) - _YOUNGEST
     columns = np.minimum(np.frexp(accesses)[1], _MOST_USED)
     width = _MOST_USED + 1
     height = _OLDEST - _YOUNGEST + 1
-    counts = np.bincount(rows * width + columns, minlength=height * width).reshape(height, width) * step
+    counts = np.bincount(rows * width + columns, minlength=height * width).reshape(height, width) * every
     used_rows, used_columns = (np.flatnonzero(counts.sum(axis=axis)) for axis in (1, 0))
     if not len(used_rows):
         return BlockMap(held_seconds=[], accesses=[], blocks=[])

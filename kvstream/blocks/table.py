@@ -1,5 +1,6 @@
 """BlockTable: the blocks of one cache, how a frame of events changes them, and what can be asked of them."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,8 @@ from kvstream._core.native import NOT_LIVE
 from kvstream._core.table import Table
 from kvstream.blocks.apply_result import ContentChanges, EvictionBatch, LabelledEvents, Observations
 from kvstream.blocks.attribution import LabelSets
-from kvstream.blocks.heat_map import BlockMap, block_map
+from kvstream.blocks.heat_map import MOST_MAPPED, BlockMap, block_map
+from kvstream.blocks.ranking import NOT_RANKED, highest
 from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.events.counters import CacheCounts
 from kvstream.events.frame import I64, U16, EventFrame, as_int64, plain_column
@@ -21,9 +23,7 @@ from kvstream.events.types import BIRTH_UNKNOWN, MOST_SLOTS, Op
 
 _BIRTH, _COUNT, _TIMES = 0, 1, 2  # columns of a row of the table
 
-_NEVER = np.iinfo(np.int64).min
 _END_OF_TIME = 2**63 - 1  # ns
-
 
 class BlockTable:
     """Live blocks of one source and tier.
@@ -290,27 +290,29 @@ class BlockTable:
 
     def hottest(self, n: int, now_ns: int) -> list[HotBlock]:
         """Return the live blocks that have been accessed most."""
-        return self._first(n, self._table.rows_array[:, _COUNT], now_ns)
+        return self._first(n, lambda rows: rows[:, _COUNT], now_ns)
 
     def longest_held(self, n: int, now_ns: int) -> list[HotBlock]:
         """Return the live blocks that have been held for the longest time."""
-        rows = self._table.rows_array
-        # A clock that was set back makes the time of what is live negative.
-        born = (rows[:, _COUNT] >= 0) & (rows[:, _BIRTH] != BIRTH_UNKNOWN)
-        held = np.where(born, now_ns - rows[:, _BIRTH], _NEVER)
-        return self._first(min(n, int(np.count_nonzero(born))), held, now_ns)
+
+        def held(rows: I64) -> I64:
+            # A clock that was set back makes the time of what is live negative.
+            born = (rows[:, _COUNT] >= 0) & (rows[:, _BIRTH] != BIRTH_UNKNOWN)
+            return np.where(born, now_ns - rows[:, _BIRTH], NOT_RANKED)
+
+        return self._first(n, held, now_ns)
 
     def block_map(self, now_ns: int) -> BlockMap:
         """Return the live blocks by age and accesses."""
-        rows = self._table.rows_array
+        every = max(1, self.slots // MOST_MAPPED)
+        rows = self._table.rows_array[::every]
         born = rows[:, _BIRTH] != BIRTH_UNKNOWN
-        return block_map(now_ns - rows[:, _BIRTH], np.where(born, rows[:, _COUNT], NOT_LIVE))
+        return block_map(now_ns - rows[:, _BIRTH], np.where(born, rows[:, _COUNT], NOT_LIVE), every)
 
-    def _first(self, n: int, rank: I64, now_ns: int) -> list[HotBlock]:
+    def _first(self, n: int, rank: Callable[[I64], I64], now_ns: int) -> list[HotBlock]:
         """Return the live blocks of the highest rank, highest first."""
         n = min(n, self.live_count)
-        chosen = np.argpartition(rank, len(rank) - n)[len(rank) - n :] if n else rank[:0]
-        chosen = chosen.take(np.argsort(-rank.take(chosen), kind="stable"))
+        chosen = highest(self._table.rows_array, rank, n) if n else np.empty(0, dtype=np.int64)
         labels = self.label_sets.labels if self.label_sets is not None else [None]
         blocks = []
         for slot, label_set in zip(chosen.tolist(), self._attribution(chosen).tolist(), strict=True):

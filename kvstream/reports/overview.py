@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import anyio
 import msgspec
 import numpy as np
+from anyio.lowlevel import checkpoint
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.blocks.heat_map import BlockMap
@@ -369,17 +370,20 @@ async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Dist
     return distributions(total, hits_are_known)
 
 
-def blocks(stream: KVStream, place: Place) -> Blocks | None:
-    """Return the blocks of a place; None if it is not one source and tier."""
-    tiers = consumers_of(stream).caches(*place)
+async def blocks(stream: KVStream, place: Place) -> Blocks | None:
+    """Return the blocks of a place, while other tasks go on; None if it is not one source and tier."""
+    consumers = consumers_of(stream)
+    tiers = consumers.caches(*place)
     if len(tiers) != 1:
         return None
     (tier,) = tiers
-    return Blocks(
-        hottest=[_shown(block) for block in tier.table.hottest(_HOT_BLOCKS, tier.last_ts)],
-        longest_held=[_shown(block) for block in tier.table.longest_held(_HOT_BLOCKS, tier.last_ts)],
-        map=tier.table.block_map(tier.last_ts),
-    )
+    hottest = [_shown(block) for block in tier.table.hottest(_HOT_BLOCKS, tier.last_ts)]
+    await checkpoint()
+    consumers.rest()
+    longest_held = [_shown(block) for block in tier.table.longest_held(_HOT_BLOCKS, tier.last_ts)]
+    await checkpoint()
+    consumers.rest()
+    return Blocks(hottest=hottest, longest_held=longest_held, map=tier.table.block_map(tier.last_ts))
 
 
 def _shown(block: HotBlock) -> ShownBlock:

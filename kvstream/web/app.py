@@ -142,7 +142,7 @@ class _Routes:
         return json_response(await recent_distributions(self._stream, _place(request)))
 
     async def blocks(self, request: Request) -> Response:
-        shown = blocks(self._stream, _place(request))
+        shown = await blocks(self._stream, _place(request))
         if shown is None:
             raise RefusedError(404, "choose one source and tier: ?source=…&tier=…")
         return json_response(shown)

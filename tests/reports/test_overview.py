@@ -3,7 +3,9 @@
 import pytest
 
 from kvstream import KVStream, MetricsConfig, StreamConfig
-from kvstream.reports.overview import Place, history, state_of
+from kvstream.blocks.table import BlockTable
+from kvstream.reports.overview import Place, blocks, history, state_of
+from tests.waiting import note_calls, numbered_turns
 from tests.web.fleets import START, fall_silent, send_hits
 
 ALL = Place(None, None)
@@ -105,3 +107,14 @@ async def test_what_is_bad_in_absolute_terms_is_a_concern_though_no_rule_fires()
         (cache,) = (await state_of(stream, ALL)).caches
         assert cache.concern == "hit ratio 0.00: hardly any prefix is found"
         assert cache.level is None
+
+
+async def test_each_view_of_the_blocks_has_a_turn_of_its_own(monkeypatch):
+    async with KVStream() as stream, numbered_turns() as turn:
+        await stream.producer("vllm-0").allocated(range(5))
+        await stream.flush()
+        views = []
+        methods = ("hottest", "longest_held", "block_map")
+        note_calls(monkeypatch, lambda: views.append(turn()), *((BlockTable, name) for name in methods))
+        await blocks(stream, Place("vllm-0", "gpu"))
+    assert len(set(views)) == len(views) == 3
