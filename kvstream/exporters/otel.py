@@ -7,8 +7,7 @@ Source: https://opentelemetry.io/docs/specs/otel/metrics/data-model/
 """
 
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anyio import to_thread
@@ -117,15 +116,19 @@ class OpenTelemetry:
         async for some in readings_in_steps(self._stream):
             for family, values, reading in some:
                 readings[family].append((values, reading))
-        now = time.time_ns()
-        metrics = [self._metric(family, points, now) for family, points in readings.items() if points]
-        scope = sdk.ScopeMetrics(self._scope, metrics, "")
-        data = MetricsData([sdk.ResourceMetrics(self._resource, [scope], "")])
-        taken = await to_thread.run_sync(partial(self._metrics.export, data), abandon_on_cancel=True)
+        taken = await to_thread.run_sync(self._send, readings, time.time_ns(), abandon_on_cancel=True)
         if summary.final:
             await to_thread.run_sync(self._logs.shutdown, abandon_on_cancel=True)
         if taken is not MetricExportResult.SUCCESS:
             raise KVStreamError(f"{self._endpoint} did not take the metrics")
+
+    def _send(
+        self, readings: Mapping[Family, Sequence[tuple[LabelValues, float | Interval]]], now: int
+    ) -> MetricExportResult:
+        """Send readings of a time in ns; of a thousand sources, that is a second of work."""
+        metrics = [self._metric(family, points, now) for family, points in readings.items() if points]
+        scope = sdk.ScopeMetrics(self._scope, metrics, "")
+        return self._metrics.export(MetricsData([sdk.ResourceMetrics(self._resource, [scope], "")]))
 
     def _metric(
         self, family: Family, points: Sequence[tuple[LabelValues, float | Interval]], now: int

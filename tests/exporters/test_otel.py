@@ -1,5 +1,6 @@
 """OpenTelemetry, to a real receiver of OTLP over HTTP."""
 
+import threading
 from contextlib import contextmanager
 
 import msgspec
@@ -142,3 +143,21 @@ async def test_a_collector_that_refuses_is_counted_and_delays_nothing(caplog):
 def test_what_is_no_url_is_refused():
     with pytest.raises(ConfigError, match="4318"):
         OpenTelemetry("localhost:4318")
+
+
+async def test_an_export_is_put_together_in_a_thread(monkeypatch):
+    threads = set()
+    metric = OpenTelemetry._metric
+
+    def noted(*args):
+        threads.add(threading.get_ident())
+        return metric(*args)
+
+    monkeypatch.setattr(OpenTelemetry, "_metric", noted)
+    with receiver() as (url, received):
+        async with KVStream(StreamConfig(metrics=MetricsConfig(export_interval=0.0))) as stream:
+            OpenTelemetry(url).attach(stream)
+            await send_chat(stream, 100)
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+    assert "kvstream.blocks" in received.of_last_export()
