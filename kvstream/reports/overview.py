@@ -22,7 +22,7 @@ from kvstream.metrics.measurements import Measurements
 from kvstream.metrics.summary import CacheMetricsSummary, SavedState
 from kvstream.reports.incidents import OpenIncident, open_incidents
 from kvstream.reports.verdict import verdict
-from kvstream.stream import KVStream, consumers_of
+from kvstream.stream import KVStream, consumers_of, keeper_of
 from kvstream.text.json import encode_json
 from kvstream.text.numbers import percent, time_of_day
 
@@ -221,6 +221,7 @@ async def state_of(
     """
     if summary is None:
         summary = await stream.summary(*place)
+    await checkpoint()  # as the end of a summary is a turn's work
     summary.alerts, summary.pending = [], []  # of a thousand caches, a megabyte
     caches: list[CacheNow] = []
     alerts: list[CacheAlert] = []
@@ -231,6 +232,7 @@ async def state_of(
             alerts += firing
     if place.tier is None:
         alerts += [alert for alert in stream.drop_alerts() if place.source in (None, alert.source)]
+    keeper = keeper_of(stream)
     return State(
         now=stream.event_time(),
         caches=sorted(caches, key=lambda cache: (cache.source, cache.tier)),
@@ -238,7 +240,7 @@ async def state_of(
         summary=summary,
         verdict=[
             *_not_connected(stream),
-            *_not_saved(stream.statistics().state),
+            *_not_saved(None if keeper is None else keeper.statistics()),
             *(verdict(summary) if summary.accounts.allocations else []),
         ],
         history=await history(stream, place, _NEWEST_WINDOWS),

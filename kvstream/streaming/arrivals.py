@@ -53,7 +53,10 @@ class Arrivals:
 
     def ages(self) -> dict[str, float]:
         """Return the age of each source, seconds."""
-        return {source: self.age(source) for source in self._at}
+        if self._is_closed:
+            return dict.fromkeys(self._at, 0.0)
+        now = anyio.current_time()
+        return {source: max(0.0, now - at) for source, at in self._at.items()}
 
     def restore(self, ages: Mapping[str, float]) -> None:
         """Go on with sources of some ages, which may be negative: those can only be silent later."""

@@ -43,7 +43,8 @@ class EventTimes:
             each.source: max((tier.last_ts for tier in each.tiers.values()), default=0)
             for each in self._consumers.sources()
         }
-        return {source: ts / 1e9 + self.arrivals.age(source) for source, ts in newest.items() if ts}
+        ages = self.arrivals.ages()
+        return {source: ts / 1e9 + ages.get(source, 0.0) for source, ts in newest.items() if ts}
 
     def newest(self, pattern: str) -> float:
         """Return the event time now, in seconds, of the newest source that a pattern fits, or of all if none.

@@ -1,10 +1,16 @@
 """The state of a stream, as pages show it."""
 
+from collections import Counter
+
 import pytest
 
 from kvstream import KVStream, MetricsConfig, StreamConfig
 from kvstream.blocks.table import BlockTable
+from kvstream.metrics.history import HistoryBuilder
+from kvstream.reports import overview
 from kvstream.reports.overview import Place, blocks, history, state_of
+from kvstream.streaming import turns
+from kvstream.streaming.accounts import StreamAccounts
 from tests.waiting import note_calls, numbered_turns
 from tests.web.fleets import START, fall_silent, send_hits
 
@@ -118,3 +124,25 @@ async def test_each_view_of_the_blocks_has_a_turn_of_its_own(monkeypatch):
         note_calls(monkeypatch, lambda: views.append(turn()), *((BlockTable, name) for name in methods))
         await blocks(stream, Place("vllm-0", "gpu"))
     assert len(set(views)) == len(views) == 3
+
+
+async def test_a_state_and_its_summary_take_turns(monkeypatch):
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.0)
+    async with stream_of() as stream, numbered_turns() as turn:
+        for number in range(5):
+            await send_hits(stream, f"vllm-{number}", seconds=3)
+        parts = []
+        note_calls(
+            monkeypatch,
+            lambda: parts.append(turn()),
+            (StreamAccounts, "of"),
+            (StreamAccounts, "total"),
+            (overview, "_cache_now"),
+            (KVStream, "event_time"),
+            (HistoryBuilder, "add"),
+        )
+        await state_of(stream, ALL)
+    assert len(parts) == 1 + 1 + 5 + 1 + 5, "accounts of all caches are added up once"
+    by_turn = Counter(parts)
+    assert by_turn[parts[0]] == 2, "both are the same"
+    assert len(by_turn) >= len(parts) - 2
