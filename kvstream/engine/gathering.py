@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from kvstream.config import MetricsConfig
 from kvstream.engine.cache import CacheMonitor
@@ -48,6 +49,8 @@ class Gathering:
         self._working_sets: list[WorkingSet] = []
         self._usage = UsageByLabel()
         self._contents = ContentGathering()
+        self._firing: list[dict[str, Any]] = []
+        self._pending: list[dict[str, Any]] = []
         self._newest = max(
             (cache.ring.latest for cache in caches if cache.ring.latest is not None), default=None
         )
@@ -75,6 +78,8 @@ class Gathering:
         self._working_sets.append(cache.working_set.recent(self._newest))
         self._usage.add(cache.usage())
         self._contents.add(cache)
+        self._firing += [alert.to_dict() for alert in cache.rules.firing()]
+        self._pending += [alert.to_dict() for alert in cache.rules.pending()]
 
     def compare(self) -> Iterator[None]:
         """Compare the contents of the caches in steps, once every cache was taken in (``ContentGathering``)."""
@@ -129,14 +134,14 @@ class Gathering:
             trends=alone.trends() if alone else {},
             followed_evictions=self._followed if self._contents_are_known else None,
             hits_reported=joint_hits_reported(counts.hits_reported for counts in self._by_source.values()),
-            alerts=[alert.to_dict() for cache in caches for alert in cache.rules.firing()],
+            alerts=self._firing,
             sizes=alone.sizes() if alone else CacheSizes(),
             working_set=total_working_set(self._working_sets),
             labels=self._usage.labels(),
             misses=contents.misses,
             tiers=contents.tiers,
             shared=contents.shared if source is None and tier is None else None,
-            pending=[alert.to_dict() for cache in caches for alert in cache.rules.pending()],
+            pending=self._pending,
             accounts=accounts,
             final=final,
         )

@@ -3,6 +3,7 @@
 from collections import Counter
 
 from kvstream import KVStream, StreamConfig
+from kvstream.alerts.evaluator import Evaluator
 from kvstream.engine import contents
 from kvstream.engine.gathering import Gathering
 from kvstream.streaming import turns
@@ -36,7 +37,10 @@ async def test_each_part_of_a_summary_has_a_turn_of_its_own(monkeypatch):
             (contents, "shared_content"),
             (StreamAccounts, "of"),
         )
+        judged = []
+        note_calls(monkeypatch, lambda: judged.append(turn()), (Evaluator, "firing"))
         await stream.summary()
+    assert len(set(judged)) == len(judged) == SOURCES
     assert len(parts) == 2 * SOURCES + 4
     assert max(Counter(parts).values()) == 1
 
