@@ -84,23 +84,23 @@ async def with_browsers():
 
 
 async def many_sources():
-    """A scrape of a thousand sources, and for how long the loop stood still meanwhile."""
+    """A scrape of a thousand sources, and how long it holds the event loop at a time, by CPU time."""
     async with KVStream(StreamConfig(metrics=MetricsConfig(capacity=500, export_interval=0.0))) as stream:
         frames = list(generate("chat", 3_000, blocks=500, rate=500, frame_events=500))
         for n in range(SOURCES):
             for f in frames:
                 await stream.send(EventFrame(f.ops, f.blocks, f.ts, f"vllm-{n}", f.tier, f.keys))
         await stream.flush()
-        took, lags = [], []
+        took, held = [], []
 
-        async def lag():
+        async def tick():
             while True:
-                begun = time.perf_counter()
+                begun = time.thread_time()
                 await anyio.sleep(0.001)
-                lags.append(time.perf_counter() - begun - 0.001)
+                held.append(time.thread_time() - begun)
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lag)
+            tasks.start_soon(tick)
             for _ in range(10):
                 begun = time.perf_counter()
                 body, _ = await exposition(stream)
@@ -110,7 +110,7 @@ async def many_sources():
         print(
             f"/metrics of {SOURCES:,} sources: {len(body) / 1e6:.1f} MB "
             f"in {statistics.median(took) * 1e3:.0f} ms (worst {max(took) * 1e3:.0f}); "
-            f"the loop stood still for {max(lags) * 1e3:.0f} ms at most"
+            f"the loop is held for {max(held) * 1e3:.0f} ms at a time at most"
         )
 
 
