@@ -25,6 +25,7 @@ _BIRTH, _COUNT, _TIMES = 0, 1, 2  # columns of a row of the table
 
 _END_OF_TIME = 2**63 - 1  # ns
 
+
 class BlockTable:
     """Live blocks of one source and tier.
 

@@ -82,7 +82,7 @@ class Gathering:
         self._pending += [alert.to_dict() for alert in cache.rules.pending()]
 
     def compare(self) -> Iterator[None]:
-        """Compare the contents of the caches in steps, once every cache was taken in (``ContentGathering``)."""
+        """Compare the caches' contents in steps, once every cache was taken in (``ContentGathering``)."""
         return self._contents.compare()
 
     def add_all(self) -> None:
