@@ -595,6 +595,13 @@ class KVStream:
         self._summaries.handle(handler)
         return handler
 
+    def on_summary_batch(
+        self, handler: Callable[[Any], Any] | Delivery, batching: Batching[CacheMetricsSummary]
+    ) -> None:
+        """Call ``handler(batch)`` with what ``batching`` makes of the summaries, as ``on_summary`` does."""
+        self._require_unclosed()
+        self._summaries.handle(handler, batching=batching)
+
     def on_eviction(self, handler: EvictionHandler) -> EvictionHandler:
         """Call ``handler(event)``, async or plain, for each eviction; also a decorator.
 

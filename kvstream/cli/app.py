@@ -155,6 +155,8 @@ def _contain_background_errors() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.raiseExceptions = False
     logging.getLogger("apprise").propagate = False  # what it logs, the error of its handler says
+    for name in ("opentelemetry.exporter", "opentelemetry.sdk._logs"):  # likewise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _note_unraisable
     if not _wants_traceback():
         threading.excepthook = lambda ended: say(f"kvstream: a thread has ended: {_name(ended.exc_value)}")

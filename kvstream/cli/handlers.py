@@ -95,7 +95,11 @@ class Destinations(OptionGroup, frozen=True):
     ] = None
     alertmanager: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="Post alerts to a Prometheus Alertmanager.", show_default=False),
+        typer.Option(
+            metavar="URL|@FILE",
+            help="Post alerts to a Prometheus Alertmanager; @FILE holds a URL with a secret in it.",
+            show_default=False,
+        ),
     ] = None
     heartbeat: Annotated[
         bool,
@@ -122,7 +126,8 @@ class Destinations(OptionGroup, frozen=True):
         str | None,
         typer.Option(
             metavar="URL",
-            help="Send metrics and alerts to an OpenTelemetry collector (OTLP over HTTP).",
+            help="Send metrics and alerts to an OpenTelemetry collector (OTLP over HTTP); headers with a "
+            "secret are those of $OTEL_EXPORTER_OTLP_HEADERS.",
             show_default=False,
         ),
     ] = None
@@ -151,7 +156,7 @@ class Destinations(OptionGroup, frozen=True):
         for url in urls_from(self.apprise, "--apprise", _APPRISE_VARIABLE, hidden=r"\w+://"):
             stream.on_alert(Apprise(url), least)
         for url in self.alertmanager or ():
-            Alertmanager(url).attach(stream, least)
+            Alertmanager(url_from(url, "--alertmanager")).attach(stream, least)
         if self.otlp is not None:
             from kvstream.exporters.otel import OpenTelemetry  # here, as it needs an extra
 
@@ -161,10 +166,13 @@ class Destinations(OptionGroup, frozen=True):
 
 
 def undelivered_lines(stream: KVStream) -> list[str]:
-    """Return a line for each destination that alerts of a closed stream were not delivered to."""
-    return [
-        f"not delivered: {entry.undelivered:,} {'alert' if entry.undelivered == 1 else 'alerts'} "
-        f"to {for_terminal(entry.destination)}"
-        for entry in stream.statistics().subscribers
-        if entry.topic == "alerts" and entry.undelivered
-    ]
+    """Return a line for each destination that alerts or metrics of a closed stream were not delivered to."""
+    lines = []
+    for entry in stream.statistics().subscribers:
+        to = for_terminal(entry.destination)
+        if entry.topic == "alerts" and entry.undelivered:
+            alerts = "alert" if entry.undelivered == 1 else "alerts"
+            lines.append(f"not delivered: {entry.undelivered:,} {alerts} to {to}")
+        elif entry.topic == "summaries" and entry.undelivered and entry.destination != entry.name:
+            lines.append(f"not delivered: the newest metrics to {to}")
+    return lines

@@ -15,6 +15,7 @@ from kvstream.cli.tokens import token_from
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.faults.connecting import Kind
 from kvstream.sources.http_client import Answer, FetchError, request, require_http
+from kvstream.text.addresses import without_password
 from kvstream.text.json import encode_json
 
 T = TypeVar("T")
@@ -155,7 +156,7 @@ def _checked(url: str) -> str:
             return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     except ValueError:  # of the port, or of an IPv6 address
         pass
-    raise ConfigError(f"{url!r} is no server; write http://HOST:PORT")
+    raise ConfigError(f"{without_password(url)!r} is no server; write http://HOST:PORT")
 
 
 class Server(OptionGroup, frozen=True):

@@ -7,26 +7,32 @@ Source: https://opentelemetry.io/docs/specs/otel/metrics/data-model/
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from anyio import to_thread
 
 from kvstream.alerts.types import AlertLevel, CacheAlert
-from kvstream.errors import ConfigError, KVStreamError, MissingExtraError
+from kvstream.errors import ConfigError, KVStreamError, MissingExtraError, UndeliveredError
 from kvstream.exporters.metric_families import FAMILIES, Family, Interval, LabelValues, readings_in_steps
+from kvstream.faults.connecting import connection_failure
 from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.metrics.summary import CacheMetricsSummary
+from kvstream.notifiers.json_post import failed_answer
 from kvstream.stream import KVStream
+from kvstream.subscriptions.handler import Batching, Delivery
+from kvstream.subscriptions.subscription import Subscription
+from kvstream.text.addresses import http_url, without_password
 from kvstream.text.escape import for_unicode
 from kvstream.version import __version__
 
 try:
+    import requests
     from opentelemetry._logs import SeverityNumber
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.sdk._logs import LoggerProvider
-    from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+    from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
     from opentelemetry.sdk.metrics import export as sdk
     from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExportResult, MetricsData
     from opentelemetry.sdk.resources import Resource
@@ -39,11 +45,15 @@ _SEVERITY = {
     AlertLevel.WARNING: SeverityNumber.WARN,
     AlertLevel.CRITICAL: SeverityNumber.ERROR,
 }
+_NO_HTTP = "what answers there does not speak HTTP, or broke off its answer"
 _UNITS = {"seconds": "s", "ratio": "1", "bytes": "By"}
 
 
 class OpenTelemetry:
     """Exports metrics with each summary of a stream, and alerts as log records as they change.
+
+    What the collector does not take now is tried again, as other handlers' alerts are: each alert in its
+    newest state, and the metrics as they are then.
 
     Args:
         endpoint: Base URL of a collector, such as ``http://localhost:4318``.
@@ -51,7 +61,7 @@ class OpenTelemetry:
         timeout: Seconds for one export.
 
     Raises:
-        ConfigError: If the endpoint is no URL.
+        ConfigError: If the endpoint is no URL, or has a name and password in it.
 
     Examples:
         ``OpenTelemetry("http://localhost:4318").attach(stream)``
@@ -60,29 +70,57 @@ class OpenTelemetry:
     def __init__(
         self, endpoint: str, *, resource: dict[str, str] | None = None, timeout: float = 10.0
     ) -> None:
-        if not endpoint.startswith(("http://", "https://")):
-            raise ConfigError(f"{endpoint!r} is no OTLP endpoint; write http://HOST:4318")
+        try:
+            parts = http_url(endpoint)
+        except ValueError as error:
+            raise ConfigError(
+                f"{without_password(endpoint)!r} is no OTLP endpoint: {error}; write http://HOST:4318"
+            ) from error
         base = endpoint.rstrip("/")
+        self._place = f"OTLP {parts.scheme}://{parts.netloc}"
         self._resource = Resource.create({"service.name": "kvstream", **(resource or {})})
         self._scope = InstrumentationScope("kvstream", __version__)
-        self._metrics = OTLPMetricExporter(f"{base}/v1/metrics", timeout=timeout)
-        self._logs = LoggerProvider(self._resource, shutdown_on_exit=False)
-        self._logs.add_log_record_processor(
-            BatchLogRecordProcessor(OTLPLogExporter(f"{base}/v1/logs", timeout=timeout))
+        self._metrics_session, self._logs_session = _OneAttempt(timeout), _OneAttempt(timeout)
+        self._metrics = OTLPMetricExporter(
+            f"{base}/v1/metrics", timeout=timeout, session=self._metrics_session
         )
-        self._logger = self._logs.get_logger("kvstream", __version__)
+        self._logs = _LogExporter(f"{base}/v1/logs", timeout=timeout, session=self._logs_session)
+        provider = LoggerProvider(self._resource, shutdown_on_exit=False)
+        provider.add_log_record_processor(SimpleLogRecordProcessor(self._logs))
+        self._logger = provider.get_logger("kvstream", __version__)
         self._start_ns = time.time_ns()
-        self._endpoint = base
         self._stream: KVStream | None = None
 
     def attach(self, stream: KVStream) -> None:
         """Make it a handler of the stream's alerts and summaries."""
         self._stream = stream
-        stream.on_alert(self.log_alert)
-        stream.on_summary(self.export)
+        stream.on_alert(_To(self._place, self.log_alert))
+        stream.on_summary_batch(_To(self._place, self.export), Batching(_newest, lambda summary: (summary,)))
 
     async def log_alert(self, alert: CacheAlert) -> None:
-        """Give an alert to the batch of log records that is sent next."""
+        """Send an alert as a log record.
+
+        Raises:
+            UndeliveredError: If the collector may take it later.
+            KVStreamError: If it refuses it.
+        """
+
+        def send() -> bool:
+            self._emit(alert)
+            return self._logs.taken
+
+        await self._send(self._logs_session, send)
+
+    async def _send(self, session: "_OneAttempt", send: Callable[[], bool]) -> None:
+        """Call an exporter in a thread; raise why nothing was taken."""
+        session.failure = None
+        taken = await to_thread.run_sync(send, abandon_on_cancel=True)
+        if session.failure is not None:
+            raise session.failure
+        if not taken:
+            raise KVStreamError("the exporter of OpenTelemetry could not send it")
+
+    def _emit(self, alert: CacheAlert) -> None:
         resolved = alert.state == "resolved"
         self._logger.emit(
             timestamp=round(alert.timestamp * 1e9),
@@ -105,30 +143,32 @@ class OpenTelemetry:
             },
         )
 
-    async def export(self, summary: CacheMetricsSummary) -> None:
-        """Send every metric as it is now; after the final summary, what is left of the alerts, too.
+    async def export(self, _: CacheMetricsSummary) -> None:
+        """Send every metric as it is now.
 
         Raises:
-            KVStreamError: If the endpoint did not take it.
+            UndeliveredError: If the collector may take them later.
+            KVStreamError: If it refuses them.
         """
         assert self._stream is not None  # noqa: S101
         readings: dict[Family, list[tuple[LabelValues, float | Interval]]] = {f: [] for f in FAMILIES}
         async for some in readings_in_steps(self._stream):
             for family, values, reading in some:
                 readings[family].append((values, reading))
-        taken = await to_thread.run_sync(self._send, readings, time.time_ns(), abandon_on_cancel=True)
-        if summary.final:
-            await to_thread.run_sync(self._logs.shutdown, abandon_on_cancel=True)
-        if taken is not MetricExportResult.SUCCESS:
-            raise KVStreamError(f"{self._endpoint} did not take the metrics")
+        now = time.time_ns()
 
-    def _send(
+        def send() -> bool:
+            return self._metrics.export(self._data(readings, now)) is MetricExportResult.SUCCESS
+
+        await self._send(self._metrics_session, send)
+
+    def _data(
         self, readings: Mapping[Family, Sequence[tuple[LabelValues, float | Interval]]], now: int
-    ) -> MetricExportResult:
-        """Send readings of a time in ns; of a thousand sources, that is a second of work."""
+    ) -> MetricsData:
+        """Return the readings of a time in ns; of a thousand sources, that is a second of work."""
         metrics = [self._metric(family, points, now) for family, points in readings.items() if points]
         scope = sdk.ScopeMetrics(self._scope, metrics, "")
-        return self._metrics.export(MetricsData([sdk.ResourceMetrics(self._resource, [scope], "")]))
+        return MetricsData([sdk.ResourceMetrics(self._resource, [scope], "")])
 
     def _metric(
         self, family: Family, points: Sequence[tuple[LabelValues, float | Interval]], now: int
@@ -173,6 +213,66 @@ class OpenTelemetry:
             min=histogram.min_ns / 1e9,
             max=histogram.max_ns / 1e9,
         )
+
+
+class _To(Delivery):
+    """What is sent to a collector, one attempt at a time; the stream decides when to try again."""
+
+    def __init__(self, destination: str, send: Callable[[Any], Awaitable[None]]) -> None:
+        self.destination, self._send = destination, send
+        self.__qualname__ = getattr(send, "__qualname__", destination)
+
+    async def deliver(self, item: Any) -> None:
+        await self._send(item)
+
+
+class _OneAttempt(requests.Session):
+    """The exporters' HTTP client; keeps why an export failed, and lets them not try again by themselves.
+
+    Attributes:
+        failure: Why the last export failed; None if it did not.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__()
+        self._timeout = timeout
+        self.failure: KVStreamError | None = None
+
+    def request(self, *args: Any, **options: Any) -> requests.Response:
+        try:
+            answer = super().request(*args, **{**options, "allow_redirects": False})
+        except requests.RequestException as error:
+            failure = connection_failure(error, self._timeout)
+            words = failure.words if failure.kind != "other" else _NO_HTTP
+            self.failure = UndeliveredError(words)
+            raise _FailedError(words) from error
+        if not 200 <= answer.status_code < 300:
+            after = answer.headers.get("Retry-After", "")
+            self.failure = failed_answer(answer.status_code, answer.reason or "", after)
+            raise _FailedError(str(self.failure))
+        return answer
+
+
+class _FailedError(requests.RequestException):
+    """Raised to an exporter, which takes it for final."""
+
+
+class _LogExporter(OTLPLogExporter):
+    """Keeps whether the last records were taken, which a processor of records does not say."""
+
+    taken = False
+
+    def export(self, batch: Any) -> Any:
+        self.taken = False
+        result = super().export(batch)
+        self.taken = result.name == "SUCCESS"
+        return result
+
+
+async def _newest(summaries: Subscription[CacheMetricsSummary]) -> AsyncIterator[CacheMetricsSummary]:
+    """Yield the newest summary that waits, as metrics are sent as they are now."""
+    while await summaries.wait():
+        yield summaries.take_all(lambda _: True)[-1]
 
 
 def _attributes(family: Family, values: LabelValues) -> dict[str, str]:

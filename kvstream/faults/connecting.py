@@ -90,7 +90,7 @@ def connection_failure(error: BaseException, within: float | None = None) -> Con
             case TimeoutError():
                 limit = "in time" if within is None else f"within {within:g} s"
                 return ConnectionFailure("timeout", f"no answer {limit}")
-            case anyio.EndOfStream() | anyio.ClosedResourceError():
+            case anyio.EndOfStream() | anyio.ClosedResourceError() | ConnectionError():
                 return ConnectionFailure("closed", _CLOSED)
             case anyio.BrokenResourceError() if cause.__cause__ is None and cause.__context__ is None:
                 return ConnectionFailure("closed", _CLOSED)

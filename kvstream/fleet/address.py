@@ -6,6 +6,7 @@ from typing import Self
 import msgspec
 
 from kvstream.errors import ConfigError
+from kvstream.text.addresses import without_password
 
 _SCHEME = "kafka://"
 _BROKERS = re.compile(r"[^\s/,:@]+:\d{1,5}(,[^\s/,:@]+:\d{1,5})*|\[[0-9a-fA-F:]+\]:\d{1,5}")
@@ -37,7 +38,8 @@ class KafkaAddress(msgspec.Struct, frozen=True):
         brokers, _, prefix = text.removeprefix(_SCHEME).partition("/")
         if text.startswith(_SCHEME) and _BROKERS.fullmatch(brokers) and _PREFIX.fullmatch(prefix):
             return cls(brokers, prefix)
-        raise ConfigError(f"{text!r} names no topics; write kafka://HOST:PORT/PREFIX")
+        shown = without_password(text)
+        raise ConfigError(f"{shown!r} names no topics; write kafka://HOST:PORT/PREFIX")
 
     def __str__(self) -> str:
         return f"{_SCHEME}{self.brokers}/{self.prefix}"

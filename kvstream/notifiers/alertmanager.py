@@ -100,7 +100,7 @@ class Alertmanager(Delivery):
 
         Raises:
             UndeliveredError: If they may be taken later.
-            httpx2.HTTPStatusError: If they are refused.
+            KVStreamError: If they are refused.
         """
         now = datetime.datetime.now(datetime.UTC)
         left = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from kvstream.errors import ConfigError, MissingExtraError, UndeliveredError
+from kvstream.errors import ConfigError, KVStreamError, MissingExtraError, UndeliveredError
 from kvstream.faults.connecting import connection_failure
 
 _MAY_PASS = (408, 425, 429)  # and all from 500 on
@@ -73,7 +73,7 @@ class JsonPost:
         Raises:
             UndeliveredError: If there was no answer in time, or one that may change (408, 425, 429, 5xx),
                 with the ``Retry-After`` of 429 and 503, at most ten minutes. The httpx2 error is its cause.
-            httpx2.HTTPStatusError: If the endpoint refuses the body.
+            KVStreamError: If the endpoint refuses the body; an ``httpx2.HTTPStatusError`` is its cause.
         """
         sent = {"Content-Type": "application/json", "Accept-Encoding": "identity", **(headers or {})}
         try:
@@ -91,19 +91,39 @@ class JsonPost:
     async def _check(self, response: Any) -> None:
         if response.is_success:
             return
-        answer = f"answered {response.status_code} {response.reason_phrase}".strip()
-        if response.status_code in _MAY_PASS or response.status_code >= 500:
-            error = self._http.HTTPStatusError(answer, request=response.request, response=response)
-            after = None
-            if response.status_code in _SAY_WHEN:
-                after = retry_after(response.headers.get("Retry-After", ""), time.time())
-            raise UndeliveredError(answer, after) from error
-        async for some in response.aiter_raw():
-            answer += f": {some[:_ANSWER_BYTES].decode(errors='replace')}"
-            break
-        raise self._http.HTTPStatusError(
-            f"{self.place} {answer}", request=response.request, response=response
+        status, phrase = response.status_code, response.reason_phrase
+        body = b""
+        if not may_pass(status):
+            async for some in response.aiter_raw():
+                body = some
+                break
+        failure = failed_answer(status, phrase, response.headers.get("Retry-After", ""), body)
+        raise failure from self._http.HTTPStatusError(
+            f"{self.place} {failure}", request=response.request, response=response
         )
+
+
+def may_pass(status: int) -> bool:
+    """Return whether a server that answers a status may take the same later."""
+    return status in _MAY_PASS or status >= 500
+
+
+def failed_answer(status: int, phrase: str, retry_header: str = "", body: bytes = b"") -> KVStreamError:
+    """Return the error of an answer that is no success: an ``UndeliveredError`` if it may change.
+
+    Args:
+        status: Its status.
+        phrase: What the server calls that.
+        retry_header: Its ``Retry-After``.
+        body: The begin of what it says.
+    """
+    answer = f"answered {status} {phrase}".strip()
+    if may_pass(status):
+        return UndeliveredError(
+            answer, retry_after(retry_header, time.time()) if status in _SAY_WHEN else None
+        )
+    said = body[:_ANSWER_BYTES].decode(errors="replace").strip()
+    return KVStreamError(f"{answer}: {said}" if said else answer)
 
 
 def retry_after(header: str, now: float) -> float | None:

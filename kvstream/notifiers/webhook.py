@@ -10,7 +10,7 @@ import msgspec
 
 from kvstream.alerts.groups import AlertGroup
 from kvstream.alerts.types import AlertLevel, CacheAlert, alert_id
-from kvstream.errors import UndeliveredError
+from kvstream.errors import KVStreamError, UndeliveredError
 from kvstream.faults.retries import pause_seconds
 from kvstream.notifiers.json_post import JsonPost
 from kvstream.notifiers.signing import Signer
@@ -73,7 +73,7 @@ class Webhook(Delivery):
 
         Raises:
             UndeliveredError: If it may be taken later.
-            httpx2.HTTPStatusError: If it is refused.
+            KVStreamError: If it is refused.
         """
         body, headers = encode_json(self._payload(item)), {"webhook-id": message_id(item)}
         if self._signer is not None:
@@ -100,6 +100,8 @@ class Webhook(Delivery):
                     pause = pause_seconds(failures, _LONGEST_PAUSE)
                 if anyio.current_time() + pause >= end:
                     raise error.__cause__ or error  # noqa: B904 - the cause has its own
+            except KVStreamError as error:
+                raise error.__cause__ or error  # noqa: B904 - likewise
             await anyio.sleep(pause)
 
 

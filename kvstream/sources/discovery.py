@@ -17,6 +17,7 @@ from kvstream.faults.connecting import connection_failure
 from kvstream.sources.http_client import FetchError, fetch
 from kvstream.sources.publishers import MAX_SOURCE
 from kvstream.sources.zmq_address import MOST_RANKS, WILDCARDS, ZmqAddress
+from kvstream.text.addresses import http_url, without_password
 
 ENGINE_URLS = ("zmq:", "zmq+ipc:", "http:", "https:")
 """How the names of engines begin; others are files."""
@@ -55,14 +56,9 @@ class Engine(msgspec.Struct, frozen=True):
         if not url.startswith(("http:", "https:")):
             return cls(url, ZmqAddress.parse(url))
         try:
-            parts = urlsplit(url)
-            given = parse_qs(parts.query, keep_blank_values=True)
-            if not parts.hostname or parts.port == 0:
-                raise ValueError("it names no host")
-            if parts.username is not None:  # it would be shown wherever the input is
-                raise ValueError("a name and password cannot be given")
+            given = parse_qs(http_url(url).query, keep_blank_values=True)
         except ValueError as error:
-            raise ConfigError(f"{url}: {error}; write http://HOST:PORT") from error
+            raise ConfigError(f"{without_password(url)}: {error}; write http://HOST:PORT") from error
         if unknown := given.keys() - {"source"}:
             raise ConfigError(f"{url}: unknown {', '.join(sorted(unknown))}; known is source")
         source = given.get("source", [None])[-1]

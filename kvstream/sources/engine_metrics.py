@@ -23,6 +23,7 @@ from kvstream.sources.engine_input import Forget, Take
 from kvstream.sources.http_client import FetchError, fetch, require_http
 from kvstream.state.resumption import MarkerOf, no_marker
 from kvstream.stream import KVStream, consumers_of
+from kvstream.text.addresses import http_url, without_password
 
 _EVERY_SECONDS = 15.0
 _WANTED = (
@@ -233,8 +234,13 @@ class EngineMetrics:
         *,
         every_seconds: float = _EVERY_SECONDS,
     ) -> None:
-        if not source or not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{source}={url}: write SOURCE=http://HOST:PORT/metrics")
+        try:
+            if not source:
+                raise ValueError("it names no source")
+            http_url(url)
+        except ValueError as error:
+            shown = f"{source}={without_password(url)}"
+            raise ConfigError(f"{shown}: {error}; write SOURCE=http://HOST:PORT/metrics") from error
         require_http()
         read_counts("")
         self._source, self._url, self._counts = source, url, counts

@@ -73,6 +73,7 @@ class Handled(Generic[T]):
         self._ended = anyio.Event()
         self._successes = 0
         self._tries = 0  # that failed, since the last success or the end of the stream
+        self._refused = ""  # why the last delivery failed for good
         self._name, self.destination = handler_name(handler), destination_of(handler)
         self.is_delivery = isinstance(handler, Delivery)
         self._function: Callable[[Any], Any] = handler.deliver if isinstance(handler, Delivery) else handler
@@ -126,7 +127,7 @@ class Handled(Generic[T]):
                 else:
                     self._in_hand = None
                     self._successes += 1
-                    self._tries = 0
+                    self._tries, self._refused = 0, ""
                 if anyio.get_current_task().has_pending_cancellation():
                     return  # the handler has cancelled this task, if nobody else has
         finally:
@@ -152,7 +153,17 @@ class Handled(Generic[T]):
         self._in_hand = None
         logger.debug("handler %s failed", self._name, exc_info=error)
         text = text_of(error) if isinstance(error, KVStreamError) else described(error)
-        self._faults.note("handler", _reason(error), f"handler {self._name} failed: {text}")
+        if not self.is_delivery:
+            self._faults.note("handler", _reason(error), f"handler {self._name} failed: {text}")
+            return
+        again = text == self._refused
+        self._refused = text
+        self._faults.note(
+            "handler",
+            "refused_again" if again else _reason(error),
+            f"{self.destination}: not delivered: {text}",
+            logging.DEBUG if again else logging.WARNING,
+        )
 
     async def wait_ended(self, patience: float) -> None:
         """Wait until every item was passed to the handler, or it had no success for ``patience`` seconds."""

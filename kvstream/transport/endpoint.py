@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from kvstream.errors import ConfigError
+from kvstream.text.addresses import without_password
 
 __all__ = ["Endpoint"]
 
@@ -42,7 +43,8 @@ class Endpoint(msgspec.Struct, frozen=True):
                 return cls(host=parts.hostname, port=parts.port, tls=parts.scheme == "tls")
         except ValueError:
             pass
-        raise ConfigError(f"{text!r} is no endpoint; write unix:PATH, tcp://HOST:PORT or tls://HOST:PORT")
+        shown = without_password(text)
+        raise ConfigError(f"{shown!r} is no endpoint; write unix:PATH, tcp://HOST:PORT or tls://HOST:PORT")
 
     @classmethod
     def parse_address(cls, text: str) -> Self:
@@ -54,7 +56,8 @@ class Endpoint(msgspec.Struct, frozen=True):
         try:
             return cls.parse(f"tcp://127.0.0.1{text}" if text.startswith(":") else f"tcp://{text}")
         except ConfigError:
-            raise ConfigError(f"{text!r} is no address to serve at; write HOST:PORT") from None
+            shown = without_password(text)
+            raise ConfigError(f"{shown!r} is no address to serve at; write HOST:PORT") from None
 
     def require_guard(self, named: str, token: str | None, insecure: bool) -> None:
         """Refuse to be listened at by others than this machine's processes without a token.

@@ -17,6 +17,7 @@ from kvstream.events.frame import EventFrame
 from kvstream.events.log import LogWriter
 from tests.alerting import endpoint
 from tests.cli.conftest import CAPACITY, CHAT, DEADLINE, INCIDENT, SCAN, running
+from tests.ports import free_port
 
 
 def lines(count, first_ns=0, step_ns=1000):
@@ -294,9 +295,25 @@ def test_alerts_go_to_a_command_a_webhook_and_a_file(kvstream, tmp_path, trouble
 def test_a_handler_that_fails_is_one_line_and_does_not_stop_the_run(kvstream, troubles):
     ran = kvstream("run", troubles, "--capacity", CAPACITY, "--on-alert", "false", "--json")
     assert ran.code == 4
-    assert "kvstream: handler Command failed: false ended with 1" in ran.err
+    assert "kvstream: command false: not delivered: false ended with 1" in ran.err
     assert re.search(r"^not delivered: \d+ alerts to command false$", ran.err, re.MULTILINE)
     assert "Traceback" not in ran.err
+
+
+def test_a_collector_that_is_not_there_is_said_once_and_exits_with_4(kvstream, troubles):
+    url = f"http://127.0.0.1:{free_port()}"
+    ran = kvstream(
+        "run",
+        *(troubles, "--capacity", CAPACITY, "--json", "--otlp", url),
+        env={"KVSTREAM_DELIVERY_TIMEOUT": "0.1"},
+    )
+    assert ran.code == 4
+    logged, *listed = ran.err.splitlines()
+    assert logged == (
+        f"kvstream: OTLP {url}: not delivered, will be tried again: connection refused: nothing listens there"
+    )
+    assert re.fullmatch(rf"not delivered: \d+ alerts to OTLP {url}", listed[0])
+    assert listed[1:] == [f"not delivered: the newest metrics to OTLP {url}"]
 
 
 def test_the_state_of_a_recording_is_not_kept(kvstream, tmp_path):

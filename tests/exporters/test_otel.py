@@ -12,8 +12,9 @@ from kvstream import AlertLevel, KVStream, Labels, MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError
 from kvstream.exporters.otel import OpenTelemetry
 from kvstream.stream import consumers_of
-from tests.ports import posted_to
+from tests.ports import free_port, posted_to
 from tests.serving import alert, send_chat, tell
+from tests.waiting import until
 
 
 class Received:
@@ -137,12 +138,7 @@ async def test_a_collector_that_refuses_is_counted_and_delays_nothing(caplog):
         assert len(received.metrics) == 1
     failures = {told.name: told.failures for told in stream.statistics().subscribers}
     assert failures["OpenTelemetry.export"] == 1
-    assert "did not take the metrics" in caplog.text
-
-
-def test_what_is_no_url_is_refused():
-    with pytest.raises(ConfigError, match="4318"):
-        OpenTelemetry("localhost:4318")
+    assert f"OTLP {url}: not delivered: answered 400 Bad Request" in caplog.text
 
 
 async def test_an_export_is_put_together_in_a_thread(monkeypatch):
@@ -161,3 +157,61 @@ async def test_an_export_is_put_together_in_a_thread(monkeypatch):
     assert len(threads) == 1
     assert threading.get_ident() not in threads
     assert "kvstream.blocks" in received.of_last_export()
+
+
+async def test_a_collector_that_refuses_every_export_is_logged_once(caplog):
+    with receiver(status=403) as (url, received):
+        async with KVStream(StreamConfig(metrics=MetricsConfig(export_interval=0.01))) as stream:
+            OpenTelemetry(url).attach(stream)
+            await until(lambda: len(received.metrics) > 3)
+    assert sum("answered 403" in line for line in of_kvstream(caplog)) == 1
+
+
+async def test_metrics_and_alerts_wait_for_a_collector_that_is_away():
+    status = 503
+    received = {"/v1/metrics": [], "/v1/logs": []}
+
+    def take(path, headers, body):
+        received[path].append(body)
+        return status
+
+    with posted_to(take) as url:
+        async with KVStream(StreamConfig(metrics=MetricsConfig(export_interval=0.0))) as stream:
+            OpenTelemetry(url).attach(stream)
+            await tell(stream, alert(1))
+            await until(lambda: received["/v1/logs"])
+            status = 200
+        assert len(received["/v1/logs"]) >= 2
+    assert {told.undelivered for told in stream.statistics().subscribers} == {0}
+
+
+async def test_what_a_collector_never_takes_is_undelivered_and_logged_once_in_plain_words(caplog):
+    url = f"http://127.0.0.1:{free_port()}"
+    config = StreamConfig(delivery_timeout=0.1, metrics=MetricsConfig(export_interval=0.0))
+    async with KVStream(config) as stream:
+        OpenTelemetry(url).attach(stream)
+        await tell(stream, alert(1))
+    undelivered = {told.topic: told.undelivered for told in stream.statistics().subscribers}
+    assert undelivered == {"alerts": 1, "summaries": 1}
+    wanted = f"OTLP {url}: not delivered, will be tried again: connection refused: nothing listens there"
+    assert set(of_kvstream(caplog)) == {wanted}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "wrong"),
+    [
+        ("localhost:4318", "4318"),
+        ("http://", "no host"),
+        ("http://[::1", "IPv6"),
+        ("http://collector:99999", "Port out of range"),
+        ("http://user:pass@collector:4318", "a name and password cannot be given"),
+    ],
+)
+def test_what_is_no_url_is_refused(endpoint, wrong):
+    with pytest.raises(ConfigError, match=wrong) as refused:
+        OpenTelemetry(endpoint)
+    assert "pass@" not in str(refused.value)
+
+
+def of_kvstream(caplog):
+    return [record.message for record in caplog.records if record.name == "kvstream"]

@@ -1,0 +1,41 @@
+"""Addresses: what is refused, and what of them is shown."""
+
+import pytest
+
+from kvstream.text.addresses import http_url, without_password
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("tcp://user:pass@127.0.0.1:9", "tcp://…@127.0.0.1:9"),
+        ("http://token@host/path?x=1", "http://…@host/path?x=1"),
+        ("http://user:pa/ss@host/", "http://…@host/"),
+        ("zmq://h:1?replay=tcp://user:pass@h:2", "zmq://h:1?replay=tcp://…@h:2"),
+        ("kafka://u:pass@a:1,u:pass@b:1/kv", "kafka://…@b:1/kv"),
+        ("user:pass@127.0.0.1:9109", "…@127.0.0.1:9109"),
+        ("http://[::1", "http://[::1"),
+        ("http://host/?to=me@example.com", "http://host/?to=me@example.com"),
+        ("unix:/run/a@b.sock", "unix:/run/a@b.sock"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_shown_without_a_password(given, shown):
+    assert without_password(given) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "wrong"),
+    [
+        ("ftp://host/", "begins with neither"),
+        ("http://user:pass@host/", "a name and password"),
+        ("http://", "names no host"),
+        ("http://host:0/", "0 is no port"),
+        ("http://host:65536/", "out of range"),
+        ("http://[::1/", "IPv6"),
+    ],
+)
+def test_a_url_that_cannot_be_asked_says_why(url, wrong):
+    with pytest.raises(ValueError, match=wrong) as refused:
+        http_url(url)
+    assert "pass@" not in str(refused.value)
