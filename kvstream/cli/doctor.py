@@ -26,6 +26,7 @@ from kvstream.cli.render import console
 from kvstream.cli.standard import write_lines
 from kvstream.cli.tokens import TokenFile, token_from
 from kvstream.cli.values import number
+from kvstream.text.addresses import without_password
 from kvstream.text.escape import for_terminal
 from kvstream.version import __version__
 
@@ -96,7 +97,7 @@ def doctor_command(
             metavar="DURATION",
             low=0.1,
             high=3600,
-            help="How long to listen at each endpoint.",
+            help="How long to listen at each endpoint, and to ask again where nobody answers.",
             show_default="5s",
         ),
     ] = 5.0,
@@ -110,7 +111,7 @@ def doctor_command(
         kafka_settings = attempt(_kafka_settings, kafka_config)
     checks = [*_installed(), *_machine(), *_environment()]
     for endpoint in endpoints or ():
-        note(f"kvstream: listening at {endpoint} for {wait:g} s")
+        note(f"kvstream: listening at {without_password(endpoint)} for {wait:g} s")
     found = anyio.run(_check_all, endpoints or [], wait, token, kafka_settings)
     checks += map(_of_endpoint, found)
     if results.as_json():

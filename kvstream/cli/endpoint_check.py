@@ -16,6 +16,7 @@ from kvstream.faults.connecting import ConnectionFailure, connection_failure
 from kvstream.sources.discovery import ENGINE_URLS, DiscoveryError, Engine
 from kvstream.sources.engine_input import EngineInput
 from kvstream.sources.http_client import FetchError, fetch
+from kvstream.text.addresses import without_password
 from kvstream.transport.endpoint import Endpoint
 from kvstream.transport.messages import HURRY, MAX_HELLO_BYTES, Hello, MessageReader, with_length
 from kvstream.transport.sender import open_stream
@@ -34,6 +35,8 @@ _SOURCES_SHOWN = 5
 _KAFKA = "kafka://"
 _ENDPOINTS = "zmq://HOST:PORT, http://HOST:PORT, unix:PATH, tcp://HOST:PORT, tls://HOST:PORT or kafka://HOST:PORT/PREFIX"
 _SOCKETS = ("unix:", "tcp:", "tls:")
+_MAY_PASS = ("refused", "unknown_host", "unreachable", "timeout", "closed")
+_AGAIN_SECONDS = 0.5
 _NO_SGLANG = "vLLM publishes at zmq://HOST:5557, not over HTTP"
 
 
@@ -45,18 +48,42 @@ class _Health(msgspec.Struct):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What was found at an endpoint."""
+    """What was found at an endpoint.
+
+    Attributes:
+        endpoint: Where that is, without a password.
+        state: Whether something is wrong.
+        what: What was found.
+        advice: What to do about it; empty if nothing.
+        may_pass: Whether it may be otherwise in a moment, as whoever should be there may be starting.
+    """
 
     endpoint: str
     state: Literal["ok", "warning", "error"]
     what: str
     advice: str = ""
+    may_pass: bool = False
 
 
 async def check_endpoint(
     endpoint: str, seconds: float, token: str | None, kafka_settings: Mapping[str, str]
 ) -> Found:
-    """Return what an endpoint does within some seconds; whatever it does, that is no error of the check."""
+    """Return what an endpoint does within some seconds; whatever it does, that is no error of the check.
+
+    Where nobody answers, it is asked again until that time is over.
+    """
+    end = anyio.current_time() + seconds
+    left = seconds
+    while True:
+        found = await _look(endpoint, left, token, kafka_settings)
+        left = end - anyio.current_time()
+        if not found.may_pass or left <= 2 * _AGAIN_SECONDS:
+            return msgspec.structs.replace(found, endpoint=without_password(found.endpoint))
+        await anyio.sleep(_AGAIN_SECONDS)
+        left = max(end - anyio.current_time(), _AGAIN_SECONDS)
+
+
+async def _look(endpoint: str, seconds: float, token: str | None, kafka_settings: Mapping[str, str]) -> Found:
     try:
         if endpoint.startswith(":"):
             endpoint = f"http://127.0.0.1{endpoint}"
@@ -94,7 +121,8 @@ async def _page(url: str) -> Found | None:
 
 
 def _unanswered(endpoint: str, failure: ConnectionFailure, what: str, plain: str) -> Found:
-    return Found(endpoint, "error", failure.words, advice(failure.kind, what, plain))
+    may_pass = failure.kind in _MAY_PASS
+    return Found(endpoint, "error", failure.words, advice(failure.kind, what, plain), may_pass)
 
 
 async def _server(endpoint: str, seconds: float, token: str | None) -> Found:
@@ -159,7 +187,7 @@ async def _engine(url: str, seconds: float) -> Found:
         await Engine.parse(url).addresses()
     except DiscoveryError as error:
         is_other = url.startswith("http") and error.__cause__ is not None  # than SGLang
-        return Found(url, "error", str(error), _NO_SGLANG if is_other else "")
+        return Found(url, "error", str(error), _NO_SGLANG if is_other else "", may_pass=not is_other)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(engine.deliver, heard.take)
         await anyio.sleep(seconds)

@@ -5,12 +5,15 @@ import socket
 import tomllib
 from pathlib import Path
 
+import anyio
 import pytest
 
+from kvstream.cli import endpoint_check
 from kvstream.cli.doctor import _EXTRAS, _open_files
+from kvstream.errors import KVStreamError
 from tests.cli.conftest import running
 from tests.forked import PIPE, Kvstream
-from tests.ports import answering, saying
+from tests.ports import answering, free_port, saying
 from tests.publisher import Engine, stored
 from tests.waiting import DEADLINE
 
@@ -71,6 +74,45 @@ def test_open_files_can_be_raised_as_far_as_their_hard_limit(limits, found, advi
     assert check.state == ("warning" if advice else "ok")
     assert check.found == found
     assert advice in check.advice
+
+
+async def test_a_name_that_is_not_known_is_looked_up_again_until_the_wait_is_over(monkeypatch):
+    errors = [socket.gaierror(socket.EAI_NONAME, "unknown")] * 3 + [KVStreamError("asked four times")]
+
+    async def getaddrinfo(*args, **options):
+        raise errors.pop(0)
+
+    monkeypatch.setattr(endpoint_check, "_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(anyio, "getaddrinfo", getaddrinfo)
+    found = await endpoint_check.check_endpoint("zmq://vllm-0:5557", DEADLINE, None, {})
+    assert (found.state, found.what) == ("error", "asked four times")
+
+
+@pytest.mark.parametrize("scheme", ["http", "tcp"])
+async def test_where_nobody_listens_somebody_may_soon(scheme):
+    found = await endpoint_check._look(f"{scheme}://127.0.0.1:{free_port()}", DEADLINE, None, {})
+    assert (found.state, found.may_pass) == ("error", True)
+    assert "nothing listens there" in found.what
+
+
+async def test_an_engine_that_comes_within_the_wait_is_found(monkeypatch):
+    state = [endpoint_check.Found("zmq://h:1", "error", "away", may_pass=True)] * 3
+    state.append(endpoint_check.Found("zmq://h:1", "ok", "there"))
+
+    async def look(*_):
+        return state.pop(0)
+
+    monkeypatch.setattr(endpoint_check, "_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(endpoint_check, "_look", look)
+    assert (await endpoint_check.check_endpoint("zmq://h:1", DEADLINE, None, {})).state == "ok"
+    assert not state
+
+
+@pytest.mark.parametrize("scheme", ["zmq", "http", "tcp", "kafka"])
+def test_a_password_in_an_address_is_not_shown(kvstream, scheme):
+    ran = kvstream("doctor", f"{scheme}://user:secret@127.0.0.1:9/kv", "--wait", "0.1")
+    assert ran.code == 1
+    assert "secret" not in ran.out + ran.err
 
 
 def test_an_engine_that_publishes_is_described(kvstream):
