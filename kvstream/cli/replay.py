@@ -124,9 +124,10 @@ def replay_command(
             tasks.cancel_scope.cancel()
 
     async def to_subscribers() -> None:
-        async with KVEventPublisher(ZmqAddress.parse(to)) as publisher:
-            patience = _SUBSCRIBER_SECONDS if wait is None else wait
-            with anyio.move_on_after(patience) as waiting:
+        patience = _SUBSCRIBER_SECONDS if wait is None else wait
+        end = anyio.current_time() + patience
+        async with KVEventPublisher(ZmqAddress.parse(to), patience) as publisher:
+            with anyio.move_on_after(end - anyio.current_time()) as waiting:
                 await publisher.subscribed()
             if waiting.cancelled_caught:
                 raise ConfigError(f"nobody has subscribed at {to} within {patience:g} s")

@@ -3,6 +3,7 @@
 Answers to replays carry the topic, as those of vLLM since 0.26, SGLang since 0.5.23 and TensorRT-LLM do.
 """
 
+import math
 from collections import deque
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +30,7 @@ class KVEventPublisher:
 
     Args:
         address: Where to bind (``zmq://*:5557``) or connect to, and where to answer for what was missed.
+        patience: Seconds to wait for a name that has no address yet.
 
     Whatever a subscriber sends, it ends neither the publisher nor what others get.
 
@@ -40,7 +42,7 @@ class KVEventPublisher:
         MissingExtraError: If ``kvstream[zmq]`` is not installed.
     """
 
-    def __init__(self, address: ZmqAddress) -> None:
+    def __init__(self, address: ZmqAddress, patience: float = math.inf) -> None:
         try:
             import zmq
         except ImportError:
@@ -48,7 +50,7 @@ class KVEventPublisher:
         if address.ranks is not None:
             raise ConfigError("dp= is for reading: publish the ranks of a recording at one port")
         self._zmq: Any = zmq
-        self._address = address
+        self._address, self._patience = address, patience
         self.faults = FaultLog()
         self._kept: deque[tuple[bytes, bytes]] = deque()
         self._kept_bytes = 0
@@ -109,7 +111,7 @@ class KVEventPublisher:
         socket = self._context.socket(kind)
         socket.set_hwm(_HIGH_WATER_MARK)
         socket.setsockopt(self._zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)
-        ipv6 = await speaks_ipv6(endpoint)
+        ipv6 = await speaks_ipv6(endpoint, self._patience)
         attach_socket(socket, endpoint, bind=bind, origin=endpoint, ipv6=ipv6)
         return SocketReader(socket)
 

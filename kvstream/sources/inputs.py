@@ -22,6 +22,7 @@ from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import Items, OnEnd, merge_by_time
 from kvstream.sources.vllm_cache import simulated_by_vllm
 from kvstream.state.resumption import MarkerOf, no_marker
+from kvstream.text.addresses import without_password
 from kvstream.text.escape import for_terminal
 from kvstream.text.suggest import did_you_mean
 
@@ -116,6 +117,8 @@ def open_inputs(names: Sequence[str], follow: bool = False) -> list[Input]:
 def _no_such_input(name: str) -> KVStreamError | OSError:
     """Return the error for a name that is not a file, with a suggestion."""
     scheme, is_url, _ = name.partition("://")
+    if is_url:
+        name = without_password(name)
     if name.startswith(("unix:", "tcp://", "tls://")):
         return ConfigError(
             f"{name} is where producers send frames: kvstream serve --listen {name} takes them; "

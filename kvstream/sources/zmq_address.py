@@ -7,11 +7,13 @@ import msgspec
 
 from kvstream.errors import ConfigError
 from kvstream.sources.publishers import MAX_SOURCE
+from kvstream.text.addresses import without_password
 
 WILDCARDS = ("*", "0.0.0.0", "::")  # noqa: S104 - as publishers name them
 """Hosts that are bound to, as no other machine can be meant."""
 
 MOST_RANKS = 1024
+_LAST_PORT = 65_535
 
 _PARTS = ("topic", "replay", "source", "dp")
 
@@ -42,26 +44,30 @@ class ZmqAddress(msgspec.Struct, frozen=True):
         Raises:
             ConfigError: If it is none.
         """
+        shown = without_password(url)
         try:
             parts = urlsplit(url)
         except ValueError as error:
-            raise ConfigError(f"{url}: {error}") from error
+            raise ConfigError(f"{shown}: {error}") from error
         query = parse_qs(parts.query, keep_blank_values=True)
         if unknown := query.keys() - _PARTS:
-            raise ConfigError(f"{url}: unknown {', '.join(sorted(unknown))}; known are {', '.join(_PARTS)}")
+            raise ConfigError(f"{shown}: unknown {', '.join(sorted(unknown))}; known are {', '.join(_PARTS)}")
         if parts.scheme == "zmq+ipc" and parts.path:
             endpoint = f"ipc://{parts.netloc}{parts.path}"
         elif parts.scheme == "zmq" and parts.netloc.rpartition(":")[2].isdecimal():
             endpoint = f"tcp://{parts.netloc}"
         else:
-            raise ConfigError(f"{url}: write zmq://HOST:PORT or zmq+ipc:///PATH")
+            raise ConfigError(f"{shown}: write zmq://HOST:PORT or zmq+ipc:///PATH")
         replay = query.get("replay", [None])[-1]
         if replay is not None and "://" not in replay:
-            raise ConfigError(f"{url}: write the replay endpoint as tcp://HOST:PORT")
+            raise ConfigError(f"{shown}: write the replay endpoint as tcp://HOST:PORT")
+        for each in (endpoint, replay):
+            if each is not None and (wrong := _wrong_with(each)):
+                raise ConfigError(f"{shown}: {wrong}")
         source = query.get("source", [None])[-1]
         if source is not None and len(source) > MAX_SOURCE:
-            raise ConfigError(f"{url}: source has {len(source):,} characters, more than {MAX_SOURCE}")
-        ranks = _ranks(url, query.get("dp", [None])[-1], endpoint, replay)
+            raise ConfigError(f"{shown}: source has {len(source):,} characters, more than {MAX_SOURCE}")
+        ranks = _ranks(shown, query.get("dp", [None])[-1], endpoint, replay)
         return cls(endpoint, query.get("topic", [""])[-1], replay, source, ranks)
 
     @property
@@ -109,6 +115,22 @@ def host_of(endpoint: str) -> str:
     return place.rpartition(";")[2].rpartition(":")[0].strip("[]") if kind == "tcp" else ""
 
 
+def _wrong_with(endpoint: str) -> str:
+    """Return what is wrong with a ``tcp://`` endpoint; empty if nothing, or if it is of another kind."""
+    kind, _, place = endpoint.partition("://")
+    if kind != "tcp":
+        return ""
+    host, port = host_of(endpoint), place.rpartition(":")[2]
+    if "@" in place:  # it would be shown wherever the input is
+        return "a name and password cannot be given"
+    if not host:
+        return f"{place} names no host"
+    first = 0 if host in WILDCARDS else 1  # of a wildcard, any that is free
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and first <= int(port) <= _LAST_PORT):
+        return f"{port} is no port; write 1 to {_LAST_PORT}"
+    return ""
+
+
 def _ranks(url: str, text: str | None, endpoint: str, replay: str | None) -> int | None:
     if text is None:
         return None
@@ -116,7 +138,7 @@ def _ranks(url: str, text: str | None, endpoint: str, replay: str | None) -> int
         raise ConfigError(f"{url}: dp={text} is no number of ranks; write 1 to {MOST_RANKS:,}")
     for each in (endpoint, replay):
         last = None if each is None else each.rpartition(":")[2]
-        if last is not None and not (last.isdecimal() and int(last) + int(text) - 1 <= 65_535):
+        if last is not None and not (last.isdecimal() and int(last) + int(text) - 1 <= _LAST_PORT):
             raise ConfigError(f"{url}: dp={text} needs a port for each rank, from that of {each} on")
     return int(text)
 

@@ -29,7 +29,7 @@ def attach_socket(socket: Any, endpoint: str, *, bind: bool, origin: str, ipv6: 
     Raises:
         ConfigError: If that fails; it names ``origin``.
     """
-    from zmq import IPV6, ZMQError  # there is a socket, so it is there
+    from zmq import IPV6, ZMQError, strerror  # there is a socket, so it is there
 
     attach = socket.bind if bind else socket.connect
     try:
@@ -42,7 +42,8 @@ def attach_socket(socket: Any, endpoint: str, *, bind: bool, origin: str, ipv6: 
             socket.setsockopt(IPV6, 0)  # a machine may have no IPv6 at all
             attach(endpoint)
     except (ZMQError, ValueError) as error:
-        raise ConfigError(f"{origin}: cannot {'bind' if bind else 'connect'}: {error}") from error
+        why = strerror(error.errno) if isinstance(error, ZMQError) and error.errno else error
+        raise ConfigError(f"{origin}: cannot {'bind' if bind else 'connect'}: {why}") from error
 
 
 async def speaks_ipv6(endpoint: str, patience: float = float("inf")) -> bool:

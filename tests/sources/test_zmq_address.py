@@ -29,11 +29,24 @@ def test_addresses():
         "zmq://h:65535?dp=2",
         "zmq://h:1?dp=2&replay=tcp://h:65535",
         "zmq+ipc:///run/kv?dp=2",
+        "zmq://h:65536",
+        "zmq://h:0",
+        "zmq://h:١٢",
+        "zmq://:5557",
+        "zmq://[::1",
+        "zmq://h:1?replay=tcp://h:65536",
+        "zmq://h:1?replay=tcp://h",
+        "zmq://user:secret@h:1",
+        "zmq://user:secret@h",
+        "zmq://user:secret@*:1",
+        "zmq://user:secret@h:1?unknown=1",
+        "zmq://h:1?replay=tcp://user:secret@h:1",
     ],
 )
 def test_what_is_no_address_is_refused(wrong):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as refused:
         ZmqAddress.parse(wrong)
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
