@@ -21,6 +21,7 @@ from kvstream.alerts.types import CacheAlert
 from kvstream.errors import ConfigError
 from kvstream.text.numbers import time_of_day
 
+_WRONG_SHOWN = 20
 _MOST_RELATIVE = 100_000_000  # seconds, three years; numbers beyond are times since the Unix epoch
 
 
@@ -158,7 +159,7 @@ def read_labels(path: Path, start: float, end: float) -> list[Incident]:
         end: Time of its last.
 
     Raises:
-        ConfigError: If the file cannot be read, or lines are wrong; all of them, each with its number.
+        ConfigError: If the file cannot be read, or lines are wrong; the first of them, each with its number.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -176,7 +177,7 @@ def read_labels(path: Path, start: float, end: float) -> list[Incident]:
             until = end if label.until is None else _seconds(label.until, start)
             if until < onset:
                 raise ConfigError("it ends before it begins")
-        except (msgspec.DecodeError, ConfigError) as error:
+        except (msgspec.DecodeError, RecursionError, ConfigError) as error:
             wrong.append(f"{path}:{number}: {error}")
             continue
         incidents.append(
@@ -191,7 +192,10 @@ def read_labels(path: Path, start: float, end: float) -> list[Incident]:
             )
         )
     if wrong:
-        raise ConfigError("; ".join(wrong))
+        more = len(wrong) - _WRONG_SHOWN
+        raise ConfigError(
+            *wrong[:_WRONG_SHOWN], *([f"{path}: {more:,} more lines are wrong"] if more > 0 else [])
+        )
     return sorted(incidents, key=lambda incident: incident.start)
 
 

@@ -84,12 +84,13 @@ def command_named(name: str) -> Any:
 
 def _fitted(epilog: str, width: int) -> str:
     """Return examples, with what each of them does below it if there is no room beside it."""
+    room = max(_NARROWEST, width - 6)
     return "\n\n".join(
         example
         if max(map(len, example.splitlines()), default=0) < width
         else re.sub(
             r"(\S) {3,}(\S.*)",
-            lambda found: found[1] + "\n" + textwrap.indent(textwrap.fill(found[2], width - 6), "      "),
+            lambda found: found[1] + "\n" + textwrap.indent(textwrap.fill(found[2], room), "      "),
             re.sub(r"\n *", " ", example),
         )
         for example in epilog.split("\n\n")
@@ -136,6 +137,7 @@ def _root(
 
 app.callback()(flat(_root, Verbosity, choose))
 
+_NARROWEST = 10  # columns of an explanation
 _AGAIN_SECONDS = 0.05  # until a signal that was lost is sent again
 
 

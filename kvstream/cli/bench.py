@@ -126,9 +126,10 @@ def bench_command(
 
 
 def _read(path: Path) -> BenchReport:
+    document = path.read_bytes()
     try:
-        return msgspec.json.decode(path.read_bytes(), type=BenchReport)
-    except (OSError, msgspec.DecodeError) as error:
+        return msgspec.json.decode(document, type=BenchReport)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not the JSON of kvstream bench: {error}") from error
 
 

@@ -39,6 +39,9 @@ EXAMPLES = """
 """
 
 
+_CACHES_SHOWN = 10
+
+
 def convert_command(
     recording: Annotated[
         str, typer.Argument(metavar="FROM", help="Any file or standard input that kvstream run reads.")
@@ -81,6 +84,8 @@ def convert_command(
     anonymizer = Anonymizer() if anonymize else None
     refuse_inputs(sys.stdout.fileno() if output == "-" else output, [recording])
     report = MalformedReport()
+    left: set[str] = set()  # caches of which nothing was wanted
+    written = 0
     with (
         nullcontext("-") if output == "-" else whole_file(output, force) as path,
         EventLogWriter(path, form, block_tokens=block_tokens or DEFAULT_BLOCK_TOKENS) as writer,
@@ -89,11 +94,15 @@ def convert_command(
         task = progress.add_task(f"converting {recording}", total=None)
 
         async def convert() -> None:
+            nonlocal written
             async for item in recorded.read(options):
                 if isinstance(item, EventFrame):
                     if source in (None, item.source) and tier in (None, item.tier):
                         writer.write(item if anonymizer is None else anonymizer.frame(item))
+                        written += len(item)
                         progress.advance(task, len(item))
+                    elif len(left) <= _CACHES_SHOWN:
+                        left.add(f"{item.source}/{item.tier}")
                 elif strict:
                     raise MalformedInputError(f"{item} (stopped by --strict)")
                 else:
@@ -101,6 +110,10 @@ def convert_command(
 
         anyio.run(convert)
     report.finish(recording)
+    if left and not written:
+        caches = sorted(left)[:_CACHES_SHOWN] + ["…"] * (len(left) > _CACHES_SHOWN)
+        wanted = f"{'*' if source is None else source}/{'*' if tier is None else tier}"
+        say(f"kvstream: {recording} has no events of {wanted}, but of {', '.join(caches)}")
     if writer.left_out:
         say(f"kvstream: {writer.left_out:,} lookups were left out, as nothing says what they were for")
     if not holds_lookups:

@@ -77,7 +77,8 @@ def whole_file(path: str | Path, force: bool) -> Iterator[str]:
         yield os.fspath(path)
         return
     refuse_overwriting(path, force)
-    target = os.path.realpath(path)
+    with naming(path):  # where the working directory is gone
+        target = os.path.realpath(path)
     if os.path.isdir(target):
         raise IsADirectoryError(21, "Is a directory", os.fspath(path))
     folder, name = os.path.split(target)

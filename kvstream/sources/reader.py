@@ -107,7 +107,8 @@ class EventReader:
         events = f"{self.events:,} event{'s' * (self.events != 1)}" if self.events else "no events"
         like = f"; it looks like {kind}" if kind else ""
         raise UnreadableInputError(
-            f"{self.origin}: {events} in {pieces:,} pieces{like}. The first: {self._first_malformed}"
+            f"{self.origin}: {events} in {pieces:,} piece{'s' * (pieces != 1)}{like}. "
+            f"The first: {self._first_malformed}"
         )
 
     def _counted(self, items: Iterator[EventFrame | Malformed]) -> Iterator[EventFrame | Malformed]:

@@ -8,6 +8,7 @@ cursors of its inputs in it: no pointer to it is needed. The process that writes
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -74,7 +75,8 @@ class DirectoryStore:
             StateError: If it cannot be used, or another process uses it.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # that it is no directory, the lock says
+                self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             self._files.remove(_UNFINISHED)
         except OSError as error:

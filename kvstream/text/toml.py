@@ -51,8 +51,10 @@ class TomlFile:
             number = re.match(r"line (\d+)", where)
             line = int(number[1]) if number else len(self._lines)
             raise ConfigError(f"{path}:{line}: no valid TOML: {what}") from None
-        except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets in each other
-            raise ConfigError(f"{path}: no TOML that can be read: {error}") from None
+        except RecursionError:
+            raise ConfigError(f"{path}: no TOML that can be read: too many brackets in each other") from None
+        except ValueError:  # of thousands of digits
+            raise ConfigError(f"{path}: no TOML that can be read: a number of too many digits") from None
         self._wrong: list[tuple[int, str]] = []
 
     def complain(self, table: str | None, key: str | None, what: str, place: int = 0) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -30,12 +31,14 @@ class SocketFile:
         """Begin to listen, with access for this user only.
 
         Raises:
-            ConfigError: If another server listens there.
+            ConfigError: If another server listens there, or something else than a socket is there.
             OSError: If the path cannot be used.
         """
         async with _directory_lock(os.path.split(self.path)[0] or "."):
             if _is_answered(self.path):
                 raise ConfigError("another server listens there")
+            if _is_other(self.path):
+                raise ConfigError("what is there is no socket; name another path")
             listener = await anyio.create_unix_listener(self.path, mode=0o600)
             self._identity = _identity(self.path)
         return listener
@@ -68,6 +71,14 @@ def _is_answered(path: str) -> bool:
         except OSError as error:
             return error.errno in (errno.EAGAIN, errno.EINPROGRESS)
     return True
+
+
+def _is_other(path: str) -> bool:
+    """Return whether a path is taken by something that no server has left."""
+    try:
+        return not stat.S_ISSOCK(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 @asynccontextmanager

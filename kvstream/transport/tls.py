@@ -88,5 +88,8 @@ def _require_readable(file: File) -> None:
 
 
 def _why(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
-    return str(reason or error)
+    if isinstance(error, ssl.SSLError):  # whose text names a place in its source
+        if error.reason is None:
+            return "what stands in them is not PEM"
+        return error.reason.replace("_", " ").lower()
+    return str(getattr(error, "strerror", None) or error)

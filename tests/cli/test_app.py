@@ -51,6 +51,12 @@ def test_what_an_example_does_stands_below_it_in_a_narrow_terminal(capsys, monke
     assert shown in re.sub(" +\n", "\n", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "9", "wide"])
+def test_a_terminal_of_no_width_is_no_error(kvstream, columns):
+    ran = kvstream("doctor", "--help", env={"COLUMNS": columns})
+    assert (ran.code, ran.err) == (0, "")
+
+
 def test_no_command_is_forgotten(kvstream):
     assert set(re.findall(r"^│ (\w+) ", kvstream("--help").out, re.M)) == {*COMMANDS, "schemas", "silence"}
 

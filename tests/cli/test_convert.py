@@ -58,3 +58,12 @@ def test_an_anonymized_recording_has_no_names_and_the_same_events(kvstream, tmp_
     assert (event["type"], event["block"], event["ts"]) == ("alloc", 1, 946684800000000000)
     assert "acme" not in ran.out
     assert event["key"] != 77
+
+
+def test_a_filter_that_nothing_passes_says_what_there_is(kvstream, tmp_path):
+    event = {"type": "alloc", "block": 1, "ts": 1767225600000000000, "source": "vllm-0"}
+    (tmp_path / "day.jsonl").write_text(json.dumps(event))
+    ran = kvstream("convert", tmp_path / "day.jsonl", "-", "--source", "vlm-0")
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err == f"kvstream: {tmp_path}/day.jsonl has no events of vlm-0/*, but of vllm-0/gpu\n"
+    assert kvstream("convert", tmp_path / "day.jsonl", "-", "--source", "vllm-0").err == ""

@@ -84,3 +84,13 @@ def test_an_output_that_is_an_input_is_refused_by_any_name(tmp_path, way):
     os.close(descriptor)
     refuse_inputs(tmp_path / "new", [str(path)])
     refuse_inputs("/dev/null", ["/dev/null"])
+
+
+def test_a_working_directory_that_is_gone_is_an_error_with_the_name(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError) as failed, whole_file("x.jsonl", force=False):
+        pass
+    monkeypatch.chdir(tmp_path)
+    assert failed.value.filename == "x.jsonl"

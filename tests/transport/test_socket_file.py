@@ -77,3 +77,12 @@ async def test_a_server_with_a_full_backlog_is_not_dead(tmp_path):
             await SocketFile(path).listen()
         for peer in peers:
             peer.close()
+
+
+async def test_what_is_no_socket_is_left_alone_and_said(tmp_path):
+    path = tmp_path / "kv.sock"
+    path.write_text("notes")
+    for taken in (path, tmp_path):
+        with pytest.raises(ConfigError, match="is no socket"):
+            await SocketFile(str(taken)).listen()
+    assert path.read_text() == "notes"
