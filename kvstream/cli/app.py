@@ -204,6 +204,8 @@ def run_app() -> int:
     if VARIABLE in os.environ:
         begin_completion()
     signal.signal(signal.SIGTERM, _exit_at)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _exit_at)
     try:
         code = int(app(standalone_mode=False, prog_name="kvstream") or 0)
         sys.stdout.flush()

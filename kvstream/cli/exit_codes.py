@@ -13,5 +13,5 @@ EXIT_SIGNAL = 128
 
 EXIT_CODES = """
 [bold]Exit codes[/bold]: 0 done, 1 error, 2 usage, 3 an alert of --fail-on fired, 4 done but not everything
-was delivered, 130 or 143 stopped by a signal.
+was delivered, 129, 130 or 143 stopped by a signal.
 """

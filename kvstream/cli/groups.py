@@ -42,6 +42,9 @@ def flat(
         else:
             parameters.append(parameter.replace(annotation=kind, kind=_OPTION))
     parameters += _options(every)
+    for parameter in parameters:
+        for option in getattr(parameter.annotation, "__metadata__", ()):
+            option.readable = False  # who opens the file says so, as an error of the file
 
     @wraps(function)
     def command(**values: Any) -> Any:

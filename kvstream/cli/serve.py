@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,7 +137,8 @@ def serve_command(
     async def feed(stream: KVStream, output: Output) -> None:
         async def show(summary: CacheMetricsSummary) -> None:  # on the loop, as all else that is shown
             if not summary.final:
-                output.show(summary)
+                with suppress(OSError):  # which the next refresh raises where it ends the run
+                    output.show(summary)
 
         if as_lines:  # a terminal shows the figures all the time
             stream.on_summary(show)

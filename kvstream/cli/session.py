@@ -58,7 +58,7 @@ class Session(msgspec.Struct, frozen=True):
         min_severity: Minimum severity of the alerts shown.
         evictions: Also show evictions.
         fail_on: Severity from which an alert is a failure.
-        rules: Files of rules that SIGHUP has read again; without one, SIGHUP ends the process.
+        rules: Files of rules that SIGHUP has read again; without one, SIGHUP ends the run as SIGTERM does.
     """
 
     min_severity: AlertLevel = AlertLevel.INFO
@@ -165,7 +165,7 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
         results.start_soon(show_alerts)
         results.start_soon(show_evictions)
         async with stream, anyio.create_task_group() as inputs:
-            inputs.start_soon(stop_on_signal, inputs.cancel_scope, stopped)
+            inputs.start_soon(stop_on_signal, inputs.cancel_scope, stopped, not session.rules.names)
             if session.rules.names:
                 inputs.start_soon(read_rules_on_hangup, stream, session.rules, inputs.cancel_scope, stopped)
             inputs.start_soon(refresh)
@@ -187,9 +187,16 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
     return EXIT_UNDELIVERED if undelivered else 0
 
 
-async def stop_on_signal(scope: anyio.CancelScope, stopped: list[int]) -> None:
-    """Cancel a scope at the first interrupt or request to end, and note its number."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+async def stop_on_signal(scope: anyio.CancelScope, stopped: list[int], hangup: bool = True) -> None:
+    """Cancel a scope at the first interrupt or request to end, and note its number.
+
+    Args:
+        scope: What to cancel.
+        stopped: Where the number of the signal is noted.
+        hangup: End for SIGHUP, too, unless the process was started to ignore it, as by ``nohup``.
+    """
+    also = [signal.SIGHUP] if hangup and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *also) as signals:
         async for number in signals:
             stopped.append(number)
             scope.cancel()

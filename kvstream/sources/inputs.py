@@ -59,8 +59,11 @@ class Input:
         self.simulation = SIMULATED
         self.engine = EngineInput(name) if name.startswith(ENGINE_URLS) else None
         is_path = self.engine is None and name != STDIN
-        if is_path and not os.path.lexists(name):
-            raise _no_such_input(name)
+        if is_path:
+            try:
+                os.lstat(name)
+            except FileNotFoundError:
+                raise _no_such_input(name) from None
         self.is_pipe = is_path and not (stat.S_ISREG(mode := os.stat(name).st_mode) or stat.S_ISDIR(mode))
         is_file = not self.is_pipe if is_path else name == STDIN and _stdin_is_file()
         self.is_live = follow or not is_file

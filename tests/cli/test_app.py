@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import signal
 import subprocess
@@ -49,6 +50,15 @@ def test_what_an_example_does_stands_below_it_in_a_narrow_terminal(capsys, monke
     monkeypatch.setenv("COLUMNS", str(width))
     command_named.__wrapped__("doctor").main(["--help"], standalone_mode=False)
     assert shown in re.sub(" +\n", "\n", capsys.readouterr().out)
+
+
+def test_a_file_that_may_not_be_read_is_no_mistake_of_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *args, **options: False)
+    (tmp_path / "rules.toml").write_text("")
+    with command_named("run").make_context(
+        "run", [str(CHAT), "--rules", f"{tmp_path}/rules.toml"]
+    ) as context:
+        assert context.params["rules"] == tmp_path / "rules.toml"
 
 
 @pytest.mark.parametrize("columns", ["0", "1", "9", "wide"])

@@ -36,6 +36,8 @@ CASES = [
     ("run zmq://vllm-0:5557?rply=tcp://x:1", 1, "rply", "Errno"),
     ("run e.jsonk", 1, "e.jsonk: No such file or directory; did you mean e.jsonl?", "Errno"),
     ("run notes.txt", 1, "notes.txt", '"position":25'),
+    ("run e.jsonl/day", 1, "e.jsonl/day: Not a directory", "Errno"),
+    (f"run {'x' * 300}", 1, "File name too long", "Errno"),
     ("analyze e.json", 1, "did you mean e.jsonl?", "Errno"),
     ("analyze zmq://127.0.0.1:5557", 1, "record what is live first", "Errno"),
     ("convert zmq://127.0.0.1:5557 day.kvlog", 1, "record it with kvstream record", "Errno"),

@@ -200,6 +200,26 @@ async def test_a_hangup_has_the_rules_read_again_and_wrong_ones_change_nothing(t
     assert "b" in fired
 
 
+def test_a_reader_that_leaves_ends_it_quietly(tmp_path):
+    arguments = ("serve", "--listen", f"unix:{tmp_path}/kv.sock", "--json", "--summary-every", "50ms")
+    with running(*arguments, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(timeout=DEADLINE) == 0
+    assert err.decode() == f"listening at unix:{tmp_path}/kv.sock\n"
+
+
+def test_a_hangup_without_rules_drains_and_ends_it(tmp_path):
+    arguments = ("serve", "--listen", f"unix:{tmp_path}/kv.sock", "--json")
+    with running(*arguments, stderr=subprocess.PIPE) as process:
+        listening(process)
+        process.send_signal(signal.SIGHUP)
+        out, err = process.communicate(timeout=DEADLINE)
+        assert (process.returncode, err) == (128 + signal.SIGHUP, b"")
+    assert json.loads(out.splitlines()[-1])["final"]
+
+
 def test_a_heartbeat_needs_an_alertmanager(kvstream, tmp_path):
     ran = kvstream("serve", "--listen", f"unix:{tmp_path}/kv.sock", "--heartbeat")
     assert ran.code == 1
