@@ -1,6 +1,7 @@
 """Commands that say all that is wrong with a command line at once, each with what to write instead."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
@@ -16,6 +17,8 @@ UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """Typer's base of usage errors, which it shows by no name of its own."""
 
 _AS_VALUE = "secrets are never given as values, which others can see: "
+_DETAIL = re.compile(r".*\[errno \d+\] ", re.IGNORECASE | re.DOTALL)
+"""What pyarrow says before the system's own words."""
 _INSTEAD = {
     "--min-level": "--min-severity",
     "--level": "--min-severity",
@@ -181,7 +184,8 @@ def lines_of(error: BaseException) -> Sequence[str]:
             return error.lines
         case OSError():
             where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-            return [f"{where}{error.strerror or error}"]
+            said = _DETAIL.sub("", str(error.strerror or error))
+            return [f"{where}{said}"]
     return [str(error)]
 
 

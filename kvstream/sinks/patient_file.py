@@ -53,7 +53,9 @@ class PatientFile:
         """Take a line, ended by a newline; it is written by ``flush``."""
         if self._waiting_bytes + len(line) > _MOST_WAITING_BYTES and self._lines:
             self.lost += 1
-            self._faults.note("output", "lost_line", "standard output takes no more lines: one is lost")
+            self._faults.note_standing(
+                "output", "lost_line", "standard output takes no more lines: lines are lost until it does"
+            )
         else:
             self._lines.append(line)
             self._waiting_bytes += len(line)
@@ -73,7 +75,17 @@ class PatientFile:
         except OSError as error:
             if error.errno in _NO_LONGER_READ:
                 raise
-            self._faults.note("output", "write_failed", f"standard output: {error.strerror}; trying again")
+            self._faults.note_standing(
+                "output",
+                "write_failed",
+                f"standard output: {error.strerror}; trying again until it is written",
+            )
+            return
+        if not self._lines:
+            self._faults.note_over("output", "write_failed", "standard output: written again")
+            self._faults.note_over(
+                "output", "lost_line", f"standard output takes lines again; {self.lost:,} were lost"
+            )
 
     def close(self) -> None:
         """Write what still waits, for up to two seconds.

@@ -1,9 +1,11 @@
 import json
+import resource
 
 import pyarrow.parquet
 import pytest
 
 from tests.cli.conftest import CHAT, INCIDENT, SCAN
+from tests.forked import PIPE, Kvstream
 
 
 def test_a_report_is_written_in_the_format_of_its_name(kvstream, tmp_path):
@@ -119,3 +121,13 @@ def test_figures_of_spans_are_those_of_the_events_in_them(kvstream, tmp_path):
     assert (found["lookups a second"]["before"], found["lookups a second"]["after"]) == (8.0, 4.0)
     assert (found["hit ratio"]["before"], found["hit ratio"]["after"]) == (0.5, 0.5)
     assert found["lifetime, mean"]["before"] == found["lifetime, mean"]["after"] == 0.5
+
+
+def test_a_table_that_finds_no_room_says_so_in_the_systems_words(tmp_path):
+    limits = {resource.RLIMIT_FSIZE: 100}
+    arguments = ["report", CHAT, "--format", "md", "--evictions", tmp_path / "e.parquet"]
+    with Kvstream(arguments, stdout=PIPE, stderr=PIPE, limits=limits) as process:
+        _, err = process.communicate()
+    assert process.returncode == 1
+    assert err.decode() == f"kvstream: {tmp_path}/e.parquet: File too large\n"
+    assert list(tmp_path.iterdir()) == []
