@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
@@ -160,6 +161,8 @@ def _contain_background_errors() -> None:
     for name in ("opentelemetry.exporter", "opentelemetry.sdk._logs"):  # likewise
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _note_unraisable
+    if not sys.warnoptions and not _wants_traceback():
+        warnings.simplefilter("ignore")  # they are for who programs
     if not _wants_traceback():
         threading.excepthook = lambda ended: say(f"kvstream: a thread has ended: {_name(ended.exc_value)}")
 

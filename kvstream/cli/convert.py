@@ -8,6 +8,7 @@ import anyio
 import typer
 from msgspec.structs import replace
 
+from kvstream.cli.binary_output import refuse_binary_on_terminal
 from kvstream.cli.messages import MalformedReport, say
 from kvstream.cli.options import DEFAULT_BLOCK_TOKENS, BlockTokens, Capacity, Force, TraceOptions
 from kvstream.cli.recordings import say_simulated
@@ -75,9 +76,8 @@ def convert_command(
     recorded = Input(recording)
     if recorded.engine is not None:
         raise ConfigError(f"{recording} has no end; record it with kvstream record")
-    if output == "-" and format not in (None, "jsonl") and sys.stdout.isatty():
-        raise ConfigError(f"{format} is binary; name a file, or pipe it")
     form = chosen_format(output, format)
+    refuse_binary_on_terminal(output, form)
     options = traces.reading(capacity)
     if holds_lookups := form in LOOKUP_FORMATS:  # which do not depend on the simulated cache
         options = replace(options, capacity=capacity or 1, engine="lru")

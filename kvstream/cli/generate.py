@@ -1,15 +1,14 @@
 """``kvstream generate``: synthetic streams of any size."""
 
-import sys
 from contextlib import nullcontext
 from typing import Annotated, get_args
 
 import typer
 
+from kvstream.cli.binary_output import refuse_binary_on_terminal
 from kvstream.cli.options import Force
 from kvstream.cli.render import progress_on_stderr
 from kvstream.cli.values import choice, chosen, number
-from kvstream.errors import ConfigError
 from kvstream.sinks.event_log import EventLogWriter, Format, chosen_format
 from kvstream.sinks.output_file import whole_file
 from kvstream.sources.synthetic import WORKLOADS, Workload, generate
@@ -71,10 +70,9 @@ def generate_command(
     force: Force = False,
 ) -> None:
     """Write the block events of a simulated engine: requests on an LRU prefix cache."""
-    if output == "-" and format == "kvlog" and sys.stdout.isatty():
-        raise ConfigError(f"{format} is binary; write it to a file with -o, or pipe it")
-    frames = generate(workload, events, blocks=blocks, rate=rate, seed=seed, source=source, tier=tier)
     form = chosen_format(output, format)
+    refuse_binary_on_terminal(output, form)
+    frames = generate(workload, events, blocks=blocks, rate=rate, seed=seed, source=source, tier=tier)
     with (
         nullcontext("-") if output == "-" else whole_file(output, force) as path,
         EventLogWriter(path, form) as writer,

@@ -9,6 +9,7 @@ import typer
 from anyio import CancelScope
 from rich.progress import TextColumn
 
+from kvstream.cli.binary_output import refuse_binary_on_terminal
 from kvstream.cli.messages import MalformedReport, note
 from kvstream.cli.render import progress_on_stderr
 from kvstream.cli.session import stop_on_signal
@@ -16,7 +17,7 @@ from kvstream.cli.values import choice, number
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
-from kvstream.sinks.event_log import Format, RotatingWriter
+from kvstream.sinks.event_log import Format, RotatingWriter, chosen_format
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.inputs import Input, open_inputs
 from kvstream.text.escape import for_terminal
@@ -92,6 +93,7 @@ def record_command(
         raise ConfigError(
             "--keep and --max-size are of files that are rotated: --rotate-mb or --rotate-minutes"
         )
+    refuse_binary_on_terminal(output, chosen_format(output, format))
     opened = open_inputs(inputs)
     refuse_inputs(sys.stdout.fileno() if output == "-" else output, inputs)
     appends = not force and os.path.isfile(output) and rotate_mb is rotate_minutes is None

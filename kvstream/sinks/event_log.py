@@ -35,6 +35,8 @@ Format = Literal["jsonl", "kvlog", "wire", "mooncake", "libcachesim"]
 
 LOOKUP_FORMATS: tuple[Format, ...] = ("mooncake", "libcachesim")
 
+BINARY_FORMATS: tuple[Format, ...] = ("kvlog", "wire")
+
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",

@@ -1,5 +1,6 @@
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import textwrap
 import pytest
 
 from kvstream.cli.app import command_named
-from tests.cli.conftest import CHAT, DEADLINE
+from tests.cli.conftest import CHAT, DEADLINE, running
 
 COMMANDS = [
     *("demo", "run", "analyze", "serve", "top", "report", "rules"),
@@ -65,6 +66,36 @@ def test_a_file_that_may_not_be_read_is_no_mistake_of_the_command_line(tmp_path,
 def test_a_terminal_of_no_width_is_no_error(kvstream, columns):
     ran = kvstream("doctor", "--help", env={"COLUMNS": columns})
     assert (ran.code, ran.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["generate chat --format wire", f"convert {CHAT} - --format kvlog", f"record {CHAT} -o - --format kvlog"],
+)
+def test_no_binary_format_is_written_to_a_terminal(command):
+    parent, child = pty.openpty()
+    try:
+        with running(*command.split(), stdout=child, stderr=subprocess.PIPE) as process:
+            _, err = process.communicate(timeout=DEADLINE)
+            assert process.returncode == 1
+    finally:
+        os.close(parent)
+        os.close(child)
+    assert re.fullmatch(rb"kvstream: (wire|kvlog) is binary; name a file, or pipe it\n", err)
+
+
+def test_warnings_of_libraries_are_not_shown():
+    code = """
+        import warnings
+        from kvstream.cli import app
+        app._contain_background_errors()
+        warnings.warn('deep', RuntimeWarning)
+    """
+    for variable in ("", "1"):
+        env = {**os.environ, "KVSTREAM_TRACEBACK": variable}
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+        assert ("deep" in ran.stderr) is bool(variable)
 
 
 def test_no_command_is_forgotten(kvstream):

@@ -1,0 +1,20 @@
+"""Binary formats go to files and pipes, and never to a terminal."""
+
+import sys
+
+from kvstream.errors import ConfigError
+from kvstream.sinks.event_log import BINARY_FORMATS, Format
+
+
+def refuse_binary_on_terminal(output: str, form: Format) -> None:
+    """Check that no binary format is written to a terminal.
+
+    Args:
+        output: Name of the output; ``-`` is standard output.
+        form: The format.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if output == "-" and form in BINARY_FORMATS and sys.stdout.isatty():
+        raise ConfigError(f"{form} is binary; name a file, or pipe it")
