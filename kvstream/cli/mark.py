@@ -11,6 +11,7 @@ import typer
 from kvstream.cli.options import Results
 from kvstream.cli.server_client import Server
 from kvstream.cli.standard import write_document, write_lines
+from kvstream.cli.values import time
 from kvstream.errors import ConfigError
 from kvstream.metrics.marks import Mark
 from kvstream.text.escape import for_terminal
@@ -40,12 +41,7 @@ def mark_command(
     ] = None,
     *,
     at: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="When, such as 2027-01-01T06:00:00Z; now by default.",
-            show_default=False,
-        ),
+        str | None, time("--at", help="When, such as 2027-01-01T06:00:00Z; now by default.")
     ] = None,
     source: Annotated[
         str, typer.Option(metavar="PATTERN", help="Sources that it concerns, as a shell pattern.")

@@ -13,7 +13,7 @@ from kvstream.alerts.silences import Silence
 from kvstream.cli.options import Results
 from kvstream.cli.server_client import Server
 from kvstream.cli.standard import write_lines
-from kvstream.cli.values import number
+from kvstream.cli.values import number, time
 from kvstream.errors import ConfigError
 from kvstream.text.escape import for_terminal
 
@@ -52,7 +52,7 @@ def add_silence(
     ] = None,
     until: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Its end, such as 2027-01-01T06:00:00Z.", show_default=False),
+        time("--until", help="Its end, such as 2027-01-01T06:00:00Z."),
     ] = None,
     reason: Annotated[str, typer.Option(help="Why, for others who see it.")] = "silenced",
     server: Server,

@@ -59,7 +59,12 @@ def url_from(text: str, option: str, hidden: str = _HIDDEN) -> str:
         ConfigError: If the file cannot be read, or a secret stands on the command line.
     """
     if text.startswith("@"):
-        return _text(Path(text[1:]))
+        if text == "@":
+            raise ConfigError(f"{option}: no file is named after @")
+        url = _text(Path(text[1:]))
+        if not url:
+            raise ConfigError(f"{option}: {text[1:]} is empty; write the URL to it")
+        return url
     if re.match(hidden, text):
         raise ConfigError(
             f"{option}: this URL holds a secret, which others can see on the command line: "

@@ -1,6 +1,7 @@
 """Values of options as people type them, each with words of its own for what cannot be one."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 import typer
@@ -53,6 +54,20 @@ def number(
         return found
 
     return typer.Option(*names, parser=parse, metavar=metavar, help=help, show_default=show_default)
+
+
+def time(*names: str, help: str) -> Any:  # noqa: A002
+    """Return an option that takes a time with a zone, ``2027-01-01T06:00:00Z``."""
+
+    def parse(value: str) -> str:
+        try:
+            if datetime.fromisoformat(value).tzinfo is not None:
+                return value
+        except ValueError:
+            pass
+        raise typer.BadParameter(f"{value!r} is no time such as 2027-01-01T06:00:00Z")
+
+    return typer.Option(*names, parser=parse, metavar="TIME", help=help, show_default=False)
 
 
 def choice(

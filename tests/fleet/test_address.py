@@ -32,8 +32,13 @@ def test_an_address_of_ipv6_is_one():
         "host:9092/kv",
         "http://host:9092/kv",
         "kafka://host:9092/two words",
+        "kafka://host:0/kv",
+        "kafka://host:65536/kv",
+        "kafka://a:1,host:65536/kv",
+        "kafka://[::1]:65536/kv",
+        "kafka://host:١٢/kv",
     ],
 )
 def test_what_names_no_topics_is_refused(text):
-    with pytest.raises(ConfigError, match="kafka://HOST:PORT/PREFIX"):
+    with pytest.raises(ConfigError, match=r"kafka://HOST:PORT/PREFIX|is no port; write 1 to 65535"):
         KafkaAddress.parse(text)
