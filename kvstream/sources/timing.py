@@ -143,6 +143,9 @@ async def _paced(items: Items, speed: float) -> Items:
             yield part
 
 
+_LONGEST_STEP_NS = 2**63 - 1  # which all recorded time lies within
+
+
 class FrameCutter:
     """Cuts frames at multiples of a step of recorded time; a step back in time does not cut.
 
@@ -154,7 +157,7 @@ class FrameCutter:
     """
 
     def __init__(self, step_ns: int) -> None:
-        self._step_ns = step_ns
+        self._step_ns = min(step_ns, _LONGEST_STEP_NS)
         self._sequences: defaultdict[str, FrameSequence] = defaultdict(FrameSequence)
 
     def cut(self, frame: EventFrame) -> Iterator[tuple[int, EventFrame]]:

@@ -256,6 +256,8 @@ def test_the_answer_to_a_mistake_names_it_and_what_to_write(kvstream, here, line
 
 
 TAKEN = [
+    "run e.jsonl --summary-every 99999999999d",
+    "run e.jsonl --speed 1e99",
     "run e.jsonl --capacity 10k --block-bytes 2MiB --block-tokens 16",
     "run e.jsonl --min-severity WARN --fail-on crit --summary-every 5m",
     "run -q e.jsonl --output text --color never",

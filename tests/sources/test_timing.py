@@ -56,3 +56,8 @@ def test_cutting_loses_nothing_and_keeps_repeats_and_holes_visible(frames, step,
             cut.process(part)
         assert all(a <= b for a, b in itertools.pairwise(numbers))
     assert whole.summary().accounts == cut.summary().accounts
+
+
+def test_a_step_longer_than_all_of_time_does_not_cut():
+    ((number, part),) = FrameCutter(10**30).cut(frame([0, 10**18, 2**63 - 2]))
+    assert (number, len(part)) == (0, 3)
