@@ -38,6 +38,7 @@ _SECRETS = {
     "--secret": f"{_AS_VALUE}use --webhook-secret-file FILE or $KVSTREAM_WEBHOOK_SECRET",
     "--webhook-secret": f"{_AS_VALUE}use --webhook-secret-file FILE or $KVSTREAM_WEBHOOK_SECRET",
 }
+_MAY_BE_EMPTY = ("source", "tier", "rule", "reason", "text")  # names and text, which may be
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -77,6 +78,9 @@ class Command(TyperCommand):
                 mistakes.append(explain(error, self))
                 rest = _without(getattr(error, "option_name", None), rest, self)
         for param in sorted(self.get_params(ctx), key=lambda param: not param.is_eager):
+            if param.name not in _MAY_BE_EMPTY and _is_empty(opts.get(str(param.name))):
+                mistakes.append(f"{_called(param)}: it is empty; is a variable of the shell not set?")
+                continue
             try:
                 _, left = param.handle_parse_result(ctx, opts, left)
             except UsageError as error:
@@ -126,10 +130,20 @@ def explain(error: Any, command: Any) -> str:
     if param is None:
         hint = getattr(error, "param_hint", None)
         return f"{hint}: {error.message}" if hint else str(error.format_message())
-    called = param.opts[0] if param.param_type_name == "option" else param.metavar or param.name.upper()
+    called = _called(param)
     if kind == "MissingParameter":
         return f"{called} is missing: {param.help}"
     return f"{called}: {in_own_words(error)}"
+
+
+def _called(param: Any) -> str:
+    """Return how a parameter is called towards the user."""
+    return str(param.opts[0] if param.param_type_name == "option" else param.metavar or param.name.upper())
+
+
+def _is_empty(given: Any) -> bool:
+    """Return whether a value of the command line, or one of several, is an empty text."""
+    return any(value == "" for value in (given if isinstance(given, list | tuple) else (given,)))
 
 
 def _options_of(command: Any) -> dict[str, Any]:

@@ -152,7 +152,12 @@ def _checked(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+        if (
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and parts.port != 0
+            and parts.netloc[-1] != ":"
+        ):
             return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     except ValueError:  # of the port, or of an IPv6 address
         pass

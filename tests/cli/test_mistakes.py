@@ -233,6 +233,7 @@ CASES = [
     ("serve --listen unix:s --targets nope.json", 1, "nope.json", "Errno"),
     ("serve --listen unix:s --token-file nope", 1, "nope: No such file", "Errno"),
     ("replay e.jsonl --to 127.0.0.1:5560", 1, "127.0.0.1:5560", "+-----"),
+    ("silence list --server :", 1, "write http://HOST:PORT", "refused"),
     ("silence list --server kv-1", 1, "write http://HOST:PORT", "Traceback"),
 ]
 
@@ -271,6 +272,28 @@ def test_units_short_words_and_options_of_every_command_are_taken(kvstream, here
     ran = kvstream(*line.split())
     assert (ran.code, ran.err) == (0, "")
     assert ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "called"),
+    [
+        (["serve", "--listen", "unix:s", "--state", ""], "--state"),
+        (["serve", "--listen", "unix:s", "--http="], "--http"),
+        (["serve", "--from", "zmq://h:1", "--from", ""], "--from"),
+        (["run", "e.jsonl", ""], "FILE"),
+        (["run", "e.jsonl", "--rules", ""], "--rules"),
+        (["report", "e.jsonl", "-o", ""], "--output"),
+        (["convert", "", "out.kvlog"], "FROM"),
+        (["rules", "check", ""], "FILE.toml"),
+    ],
+)
+def test_an_empty_value_is_that_of_a_variable_that_is_not_set(kvstream, here, arguments, called):
+    ran = kvstream(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert called in ran.err.splitlines()[0]
+    assert "it is empty; is a variable of the shell not set?" in ran.err.splitlines()[0]
+    assert len(ran.err.splitlines()) == 2
+    assert kvstream("convert", "e.jsonl", "-", "--source", "").code == 0
 
 
 def test_all_mistakes_are_said_at_once(kvstream, here):
