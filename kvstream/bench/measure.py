@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from anyio.lowlevel import checkpoint
 
 from kvstream._core.build import COMPILED
 from kvstream.bench.parts import LOOP, ONE_AT_A_TIME, PLAIN, SAMPLED, Parts
@@ -65,6 +66,7 @@ async def measure(events: int, repeats: int, on_part: Callable[[str], Any]) -> R
     for repeat in range(repeats):
         for name, prepare in parts:
             on_part(f"{name} ({repeat + 1} of {repeats})")
+            await checkpoint()  # a signal gets its turn
             work = prepare()
             start = time.perf_counter()
             done = work()
