@@ -15,10 +15,10 @@ from anyio import to_thread
 from kvstream.alerts.types import AlertLevel, CacheAlert
 from kvstream.errors import ConfigError, KVStreamError, MissingExtraError, UndeliveredError
 from kvstream.exporters.metric_families import FAMILIES, Family, Interval, LabelValues, readings_in_steps
+from kvstream.faults.answers import failed_answer
 from kvstream.faults.connecting import connection_failure
 from kvstream.metrics.histogram import ExponentialHistogram
 from kvstream.metrics.summary import CacheMetricsSummary
-from kvstream.notifiers.json_post import failed_answer
 from kvstream.stream import KVStream
 from kvstream.subscriptions.handler import Batching, Delivery
 from kvstream.subscriptions.subscription import Subscription

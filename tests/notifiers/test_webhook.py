@@ -16,7 +16,7 @@ from kvstream.alerts.groups import AlertGroup
 from kvstream.alerts.types import AlertLevel
 from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError, KVStreamError, UndeliveredError
-from kvstream.notifiers.json_post import retry_after
+from kvstream.faults.answers import retry_after
 from kvstream.notifiers.webhook import Webhook, slack_payload
 from kvstream.stream import KVStream
 from tests.alerting import alert, endpoint
