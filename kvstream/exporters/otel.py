@@ -114,7 +114,10 @@ class OpenTelemetry:
     async def _send(self, session: "_OneAttempt", send: Callable[[], bool]) -> None:
         """Call an exporter in a thread; raise why nothing was taken."""
         session.failure = None
-        taken = await to_thread.run_sync(send, abandon_on_cancel=True)
+        try:
+            taken = await to_thread.run_sync(send, abandon_on_cancel=True)
+        except _FailedError:  # which older exporters let through
+            taken = False
         if session.failure is not None:
             raise session.failure
         if not taken:

@@ -9,7 +9,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from kvstream import AlertLevel, KVStream, Labels, MetricsConfig, StreamConfig
-from kvstream.errors import ConfigError
+from kvstream.errors import ConfigError, UndeliveredError
 from kvstream.exporters.otel import OpenTelemetry
 from kvstream.stream import consumers_of
 from tests.ports import free_port, posted_to
@@ -195,6 +195,14 @@ async def test_what_a_collector_never_takes_is_undelivered_and_logged_once_in_pl
     assert undelivered == {"alerts": 1, "summaries": 1}
     wanted = f"OTLP {url}: not delivered, will be tried again: connection refused: nothing listens there"
     assert set(of_kvstream(caplog)) == {wanted}
+
+
+async def test_an_exporter_that_lets_the_error_of_its_client_through_is_tried_again_too():
+    url = f"http://127.0.0.1:{free_port()}"
+    collector = OpenTelemetry(url)
+    session = collector._metrics_session
+    with pytest.raises(UndeliveredError, match="connection refused"):
+        await collector._send(session, lambda: session.post(url).ok)
 
 
 @pytest.mark.parametrize(
