@@ -30,6 +30,7 @@ _VERBS = {
     Op.STORE: "stores",
     Op.PREFIX: "lookups of prefixes",
     Op.REMOVE: "removals of copies",
+    Op.RESIDENT: "blocks in the cache before",
 }
 _SOURCES_SHOWN = 5
 _KAFKA = "kafka://"
