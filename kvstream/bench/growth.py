@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -52,7 +53,7 @@ def measure_growth(on_size: Callable[[str], Any], blocks: Sequence[int] = BLOCKS
         seconds: dict[int, list[float]] = {size: [] for size in blocks}
         for repeat in range(_REPEATS):
             for size, table in tables.items():
-                seconds[size].append(_seconds(table.apply, works[size][repeat]))
+                seconds[size].append(_seconds(partial(table.apply, records=False), works[size][repeat]))
         results += _growth(what, seconds)
     return results
 
