@@ -41,3 +41,5 @@ cdef class Columns:
     cdef unsigned char[::1] change_begins
     cdef unsigned short[::1] change_of
     cdef dict arrays
+
+    cdef void count_by_label_set(self, long long[:, ::1] counts) noexcept nogil

@@ -11,11 +11,51 @@ import numpy as np
 from kvstream.events.counters import CacheCounts, counts_of
 from kvstream.events.types import REASONS
 
+if cython.compiled:  # pragma: no cover
+    from cython.cimports.kvstream._core.native import (
+        SET_ACCESS_TOTAL,
+        SET_ACCESSED_ONCE,
+        SET_ACCESSES,
+        SET_ALLOCATIONS,
+        SET_EVICTIONS,
+        SET_HELD_LOWER,
+        SET_HELD_UPPER,
+        SET_NEVER_ACCESSED,
+        SET_UNKNOWN_BIRTHS,
+    )
+else:
+    from kvstream._core.native import (
+        SET_ACCESS_TOTAL,
+        SET_ACCESSED_ONCE,
+        SET_ACCESSES,
+        SET_ALLOCATIONS,
+        SET_EVICTIONS,
+        SET_HELD_LOWER,
+        SET_HELD_UPPER,
+        SET_NEVER_ACCESSED,
+        SET_UNKNOWN_BIRTHS,
+    )
+
 AT_ONCE = 16_384
 """Events that are applied before what they showed is taken out; more would only take more memory."""
 
 COUNTED = (*counts_of(CacheCounts), "lookups")
 """Names of what can be counted, by place in ``Columns.counts``; lookups are those of known content."""
+
+COUNTED_BY_LABEL_SET = (
+    "allocations",
+    "unknown_births",
+    "accesses",  # of which sampling observes no interval
+    "evictions",
+    "never_accessed",
+    "accessed_once",
+    "access_total",
+    "held_lower",  # sum of the times, ns, at which generations ended less those at which they began: 32 bits
+    "held_upper",  # its other bits
+    "cleared",
+    "premature",
+)
+"""Names of what is counted of the blocks of each label set (``LabelSetCounts``), by column."""
 
 _SHOWN = tuple(map(COUNTED.index, ("allocations", "accesses", "unknown_births", "lookups")))
 
@@ -78,6 +118,31 @@ class Columns:
         for i in range(len(self.evictions)):
             self.evictions[i] = 0
 
+    def count_by_label_set(self, counts: cython.longlong[:, ::1]) -> cython.void:
+        """Count for its label set what became of each block, in rows of ``COUNTED_BY_LABEL_SET``."""
+        i: cython.Py_ssize_t
+        row: cython.Py_ssize_t
+        for i in range(self.begun_count):
+            row = self.begun_of[i]
+            counts[row, SET_ALLOCATIONS] += 1
+            _hold(counts, row, self.begun_ts[i], -1)
+        for i in range(self.late_count):
+            row = self.late_of[i]
+            counts[row, SET_ALLOCATIONS] -= 1
+            counts[row, SET_UNKNOWN_BIRTHS] += 1
+        for i in range(self.unobserved_count):
+            counts[self.unobserved_of[i], SET_ACCESSES] += 1
+        for i in range(self.ended_count):
+            row = self.ended_of[i]
+            counts[row, SET_EVICTIONS] += 1
+            _hold(counts, row, self.ended_ts[i], 1)
+        for i in range(self.evicted_count):
+            if self.lifetime[i] >= 0:  # of known birth
+                row = self.evicted_of[i]
+                counts[row, SET_NEVER_ACCESSED] += self.access_count[i] == 0
+                counts[row, SET_ACCESSED_ONCE] += self.access_count[i] == 1
+                counts[row, SET_ACCESS_TOTAL] += self.access_count[i]
+
     def add_to(self, seen, attributed: bool, records: bool, counted: bool) -> dict:
         """Add what was shown to what was seen before, but for the columns that make records of some kind.
 
@@ -90,7 +155,7 @@ class Columns:
 
         Returns:
             The other columns that hold anything, by name: of ends of generations, of content that came and
-            went, and of label sets.
+            went, and of the label sets of intervals.
         """
         counts = seen.counts
         i: cython.Py_ssize_t
@@ -115,23 +180,32 @@ class Columns:
             seen.looked_up.append(arrays["looked_up"][: self.looked_up_count].copy())
         names: list = []
         if self.evicted_count and (records or not counted):
-            names += [(name, self.evicted_count) for name in ("lifetime", "idle", "access_count")]
+            names += [("lifetime", self.evicted_count), ("idle", self.evicted_count)]
             if records:
-                of_records = ("evicted_block", "evicted_ts", "evicted_reason", "history")
+                of_records = ("access_count", "evicted_block", "evicted_ts", "evicted_reason", "history")
                 names += [(name, self.evicted_count) for name in of_records]
         if self.change_count:
             names += [(name, self.change_count) for name in ("change_key", "change_ts", "change_begins")]
-        if attributed:
+            if attributed:
+                names.append(("change_of", self.change_count))
+        if attributed and self.gap_count + self.first_count + self.evicted_count:
             names += [
                 ("gap_of", self.gap_count),
                 ("first_of", self.first_count),
-                ("unobserved_of", self.unobserved_count),
-                ("begun_ts", self.begun_count),
-                ("begun_of", self.begun_count),
-                ("late_of", self.late_count),
-                ("ended_ts", self.ended_count),
-                ("ended_of", self.ended_count),
                 ("evicted_of", self.evicted_count),
-                ("change_of", self.change_count),
             ]
         return {name: arrays[name][:count].copy() for name, count in names}
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _hold(
+    counts: cython.longlong[:, ::1], row: cython.Py_ssize_t, time: cython.longlong, sign: cython.longlong
+) -> cython.void:
+    """Add the time, ns, at which a block of a label set went, or take off that at which it came."""
+    lower_bits: cython.longlong = 0xFFFF_FFFF
+    lower: cython.longlong = counts[row, SET_HELD_LOWER] + sign * (time & lower_bits)
+    counts[row, SET_HELD_LOWER] = lower & lower_bits
+    counts[row, SET_HELD_UPPER] += sign * (time >> 32) + (lower >> 32)

@@ -4,6 +4,7 @@ import numpy.typing as npt
 
 AT_ONCE: int
 COUNTED: tuple[str, ...]
+COUNTED_BY_LABEL_SET: tuple[str, ...]
 
 @final
 class Columns:

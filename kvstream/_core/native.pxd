@@ -53,6 +53,17 @@ cdef enum:  # places in COUNTED of columns.py
     CLOCK_STEPS = 24
     LOOKUPS = 25
 
+cdef enum:  # places in COUNTED_BY_LABEL_SET of columns.py
+    SET_ALLOCATIONS = 0
+    SET_UNKNOWN_BIRTHS = 1
+    SET_ACCESSES = 2
+    SET_EVICTIONS = 3
+    SET_NEVER_ACCESSED = 4
+    SET_ACCESSED_ONCE = 5
+    SET_ACCESS_TOTAL = 6
+    SET_HELD_LOWER = 7
+    SET_HELD_UPPER = 8
+
 cdef extern from * nogil:
     """
     #if defined(__GNUC__) || defined(__clang__)
@@ -78,6 +89,11 @@ cdef extern from * nogil:
 cdef inline long long as_signed(unsigned long long bits) noexcept nogil:
     """Return the signed integer of the same 64 bits."""
     return <long long>bits
+
+
+cdef inline object view(object column):
+    """Return a column, of which a typed view is made where it is kept."""
+    return column
 
 
 cdef inline long long *zeros(Py_ssize_t count) except NULL:

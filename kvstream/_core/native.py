@@ -44,11 +44,27 @@ STORE, PREFIX, REMOVE, RESIDENT = Op.STORE, Op.PREFIX, Op.REMOVE, Op.RESIDENT
     LOOKUPS,
 ) = range(26)
 
+(  # places in COUNTED_BY_LABEL_SET of columns.py
+    SET_ALLOCATIONS,
+    SET_UNKNOWN_BIRTHS,
+    SET_ACCESSES,
+    SET_EVICTIONS,
+    SET_NEVER_ACCESSED,
+    SET_ACCESSED_ONCE,
+    SET_ACCESS_TOTAL,
+    SET_HELD_LOWER,
+    SET_HELD_UPPER,
+) = range(9)
+
 
 def leading_digits(value: int, digits: int) -> int:
     """Return the power of two of a value of at least 1, followed by its binary digits after the first."""
     power = value.bit_length() - 1
     return (power << digits) + ((value << digits >> power) & ((1 << digits) - 1))
+
+
+view = memoryview
+"""Returns what a column is read or written by; C has views of its own, which it makes of any array."""
 
 
 def zeros(count: int) -> list[int]:

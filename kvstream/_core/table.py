@@ -58,6 +58,7 @@ if cython.compiled:  # pragma: no cover
         UNKNOWN_REASONS,
         as_signed,
         prefetch,
+        view,
     )
 else:
     from kvstream._core.columns import Columns
@@ -99,6 +100,7 @@ else:
         UNKNOWN_LIFETIMES,
         UNKNOWN_REASONS,
         as_signed,
+        view,
     )
 from kvstream._core.buckets import IntervalCounter
 from kvstream._core.columns import AT_ONCE
@@ -451,6 +453,7 @@ class Table:
     keys: cython.const[cython.longlong][::1]
     labels: cython.const[cython.ushort][::1]
     label_sets: cython.const[cython.ushort][::1]
+    of_label_sets: cython.longlong[:, ::1]  # counts
     given_reasons: cython.bint
     given_keys: cython.bint
     given_labels: cython.bint
@@ -688,6 +691,7 @@ class Table:
         keys,
         labels,
         label_sets,
+        counts,
         records: bool,
         changes: bool,
         looked_up_below: int,
@@ -703,7 +707,9 @@ class Table:
             reasons: Reason codes, uint8 (n,), or None where none is given.
             keys: Content keys, int64 (n,), or None where none is given.
             labels: Place in ``label_sets`` of each event's labels, uint16 (n,), or None where all are 0.
-            label_sets: Numbers of label sets, uint16 (k,), or None where nothing has labels.
+            label_sets: Numbers of label sets, uint16 (k,), or None where the events have no labels.
+            counts: A row for each label set (``COUNTED_BY_LABEL_SET``), int64, to which is added; None where
+                nothing ever had labels.
             records: Show what a record of each eviction needs.
             changes: Show which content keys come and go.
             looked_up_below: Show lookups of content keys whose hash is below; 0 shows none, 2**64 all.
@@ -719,24 +725,25 @@ class Table:
         for column in (blocks, ts, reasons, keys, labels):
             if column is not None and len(column) != count:
                 raise ValueError(f"columns of {count} and {len(column)} events")
-        if label_sets is not None and not len(label_sets):
-            raise ValueError("no label sets")
+        self.given_labels = labels is not None and label_sets is not None
+        if self.given_labels:
+            self.labels, self.label_sets = view(labels), view(label_sets)
+            _check_below(self.labels, len(label_sets), "a label beyond the label sets")
+            _check_below(self.label_sets, 0 if counts is None else len(counts), "a label set without counts")
+        if counts is not None:
+            self.keep_attribution()
+            self.of_label_sets = view(counts)
+        elif self.is_attributed:
+            raise ValueError("no counts of label sets")
         if keys is not None and not self.by_hash:
             self.keep_keys()
-        if label_sets is not None:
-            self.keep_attribution()
-        self.ops, self.blocks, self.ts = memoryview(ops), memoryview(blocks), memoryview(ts)
+        self.ops, self.blocks, self.ts = view(ops), view(blocks), view(ts)
         self.given_reasons, self.given_keys = reasons is not None, keys is not None
-        self.given_labels = labels is not None and label_sets is not None
-        self.reasons = self.ops if reasons is None else memoryview(reasons)
-        self.keys = self.blocks if keys is None else memoryview(keys)
-        if self.given_labels:
-            if int(labels.max(initial=0)) >= len(label_sets):
-                raise ValueError("a label beyond the label sets")
-            self.labels, self.label_sets = memoryview(labels), memoryview(label_sets)
+        self.reasons = self.ops if reasons is None else view(reasons)
+        self.keys = self.blocks if keys is None else view(keys)
         self.has_salts = self.given_labels and salts is not None
         if self.has_salts:
-            self.salts = memoryview(salts)
+            self.salts = view(salts)
         self.records, self.changes = records, changes
         self.all_looked_up = looked_up_below > 2**64 - 1
         self.looked_up_below = looked_up_below & 2**64 - 1
@@ -775,6 +782,7 @@ class Table:
                 self._make_room(at, end)
             if self.is_attributed:
                 counter = None
+                self.columns.count_by_label_set(self.of_label_sets)
             if counter is not None:
                 counter.count(self.columns)
             columns = self.columns.add_to(seen, self.is_attributed, self.records, counter is not None)
@@ -1285,6 +1293,17 @@ class Table:
             if slot >= 0 and self.ids[slot] == block:
                 return place
         return self.index.find(block)
+
+
+@cython.cfunc
+def _check_below(values: cython.const[cython.ushort][::1], bound: cython.Py_ssize_t, problem: str):
+    """Raise ValueError if a value is not below a bound."""
+    highest: cython.ushort = 0
+    i: cython.Py_ssize_t
+    for i in range(len(values)):
+        highest = max(highest, values[i])
+    if len(values) and highest >= bound:
+        raise ValueError(problem)
 
 
 def zeroed_rows(count: int, width: int):

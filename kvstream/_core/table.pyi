@@ -55,6 +55,7 @@ class Table:
         keys: I64 | None,
         labels: U16 | None,
         label_sets: U16 | None,
+        counts: I64 | None,
         records: bool,
         changes: bool,
         looked_up_below: int,

@@ -111,42 +111,20 @@ def known_seconds(times: I64) -> list[float | None]:
     return known
 
 
-def _nobody() -> U16:
-    return np.empty(0, dtype=np.uint16)
-
-
-def _never() -> I64:
-    return np.empty(0, dtype=np.int64)
-
-
-class LabelledEvents(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What some events did, by number of the blocks' label set (``LabelSets``), in columns.
+class LabelledIntervals(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """Numbers of the label sets (``LabelSets``) that the blocks of some intervals have, in their order.
 
     Attributes:
-        begun: Label set of each generation begun, uint16 (b,).
-        begun_ts: When, ns; of those of unknown birth since when they are known.
-        late: Label set of each of these of unknown birth.
-        ended: Label set of each generation ended, uint16 (m,).
-        ended_ts: When, ns.
-        cleared: Whether a clear ended them, which is in no distribution.
-        unobserved: Label set of each block accessed of which sampling observes no interval.
-        reuse_gaps: Label set of each reuse gap that is observed, in their order.
-        first_reuses: Label set of each first reuse that is.
-        lifetimes: Label set of each lifetime that is.
-        idles: Label set of each idle time that is.
+        lifetimes: Label set of each lifetime, uint16 (m,).
+        idles: Of each idle time.
+        first_reuses: Of each first reuse.
+        reuse_gaps: Of each reuse gap.
     """
 
-    begun: U16 = field(default_factory=_nobody)
-    begun_ts: I64 = field(default_factory=_never)
-    late: U16 = field(default_factory=_nobody)
-    ended: U16 = field(default_factory=_nobody)
-    ended_ts: I64 = field(default_factory=_never)
-    cleared: bool = False
-    unobserved: U16 = field(default_factory=_nobody)
-    reuse_gaps: U16 = field(default_factory=_nobody)
-    first_reuses: U16 = field(default_factory=_nobody)
-    lifetimes: U16 = field(default_factory=_nobody)
-    idles: U16 = field(default_factory=_nobody)
+    lifetimes: U16
+    idles: U16
+    first_reuses: U16
+    reuse_gaps: U16
 
 
 class ContentChanges(msgspec.Struct, frozen=True, eq=False):
@@ -196,13 +174,12 @@ class Observations(msgspec.Struct, eq=False, kw_only=True):
         first_reuses: Allocation to first access.
         lifetimes: Allocation to eviction; not of unknown births.
         idles: Last access to eviction.
-        access_counts: Accesses of each evicted generation; not of unknown births.
         evicted: Records of the evictions, if asked for.
         changes: Content that came and went, where it is known and if asked for; the time, ns, where a clear
             ended all.
         used: What was allocated or accessed, each at least once unless reported before: content, or
             generations of slots.
-        labelled: The same events by label set, once there are labels.
+        labelled: Label sets of the intervals, once there are labels.
         lookups: Allocations and accesses of known content, if asked for.
         looked_up: Of these, the content that the miss-ratio curve follows, in order.
     """
@@ -216,11 +193,10 @@ class Observations(msgspec.Struct, eq=False, kw_only=True):
     first_reuses: list[I64] = field(default_factory=list)
     lifetimes: list[I64] = field(default_factory=list)
     idles: list[I64] = field(default_factory=list)
-    access_counts: list[I64] = field(default_factory=list)
     evicted: list[EvictionBatch] = field(default_factory=list)
     changes: list[ContentChanges | int] = field(default_factory=list)
     used: list[I64] = field(default_factory=list)
-    labelled: list[LabelledEvents] = field(default_factory=list)
+    labelled: list[LabelledIntervals] = field(default_factory=list)
     lookups: int = 0
     looked_up: list[I64] = field(default_factory=list)
 

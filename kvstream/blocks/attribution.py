@@ -33,6 +33,7 @@ class LabelSets:
         self.labels: list[Labels | None] = [None, OTHER]
         self._limit = limit
         self._numbers: dict[Labels, int] = {}
+        self._last: tuple[tuple[Labels, ...], U16] = (), np.zeros(1, dtype=np.uint16)
         self.salts: U16 | None = None
         self._salt_numbers: dict[str, int] = {}
 
@@ -41,14 +42,25 @@ class LabelSets:
         """Return whether anything has ever had labels."""
         return len(self.labels) > OTHERS + 1
 
+    @property
+    def most(self) -> int:
+        """Return how many label sets there can be, none and others among them."""
+        return max(self._limit + OTHERS + 1, len(self.labels))
+
     def numbers(self, frame: EventFrame) -> U16:
         """Return the number of the label set that each place of a frame's ``label_of`` names, uint16.
 
         Labels that count for nothing (``counted_labels``) are left at ``NO_LABELS``.
         """
-        numbers = np.zeros(len(frame.labels) + 1, dtype=np.uint16)
+        known, numbers = self._last
+        if frame.labels == known:
+            return numbers
+        places = [NO_LABELS] * (len(frame.labels) + 1)
         for place in counted_labels(frame):
-            numbers[place] = self._number(frame.labels[place - 1])
+            places[place] = self._number(frame.labels[place - 1])
+        numbers = np.array(places, dtype=np.uint16)
+        if len(frame.labels) <= min(len(frame), self._limit):  # none is left out, and few are held
+            self._last = frame.labels, numbers
         return numbers
 
     def save(self) -> list[list[str | None]]:

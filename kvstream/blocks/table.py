@@ -12,9 +12,10 @@ from kvstream._core.build import warn_if_interpreted
 from kvstream._core.ids import source_seed
 from kvstream._core.native import NOT_LIVE
 from kvstream._core.table import Table
-from kvstream.blocks.apply_result import ContentChanges, EvictionBatch, LabelledEvents, Observations
+from kvstream.blocks.apply_result import ContentChanges, EvictionBatch, LabelledIntervals, Observations
 from kvstream.blocks.attribution import LabelSets
 from kvstream.blocks.heat_map import MOST_MAPPED, BlockMap, block_map
+from kvstream.blocks.label_set_counts import LabelSetCounts
 from kvstream.blocks.ranking import NOT_RANKED, highest
 from kvstream.blocks.state import BlockMetricsState, HotBlock
 from kvstream.events.counters import CacheCounts
@@ -44,6 +45,7 @@ class BlockTable:
 
     Attributes:
         label_sets: Label set of each block.
+        of_label_sets: What became of the blocks of each, once there are labels.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class BlockTable:
     ) -> None:
         self.label_sets = LabelSets(label_sets) if label_sets else None
         self._changes = changes
+        self.of_label_sets: LabelSetCounts | None = None
         self._depth = access_history
         warn_if_interpreted()
         self._table = Table(access_history, source_seed(source, tier), int(sample_rate * 2**64))
@@ -112,7 +115,8 @@ class BlockTable:
             None if frame.reasons is None else plain_column(frame.reasons),
             None if frame.keys is None else plain_column(frame.keys),
             None if frame.label_of is None else plain_column(frame.label_of),
-            self._label_sets(frame, seen),
+            self._label_sets(frame),
+            None if self.of_label_sets is None else self.of_label_sets.rows,
             records,
             self._changes,
             lookups_below,
@@ -134,24 +138,19 @@ class BlockTable:
             if at == end:
                 return seen
 
-    def _label_sets(self, frame: EventFrame, seen: Observations) -> U16 | None:
+    def _label_sets(self, frame: EventFrame) -> U16 | None:
         """Return the number of each of a frame's label sets, uint16; None where nothing ever had labels."""
-        if self.label_sets is None or not (frame.labels or self.label_sets.known):
+        if self.label_sets is None or not (frame.labels or self.of_label_sets):
             return None
-        if not self.label_sets.known:  # blocks without labels were not followed until now
+        if self.of_label_sets is None:
             rows = self._table.rows_array[self._table.live_slots()]
             is_late = rows[:, _BIRTH] == BIRTH_UNKNOWN
+            self.of_label_sets = LabelSetCounts(self.label_sets.most)
             since = np.where(is_late, _last_uses(rows), rows[:, _BIRTH])
-            seen.labelled.append(
-                LabelledEvents(
-                    begun=np.zeros(len(rows), dtype=np.uint16),
-                    begun_ts=since,
-                    late=np.zeros(np.count_nonzero(is_late), dtype=np.uint16),
-                )
-            )
+            self.of_label_sets.begin(since, int(np.count_nonzero(is_late)))
         return self.label_sets.numbers(frame)
 
-    def _add(self, taken: dict[str, npt.NDArray[np.int64]], seen: Observations, has_unknown: bool) -> None:
+    def _add(self, taken: dict[str, npt.NDArray[Any]], seen: Observations, has_unknown: bool) -> None:
         """Add the columns that the core showed of some events, as records.
 
         Args:
@@ -168,36 +167,27 @@ class BlockTable:
                     taken["lifetime"],
                     taken["idle"],
                     taken["access_count"],
-                    taken["evicted_reason"].view(np.uint8),
+                    taken["evicted_reason"],
                     taken["history"],
                 )
             )
-        idles_of = taken.get("evicted_of")
+        lifetimes_of = idles_of = taken.get("evicted_of")
         if "lifetime" in taken:
+            lifetimes, idles = taken["lifetime"], taken["idle"]
             if has_unknown:
-                born, used = taken["lifetime"] >= 0, taken["idle"] >= 0
+                born, used = lifetimes >= 0, idles >= 0
+                lifetimes, idles = lifetimes[born], idles[used]
                 if idles_of is not None:
-                    idles_of, taken["evicted_of"] = idles_of[used], idles_of[born]
-                taken["idle"] = taken["idle"][used]
-                for name in ("lifetime", "access_count"):
-                    taken[name] = taken[name][born]
-            seen.lifetimes.append(taken["lifetime"])
-            seen.idles.append(taken["idle"])
-            seen.access_counts.append(taken["access_count"])
-        labelled = "begun_of" in taken
-        if idles_of is not None:
+                    lifetimes_of, idles_of = idles_of[born], idles_of[used]
+            seen.lifetimes.append(lifetimes)
+            seen.idles.append(idles)
+        if lifetimes_of is not None and idles_of is not None:
             seen.labelled.append(
-                LabelledEvents(
-                    begun=taken["begun_of"].view(np.uint16),
-                    begun_ts=taken["begun_ts"],
-                    late=taken["late_of"].view(np.uint16),
-                    ended=taken["ended_of"].view(np.uint16),
-                    ended_ts=taken["ended_ts"],
-                    unobserved=taken["unobserved_of"].view(np.uint16),
-                    reuse_gaps=taken["gap_of"].view(np.uint16),
-                    first_reuses=taken["first_of"].view(np.uint16),
-                    lifetimes=taken["evicted_of"].view(np.uint16),
-                    idles=idles_of.view(np.uint16),
+                LabelledIntervals(
+                    lifetimes=lifetimes_of,
+                    idles=idles_of,
+                    first_reuses=taken["first_of"],
+                    reuse_gaps=taken["gap_of"],
                 )
             )
         if "change_key" in taken:
@@ -206,7 +196,7 @@ class BlockTable:
                     taken["change_key"],
                     taken["change_ts"],
                     taken["change_begins"].view(np.bool_),
-                    taken["change_of"].view(np.uint16) if labelled else None,
+                    taken.get("change_of"),
                 )
             )
 
@@ -216,11 +206,15 @@ class BlockTable:
             seen.changes.append(ts)
         if not self.live_count:
             return
-        if self.label_sets is not None and self.label_sets.known:
-            ended = self._attribution(self._table.live_slots())
-            seen.labelled.append(LabelledEvents(ended=ended, ended_ts=np.full(len(ended), ts), cleared=True))
+        if self.of_label_sets is not None:
+            self.of_label_sets.clear(self._attribution(self._table.live_slots()), ts)
         seen.counts.cleared += self.live_count
         self._table.clear()
+
+    def count_returns(self, label_sets: U16) -> None:
+        """Count premature evictions, by label set of the blocks that hold the content now, uint16 (m,)."""
+        if self.of_label_sets is not None:
+            self.of_label_sets.come_back(label_sets)
 
     def save(self) -> dict[str, Any]:
         """Return the live blocks in order of slot, and the rest of the state.
@@ -238,13 +232,21 @@ class BlockTable:
             "rows": partial(_rows_by_time, table.rows_array[slots]),
             "keys": table.keys_array[slots] if has_keys else None,
             "attribution": self._attribution(slots) if len(table.attribution_array) else None,
+            "of_label_sets": None if self.of_label_sets is None else self.of_label_sets.rows.copy(),
             "copies": table.copies_array[slots] if len(table.copies_array) else None,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on from what was saved; in a new table."""
+        attribution = None
         if self.label_sets is not None and saved["label_sets"] is not None:
             self.label_sets.restore(saved["label_sets"])
+            attribution = saved["attribution"]
+            if attribution is not None:
+                if attribution.max(initial=0) >= len(self.label_sets.labels):
+                    raise ValueError(f"label sets beyond {len(self.label_sets.labels)}")
+                self.of_label_sets = LabelSetCounts(self.label_sets.most)
+                self.of_label_sets.restore(saved["of_label_sets"])
         rows = saved["rows"]
         births, *times = np.cumsum(rows["steps"])[rows["times"]]
         self._table.restore(
@@ -253,7 +255,7 @@ class BlockTable:
             saved["blocks"],
             np.column_stack([births, rows["counts"], *times]),
             saved["keys"],
-            None if self.label_sets is None else saved["attribution"],
+            attribution,
             saved["copies"],
         )
 

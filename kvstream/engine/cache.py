@@ -39,7 +39,7 @@ from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
 from kvstream.metrics.premature import REMEMBERED_SECONDS
 from kvstream.metrics.stays import stays_of, with_late
 from kvstream.metrics.trend import Trend, detect_trend
-from kvstream.metrics.usage import LabelSetUsage, UsageByLabelSet
+from kvstream.metrics.usage import LabelSetUsage, usage_by_label_set
 from kvstream.metrics.window import Window, WindowRing
 from kvstream.metrics.working_set import WorkingSetHistory
 
@@ -131,7 +131,6 @@ class CacheMonitor:
         self._stores_seen = False  # which may be all that an engine publishes, and no hits
         self._contents_seen = False  # which is to say content hashes, or keys of allocations
         self.working_set = WorkingSetHistory()
-        self._usage = UsageByLabelSet()
         self.premature = EvictionMemory(config.remembered_evictions, round(REMEMBERED_SECONDS * 1e9))
         self.sample = ContentSample(config.content_sample)
         self.is_whole = is_whole
@@ -208,7 +207,6 @@ class CacheMonitor:
                 counts.lookup_tokens += lookups * tokens
             if seen.labelled:
                 self._intervals.observe(seen, counts)
-                self._usage.observe(seen)
             if seen.changes:
                 self._follow(seen.changes, part if seen.unknown_births else None)
             if seen.lookups:
@@ -264,7 +262,7 @@ class CacheMonitor:
             if len(rows):
                 self._intervals.observe_returns(times, distances, self.ring.open.measurements)
                 if changes.label_sets is not None:
-                    self._usage.observe_returns(changes.label_sets.take(rows))
+                    self.table.count_returns(changes.label_sets.take(rows))
 
     def _keep_for_sample(self, changes: ContentChanges, late: EventFrame | None) -> None:
         """Keep changes until there are many; those of content that was there before begin nothing."""
@@ -306,7 +304,6 @@ class CacheMonitor:
         self._settle()
         seen = Observations(counts=self._before if self.ring.open is None else self.ring.open.measurements)
         self.table.clear(seen, self.last_ts)
-        self._usage.observe(seen)
         self.premature.clear()
         self.settled_sample().clear(self.last_ts)
         if self.ring.open is not None:
@@ -358,7 +355,6 @@ class CacheMonitor:
             "lookups": self._lookups,
             "looked_up": joined(self._looked_up),
             "working_set": self.working_set.save(),
-            "usage": self._usage.save(),
             "intervals": self._intervals.save(),
             "ring": self.ring.save(),
             "before": save_measurements([self._before]),
@@ -379,8 +375,6 @@ class CacheMonitor:
         if self.config.curve_keys:
             self._curve.restore(saved["curve"])
             self._keep_lookups(saved["lookups"], saved["looked_up"])
-        if self.table.label_sets is not None:
-            self._usage.restore(saved["usage"])
         self.working_set.restore(saved["working_set"])
         self._intervals.restore(saved["intervals"])
         self.ring.restore(saved["ring"])
@@ -516,13 +510,7 @@ class CacheMonitor:
         if self.table.label_sets is None or not self.table.label_sets.known:
             return []
         self._settle()
-        return list(
-            zip(
-                self.table.label_sets.labels,
-                self._usage.by_number(self.last_ts, self._intervals),
-                strict=False,
-            )
-        )
+        return usage_by_label_set(self.table, self.last_ts, self._intervals)
 
     def trends(self) -> dict[str, Trend]:
         """Return the trend of each windowed metric over the last ``trend_window`` closed windows.

@@ -1,21 +1,18 @@
 """Usage: what the blocks of each label set have done, and how much room they took for it."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
-import numpy as np
 
-from kvstream.blocks.apply_result import LabelledEvents, Observations, joined
-from kvstream.events.frame import I64, U16
+from kvstream._core.columns import COUNTED_BY_LABEL_SET
+from kvstream.blocks.table import BlockTable
+from kvstream.events.counters import CacheCounts, counts_of
 from kvstream.events.types import LABEL_NAMES, Labels
 from kvstream.metrics.histogram import DEFAULT_SCALE, IntervalStats
 from kvstream.metrics.intervals import Intervals
-from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
+from kvstream.metrics.measurements import Measurements
 
-_AT_ONCE = 131_072  # events that are taken in together, as each time costs what a thousand of them do
-
-_MOST_WAITING = 256  # pieces that wait, however few events are in them
+_SEEN = tuple(name for name in COUNTED_BY_LABEL_SET if name in counts_of(CacheCounts))
 
 
 class LabelUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,130 +75,36 @@ class LabelSetUsage:
         self.premature += other.premature
 
 
-class UsageByLabelSet:
-    """What the blocks of each label set of one source and tier have done.
+def usage_by_label_set(
+    table: BlockTable, now_ns: int, intervals: Intervals, scale: int = DEFAULT_SCALE
+) -> list[tuple[Labels | None, LabelSetUsage]]:
+    """Return what the blocks of each label set have done.
 
     Args:
+        table: The blocks, of which some have had labels.
+        now_ns: Time up to which blocks are held, ns.
+        intervals: The intervals of the same blocks, settled before.
         scale: Scale of the histograms.
     """
-
-    def __init__(self, scale: int = DEFAULT_SCALE) -> None:
-        self._scale = scale
-        self._label_sets: list[LabelSetUsage] = []  # without what their intervals say
-        self._waiting: list[LabelledEvents] = []
-        self._access_counts: list[I64] = []
-        self._events = 0
-        self._start_ns: int | None = None
-
-    def observe(self, seen: Observations) -> None:
-        """Take in what one ``apply`` saw."""
-        self._waiting += seen.labelled
-        self._access_counts += seen.access_counts
-        self._events += seen.allocations + seen.accesses + sum(len(events.ended) for events in seen.labelled)
-        if self._events >= _AT_ONCE or len(self._waiting) >= _MOST_WAITING:
-            self._settle()
-
-    def observe_returns(self, label_sets: U16) -> None:
-        """Take in premature evictions, by label set of the blocks that hold the content now, uint16 (m,)."""
-        if not len(label_sets):
-            return
-        self._settle()
-        for label_set, count in zip(self._label_sets, np.bincount(label_sets).tolist(), strict=False):
-            label_set.premature += count
-
-    def by_number(self, now_ns: int, intervals: Intervals) -> list[LabelSetUsage]:
-        """Return usage by label set, with block time up to now and the intervals settled before."""
-        self._settle()
-        copies = []
-        for number, label_set in enumerate(self._label_sets):
-            copy = LabelSetUsage(self._scale)
-            copy.merge(label_set)
-            seen = copy.measurements
-            for name, histogram in intervals.of_label_set(number).items():
-                setattr(seen, name, histogram)
-            seen.accesses += seen.first_reuse.count + seen.reuse_gap.count
-            copy.block_ns += label_set.live * float(now_ns - (self._start_ns or 0))
-            copies.append(copy)
-        return copies
-
-    def save(self) -> dict[str, Any]:
-        """Return the usage of each label set, by number, without what intervals say."""
-        self._settle()
-        return {
-            "start_ns": self._start_ns,
-            "measurements": save_measurements([each.measurements for each in self._label_sets]),
-            "live": np.array([each.live for each in self._label_sets], dtype=np.int64),
-            "block_ns": np.array([each.block_ns for each in self._label_sets], dtype=np.float64),
-            "premature": np.array([each.premature for each in self._label_sets], dtype=np.int64),
-        }
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from what was saved."""
-        self._start_ns = saved["start_ns"]
-        columns = zip(
-            restore_measurements(saved["measurements"], self._scale),
-            saved["live"].tolist(),
-            saved["block_ns"].tolist(),
-            saved["premature"].tolist(),
-            strict=True,
-        )
-        for measurements, live, block_ns, premature in columns:
-            usage = LabelSetUsage(self._scale)
-            usage.measurements, usage.live = measurements, live
-            usage.block_ns, usage.premature = block_ns, premature
-            self._label_sets.append(usage)
-
-    def _settle(self) -> None:
-        waiting, self._waiting, self._events = self._waiting, [], 0
-        accesses, self._access_counts = joined(self._access_counts), []
-        if not waiting:
-            return
-        begun_ts, ended_ts = joined([o.begun_ts for o in waiting]), joined([o.ended_ts for o in waiting])
-        if self._start_ns is None and len(begun_ts):
-            self._start_ns = int(begun_ts[0])
-        start = self._start_ns or 0
-        begun, ended = joined([o.begun for o in waiting]), joined([o.ended for o in waiting])
-        lifetimes, unobserved = (
-            joined([o.lifetimes for o in waiting]),
-            joined([o.unobserved for o in waiting]),
-        )
-        late = joined([o.late for o in waiting])
-        highest = max(int(label_sets.max(initial=0)) for label_sets in (begun, ended, unobserved))
-        while len(self._label_sets) <= highest:
-            self._label_sets.append(LabelSetUsage(self._scale))
-        count = len(self._label_sets)
-        # A block held from b to e adds e - b; one still held adds its part when it is asked for.
-        block_times = np.bincount(ended, ended_ts - start, count) - np.bincount(
-            begun, begun_ts - start, count
-        )
-        cleared = joined([o.ended for o in waiting if o.cleared])
-        evicted = joined([o.ended for o in waiting if not o.cleared])
-        columns = zip(
-            np.bincount(begun, minlength=count).tolist(),
-            np.bincount(late, minlength=count).tolist(),
-            np.bincount(unobserved, minlength=count).tolist(),
-            np.bincount(evicted, minlength=count).tolist(),
-            np.bincount(cleared, minlength=count).tolist(),
-            np.bincount(lifetimes.compress(accesses == 0), minlength=count).tolist(),
-            np.bincount(lifetimes.compress(accesses == 1), minlength=count).tolist(),
-            np.bincount(lifetimes, accesses, count).tolist(),
-            block_times.tolist(),
-            strict=True,
-        )
-        for label_set, (b, unknown, hits, e, c, never, once, total, block_ns) in zip(
-            self._label_sets, columns, strict=True
-        ):
-            seen = label_set.measurements
-            seen.allocations += b - unknown
-            seen.unknown_births += unknown
-            seen.accesses += hits
-            seen.evictions[0] += e
-            seen.cleared += c
-            seen.never_accessed += never
-            seen.accessed_once += once
-            seen.access_total += round(total)
-            label_set.live += b - e - c
-            label_set.block_ns += block_ns
+    label_sets, counted = table.label_sets, table.of_label_sets
+    if label_sets is None or counted is None:
+        return []
+    usages = []
+    for number, (labels, row) in enumerate(zip(label_sets.labels, counted.rows.tolist(), strict=False)):
+        usage = LabelSetUsage(scale)
+        seen, count = usage.measurements, dict(zip(COUNTED_BY_LABEL_SET, row, strict=True))
+        for name, histogram in intervals.of_label_set(number).items():
+            setattr(seen, name, histogram)
+        for name in _SEEN:
+            setattr(seen, name, count[name])
+        seen.accesses += seen.first_reuse.count + seen.reuse_gap.count
+        seen.evictions[0] = count["evictions"]
+        usage.live = seen.allocations + seen.unknown_births - count["evictions"] - seen.cleared
+        held_ns = (count["held_upper"] << 32) + count["held_lower"]
+        usage.block_ns = float(held_ns + usage.live * now_ns)  # those that are live end now
+        usage.premature = count["premature"]
+        usages.append((labels, usage))
+    return usages
 
 
 class UsageByLabel:

@@ -260,9 +260,8 @@ class Fuzz:
 
     def count_intervals(self, seen):
         """Count what was seen by bucket, of all together and of each label set."""
-        observed = {"lives": seen.lifetimes, "reuse_gaps": seen.reuse_gaps, "first_reuses": seen.first_reuses}
-        for name, columns in observed.items():
-            values = joined(columns)
+        for name in ("lifetimes", "idles", "first_reuses", "reuse_gaps"):
+            values = joined(getattr(seen, name))
             if not len(values):
                 continue
             expected = (sum(values.tolist()), int(values.min()), int(values.max()))

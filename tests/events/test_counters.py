@@ -46,7 +46,7 @@ def test_measurements_hold_and_add_every_count_of_a_cache():
 def test_what_the_core_counts_is_declared():
     table = Table(4, 0, 2**64)
     table.begin(
-        np.zeros(1, np.uint8), np.ones(1, np.int64), np.ones(1, np.int64), *(None,) * 4, False, False, 0, 0
+        np.zeros(1, np.uint8), np.ones(1, np.int64), np.ones(1, np.int64), *(None,) * 5, False, False, 0, 0
     )
     seen = Observations()
     table.apply(0, seen)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream.blocks.apply_result import LabelledEvents, Observations, joined
+from kvstream.blocks.apply_result import LabelledIntervals, Observations, joined
 from kvstream.blocks.table import BlockTable
 from kvstream.metrics import intervals as module
 from kvstream.metrics.intervals import Intervals
@@ -36,7 +36,7 @@ def observations(values, label_sets):
     columns = {name: [np.array(of, np.int64)] for name, of in values.items()}
     of = {name: np.array(numbers, np.uint16) for name, numbers in label_sets.items()}
     labelled = [
-        LabelledEvents(
+        LabelledIntervals(
             lifetimes=of["lifetime"],
             idles=of["idle"],
             first_reuses=of["first_reuse"],

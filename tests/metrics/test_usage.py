@@ -1,6 +1,5 @@
 """Usage by label set, against a plain account of each."""
 
-import tracemalloc
 from collections import Counter, defaultdict
 
 import msgspec
@@ -9,11 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstream.blocks.apply_result import LabelledEvents, Observations
 from kvstream.config import MetricsConfig
 from kvstream.engine.monitor import Monitor
 from kvstream.events.types import Labels, Op
-from kvstream.metrics.usage import UsageByLabelSet
 from kvstream.testing import ReferenceTable
 from tests.reference import ReferenceContents, ReferenceGhosts
 from tests.strategies import cuts, fewer, frame, plain_events
@@ -213,14 +210,3 @@ def test_sources_with_the_same_label_are_one_in_the_summary_of_all():
     (usage,) = monitor.summary().labels["tenant"]
     assert (usage.value, usage.blocks_live, usage.accesses) == ("a", 2, 2)
     assert monitor.summary("one").labels["tenant"][0].blocks_live == 1
-
-
-def test_what_waits_is_bounded_where_blocks_are_only_accessed():
-    usage, hits = UsageByLabelSet(4), 10_000
-    tracemalloc.start()
-    for _ in range(500):
-        labelled = LabelledEvents(reuse_gaps=np.zeros(hits, np.uint16))
-        usage.observe(Observations(accesses=hits, labelled=[labelled]))
-    held, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert held < 2**20
