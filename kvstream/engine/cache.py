@@ -44,7 +44,6 @@ from kvstream.metrics.window import Window, WindowRing
 from kvstream.metrics.working_set import WorkingSetHistory
 
 _RECORDS_AT_ONCE = 4096  # events between two yields where records are made of evictions
-_EVENTS_AT_ONCE = 32_768  # where none are
 _WORK_AT_ONCE = 16  # windows between two yields
 _CLEAR = int(Op.CLEAR)
 _ALLOCATING = (Op.ALLOC, Op.STORE, Op.PREFIX)
@@ -64,6 +63,10 @@ _TREND_METRICS = (
     MetricType.HIT_RATIO,
     MetricType.EVICTION_RATE,
 )
+
+
+EVENTS_AT_ONCE = 32_768
+"""Events that are applied between two yields, where no records are made of evictions."""
 
 
 class CacheName(NamedTuple):
@@ -170,7 +173,7 @@ class CacheMonitor:
             self.block_sizes = [*self.block_sizes, together.block_tokens][-_MOST_SIZES:]
         # A step of the clock is one of a whole frame, so frames around it stay what they are.
         apart = len(frames) > 1 and self.ring.steps_back(frames, together.ts)
-        at_once = _RECORDS_AT_ONCE if records else _EVENTS_AT_ONCE
+        at_once = _RECORDS_AT_ONCE if records else EVENTS_AT_ONCE
         alerts: list[CacheAlert] = []
         evicted: list[EvictionBatch] = []
         events = work = 0
@@ -572,8 +575,8 @@ def _accessed(changes: ContentChanges, events: EventFrame, by_hash: bool) -> npt
 def _pieces(part: EventFrame) -> list[EventFrame]:
     """Cut events where they hold many clears, each of which costs what a small frame does."""
     few = _WORK_AT_ONCE * _CLEARS_A_WINDOW
-    # To count in bytes takes a tenth of what numpy takes.
-    if len(part.ops) < few or part.ops.tobytes().count(_CLEAR) < few:
+    # To look into bytes takes a tenth of what numpy takes, and for one that is not there next to nothing.
+    if len(part.ops) < few or _CLEAR not in (ops := part.ops.tobytes()) or ops.count(_CLEAR) < few:
         return [part]
     clears = (part.ops == _CLEAR).nonzero()[0]
     edges = [*clears[::few].tolist(), len(part)]

@@ -10,7 +10,7 @@ from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silences
 from kvstream.alerts.types import CacheAlert
 from kvstream.config import MetricsConfig
-from kvstream.engine.cache import CacheMonitor, Outcome
+from kvstream.engine.cache import EVENTS_AT_ONCE, CacheMonitor, Outcome
 from kvstream.engine.limits import TOO_MANY_BLOCKS, TOO_MANY_CACHES, StreamLimits
 from kvstream.errors import StateError
 from kvstream.events.counters import SourceCounts
@@ -101,7 +101,7 @@ class SourceMonitor:
         if not frames:
             return
         try:
-            for alike in _runs_of_one_size(frames):
+            for alike in _runs(frames):
                 lost, self._lost_unseen = self._lost_unseen, 0
                 for outcome in self.tiers[tier].slices(alike, lost, records):
                     if self._dropped_unseen:
@@ -304,15 +304,24 @@ class ForgottenSources:
         self.refused.update(saved["refused"])
 
 
-def _runs_of_one_size(frames: Sequence[EventFrame]) -> list[Sequence[EventFrame]]:
-    """Return frames in runs with blocks of one size; those of unknown size go with any."""
-    if len(frames) == 1 or len({frame.block_tokens for frame in frames} - {0}) < 2:
+def _runs(frames: Sequence[EventFrame]) -> list[Sequence[EventFrame]]:
+    """Return frames in runs to be joined: with blocks of one size, unknown ones among any.
+
+    A run has no more events than are applied at once, which a processor's cache still holds then.
+    """
+    if len(frames) == 1:
+        return [frames]
+    events = [len(frame.ops) for frame in frames]
+    if sum(events) <= EVENTS_AT_ONCE and len({frame.block_tokens for frame in frames} - {0}) < 2:
         return [frames]
     runs: list[list[EventFrame]] = [[]]
-    tokens = 0
-    for frame in frames:
-        if frame.block_tokens and tokens not in (0, frame.block_tokens):
+    tokens = joined = 0
+    for frame, more in zip(frames, events, strict=True):
+        joined += more
+        is_other = frame.block_tokens and tokens not in (0, frame.block_tokens)
+        if is_other or (joined > EVENTS_AT_ONCE and runs[-1]):
             runs.append([])
+            tokens, joined = 0, more
         tokens = frame.block_tokens or tokens
         runs[-1].append(frame)
     return list(runs)

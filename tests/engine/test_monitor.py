@@ -10,7 +10,7 @@ from kvstream.alerts.types import AlertLevel
 from kvstream.config import MetricsConfig
 from kvstream.engine import cache
 from kvstream.engine.monitor import Monitor
-from kvstream.events.frame import EventFrame
+from kvstream.events.frame import EventFrame, joined_frames
 from kvstream.events.types import BIRTH_UNKNOWN, REASONS
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.miss_ratio import CacheSizes
@@ -306,3 +306,25 @@ def test_means_percentiles_and_shares_of_nothing_are_unknown():
         )
         assert set(unknown) == {None}
         assert summary.hit_rate_estimate == summary.recent.hit_ratio == 0.25
+
+
+@fewer
+@given(st.lists(st.integers(1, 30_000), min_size=2, max_size=12))
+def test_frames_are_joined_up_to_what_is_applied_at_once(lengths):
+    ends = np.cumsum(lengths).tolist()
+    whole = EventFrame(np.ones(ends[-1], np.uint8), np.zeros(ends[-1], np.int64), np.arange(ends[-1]))
+    frames = [whole.take(slice(end - n, end)) for n, end in zip(lengths, ends, strict=True)]
+    together, single, joined = Monitor(), Monitor(), []
+
+    def join(some):
+        joined.append(sum(map(len, some)))
+        return joined_frames(some)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "joined_frames", join)
+        together.process_batch(frames)
+    for each in frames:
+        single.process(each)
+    assert max(joined) <= cache.EVENTS_AT_ONCE < min(map(sum, itertools.pairwise(joined)), default=2**62)
+    assert sum(joined) == ends[-1]
+    assert together.summary().to_dict() == single.summary().to_dict()
