@@ -18,7 +18,7 @@ else:
     from kvstream._core.columns import Columns
     from kvstream._core.native import give_back, leading_digits, zeros
 
-_RELEASING = 1024  # intervals from which on other threads may run meanwhile
+_RELEASING = 4096  # intervals or times from which on other threads may run meanwhile
 
 
 @cython.cclass
@@ -42,6 +42,12 @@ class BucketCounts:
     # is held.
     cells: cython.p_longlong
     held: cython.Py_ssize_t  # buckets
+    # Of the intervals that were taken last.
+    low: cython.longlong  # the shortest that is not 0
+    high: cython.longlong  # the longest; 0 if there is none
+    zeros: cython.longlong
+    lower: cython.longlong  # the sum of the lower 32 bits, and of the others
+    upper: cython.longlong
 
     def __init__(self, scale: int = 4):
         self.scale = scale
@@ -106,6 +112,39 @@ class BucketCounts:
         i: cython.Py_ssize_t
         for i in range(other.held):
             self.cells[start + i] += other.cells[i]
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _take(self, value: cython.const[cython.longlong][::1]) -> cython.void:
+        """Add how many intervals there are, the shortest and the longest; negative ones are none."""
+        lower_bits: cython.longlong = 0xFFFF_FFFF
+        low: cython.longlong = 0x7FFF_FFFF_FFFF_FFFF
+        high: cython.longlong = 0
+        zeros: cython.longlong = 0
+        lower: cython.longlong = 0
+        upper: cython.longlong = 0
+        known: cython.longlong = 0
+        i: cython.Py_ssize_t
+        for i in range(len(value)):
+            if value[i] < 0:
+                continue
+            known += 1
+            if value[i] == 0:
+                zeros += 1
+            else:
+                low = min(low, value[i])
+                high = max(high, value[i])
+            lower += value[i] & lower_bits
+            upper += value[i] >> 32
+        self.low, self.high, self.zeros, self.lower, self.upper = low, high, zeros, lower, upper
+        if not known:
+            return
+        shortest: cython.longlong = 0 if zeros else low
+        self.min_ns = min(self.min_ns, shortest) if self.count else shortest
+        self.max_ns = max(self.max_ns, high)
+        self.count += known
+        self.zero_count += zeros
 
     @cython.cfunc
     def _add_figures(
@@ -231,34 +270,18 @@ class IntervalBuckets:
         classic_count: cython.longlong[::1],
     ):
         """Count intervals as ``count`` does."""
-        lower_bits: cython.longlong = 0xFFFF_FFFF
-        low: cython.longlong = 0x7FFF_FFFF_FFFF_FFFF  # of those that are not 0
-        high: cython.longlong = 0
-        zeros: cython.longlong = 0
-        lower: cython.longlong = 0  # the sum of the lower 32 bits, and of the others
-        upper: cython.longlong = 0
-        known: cython.longlong = 0
-        i: cython.Py_ssize_t
-        for i in range(len(value)):
-            if value[i] < 0:
-                continue
-            known += 1
-            if value[i] == 0:
-                zeros += 1
-            else:
-                low = min(low, value[i])
-                high = max(high, value[i])
-            lower += value[i] & lower_bits
-            upper += value[i] >> 32
-        if not known:
+        if len(value) >= _RELEASING:
+            with cython.nogil:
+                exponential_counts._take(value)
+        else:
+            exponential_counts._take(value)
+        total: object = exponential_counts.upper  # as a few of the longest take more than 64 bits
+        exponential_counts.sum_ns += (total << 32) + exponential_counts.lower
+        classic_count[self.classic[0]] += exponential_counts.zeros
+        if not exponential_counts.high:
             return
-        total: object = upper  # a Python integer, as a few of the longest intervals take more than 64 bits
-        exponential_counts._add_figures(known, zeros, (total << 32) + lower, 0 if zeros else low, high)
-        classic_count[self.classic[0]] += zeros
-        if not high:
-            return
-        first: cython.longlong = self.exponential[self._bucket(low)]
-        exponential_counts._make_room(first, self.exponential[self._bucket(high)] + 1)
+        first: cython.longlong = self.exponential[self._bucket(exponential_counts.low)]
+        exponential_counts._make_room(first, self.exponential[self._bucket(exponential_counts.high)] + 1)
         first = exponential_counts.offset
         count: cython.p_longlong = exponential_counts.cells
         if len(value) >= _RELEASING:
@@ -431,10 +454,12 @@ def window_runs(ts, window_ns: cython.longlong, stands, late: cython.longlong):
         Index of the window, first event and end of each run.
     """
     time: cython.const[cython.longlong][::1] = memoryview(ts)
-    newest: cython.longlong = time[0]
-    i: cython.Py_ssize_t
-    for i in range(len(time)):
-        newest = max(newest, time[i])
+    newest: cython.longlong
+    if len(time) >= _RELEASING:
+        with cython.nogil:
+            newest = _newest(time)
+    else:
+        newest = _newest(time)
     first: cython.longlong = _floored(time[0], window_ns)
     last: cython.longlong = _floored(newest, window_ns)
     at: cython.longlong = first if stands is None else stands
@@ -444,6 +469,7 @@ def window_runs(ts, window_ns: cython.longlong, stands, late: cython.longlong):
         return [(at, 0, len(time))]
     runs: list = []
     start: cython.Py_ssize_t = 0
+    i: cython.Py_ssize_t
     end_ns: cython.longlong = _end_of(at, window_ns)
     for i in range(len(time)):
         if time[i] > end_ns:
@@ -453,6 +479,18 @@ def window_runs(ts, window_ns: cython.longlong, stands, late: cython.longlong):
             end_ns = _end_of(at, window_ns)
     runs.append((at, start, len(time)))
     return runs
+
+
+@cython.cfunc
+@cython.nogil
+@cython.exceptval(check=False)
+def _newest(time: cython.const[cython.longlong][::1]) -> cython.longlong:
+    """Return the latest of some times, at least one."""
+    newest: cython.longlong = time[0]
+    i: cython.Py_ssize_t
+    for i in range(len(time)):
+        newest = max(newest, time[i])
+    return newest
 
 
 @cython.cfunc
