@@ -116,8 +116,8 @@ class BucketCounts:
     @cython.cfunc
     @cython.nogil
     @cython.exceptval(check=False)
-    def _take(self, value: cython.const[cython.longlong][::1]) -> cython.void:
-        """Add how many intervals there are, the shortest and the longest; negative ones are none."""
+    def _take(self, value: cython.const[cython.longlong][::1], length: cython.Py_ssize_t) -> cython.void:
+        """Add what is known of the first intervals of a column, but for buckets; negative ones are none."""
         lower_bits: cython.longlong = 0xFFFF_FFFF
         low: cython.longlong = 0x7FFF_FFFF_FFFF_FFFF
         high: cython.longlong = 0
@@ -126,7 +126,7 @@ class BucketCounts:
         upper: cython.longlong = 0
         known: cython.longlong = 0
         i: cython.Py_ssize_t
-        for i in range(len(value)):
+        for i in range(length):
             if value[i] < 0:
                 continue
             known += 1
@@ -266,29 +266,23 @@ class IntervalBuckets:
     def _add(
         self,
         value: cython.const[cython.longlong][::1],
-        exponential_counts: BucketCounts,
+        counts: BucketCounts,
         classic_count: cython.longlong[::1],
     ):
         """Count intervals as ``count`` does."""
-        if len(value) >= _RELEASING:
-            with cython.nogil:
-                exponential_counts._take(value)
-        else:
-            exponential_counts._take(value)
-        total: object = exponential_counts.upper  # as a few of the longest take more than 64 bits
-        exponential_counts.sum_ns += (total << 32) + exponential_counts.lower
-        classic_count[self.classic[0]] += exponential_counts.zeros
-        if not exponential_counts.high:
+        counts._take(value, len(value))
+        self._make_room(counts)
+        self._count(value, len(value), counts, classic_count)
+
+    @cython.cfunc
+    def _make_room(self, counts: BucketCounts):
+        """Make room for the intervals that were taken last, and add their sum."""
+        if not counts.high:
             return
-        first: cython.longlong = self.exponential[self._bucket(exponential_counts.low)]
-        exponential_counts._make_room(first, self.exponential[self._bucket(exponential_counts.high)] + 1)
-        first = exponential_counts.offset
-        count: cython.p_longlong = exponential_counts.cells
-        if len(value) >= _RELEASING:
-            with cython.nogil:
-                self._count(value, first, count, classic_count)
-        else:
-            self._count(value, first, count, classic_count)
+        total: object = counts.upper  # as a few of the longest take more than 64 bits
+        counts.sum_ns += (total << 32) + counts.lower
+        low: cython.longlong = self.exponential[self._bucket(counts.low)]
+        counts._make_room(low, self.exponential[self._bucket(counts.high)] + 1)
 
     @cython.cfunc
     @cython.nogil
@@ -296,14 +290,19 @@ class IntervalBuckets:
     def _count(
         self,
         value: cython.const[cython.longlong][::1],
-        first: cython.longlong,
-        count: cython.p_longlong,
+        length: cython.Py_ssize_t,
+        counts: BucketCounts,
         classic_count: cython.longlong[::1],
     ) -> cython.void:
-        """Count intervals above 0 in exponential buckets, from ``first`` on, and in classic ones."""
+        """Count the intervals that were taken last, for which there is room, in their buckets."""
+        classic_count[self.classic[0]] += counts.zeros
+        if not counts.high:
+            return
+        first: cython.longlong = counts.offset
+        count: cython.p_longlong = counts.cells
         i: cython.Py_ssize_t
         at: cython.Py_ssize_t
-        for i in range(len(value)):
+        for i in range(length):
             if value[i] > 0:
                 at = self._bucket(value[i])
                 count[self.exponential[at] - first] += 1
@@ -429,15 +428,43 @@ class IntervalCounter:
 
     def count(self, columns: Columns):
         """Count what applying events has shown."""
-        buckets: IntervalBuckets = self.buckets
-        if columns.evicted_count:
-            buckets._add(columns.lifetime[: columns.evicted_count], self.lifetime, self.classic_lifetime)
-            buckets._add(columns.idle[: columns.evicted_count], self.idle, self.classic_idle)
-        if columns.first_count:
-            first_reuse: cython.longlong[::1] = columns.first_reuse[: columns.first_count]
-            buckets._add(first_reuse, self.first_reuse, self.classic_first_reuse)
-        if columns.gap_count:
-            buckets._add(columns.reuse_gap[: columns.gap_count], self.reuse_gap, self.classic_reuse_gap)
+        if columns.gap_count + columns.first_count + 2 * columns.evicted_count >= _RELEASING:
+            with cython.nogil:
+                self._take(columns)
+            self._make_room()
+            with cython.nogil:
+                self._count(columns)
+        else:
+            self._take(columns)
+            self._make_room()
+            self._count(columns)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _take(self, columns: Columns) -> cython.void:
+        self.lifetime._take(columns.lifetime, columns.evicted_count)
+        self.idle._take(columns.idle, columns.evicted_count)
+        self.first_reuse._take(columns.first_reuse, columns.first_count)
+        self.reuse_gap._take(columns.reuse_gap, columns.gap_count)
+
+    @cython.cfunc
+    def _make_room(self):
+        self.buckets._make_room(self.lifetime)
+        self.buckets._make_room(self.idle)
+        self.buckets._make_room(self.first_reuse)
+        self.buckets._make_room(self.reuse_gap)
+
+    @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
+    def _count(self, columns: Columns) -> cython.void:
+        self.buckets._count(columns.lifetime, columns.evicted_count, self.lifetime, self.classic_lifetime)
+        self.buckets._count(columns.idle, columns.evicted_count, self.idle, self.classic_idle)
+        self.buckets._count(
+            columns.first_reuse, columns.first_count, self.first_reuse, self.classic_first_reuse
+        )
+        self.buckets._count(columns.reuse_gap, columns.gap_count, self.reuse_gap, self.classic_reuse_gap)
 
 
 def window_runs(ts, window_ns: cython.longlong, stands, late: cython.longlong):
