@@ -8,7 +8,7 @@ pytestmark = MARKS
 
 TESTS = {
     "table": ("tests/blocks/test_table.py", "tests/metrics/test_working_set.py"),
-    "columns": ("tests/blocks/test_table.py",),
+    "columns": ("tests/blocks/test_table.py", "tests/blocks/test_label_set_counts.py"),
     "reuse": (
         *("tests/_core/test_premature_evictions.py", "tests/_core/test_lru_stack.py"),
         "tests/_core/test_prefix_cache.py",
