@@ -50,12 +50,12 @@ class LabelSets:
     def numbers(self, frame: EventFrame) -> U16:
         """Return the number of the label set that each place of a frame's ``label_of`` names, uint16.
 
-        Labels that count for nothing (``counted_labels``) are left at ``NO_LABELS``.
+        Labels that count for nothing (``counted_labels``) are left at 0.
         """
         known, numbers = self._last
         if frame.labels == known:
             return numbers
-        places = [NO_LABELS] * (len(frame.labels) + 1)
+        places = [0] * (len(frame.labels) + 1)
         for place in counted_labels(frame):
             places[place] = self._number(frame.labels[place - 1])
         numbers = np.array(places, dtype=np.uint16)

@@ -45,8 +45,8 @@ class LabelSetCounts:
         self.rows[:, _COLUMN["premature"]] += np.bincount(label_sets, minlength=len(self.rows))
 
     def restore(self, saved: I64) -> None:
-        """Go on from the rows that were saved."""
-        self.rows[: len(saved)] = saved
+        """Go on from the rows that were saved; columns that there were not yet are 0."""
+        self.rows[: len(saved), : saved.shape[1]] = saved
 
 
 def _hold(rows: I64, lower: I64, upper: I64) -> None:

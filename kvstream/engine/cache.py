@@ -39,7 +39,7 @@ from kvstream.metrics.miss_ratio import SIZES, CacheSizes, MissRatioCurve
 from kvstream.metrics.premature import REMEMBERED_SECONDS
 from kvstream.metrics.stays import stays_of, with_late
 from kvstream.metrics.trend import Trend, detect_trend
-from kvstream.metrics.usage import LabelSetUsage, usage_by_label_set
+from kvstream.metrics.usage import LabelSetUsage, counts_of_usage, usage_by_label_set
 from kvstream.metrics.window import Window, WindowRing
 from kvstream.metrics.working_set import WorkingSetHistory
 
@@ -370,6 +370,8 @@ class CacheMonitor:
 
         What its settings have turned off meanwhile is passed over.
         """
+        if "usage" in saved:  # in version 1
+            saved["table"]["of_label_sets"] = counts_of_usage(saved["usage"])
         self.table.restore(saved["table"])
         if self.config.remembered_evictions:
             self.premature.restore(saved["premature"])

@@ -1,16 +1,19 @@
 """Usage: what the blocks of each label set have done, and how much room they took for it."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
+import numpy as np
 
 from kvstream._core.columns import COUNTED_BY_LABEL_SET
 from kvstream.blocks.table import BlockTable
 from kvstream.events.counters import CacheCounts, counts_of
+from kvstream.events.frame import I64
 from kvstream.events.types import LABEL_NAMES, Labels
 from kvstream.metrics.histogram import DEFAULT_SCALE, IntervalStats
 from kvstream.metrics.intervals import Intervals
-from kvstream.metrics.measurements import Measurements
+from kvstream.metrics.measurements import Measurements, restore_measurements
 
 _SEEN = tuple(name for name in COUNTED_BY_LABEL_SET if name in counts_of(CacheCounts))
 
@@ -105,6 +108,22 @@ def usage_by_label_set(
         usage.premature = count["premature"]
         usages.append((labels, usage))
     return usages
+
+
+def counts_of_usage(saved: dict[str, Any]) -> I64:
+    """Return what a snapshot of version 1 holds as usage, as the rows of ``LabelSetCounts``."""
+    start = saved["start_ns"] or 0
+    columns = (saved[name].tolist() for name in ("live", "block_ns", "premature"))
+    rows = []
+    for seen, live, block_ns, premature in zip(
+        restore_measurements(saved["measurements"]), *columns, strict=True
+    ):
+        held_ns = round(block_ns) - start * live  # from the epoch on, as LabelSetCounts has it
+        counts = {name: getattr(seen, name) for name in _SEEN}
+        counts |= {"evictions": int(seen.evictions.sum()), "premature": premature}
+        counts |= {"held_lower": held_ns & (2**32 - 1), "held_upper": held_ns >> 32}
+        rows.append([counts[name] for name in COUNTED_BY_LABEL_SET])
+    return np.array(rows, dtype=np.int64).reshape(-1, len(COUNTED_BY_LABEL_SET))
 
 
 class UsageByLabel:

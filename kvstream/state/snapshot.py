@@ -21,7 +21,7 @@ import numpy.typing as npt
 from kvstream.errors import StateError
 
 MAGIC = b"KVSTATE\n"
-VERSION = 1
+VERSION = 2
 MAX_SECTION_BYTES = 2**34
 """Bytes that a section may have when unpacked: a cache of some hundred million blocks."""
 

@@ -1,4 +1,4 @@
-"""``python -m tests.data.make_state``: writes tests/data/state_v1.kvlog.gz and the snapshots of it.
+"""``python -m tests.data.make_state``: writes tests/data/state_v2.kvlog.gz and the snapshots of it.
 
 Once a format is released its snapshots are never written anew: what a later version writes gets files of its
 own, and the older ones show that it still goes on from them.
