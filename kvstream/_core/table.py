@@ -18,90 +18,11 @@ import numpy as np
 from kvstream.events.types import BIRTH_UNKNOWN, MOST_SLOTS, OTHER, REASONS, REPLACED
 
 if cython.compiled:  # pragma: no cover
+    from cython.cimports.kvstream._core import native
     from cython.cimports.kvstream._core.columns import Columns
-    from cython.cimports.kvstream._core.native import (
-        ACCESS,
-        ACCESS_TOTAL,
-        ACCESSED_ONCE,
-        ACCESSES,
-        AHEAD,
-        ALLOC,
-        ALLOCATIONS,
-        BIRTH,
-        CLEAR,
-        COPIES_REMOVED,
-        COPIES_STORED,
-        COUNT,
-        EMPTY,
-        EVICT,
-        LINE,
-        LOOKUPS,
-        NEVER_ACCESSED,
-        NOT_LIVE,
-        PREFIX,
-        PUBLISHED_HITS,
-        REMOVE,
-        REMOVED,
-        REPLACEMENTS,
-        RESIDENT,
-        RESIDENTS,
-        SAMPLED_ALLOCATIONS,
-        SHARED_BETWEEN_SALTS,
-        STORE,
-        STORES,
-        TIME_REGRESSIONS,
-        TIMES,
-        UNKNOWN_ACCESSES,
-        UNKNOWN_BIRTHS,
-        UNKNOWN_EVICTIONS,
-        UNKNOWN_LIFETIMES,
-        UNKNOWN_REASONS,
-        as_signed,
-        prefetch,
-        view,
-    )
 else:
+    from kvstream._core import native
     from kvstream._core.columns import Columns
-    from kvstream._core.native import (
-        ACCESS,
-        ACCESS_TOTAL,
-        ACCESSED_ONCE,
-        ACCESSES,
-        AHEAD,
-        ALLOC,
-        ALLOCATIONS,
-        BIRTH,
-        CLEAR,
-        COPIES_REMOVED,
-        COPIES_STORED,
-        COUNT,
-        EMPTY,
-        EVICT,
-        LINE,
-        LOOKUPS,
-        NEVER_ACCESSED,
-        NOT_LIVE,
-        PREFIX,
-        PUBLISHED_HITS,
-        REMOVE,
-        REMOVED,
-        REPLACEMENTS,
-        RESIDENT,
-        RESIDENTS,
-        SAMPLED_ALLOCATIONS,
-        SHARED_BETWEEN_SALTS,
-        STORE,
-        STORES,
-        TIME_REGRESSIONS,
-        TIMES,
-        UNKNOWN_ACCESSES,
-        UNKNOWN_BIRTHS,
-        UNKNOWN_EVICTIONS,
-        UNKNOWN_LIFETIMES,
-        UNKNOWN_REASONS,
-        as_signed,
-        view,
-    )
 from kvstream._core.buckets import IntervalCounter
 from kvstream._core.columns import AT_ONCE
 
@@ -324,7 +245,7 @@ class Index:
         step: cython.longlong = 0
         free: cython.longlong = -1
         kept: cython.longlong = self.places[place]
-        while kept != EMPTY:
+        while kept != native.EMPTY:
             if kept >= 0:
                 if kept ^ tag <= self.slot_mask and self.keys[kept & self.slot_mask] == key:
                     return place
@@ -341,7 +262,7 @@ class Index:
         tag: cython.longlong = self._tag(key)
         step: cython.longlong = 0
         kept: cython.longlong = self.places[place]
-        while kept != EMPTY and (kept < 0 or kept ^ tag > self.slot_mask):
+        while kept != native.EMPTY and (kept < 0 or kept ^ tag > self.slot_mask):
             step += 1
             place = (place + step) & self.mask
             kept = self.places[place]
@@ -359,10 +280,10 @@ class Index:
         i: cython.Py_ssize_t
         for i in range(len(slot)):
             if cython.compiled:  # pragma: no cover
-                if i + 2 * AHEAD < len(slot):
-                    prefetch(cython.address(self.keys[slot[i + 2 * AHEAD]]))
-                if i + AHEAD < len(slot):
-                    self.load_ahead(self.keys[slot[i + AHEAD]])
+                if i + 2 * native.AHEAD < len(slot):
+                    native.prefetch(cython.address(self.keys[slot[i + 2 * native.AHEAD]]))
+                if i + native.AHEAD < len(slot):
+                    self.load_ahead(self.keys[slot[i + native.AHEAD]])
             key = self.keys[slot[i]]
             self.put(self.find(key), slot[i])
 
@@ -378,18 +299,18 @@ class Index:
 
     def put(self, place: cython.longlong, slot: cython.longlong) -> cython.void:
         """Keep a slot, in whose key it is, at a place that ``find`` gave for the key."""
-        if self.places[place] == EMPTY:
+        if self.places[place] == native.EMPTY:
             self.used += 1
         self.places[place] = self._tag(self.keys[slot]) | slot
 
     def remove(self, key: cython.longlong) -> cython.void:
         """Take out a key that is there."""
-        self.places[self.find(key)] = REMOVED
+        self.places[self.find(key)] = native.REMOVED
 
     def load_ahead(self, key: cython.longlong) -> cython.void:
         """Begin to load the place of a key into the processor's cache."""
         if cython.compiled:  # pragma: no cover
-            prefetch(cython.address(self.places[self._home(key)]))
+            native.prefetch(cython.address(self.places[self._home(key)]))
 
 
 _spare_columns: list = []  # one for each thread that applies events at this moment, made once
@@ -475,7 +396,7 @@ class Table:
         self.live_count = 0
         self.by_hash = self.has_keys = self.is_attributed = self.has_copies = self.busy = False
         self.index = Index(_LOAD)
-        self.likely_places = memoryview(np.empty(AHEAD, dtype=np.int64))
+        self.likely_places = memoryview(np.empty(native.AHEAD, dtype=np.int64))
         self.free_count = self.next = self.begun_count = 0
         self.slots = 0
         nothing = np.empty(0, dtype=np.int64)
@@ -485,7 +406,7 @@ class Table:
         self.attribution_of = memoryview(self.attribution_array)
         self.copies_array = np.empty(0, dtype=np.uint32)
         self.copies = memoryview(self.copies_array)
-        self.id_column = TIMES + self.mask + 1
+        self.id_column = native.TIMES + self.mask + 1
         self.whole_rows = np.empty((0, self.id_column + 2), dtype=np.int64)
         self._widen(_SMALLEST)
 
@@ -496,7 +417,7 @@ class Table:
         held: cython.longlong = self.slots
         rows = zeroed_rows(slots, self.whole_rows.shape[1])
         rows[:held] = self.whole_rows
-        rows[held:, COUNT] = NOT_LIVE
+        rows[held:, native.COUNT] = native.NOT_LIVE
         self.whole_rows = rows
         self.rows_array = rows[:, : self.id_column]
         self.rows = memoryview(rows)
@@ -542,14 +463,16 @@ class Table:
         """Make room for the block that an event begins, and for those after it as far as is worth it."""
         if (
             not self.has_copies
-            and self.ops[event] >= STORE  # not a removal, for which nothing is needed
+            and self.ops[event] >= native.STORE  # not a removal, for which nothing is needed
             and self._is_live(self._slot(self.blocks[event]))
         ):
             self.keep_copies()
             return
         if not self.by_hash:
             ops = np.asarray(self.ops[event:end])
-            allocated = np.asarray(self.blocks[event:end])[(ops != EVICT) & (ops != REMOVE) & (ops != CLEAR)]
+            allocated = np.asarray(self.blocks[event:end])[
+                (ops != native.EVICT) & (ops != native.REMOVE) & (ops != native.CLEAR)
+            ]
             low, high = int(allocated.min()), int(allocated.max())
             most = max(_DIRECT_ALWAYS, _DIRECT_SPREAD * (self.live_count + len(allocated)))
             if low >= 0 and high < max(most, self.slots):
@@ -568,7 +491,7 @@ class Table:
         self._find_columns()
         self.ids_array[:] = np.arange(self.slots)
         self.index.insert(live, 0)
-        vacant = np.flatnonzero(self.rows_array[:, COUNT] < 0)
+        vacant = np.flatnonzero(self.rows_array[:, native.COUNT] < 0)
         free = np.empty(self.slots, dtype=np.int64)
         free[: len(vacant)] = vacant
         self.free = memoryview(free)
@@ -613,7 +536,7 @@ class Table:
 
     def live_slots(self):
         """Return the slots that hold a block, ascending, int64."""
-        counts = self.rows_array[:, COUNT]
+        counts = self.rows_array[:, native.COUNT]
         if self.by_hash:
             return np.flatnonzero(counts[: self.next] >= 0)
         if self.begun_count < 0:
@@ -624,7 +547,7 @@ class Table:
     def clear(self):
         """End every generation."""
         live = self.live_slots()
-        self.rows_array[live, COUNT] = NOT_LIVE
+        self.rows_array[live, native.COUNT] = native.NOT_LIVE
         if self.has_copies:
             self.copies_array[live] = 0
         self.live_count = self.begun_count = 0
@@ -727,23 +650,23 @@ class Table:
                 raise ValueError(f"columns of {count} and {len(column)} events")
         self.given_labels = labels is not None and label_sets is not None
         if self.given_labels:
-            self.labels, self.label_sets = view(labels), view(label_sets)
+            self.labels, self.label_sets = native.view(labels), native.view(label_sets)
             _check_below(self.labels, len(label_sets), "a label beyond the label sets")
             _check_below(self.label_sets, 0 if counts is None else len(counts), "a label set without counts")
         if counts is not None:
             self.keep_attribution()
-            self.of_label_sets = view(counts)
+            self.of_label_sets = native.view(counts)
         elif self.is_attributed:
             raise ValueError("no counts of label sets")
         if keys is not None and not self.by_hash:
             self.keep_keys()
-        self.ops, self.blocks, self.ts = view(ops), view(blocks), view(ts)
+        self.ops, self.blocks, self.ts = native.view(ops), native.view(blocks), native.view(ts)
         self.given_reasons, self.given_keys = reasons is not None, keys is not None
-        self.reasons = self.ops if reasons is None else view(reasons)
-        self.keys = self.blocks if keys is None else view(keys)
+        self.reasons = self.ops if reasons is None else native.view(reasons)
+        self.keys = self.blocks if keys is None else native.view(keys)
         self.has_salts = self.given_labels and salts is not None
         if self.has_salts:
-            self.salts = view(salts)
+            self.salts = native.view(salts)
         self.records, self.changes = records, changes
         self.all_looked_up = looked_up_below > 2**64 - 1
         self.looked_up_below = looked_up_below & 2**64 - 1
@@ -777,7 +700,7 @@ class Table:
                         at = self._run(at, end)
                 else:
                     at = self._run(at, end)
-                if at == end or self.ops[at] == CLEAR:
+                if at == end or self.ops[at] == native.CLEAR:
                     break
                 self._make_room(at, end)
             if self.is_attributed:
@@ -786,7 +709,7 @@ class Table:
             if counter is not None:
                 counter.count(self.columns)
             columns = self.columns.add_to(seen, self.is_attributed, self.records, counter is not None)
-            return at, columns, self.columns.counts[UNKNOWN_LIFETIMES] > 0
+            return at, columns, self.columns.counts[native.UNKNOWN_LIFETIMES] > 0
         finally:
             self.columns.empty()
             _spare_columns.append(self.columns)
@@ -798,11 +721,11 @@ class Table:
     def _run(self, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.Py_ssize_t:
         """Apply events up to a clear, or to one for whose block there is no room; return which."""
         event: cython.Py_ssize_t
-        for event in range(start - AHEAD, end):
+        for event in range(start - native.AHEAD, end):
             if event >= start and not self._apply_one(event):
                 return event
-            if event + AHEAD < end:
-                self._look_ahead(event + AHEAD, end)
+            if event + native.AHEAD < end:
+                self._look_ahead(event + native.AHEAD, end)
         return end
 
     @cython.cfunc
@@ -814,7 +737,7 @@ class Table:
         op: cython.int = self.ops[event]
         block: cython.longlong = self.blocks[event]
         time: cython.longlong = self.ts[event]
-        if op == CLEAR:
+        if op == native.CLEAR:
             return False
         place: cython.longlong = -1
         slot: cython.longlong
@@ -824,45 +747,45 @@ class Table:
         else:
             slot = block if 0 <= block < self.slots else -1
         is_live: cython.bint = self._is_live(slot)
-        is_store: cython.bint = op >= STORE and op != REMOVE and op != RESIDENT
-        if op == ALLOC or (is_store and not is_live):
+        is_store: cython.bint = op >= native.STORE and op != native.REMOVE and op != native.RESIDENT
+        if op == native.ALLOC or (is_store and not is_live):
             if slot < 0:
                 slot = self._place(place, block)
                 if slot < 0:
                     return False
             self._allocate(event, slot, block, time, is_live)
         elif not is_live:
-            if op in (EVICT, REMOVE):
-                self.columns.counts[UNKNOWN_EVICTIONS] += 1
+            if op in (native.EVICT, native.REMOVE):
+                self.columns.counts[native.UNKNOWN_EVICTIONS] += 1
             else:
                 if slot < 0:
                     slot = self._place(place, block)
                     if slot < 0:
                         return False
-                self._take_in(event, slot, block, time, op == ACCESS)
-        elif op == EVICT and self.has_copies and self.copies[slot]:
+                self._take_in(event, slot, block, time, op == native.ACCESS)
+        elif op == native.EVICT and self.has_copies and self.copies[slot]:
             self.copies[slot] -= 1
-            self.columns.counts[COPIES_REMOVED] += 1
-        elif op in (EVICT, REMOVE):
+            self.columns.counts[native.COPIES_REMOVED] += 1
+        elif op in (native.EVICT, native.REMOVE):
             if self.has_copies:
                 self.copies[slot] = 0
             self._evict(event, slot, block, time)
             if self.by_hash:
-                self.index.places[place] = REMOVED
+                self.index.places[place] = native.REMOVED
                 self.free[self.free_count] = slot
                 self.free_count += 1
-        elif op in (ACCESS, PREFIX):
+        elif op in (native.ACCESS, native.PREFIX):
             self._access(slot, block, time)
-            self.columns.counts[PUBLISHED_HITS] += op == PREFIX
-        elif op == RESIDENT:
-            self.columns.counts[RESIDENTS] += 1
+            self.columns.counts[native.PUBLISHED_HITS] += op == native.PREFIX
+        elif op == native.RESIDENT:
+            self.columns.counts[native.RESIDENTS] += 1
         elif self.has_copies:
             self.copies[slot] += 1
-            self.columns.counts[COPIES_STORED] += 1
+            self.columns.counts[native.COPIES_STORED] += 1
         else:
             return False
         if is_store:
-            self.columns.counts[STORES] += 1
+            self.columns.counts[native.STORES] += 1
             if is_live and self.has_salts:
                 self._compare_salts(event, slot)
         return True
@@ -875,7 +798,7 @@ class Table:
         salt: cython.ushort = self.salts[self.label_sets[self.labels[event]]]
         own: cython.ushort = self.salts[self.attribution_of[slot]]
         if salt and own and salt != own:
-            self.columns.counts[SHARED_BETWEEN_SALTS] += 1
+            self.columns.counts[native.SHARED_BETWEEN_SALTS] += 1
 
     @cython.cfunc
     @cython.inline
@@ -893,7 +816,7 @@ class Table:
     @cython.exceptval(check=False)
     def _is_live(self, slot: cython.longlong) -> cython.bint:
         """Return whether a slot, if it is one, holds a block."""
-        return slot >= 0 and self.rows[slot, COUNT] != NOT_LIVE
+        return slot >= 0 and self.rows[slot, native.COUNT] != native.NOT_LIVE
 
     @cython.cfunc
     @cython.inline
@@ -931,7 +854,7 @@ class Table:
         """Return whether a generation is observed."""
         if self.all_sampled:
             return True
-        of_block: cython.longlong = as_signed(mixed(block ^ self.seed))
+        of_block: cython.longlong = native.as_signed(mixed(block ^ self.seed))
         return mixed(of_block ^ birth) < self.sampled_below
 
     @cython.cfunc
@@ -941,7 +864,7 @@ class Table:
     def _interval(self, later: cython.longlong, earlier: cython.longlong) -> cython.longlong:
         """Return the time between, ns; 0, and counted, where the later time is the earlier one."""
         if later < earlier:
-            self.columns.counts[TIME_REGRESSIONS] += 1
+            self.columns.counts[native.TIME_REGRESSIONS] += 1
             return 0
         return span(later, earlier)
 
@@ -951,7 +874,7 @@ class Table:
     @cython.exceptval(check=False)
     def _last_use(self, slot: cython.longlong) -> cython.longlong:
         """Return the time of the last access of a live block, or else of its allocation, ns."""
-        return self.rows[slot, TIMES + ((self.rows[slot, COUNT] - 1) & self.mask)]
+        return self.rows[slot, native.TIMES + ((self.rows[slot, native.COUNT] - 1) & self.mask)]
 
     @cython.cfunc
     @cython.inline
@@ -1009,7 +932,7 @@ class Table:
             self._end(event, slot, block, time, _REPLACED)
             if self.has_copies:
                 self.copies[slot] = 0
-            self.columns.counts[REPLACEMENTS] += 1
+            self.columns.counts[native.REPLACEMENTS] += 1
             if before != key:
                 self._change(before, time, False, self._attribution(slot))
                 self._change(key, time, True, attribution)
@@ -1017,11 +940,11 @@ class Table:
             self._note_live(slot)
             self._change(key, time, True, attribution)
         self._know(slot, key, attribution, time)
-        self.columns.counts[ALLOCATIONS] += 1
-        self.columns.counts[SAMPLED_ALLOCATIONS] += self._is_sampled(block, time)
-        self.rows[slot, BIRTH] = time
-        self.rows[slot, COUNT] = 0
-        self.rows[slot, TIMES + (-1 & self.mask)] = time
+        self.columns.counts[native.ALLOCATIONS] += 1
+        self.columns.counts[native.SAMPLED_ALLOCATIONS] += self._is_sampled(block, time)
+        self.rows[slot, native.BIRTH] = time
+        self.rows[slot, native.COUNT] = 0
+        self.rows[slot, native.TIMES + (-1 & self.mask)] = time
         self._use(block, time)
         self._look_up(key)
 
@@ -1044,17 +967,17 @@ class Table:
         if self.is_attributed:
             self.columns.late_of[self.columns.late_count] = attribution
             self.columns.late_count += 1
-        self.columns.counts[UNKNOWN_BIRTHS] += 1
-        self.rows[slot, BIRTH] = _BIRTH_UNKNOWN
-        self.rows[slot, COUNT] = is_access
-        self.rows[slot, TIMES + ((is_access - 1) & self.mask)] = time
+        self.columns.counts[native.UNKNOWN_BIRTHS] += 1
+        self.rows[slot, native.BIRTH] = _BIRTH_UNKNOWN
+        self.rows[slot, native.COUNT] = is_access
+        self.rows[slot, native.TIMES + ((is_access - 1) & self.mask)] = time
         if is_access:
-            self.columns.counts[UNKNOWN_ACCESSES] += 1
+            self.columns.counts[native.UNKNOWN_ACCESSES] += 1
             self._change(key, time, True, attribution)
             self._use(block, _BIRTH_UNKNOWN)
         else:
             # When it came is unknown, so that nobody can say after what time it came back.
-            self.columns.counts[RESIDENTS] += 1
+            self.columns.counts[native.RESIDENTS] += 1
 
     @cython.cfunc
     @cython.inline
@@ -1062,9 +985,9 @@ class Table:
     @cython.exceptval(check=False)
     def _access(self, slot: cython.longlong, block: cython.longlong, time: cython.longlong) -> cython.void:
         """Count a hit of a live block, and observe the time since it was last used."""
-        birth: cython.longlong = self.rows[slot, BIRTH]
-        count: cython.longlong = self.rows[slot, COUNT]
-        last: cython.longlong = self.rows[slot, TIMES + ((count - 1) & self.mask)]
+        birth: cython.longlong = self.rows[slot, native.BIRTH]
+        count: cython.longlong = self.rows[slot, native.COUNT]
+        last: cython.longlong = self.rows[slot, native.TIMES + ((count - 1) & self.mask)]
         # Nobody knows when a block that a snapshot has shown was used before.
         is_known: cython.bint = count > 0 or birth != _BIRTH_UNKNOWN
         interval: cython.longlong = self._interval(time, last) if is_known else 0
@@ -1081,9 +1004,9 @@ class Table:
                 self.columns.first_of[self.columns.first_count] = self.attribution_of[slot]
             self.columns.gap_count += count > 0
             self.columns.first_count += count == 0
-        self.columns.counts[ACCESSES] += 1
-        self.rows[slot, COUNT] = count + 1
-        self.rows[slot, TIMES + (count & self.mask)] = time
+        self.columns.counts[native.ACCESSES] += 1
+        self.rows[slot, native.COUNT] = count + 1
+        self.rows[slot, native.TIMES + (count & self.mask)] = time
         if not (is_known and self.counted_since <= last <= time):
             self._use(block, birth)
         self._look_up(self._key(slot, block))
@@ -1103,10 +1026,10 @@ class Table:
         reason: cython.int = self.reasons[event] if self.given_reasons else 0
         if reason >= _REASONS:
             reason = _OTHER
-            self.columns.counts[UNKNOWN_REASONS] += 1
+            self.columns.counts[native.UNKNOWN_REASONS] += 1
         self._end(event, slot, block, time, reason)
         self._change(self._key(slot, block), time, False, self._attribution(slot))
-        self.rows[slot, COUNT] = NOT_LIVE
+        self.rows[slot, native.COUNT] = native.NOT_LIVE
         self.live_count -= 1
 
     @cython.cfunc
@@ -1122,15 +1045,15 @@ class Table:
         reason: cython.int,
     ) -> cython.void:
         """Observe the end of a generation."""
-        birth: cython.longlong = self.rows[slot, BIRTH]
+        birth: cython.longlong = self.rows[slot, native.BIRTH]
         idle: cython.longlong = -1
         lifetime: cython.longlong = -1
-        if birth != _BIRTH_UNKNOWN or self.rows[slot, COUNT]:
+        if birth != _BIRTH_UNKNOWN or self.rows[slot, native.COUNT]:
             idle = self._interval(time, self._last_use(slot))
         if birth != _BIRTH_UNKNOWN:
             lifetime = self._interval(time, birth)
         else:
-            self.columns.counts[UNKNOWN_LIFETIMES] += 1
+            self.columns.counts[native.UNKNOWN_LIFETIMES] += 1
         self.columns.evictions[reason] += 1
         if self.is_attributed:
             self.columns.ended_ts[self.columns.ended_count] = time
@@ -1140,12 +1063,12 @@ class Table:
             at: cython.Py_ssize_t = self.columns.evicted_count
             self.columns.lifetime[at] = lifetime
             self.columns.idle[at] = idle
-            count: cython.longlong = self.rows[slot, COUNT]
+            count: cython.longlong = self.rows[slot, native.COUNT]
             self.columns.access_count[at] = count
             if birth != _BIRTH_UNKNOWN:
-                self.columns.counts[NEVER_ACCESSED] += count == 0
-                self.columns.counts[ACCESSED_ONCE] += count == 1
-                self.columns.counts[ACCESS_TOTAL] += count
+                self.columns.counts[native.NEVER_ACCESSED] += count == 0
+                self.columns.counts[native.ACCESSED_ONCE] += count == 1
+                self.columns.counts[native.ACCESS_TOTAL] += count
             self.columns.evicted_of[at] = self._attribution(slot)
             if self.records:
                 self.columns.evicted_block[at] = block
@@ -1159,12 +1082,12 @@ class Table:
     @cython.exceptval(check=False)
     def _record_history(self, slot: cython.longlong, at: cython.Py_ssize_t) -> cython.void:
         """Copy the last access times of a block, oldest first and right-aligned."""
-        count: cython.longlong = self.rows[slot, COUNT]
+        count: cython.longlong = self.rows[slot, native.COUNT]
         back: cython.longlong
         for back in range(self.depth):
             time: cython.longlong = 0
             if back < count:
-                time = self.rows[slot, TIMES + ((count - 1 - back) & self.mask)]
+                time = self.rows[slot, native.TIMES + ((count - 1 - back) & self.mask)]
             self.columns.history[at, self.depth - 1 - back] = time
 
     @cython.cfunc
@@ -1240,7 +1163,7 @@ class Table:
         scatter: cython.ulonglong = 0x1E37_79B9_7F4A_7C15
         used: cython.longlong = block
         if not self._is_content(block):
-            used = as_signed((((block & full) * scatter) + (birth & full)) & full)
+            used = native.as_signed((((block & full) * scatter) + (birth & full)) & full)
         self.columns.used[self.columns.used_count] = used
         self.columns.used_count += 1
 
@@ -1251,7 +1174,7 @@ class Table:
     def _look_up(self, key: cython.longlong) -> cython.void:
         """Count a lookup of a known content key, and show it if the miss-ratio curve follows it."""
         if key:
-            self.columns.counts[LOOKUPS] += 1
+            self.columns.counts[native.LOOKUPS] += 1
             if self.all_looked_up or (self.looked_up_below and mixed(key) < self.looked_up_below):
                 self.columns.looked_up[self.columns.looked_up_count] = key
                 self.columns.looked_up_count += 1
@@ -1263,23 +1186,23 @@ class Table:
     def _look_ahead(self, event: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.void:
         """Find the row of an event and begin to load it, so that memory answers while others are applied."""
         if cython.compiled:  # pragma: no cover
-            if event % LINE == 0:
+            if event % native.LINE == 0:
                 # Where few events are allocations, the processor does not foresee that these are read.
                 if self.given_keys:
-                    prefetch(cython.address(self.keys[event]))
+                    native.prefetch(cython.address(self.keys[event]))
                 if self.given_labels:
-                    prefetch(cython.address(self.labels[event]))
+                    native.prefetch(cython.address(self.labels[event]))
             slot: cython.longlong = self.blocks[event]
             if self.by_hash:
-                if event + AHEAD < end:
-                    self.index.load_ahead(self.blocks[event + AHEAD])
+                if event + native.AHEAD < end:
+                    self.index.load_ahead(self.blocks[event + native.AHEAD])
                 place: cython.longlong = self.index.likely_place(slot)
-                self.likely_places[event & (AHEAD - 1)] = place
+                self.likely_places[event & (native.AHEAD - 1)] = place
                 slot = self.index.slot_at(place)
             if 0 <= slot < self.slots:
-                prefetch(cython.address(self.rows[slot, 0]))
-                if self.id_column >= LINE:
-                    prefetch(cython.address(self.rows[slot, self.id_column]))
+                native.prefetch(cython.address(self.rows[slot, 0]))
+                if self.id_column >= native.LINE:
+                    native.prefetch(cython.address(self.rows[slot, self.id_column]))
 
     @cython.cfunc
     @cython.inline
@@ -1288,7 +1211,7 @@ class Table:
     def _find(self, event: cython.Py_ssize_t, block: cython.longlong) -> cython.longlong:
         """Return the place of an event's block in the index, or one at which it can be put."""
         if cython.compiled:  # pragma: no cover
-            place: cython.longlong = self.likely_places[event & (AHEAD - 1)]
+            place: cython.longlong = self.likely_places[event & (native.AHEAD - 1)]
             slot: cython.longlong = self.index.slot_at(place)
             if slot >= 0 and self.ids[slot] == block:
                 return place
@@ -1308,6 +1231,6 @@ def _check_below(values: cython.const[cython.ushort][::1], bound: cython.Py_ssiz
 
 def zeroed_rows(count: int, width: int):
     """Return rows of int64 in which none of eight columns lies in two lines of memory."""
-    flat = np.zeros(count * width + LINE, dtype=np.int64)
-    start: int = -(flat.ctypes.data // flat.itemsize) % LINE
+    flat = np.zeros(count * width + native.LINE, dtype=np.int64)
+    start: int = -(flat.ctypes.data // flat.itemsize) % native.LINE
     return flat[start : start + count * width].reshape(count, width)
