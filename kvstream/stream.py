@@ -539,6 +539,7 @@ class KVStream:
 
         Raises:
             ClosedStreamError: If the stream is closed.
+            Exception: What ``Delivery.prepare`` raises, such as that a file cannot be written.
         """
         self._require_unclosed()
         self._alerts.handle(handler, _at_least(min_severity), first=self.firing(min_severity))
@@ -559,6 +560,7 @@ class KVStream:
 
         Raises:
             ClosedStreamError: If the stream is closed.
+            Exception: What ``Delivery.prepare`` raises.
         """
         batching = Batching[CacheAlert](
             lambda alerts: alert_groups(alerts, wait_seconds), lambda group: group.alerts
@@ -581,6 +583,7 @@ class KVStream:
 
         Raises:
             ClosedStreamError: If the stream is closed.
+            Exception: What ``Delivery.prepare`` raises, such as that a file cannot be written.
         """
         self._require_unclosed()
         self._alerts.handle(handler, _at_least(min_severity), batching, self.firing(min_severity))

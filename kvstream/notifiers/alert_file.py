@@ -33,16 +33,20 @@ class AlertFile(Delivery):
 
     Attributes:
         destination: The file's name.
-
-    Raises:
-        OSError: If the file cannot be written.
     """
 
     def __init__(self, path: Path, most_bytes: int | None = None, keep: int = _KEPT) -> None:
         self._most_bytes, self._keep = most_bytes, keep
         self._path, self._is_cut = path, False
         self.destination = f"file {path}"
-        self._open().close()  # fails now rather than with the first alert
+
+    def prepare(self) -> None:
+        """Create the file if there is none, so that it fails now rather than with the first alert.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        self._open().close()
 
     async def deliver(self, item: CacheAlert) -> None:
         """Append an alert.

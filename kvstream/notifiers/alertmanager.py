@@ -70,6 +70,14 @@ class Alertmanager(Delivery):
         self._posted: dict[str, CacheAlert] = {}  # by fingerprint, what was last taken as firing
         self.destination = f"Alertmanager {self._post.place}"
 
+    def prepare(self) -> None:
+        """Load the certificates that the server is checked by.
+
+        Raises:
+            OSError: If they cannot be read.
+        """
+        self._post.prepare()
+
     def attach(self, stream: KVStream, min_severity: AlertLevel = AlertLevel.INFO) -> None:
         """Attach it to a stream as a handler of alerts of a minimum severity."""
 

@@ -41,7 +41,7 @@ class Command(Delivery):
         destination: ``command`` and its name.
 
     Raises:
-        ConfigError: If there is no such command, or it cannot be executed.
+        ConfigError: If the command is empty, or its quotes are not closed.
     """
 
     def __init__(self, command: str, *, timeout: float = 30.0) -> None:
@@ -52,9 +52,16 @@ class Command(Delivery):
         if not self._command:
             raise ConfigError("the command for alerts is empty")
         self._name = self._command[0]
-        _require_executable(self._name)
         self._timeout = timeout
         self.destination = f"command {self._name}"
+
+    def prepare(self) -> None:
+        """Look for the command.
+
+        Raises:
+            ConfigError: If there is no such command, or it cannot be executed.
+        """
+        _require_executable(self._name)
 
     async def __call__(self, alert: CacheAlert) -> None:
         """Run the command, as ``deliver`` does."""

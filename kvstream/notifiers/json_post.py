@@ -1,6 +1,7 @@
 """JsonPost: one attempt to post JSON to a URL, with every size and time bounded."""
 
 import re
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,8 +38,20 @@ class JsonPost:
         self._http: Any = httpx2
         self._url, self.place = self._checked(url)
         self._timeout = timeout
-        # Made once, as loading certificates takes longer than a frame of events.
-        self._certificates = httpx2.create_ssl_context()
+        self._certificates: ssl.SSLContext | None = None
+
+    def prepare(self) -> ssl.SSLContext:
+        """Load the certificates that servers are checked by, once: it takes longer than a frame of events.
+
+        Returns:
+            The context that holds them.
+
+        Raises:
+            OSError: If they cannot be read.
+        """
+        if self._certificates is None:
+            self._certificates = self._http.create_ssl_context()
+        return self._certificates
 
     def _checked(self, url: str) -> tuple[Any, str]:
         try:
@@ -68,12 +81,14 @@ class JsonPost:
             UndeliveredError: If there was no answer in time, or one that may change (408, 425, 429, 5xx),
                 with the ``Retry-After`` of 429 and 503, at most ten minutes. The httpx2 error is its cause.
             KVStreamError: If the endpoint refuses the body; an ``httpx2.HTTPStatusError`` is its cause.
+            OSError: If certificates cannot be read that were not loaded before.
         """
+        certificates = self.prepare()
         sent = {"Content-Type": "application/json", "Accept-Encoding": "identity", **(headers or {})}
         try:
             with anyio.fail_after(self._timeout):
                 async with (
-                    self._http.AsyncClient(verify=self._certificates, timeout=self._timeout) as client,
+                    self._http.AsyncClient(verify=certificates, timeout=self._timeout) as client,
                     client.stream("POST", self._url, content=body, headers=sent) as response,
                 ):
                     await self._check(response)

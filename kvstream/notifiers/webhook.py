@@ -68,6 +68,14 @@ class Webhook(Delivery):
         self._payload, self._give_up_seconds = payload, give_up_seconds
         self.destination = f"webhook {self._post.place}"
 
+    def prepare(self) -> None:
+        """Load the certificates that the server is checked by.
+
+        Raises:
+            OSError: If they cannot be read.
+        """
+        self._post.prepare()
+
     async def deliver(self, item: CacheAlert | AlertGroup) -> None:
         """Post an alert or a group, once.
 

@@ -35,6 +35,12 @@ class Delivery(ABC):
 
     destination: str
 
+    def prepare(self) -> None:  # noqa: B027 - there may be nothing to prepare
+        """Open or check what can fail before the first item; by default, nothing.
+
+        It is called when this becomes a handler of a stream, and what it raises is raised there.
+        """
+
     @abstractmethod
     async def deliver(self, item: Any) -> None:
         """Make one attempt.

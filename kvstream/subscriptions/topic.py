@@ -10,6 +10,7 @@ from kvstream.subscriptions.buffer import Buffer, MessageBuffer, SubscriberPolic
 from kvstream.subscriptions.handler import (
     SINGLE,
     Batching,
+    Delivery,
     Handled,
     Handler,
     destination_of,
@@ -96,7 +97,12 @@ class Topic(Generic[T]):
             wanted: Which items.
             batching: How it takes them, by default one by one.
             first: Items that it begins with.
+
+        Raises:
+            Exception: What a ``Delivery`` raises that cannot be prepared.
         """
+        if isinstance(handler, Delivery):
+            handler.prepare()
         subscription = self.subscribe(
             wanted=wanted, name=handler_name(handler), destination=destination_of(handler), first=first
         )

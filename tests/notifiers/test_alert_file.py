@@ -6,6 +6,7 @@ import pytest
 
 from kvstream.errors import UndeliveredError
 from kvstream.notifiers.alert_file import AlertFile
+from kvstream.stream import KVStream
 from kvstream.text.json import encode_json
 from tests.alerting import alert
 
@@ -82,9 +83,14 @@ async def test_a_full_device_leaves_alerts_undelivered():
         await AlertFile(Path("/dev/full")).deliver(alert())
 
 
-def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path):
+def test_a_file_that_cannot_be_written_is_refused_when_it_becomes_a_handler(tmp_path):
+    stream = KVStream()
+    file = AlertFile(tmp_path)
     with pytest.raises(OSError, match="directory"):
-        AlertFile(tmp_path)
+        stream.on_alert(file)
+    assert not stream.statistics().subscribers
+    stream.on_alert(AlertFile(tmp_path / "alerts.jsonl"))
+    assert (tmp_path / "alerts.jsonl").read_bytes() == b""
 
 
 async def test_a_file_that_would_grow_too_large_is_put_aside_and_few_of_before_are_kept(tmp_path):

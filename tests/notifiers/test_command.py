@@ -10,6 +10,7 @@ import pytest
 
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.notifiers.command import Command
+from kvstream.stream import KVStream
 from tests.alerting import alert
 from tests.waiting import DEADLINE, until
 
@@ -136,6 +137,6 @@ def test_what_cannot_be_run_is_refused_with_what_to_do(tmp_path):
         (str(tmp_path), "directory"),
     ):
         with pytest.raises(ConfigError, match=says):
-            Command(command)
+            KVStream().on_alert(Command(command))
     script.chmod(0o700)
     assert Command(f"{script} --team x").destination == f"command {script}"

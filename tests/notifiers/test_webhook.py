@@ -17,6 +17,7 @@ from kvstream.alerts.types import AlertLevel
 from kvstream.config import MetricsConfig, StreamConfig
 from kvstream.errors import ConfigError, KVStreamError, UndeliveredError
 from kvstream.faults.answers import retry_after
+from kvstream.notifiers.alertmanager import Alertmanager
 from kvstream.notifiers.webhook import Webhook, slack_payload
 from kvstream.stream import KVStream
 from tests.alerting import alert, endpoint
@@ -282,6 +283,20 @@ def test_an_url_that_cannot_be_posted_to_is_refused_without_its_secrets(url, say
         Webhook(url)
     assert SECRET not in str(caught.value)
     assert "https://HOST/PATH" in str(caught.value)
+
+
+def test_certificates_are_loaded_when_it_becomes_a_handler(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    url = "https://hooks.example/T"
+    webhook, stream = Webhook(url), KVStream()
+    for attach in (stream.on_alert, stream.on_alert_group):
+        with pytest.raises(FileNotFoundError):
+            attach(webhook)
+    with pytest.raises(FileNotFoundError):
+        Alertmanager(url).attach(stream)
+    monkeypatch.delenv("SSL_CERT_FILE")
+    stream.on_alert(webhook)
+    assert len(stream.statistics().subscribers) == 1
 
 
 def test_what_is_shown_of_an_url_is_where_it_leads():
