@@ -46,6 +46,7 @@ _SEVERITY = {
     AlertLevel.CRITICAL: SeverityNumber.ERROR,
 }
 _NO_HTTP = "what answers there does not speak HTTP, or broke off its answer"
+_TIMEOUT_SECONDS = 10.0  # for one export
 _UNITS = {"seconds": "s", "ratio": "1", "bytes": "By"}
 
 
@@ -53,12 +54,10 @@ class OpenTelemetry:
     """Exports metrics with each summary of a stream, and alerts as log records as they change.
 
     What the collector does not take now is tried again, as other handlers' alerts are: each alert in its
-    newest state, and the metrics as they are then.
+    newest state, and the metrics as they are then. ``OTEL_RESOURCE_ATTRIBUTES`` says more of who sends them.
 
     Args:
         endpoint: Base URL of a collector, such as ``http://localhost:4318``.
-        resource: Attributes that say who we are, besides those of ``OTEL_RESOURCE_ATTRIBUTES``.
-        timeout: Seconds for one export.
 
     Raises:
         ConfigError: If the endpoint is no URL, or has a name and password in it.
@@ -67,9 +66,7 @@ class OpenTelemetry:
         ``OpenTelemetry("http://localhost:4318").attach(stream)``
     """
 
-    def __init__(
-        self, endpoint: str, *, resource: dict[str, str] | None = None, timeout: float = 10.0
-    ) -> None:
+    def __init__(self, endpoint: str) -> None:
         try:
             parts = http_url(endpoint)
         except ValueError as error:
@@ -78,13 +75,13 @@ class OpenTelemetry:
             ) from error
         base = endpoint.rstrip("/")
         self._place = f"OTLP {parts.scheme}://{parts.netloc}"
-        self._resource = Resource.create({"service.name": "kvstream", **(resource or {})})
+        self._resource = Resource.create({"service.name": "kvstream"})
         self._scope = InstrumentationScope("kvstream", __version__)
-        self._metrics_session, self._logs_session = _OneAttempt(timeout), _OneAttempt(timeout)
+        self._metrics_session, self._logs_session = _OneAttempt(), _OneAttempt()
         self._metrics = OTLPMetricExporter(
-            f"{base}/v1/metrics", timeout=timeout, session=self._metrics_session
+            f"{base}/v1/metrics", timeout=_TIMEOUT_SECONDS, session=self._metrics_session
         )
-        self._logs = _LogExporter(f"{base}/v1/logs", timeout=timeout, session=self._logs_session)
+        self._logs = _LogExporter(f"{base}/v1/logs", timeout=_TIMEOUT_SECONDS, session=self._logs_session)
         provider = LoggerProvider(self._resource, shutdown_on_exit=False)
         provider.add_log_record_processor(SimpleLogRecordProcessor(self._logs))
         self._logger = provider.get_logger("kvstream", __version__)
@@ -236,16 +233,15 @@ class _OneAttempt(requests.Session):
         failure: Why the last export failed; None if it did not.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._timeout = timeout
         self.failure: KVStreamError | None = None
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
         try:
             answer = super().request(*args, **{**options, "allow_redirects": False})
         except requests.RequestException as error:
-            failure = connection_failure(error, self._timeout)
+            failure = connection_failure(error, _TIMEOUT_SECONDS)
             words = failure.words if failure.kind != "other" else _NO_HTTP
             self.failure = UndeliveredError(words)
             raise _FailedError(words) from error

@@ -63,11 +63,12 @@ def of_source(points, source):
     return next(point for point in points if attributes(point).get("source") == source)
 
 
-async def test_metrics_and_alerts_arrive_as_they_are():
+async def test_metrics_and_alerts_arrive_as_they_are(monkeypatch):
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment=test")
     with receiver() as (url, received):
         config = StreamConfig(metrics=MetricsConfig(capacity=512, export_interval=0.0))
         async with KVStream(config) as stream:
-            OpenTelemetry(url, resource={"deployment": "test"}).attach(stream)
+            OpenTelemetry(url).attach(stream)
             await send_chat(stream, 20_000)
             await stream.producer("vllm-1").allocated([1, 2], labels=Labels(tenant="acme"))
             await tell(stream, alert(1, level=AlertLevel.CRITICAL), alert(2, state="resolved"))
