@@ -155,6 +155,7 @@ def agent(
         shown_at = attempt(_metrics_endpoint, metrics, guard.insecure)
     inputs = [*followed, *engines.in_targets()]
     log = FrameLog(address, settings, config)
+    log.connect()
     budget = ReceiveBudget(limits.max_receive_bytes)
     servers = [
         FrameServer(
@@ -286,8 +287,9 @@ def worker(
         summary_seconds=summary_every,
         next_protocol=next_protocol,
     )
-    snapshots = Snapshots(state, address.frames, __version__)
+    snapshots = Snapshots.at(state, address.frames, __version__)
     work = Worker(address, kafka, snapshots, measured, chosen.rules, chosen.silences, settings)
+    work.connect()
     topics_there(address, kafka, work.faults)
 
     async def run() -> int:
@@ -327,6 +329,7 @@ def notify(
         raise ConfigError("nobody to notify: name a --webhook, an --alertmanager, …")
     topics_there(address, kafka, stream.faults)
     notifier = Notifier(address, kafka, stream)
+    notifier.connect()
 
     async def run() -> int:
         stopped: list[int] = []
@@ -371,6 +374,7 @@ def serve(
         tls = attempt(guard.tls)
         endpoint = attempt(Endpoint.parse_address, http)
     board = Board(address, kafka)
+    board.connect()
     page = AppServer(endpoint, board.faults, token=token, insecure=guard.insecure, tls=tls)
     shown = board_app(board, token=token, authenticated=guard.insecure and token is None)
     topics_there(address, kafka, board.faults)

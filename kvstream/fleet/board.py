@@ -111,29 +111,33 @@ class Board:
 
     Attributes:
         faults: Errors that ended nothing else.
-
-    Raises:
-        ConfigError: If a setting cannot be used.
     """
 
     def __init__(self, address: KafkaAddress, kafka: Mapping[str, str]) -> None:
         self.faults = FaultLog()
-        self._address = address
+        self._address, self._kafka = address, kafka
+        self._lock = threading.Lock()
+        self._caches: dict[bytes, tuple[CacheLine, bytes]] = {}  # the line of each, and its summary
+        self._unread: set[int] | None = None  # partitions of which not all was read yet; None at first
+
+    def connect(self) -> None:
+        """Make the client; ``run`` comes after it.
+
+        Raises:
+            ConfigError: If a setting cannot be used.
+        """
         self._consumer: Consumer = made(
             Consumer,
             client_settings(
-                address,
-                kafka,
+                self._address,
+                self._kafka,
                 self.faults,
-                group_id=f"{address.prefix}.board",  # never joined
+                group_id=f"{self._address.prefix}.board",  # never joined
                 enable_auto_commit=False,
                 enable_partition_eof=True,
                 auto_offset_reset="earliest",
             ),
         )
-        self._lock = threading.Lock()
-        self._caches: dict[bytes, tuple[CacheLine, bytes]] = {}  # the line of each, and its summary
-        self._unread: set[int] | None = None  # partitions of which not all was read yet; None at first
 
     def run(self, stop: threading.Event) -> None:
         """Read until stopped, once a broker answers.

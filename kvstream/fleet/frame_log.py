@@ -77,21 +77,33 @@ class FrameLog:
 
     Attributes:
         faults: Errors of the broker, and of servers around it.
-
-    Raises:
-        ConfigError: If a setting cannot be used.
     """
 
     def __init__(self, address: KafkaAddress, settings: Mapping[str, str], config: StreamConfig) -> None:
         self.faults = FaultLog()
-        self._address, self._config = address, config
+        self._address, self._settings, self._config = address, settings, config
+        self._overflow = OVERFLOW[config.overflow]()
+        self._records: deque[_Record] = deque()  # taken off the queue and not settled, in order
+        self._taken = self._settled = 0  # frames taken off the queue; those before the first in _records
+        self._offered = self._written = self._frames = self._bytes = self._malformed = 0
+        self._ahead_bytes = self._unreported_bytes = 0
+        self._dropped: Counter[str] = Counter()
+        self._fatal: KafkaError | None = None
+        self._closed = self._is_gone = self._is_handing = False
+
+    def connect(self) -> None:
+        """Make the client; ``open`` comes after it.
+
+        Raises:
+            ConfigError: If a setting cannot be used.
+        """
         own = client_settings(
-            address,
+            self._address,
             {
                 "compression.type": "lz4",
                 "linger.ms": str(_LINGER_MS),
                 "message.max.bytes": str(MAX_FRAME_BYTES),
-                **settings,
+                **self._settings,
             },
             self.faults,
             enable_idempotence=True,  # with all replicas to acknowledge
@@ -101,14 +113,6 @@ class FrameLog:
             queue_buffering_max_kbytes=2**31 - 1,  # bounded here
         )
         self._producer: Producer = made(Producer, own)
-        self._overflow = OVERFLOW[config.overflow]()
-        self._records: deque[_Record] = deque()  # taken off the queue and not settled, in order
-        self._taken = self._settled = 0  # frames taken off the queue; those before the first in _records
-        self._offered = self._written = self._frames = self._bytes = self._malformed = 0
-        self._ahead_bytes = self._unreported_bytes = 0
-        self._dropped: Counter[str] = Counter()
-        self._fatal: KafkaError | None = None
-        self._closed = self._is_gone = self._is_handing = False
 
     def open(self) -> None:
         """Make the queue, on the event loop."""

@@ -64,7 +64,7 @@ def inspect(address: KafkaAddress, settings: Mapping[str, str], seconds: float) 
         ConfigError: If a setting cannot be used.
         KVStreamError: If no broker answers, or one refuses.
     """
-    admin = Admin(address, settings, seconds)
+    admin = Admin.connect(address, settings, seconds)
     cluster = admin.cluster()
     if absent := admin.absent(cluster):
         return Fleet(len(cluster.brokers), absent)

@@ -56,21 +56,26 @@ class Notifier:
     Attributes:
         counts: What came so far: ``alerts``, ``repeated``, ``remembered`` (sent by a notifier before this
             one), ``malformed``, ``commits``, ``refused_commits``.
-
-    Raises:
-        ConfigError: If a setting cannot be used.
     """
 
     def __init__(self, address: KafkaAddress, kafka: Mapping[str, str], stream: KVStream) -> None:
         self.counts = dict.fromkeys(_COUNTS, 0)
-        self._address, self._stream = address, stream
+        self._address, self._kafka, self._stream = address, kafka, stream
+        self._partitions: dict[int, _Relayed] = {}
+
+    def connect(self) -> None:
+        """Make the client; ``run`` comes after it.
+
+        Raises:
+            ConfigError: If a setting cannot be used.
+        """
         self._consumer: Consumer = made(
             Consumer,
             client_settings(
-                address,
-                kafka,
-                stream.faults,
-                group_id=address.notifiers,
+                self._address,
+                self._kafka,
+                self._stream.faults,
+                group_id=self._address.notifiers,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 partition_assignment_strategy="cooperative-sticky",
@@ -78,7 +83,6 @@ class Notifier:
                 heartbeat_interval_ms=_SESSION_MS // 5,
             ),
         )
-        self._partitions: dict[int, _Relayed] = {}
 
     async def run(self) -> None:
         """Relay until cancelled; ``close`` comes after it.

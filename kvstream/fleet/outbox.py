@@ -28,22 +28,26 @@ class Outbox:
         kafka: Settings of librdkafka.
         faults: Where refused records are noted.
         counts: Where ``alerts`` and ``undelivered`` are counted.
-
-    Raises:
-        ConfigError: If a setting cannot be used.
     """
 
     def __init__(
         self, address: KafkaAddress, kafka: Mapping[str, str], faults: FaultLog, counts: dict[str, int]
     ) -> None:
-        self._address, self._faults, self._counts = address, faults, counts
+        self._address, self._kafka, self._faults, self._counts = address, kafka, faults, counts
         self._unpublished = 0  # alerts that the broker has not answered
+
+    def connect(self) -> None:
+        """Make the client.
+
+        Raises:
+            ConfigError: If a setting cannot be used.
+        """
         self._producer: Producer = made(
             Producer,
             client_settings(
-                address,
-                {"linger.ms": "5", "compression.type": "lz4", **kafka},
-                faults,
+                self._address,
+                {"linger.ms": "5", "compression.type": "lz4", **self._kafka},
+                self._faults,
                 enable_idempotence=True,
                 message_timeout_ms=0,
             ),

@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -87,18 +87,25 @@ class BucketObjects:
     """Objects in a bucket, or whatever else fsspec knows by a URL.
 
     Args:
-        url: ``s3://BUCKET/PREFIX`` and its like.
-
-    Raises:
-        ConfigError: If fsspec knows no such URL.
-        MissingExtraError: If fsspec, or its package for that kind of URL, is not installed.
+        files: The file system, as fsspec has it.
+        root: The bucket, and what names there begin with.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, files: Any, root: str) -> None:
+        self._files, self._root = files, root
+
+    @classmethod
+    def at(cls, url: str) -> Self:
+        """Return the objects at ``s3://BUCKET/PREFIX`` and its like, whose client may ask for credentials.
+
+        Raises:
+            ConfigError: If fsspec knows no such URL.
+            MissingExtraError: If fsspec, or its package for that kind of URL, is not installed.
+        """
         try:
             from fsspec.core import url_to_fs
 
-            self._files, self._root = url_to_fs(url, use_listings_cache=False)
+            return cls(*url_to_fs(url, use_listings_cache=False))
         except ImportError:
             raise MissingExtraError(f"state in {url}", "bucket") from None
         except ValueError as error:
@@ -134,7 +141,7 @@ def objects_at(place: str) -> Objects:
         MissingExtraError: If a package is missing that the URL needs.
     """
     place = place.removeprefix("file://")
-    return BucketObjects(place.rstrip("/")) if "://" in place else DirectoryObjects(Path(place))
+    return BucketObjects.at(place.rstrip("/")) if "://" in place else DirectoryObjects(Path(place))
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -155,15 +162,26 @@ class Snapshots:
     """The snapshots of the partitions of one topic.
 
     Args:
-        place: Where they are kept.
+        place: Where they are kept, for people to read.
+        objects: What is kept there.
         topic: The topic.
         writer: Version of kvstream.
     """
 
-    def __init__(self, place: str, topic: str, writer: str) -> None:
+    def __init__(self, place: str, objects: Objects, topic: str, writer: str) -> None:
         self.place = place
-        self._objects, self._topic, self._writer = objects_at(place), topic, writer
+        self._objects, self._topic, self._writer = objects, topic, writer
         self._known: dict[int, set[int]] = {}  # offsets by partition, as they were listed or saved
+
+    @classmethod
+    def at(cls, place: str, topic: str, writer: str) -> Self:
+        """Return those of a directory, or of a bucket by its URL.
+
+        Raises:
+            ConfigError: If it is a URL that fsspec does not know.
+            MissingExtraError: If a package is missing that the URL needs.
+        """
+        return cls(place, objects_at(place), topic, writer)
 
     def save(
         self, partition: int, offset: int, taken_at: float, sections: Iterator[Section]

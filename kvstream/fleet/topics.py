@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Self
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ClusterMetadata, NewTopic  # type: ignore[attr-defined]
@@ -51,7 +52,7 @@ def require_topics(address: KafkaAddress, settings: Mapping[str, str]) -> None:
         ConfigError: If one is missing.
         KVStreamError: If no broker answers.
     """
-    admin = Admin(address, settings)
+    admin = Admin.connect(address, settings)
     if absent := admin.absent(admin.cluster()):
         raise ConfigError(
             f"{address.brokers} has no topic {', '.join(absent)}: make them with --create-topics, "
@@ -68,7 +69,7 @@ def create_topics(
         ConfigError: If the broker does not make one.
         KVStreamError: If no broker answers.
     """
-    admin = Admin(address, settings)
+    admin = Admin.connect(address, settings)
     absent = admin.absent(admin.cluster())
     topics = [topic for topic in required(address, partitions, copies) if topic.topic in absent]
     if topics:
@@ -87,24 +88,37 @@ class Admin:
 
     Args:
         address: The brokers.
-        settings: What the user has set of the client.
+        client: The client.
+        errors: Takes what the client says of its brokers.
         seconds: Until a question must be answered.
 
     Attributes:
         client: The client.
-
-    Raises:
-        ConfigError: If a setting cannot be used.
     """
 
     def __init__(
-        self, address: KafkaAddress, settings: Mapping[str, str], seconds: float = _ANSWER_SECONDS
+        self, address: KafkaAddress, client: AdminClient, errors: list[KafkaError], seconds: float
     ) -> None:
-        self.seconds = seconds
-        self._address = address
-        self._errors: list[KafkaError] = []
-        own = client_settings(address, settings, FaultLog(), error_cb=self._errors.append)
-        self.client: AdminClient = made(AdminClient, own)
+        self.client, self.seconds = client, seconds
+        self._address, self._errors = address, errors
+
+    @classmethod
+    def connect(
+        cls, address: KafkaAddress, settings: Mapping[str, str], seconds: float = _ANSWER_SECONDS
+    ) -> Self:
+        """Return one whose client connects to the brokers.
+
+        Args:
+            address: The brokers.
+            settings: What the user has set of the client.
+            seconds: Until a question must be answered.
+
+        Raises:
+            ConfigError: If a setting cannot be used.
+        """
+        errors: list[KafkaError] = []
+        own = client_settings(address, settings, FaultLog(), error_cb=errors.append)
+        return cls(address, made(AdminClient, own), errors, seconds)
 
     def cluster(self) -> ClusterMetadata:
         """Return the brokers, and all topics with their partitions.

@@ -121,7 +121,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Worker:
-    """Judges the partitions that the group assigns to it, in one thread.
+    """Judges the partitions that the group assigns to it, in one thread, once it is connected.
 
     Args:
         address: Where the topics are.
@@ -135,9 +135,6 @@ class Worker:
     Attributes:
         faults: Errors that ended nothing else.
         counts: What was done so far, by name.
-
-    Raises:
-        ConfigError: If a setting cannot be used.
     """
 
     def __init__(
@@ -152,28 +149,36 @@ class Worker:
     ) -> None:
         self.faults = FaultLog()
         self.counts = dict.fromkeys(COUNTS, 0)
-        self._address, self._snapshots = address, snapshots
+        self._address, self._kafka, self._snapshots = address, kafka, snapshots
         self._config, self._rules, self._silences = config, rules, silences
-        self._settings = settings = settings or WorkerSettings()
-        self._consumer: Consumer = made(
-            Consumer,
-            client_settings(
-                address,
-                {"fetch.message.max.bytes": str(_BATCH_BYTES), **kafka},
-                self.faults,
-                group_id=address.workers,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                on_commit=self._commits_answered,
-                receive_message_max_bytes=2 * MAX_FRAME_BYTES,
-                **_membership(settings),
-            ),
-        )
+        self._settings = settings or WorkerSettings()
         self._outbox = Outbox(address, kafka, self.faults, self.counts)
         self._owned: dict[int, _Owned] = {}
         self._tick_seconds = max(1.0, config.window_seconds)
         self._tick_at = 0.0
         self._asked: deque[tuple[Callable[[list[Partition]], Any], Future[Any]]] = deque()
+
+    def connect(self) -> None:
+        """Make the clients; ``run`` comes after it.
+
+        Raises:
+            ConfigError: If a setting cannot be used.
+        """
+        self._consumer: Consumer = made(
+            Consumer,
+            client_settings(
+                self._address,
+                {"fetch.message.max.bytes": str(_BATCH_BYTES), **self._kafka},
+                self.faults,
+                group_id=self._address.workers,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                on_commit=self._commits_answered,
+                receive_message_max_bytes=2 * MAX_FRAME_BYTES,
+                **_membership(self._settings),
+            ),
+        )
+        self._outbox.connect()
 
     def run(self, stop: threading.Event) -> None:
         """Work until stopped; then save and commit, so that others continue from there.

@@ -138,6 +138,7 @@ def test_what_workers_publish_is_shown(broker, tmp_path):
     url = broker.url()
     write(broker, url, [*engine("a"), *engine("b", seed=1)])
     shown, stop = Board(KafkaAddress.parse(url), {"log_level": "0"}), threading.Event()
+    shown.connect()
     reading = threading.Thread(target=shown.run, args=[stop])
     reading.start()
     try:

@@ -66,12 +66,12 @@ def section(number):
 
 
 def test_snapshots_are_kept_found_and_removed(place):
-    kept = Snapshots(place, "t.frames", "test")
+    kept = Snapshots.at(place, "t.frames", "test")
     assert kept.newest(0, None) is None
     for offset in (1, 2, 3):
         kept.save(0, offset, 0.0, iter([section(offset)]))
     kept.prune(0, 3)
-    found = Snapshots(place, "t.frames", "test")
+    found = Snapshots.at(place, "t.frames", "test")
     assert [found.newest(0, at_most).offset for at_most in (None, 2)] == [3, 2]
     assert found.newest(0, 3).sections[0].body == {"number": 3}
     assert found.newest(0, 1) is None
@@ -86,7 +86,7 @@ def test_snapshots_are_kept_found_and_removed(place):
     ],
 )
 def test_a_bucket_that_fails_raises_and_is_never_taken_for_an_empty_one(place, server, status, error):
-    kept = Snapshots(place, "t.frames", "test")
+    kept = Snapshots.at(place, "t.frames", "test")
     kept.save(0, 1, 0.0, iter([section(1)]))
     server.status = status
     with pytest.raises(error):

@@ -37,6 +37,7 @@ def frame(source="engine-0", seq=0, events=4):
 @asynccontextmanager
 async def writing(url, settings=None, **config):
     log = FrameLog(KafkaAddress.parse(url), settings or {}, StreamConfig(**config))
+    log.connect()
     log.open()
     with anyio.fail_after(DEADLINE):
         async with anyio.create_task_group() as tasks:
@@ -179,7 +180,7 @@ async def test_a_frame_that_is_too_long_is_counted_and_ends_nothing(broker):
 
 def test_a_setting_that_cannot_be_used_is_an_error_in_words():
     with pytest.raises(ConfigError, match=r"no\.such\.setting"):
-        FrameLog(KafkaAddress.parse("kafka://x:1/p"), {"no.such.setting": "1"}, StreamConfig())
+        FrameLog(KafkaAddress.parse("kafka://x:1/p"), {"no.such.setting": "1"}, StreamConfig()).connect()
 
 
 async def test_what_was_received_is_written_as_it_came_in_order_with_what_waits(broker):

@@ -37,6 +37,7 @@ async def notifying(url, handler):
     stream = KVStream()
     stream.on_alert(handler)
     notifier = Notifier(KafkaAddress.parse(url), {"log_level": "0"}, stream)
+    notifier.connect()
     try:
         with anyio.fail_after(DEADLINE):
             async with stream, anyio.create_task_group() as tasks:

@@ -25,7 +25,7 @@ def section(number):
 
 
 def snapshots(place):
-    return Snapshots(place, "t.frames", "test")
+    return Snapshots.at(place, "t.frames", "test")
 
 
 def test_the_newest_up_to_an_offset_is_found(place):

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from kvstream.fleet.address import KafkaAddress
-from kvstream.fleet.snapshots import Snapshots
+from kvstream.fleet.snapshots import DirectoryObjects, Snapshots
 from tests.fleet.brokers import PARTITIONS, Tansu, mock_cluster
 from tests.fleet.partitions import engine, seen
 from tests.fleet.workers import (
@@ -134,7 +134,7 @@ class Stubborn(Snapshots):
     """A bucket that fails as it is bidden, or takes its time."""
 
     def __init__(self, place, url, error=None, seconds=0.0):
-        super().__init__(str(place), KafkaAddress.parse(url).frames, "test")
+        super().__init__(str(place), DirectoryObjects(place), KafkaAddress.parse(url).frames, "test")
         self.fails = threading.Event()
         self.failed = 0
         self._error, self._seconds = error or PermissionError(13, "Access denied"), seconds

@@ -33,8 +33,10 @@ def write(broker, url, frames):
 
 def new_worker(url, place, *, config=CONFIG, settings=SETTINGS, kafka=None, snapshots=None):
     address = KafkaAddress.parse(url)
-    snapshots = snapshots or Snapshots(str(place), address.frames, "test")
-    return Worker(address, kafka or {"log_level": "0"}, snapshots, config, default_rules(), (), settings)
+    snapshots = snapshots or Snapshots.at(str(place), address.frames, "test")
+    worker = Worker(address, kafka or {"log_level": "0"}, snapshots, config, default_rules(), (), settings)
+    worker.connect()
+    return worker
 
 
 @contextmanager
@@ -108,7 +110,7 @@ def saved(broker, url, place, config=CONFIG):
     for number, (offset, _) in committed(broker, url).items():
         if offset < 0:
             continue
-        snapshot = Snapshots(str(place), address.frames, "test").newest(number, offset)
+        snapshot = Snapshots.at(str(place), address.frames, "test").newest(number, offset)
         assert snapshot.offset == offset, number
         part = found[number] = partition(config)
         part.restore(snapshot.sections)
