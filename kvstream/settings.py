@@ -78,7 +78,7 @@ def load_config(
     Raises:
         ConfigError: If the file cannot be read or values cannot be used; a line for each of them.
     """
-    return read_settings(None if path is None else TomlFile(path), environ, flags).build(kind)
+    return read_settings(None if path is None else TomlFile.read(path), environ, flags).build(kind)
 
 
 def read_settings(

@@ -59,7 +59,7 @@ def load_rules(
     Raises:
         ConfigError: If the file cannot be read or rules cannot be used; a line for each, with its number.
     """
-    file = TomlFile(path)
+    file = TomlFile.read(path)
     rules, silences = rules_of(file, file.tables, base)
     file.check()
     return rules, silences

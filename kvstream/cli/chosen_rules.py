@@ -54,7 +54,7 @@ class RuleFiles(NamedTuple):
         rules: tuple[Rule, ...] = default_rules()
         silences: tuple[Silence, ...] = ()
         if self.config is not None:
-            file = TomlFile(self.config)
+            file = TomlFile.read(self.config)
             rules, silences = rules_of_config(file)
             file.check()
         if self.rules is not None:

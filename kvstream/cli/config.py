@@ -61,7 +61,7 @@ def show_config(
     results: Results,
 ) -> None:
     """Print every setting as TOML, and where it comes from: the file, a variable, or the default."""
-    settings = read_settings(None if config is None else TomlFile(config))
+    settings = read_settings(None if config is None else TomlFile.read(config))
     stream = settings.build(StreamConfig)
     configs: dict[str, Any] = {"metrics": stream.metrics, "stream": stream}
     if results.as_json():

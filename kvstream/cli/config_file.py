@@ -27,7 +27,7 @@ def take_options(ctx: typer.Context, param: Any, path: Path | None) -> Path | No
         ConfigError: If anything is wrong with it; a line for each mistake.
     """
     if path is not None and not ctx.resilient_parsing:
-        file = TomlFile(path)
+        file = TomlFile.read(path)
         options: dict[str, Any] = {}
         for section in (SHARED, str(ctx.command.name)):
             options |= options_of(file, section, ctx)
@@ -84,7 +84,7 @@ def check_all(path: Path) -> dict[str, int]:
     """
     from kvstream.cli.app import command_named  # here, as commands take their options from files
 
-    file = TomlFile(path)
+    file = TomlFile.read(path)
     options = 0
     for section in (SHARED, *COMMAND_SECTIONS):
         if section in file.tables:

@@ -73,7 +73,7 @@ def convert_command(
     traces: TraceOptions,
 ) -> None:
     """Convert recorded events between formats; report on standard error what is malformed and left out."""
-    recorded = Input(recording)
+    recorded = Input.find(recording)
     if recorded.engine is not None:
         raise ConfigError(f"{recording} has no end; record it with kvstream record")
     form = chosen_format(output, format)

@@ -75,4 +75,4 @@ class Engines(OptionGroup, frozen=True):
         Raises:
             ConfigError: If it cannot be used.
         """
-        return [] if self.targets is None else [Targets(self.targets)]
+        return [] if self.targets is None else [Targets.read(self.targets)]

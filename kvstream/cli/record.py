@@ -106,6 +106,7 @@ def record_command(
         keep,
         max_size,
     )
+    writer.open()
     if appends:
         note(f"kvstream: {output} exists and is appended to")
     engines = [each.engine for each in opened if each.engine is not None]

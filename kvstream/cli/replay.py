@@ -84,7 +84,7 @@ def replay_command(
     ] = None,
 ) -> int:
     """Send recorded events again, at their recorded pace."""
-    recorded = Input(recording)
+    recorded = Input.find(recording)
     if recorded.engine is not None:
         raise ConfigError(f"{recording} is live; record it first")
     progress = progress_on_stderr()

@@ -107,7 +107,7 @@ def run_session(
         end_torn_line(sys.stdout.fileno())
     if not is_service:
         return anyio.run(_run, session, stream, feed, JsonLines(sys.stdout.buffer))
-    file = PatientFile(sys.stdout.fileno(), stream.faults)
+    file = PatientFile.on(sys.stdout.fileno(), stream.faults)
     code = EXIT_ERROR
     try:
         code = anyio.run(_run, session, stream, feed, JsonLines(file))

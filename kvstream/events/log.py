@@ -34,7 +34,8 @@ class LogWriter:
 
     Args:
         file: Where to.
-        begin: Write the beginning of a file; not where records are appended to one that has it.
+        begin: Write the beginning of a file before the first frame; not where records are appended to a file
+            that has it.
 
     Examples:
         >>> import io
@@ -43,12 +44,13 @@ class LogWriter:
     """
 
     def __init__(self, file: BinaryIO, begin: bool = True) -> None:
-        self._file = file
-        if begin:
-            file.write(MAGIC)
+        self._file, self._begins = file, begin
 
     def write(self, frame: EventFrame) -> int:
-        """Write one frame as one record; return how many bytes that were."""
+        """Write one frame as one record; return how many bytes that were, without the beginning."""
+        if self._begins:
+            self._file.write(MAGIC)
+            self._begins = False
         return self._file.write(encode_record(frame))
 
 

@@ -89,6 +89,8 @@ Existing = Literal["replace", "append", "refuse"]
 class EventLogWriter:
     """Writes frames to ``path`` (``-`` is standard output); compressed if it ends in .gz or .zst.
 
+    It is a context manager that opens the file and closes it. Otherwise ``open`` does, or the first frame.
+
     Args:
         path: Where to.
         format: Format; by default as the file is named.
@@ -97,10 +99,7 @@ class EventLogWriter:
         block_tokens: Tokens in a block, for formats that have lengths of prompts.
 
     Raises:
-        ConfigError: If no format is given and the name does not show one, or the file cannot be appended to.
-        FileExistsError: If the file exists and is to be refused.
-        MissingExtraError: If writing zstd needs a package that is not installed.
-        OSError: If the file cannot be written.
+        ConfigError: If no format is given and the name does not show one.
     """
 
     def __init__(
@@ -110,19 +109,38 @@ class EventLogWriter:
         existing: Existing = "replace",
         block_tokens: int = 16,
     ) -> None:
-        self._format = chosen = chosen_format(path, format)
-        self._path = "standard output" if path == "-" else path
-        held = None
-        if existing == "append" and path != "-" and not is_special(path) and os.path.isfile(path):
-            held = inspected(path, chosen)
-        with naming(self._path):
-            self._file = _open(path, "ab" if held else "xb" if existing == "refuse" else "wb")
-            if held is not None and chosen == "jsonl" and not held.ends_line:
-                self._file.write(b"\n")
-            if chosen == "kvlog" and held is None:
-                self._file.write(MAGIC)
-        self._encoder = _encoder(chosen, block_tokens)
-        self._restarts = _Restarts(is_said=chosen == "jsonl")
+        self._format = chosen_format(path, format)
+        self._path, self._existing = path, existing
+        self._name = "standard output" if path == "-" else path
+        self._file: BinaryIO | None = None
+        self._encoder = _encoder(self._format, block_tokens)
+        self._restarts = _Restarts(is_said=self._format == "jsonl")
+
+    def open(self) -> None:
+        """Open the file, unless it has been opened.
+
+        Raises:
+            ConfigError: If the file cannot be appended to.
+            FileExistsError: If the file exists and is to be refused.
+            MissingExtraError: If writing zstd needs a package that is not installed.
+            OSError: If the file cannot be written.
+        """
+        self._opened()
+
+    def _opened(self) -> BinaryIO:
+        if self._file is not None:
+            return self._file
+        path, held = self._path, None
+        appends = self._existing == "append" and path != "-" and not is_special(path)
+        if appends and os.path.isfile(path):
+            held = inspected(path, self._format)
+        with naming(self._name):
+            file = self._file = _open(path, "ab" if held else "xb" if self._existing == "refuse" else "wb")
+            if held is not None and self._format == "jsonl" and not held.ends_line:
+                file.write(b"\n")
+            if self._format == "kvlog" and held is None:
+                file.write(MAGIC)
+        return file
 
     @property
     def left_out(self) -> int:
@@ -136,29 +154,33 @@ class EventLogWriter:
             ConfigError: If the format cannot hold it.
             OSError: If it cannot be written.
         """
-        with naming(self._path):
+        file = self._opened()
+        with naming(self._name):
             return sum(
-                self._file.write(piece)
+                file.write(piece)
                 for each in (*self._restarts.before(frame), frame)
                 for piece in self._encoder.encode(each)
             )
 
     def flush(self) -> None:
         """Hand what has been written to the system, where a killed process cannot lose it."""
-        with naming(self._path):
-            self._file.flush()
+        file = self._opened()
+        with naming(self._name):
+            file.flush()
 
     def close(self) -> None:
         """Write what is left and buffered, and close the file."""
-        with naming(self._path):
+        file = self._opened()
+        with naming(self._name):
             for piece in self._encoder.finish():
-                self._file.write(piece)
-            if self._file is not sys.stdout.buffer:
-                self._file.close()
+                file.write(piece)
+            if file is not sys.stdout.buffer:
+                file.close()
             else:
-                self._file.flush()
+                file.flush()
 
     def __enter__(self) -> Self:
+        self.open()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -248,7 +270,7 @@ class RotatingWriter:
     """Writes parts ``NAME-0001.EXT``, ``NAME-0002.EXT`` and so on, or the one file if there are no bounds.
 
     No part takes the place of one that exists: the first is numbered after all that are there. A single file
-    that exists is appended to.
+    that exists is appended to. It is a context manager, or is opened and closed.
 
     Args:
         path: Name of the whole.
@@ -266,9 +288,7 @@ class RotatingWriter:
         removed: Files removed.
 
     Raises:
-        ConfigError: If no format is given and the name does not tell one, the file cannot be appended to, or
-            one file is to be bounded that has no parts.
-        OSError: If the file cannot be written.
+        ConfigError: If one file is to be bounded that has no parts.
     """
 
     def __init__(
@@ -290,7 +310,23 @@ class RotatingWriter:
         self._path, self._format = path, format
         self._most_bytes, self._most_seconds = most_bytes, most_seconds
         self._force = force
+
+    def open(self) -> None:
+        """Open the first part.
+
+        Raises:
+            ConfigError: If no format is given and the name does not tell one, or the file cannot be appended
+                to.
+            OSError: If the file cannot be written.
+        """
         self._begin()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def write(self, frame: EventFrame) -> None:
         """Write one frame, into another part if the last is full."""
@@ -335,6 +371,7 @@ class RotatingWriter:
         if self._most_bytes is None and self._most_seconds is None:
             path = self._path
             self._writer = EventLogWriter(path, self._format, "replace" if self._force else "append")
+            self._writer.open()
         else:
             path = self._open_part()
         self.paths.append(path)
@@ -346,8 +383,9 @@ class RotatingWriter:
         number = 1 + (_number(parts[-1], stem, endings) if parts else 0)
         while True:
             path = os.path.join(folder, f"{stem}-{number:04}{endings}")
+            self._writer = EventLogWriter(path, self._format, "refuse")
             try:
-                self._writer = EventLogWriter(path, self._format, "refuse")
+                self._writer.open()
             except FileExistsError:  # of another recording that began just now
                 number += 1
             else:

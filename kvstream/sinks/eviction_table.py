@@ -30,7 +30,7 @@ def check_ending(path: Path) -> None:
 
 
 def eviction_table(path: Path) -> "ArrowTable | CsvTable":
-    """Return what writes evictions to a file as they come; use it as a context manager.
+    """Return what writes evictions to a file as they come, a context manager that opens and closes it.
 
     Columns: ``source``, ``tier``, ``block`` (int64), ``evicted_at`` (UTC, ns), ``lifetime_seconds`` and
     ``idle_seconds`` (null where a birth is unknown), ``accesses``, ``reason`` and ``reuse_gaps_seconds`` (a
@@ -43,7 +43,6 @@ def eviction_table(path: Path) -> "ArrowTable | CsvTable":
     Raises:
         ConfigError: If it is named otherwise.
         MissingExtraError: If ``kvstream[pyarrow]`` is not installed, which CSV does without.
-        OSError: If it cannot be written.
     """
     check_ending(path)
     return CsvTable(path) if path.suffix == ".csv" else ArrowTable(path)
@@ -61,11 +60,12 @@ class CsvTable:
 
     def __init__(self, path: Path) -> None:
         self.rows = 0
-        self._file = path.open("w", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerow(_COLUMNS)
+        self._path = path
 
     def __enter__(self) -> Self:
+        self._file = self._path.open("w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer.writerow(_COLUMNS)
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -106,6 +106,7 @@ class ArrowTable:
         except ImportError:
             raise MissingExtraError(f"a {path.suffix} table of evictions, unlike .csv,", "pyarrow") from None
         self.rows = 0
+        self._path = path
         self._arrow: Any = pyarrow
         name = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
         seconds, gaps = pyarrow.float64(), pyarrow.list_(pyarrow.float64())
@@ -121,17 +122,16 @@ class ArrowTable:
             gaps,
         )
         self._schema = pyarrow.schema(list(zip(_COLUMNS, kinds, strict=True)))
-        self._sink: Any
-        self._writer: Any
-        if path.suffix == ".arrow":
-            self._sink = pyarrow.OSFile(str(path), "wb")
-            self._writer = pyarrow.ipc.new_file(self._sink, self._schema)
-        else:
-            self._sink = self._writer = pyarrow.parquet.ParquetWriter(
-                str(path), self._schema, compression="zstd"
-            )
+        self._sink: Any = None
+        self._writer: Any = None
 
     def __enter__(self) -> Self:
+        pyarrow, path = self._arrow, str(self._path)
+        if self._path.suffix == ".arrow":
+            self._sink = pyarrow.OSFile(path, "wb")
+            self._writer = pyarrow.ipc.new_file(self._sink, self._schema)
+        else:
+            self._sink = self._writer = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd")
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -7,6 +7,7 @@ import select
 import stat
 import time
 from collections import deque
+from typing import Self
 
 from kvstream.faults.log import FaultLog
 
@@ -26,23 +27,29 @@ class PatientFile:
     Args:
         descriptor: Where to; it stays open.
         faults: Counts and logs failed writes and lost lines.
+        may_block: Whether writing to it can wait, as to a pipe.
 
     Attributes:
         lost: Lines that were not written, for lack of room to wait.
-
-    Raises:
-        OSError: If the descriptor is not open for writing.
     """
 
-    def __init__(self, descriptor: int, faults: FaultLog) -> None:
-        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+    def __init__(self, descriptor: int, faults: FaultLog, *, may_block: bool) -> None:
         self.lost = 0
-        self._descriptor, self._faults = descriptor, faults
-        mode = os.fstat(descriptor).st_mode
-        self._may_block = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        self._descriptor, self._faults, self._may_block = descriptor, faults, may_block
         self._lines: deque[bytes] = deque()  # the first of them without what is written of it
         self._waiting_bytes = 0
+
+    @classmethod
+    def on(cls, descriptor: int, faults: FaultLog) -> Self:
+        """Return one that writes to a descriptor, whatever that is open on.
+
+        Raises:
+            OSError: If the descriptor is not open for writing.
+        """
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+        mode = os.fstat(descriptor).st_mode
+        return cls(descriptor, faults, may_block=not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)))
 
     @property
     def waiting(self) -> int:

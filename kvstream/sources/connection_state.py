@@ -37,14 +37,15 @@ class ConnectionMonitor:
     """Follows what becomes of a ZMQ socket's connections.
 
     Args:
-        socket: The socket, before it is bound or connected.
         connection: What is to be kept up to date.
 
     Attributes:
-        messages: The monitor's messages; ``take`` reads them.
+        messages: The monitor's messages, once it watches a socket; ``take`` reads them.
     """
 
-    def __init__(self, socket: Any, connection: InputConnection) -> None:
+    messages: SocketReader
+
+    def __init__(self, connection: InputConnection) -> None:
         import zmq
 
         self._connection = connection
@@ -54,6 +55,13 @@ class ConnectionMonitor:
         self._disconnected = zmq.EVENT_DISCONNECTED
         self._failed = zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
         self._odd = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+
+    def watch(self, socket: Any) -> None:
+        """Watch a socket that is not bound or connected yet.
+
+        Raises:
+            ZMQError: If there is no socket left.
+        """
         wanted = self._connected | self._disconnected | self._failed | self._odd
         self.messages = SocketReader(socket.get_monitor_socket(wanted))
 

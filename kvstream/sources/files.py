@@ -8,6 +8,7 @@ import stat
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Self
 
 import anyio
 from anyio import to_thread
@@ -91,7 +92,7 @@ async def read_input(
             for item in items:
                 yield item
         return
-    file = _OpenFile(path, options, follow, on_format)
+    file = _OpenFile.open(path, options, follow, on_format)
     try:
         async for items in file.read(on_bytes):
             for item in items:
@@ -114,9 +115,11 @@ async def _followed(
 ) -> AsyncIterator[Items]:
     """Yield the frames of a file and of the files that replace it, without end."""
     start = None if marker is None else marker.start
-    rotation = Rotation(path, goes_on=start is not None)
+    rotation = Rotation(path)
+    if start is None:  # otherwise those that are there may have come since
+        rotation.leave_out_present()
     found = path if start is None else await to_thread.run_sync(rotation.find, start)
-    file = _OpenFile(found or path, options, True, on_format, marker)
+    file = _OpenFile.open(found or path, options, True, on_format, marker)
     try:
         if start is not None and found is not None:
             file.begin_at(start)
@@ -162,7 +165,7 @@ async def _rotated(
     """Return frames of files that were rotated between two polls, except those that were removed."""
     for number, name in enumerate(names, life + 1):
         try:
-            file = _OpenFile(name, options, marker=marker)
+            file = _OpenFile.open(name, options, marker=marker)
         except FileNotFoundError:
             continue
         try:
@@ -182,7 +185,7 @@ async def _opened_again(
     end = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            return _OpenFile(path, options, True, on_format, marker)
+            return _OpenFile.open(path, options, True, on_format, marker)
         except FileNotFoundError:
             pass
         except OSError:
@@ -196,6 +199,40 @@ def waits(mode: int) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
+class _Opened(NamedTuple):
+    """Descriptors of an input.
+
+    Attributes:
+        descriptor: What it is read by.
+        writer: Keeps a named pipe from ending; None for others.
+        waits: Whether reading can wait for a writer.
+    """
+
+    descriptor: int
+    writer: int | None
+    waits: bool
+
+
+def _opened(path: str, follow: bool) -> _Opened:
+    """Open an input; a named pipe that is followed gets a writer, as long as there is one it has no end.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    if path == STDIN:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
+        descriptor = sys.stdin.fileno()
+    else:
+        # Opening a pipe must not wait for its writer, where no signal could interrupt it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    is_waiting = waits(mode) or (stat.S_ISCHR(mode) and os.isatty(descriptor))
+    keeps_open = is_waiting and follow and path != STDIN
+    writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK) if keeps_open else None
+    return _Opened(descriptor, writer, is_waiting)
+
+
 class _OpenFile:
     """An open input: reads and decodes it in a worker thread, a bounded part at a time.
 
@@ -204,12 +241,14 @@ class _OpenFile:
 
     Args:
         path: A file, or ``-``.
+        opened: Its descriptors.
         options: How to read.
         follow: It may grow and be cut; a named pipe goes on when the last of its writers has left.
         on_format: Called with the format of its lines once they show it.
         marker: Marks its frames.
 
     Attributes:
+        descriptor: What it is read by.
         position: Bytes from its start up to which it was read.
         life: Which of the files that followed each other it is.
     """
@@ -217,11 +256,13 @@ class _OpenFile:
     def __init__(
         self,
         path: str,
+        opened: _Opened,
         options: ReadOptions | None,
-        follow: bool = False,
-        on_format: OnFormat | None = None,
-        marker: InputMarker | None = None,
+        follow: bool,
+        on_format: OnFormat | None,
+        marker: InputMarker | None,
     ) -> None:
+        self.descriptor, self._writer, self._waits = opened
         self.reader = EventReader(path, options, on_format)
         self.position = self.life = 0
         self._marker = marker
@@ -229,18 +270,22 @@ class _OpenFile:
         self._path, self._options, self._follow, self._on_format = path, options, follow, on_format
         self._tail = b""  # last bytes read
         self._decoding: Iterator[EventFrame | Malformed | None] | None = None
-        self._writer: int | None = None
-        if path == STDIN:
-            if sys.stdin is None:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
-            self.descriptor = sys.stdin.fileno()
-        else:
-            # Opening a pipe must not wait for its writer, where no signal could interrupt it.
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        mode = os.fstat(self.descriptor).st_mode
-        self._waits = waits(mode) or (stat.S_ISCHR(mode) and os.isatty(self.descriptor))
-        if self._waits and follow and path != STDIN:
-            self._writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # as long as there is one, no end
+
+    @classmethod
+    def open(
+        cls,
+        path: str,
+        options: ReadOptions | None,
+        follow: bool = False,
+        on_format: OnFormat | None = None,
+        marker: InputMarker | None = None,
+    ) -> Self:
+        """Open an input; the arguments are those of the class.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        return cls(path, _opened(path, follow), options, follow, on_format, marker)
 
     def begin_at(self, place: Place) -> None:
         """Begin at a place in it, before anything was read."""

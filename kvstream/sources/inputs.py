@@ -7,6 +7,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import anyio
 
@@ -35,7 +36,10 @@ class Input:
     """One input of a run.
 
     Args:
-        name: A path, ``-``, or a URL as ``EngineInput`` has it.
+        name: A path, ``-``, or a URL.
+        engine: The engine, if the name is a URL.
+        is_file: Whether it is a file or a directory, or standard input that comes from a file.
+        is_pipe: Whether it is a named pipe or a device.
         follow: Go on at the end of a file as it grows.
 
     Attributes:
@@ -46,31 +50,50 @@ class Input:
         simulated_source: The source of its events if it turns out to be a trace of requests, whose cache is
             simulated; None otherwise.
         simulation: The assumptions of that simulation.
-
-    Raises:
-        ConfigError: If it is a URL that cannot be used.
-        MissingExtraError: If it needs a package that is not installed.
-        OSError: If it is a file that cannot be read.
     """
 
-    def __init__(self, name: str, follow: bool = False) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        engine: EngineInput | None = None,
+        *,
+        is_file: bool = False,
+        is_pipe: bool = False,
+        follow: bool = False,
+    ) -> None:
+        self.name, self.engine, self.is_pipe = name, engine, is_pipe
         self.simulated_source: str | None = None
         self.simulation = SIMULATED
-        self.engine = EngineInput(name) if name.startswith(ENGINE_URLS) else None
-        is_path = self.engine is None and name != STDIN
-        if is_path:
-            try:
-                os.lstat(name)
-            except FileNotFoundError:
-                raise _no_such_input(name) from None
-        self.is_pipe = is_path and not (stat.S_ISREG(mode := os.stat(name).st_mode) or stat.S_ISDIR(mode))
-        is_file = not self.is_pipe if is_path else name == STDIN and _stdin_is_file()
         self.is_live = follow or not is_file
         self._follow = follow
-        if is_path and not self.is_pipe:  # who closed a pipe would end its writer
+
+    @classmethod
+    def find(cls, name: str, follow: bool = False) -> Self:
+        """Return an input by its name, if it can be read now.
+
+        Args:
+            name: A path, ``-``, or a URL as ``EngineInput`` has it.
+            follow: Go on at the end of a file as it grows.
+
+        Raises:
+            ConfigError: If it is a URL that cannot be used.
+            MissingExtraError: If it needs a package that is not installed.
+            OSError: If it is a file that cannot be read.
+        """
+        if name.startswith(ENGINE_URLS):
+            return cls(name, EngineInput(name), follow=follow)
+        if name == STDIN:
+            return cls(name, is_file=_stdin_is_file(), follow=follow)
+        try:
+            os.lstat(name)
+        except FileNotFoundError:
+            raise _no_such_input(name) from None
+        mode = os.stat(name).st_mode
+        is_file = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+        if is_file:  # who closed a pipe would end its writer
             with open(name, "rb"):
                 pass
+        return cls(name, is_file=is_file, is_pipe=not is_file, follow=follow)
 
     @property
     def size(self) -> int:
@@ -106,7 +129,7 @@ def open_inputs(names: Sequence[str], follow: bool = False) -> list[Input]:
     failed: list[tuple[str, KVStreamError | OSError]] = []
     for name in names:
         try:
-            inputs.append(Input(name, follow))
+            inputs.append(Input.find(name, follow))
         except (KVStreamError, OSError) as error:
             failed.append((name, error))
     if len(failed) == 1:

@@ -104,12 +104,13 @@ class PublisherFeed:
         self._snapshot: int | None = None  # the number of a snapshot's parts
         self._asked_until = -1  # the newest batch when it was asked for
         self._check = ""  # of the batch before the next, if it was taken by another process
-        if start is None:
-            self._request(0)
-        else:
+        if start is not None:
             self._next, self._begun, self._check = start.at, True, start.check
             self.newest_live = start.at - 1  # what is published from now on is later, unless it has restarted
-            self._request_missing()
+
+    def begin(self) -> None:
+        """Ask for what came before it, or since another process ended."""
+        self._request_missing()
 
     @property
     def holds(self) -> bool:

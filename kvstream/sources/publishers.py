@@ -221,9 +221,11 @@ class Publishers:
         self._epoch = max(self._first_epoch(), self._epoch)
         ask = None if place else self._ask
         marker = None if place else self._marker_of(f"zmq {name}")
-        return Publisher(
+        publisher = Publisher(
             self._origin, name, self._epoch, ask, has_one_rank=self._rank is not None, marker=marker
         )
+        publisher.feed.begin()
+        return publisher
 
     def _name(self, topic: bytes) -> str:
         name = self._source

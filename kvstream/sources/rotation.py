@@ -76,22 +76,23 @@ class Rotation:
     """Finds the files that a rotated log was renamed to.
 
     Between two looks a log may have been rotated several times. The files in between are taken to be those
-    named like it with a number behind (``NAME.1``, ``NAME-20260101``) that were neither there at the start
-    nor read already and were written after the last one that was read. Rotated files that were removed,
-    packed or named otherwise within a fifth of a second cannot be found.
+    named like it with a number behind (``NAME.1``, ``NAME-20260101``) that were neither left out nor read
+    already and were written after the last one that was read. Rotated files that were removed, packed or
+    named otherwise within a fifth of a second cannot be found.
 
     Args:
         path: Where the log is.
-        goes_on: Whether it is read from where another process has left it: then those that are there at the
-            start may have come since.
     """
 
-    def __init__(self, path: str, goes_on: bool = False) -> None:
+    def __init__(self, path: str) -> None:
         self._folder, self._name = os.path.split(path)
         self._path = path
-        found = [] if goes_on else self._siblings()
-        self._others = {(status.st_dev, status.st_ino) for _, status in found}
+        self._others: set[tuple[int, int]] = set()
         self._finished: set[_Finished] = set()
+
+    def leave_out_present(self) -> None:
+        """Leave out the rotated files that are there now, as they came before the log is read."""
+        self._others = {(status.st_dev, status.st_ino) for _, status in self._siblings()}
 
     def has_replaced(self, descriptor: int) -> bool:
         """Return whether the path now names another file than the open one; False if it names none."""

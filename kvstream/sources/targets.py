@@ -2,8 +2,9 @@
 
 import logging
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import msgspec
@@ -67,21 +68,37 @@ class Targets:
 
     Args:
         path: A file, JSON or TOML (``.toml``).
+        identity: What it was known by before it was read, as ``_identity`` has it.
+        names: The targets that it named.
         look_seconds: Seconds between two looks at it.
 
     Raises:
-        ConfigError: If it cannot be read or understood now.
+        ConfigError: If one cannot be used.
         MissingExtraError: If ``kvstream[zmq]`` is not installed.
     """
 
-    def __init__(self, path: Path, *, look_seconds: float = _LOOK_SECONDS) -> None:
-        self._path, self._look_seconds = path, look_seconds
+    def __init__(self, path: Path, identity: Any, names: Iterable[str], *, look_seconds: float) -> None:
+        self._path, self._identity, self._look_seconds = path, identity, look_seconds
         self._read = InputConnection()  # whether the file could be read
         self._wrong: list[tuple[str, str]] = []  # targets that are none, and why
-        self._identity = _identity(path)
-        self._inputs = {target: EngineInput(target) for target in read_targets(path)}
+        self._inputs = {target: EngineInput(target) for target in names}
         self._scopes: dict[str, anyio.CancelScope] = {}
         self._read.become("connected")
+
+    @classmethod
+    def read(cls, path: Path, *, look_seconds: float = _LOOK_SECONDS) -> Self:
+        """Read a file of targets.
+
+        Args:
+            path: A file, JSON or TOML (``.toml``).
+            look_seconds: Seconds between two looks at it.
+
+        Raises:
+            ConfigError: If it cannot be read or understood now.
+            MissingExtraError: If ``kvstream[zmq]`` is not installed.
+        """
+        identity = _identity(path)  # before it is read, so that no change is missed
+        return cls(path, identity, read_targets(path), look_seconds=look_seconds)
 
     def statistics(self) -> list[InputStatistics]:
         """Return the accounts of each target's connections; the file's own where something is wrong."""

@@ -189,7 +189,8 @@ class KVEventSubscriber:
         socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SUBSCRIBE, address.topic.encode())
-        monitor = ConnectionMonitor(socket, self.connection)
+        monitor = ConnectionMonitor(self.connection)
+        monitor.watch(socket)
         attach_socket(socket, address.endpoint, bind=address.binds, origin=self.url, ipv6=ipv6)
         if asks:
             if self._replayed is not None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Self, Union, get_args, get_origin
 
 import msgspec
 
@@ -22,19 +22,28 @@ class TomlFile:
 
     Args:
         path: The file.
+        lines: Its lines.
+        tables: What it holds.
 
     Attributes:
         path: The file.
         tables: What it holds.
-
-    Raises:
-        ConfigError: If it cannot be read, or is no TOML.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], lines: list[str], tables: dict[str, Any]) -> None:
+        self.path, self.tables = path, tables
+        self._lines = lines
+        self._wrong: list[tuple[int, str]] = []
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file.
+
+        Raises:
+            ConfigError: If it cannot be read, or is no TOML.
+        """
         import tomllib  # only who has a file pays for it
 
-        self.path = path
         try:
             with open(path, encoding="utf-8") as file:
                 text = file.read()
@@ -42,20 +51,20 @@ class TomlFile:
             raise ConfigError(f"{path}: {error.strerror or error}") from error
         except UnicodeDecodeError:
             raise ConfigError(f"{path} is not valid UTF-8 text") from None
-        self._lines = text.splitlines()
+        lines = text.splitlines()
         try:
-            self.tables: dict[str, Any] = tomllib.loads(text)
-            repr(self.tables)  # as complaints show values: of too many digits, Python shows none
+            tables = tomllib.loads(text)
+            repr(tables)  # as complaints show values: of too many digits, Python shows none
         except tomllib.TOMLDecodeError as error:
             what, _, where = str(error).rpartition(" (at ")
             number = re.match(r"line (\d+)", where)
-            line = int(number[1]) if number else len(self._lines)
+            line = int(number[1]) if number else len(lines)
             raise ConfigError(f"{path}:{line}: no valid TOML: {what}") from None
         except RecursionError:
             raise ConfigError(f"{path}: no TOML that can be read: too many brackets in each other") from None
         except ValueError:  # of thousands of digits
             raise ConfigError(f"{path}: no TOML that can be read: a number of too many digits") from None
-        self._wrong: list[tuple[int, str]] = []
+        return cls(path, lines, tables)
 
     def complain(self, table: str | None, key: str | None, what: str, place: int = 0) -> None:
         """Record a mistake in a key of a table, in a table of a list at a ``place``, or in the whole file."""

@@ -34,8 +34,8 @@ def written(many):
     writer = LogWriter(out)
     starts = []
     for frame in many:
-        starts.append(out.tell())
-        writer.write(frame)
+        size = writer.write(frame)
+        starts.append(out.tell() - size)
     return out.getvalue(), starts
 
 

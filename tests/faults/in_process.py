@@ -171,7 +171,7 @@ async def _files_of_a_folder(rng: random.Random, tally: Tally, seed: int) -> Non
             kind, data = mutants.file(rng)
             path = Path(folder) / f"{number}.{kind}"
             path.write_bytes(data)
-            inputs.append(Input(str(path)))
+            inputs.append(Input.find(str(path)))
         async with KVStream(quiet_config()) as stream:
             for at in range(0, len(inputs), 2):  # in pairs, as one that is refused ends them all
                 with suppress(KVStreamError):

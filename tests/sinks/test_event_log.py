@@ -29,6 +29,17 @@ def read(path):
     return blocks, [item for item in items if isinstance(item, Malformed)]
 
 
+def test_a_file_is_opened_with_the_context_or_the_first_frame_and_not_before(tmp_path):
+    path = tmp_path / "day.kvlog"
+    writer = EventLogWriter(str(path))
+    assert not path.exists()
+    writer.write(frame(0))
+    writer.close()
+    assert read(path) == (list(range(10)), [])
+    with EventLogWriter(str(tmp_path / "none.kvlog")), pytest.raises(FileExistsError):
+        EventLogWriter(str(tmp_path / "none.kvlog"), existing="refuse").open()
+
+
 APPENDABLE = ["jsonl", "kvlog", "jsonl.gz", "kvlog.gz", "kvlog.zst"]
 
 
@@ -93,10 +104,9 @@ def test_what_cannot_be_appended_to_is_refused_and_kept(tmp_path, name, content,
 def test_parts_are_numbered_after_those_that_are_there(tmp_path):
     for name in ("day-0001.kvlog", "day-0007.kvlog", "day-0009.jsonl", "today-0020.kvlog"):
         (tmp_path / name).write_bytes(b"kept")
-    writer = RotatingWriter(str(tmp_path / "day.kvlog"), most_bytes=1)
-    for first in (0, 10):
-        writer.write(frame(first))
-    writer.close()
+    with RotatingWriter(str(tmp_path / "day.kvlog"), most_bytes=1) as writer:
+        for first in (0, 10):
+            writer.write(frame(first))
     assert [path.rpartition("/")[2] for path in writer.paths] == ["day-0008.kvlog", "day-0009.kvlog"]
     assert read(tmp_path / "day-0009.kvlog")[0] == list(range(10, 20))
     assert (tmp_path / "day-0007.kvlog").read_bytes() == b"kept"
@@ -104,11 +114,10 @@ def test_parts_are_numbered_after_those_that_are_there(tmp_path):
 
 def test_two_recordings_at_once_share_no_part(tmp_path):
     first, second = (RotatingWriter(str(tmp_path / "day.jsonl"), most_bytes=1) for _ in range(2))
-    for n in range(3):
-        first.write(frame(10 * n))
-        second.write(frame(100 + 10 * n))
-    first.close()
-    second.close()
+    with first, second:
+        for n in range(3):
+            first.write(frame(10 * n))
+            second.write(frame(100 + 10 * n))
     assert not set(first.paths) & set(second.paths)
     assert len(list(tmp_path.iterdir())) == 6
 
@@ -116,9 +125,8 @@ def test_two_recordings_at_once_share_no_part(tmp_path):
 def test_force_replaces_a_recording(tmp_path):
     path = tmp_path / "day.jsonl"
     write(path, 0)
-    writer = RotatingWriter(str(path), force=True)
-    writer.write(frame(70))
-    writer.close()
+    with RotatingWriter(str(path), force=True) as writer:
+        writer.write(frame(70))
     assert read(path) == (list(range(70, 80)), [])
 
 
@@ -126,10 +134,9 @@ def test_force_replaces_a_recording(tmp_path):
 def test_the_oldest_parts_are_removed_and_nothing_else(tmp_path, bounds):
     for name in ("day-0001.kvlog", "day-0001.jsonl", "today-0001.kvlog", "day.kvlog", "day-1.kvlog"):
         (tmp_path / name).write_bytes(b"kept")
-    writer = RotatingWriter(str(tmp_path / "day.kvlog"), most_bytes=1, **bounds)
-    for first in range(0, 60, 10):
-        writer.write(frame(first))
-    writer.close()
+    with RotatingWriter(str(tmp_path / "day.kvlog"), most_bytes=1, **bounds) as writer:
+        for first in range(0, 60, 10):
+            writer.write(frame(first))
     left = sorted(path.name for path in tmp_path.glob("day-????.kvlog"))
     assert left[-1] == "day-0007.kvlog"
     assert writer.removed == 7 - len(left) > 0
@@ -142,11 +149,10 @@ def test_the_oldest_parts_are_removed_and_nothing_else(tmp_path, bounds):
 
 
 def test_the_part_that_is_written_is_never_removed(tmp_path):
-    writer = RotatingWriter(str(tmp_path / "day.kvlog"), most_bytes=1, most_kept_bytes=1)
-    for first in (0, 10):
-        writer.write(frame(first))
-        writer.flush()
-    writer.close()
+    with RotatingWriter(str(tmp_path / "day.kvlog"), most_bytes=1, most_kept_bytes=1) as writer:
+        for first in (0, 10):
+            writer.write(frame(first))
+            writer.flush()
     (part,) = tmp_path.iterdir()
     assert read(part)[0] == list(range(10, 20))
 

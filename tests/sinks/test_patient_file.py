@@ -27,7 +27,7 @@ def test_a_torn_line_is_completed_once_there_is_room(tmp_path, small_disk, caplo
     faults = FaultLog()
     path = tmp_path / "alerts.jsonl"
     with path.open("ab") as file:
-        output = PatientFile(file.fileno(), faults)
+        output = PatientFile.on(file.fileno(), faults)
         small_disk(100)
         for _ in range(5):
             output.write(LINE)
@@ -48,7 +48,7 @@ def test_a_torn_line_is_completed_once_there_is_room(tmp_path, small_disk, caplo
 
 def test_what_waits_is_bounded_and_what_is_lost_is_counted(caplog):
     with open("/dev/full", "wb", buffering=0) as file:
-        output = PatientFile(file.fileno(), FaultLog())
+        output = PatientFile.on(file.fileno(), FaultLog())
         for _ in range(200):
             output.write(b"x" * 9_999 + b"\n")
             output.flush()
@@ -63,7 +63,7 @@ def test_what_waits_is_bounded_and_what_is_lost_is_counted(caplog):
 def test_a_slow_reader_is_not_waited_for(blocking):
     read, write = os.pipe()
     os.set_blocking(write, blocking)
-    output = PatientFile(write, FaultLog())
+    output = PatientFile.on(write, FaultLog())
     for _ in range(5_000):
         output.write(LINE)
         output.flush()
@@ -81,8 +81,8 @@ def test_a_slow_reader_is_not_waited_for(blocking):
 def test_a_reader_that_left_and_a_closed_output_are_errors():
     read, write = os.pipe()
     with pytest.raises(OSError, match="standard output"):
-        PatientFile(read, FaultLog())
-    output = PatientFile(write, FaultLog())
+        PatientFile.on(read, FaultLog())
+    output = PatientFile.on(write, FaultLog())
     os.close(read)
     output.write(LINE)
     with pytest.raises(BrokenPipeError):

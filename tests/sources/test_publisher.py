@@ -43,7 +43,12 @@ class Taken:
 
 def feed(asked=None):
     taken = Taken()
-    return taken, PublisherFeed(taken, None if asked is None else asked.append)
+    return taken, begun(PublisherFeed(taken, None if asked is None else asked.append))
+
+
+def begun(feed):
+    feed.begin()
+    return feed
 
 
 def payload(seq, life=0):
@@ -279,7 +284,7 @@ def resumed(check, asked=None):
     """A feed that goes on with batch 5 of a life, after one with a checksum."""
     taken = Taken()
     start = Place(1, 5, check)
-    return taken, PublisherFeed(taken, None if asked is None else asked.append, start)
+    return taken, begun(PublisherFeed(taken, None if asked is None else asked.append, start))
 
 
 def test_what_another_process_had_come_to_is_gone_on_with_by_a_replay():
@@ -328,6 +333,7 @@ def test_frames_of_a_publisher_go_on_in_epoch_and_number_without_what_is_held():
     add_saved(inputs, saved, None)
     marker = InputMarker("zmq engine", inputs["zmq engine"], {"engine": Cursor(9, 30)})
     publisher = Publisher("x", "engine", 77, [].append, marker=marker)
+    publisher.feed.begin()
     for seq in (4, 5):
         publisher.feed.replay(seq, stored(10 * seq, 10 * seq + 1, 10 * seq + 2))
     (frame,) = publisher.take()

@@ -60,7 +60,7 @@ async def test_targets_are_added_and_removed_while_it_runs(tmp_path):
             engine.url.replace("=engine", f"={name}") for engine, name in ((one, "one"), (other, "two"))
         )
         write(path, first)
-        targets = Targets(path, look_seconds=0.02)
+        targets = Targets.read(path, look_seconds=0.02)
         with anyio.fail_after(DEADLINE):
             async with KVStream() as stream, anyio.create_task_group() as tasks:
                 stream.watch_inputs(targets.statistics)
@@ -88,4 +88,4 @@ def test_a_target_that_is_none_at_the_start_is_an_error(tmp_path):
     path = tmp_path / "targets.json"
     write(path, "zmq://nonsense")
     with pytest.raises(ConfigError, match="nonsense"):
-        Targets(path)
+        Targets.read(path)
