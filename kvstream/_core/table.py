@@ -929,7 +929,7 @@ class Table:
         attribution: cython.ushort = self._given_attribution(event)
         if is_live:
             before: cython.longlong = self._key(slot, block)
-            self._end(event, slot, block, time, _REPLACED)
+            self._end(slot, block, time, _REPLACED)
             if self.has_copies:
                 self.copies[slot] = 0
             self.columns.counts[native.REPLACEMENTS] += 1
@@ -1027,7 +1027,7 @@ class Table:
         if reason >= _REASONS:
             reason = _OTHER
             self.columns.counts[native.UNKNOWN_REASONS] += 1
-        self._end(event, slot, block, time, reason)
+        self._end(slot, block, time, reason)
         self._change(self._key(slot, block), time, False, self._attribution(slot))
         self.rows[slot, native.COUNT] = native.NOT_LIVE
         self.live_count -= 1
@@ -1038,7 +1038,6 @@ class Table:
     @cython.exceptval(check=False)
     def _end(
         self,
-        event: cython.Py_ssize_t,
         slot: cython.longlong,
         block: cython.longlong,
         time: cython.longlong,
