@@ -384,7 +384,7 @@ def serve(
         note(f"fleet at {page.url}")
         stopped: list[int] = []
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(page.serve, shown, lambda: None)
+            tasks.start_soon(page.serve_app, shown, lambda: None)
             stopped += await run_until_signal(board.run)
             tasks.cancel_scope.cancel()
         return EXIT_SIGNAL + stopped[0] if stopped else 0

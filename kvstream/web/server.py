@@ -91,7 +91,7 @@ class AppServer:
         if self._unprotected:
             _logger.warning("%s takes its token unencrypted: use TLS, or a proxy that does", self.url)
 
-    async def serve(self, app: Callable[..., object], take_leave: Callable[[], None]) -> None:
+    async def serve_app(self, app: Callable[..., object], take_leave: Callable[[], None]) -> None:
         """Serve until cancelled; ``bind`` comes first. Connections have a second to end.
 
         Args:
@@ -105,7 +105,7 @@ class AppServer:
             self._socket.close()
 
 
-class HttpServer:
+class HttpServer(AppServer):
     """Serves the application of a stream until cancelled.
 
     Without a token it listens on loopback only and answers only requests that name this machine, so that no
@@ -122,6 +122,9 @@ class HttpServer:
         max_connections: Connections at once; one more closes the one silent for the longest time.
         tls: Serve HTTPS with this.
         listening: Where the stream's frames are taken, for a page that waits for the first.
+
+    Attributes:
+        endpoint: Where it listens.
 
     Raises:
         ConfigError: If others than this machine could come without a token.
@@ -140,7 +143,7 @@ class HttpServer:
         tls: ssl.SSLContext | None = None,
         listening: Sequence[str] = (),
     ) -> None:
-        self._server = AppServer(
+        super().__init__(
             endpoint,
             stream.faults,
             token=token,
@@ -154,32 +157,10 @@ class HttpServer:
             allowed_hosts=allowed_hosts,
             authenticated=insecure and token is None,
             max_clients=max_clients,
-            connections=self._server.statistics,
+            connections=self.statistics,
             listening=listening,
         )
 
-    @property
-    def endpoint(self) -> Endpoint:
-        """Return where it listens."""
-        return self._server.endpoint
-
-    @property
-    def url(self) -> str:
-        """Return the URL of the dashboard."""
-        return self._server.url
-
-    def statistics(self) -> ConnectionStatistics:
-        """Return the connections now."""
-        return self._server.statistics()
-
-    def bind(self) -> None:
-        """Begin to listen; ``url`` then has the port, if any was asked for.
-
-        Raises:
-            ConfigError: If the endpoint cannot be listened at.
-        """
-        self._server.bind()
-
     async def serve(self) -> None:
         """Serve until cancelled; ``bind`` comes first. Connections have a second to end."""
-        await self._server.serve(self._app, self._app.state.live.end)
+        await self.serve_app(self._app, self._app.state.live.end)

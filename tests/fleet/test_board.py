@@ -89,7 +89,7 @@ async def served(shown, **options):
     server.bind()
     with anyio.fail_after(DEADLINE):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.serve, board_app(shown, **options), lambda: None)
+            tasks.start_soon(server.serve_app, board_app(shown, **options), lambda: None)
             async with httpx2.AsyncClient(base_url=server.url) as client:
                 yield client
             tasks.cancel_scope.cancel()

@@ -280,7 +280,7 @@ async def test_handshakes_that_are_not_finished_keep_nobody_out(certificate, tls
 def test_a_token_that_travels_unencrypted_beyond_this_machine_is_warned_of(caplog):
     server = HttpServer(KVStream(), Endpoint(host="0.0.0.0", port=0), token="s3cret")
     server.bind()
-    server._server._socket.close()
+    server._socket.close()
     assert "unencrypted" in caplog.text
     assert "s3cret" not in caplog.text
 
