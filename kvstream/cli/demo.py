@@ -47,7 +47,7 @@ def demo_command(
     seed: Annotated[
         int,
         number(
-            "count", "--seed", metavar="N", low=0, help="Another seed, other requests.", show_default=True
+            "count", "--seed", metavar="N", low=0, help="Seed of the simulated requests.", show_default=True
         ),
     ] = 0,
 ) -> int:

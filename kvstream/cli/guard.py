@@ -1,4 +1,4 @@
-"""Options of commands that listen: who may come, and how much each may send."""
+"""Options of commands that listen: who may connect, and how much each may send."""
 
 import ssl
 from pathlib import Path
@@ -18,9 +18,9 @@ Insecure = Annotated[bool, typer.Option("--insecure", help="Listen beyond this m
 
 
 class Guard(OptionGroup, frozen=True):
-    """Who may come."""
+    """Who may connect."""
 
-    panel: ClassVar[str] = "Who may come"
+    panel: ClassVar[str] = "Access"
 
     token_file: TokenFile = None
     tls_cert: Annotated[
@@ -64,7 +64,7 @@ class Guard(OptionGroup, frozen=True):
 class FrameLimits(OptionGroup, frozen=True):
     """How much producers may send."""
 
-    panel: ClassVar[str] = "How much may come"
+    panel: ClassVar[str] = "Limits"
 
     max_connections: Annotated[
         int,

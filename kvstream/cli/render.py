@@ -80,7 +80,7 @@ class Terminal:
         self._live.stop()
 
     def watch(self, stream: KVStream) -> None:
-        """Give what there is to look at while it runs."""
+        """Set the stream that is shown while it runs."""
         self._stream = stream
 
     def read(self, count: int) -> None:

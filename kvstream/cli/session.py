@@ -48,7 +48,7 @@ class Output(Protocol):
         """Draw anew what is shown while the run goes on."""
 
     def watch(self, stream: KVStream) -> None:
-        """Give what there is to look at while it runs."""
+        """Set the stream that is shown while it runs."""
 
 
 class Session(msgspec.Struct, frozen=True):

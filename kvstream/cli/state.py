@@ -88,9 +88,9 @@ def _consequence(snapshots: list[SavedSnapshot]) -> str:
     whole = next(snapshot for snapshot in snapshots if not snapshot.problems)
     if whole is snapshots[0]:
         return (
-            "a server goes on from the newest, and the next snapshot that it saves replaces the damaged one"
+            "a server resumes from the newest, and the next snapshot that it saves replaces the damaged one"
         )
-    return f"a server goes on from {whole.file}, and asks its inputs for what came after it"
+    return f"a server resumes from {whole.file}, and asks its inputs for what came after it"
 
 
 def _show(snapshots: list[SavedSnapshot], as_lines: bool) -> None:

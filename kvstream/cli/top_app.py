@@ -33,7 +33,7 @@ _NARROW = 100
 _HELP = """\
 Enter      figures of the cache of this row        a   figures of all caches
 s  r       sort by the next column; the other way  /   filter: words, or hit<0.5, premature>30%, age>10s
-u          local times or UTC                      p   stop looking; go on
+u          local times or UTC                      p   pause or resume
 ?          this list                               Esc close, clear the filter
 q          leave"""
 
@@ -210,10 +210,10 @@ class TopApp(App[None]):
         self._show()
 
     def action_pause(self) -> None:
-        """Stop looking, or go on."""
+        """Pause or resume the view."""
         self._paused = not self._paused
         if self._paused:
-            self._say(Text(f"PAUSED  p goes on\n{self._last()}", "bold yellow"))
+            self._say(Text(f"PAUSED  p resumes\n{self._last()}", "bold yellow"))
 
     def on_key(self, event: Key) -> None:
         """Close what is open."""

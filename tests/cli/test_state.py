@@ -78,8 +78,8 @@ def test_what_is_whole_verifies_with_code_0(kvstream, directory):
 @pytest.mark.parametrize(
     ("name", "consequence"),
     [
-        (NEWEST, f"a server goes on from {OLDER}, and asks its inputs for what came after it"),
-        (OLDER, "a server goes on from the newest, and the next snapshot that it saves replaces the damaged"),
+        (NEWEST, f"a server resumes from {OLDER}, and asks its inputs for what came after it"),
+        (OLDER, "a server resumes from the newest, and the next snapshot that it saves replaces the damaged"),
     ],
 )
 def test_one_damaged_snapshot_fails_verify_alone_and_what_follows_is_said(
