@@ -19,7 +19,7 @@ from kvstream.events.types import Labels
 from kvstream.metrics.distribution import Distribution, distributions
 from kvstream.metrics.history import History, HistoryBuilder
 from kvstream.metrics.measurements import Measurements
-from kvstream.metrics.summary import CacheMetricsSummary, SavedState
+from kvstream.metrics.summary import PROBLEM_COUNTS, CacheMetricsSummary, SavedState
 from kvstream.reports.incidents import OpenIncident, open_incidents
 from kvstream.reports.verdict import verdict
 from kvstream.stream import KVStream, consumers_of, keeper_of
@@ -91,6 +91,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
         verdict: Which inputs are not connected, and what the summary says, a sentence each.
         history: Its newest windows.
         listening: Where frames and events are taken.
+        problem_counts: Names of the counts in the summary's accounts that are 0 where all is well.
     """
 
     now: float
@@ -100,6 +101,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
     verdict: list[str]
     history: History
     listening: list[str] = []
+    problem_counts: list[str] = []
 
 
 class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,6 +247,7 @@ async def state_of(
         ],
         history=await history(stream, place, _NEWEST_WINDOWS),
         listening=[*listening, *sorted({seen.input for seen in stream.inputs()})[:_INPUTS_SHOWN]],
+        problem_counts=["malformed", *PROBLEM_COUNTS],
     )
 
 

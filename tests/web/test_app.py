@@ -18,6 +18,7 @@ import kvstream.web.events as events_module
 from kvstream import KVStream
 from kvstream.errors import ConfigError
 from kvstream.events.types import Op
+from kvstream.metrics.summary import PROBLEM_COUNTS
 from kvstream.reports import overview
 from kvstream.sources.synthetic import generate
 from kvstream.transport.endpoint import Endpoint
@@ -77,6 +78,8 @@ async def test_every_route_tells_what_the_stream_knows(monkeypatch):
         assert [each["rule"] for each in state["incidents"]] == ["occupancy_high"]
         assert state["summary"]["alerts"] == [], "they are the incidents"
         assert state["summary"]["accounts"]["processed"] == 20_000
+        assert state["problem_counts"] == ["malformed", *PROBLEM_COUNTS]
+        assert set(state["problem_counts"]) < set(state["summary"]["accounts"])
         lines = (await client.get("api/sparklines")).json()
         (line,) = lines["caches"]
         levels = [level for level in base64.b64decode(line["hit_ratio"]) if level != 255]

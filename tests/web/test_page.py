@@ -65,6 +65,21 @@ async def test_it_waits_where_it_listens_and_then_shows_figures_as_they_come(bro
         assert complaints == []
 
 
+async def test_every_count_that_is_a_problem_stands_out_in_the_accounts(browser):
+    async with served() as (stream, url), browser() as (page, complaints):
+        producer = stream.producer("engine-0")
+        await producer.allocated([1, 2, 3])
+        await producer.evicted([7, 8])
+        await stream.flush()
+        await stay_fresh(stream)
+        await page.goto(url)
+        await page.locator("#accounts-line").click()
+        rows = page.locator("#accounts div")
+        await expect(rows.filter(has_text="Unknown evictions").locator("dd")).to_have_class("t-warning")
+        await expect(rows.filter(has_text="Blocks in the cache").locator("dd")).not_to_have_class("t-warning")
+        assert complaints == []
+
+
 async def test_a_server_that_is_gone_is_the_largest_thing_on_the_page(browser):
     async with browser() as (page, _):
         async with served() as (stream, url):

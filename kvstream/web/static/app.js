@@ -316,10 +316,9 @@ const kvApp = (() => {
   }
 
   const NAMES = { offered: "Events received", processed: "Events processed", in_flight: "Events in queues", live: "Blocks in the cache" };
-  const LOSSES = ["malformed", "lost_frames", "duplicate_frames", "clock_steps", "time_regressions", "unknown_reasons"];
 
   function drawAccounts() {
-    const { accounts } = model.state.summary;
+    const { problem_counts: problems, summary: { accounts } } = model.state;
     const dropped = Object.values(accounts.dropped ?? {}).reduce((a, b) => a + b, 0);
     const lost = dropped + (accounts.malformed ?? 0) + (accounts.lost_frames ?? 0);
     const line = get("accounts-line");
@@ -334,7 +333,7 @@ const kvApp = (() => {
     const received = accounts.offered || accounts.processed;
     say(line.children[2], `${count(received)} events received, ${accounts.in_flight ? `${count(accounts.processed)} processed, ${count(accounts.in_flight)} on their way` : lost ? `${count(accounts.processed)} processed` : "all processed"}`);
     const rows = Object.entries(accounts).filter(([name, value]) => typeof value === "number" && (value || NAMES[name]) && (value || !model.cache))
-      .map(([name, value]) => [NAMES[name] ?? sentence(name.replaceAll("_", " ")), value, LOSSES.includes(name)]);
+      .map(([name, value]) => [NAMES[name] ?? sentence(name.replaceAll("_", " ")), value, problems.includes(name)]);
     rows.push(...Object.entries(accounts.dropped ?? {}).map(([reason, value]) => [`Dropped: ${reason.replaceAll("_", " ")}`, value, true]));
     const list = get("accounts");
     const key = rows.map(([name]) => name).join("\n");
@@ -342,10 +341,10 @@ const kvApp = (() => {
       list.dataset.key = key;
       list.replaceChildren(...rows.map(([name]) => element("div", null, {}, element("dt", name), element("dd"))));
     }
-    rows.forEach(([, value, isLoss], i) => {
+    rows.forEach(([, value, isProblem], i) => {
       const [, node] = list.children[i].children;
       say(node, count(value));
-      node.className = isLoss && value ? "t-warning" : "";
+      node.className = isProblem && value ? "t-warning" : "";
     });
   }
 
