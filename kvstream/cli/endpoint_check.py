@@ -71,7 +71,7 @@ async def check_endpoint(
 ) -> Found:
     """Return what an endpoint does within some seconds; whatever it does, that is no error of the check.
 
-    Where nobody answers, it is asked again until that time is over.
+    Where nobody answers, the check is repeated until that time is over.
     """
     end = anyio.current_time() + seconds
     left = seconds

@@ -31,13 +31,19 @@ class AlertLog:
     """The alerts of a stream since the application was made, numbered from 1; the last thousand are kept.
 
     Each is kept as JSON, encoded once for everybody who follows.
+
+    Attributes:
+        boot: Tells the numbers of one run from those of another.
+        newest: Number of the newest alert.
+        changed: Set at the next alert, or by ``wake``; another one takes its place then, so that who takes it
+            before looking at the alerts misses none.
     """
 
     def __init__(self, stream: KVStream) -> None:
-        self.boot = secrets.token_hex(4)  # tells the numbers of one run from those of another
+        self.boot = secrets.token_hex(4)
         self.newest = 0
         self._alerts: deque[tuple[int, bytes]] = deque(maxlen=_ALERTS_KEPT)
-        self._changed = anyio.Event()
+        self.changed = anyio.Event()
         stream.on_alert(self._add)
 
     async def _add(self, alert: CacheAlert) -> None:
@@ -51,15 +57,9 @@ class AlertLog:
         return list(newer)[::-1]
 
     def wake(self) -> None:
-        """End the waiting."""
-        self._changed.set()
-
-    async def wait(self, seconds: float) -> None:
-        """Wait for the next alert, for so long at most."""
-        with anyio.move_on_after(seconds):
-            if self._changed.is_set():
-                self._changed = anyio.Event()
-            await self._changed.wait()
+        """Set what waits for a change."""
+        changed, self.changed = self.changed, anyio.Event()
+        changed.set()
 
     def resume_after(self, last_event_id: str) -> int:
         """Return the number after which a client wants alerts, whatever it sends.
@@ -204,6 +204,7 @@ class LiveEvents:
         due = anyio.current_time()
         last = b""
         while self._stream.is_open and not self._ending:
+            changed = log.changed
             newer = log.after(sent)
             if newer and newer[0][0] > sent + 1:
                 yield _event("missed", str(newer[0][0] - sent - 1).encode())
@@ -214,7 +215,8 @@ class LiveEvents:
                 yield _event("state", state) if state is not last else _event("same", b"")
                 last = state
                 due = anyio.current_time() + EVERY_SECONDS
-            await log.wait(max(0.0, due - anyio.current_time()))
+            with anyio.move_on_after(max(0.0, due - anyio.current_time())):
+                await changed.wait()
         yield _event("end", b"the stream has ended")
 
 

@@ -211,6 +211,37 @@ async def test_alerts_and_states_are_sent_as_they_come():
         assert told["history"]["ts"]
 
 
+async def test_what_comes_while_a_state_is_worked_out_is_not_missed(monkeypatch):
+    monkeypatch.setattr(events_module, "EVERY_SECONDS", 2 * DEADLINE)
+    working, go_on = anyio.Event(), anyio.Event()
+    get = overview.States.get
+
+    async def slow(self, place):
+        working.set()
+        await go_on.wait()
+        return await get(self, place)
+
+    monkeypatch.setattr(overview.States, "get", slow)
+    async with KVStream() as stream:
+        app = create_app(stream)
+        events = app.state.live._events(overview.Place(None, None), 0)
+        assert b"event: hello" in await anext(events)
+        seen = []
+
+        async def follow():
+            seen.extend([event async for event in events])
+
+        with anyio.fail_after(DEADLINE):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(follow)
+                await working.wait()
+                await tell(stream, alert(1))
+                app.state.live.end()
+                go_on.set()
+    kinds = [event.split(b"\r\n")[-4].removeprefix(b"event: ") for event in seen]
+    assert kinds == [b"state", b"end"]
+
+
 async def test_a_state_that_has_not_changed_is_not_sent_again(monkeypatch):
     monkeypatch.setattr(overview, "_SHARE_OF_TIME", 1e9)  # so that one state stays for as long as it likes
     async with served() as (_, url), following(url) as events:
