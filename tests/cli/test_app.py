@@ -40,6 +40,17 @@ def test_every_command_has_help(kvstream, command):
         assert "Examples" in ran.out
 
 
+def test_help_that_cannot_be_written_is_no_mistake_of_the_command_line(monkeypatch):
+    def leave(*_):
+        raise BrokenPipeError(32, "Broken pipe", "standard output")
+
+    command = command_named.__wrapped__("run")
+    monkeypatch.setattr(command, "format_help", leave)
+    with pytest.raises(SystemExit) as ended:  # as typer makes of it, which the command ends quietly at
+        command.main(["--help"], standalone_mode=False)
+    assert isinstance(ended.value.__context__, BrokenPipeError)
+
+
 @pytest.mark.parametrize(
     ("width", "shown"),
     [
