@@ -216,6 +216,9 @@ def _run(request, streams):
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    # A job in the background ignores the first, and one of nohup the second.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for limit, most in request["limits"]:
         resource.setrlimit(limit, (most, most))
     if request["without"]:
