@@ -28,7 +28,7 @@ def test_table_applies_a_frame(benchmark, blocks, content):
     def filled():
         table = BlockTable("bench", "gpu")
         table.apply(filling(blocks, content=content), records=False)
-        return (table, events), {}
+        return (table, events), {"records": False}
 
     seen = benchmark.pedantic(BlockTable.apply, setup=filled, rounds=20)
     counts = seen.counts
