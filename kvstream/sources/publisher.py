@@ -108,10 +108,6 @@ class PublisherFeed:
             self._next, self._begun, self._check = start.at, True, start.check
             self.newest_live = start.at - 1  # what is published from now on is later, unless it has restarted
 
-    def begin(self) -> None:
-        """Ask for what came before it, or since another process ended."""
-        self._request_missing()
-
     @property
     def holds(self) -> bool:
         """Return whether batches wait for a replay."""
@@ -199,7 +195,7 @@ class PublisherFeed:
         self._waiting, self._retries = False, 0
 
     def catch_up(self) -> None:
-        """Request what may have been published before this subscriber listened."""
+        """Request what may have been published before this subscriber listened, or since another ended."""
         self._request_missing()
 
     def give_up(self) -> None:

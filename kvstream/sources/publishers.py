@@ -224,7 +224,7 @@ class Publishers:
         publisher = Publisher(
             self._origin, name, self._epoch, ask, has_one_rank=self._rank is not None, marker=marker
         )
-        publisher.feed.begin()
+        publisher.feed.catch_up()
         return publisher
 
     def _name(self, topic: bytes) -> str:

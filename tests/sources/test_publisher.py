@@ -47,7 +47,7 @@ def feed(asked=None):
 
 
 def begun(feed):
-    feed.begin()
+    feed.catch_up()
     return feed
 
 
@@ -333,7 +333,7 @@ def test_frames_of_a_publisher_go_on_in_epoch_and_number_without_what_is_held():
     add_saved(inputs, saved, None)
     marker = InputMarker("zmq engine", inputs["zmq engine"], {"engine": Cursor(9, 30)})
     publisher = Publisher("x", "engine", 77, [].append, marker=marker)
-    publisher.feed.begin()
+    publisher.feed.catch_up()
     for seq in (4, 5):
         publisher.feed.replay(seq, stored(10 * seq, 10 * seq + 1, 10 * seq + 2))
     (frame,) = publisher.take()
