@@ -164,13 +164,15 @@ class EventLogWriter:
 
     def flush(self) -> None:
         """Hand what has been written to the system, where a killed process cannot lose it."""
-        file = self._opened()
-        with naming(self._name):
-            file.flush()
+        if self._file is not None:
+            with naming(self._name):
+                self._file.flush()
 
     def close(self) -> None:
-        """Write what is left and buffered, and close the file."""
-        file = self._opened()
+        """Write what is left and buffered, and close the file, if it was opened."""
+        file = self._file
+        if file is None:
+            return
         with naming(self._name):
             for piece in self._encoder.finish():
                 file.write(piece)
