@@ -6,12 +6,11 @@ from typing import Self
 import msgspec
 
 from kvstream.errors import ConfigError
-from kvstream.text.addresses import without_password
+from kvstream.text.addresses import without_password, wrong_port
 
 _SCHEME = "kafka://"
 _BROKERS = re.compile(r"[^\s/,:@]+:[0-9]{1,5}(,[^\s/,:@]+:[0-9]{1,5})*|\[[0-9a-fA-F:]+\]:[0-9]{1,5}")
 _PORT = re.compile(r":([0-9]+)(?:,|$)")
-_LAST_PORT = 65_535
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
@@ -40,8 +39,8 @@ class KafkaAddress(msgspec.Struct, frozen=True):
         brokers, _, prefix = text.removeprefix(_SCHEME).partition("/")
         if text.startswith(_SCHEME) and _BROKERS.fullmatch(brokers) and _PREFIX.fullmatch(prefix):
             for port in _PORT.findall(brokers):
-                if not 1 <= int(port) <= _LAST_PORT:
-                    raise ConfigError(f"{text!r}: {port} is no port; write 1 to {_LAST_PORT}")
+                if wrong := wrong_port(port):
+                    raise ConfigError(f"{text!r}: {wrong}")
             return cls(brokers, prefix)
         shown = without_password(text)
         raise ConfigError(f"{shown!r} names no topics; write kafka://HOST:PORT/PREFIX")

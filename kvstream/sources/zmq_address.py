@@ -7,13 +7,12 @@ import msgspec
 
 from kvstream.errors import ConfigError
 from kvstream.sources.publishers import MAX_SOURCE
-from kvstream.text.addresses import without_password
+from kvstream.text.addresses import LAST_PORT, without_password, wrong_port
 
 WILDCARDS = ("*", "0.0.0.0", "::")  # noqa: S104 - as publishers name them
 """Hosts that are bound to, as no other machine can be meant."""
 
 MOST_RANKS = 1024
-_LAST_PORT = 65_535
 
 _PARTS = ("topic", "replay", "source", "dp")
 
@@ -125,10 +124,7 @@ def _wrong_with(endpoint: str) -> str:
         return "a name and password cannot be given"
     if not host:
         return f"{place} names no host"
-    first = 0 if host in WILDCARDS else 1  # of a wildcard, any that is free
-    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and first <= int(port) <= _LAST_PORT):
-        return f"{port} is no port; write 1 to {_LAST_PORT}"
-    return ""
+    return wrong_port(port, first=0 if host in WILDCARDS else 1)
 
 
 def _ranks(url: str, text: str | None, endpoint: str, replay: str | None) -> int | None:
@@ -138,7 +134,7 @@ def _ranks(url: str, text: str | None, endpoint: str, replay: str | None) -> int
         raise ConfigError(f"{url}: dp={text} is no number of ranks; write 1 to {MOST_RANKS:,}")
     for each in (endpoint, replay):
         last = None if each is None else each.rpartition(":")[2]
-        if last is not None and not (last.isdecimal() and int(last) + int(text) - 1 <= _LAST_PORT):
+        if last is not None and not (last.isdecimal() and int(last) + int(text) - 1 <= LAST_PORT):
             raise ConfigError(f"{url}: dp={text} needs a port for each rank, from that of {each} on")
     return int(text)
 

@@ -3,6 +3,8 @@
 import re
 from urllib.parse import SplitResult, urlsplit
 
+LAST_PORT = 65_535
+
 _SECRET = re.compile(r"(?<=://)[^\s?#]*@|^[^\s/?#]*:[^\s/?#]*@")
 
 
@@ -29,6 +31,22 @@ def http_url(url: str) -> SplitResult:
         raise ValueError("a name and password cannot be given")
     if not parts.hostname:
         raise ValueError("it names no host")
-    if parts.port == 0:
+    try:
+        port = parts.port
+    except ValueError:  # which says the port, and that may be a part of a password
+        raise ValueError(f"its port is not one of 1 to {LAST_PORT}") from None
+    if port == 0:
         raise ValueError("0 is no port")
     return parts
+
+
+def wrong_port(port: str, first: int = 1) -> str:
+    """Return what is wrong with a port; empty if nothing.
+
+    Args:
+        port: The port, as it was typed.
+        first: The lowest port; 0 where that stands for any that is free.
+    """
+    if port.isascii() and port.isdecimal() and len(port) <= 5 and first <= int(port) <= LAST_PORT:
+        return ""
+    return f"{port} is no port; write 1 to {LAST_PORT}"

@@ -212,7 +212,7 @@ async def test_an_exporter_that_lets_the_error_of_its_client_through_is_tried_ag
         ("localhost:4318", "4318"),
         ("http://", "no host"),
         ("http://[::1", "IPv6"),
-        ("http://collector:99999", "Port out of range"),
+        ("http://collector:99999", "its port is not one of 1 to 65535"),
         ("http://user:pass@collector:4318", "a name and password cannot be given"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvstream.text.addresses import http_url, without_password
+from kvstream.text.addresses import http_url, without_password, wrong_port
 
 
 @pytest.mark.parametrize(
@@ -28,14 +28,25 @@ def test_an_address_is_shown_without_a_password(given, shown):
     ("url", "wrong"),
     [
         ("ftp://host/", "begins with neither"),
-        ("http://user:pass@host/", "a name and password"),
+        ("http://user:secret@host/", "a name and password"),
         ("http://", "names no host"),
         ("http://host:0/", "0 is no port"),
-        ("http://host:65536/", "out of range"),
+        ("http://host:65536/", "not one of 1 to 65535"),
+        ("http://user:secret/word@host/", "not one of 1 to 65535"),
+        ("http://user:secret#word@host/", "not one of 1 to 65535"),
         ("http://[::1/", "IPv6"),
     ],
 )
 def test_a_url_that_cannot_be_asked_says_why(url, wrong):
     with pytest.raises(ValueError, match=wrong) as refused:
         http_url(url)
-    assert "pass@" not in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("port", ["", "0", "65536", "1e3", "-1", "١٢", "000001"])
+def test_what_is_no_port(port):
+    assert wrong_port(port) == f"{port} is no port; write 1 to 65535"
+
+
+def test_ports():
+    assert {wrong_port("1"), wrong_port("65535"), wrong_port("0", first=0)} == {""}
