@@ -194,7 +194,8 @@ def read_labels(path: Path, start: float, end: float) -> list[Incident]:
     if wrong:
         more = len(wrong) - _WRONG_SHOWN
         raise ConfigError(
-            *wrong[:_WRONG_SHOWN], *([f"{path}: {more:,} more lines are wrong"] if more > 0 else [])
+            *wrong[:_WRONG_SHOWN],
+            *([f"{path}: {more:,} more {'line is' if more == 1 else 'lines are'} wrong"] if more > 0 else []),
         )
     return sorted(incidents, key=lambda incident: incident.start)
 

@@ -91,11 +91,12 @@ def test_every_wrong_label_is_said_with_its_line(tmp_path):
         assert what in str(caught.value)
 
 
-def test_wrong_lines_of_labels_are_said_one_a_line_and_no_more_than_some(tmp_path):
+@pytest.mark.parametrize(("lines", "left"), [(100, "80 more lines are"), (21, "1 more line is")])
+def test_wrong_lines_of_labels_are_said_one_a_line_and_no_more_than_some(tmp_path, lines, left):
     path = tmp_path / "labels.jsonl"
-    path.write_text('{"source": 1}\n' * 100)
+    path.write_text('{"source": 1}\n' * lines)
     with pytest.raises(ConfigError) as refused:
         read_labels(path, 0.0, 1.0)
     assert len(refused.value.lines) == 21
     assert refused.value.lines[0].startswith(f"{path}:1: ")
-    assert refused.value.lines[-1] == f"{path}: 80 more lines are wrong"
+    assert refused.value.lines[-1] == f"{path}: {left} wrong"
