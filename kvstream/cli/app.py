@@ -162,7 +162,7 @@ def _contain_background_errors() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _note_unraisable
     if not sys.warnoptions and not _wants_traceback():
-        warnings.simplefilter("ignore")  # they are for who programs
+        warnings.simplefilter("ignore")  # they are for programmers
     if not _wants_traceback():
         threading.excepthook = lambda ended: say(f"kvstream: a thread has ended: {_name(ended.exc_value)}")
 

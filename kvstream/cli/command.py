@@ -139,7 +139,7 @@ def explain(error: Any, command: Any) -> str:
 
 
 def _called(param: Any) -> str:
-    """Return how a parameter is called towards the user."""
+    """Return the name of a parameter, as the help shows it."""
     return str(param.opts[0] if param.param_type_name == "option" else param.metavar or param.name.upper())
 
 

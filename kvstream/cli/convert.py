@@ -39,7 +39,6 @@ EXAMPLES = """
   kvstream convert run.kvlog trace.jsonl --format mooncake       lookups, for Mooncake, Dynamo and AIPerf
 """
 
-
 _CACHES_SHOWN = 10
 
 
@@ -84,7 +83,7 @@ def convert_command(
     anonymizer = Anonymizer() if anonymize else None
     refuse_inputs(sys.stdout.fileno() if output == "-" else output, [recording])
     report = MalformedReport()
-    left: set[str] = set()  # caches of which nothing was wanted
+    left: set[str] = set()  # caches that the filters leave out
     written = 0
     with (
         nullcontext("-") if output == "-" else whole_file(output, force) as path,

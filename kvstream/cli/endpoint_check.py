@@ -56,7 +56,7 @@ class Found(msgspec.Struct, frozen=True):
         state: Whether something is wrong.
         what: What was found.
         advice: What to do about it; empty if nothing.
-        may_pass: Whether it may be otherwise in a moment, as whoever should be there may be starting.
+        may_pass: Whether a check in a moment may find more, as the server may be starting.
     """
 
     endpoint: str

@@ -45,4 +45,4 @@ class JsonLines:
         self._file.flush()
 
     def watch(self, stream: KVStream) -> None:
-        """Return what is shown is all it needs."""
+        """Keep nothing of the stream, as only results are written."""

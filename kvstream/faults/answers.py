@@ -1,4 +1,4 @@
-"""What an HTTP answer that is no success means to who posted: to try again, and when, or not to."""
+"""Errors of HTTP answers that are no success: whether to try again, and when."""
 
 import datetime
 import time
@@ -24,7 +24,7 @@ def failed_answer(status: int, phrase: str, retry_header: str = "", body: bytes 
         status: Its status.
         phrase: What the server calls that.
         retry_header: Its ``Retry-After``.
-        body: The begin of what it says.
+        body: Its body, or the beginning of it.
     """
     answer = f"answered {status} {phrase}".strip()
     if may_pass(status):

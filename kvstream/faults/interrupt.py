@@ -17,7 +17,7 @@ def is_loading_command() -> bool:
 
 def exit_at_interrupt() -> None:
     """Have SIGINT end the process with exit code 130 and no word, where it would raise KeyboardInterrupt."""
-    import signal  # in the command alone: its enumerations are dear to make
+    import signal  # here, as only the command needs it, and it is slow to load
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)

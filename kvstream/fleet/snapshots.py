@@ -175,7 +175,7 @@ class Snapshots:
 
     @classmethod
     def at(cls, place: str, topic: str, writer: str) -> Self:
-        """Return those of a directory, or of a bucket by its URL.
+        """Return the snapshots in a directory, or in a bucket by its URL.
 
         Raises:
             ConfigError: If it is a URL that fsspec does not know.

@@ -106,7 +106,7 @@ class Admin:
     def connect(
         cls, address: KafkaAddress, settings: Mapping[str, str], seconds: float = _ANSWER_SECONDS
     ) -> Self:
-        """Return one whose client connects to the brokers.
+        """Return an ``Admin`` with a client of its own.
 
         Args:
             address: The brokers.

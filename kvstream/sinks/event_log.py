@@ -89,7 +89,7 @@ Existing = Literal["replace", "append", "refuse"]
 class EventLogWriter:
     """Writes frames to ``path`` (``-`` is standard output); compressed if it ends in .gz or .zst.
 
-    It is a context manager that opens the file and closes it. Otherwise ``open`` does, or the first frame.
+    Use it as a context manager. Without one, ``open`` or the first frame opens the file.
 
     Args:
         path: Where to.
@@ -272,7 +272,7 @@ class RotatingWriter:
     """Writes parts ``NAME-0001.EXT``, ``NAME-0002.EXT`` and so on, or the one file if there are no bounds.
 
     No part takes the place of one that exists: the first is numbered after all that are there. A single file
-    that exists is appended to. It is a context manager, or is opened and closed.
+    that exists is appended to. Use it as a context manager, or call ``open`` and ``close``.
 
     Args:
         path: Name of the whole.

@@ -41,7 +41,7 @@ class PatientFile:
 
     @classmethod
     def on(cls, descriptor: int, faults: FaultLog) -> Self:
-        """Return one that writes to a descriptor, whatever that is open on.
+        """Return a file that writes to a descriptor: that of a file, a pipe or a terminal.
 
         Raises:
             OSError: If the descriptor is not open for writing.
