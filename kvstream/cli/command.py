@@ -17,7 +17,7 @@ UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """Typer's base of usage errors, which it shows by no name of its own."""
 
 _AS_VALUE = "secrets are never given as values, which others can see: "
-_DETAIL = re.compile(r".*\[errno \d+\] ", re.IGNORECASE | re.DOTALL)
+_DETAIL = re.compile(r".*Detail: \[errno \d+\] ", re.DOTALL)
 """What pyarrow says before the system's own words."""
 _INSTEAD = {
     "--min-level": "--min-severity",

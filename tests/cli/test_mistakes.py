@@ -5,6 +5,8 @@ import socket
 
 import pytest
 
+from kvstream.cli.command import lines_of
+
 EVENTS = "".join(
     json.dumps({"type": "alloc", "block": i, "ts": 1767225600000000000 + i}) + "\n" for i in range(20)
 )
@@ -254,6 +256,11 @@ def test_the_answer_to_a_mistake_names_it_and_what_to_write(kvstream, here, line
     assert has_not not in ran.err + ran.out
     assert "Traceback" not in ran.err
     assert all(said.startswith(("kvstream: ", "malformed  ")) for said in ran.err.splitlines())
+
+
+def test_of_errors_that_are_several_none_is_left_out():
+    several = "Multiple exceptions: [Errno 111] Connect call failed ('::1', 9), [Errno 101] unreachable"
+    assert lines_of(OSError(several)) == [several]
 
 
 TAKEN = [
