@@ -44,6 +44,10 @@ class LabelSetCounts:
         """Count premature evictions, by label set of the blocks that hold the content now, uint16 (m,)."""
         self.rows[:, _COLUMN["premature"]] += np.bincount(label_sets, minlength=len(self.rows))
 
+    def save(self, label_sets: int) -> I64:
+        """Return the rows of the first label sets, a copy; those beyond are 0 as long as nothing has them."""
+        return self.rows[:label_sets].copy()
+
     def restore(self, saved: I64) -> None:
         """Go on from the rows that were saved; columns that there were not yet are 0."""
         self.rows[: len(saved), : saved.shape[1]] = saved

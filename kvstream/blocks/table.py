@@ -232,9 +232,15 @@ class BlockTable:
             "rows": partial(_rows_by_time, table.rows_array[slots]),
             "keys": table.keys_array[slots] if has_keys else None,
             "attribution": self._attribution(slots) if len(table.attribution_array) else None,
-            "of_label_sets": None if self.of_label_sets is None else self.of_label_sets.rows.copy(),
+            "of_label_sets": self._label_set_counts(),
             "copies": table.copies_array[slots] if len(table.copies_array) else None,
         }
+
+    def _label_set_counts(self) -> I64 | None:
+        """Return the counts of each label set that has a number, however many there can be."""
+        if self.label_sets is None or self.of_label_sets is None:
+            return None
+        return self.of_label_sets.save(len(self.label_sets.labels))
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on from what was saved; in a new table."""

@@ -241,6 +241,14 @@ def test_labels_that_are_passed_over_now_leave_no_trace():
     assert after.summary().accounts.live == 8
 
 
+@pytest.mark.parametrize("label_sets", [1, 4096])
+def test_labels_are_kept_where_fewer_or_more_are_followed_now(label_sets):
+    monitor = Monitor(replace(SMALL, label_sets=64))
+    monitor.process(labelled(frame([(0, block, 1000, "") for block in range(8)])))
+    after = went_on(monitor, replace(SMALL, label_sets=label_sets))
+    assert after.summary().labels == monitor.summary().labels != {}
+
+
 def each_without_one_key(value, path=()):
     """Yield state once for each key in it, without that key, and where that was."""
     if isinstance(value, list):
