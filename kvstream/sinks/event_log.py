@@ -372,8 +372,9 @@ class RotatingWriter:
         self._begun, self._part_size = time.monotonic(), 0
         if self._most_bytes is None and self._most_seconds is None:
             path = self._path
-            self._writer = EventLogWriter(path, self._format, "replace" if self._force else "append")
-            self._writer.open()
+            writer = EventLogWriter(path, self._format, "replace" if self._force else "append")
+            writer.open()
+            self._writer = writer
         else:
             path = self._open_part()
         self.paths.append(path)
@@ -385,12 +386,13 @@ class RotatingWriter:
         number = 1 + (_number(parts[-1], stem, endings) if parts else 0)
         while True:
             path = os.path.join(folder, f"{stem}-{number:04}{endings}")
-            self._writer = EventLogWriter(path, self._format, "refuse")
+            writer = EventLogWriter(path, self._format, "refuse")
             try:
-                self._writer.open()
+                writer.open()
             except FileExistsError:  # of another recording that began just now
                 number += 1
             else:
+                self._writer = writer
                 return path
 
 

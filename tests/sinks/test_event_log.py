@@ -1,6 +1,8 @@
 """Recordings on disk: appended to or numbered on, never overwritten unasked."""
 
+import errno
 import gzip
+import os
 
 import msgspec
 import numpy as np
@@ -127,6 +129,20 @@ def test_two_recordings_at_once_share_no_part(tmp_path):
             second.write(frame(100 + 10 * n))
     assert not set(first.paths) & set(second.paths)
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_a_part_that_cannot_be_opened_is_not_begun_at_the_end(tmp_path, monkeypatch):
+    def refuse(writer):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with RotatingWriter(str(tmp_path / "day.kvlog"), most_bytes=1) as writer:
+        writer.write(frame(0))
+        with monkeypatch.context() as patched:
+            patched.setattr(EventLogWriter, "open", refuse)
+            with pytest.raises(OSError, match="open files"):
+                writer.write(frame(10))
+    assert [path.name for path in tmp_path.iterdir()] == ["day-0001.kvlog"]
+    assert read(tmp_path / "day-0001.kvlog") == (list(range(10)), [])
 
 
 def test_force_replaces_a_recording(tmp_path):
