@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from kvstream.engine.cache import CacheMonitor
+from kvstream.engine.cache import CacheMonitor, CacheName
 from kvstream.events.counters import CacheCounts
 from kvstream.metrics.content_sample import WHOLE
 from kvstream.metrics.contents import OTHER_TIER, CacheContents, Contents
@@ -50,17 +50,17 @@ class ContentGathering:
         self._most_events = most_events
         self._threshold = WHOLE
         self._events = 0.0  # of all content, as far as known
-        self._expected: set[tuple[str, str]] = set()
-        self._gathered: dict[tuple[str, str], CacheContents] = {}
-        self._counts: dict[tuple[str, str], CacheCounts] = {}
-        self._without_hits: set[tuple[str, str]] = set()  # nobody knows whether there are none
+        self._expected: set[CacheName] = set()
+        self._gathered: dict[CacheName, CacheContents] = {}
+        self._counts: dict[CacheName, CacheCounts] = {}
+        self._without_hits: set[CacheName] = set()  # nobody knows whether there are none
         self._has_salts = False
-        self._asked: set[tuple[str, str]] = set()
+        self._asked: set[CacheName] = set()
 
     def expect(self, cache: CacheMonitor) -> None:
-        """Take note of how large the sample of a cache is that will be added."""
+        """Note the size of the sample of a cache that will be added."""
         for tier in cache.tiers.values():
-            name = tier.source, tier.tier
+            name = tier.name
             if name not in self._expected:
                 self._expected.add(name)
                 if count := len(sample := tier.settled_sample()):
@@ -71,9 +71,9 @@ class ContentGathering:
 
     def add(self, cache: CacheMonitor) -> None:
         """Take in what the sample of a cache shows."""
-        self._asked.add((cache.source, cache.tier))
+        self._asked.add(cache.name)
         for tier in cache.tiers.values():
-            name = tier.source, tier.tier
+            name = tier.name
             if name not in self._gathered:
                 self._gathered[name] = tier.contents(self._threshold)
                 self._counts[name] = tier.counts()
@@ -113,7 +113,7 @@ class ContentGathering:
         shared = shared_content(contents, hits.total() / lookups if lookups else None)
         self.figures = ContentFigures(misses, tiers, shared)
 
-    def _other_salt(self, fastest: Mapping[tuple[str, str], CacheCounts]) -> float | None:
+    def _other_salt(self, fastest: Mapping[CacheName, CacheCounts]) -> float | None:
         """Return the share of misses of content that was there under another salt; None without salts."""
         if not self._has_salts:
             return None

@@ -60,7 +60,7 @@ class Gathering:
             self._span = min(config.recent_windows, self._newest - oldest + 1)
 
     def expect(self, cache: CacheMonitor) -> None:
-        """Take note of a cache, before the first is added (``ContentGathering``)."""
+        """Note a cache that will be added, before the first is (``ContentGathering``)."""
         self._contents.expect(cache)
 
     def add(self, cache: CacheMonitor) -> None:
