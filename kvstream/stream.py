@@ -601,7 +601,16 @@ class KVStream:
     def on_summary_batch(
         self, handler: Callable[[Any], Any] | Delivery, batching: Batching[CacheMetricsSummary]
     ) -> None:
-        """Call ``handler(batch)`` with what ``batching`` makes of the summaries, as ``on_summary`` does."""
+        """Call ``handler(batch)`` with what ``batching`` makes of the summaries, as ``on_summary`` does.
+
+        Args:
+            handler: As for ``on_alert``, called with a batch.
+            batching: Makes the batches.
+
+        Raises:
+            ClosedStreamError: If the stream is closed.
+            Exception: What ``Delivery.prepare`` raises.
+        """
         self._require_unclosed()
         self._summaries.handle(handler, batching=batching)
 

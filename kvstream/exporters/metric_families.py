@@ -172,8 +172,8 @@ FAMILIES = (
 async def readings_in_steps(stream: KVStream) -> AsyncIterator[Iterator[Reading]]:
     """Yield the values of a stream, source by source; other tasks run in between.
 
-    Those of a source are of one moment. A source that comes meanwhile is left out, and one that is forgotten
-    is shown as it was then.
+    Those of a source are of one moment. A source that begins meanwhile may be left out, and one that is
+    forgotten meanwhile is shown as it was before.
     """
     consumers = consumers_of(stream)
     contents = ContentGathering()

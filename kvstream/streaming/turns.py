@@ -8,7 +8,7 @@ TURN_SECONDS = 0.002
 
 
 class Turns:
-    """Lets other tasks run between the parts of a long work; its first turn begins now."""
+    """Lets other tasks run between the parts of long work; the first turn begins now."""
 
     def __init__(self) -> None:
         self._began = anyio.current_time()

@@ -35,8 +35,8 @@ class AlertLog:
     Attributes:
         boot: Tells the numbers of one run from those of another.
         newest: Number of the newest alert.
-        changed: Set at the next alert, or by ``wake``; another one takes its place then, so that who takes it
-            before looking at the alerts misses none.
+        changed: Event that the next alert or ``wake`` sets and replaces by a new one. To miss no alert, take
+            it before looking at the alerts.
     """
 
     def __init__(self, stream: KVStream) -> None:
@@ -57,7 +57,7 @@ class AlertLog:
         return list(newer)[::-1]
 
     def wake(self) -> None:
-        """Set what waits for a change."""
+        """Wake all that wait for a change."""
         changed, self.changed = self.changed, anyio.Event()
         changed.set()
 
