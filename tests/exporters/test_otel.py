@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import msgspec
 import pytest
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
@@ -204,6 +205,15 @@ async def test_an_exporter_that_lets_the_error_of_its_client_through_is_tried_ag
     session = collector._metrics_session
     with pytest.raises(UndeliveredError, match="connection refused"):
         await collector._send(session, lambda: session.post(url).ok)
+
+
+async def test_a_log_exporter_that_lets_the_error_through_logs_no_traceback(caplog, monkeypatch):
+    url = f"http://127.0.0.1:{free_port()}"
+    collector = OpenTelemetry(url)
+    monkeypatch.setattr(OTLPLogExporter, "export", lambda exporter, batch: collector._logs_session.post(url))
+    with pytest.raises(UndeliveredError, match="connection refused"):
+        await collector.log_alert(alert(1))
+    assert [record.message for record in caplog.records if record.exc_info] == []
 
 
 @pytest.mark.parametrize(
