@@ -44,7 +44,7 @@ class LabelSets:
 
     @property
     def most(self) -> int:
-        """Return how many label sets there can be, none and others among them."""
+        """Return how many label sets there can be, those of no labels and of ``other`` included."""
         return max(self._limit + OTHERS + 1, len(self.labels))
 
     def numbers(self, frame: EventFrame) -> U16:

@@ -40,7 +40,7 @@ class LabelSetCounts:
         self.rows[:, _COLUMN["cleared"]] += ended
         _hold(self.rows, ended * (ts & _LOWER_BITS), ended * (ts >> 32))
 
-    def come_back(self, label_sets: U16) -> None:
+    def count_returns(self, label_sets: U16) -> None:
         """Count premature evictions, by label set of the blocks that hold the content now, uint16 (m,)."""
         self.rows[:, _COLUMN["premature"]] += np.bincount(label_sets, minlength=len(self.rows))
 

@@ -214,7 +214,7 @@ class BlockTable:
     def count_returns(self, label_sets: U16) -> None:
         """Count premature evictions, by label set of the blocks that hold the content now, uint16 (m,)."""
         if self.of_label_sets is not None:
-            self.of_label_sets.come_back(label_sets)
+            self.of_label_sets.count_returns(label_sets)
 
     def save(self) -> dict[str, Any]:
         """Return the live blocks in order of slot, and the rest of the state.
