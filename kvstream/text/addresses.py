@@ -5,7 +5,11 @@ from urllib.parse import SplitResult, urlsplit
 
 LAST_PORT = 65_535
 
-_SECRET = re.compile(r"(?<=://)[^\s?#]*@|^[^\s/?#]*:[^\s/?#]*@")
+_SECRET = re.compile(
+    r"(?<=://)[^\s?#]*@"
+    r"|(?<=://)[^\s/?#:@]*:(?!\d+(?:[/?#]|$))\S*@"  # a password with ? or # in it, where no port stands
+    r"|^[^\s/?#]*:[^\s/?#]*@"
+)
 
 
 def without_password(text: str) -> str:

@@ -11,6 +11,8 @@ from kvstream.text.addresses import http_url, without_password, wrong_port
         ("tcp://user:pass@127.0.0.1:9", "tcp://…@127.0.0.1:9"),
         ("http://token@host/path?x=1", "http://…@host/path?x=1"),
         ("http://user:pa/ss@host/", "http://…@host/"),
+        ("http://user:pa#s?s@host/", "http://…@host/"),
+        ("http://host:80/?to=me@example.com", "http://host:80/?to=me@example.com"),
         ("zmq://h:1?replay=tcp://user:pass@h:2", "zmq://h:1?replay=tcp://…@h:2"),
         ("kafka://u:pass@a:1,u:pass@b:1/kv", "kafka://…@b:1/kv"),
         ("user:pass@127.0.0.1:9109", "…@127.0.0.1:9109"),
