@@ -55,6 +55,8 @@ class ZmqAddress(msgspec.Struct, frozen=True):
             endpoint = f"ipc://{parts.netloc}{parts.path}"
         elif parts.scheme == "zmq" and parts.netloc.rpartition(":")[2].isdecimal():
             endpoint = f"tcp://{parts.netloc}"
+            if parts.path.strip("/") or parts.fragment:
+                raise ConfigError(f"{shown}: nothing can stand after the port but ?topic=… and the like")
         else:
             raise ConfigError(f"{shown}: write zmq://HOST:PORT or zmq+ipc:///PATH")
         replay = query.get("replay", [None])[-1]

@@ -41,6 +41,8 @@ def test_addresses():
         "zmq://user:secret@*:1",
         "zmq://user:secret@h:1?unknown=1",
         "zmq://h:1?replay=tcp://user:secret@h:1",
+        "zmq://h:5557/kv-events",  # which is no topic
+        "zmq://h:5557#kv",
     ],
 )
 def test_what_is_no_address_is_refused(wrong):
