@@ -86,9 +86,9 @@ class Command(TyperCommand):
             except UsageError as error:
                 if not (mistakes and type(error).__name__ == "MissingParameter"):  # may be what was removed
                     mistakes.append(explain(error, self))
+            except BrokenPipeError:  # whoever read the help has left
+                raise
             except (KVStreamError, OSError) as error:  # of a file that an option names
-                if param.is_eager:  # it names none, and has written its answer
-                    raise
                 elsewhere += lines_of(error)
         if left:
             mistakes.append(f"unexpected: {' '.join(left)}")
