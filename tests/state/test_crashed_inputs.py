@@ -20,7 +20,7 @@ import pytest
 from kvstream import EventFrame, KVStream, MetricsConfig, StreamConfig
 from kvstream.engine.monitor import Monitor, accounts_of
 from kvstream.events.codec import encode_lines
-from kvstream.events.log import LogWriter
+from kvstream.events.log import MAGIC, LogWriter
 from kvstream.metrics.summary import ALL
 from kvstream.sources.inputs import live_input
 from kvstream.sources.kv_events import KVEventDecoder
@@ -161,7 +161,7 @@ def log(path):
         LogWriter(into, begin=False).write(frame)
         return into.data
 
-    return Written(path / "events.kvlog", encode, LogWriter)
+    return Written(path / "events.kvlog", encode, lambda file: file.write(MAGIC))
 
 
 class Buffer:
