@@ -223,7 +223,7 @@ class FrameConnection:
             message: Why it ends.
             shield: Go on when cancelled.
         """
-        self._budget.leave(self._share)
+        self._give_back()
         if not self._can_answer:
             return
         with anyio.CancelScope(shield=shield), suppress(Exception):
@@ -250,9 +250,14 @@ class FrameConnection:
 
     async def close(self) -> None:
         """Close the connection without waiting."""
-        self._budget.leave(self._share)
+        self._give_back()
         with suppress(Exception):
             await anyio.aclose_forcefully(self._stream)
+
+    def _give_back(self) -> None:
+        """Give back the room for what is received, now: the garbage collector may take its time."""
+        self._budget.leave(self._share)
+        self._reader.drop()
 
     def _waiting(self) -> bytes | None:
         try:

@@ -127,6 +127,11 @@ class MessageReader:
             self._add(n)
             most -= n
 
+    def drop(self) -> None:
+        """Give back the memory of what was received and not taken out; nothing is read any more."""
+        self._data = bytearray()
+        self._start = self._end = 0
+
     def _wanted(self) -> int:
         """Return how many bytes to ask for."""
         wanted = _READ_BYTES

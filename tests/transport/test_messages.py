@@ -57,3 +57,11 @@ async def test_memory_of_a_long_message_is_given_back():
     for size in (8 << 20, 5, 5):
         assert len(await reader.next()) == size
     assert len(reader._data) < 1 << 20
+
+
+async def test_memory_of_what_is_not_read_any_more_is_given_back():
+    reader = MessageReader(Pipe(with_length(bytes(300_000))[:200_000]), 300_000)
+    assert await reader.next() is None
+    assert reader.held == 200_000
+    reader.drop()
+    assert (reader.held, len(reader._data)) == (0, 0)
