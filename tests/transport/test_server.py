@@ -434,6 +434,25 @@ async def test_unfinished_frames_of_all_connections_together_are_bounded(endpoin
         await until(lambda: budget.held == 0)
 
 
+async def test_a_connection_that_ends_gives_its_memory_back_at_once(endpoint, monkeypatch):
+    readers = []
+
+    def noted(*given):
+        readers.append(MessageReader(*given))
+        return readers[-1]
+
+    monkeypatch.setattr("kvstream.transport.connection.MessageReader", noted)
+    async with serving(endpoint) as (_, server):
+        connection = await raw_connection(server)
+        await say(connection, Hello())
+        assert await MessageReader(connection, 100).next() == b"\x00"
+        await connection.send((1 << 20).to_bytes(4, "big") + bytes(300_000))
+        await until(lambda: readers[-1].held >= 300_000)
+        await connection.aclose()
+        await until(lambda: server.statistics().faults.get("torn_frame"))
+        assert [(reader.held, len(reader._data)) for reader in readers] == [(0, 0)] * len(readers)
+
+
 async def test_a_length_alone_takes_no_memory(endpoint):
     budget = ReceiveBudget()
     async with serving(endpoint, budget=budget) as (_, server):
