@@ -22,23 +22,6 @@ async def until(condition: Callable[[], object], every: float = 0.005) -> None:
             await anyio.sleep(every)
 
 
-async def turns_while(awaited: Awaitable[object]) -> int:
-    """Return how often another task gets its turn while something is awaited."""
-    turns = 0
-
-    async def take_turns() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await checkpoint()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(take_turns)
-        await awaited
-        tasks.cancel_scope.cancel()
-    return turns
-
-
 @asynccontextmanager
 async def numbered_turns() -> AsyncIterator[Callable[[], int]]:
     """Yield what returns how often other tasks have had their turn so far."""
@@ -54,6 +37,13 @@ async def numbered_turns() -> AsyncIterator[Callable[[], int]]:
         tasks.start_soon(take_turns)
         yield lambda: number
         tasks.cancel_scope.cancel()
+
+
+async def turns_while(awaited: Awaitable[object]) -> int:
+    """Return how often another task gets its turn while something is awaited."""
+    async with numbered_turns() as turn:
+        await awaited
+    return turn()
 
 
 def note_calls(monkeypatch, note: Callable[[], None], *functions: tuple[object, str]) -> None:
