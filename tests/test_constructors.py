@@ -1,4 +1,4 @@
-"""Making an object opens, reads and starts nothing: methods do, whose errors a caller expects."""
+"""Making an object opens, reads and starts nothing: methods do, where a caller expects errors."""
 
 import ast
 from pathlib import Path

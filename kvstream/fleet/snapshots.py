@@ -96,7 +96,7 @@ class BucketObjects:
 
     @classmethod
     def at(cls, url: str) -> Self:
-        """Return the objects at ``s3://BUCKET/PREFIX`` and its like, whose client may ask for credentials.
+        """Return the objects at ``s3://BUCKET/PREFIX`` and the like; its client may ask for credentials.
 
         Raises:
             ConfigError: If fsspec knows no such URL.

@@ -88,7 +88,7 @@ def _require_readable(file: File) -> None:
 
 
 def _why(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):  # whose text names a place in its source
+    if isinstance(error, ssl.SSLError):  # its text names a place in OpenSSL's source
         if error.reason is None:
             return "what stands in them is not PEM"
         return error.reason.replace("_", " ").lower()
