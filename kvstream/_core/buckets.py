@@ -33,9 +33,8 @@ class BucketCounts:
     offset = cython.declare(cython.longlong, visibility="readonly")
     zero_count = cython.declare(cython.longlong, visibility="readonly")
     count = cython.declare(cython.longlong, visibility="readonly")
-    sum_ns = cython.declare(
-        object, visibility="readonly"
-    )  # a Python integer, as it can take more than 64 bits
+    sum_lower: cython.longlong  # 32 bits of the sum, ns, which can take more than 64
+    sum_upper: cython.longlong  # its other bits
     min_ns = cython.declare(cython.longlong, visibility="readonly")
     max_ns = cython.declare(cython.longlong, visibility="readonly")
     # Plain memory, as an array of a few buckets costs more to make than they do to count; none while nothing
@@ -46,17 +45,21 @@ class BucketCounts:
     low: cython.longlong  # the shortest that is not 0
     high: cython.longlong  # the longest; 0 if there is none
     zeros: cython.longlong
-    lower: cython.longlong  # the sum of the lower 32 bits, and of the others
-    upper: cython.longlong
 
     def __init__(self, scale: int = 4):
         self.scale = scale
         self.offset = self.zero_count = self.count = self.min_ns = self.max_ns = 0
-        self.sum_ns = 0
+        self.sum_lower = self.sum_upper = 0
         self.held = 0
 
     def __dealloc__(self):
         give_back(self.cells)
+
+    @property
+    def sum_ns(self):
+        """Return the sum of the intervals, ns, of any size."""
+        upper: object = self.sum_upper
+        return (upper << 32) + self.sum_lower
 
     @property
     def counts(self):
@@ -89,7 +92,7 @@ class BucketCounts:
             min_ns: The shortest, ns.
             max_ns: The longest, ns.
         """
-        self._add_figures(count, zero_count, sum_ns, min_ns, max_ns)
+        self._add_figures(count, zero_count, sum_ns & 0xFFFF_FFFF, sum_ns >> 32, min_ns, max_ns)
         more: cython.Py_ssize_t = len(counts)
         if not more:
             return
@@ -104,7 +107,9 @@ class BucketCounts:
         """Add another histogram of the same scale."""
         if not other.count:
             return
-        self._add_figures(other.count, other.zero_count, other.sum_ns, other.min_ns, other.max_ns)
+        self._add_figures(
+            other.count, other.zero_count, other.sum_lower, other.sum_upper, other.min_ns, other.max_ns
+        )
         if not other.held:
             return
         self._make_room(other.offset, other.offset + other.held)
@@ -137,38 +142,55 @@ class BucketCounts:
                 high = max(high, value[i])
             lower += value[i] & lower_bits
             upper += value[i] >> 32
-        self.low, self.high, self.zeros, self.lower, self.upper = low, high, zeros, lower, upper
-        if not known:
-            return
-        shortest: cython.longlong = 0 if zeros else low
-        self.min_ns = min(self.min_ns, shortest) if self.count else shortest
-        self.max_ns = max(self.max_ns, high)
-        self.count += known
-        self.zero_count += zeros
+        self.low, self.high, self.zeros = low, high, zeros
+        if known:
+            self._add_figures(known, zeros, lower, upper, 0 if zeros else low, high)
 
     @cython.cfunc
+    @cython.nogil
+    @cython.exceptval(check=False)
     def _add_figures(
         self,
         count: cython.longlong,
         zero_count: cython.longlong,
-        sum_ns: object,
+        lower: cython.longlong,
+        upper: cython.longlong,
         min_ns: cython.longlong,
         max_ns: cython.longlong,
-    ):
+    ) -> cython.void:
+        """Add what is known of some intervals, at least one, but for buckets.
+
+        Args:
+            count: How many they are.
+            zero_count: How many of them are 0.
+            lower: The sum of their lower 32 bits.
+            upper: The sum of their other bits.
+            min_ns: The shortest, ns.
+            max_ns: The longest, ns.
+        """
+        lower_bits: cython.longlong = 0xFFFF_FFFF
         self.min_ns = min(self.min_ns, min_ns) if self.count else min_ns
         self.max_ns = max(self.max_ns, max_ns)
         self.count += count
         self.zero_count += zero_count
-        self.sum_ns += sum_ns
+        lower += self.sum_lower
+        self.sum_lower = lower & lower_bits
+        self.sum_upper += upper + (lower >> 32)
 
     @cython.cfunc
-    def _make_room(self, low: cython.longlong, end: cython.longlong):
-        """Hold the buckets from ``low`` up to ``end``, and those that there are."""
+    @cython.nogil
+    @cython.exceptval(-1)
+    def _make_room(self, low: cython.longlong, end: cython.longlong) -> cython.int:
+        """Hold the buckets from ``low`` up to ``end``, and those that there are.
+
+        Raises:
+            MemoryError: If there is no memory for them; -1 says so in C.
+        """
         if self.held:
             low = min(self.offset, low)
             end = max(self.offset + self.held, end)
             if end - low == self.held:
-                return
+                return 0
         cells: cython.p_longlong = zeros(end - low)
         start: cython.Py_ssize_t = self.offset - low
         i: cython.Py_ssize_t
@@ -177,6 +199,7 @@ class BucketCounts:
         if self.held:
             give_back(self.cells)
         self.offset, self.held, self.cells = low, end - low, cells
+        return 0
 
     def quantile(self, q: cython.double) -> float:
         """Return the value in seconds below which a share ``q`` of the intervals lies; 0 if there are none.
@@ -260,44 +283,30 @@ class IntervalBuckets:
             exponential_counts: Exponential buckets that they are added to.
             classic_counts: Intervals by classic bucket, int64; added to.
         """
-        self._add(memoryview(values), exponential_counts, memoryview(classic_counts))
-
-    @cython.cfunc
-    def _add(
-        self,
-        value: cython.const[cython.longlong][::1],
-        counts: BucketCounts,
-        classic_count: cython.longlong[::1],
-    ):
-        """Count intervals as ``count`` does."""
-        counts._take(value, len(value))
-        self._make_room(counts)
-        self._count(value, len(value), counts, classic_count)
-
-    @cython.cfunc
-    def _make_room(self, counts: BucketCounts):
-        """Make room for the intervals that were taken last, and add their sum."""
-        if not counts.high:
-            return
-        total: object = counts.upper  # as a few of the longest take more than 64 bits
-        counts.sum_ns += (total << 32) + counts.lower
-        low: cython.longlong = self.exponential[self._bucket(counts.low)]
-        counts._make_room(low, self.exponential[self._bucket(counts.high)] + 1)
+        value: cython.const[cython.longlong][::1] = memoryview(values)
+        self._add(value, len(value), exponential_counts, memoryview(classic_counts))
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(check=False)
-    def _count(
+    @cython.exceptval(-1)
+    def _add(
         self,
         value: cython.const[cython.longlong][::1],
         length: cython.Py_ssize_t,
         counts: BucketCounts,
         classic_count: cython.longlong[::1],
-    ) -> cython.void:
-        """Count the intervals that were taken last, for which there is room, in their buckets."""
+    ) -> cython.int:
+        """Count the first intervals of a column as ``count`` does.
+
+        Raises:
+            MemoryError: If there is no memory for their buckets; -1 says so in C.
+        """
+        counts._take(value, length)
         classic_count[self.classic[0]] += counts.zeros
         if not counts.high:
-            return
+            return 0
+        low: cython.longlong = self.exponential[self._bucket(counts.low)]
+        counts._make_room(low, self.exponential[self._bucket(counts.high)] + 1)
         first: cython.longlong = counts.offset
         count: cython.p_longlong = counts.cells
         i: cython.Py_ssize_t
@@ -307,6 +316,7 @@ class IntervalBuckets:
                 at = self._bucket(value[i])
                 count[self.exponential[at] - first] += 1
                 classic_count[self.classic[at]] += 1
+        return 0
 
     def count_rows(self, values, rows, row_count: cython.Py_ssize_t):
         """Count intervals by row and fine bucket.
@@ -423,48 +433,33 @@ class IntervalCounter:
             times: From eviction to return, ns, int64 (m,).
             distances: Blocks more that would have kept each, times 10**9, int64 (m,).
         """
-        self.buckets._add(memoryview(times), self.return_time, self.unused)
-        self.buckets._add(memoryview(distances), self.return_distance, self.unused)
+        self.buckets._add(memoryview(times), len(times), self.return_time, self.unused)
+        self.buckets._add(memoryview(distances), len(distances), self.return_distance, self.unused)
 
     def count(self, columns: Columns):
         """Count what applying events has shown."""
         if columns.gap_count + columns.first_count + 2 * columns.evicted_count >= _RELEASING:
             with cython.nogil:
-                self._take(columns)
-            self._make_room()
-            with cython.nogil:
                 self._count(columns)
         else:
-            self._take(columns)
-            self._make_room()
             self._count(columns)
 
     @cython.cfunc
     @cython.nogil
-    @cython.exceptval(check=False)
-    def _take(self, columns: Columns) -> cython.void:
-        self.lifetime._take(columns.lifetime, columns.evicted_count)
-        self.idle._take(columns.idle, columns.evicted_count)
-        self.first_reuse._take(columns.first_reuse, columns.first_count)
-        self.reuse_gap._take(columns.reuse_gap, columns.gap_count)
+    @cython.exceptval(-1)
+    def _count(self, columns: Columns) -> cython.int:
+        """Count what applying events has shown.
 
-    @cython.cfunc
-    def _make_room(self):
-        self.buckets._make_room(self.lifetime)
-        self.buckets._make_room(self.idle)
-        self.buckets._make_room(self.first_reuse)
-        self.buckets._make_room(self.reuse_gap)
-
-    @cython.cfunc
-    @cython.nogil
-    @cython.exceptval(check=False)
-    def _count(self, columns: Columns) -> cython.void:
-        self.buckets._count(columns.lifetime, columns.evicted_count, self.lifetime, self.classic_lifetime)
-        self.buckets._count(columns.idle, columns.evicted_count, self.idle, self.classic_idle)
-        self.buckets._count(
+        Raises:
+            MemoryError: If there is no memory for their buckets; -1 says so in C.
+        """
+        self.buckets._add(columns.lifetime, columns.evicted_count, self.lifetime, self.classic_lifetime)
+        self.buckets._add(columns.idle, columns.evicted_count, self.idle, self.classic_idle)
+        self.buckets._add(
             columns.first_reuse, columns.first_count, self.first_reuse, self.classic_first_reuse
         )
-        self.buckets._count(columns.reuse_gap, columns.gap_count, self.reuse_gap, self.classic_reuse_gap)
+        self.buckets._add(columns.reuse_gap, columns.gap_count, self.reuse_gap, self.classic_reuse_gap)
+        return 0
 
 
 def window_runs(ts, window_ns: cython.longlong, stands, late: cython.longlong):
@@ -481,43 +476,73 @@ def window_runs(ts, window_ns: cython.longlong, stands, late: cython.longlong):
         Index of the window, first event and end of each run.
     """
     time: cython.const[cython.longlong][::1] = memoryview(ts)
-    newest: cython.longlong
-    if len(time) >= _RELEASING:
-        with cython.nogil:
-            newest = _newest(time)
-    else:
-        newest = _newest(time)
     first: cython.longlong = _floored(time[0], window_ns)
-    last: cython.longlong = _floored(newest, window_ns)
     at: cython.longlong = first if stands is None else stands
-    if last < at - late or first == last > at:  # nothing is late, or all of it in a new window
+    if first < at - late and _floored(times_range(ts)[1], window_ns) < at - late:
         at = first
-    if last <= at:
-        return [(at, 0, len(time))]
     runs: list = []
     start: cython.Py_ssize_t = 0
-    i: cython.Py_ssize_t
-    end_ns: cython.longlong = _end_of(at, window_ns)
-    for i in range(len(time)):
-        if time[i] > end_ns:
-            if i > start:
-                runs.append((at, start, i))
-            at, start = _floored(time[i], window_ns), i
-            end_ns = _end_of(at, window_ns)
-    runs.append((at, start, len(time)))
+    end: cython.Py_ssize_t
+    while start < len(time):
+        end = _first_after(time, start, _end_of(at, window_ns))
+        if end > start:
+            runs.append((at, start, end))
+        if end < len(time):
+            at = _floored(time[end], window_ns)
+        start = end
     return runs
+
+
+@cython.cfunc
+def _first_after(
+    time: cython.const[cython.longlong][::1], start: cython.Py_ssize_t, end_ns: cython.longlong
+) -> cython.Py_ssize_t:
+    """Return the first event from one on that is later than a time; how many there are if none is."""
+    if len(time) - start >= _RELEASING:
+        with cython.nogil:
+            return _next_after(time, start, end_ns)
+    return _next_after(time, start, end_ns)
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _next_after(
+    time: cython.const[cython.longlong][::1], start: cython.Py_ssize_t, end_ns: cython.longlong
+) -> cython.Py_ssize_t:
+    while start < len(time) and time[start] <= end_ns:
+        start += 1
+    return start
+
+
+def times_range(ts):
+    """Return the earliest and the latest of some times, ns.
+
+    Args:
+        ts: The times, int64 (n,), n at least 1.
+    """
+    time: cython.const[cython.longlong][::1] = memoryview(ts)
+    found: tuple[cython.longlong, cython.longlong]
+    if len(time) >= _RELEASING:
+        with cython.nogil:
+            found = _range_of(time)
+    else:
+        found = _range_of(time)
+    return found
 
 
 @cython.cfunc
 @cython.nogil
 @cython.exceptval(check=False)
-def _newest(time: cython.const[cython.longlong][::1]) -> cython.longlong:
-    """Return the latest of some times, at least one."""
-    newest: cython.longlong = time[0]
+def _range_of(time: cython.const[cython.longlong][::1]) -> tuple[cython.longlong, cython.longlong]:
+    earliest: cython.longlong = time[0]
+    latest: cython.longlong = time[0]
     i: cython.Py_ssize_t
     for i in range(len(time)):
-        newest = max(newest, time[i])
-    return newest
+        earliest = min(earliest, time[i])
+        latest = max(latest, time[i])
+    return earliest, latest
 
 
 @cython.cfunc

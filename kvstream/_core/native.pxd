@@ -1,6 +1,8 @@
 # What C has and Python has not, for the compiled core alone.
 
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_RawCalloc, PyMem_RawFree
+from libc.string cimport memcpy
 
 # What native.py has, too. Constants for the C compiler: a variable of the module would be read anew at each use.
 cdef enum:
@@ -96,14 +98,42 @@ cdef inline object view(object column):
     return column
 
 
-cdef inline long long *zeros(Py_ssize_t count) except NULL:
-    """Return memory for integers, all 0."""
-    cdef long long *cells = <long long *>PyMem_Calloc(count, sizeof(long long))
-    if cells == NULL:
+cdef inline void copy_all(list columns, object into) except *:
+    """Copy columns, one after another, into one that has room for all of them."""
+    cdef Py_ssize_t count = len(columns)
+    cdef Py_ssize_t held = 0
+    cdef Py_ssize_t i
+    cdef char *to
+    cdef Py_buffer whole
+    cdef Py_buffer *parts = <Py_buffer *>PyMem_Calloc(count, sizeof(Py_buffer))
+    if parts == NULL:
         raise MemoryError
+    try:
+        while held < count:
+            PyObject_GetBuffer(columns[held], &parts[held], PyBUF_SIMPLE)
+            held += 1
+        PyObject_GetBuffer(into, &whole, PyBUF_WRITABLE)
+        to = <char *>whole.buf
+        with nogil:
+            for i in range(count):
+                memcpy(to, parts[i].buf, parts[i].len)
+                to += parts[i].len
+        PyBuffer_Release(&whole)
+    finally:
+        for i in range(held):
+            PyBuffer_Release(&parts[i])
+        PyMem_Free(parts)
+
+
+cdef inline long long *zeros(Py_ssize_t count) except NULL nogil:
+    """Return memory for integers, all 0."""
+    cdef long long *cells = <long long *>PyMem_RawCalloc(count, sizeof(long long))
+    if cells == NULL:
+        with gil:
+            raise MemoryError
     return cells
 
 
-cdef inline void give_back(long long *cells) noexcept:
+cdef inline void give_back(long long *cells) noexcept nogil:
     """Give memory back; NULL is none."""
-    PyMem_Free(cells)
+    PyMem_RawFree(cells)

@@ -1,5 +1,10 @@
 """What ``native.pxd`` has for the compiled core, for the interpreted one."""
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
 from kvstream.events.types import Op
 
 BIRTH, COUNT, TIMES = 0, 1, 2  # columns of a row of the block table: birth, access count, first of the times
@@ -65,6 +70,11 @@ def leading_digits(value: int, digits: int) -> int:
 
 view = memoryview
 """Returns what a column is read or written by; C has views of its own, which it makes of any array."""
+
+
+def copy_all(columns: list[npt.NDArray[Any]], into: npt.NDArray[Any]) -> None:
+    """Copy columns, one after another, into one that has room for all of them."""
+    np.concatenate(columns, out=into)
 
 
 def zeros(count: int) -> list[int]:

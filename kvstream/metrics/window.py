@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from kvstream._core.buckets import window_runs
+from kvstream._core.buckets import times_range, window_runs
 from kvstream.events.frame import I64, MAX_FRAME_EVENTS, EventFrame, plain_column
 from kvstream.metrics.histogram import DEFAULT_SCALE
 from kvstream.metrics.measurements import Measurements, restore_measurements, save_measurements
@@ -119,7 +119,7 @@ class WindowRing:
             ts: The times of all their events, ns, int64 (n,).
         """
         stands = self._stands()
-        first, last = int(ts.min()) // self.window_ns, int(ts.max()) // self.window_ns
+        first, last = (at // self.window_ns for at in times_range(plain_column(ts)))
         if first >= max(last, last if stands is None else stands) - LATE_WINDOWS:  # as of nearly all
             return False
         starts = np.cumsum([0, *(len(frame) for frame in frames[:-1])])
