@@ -7,7 +7,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from kvstream.events.frame import EventFrame
-from kvstream.events.types import REASON_CODE, UNKNOWN_REASON
+from kvstream.events.types import (
+    REASON_CODE,
+    UNKNOWN_REASON,
+    BlockAccessed,
+    BlockAllocated,
+    BlockEvicted,
+    BlockRemoved,
+    BlockResident,
+    BlockStored,
+    CacheCleared,
+    Labels,
+    PrefixStored,
+)
 
 fewer = settings(max_examples=max(10, settings().max_examples // 5))
 """For properties whose examples cost much; in proportion to the profile's number."""
@@ -16,6 +28,27 @@ SLOTS = st.integers(0, 12)
 HASHES = st.sampled_from([3, 2**40, 2**40 + 1, -1, -(2**63), 2**63 - 1, 77_777_777, 5 << 33, 9])
 FAR_SLOTS = st.sampled_from([0, 1, 5, 1_000, 1_024, 5_000, 70_000, 66_000])
 REASON_NAMES = st.sampled_from([*REASON_CODE, "cosmic rays"])
+
+
+_INT64 = st.integers(-(2**63), 2**63 - 1)
+_TIMES = st.integers(0, 2**63 - 1)
+_SOURCES = st.sampled_from(["default", "vllm-0/dp0", "ä"])
+_TIERS = st.sampled_from(["gpu", "cpu"])
+_LABELS = st.none() | st.builds(Labels, st.sampled_from(["a", "b"]), st.none() | st.just("x"))
+_REASONS = st.sampled_from(["capacity", "other", "manual"])
+EVENTS = st.one_of(
+    st.builds(BlockAllocated, _INT64, _TIMES, _SOURCES, _TIERS, st.none() | _INT64.filter(bool), _LABELS),
+    st.builds(BlockStored, _INT64, _TIMES, _SOURCES, _TIERS, _LABELS),
+    st.builds(PrefixStored, _INT64, _TIMES, _SOURCES, _TIERS, _LABELS),
+    st.builds(BlockRemoved, _INT64, _TIMES, _SOURCES, _TIERS),
+    st.builds(BlockResident, _INT64, _TIMES, _SOURCES, _TIERS, _LABELS),
+    st.builds(BlockAccessed, _INT64, _TIMES, _SOURCES, _TIERS),
+    st.builds(
+        BlockEvicted, _INT64, _TIMES, _SOURCES, _TIERS, st.sampled_from(["capacity", "other", "manual"])
+    ),
+    st.builds(CacheCleared, _TIMES, _SOURCES, _TIERS),
+)
+"""Any event of a few sources and tiers."""
 
 
 @st.composite

@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True, auto_pickle=False
-"""What the loop of the block table shows, on its way out."""
+"""Columns: those of frames joined on their way to the block table, and what its loop shows on its way out."""
 
 try:
     import cython
@@ -12,6 +12,7 @@ from kvstream.events.counters import CacheCounts, counts_of
 from kvstream.events.types import REASONS
 
 if cython.compiled:  # pragma: no cover
+    from cython.cimports.kvstream._core import native
     from cython.cimports.kvstream._core.native import (
         SET_ACCESS_TOTAL,
         SET_ACCESSED_ONCE,
@@ -24,6 +25,7 @@ if cython.compiled:  # pragma: no cover
         SET_UNKNOWN_BIRTHS,
     )
 else:
+    from kvstream._core import native
     from kvstream._core.native import (
         SET_ACCESS_TOTAL,
         SET_ACCESSED_ONCE,
@@ -58,6 +60,24 @@ COUNTED_BY_LABEL_SET = (
 """Names of what is counted of the blocks of each label set (``LabelSetCounts``), by column."""
 
 _SHOWN = tuple(map(COUNTED.index, ("allocations", "accesses", "unknown_births", "lookups")))
+
+
+def joined(columns: list, dtype):
+    """Return columns of one type as one.
+
+    ``np.concatenate`` gives the GIL up for each column, and then waits for it, which adds up where other
+    threads apply events.
+
+    Args:
+        columns: Contiguous columns of the type.
+        dtype: Their type.
+
+    Raises:
+        ValueError: If a column is not contiguous.
+    """
+    whole = np.empty(sum(map(len, columns)), dtype=dtype)
+    native.copy_all(columns, whole)
+    return whole
 
 
 @cython.final

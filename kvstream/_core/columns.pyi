@@ -1,10 +1,13 @@
 from typing import Any, final
 
+import numpy as np
 import numpy.typing as npt
 
 AT_ONCE: int
 COUNTED: tuple[str, ...]
 COUNTED_BY_LABEL_SET: tuple[str, ...]
+
+def joined(columns: list[npt.NDArray[Any]], dtype: np.dtype[Any]) -> npt.NDArray[Any]: ...
 
 @final
 class Columns:

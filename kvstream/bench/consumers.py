@@ -12,7 +12,8 @@ import msgspec
 
 from kvstream.bench.streams import busy, filling
 from kvstream.config import StreamConfig
-from kvstream.events.frame import EventFrame, joined_frames
+from kvstream.engine.joining import joined_frames
+from kvstream.events.frame import EventFrame
 from kvstream.stream import KVStream
 
 SOURCES = ("a", "d")

@@ -11,10 +11,11 @@ from kvstream.bench.rival import Block, PlainCollector
 from kvstream.bench.streams import busy, filling, keyed, labelled
 from kvstream.blocks.table import BlockTable
 from kvstream.collector import KVCacheMetricsCollector
+from kvstream.engine.joining import joined_frames
 from kvstream.engine.monitor import Monitor
 from kvstream.events.clock import Clock
 from kvstream.events.codec import decode_frame, decode_lines, encode_frame, encode_lines
-from kvstream.events.frame import EventFrame, joined_frames
+from kvstream.events.frame import EventFrame
 from kvstream.events.types import Op
 from kvstream.recording.overflow import DropOldest
 from kvstream.recording.producer import Producer

@@ -26,8 +26,9 @@ from kvstream.blocks.apply_result import (
 )
 from kvstream.blocks.table import BlockTable
 from kvstream.config import MetricsConfig
+from kvstream.engine.joining import joined_frames
 from kvstream.events.counters import CacheCounts
-from kvstream.events.frame import I64, EventFrame, joined_frames
+from kvstream.events.frame import I64, EventFrame
 from kvstream.events.types import BIRTH_UNKNOWN, Labels, Op
 from kvstream.metrics.anomalies import Anomaly, lifetime_anomalies
 from kvstream.metrics.content_sample import ALWAYS, ContentSample

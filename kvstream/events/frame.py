@@ -34,9 +34,6 @@ U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
 Column = TypeVar("Column", I64, U8, U16)
 
-_INT64, _UINT8 = np.dtype(np.int64), np.dtype(np.uint8)
-_SMALL = 1024  # events of a frame that takes longer to look at than to copy
-
 MAX_FRAME_EVENTS = 1_048_576
 MAX_BLOCK_TOKENS = 2**31 - 1
 UNNUMBERED = -1
@@ -136,49 +133,6 @@ class EventFrame(msgspec.Struct, frozen=True, eq=False, gc=False):
         return events
 
 
-def joined_frames(frames: Sequence[EventFrame]) -> EventFrame:
-    """Return frames of one source and tier, at least one, as one without a number.
-
-    Of different ``block_tokens`` it has the highest.
-    """
-    if len(frames) == 1:
-        return frames[0]
-    keys = reasons = label_of = None
-    known: dict[Labels, int] = {}
-    if any(frame.keys is not None for frame in frames):
-        keys = np.concatenate([_column(frame.keys, len(frame), np.int64) for frame in frames])
-    if any(frame.reasons is not None for frame in frames):
-        reasons = np.concatenate([_column(frame.reasons, len(frame), np.uint8) for frame in frames])
-    if any(frame.label_of is not None for frame in frames):
-        label_of = np.concatenate([_renumbered(frame, known) for frame in frames])
-    return EventFrame(
-        _concatenated([frame.ops for frame in frames], _UINT8),
-        _concatenated([frame.blocks for frame in frames], _INT64),
-        _concatenated([frame.ts for frame in frames], _INT64),
-        frames[0].source,
-        frames[0].tier,
-        keys,
-        reasons,
-        labels=tuple(known),
-        label_of=label_of,
-        block_tokens=max(frame.block_tokens for frame in frames),
-    )
-
-
-def _concatenated(columns: list[npt.NDArray[Any]], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return the columns as one, which may be read-only.
-
-    To join them as bytes takes half as long as ``np.concatenate`` where they are small. Where they are not,
-    that does not hold the GIL.
-    """
-    if len(columns[0]) < _SMALL and [column.dtype for column in columns].count(dtype) == len(columns):
-        try:
-            return np.frombuffer(b"".join(columns), dtype)  # type: ignore[arg-type]
-        except TypeError:  # a column is not contiguous
-            pass
-    return np.concatenate(columns)
-
-
 def label_number(known: dict[Labels, int], labels: Labels | None) -> int:
     """Return the number that ``label_of`` has for some labels, added to those known if they are new.
 
@@ -198,22 +152,6 @@ def counted_labels(frame: EventFrame) -> Iterable[int]:
     if len(frame.labels) <= len(frame.ops) or frame.label_of is None:
         return range(1, len(frame.labels) + 1)
     return sorted({1, *frame.label_of.tolist()} - {0})
-
-
-def _renumbered(frame: EventFrame, known: dict[Labels, int]) -> U16:
-    """Return its ``label_of`` by the numbers of ``known``, to which it adds."""
-    if frame.label_of is None:
-        return np.zeros(len(frame), dtype=np.uint16)
-    numbers = [0] * (len(frame.labels) + 1)
-    for place in counted_labels(frame):
-        numbers[place] = label_number(known, frame.labels[place - 1])
-    if numbers == list(range(len(numbers))):  # as where all frames have the same labels
-        return frame.label_of
-    return np.array(numbers, dtype=np.uint16).take(frame.label_of)
-
-
-def _column(column: npt.NDArray[Any] | None, n: int, dtype: type) -> npt.NDArray[Any]:
-    return np.zeros(n, dtype=dtype) if column is None else column
 
 
 def plain_column(column: Column) -> Column:

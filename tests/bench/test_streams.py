@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from kvstream.bench.streams import busy, filling, keyed, labelled
+from kvstream.engine.joining import joined_frames
 from kvstream.engine.monitor import Monitor
-from kvstream.events.frame import joined_frames
 from kvstream.events.types import Op
 
 

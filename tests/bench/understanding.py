@@ -13,8 +13,8 @@ import anyio
 
 from kvstream import KVStream, MetricsConfig, StreamConfig
 from kvstream.bench.streams import busy, filling, keyed, labelled
+from kvstream.engine.joining import joined_frames
 from kvstream.events.codec import decode_lines, encode_lines
-from kvstream.events.frame import joined_frames
 from kvstream.metrics.working_set import WorkingSetHistory
 
 SLOTS, CONTENTS, SOURCES = 16_384, 200_000, 64

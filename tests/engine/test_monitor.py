@@ -9,8 +9,9 @@ from kvstream._core.ids import below_rate, generation_hash, source_seed
 from kvstream.alerts.types import AlertLevel
 from kvstream.config import MetricsConfig
 from kvstream.engine import cache
+from kvstream.engine.joining import joined_frames
 from kvstream.engine.monitor import Monitor
-from kvstream.events.frame import EventFrame, joined_frames
+from kvstream.events.frame import EventFrame
 from kvstream.events.types import BIRTH_UNKNOWN, REASONS
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.metrics.miss_ratio import CacheSizes

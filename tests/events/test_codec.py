@@ -6,34 +6,9 @@ from hypothesis import strategies as st
 
 from kvstream.errors import MalformedInputError
 from kvstream.events.codec import decode_frame, decode_line, decode_lines, encode_frame, encode_lines
-from kvstream.events.frame import EventFrame, frames_from_events, joined_frames
-from kvstream.events.types import (
-    BlockAccessed,
-    BlockAllocated,
-    BlockEvicted,
-    BlockRemoved,
-    BlockResident,
-    BlockStored,
-    CacheCleared,
-    Labels,
-    PrefixStored,
-)
-
-INT64 = st.integers(-(2**63), 2**63 - 1)
-TIMES = st.integers(0, 2**63 - 1)
-SOURCES = st.sampled_from(["default", "vllm-0/dp0", "ä"])
-TIERS = st.sampled_from(["gpu", "cpu"])
-LABELS = st.none() | st.builds(Labels, st.sampled_from(["a", "b"]), st.none() | st.just("x"))
-EVENTS = st.one_of(
-    st.builds(BlockAllocated, INT64, TIMES, SOURCES, TIERS, st.none() | INT64.filter(bool), LABELS),
-    st.builds(BlockStored, INT64, TIMES, SOURCES, TIERS, LABELS),
-    st.builds(PrefixStored, INT64, TIMES, SOURCES, TIERS, LABELS),
-    st.builds(BlockRemoved, INT64, TIMES, SOURCES, TIERS),
-    st.builds(BlockResident, INT64, TIMES, SOURCES, TIERS, LABELS),
-    st.builds(BlockAccessed, INT64, TIMES, SOURCES, TIERS),
-    st.builds(BlockEvicted, INT64, TIMES, SOURCES, TIERS, st.sampled_from(["capacity", "other", "manual"])),
-    st.builds(CacheCleared, TIMES, SOURCES, TIERS),
-)
+from kvstream.events.frame import EventFrame, frames_from_events
+from kvstream.events.types import BlockAccessed, BlockAllocated, BlockEvicted, Labels
+from tests.strategies import EVENTS
 
 
 def a_frame(n=3):
@@ -137,25 +112,6 @@ def test_inconsistent_labels_are_malformed(change):
         fields[place] = value
     with pytest.raises(MalformedInputError, match="label"):
         decode_frame(msgspec.msgpack.encode(fields))
-
-
-@given(st.lists(EVENTS, max_size=30), st.data())
-def test_joined_frames_hold_the_events_of_all(events, data):
-    of_one = [msgspec.structs.replace(event, source="s", tier="gpu") for event in events]
-    cut = data.draw(st.integers(0, len(of_one)))
-    parts = [frame for part in (of_one[:cut], of_one[cut:]) for frame in frames_from_events(part)]
-    assert [e for frame in parts for e in frame.to_events()] == of_one
-    if parts:
-        assert joined_frames(parts).to_events() == of_one
-
-
-@pytest.mark.parametrize(
-    "blocks", [np.arange(8)[::2], np.arange(4, dtype=np.uint64), np.arange(4, dtype=">i8")], ids=str
-)
-def test_columns_of_every_layout_are_joined_by_their_values(blocks):
-    ops, ts = np.zeros(4, np.uint8), np.arange(4)
-    joined = joined_frames([EventFrame(ops, blocks, ts), EventFrame(ops, np.arange(4), ts)])
-    assert joined.blocks.tolist() == [*blocks.tolist(), 0, 1, 2, 3]
 
 
 def test_frame_with_too_many_events_is_malformed():
