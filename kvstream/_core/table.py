@@ -298,7 +298,7 @@ class Index:
         return step + 1
 
     def put(self, place: cython.longlong, slot: cython.longlong) -> cython.void:
-        """Keep a slot, in whose key it is, at a place that ``find`` gave for the key."""
+        """Keep a slot at a place that ``find`` gave for its key."""
         if self.places[place] == native.EMPTY:
             self.used += 1
         self.places[place] = self._tag(self.keys[slot]) | slot
