@@ -171,15 +171,21 @@ def _loads(extra: str, modules: tuple[str, ...]) -> Iterator[Check]:
             import_module(module)
     except Exception as error:
         found = f"cannot be loaded: {type(error).__name__}: {error}"
-        yield Check(state="error", name=extra, found=found, advice=f"pip install -U 'kvstream[{extra}]'")
+        # Not `-U kvstream`: an index may know another project of that name.
+        advice = f"pip install -U {' '.join(map(_package, modules))}"
+        yield Check(state="error", name=extra, found=found, advice=advice)
         return
     versions = [_version(module) for module in modules]
     yield Check(state="ok", name=extra, found=", ".join(versions))
 
 
-def _version(module: str) -> str:
+def _package(module: str) -> str:
     names = {"zmq": "pyzmq", "prometheus_client": "prometheus-client"}
-    package = names.get(module, module.replace(".proto.http", "-proto-http").replace(".", "-"))
+    return names.get(module, module.replace(".proto.http", "-proto-http").replace(".", "-"))
+
+
+def _version(module: str) -> str:
+    package = _package(module)
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from kvstream.cli import endpoint_check
+from kvstream.cli import doctor, endpoint_check
 from kvstream.cli.doctor import _EXTRAS, _open_files
 from kvstream.errors import KVStreamError
 from kvstream.events.types import Op
@@ -38,6 +38,16 @@ def test_a_missing_package_is_said_with_what_to_install(kvstream):
     check = checks(kvstream("doctor", "--json", without="pyarrow"))["pyarrow"]
     assert check["state"] != "ok"
     assert "pip install" in check["advice"]
+
+
+def test_packages_that_cannot_be_loaded_are_updated_by_their_own_names(monkeypatch):
+    def fail(module):
+        raise ImportError("no such symbol")
+
+    monkeypatch.setattr(doctor, "import_module", fail)
+    (check,) = doctor._loads("zmq", ("zmq", "httpx2"))
+    assert check.state == "error"
+    assert check.advice == "pip install -U pyzmq httpx2"
 
 
 def test_every_extra_is_looked_for():
