@@ -50,7 +50,11 @@ def convert_command(
     *,
     format: Annotated[  # noqa: A002
         Format | None,
-        choice(get_args(Format), "--format", help="By default by the ending of the name, else jsonl."),
+        choice(
+            get_args(Format),
+            "--format",
+            help="By default, as the name ends; jsonl on standard output.",
+        ),
     ] = None,
     source: Annotated[
         str | None, typer.Option(help="Only the events of this source.", show_default=False)

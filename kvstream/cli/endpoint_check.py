@@ -17,6 +17,7 @@ from kvstream.sources.discovery import ENGINE_URLS, DiscoveryError, Engine
 from kvstream.sources.engine_input import EngineInput
 from kvstream.sources.http_client import FetchError, fetch
 from kvstream.text.addresses import without_password
+from kvstream.text.numbers import behind
 from kvstream.transport.endpoint import Endpoint
 from kvstream.transport.messages import HURRY, MAX_HELLO_BYTES, Hello, MessageReader, with_length
 from kvstream.transport.sender import open_stream
@@ -30,7 +31,7 @@ _VERBS = {
     Op.STORE: "stores",
     Op.PREFIX: "lookups of prefixes",
     Op.REMOVE: "removals of copies",
-    Op.RESIDENT: "blocks in the cache before",
+    Op.RESIDENT: "blocks that were cached already",
 }
 _SOURCES_SHOWN = 5
 _KAFKA = "kafka://"
@@ -207,7 +208,7 @@ async def _engine(url: str, seconds: float) -> Found:
             url, "warning", what, "engines publish while they serve: send a request, or --wait longer"
         )
     lag = max(seen.lag_seconds for seen in statistics)
-    what = f"{heard.in_words()} in {seconds:g} s, {lag:.1f} s behind the engine"
+    what = f"{heard.in_words()} in {seconds:g} s, {behind(lag)}"
     if malformed:
         return Found(url, "warning", f"{what}; {malformed:,} malformed: {heard.malformed}")
     if not heard.has_hits:

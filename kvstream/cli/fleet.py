@@ -14,7 +14,7 @@ from kvstream.alerts.types import AlertLevel
 from kvstream.cli.chosen_rules import RuleFiles
 from kvstream.cli.command import Attempts
 from kvstream.cli.engines import Engines
-from kvstream.cli.exit_codes import EXIT_CODES, EXIT_SIGNAL, EXIT_UNDELIVERED
+from kvstream.cli.exit_codes import EXIT_CODES_WITHOUT_ALERT, EXIT_SIGNAL, EXIT_UNDELIVERED
 from kvstream.cli.guard import FrameLimits, Guard, Insecure
 from kvstream.cli.handlers import Destinations, MinSeverity, RulesFile, undelivered_lines
 from kvstream.cli.messages import note, say
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 
 _AGENT = """  kvstream fleet agent --to kafka://kafka:9092/kv --listen unix:/run/kvstream.sock --create-topics
 
-  kvstream fleet agent --to kafka://kafka-0:9092,kafka-1:9092/kv --from zmq://localhost:5557?source=vllm-0
+  kvstream fleet agent --to kafka://kafka-0:9092,kafka-1:9092/kv --from 'zmq://localhost:5557?source=vllm-0'
 """
-_WORKER = "  kvstream fleet worker --from kafka://kafka:9092/kv --state /var/lib/kvstream --metrics :9109\n"
+_WORKER = "  kvstream fleet worker --from kafka://kafka:9092/kv --state /mnt/kvstream --metrics :9109\n"
 _NOTIFY = "  kvstream fleet notify --from kafka://kafka:9092/kv --alertmanager http://alertmanager:9093\n"
 _SERVE = "  kvstream fleet serve --from kafka://kafka:9092/kv --http :9110\n"
 
 
 def _examples(*examples: str) -> str:
-    return "\n".join(("\n[bold]Examples[/bold]\n", *examples)) + EXIT_CODES
+    return "\n".join(("\n[bold]Examples[/bold]\n", *examples)) + EXIT_CODES_WITHOUT_ALERT
 
 
 _KAFKA_URL = "URL"

@@ -34,7 +34,11 @@ def generate_command(
     ] = "-",
     format: Annotated[  # noqa: A002
         Format | None,
-        choice(get_args(Format), "--format", help="By default by the ending of the name, else jsonl."),
+        choice(
+            get_args(Format),
+            "--format",
+            help="By default, as the name ends; jsonl on standard output.",
+        ),
     ] = None,
     events: Annotated[
         int, number("count", "--events", metavar="N", low=1, help="Events in all.", show_default=True)

@@ -44,7 +44,12 @@ def record_command(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="As for kvstream run.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="File to write.")],
     format: Annotated[  # noqa: A002
-        Format | None, choice(get_args(Format), "--format", help="By default as the file is named.")
+        Format | None,
+        choice(
+            get_args(Format),
+            "--format",
+            help="By default, as the name ends; jsonl on standard output.",
+        ),
     ] = None,
     rotate_mb: Annotated[
         float | None,

@@ -29,7 +29,7 @@ from kvstream.reports.lines import (
 )
 from kvstream.stream import KVStream
 from kvstream.text.escape import for_terminal
-from kvstream.text.numbers import percent, ratio, seconds, time_of_day
+from kvstream.text.numbers import behind, percent, ratio, seconds, time_of_day
 
 LEVEL_STYLE = {AlertLevel.INFO: "cyan", AlertLevel.WARNING: "yellow", AlertLevel.CRITICAL: "bold red"}
 _LABELS_SHOWN = 5
@@ -156,7 +156,7 @@ def _input_line(seen: InputStatistics) -> Text:
     odd = "".join(f", {n:,} {name}" for name, n in counted.items() if n)
     counts = f"{for_terminal(seen.input)}: {seen.batches:,} batches{odd}"
     if seen.state == "connected":
-        return Text(f"{counts}; {seen.lag_seconds:.1f} s behind the engine")
+        return Text(f"{counts}; {behind(seen.lag_seconds)}")
     why = f" ({for_terminal(seen.error)})" if seen.error else ""
     return Text.assemble(f"{counts}; ", (f"{seen.state} since {time_of_day(seen.since)}{why}", "red"))
 

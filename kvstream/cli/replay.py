@@ -32,7 +32,7 @@ EXAMPLES = """
 
   kvstream replay capture.wire.gz --to 'zmq://*:5557?replay=tcp://*:5558'   as the engine published it
 
-  kvstream replay run.kvlog --to zmq://*:5557 --speed 0                     as fast as possible
+  kvstream replay run.kvlog --to 'zmq://*:5557' --speed 0                   as fast as possible
 """
 _SERVER_SECONDS = 10.0
 _SUBSCRIBER_SECONDS = 60.0
@@ -178,4 +178,7 @@ async def _until_stuck(remote: Connection, seconds: float) -> None:
         if now.frames != frames or not now.queue.events + now.queue.processing_events:
             frames, since = now.frames, anyio.current_time()
     why = remote.statistics().last_error or "the server takes no frames"
-    raise KVStreamError(f"nothing could be sent to {remote.endpoint} for {seconds:g} s: {why}")
+    raise KVStreamError(
+        f"nothing could be sent to {remote.endpoint} for {seconds:g} s: {why}; "
+        f"check kvstream serve --listen {remote.endpoint}, or --wait longer"
+    )

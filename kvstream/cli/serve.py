@@ -38,7 +38,7 @@ EXAMPLES = f"""
 
   kvstream serve --from 'zmq://vllm-0:5557?dp=8' --from http://sglang-0:30000 --targets engines.json
 
-  kvstream serve --from zmq://vllm-0:5557?source=vllm-0 --engine-metrics vllm-0=http://vllm-0:8000/metrics
+  kvstream serve --from 'zmq://vllm-0:5557?source=vllm-0' --engine-metrics vllm-0=http://vllm-0:8000/metrics
 
   kvstream serve --listen unix:/run/kvstream.sock --state /var/lib/kvstream      loses nothing over a restart
 

@@ -4,6 +4,8 @@ import datetime
 
 UNKNOWN = "–"
 
+_LATE_SECONDS = 3600.0  # as no live engine is
+
 
 def seconds(value: float | None) -> str:
     """Return a time with a unit that suits it."""
@@ -55,6 +57,14 @@ def live_blocks(live: int, capacity: int | None) -> str:
     if live > capacity:
         return f"{live:,}: MORE THAN THE CAPACITY of {capacity:,}"
     return f"{live:,} of {capacity:,} ({percent(live / capacity)})"
+
+
+def behind(lag_seconds: float) -> str:
+    """Return how old an engine's events were on arrival, by the two machines' clocks."""
+    if lag_seconds < _LATE_SECONDS:
+        return f"{lag_seconds:.1f} s behind the engine"
+    hours = lag_seconds / 3600
+    return f"events {hours:,.0f} hours old (replayed from a recording, or stamped by a wrong clock)"
 
 
 def time_of_day(seconds: float) -> str:

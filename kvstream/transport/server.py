@@ -18,6 +18,7 @@ from kvstream.errors import ClosedStreamError, ConfigError
 from kvstream.events.codec import MAX_FRAME_BYTES, decode_frame
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
+from kvstream.faults.listening import listen_failure
 from kvstream.faults.log import FaultLog
 from kvstream.stream import KVStream, keeper_of
 from kvstream.transport.connection import FrameConnection, FrameConnectionError
@@ -191,8 +192,7 @@ class FrameServer:
                 port = self._listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
                 self.endpoint = Endpoint(host=self.endpoint.host, port=port, tls=self.endpoint.tls)
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise ConfigError(f"cannot listen at {self.endpoint}: {why}") from error
+            raise ConfigError(f"cannot listen at {self.endpoint}: {listen_failure(error)}") from error
         if self._token is not None and self.endpoint.is_exposed:
             _logger.warning("producers send their token to %s unencrypted; use tls://", self.endpoint)
 

@@ -1,12 +1,12 @@
 """HttpServer: the application of a stream on a port, beside the other tasks of a process; AppServer: any."""
 
 import logging
-import os
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 
 from kvstream.errors import ConfigError, MissingExtraError
+from kvstream.faults.listening import listen_failure
 from kvstream.faults.log import FaultLog
 from kvstream.stream import KVStream
 from kvstream.transport.endpoint import Endpoint
@@ -83,9 +83,7 @@ class AppServer:
                 dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
             )
         except OSError as error:
-            number = error.errno or 0  # of a name that is not known, below 0
-            why = os.strerror(number) if number > 0 else error.strerror or error
-            raise ConfigError(f"cannot listen at {self.url}: {why}") from error
+            raise ConfigError(f"cannot listen at {self.url}: {listen_failure(error)}") from error
         self._socket.setblocking(False)
         self.endpoint = Endpoint(host=host, port=self._socket.getsockname()[1])
         if self._unprotected:

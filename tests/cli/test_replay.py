@@ -44,4 +44,5 @@ def test_a_replay_whose_server_dies_says_so(tmp_path):
             _, err = replay.communicate(timeout=DEADLINE)
             assert replay.returncode == 1
             assert b"nothing could be sent" in err
+            assert f"check kvstream serve --listen unix:{tmp_path}/kv.sock, or --wait longer".encode() in err
             assert b"Traceback" not in err

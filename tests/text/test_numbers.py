@@ -2,7 +2,7 @@ import pytest
 
 from kvstream.metrics.histogram import IntervalStats
 from kvstream.reports.lines import interval
-from kvstream.text.numbers import gib, live_blocks, percent, ratio, seconds
+from kvstream.text.numbers import behind, gib, live_blocks, percent, ratio, seconds
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,10 @@ def test_blocks_by_capacity():
     assert gib(3 * 2**29) == "1.50"
     assert gib(1.0) == "< 0.01"
     assert gib(0) == "0"
+
+
+def test_events_of_a_recording_are_called_old_rather_than_late():
+    assert behind(0.04) == "0.0 s behind the engine"
+    assert behind(3_599.94) == "3599.9 s behind the engine"
+    old = "events 103 hours old (replayed from a recording, or stamped by a wrong clock)"
+    assert behind(369_133.5) == old
