@@ -9,7 +9,11 @@ from kvstream.text.digest import digest
 
 
 class AlertLevel(StrEnum):
-    """Severity of an alert. Severities can be compared."""
+    """Severity of an alert. Severities can be compared: ``INFO < WARNING < CRITICAL``.
+
+    Their names, as in JSON, can stand for them: ``AlertLevel.CRITICAL >= "warning"``. Any other text raises
+    ``ValueError``.
+    """
 
     INFO = "info"
     WARNING = "warning"
@@ -21,8 +25,22 @@ class AlertLevel(StrEnum):
         return list(AlertLevel).index(self)
 
     def at_least(self, other: "AlertLevel") -> bool:
-        """Return whether this level is as severe as another."""
+        """Return whether this is as severe as another, or more."""
         return self.severity >= other.severity
+
+    # Those of text would order the names: critical, info, warning.
+
+    def __lt__(self, other: str) -> bool:
+        return self.severity < AlertLevel(other).severity
+
+    def __le__(self, other: str) -> bool:
+        return self.severity <= AlertLevel(other).severity
+
+    def __gt__(self, other: str) -> bool:
+        return self.severity > AlertLevel(other).severity
+
+    def __ge__(self, other: str) -> bool:
+        return self.severity >= AlertLevel(other).severity
 
 
 class MetricType(StrEnum):
