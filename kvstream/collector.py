@@ -45,14 +45,14 @@ logger = logging.getLogger("kvstream")
 class KVCacheMetricsCollector(CallRecorder):
     """Follows the blocks of one cache as its engine records them, from any thread.
 
-    ``on_block_allocated``, ``on_block_accessed`` and ``on_block_evicted`` are the original module's names of
-    ``allocated_nowait``, ``accessed_nowait`` and ``evicted_nowait``. A block is a 64-bit integer, signed or
-    not, or has one as its ``block_id``; several are a sequence of integers or a numpy array. With the content
-    key of each allocation, slots have premature evictions and a miss-ratio curve:
-    ``on_block_allocated(17, key)``.
+    ``on_block_allocated``, ``on_block_accessed`` and ``on_block_evicted`` are other names of
+    ``allocated_nowait``, ``accessed_nowait`` and ``evicted_nowait``, for callers of ``kv_cache_metrics``. A
+    block is a 64-bit integer, signed or not, or has one as its ``block_id``; several are a sequence of
+    integers or a numpy array. With the content key of each allocation, physical block numbers have premature
+    evictions and a miss-ratio curve: ``on_block_allocated(17, key)``.
 
-    A call takes the time and records. The state is updated every few thousand events, and whenever it is
-    read.
+    A call reads the clock and records; invalid blocks, keys and labels raise ``MalformedInputError`` and
+    record nothing. The state is updated every few thousand events, and whenever it is read.
 
     In a forked child the copy is closed until ``reset``: events recorded there are dropped, with one warning
     in the log, and every query raises ``ClosedStreamError``.
@@ -214,7 +214,7 @@ class KVCacheMetricsCollector(CallRecorder):
         """Return config, counters, summary, distributions, trends and anomalies as plain values.
 
         The counters are since the start or the last ``reset``: ``total_allocations``, ``total_accesses`` and
-        ``total_evictions`` as the original module has them, and what else the summary counts.
+        ``total_evictions``, as ``kv_cache_metrics`` names them, and the other counts of the summary.
         """
         summary = self.get_summary()
         return {
@@ -259,7 +259,12 @@ class BatchMetricsCollector:
         keys: Sequence[int | None] | npt.NDArray[Any] | None = None,
         labels: Labels | None = None,
     ) -> None:
-        """Record that blocks were allocated, with a content key for each and labels for all, if any."""
+        """Record that blocks were allocated, with a content key for each and labels for all, if any.
+
+        Raises:
+            MalformedInputError: If a block or key is no 64-bit integer, there are not as many keys as blocks,
+                or the labels are none; nothing is recorded then.
+        """
         self.collector.allocated_nowait(blocks, keys, labels)
 
     def batch_access(self, blocks: Sequence[int] | npt.NDArray[Any]) -> None:

@@ -76,7 +76,7 @@ def load_config(
         **flags: Fields set by the caller; None means not set.
 
     Raises:
-        ConfigError: If the file cannot be read or values cannot be used; a line for each of them.
+        ConfigError: If the file cannot be read, a name is unknown or a value cannot be used; a line for each.
     """
     return read_settings(None if path is None else TomlFile.read(path), environ, flags).build(kind)
 
@@ -95,8 +95,11 @@ def read_settings(
     if file is not None:
         settings.add_file(file)
     settings.add_environment(os.environ if environ is None else environ)
+    known = {"metrics", *_known()}
     for name, value in (flags or {}).items():
-        if value is not None:
+        if name not in known:
+            settings.wrong.append(f"unknown setting {name}{did_you_mean(name, known)}")
+        elif value is not None:
             settings.set(name, value, None)
     return settings
 
@@ -141,7 +144,7 @@ class Settings:
         for name in file.tables.keys() - top.keys() - set(sections):
             what = f"unknown section {name}{did_you_mean(name, sections)}"
             file.complain(None, name, what)
-        known = {name for kind in SECTIONS.values() for name in _settings(kind)}
+        known = _known()
         for name in top.keys() - known:
             file.complain(None, name, f"unknown setting {name}{did_you_mean(name, known)}")
         for section, kind in SECTIONS.items():
@@ -203,6 +206,11 @@ class Settings:
             self.wrong.append(f"{origin}: {what}")
         else:
             self._file.complain(origin, name, what)
+
+
+def _known() -> set[str]:
+    """Return the names of all settings."""
+    return {name for kind in SECTIONS.values() for name in _settings(kind)}
 
 
 def _settings(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:

@@ -78,7 +78,10 @@ class KVStream:
 
     With ``state``, the stream continues from the saved state, saves it every few seconds, and once more when
     it is left. Leaving it then does not end the caches: windows stay open and alerts stay firing for the next
-    process. Opening it raises ``StateError`` if another process uses that directory.
+    process. Opening it raises ``StateError`` if another stream uses that directory.
+
+    In a forked child the copy is closed: summaries show what was known at the fork, and everything that needs
+    an open stream raises ``ClosedStreamError``.
 
     Args:
         config: Settings; the defaults measure everything.
@@ -301,7 +304,14 @@ class KVStream:
         self._saved.send(frame.source)
 
     async def feed(self, items: AsyncIterable[EventFrame | Malformed]) -> None:
-        """Send every frame of an input, and count its malformed pieces, until the input ends."""
+        """Send every frame of an input, and count its malformed pieces, until the input ends.
+
+        If it is cancelled or fails, an input that is an asynchronous generator is closed.
+
+        Raises:
+            ClosedStreamError: If the stream is not open.
+            Exception: What the input raises.
+        """
         try:
             async for item in items:
                 await self.take(item)
@@ -310,7 +320,14 @@ class KVStream:
                 await items.aclose()
 
     async def take(self, item: EventFrame | Malformed) -> None:
-        """Send a frame of an input, or count a malformed piece."""
+        """Send a frame of an input, waiting for room, or count a malformed piece.
+
+        A frame with a source or tier that is no name counts as malformed. If the wait is cancelled, the frame
+        is counted as dropped (``cancelled``).
+
+        Raises:
+            ClosedStreamError: If the stream is not open.
+        """
         if not isinstance(item, EventFrame):
             self.reject(item)
             return
@@ -322,7 +339,15 @@ class KVStream:
             self.reject(Malformed("input", "frame", 0, str(error)))
 
     async def forget(self, source: str) -> None:
-        """Forget a source that is no longer watched: its accounts stay in the totals, its alerts resolve."""
+        """Forget a source that is no longer watched: its accounts stay in the totals, its alerts resolve.
+
+        What it has sent so far is processed first. Cancelling that wait leaves the source as it is.
+
+        Raises:
+            ClosedStreamError: If the stream has not been opened.
+        """
+        if self._phase == "new":
+            self._require_open()
         await self._consumers.of(source).queue.join()
         if source in self._times.arrivals:
             self._liveness.forget(source, "it is no longer watched")
@@ -484,7 +509,8 @@ class KVStream:
 
         Args:
             min_severity: Minimum severity.
-            buffer: Alerts that wait with all their states; of further ones only the newest states wait.
+            buffer: Alerts that wait with all their states, by default ``StreamConfig.subscriber_buffer``; of
+                further ones only the newest states wait.
             policy: Which alerts to drop beyond that, among those that began and ended unseen.
 
         Raises:

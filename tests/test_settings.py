@@ -136,3 +136,14 @@ def test_every_variable_that_kvstream_reads_is_known():
     }
     assert names >= {"KVSTREAM_ENDPOINT", "KVSTREAM_TOKEN", "KVSTREAM_LABEL_KEY"}
     assert names <= VARIABLES.keys()
+
+
+def test_settings_that_do_not_exist_are_refused_as_arguments_too(tmp_path):
+    with pytest.raises(ConfigError) as raised:
+        load_config(StreamConfig, environ={}, consumer=2, capacity=0)
+    assert raised.value.lines == (
+        "unknown setting consumer; did you mean consumers?",
+        "capacity must be a whole number from 1 to 1,099,511,627,776, not 0",
+    )
+    metrics = MetricsConfig(capacity=7)
+    assert load_config(StreamConfig, environ={}, metrics=metrics).metrics.capacity == 7

@@ -403,6 +403,8 @@ async def test_a_closed_or_unopened_stream_says_so():
     stream = KVStream(config())
     with pytest.raises(ClosedStreamError, match="not open yet"):
         stream.producer()
+    with pytest.raises(ClosedStreamError, match="not open yet"):
+        await stream.forget("engine-0")
     async with stream:
         pass
     with pytest.raises(ClosedStreamError, match="closed"):

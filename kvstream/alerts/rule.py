@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -67,6 +67,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         enabled: Whether the rule is used at all.
         message: Text with ``{value}``, ``{threshold}``, ``{baseline}`` and ``{since}``, a time of day.
         hint: What to try.
+
+    Raises:
+        ConfigError: If a value cannot be used; a line for each.
     """
 
     name: str
@@ -94,6 +97,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         """Yield (field, what is wrong with it)."""
+        if self.condition not in get_args(ConditionName):
+            yield "condition", f"condition must be one of {', '.join(get_args(ConditionName))}"
         for name in ("for_seconds", "clear_seconds", "recovery_seconds"):
             if not 0.0 <= getattr(self, name) <= MAX_SECONDS:
                 yield name, f"{name} must be 0 to {MAX_SECONDS:,.0f} seconds"

@@ -40,6 +40,9 @@ class Silence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         incident: Id of the only incident that it covers; empty covers any. A silence of one incident also
             covers a rise of its severity, but not the next incident of the same rule.
         id: Id by which to remove it; the stream makes one if it is empty.
+
+    Raises:
+        ConfigError: If ``until`` is missing or has no time zone, or a text is empty or too long.
     """
 
     until: datetime.datetime | None = None

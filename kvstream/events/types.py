@@ -101,8 +101,10 @@ def checked_labels(labels: Labels) -> Labels:
     """Return labels, checked as decoders check them; an empty one would be none to Prometheus.
 
     Raises:
-        MalformedInputError: If one of them is no name.
+        MalformedInputError: If they are no ``Labels``, or one of them is no name.
     """
+    if not isinstance(labels, Labels):
+        raise MalformedInputError(f"labels must be such as kvstream.Labels(tenant='acme'), not {labels!r}")
     for name in astuple(labels):
         if name is not None:
             checked_name(name)

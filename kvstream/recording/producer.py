@@ -51,11 +51,12 @@ class Producer:
     few frames aside and drops the rest (``would_block``).
 
     Ids are an int, a sequence of ints or a numpy array; all ids of one call carry the time of the call, or
-    ``ts`` (nanoseconds since the Unix epoch). Invalid ids and times raise ``MalformedInputError`` and record
-    nothing. If a coroutine method is cancelled while it waits, its events stay recorded and are sent with the
-    next ones.
+    ``ts`` (nanoseconds since the Unix epoch). Invalid ids, times, keys and labels raise
+    ``MalformedInputError`` and record nothing. If a coroutine method is cancelled while it waits, its events
+    stay recorded and are sent with the next ones.
 
-    In a forked child its copy is closed: what is recorded there is dropped and counted (``forked``).
+    After the stream has closed, what is recorded is dropped and counted (``closed``), and nothing is raised.
+    In a forked child its copy is closed likewise (``forked``).
     """
 
     def __init__(
@@ -179,7 +180,10 @@ class Producer:
             return self._recorder
 
     async def flush(self) -> None:
-        """Put everything recorded so far onto the queue, waiting for room under ``block``."""
+        """Put everything recorded so far onto the queue, waiting for room under ``block``.
+
+        Cancelling it only ends the wait.
+        """
         with self._lock:
             self._take_recorded()
             self._frame()

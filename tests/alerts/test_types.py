@@ -15,7 +15,7 @@ def test_levels_compare_by_severity_and_not_by_name(compare):
             assert compare(level, other.value) is compare(n, m)
             assert compare(level.value, other) is compare(n, m)
     assert max(LEVELS) is AlertLevel.CRITICAL
-    assert sorted(reversed(LEVELS)) == list(LEVELS)
+    assert sorted([AlertLevel.CRITICAL, AlertLevel.WARNING, AlertLevel.INFO]) == list(LEVELS)
 
 
 def test_a_level_compares_with_no_other_text():
