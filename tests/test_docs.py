@@ -3,6 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -38,6 +39,22 @@ def test_every_section_says_why_and_what_to_do(name):
     section = ALERTS.split(f"\n## {name}\n")[1].split("\n## ")[0]
     assert "**Why.**" in section
     assert "**What to do.**" in section
+
+
+def test_every_metric_of_a_fleet_has_a_row_and_every_row_a_metric():
+    pytest.importorskip("confluent_kafka")
+    from kvstream.fleet import agent, notifier, worker, worker_metrics
+
+    errors = SimpleNamespace(counts={})
+    written = dict.fromkeys(("offered", "written", "waiting", "frames", "written_bytes", "malformed"), 0)
+    log = SimpleNamespace(statistics=lambda: SimpleNamespace(dropped={}, **written), faults=errors)
+    workers = SimpleNamespace(counts=dict.fromkeys(worker.COUNTS, 0), faults=errors, statistics=list)
+    relay = SimpleNamespace(counts=dict.fromkeys(notifier._COUNTS, 0))
+    handlers = SimpleNamespace(statistics=lambda: SimpleNamespace(subscribers=()))
+    samples = (agent.samples(log, []), worker_metrics.samples(workers), notifier.samples(relay, handlers))
+    expected = [(name, ", ".join(labels), text) for each in samples for name, text, _, labels in each]
+    page = (DOCS / "fleet.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(kvstream_\w+)` \| ([\w, ]*) \| (.+) \|$", page, re.M) == expected
 
 
 def test_every_command_has_a_row_and_every_row_a_command():
