@@ -9,11 +9,7 @@ from kvstream.text.digest import digest
 
 
 class AlertLevel(StrEnum):
-    """Severity of an alert. Severities can be compared: ``INFO < WARNING < CRITICAL``.
-
-    Their names, as in JSON, can stand for them: ``AlertLevel.CRITICAL >= "warning"``. Any other text raises
-    ``ValueError``.
-    """
+    """Severity of an alert. Severities can be compared: ``INFO < WARNING < CRITICAL``."""
 
     INFO = "info"
     WARNING = "warning"
@@ -28,7 +24,7 @@ class AlertLevel(StrEnum):
         """Return whether this is as severe as another, or more."""
         return self.severity >= other.severity
 
-    # Those of text would order the names: critical, info, warning.
+    # Those of text would order the names: critical, info, warning. Names, as in JSON, may stand for levels.
 
     def __lt__(self, other: str) -> bool:
         return self.severity < AlertLevel(other).severity

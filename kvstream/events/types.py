@@ -120,7 +120,7 @@ class BlockAllocated(Struct, frozen=True, tag="alloc", omit_defaults=True, gc=Fa
         source: Cache instance, such as an engine rank (``vllm-0/dp0``).
         tier: Where the block lives: ``gpu``, ``cpu``, ``disk``, ``remote``.
         key: 64-bit hash of the content, if known.
-        labels: Label set that all that happens to the generation counts for.
+        labels: Label set to which everything that happens to the generation is attributed.
     """
 
     block: BlockId

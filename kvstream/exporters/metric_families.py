@@ -135,9 +135,11 @@ _UNDELIVERED = Family(
 _FAULTS = Family(
     "counter", "kvstream_faults", "Errors contained at the edges, by part and reason.", ("part", "reason")
 )
-_FAILURES = Family("counter", "kvstream_subscriber_failures", "Times that a handler raised.", ("subscriber",))
+_FAILURES = Family(
+    "counter", "kvstream_subscriber_failures", "Exceptions raised by a handler.", ("subscriber",)
+)
 _INPUT_AGE = Family(
-    "gauge", "kvstream_input_age_seconds", "Since the last frame of a source.", ("source",), "seconds"
+    "gauge", "kvstream_input_age_seconds", "Time since the last frame of a source.", ("source",), "seconds"
 )
 _EVENT_LAG = Family(
     "gauge",

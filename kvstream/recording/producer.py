@@ -101,7 +101,7 @@ class Producer:
         Args:
             ids: The blocks.
             ts: When, nanoseconds since the Unix epoch; now by default.
-            labels: The label set for which all that happens to the blocks from now on counts.
+            labels: The label set to which everything that happens to the blocks from now on is attributed.
             keys: The content key of each block, 0 where it has none. With keys, physical block numbers have
                 premature evictions and a miss-ratio curve. Ids that are content hashes need none.
         """

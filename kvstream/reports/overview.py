@@ -110,7 +110,7 @@ class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         source: Cache instance.
         tier: Tier.
-        hit_ratio: Of each step 250 times the hit ratio, uint8; 255 where there is none.
+        hit_ratio: 250 times the hit ratio of each step, uint8, oldest first; 255 where it is unknown.
     """
 
     source: str

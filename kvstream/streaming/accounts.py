@@ -25,7 +25,7 @@ class StreamStatistics(NamedTuple):
         queues: One entry a consumer.
         producers: One entry a producer, in order of making.
         subscribers: One entry a subscription or handler.
-        faults: Errors that ended what they concern and nothing more, by (part, reason).
+        faults: Contained errors by (part, reason): each ended one connection, frame or call and nothing else.
         inputs: One entry a connection of the inputs around the stream (``watch_inputs``).
         state: The saved state; None for a stream without.
     """

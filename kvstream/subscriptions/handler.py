@@ -57,8 +57,8 @@ class Batching(NamedTuple, Generic[T]):
     """How a handler takes the items of its subscription.
 
     Attributes:
-        batches: Makes of a subscription what the handler is called with, one after the other.
-        parts: The items of the subscription that one of these is made of.
+        batches: Returns an iterator of the batches that the handler is called with, made of a subscription.
+        parts: Returns the items of the subscription that are in a batch.
     """
 
     batches: Callable[[Subscription[T]], AsyncIterator[Any]]

@@ -71,7 +71,7 @@ class ScriptedSource:
     async def play(self, stream: KVStream) -> None:
         """Send the script to an open stream, and wait until it is processed.
 
-        Cancelled, what was sent stays sent.
+        If it is cancelled, frames that were sent stay sent.
 
         Raises:
             ClosedStreamError: If the stream is not open.

@@ -60,15 +60,15 @@ class Endpoint(msgspec.Struct, frozen=True):
             raise ConfigError(f"{shown!r} is no address to serve at; write HOST:PORT") from None
 
     def require_guard(self, named: str, token: str | None, insecure: bool) -> None:
-        """Refuse to be listened at by others than this machine's processes without a token.
+        """Raise if other machines could connect here without a token.
 
         Args:
-            named: How it is called towards the user.
-            token: What who comes must know, if anything.
-            insecure: Allow it all the same.
+            named: Name of the endpoint in the message.
+            token: Token that clients must send; None without one.
+            insecure: Allow it without a token.
 
         Raises:
-            ConfigError: If there is none.
+            ConfigError: If they could.
         """
         if not self.is_local and not token and not insecure:
             raise ConfigError(
@@ -83,7 +83,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     @property
     def is_local(self) -> bool:
-        """Return whether only this machine can come here."""
+        """Return whether only processes of this machine can connect."""
         if self.path or self.host == "localhost":
             return True
         try:

@@ -50,7 +50,7 @@ class ServerStatistics(NamedTuple):
         refused: Connections that were refused or broke the rules.
         frames: Frames taken, repeated ones among them.
         received_bytes: Bytes in them.
-        strangers: Connections that have not yet said who they are.
+        strangers: Connections that have not sent their hello yet.
         faults: What ended connections or hindered new ones, by reason.
     """
 
@@ -87,9 +87,9 @@ class Destination(Protocol):
 class FrameServer:
     """Takes frames from remote producers into a stream.
 
-    A frame is acknowledged once it is on the stream's queue, for which a producer's side is made to wait; of
-    a stream with ``state``, once a snapshot holds it. One that cannot be decoded is counted as malformed and
-    passed over.
+    A frame is acknowledged once it is on the stream's queue; while the queue is full, the producer's
+    connection waits. If the stream has ``state``, it is acknowledged once a snapshot holds it. A frame that
+    cannot be decoded is acknowledged, counted as malformed and skipped.
 
     Whatever happens in a connection ends that connection alone. It is counted in ``statistics().faults``
     and in the stream's ``faults`` under ``frames`` and one of these reasons: ``closed_early`` (before the
@@ -100,20 +100,19 @@ class FrameServer:
     Args:
         stream: Where the frames go.
         endpoint: Where to listen.
-        token: What producers must know; None lets everybody in.
+        token: Token that producers must send; None lets everybody in.
         insecure: Listen beyond this machine without a token.
         longest_frame: Bytes a frame may have.
-        most_connections: Producers at once.
-        most_strangers: Connections at once that have not yet said who they are; the oldest is closed for
-            one more.
+        most_connections: Producers at once; a further one is refused.
+        most_strangers: Connections at once that have not sent their hello yet; one more closes the oldest.
         hello_seconds: Seconds that the handshake and the hello may take.
         budget: Bounds what is received and not yet on a queue; may be shared by several servers.
         tls: Context of a ``tls://`` endpoint.
-        unheld: Makes what keeps the frames of a connection unacknowledged; by default, of a stream with
-            ``state``, until a snapshot holds them.
-        send: Takes a frame, and the bytes that it came in, in place of the stream's ``send``.
-        gather_seconds: How long frames gather in a Unix socket after all that came has been taken, where
-            they do not come fast.
+        unheld: Returns, for each connection, what decides when its frames are acknowledged; by default, if
+            the stream has ``state``, once a snapshot holds them.
+        send: Called with each frame and its encoded bytes, in place of the stream's ``send``.
+        gather_seconds: Seconds for which frames may gather in a Unix socket before they are read together;
+            shorter if they come fast.
 
     Raises:
         ConfigError: If others than this machine could connect without a token or a certificate, if the

@@ -27,15 +27,16 @@ def create_app(
 
     Args:
         stream: What it shows.
-        token: What a request must bring as bearer token, if anything.
+        token: Bearer token that each request needs; None without one.
         allowed_hosts: Names in the ``Host`` header that are answered besides those of loopback, such as
             ``kv.example.org``; with a token and no names, all are.
-        authenticated: The application around it has asked who comes: neither token nor name is asked for.
-        max_clients: Browsers that may follow live at once; one more displaces another.
+        authenticated: The surrounding application authenticates requests: neither a token nor a host name is
+            checked here.
+        max_clients: Followers of live events at once; one more displaces the oldest.
 
     Raises:
         MissingExtraError: If ``kvstream[web]`` is not installed.
-        ConfigError: If the token is empty, a name is none, or ``authenticated`` comes with either.
+        ConfigError: If the token is empty, a name is no host name, or ``authenticated`` is given with either.
 
     Examples:
         ``app.mount("/kvstream", create_app(stream, token="secret"))``

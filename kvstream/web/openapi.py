@@ -112,7 +112,9 @@ CALLS = (
         query=_PLACE,
         errors=((404, "The query chooses no cache, or several."),),
     ),
-    Call("get", "/api/sparklines", "Hit ratios of all caches over the last quarter of an hour.", Sparklines),
+    Call(
+        "get", "/api/sparklines", "Recent hit ratios of all caches, a quarter of an hour at most.", Sparklines
+    ),
     Call("get", "/api/inputs", "Which inputs are connected, and what came over each.", Inputs),
     Call(
         "get",
