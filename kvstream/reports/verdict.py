@@ -19,6 +19,11 @@ _FULL = 0.9
 _NEARLY_ALL = 0.8  # of evictions
 _A_LITTLE = 0.3  # of the blocks that there are
 _CONTENTS = 8192
+_NO_HITS = "No hit was reported, so that hit ratios are not known: docs/engines.md says what publishes hits."
+_NO_CONTENT = (
+    "Content is not known, so that what more memory would give is not known either: that takes block ids "
+    "that are content hashes, or content keys of allocations."
+)
 _ENOUGH = 100  # misses
 _MUCH_DROPPED = 0.5
 _HOT_BLOCKS = 10
@@ -212,11 +217,9 @@ def _of_size(summary: CacheMetricsSummary) -> list[str]:
     sizes = summary.sizes
     curve = sizes.points
     if summary.hit_rate_estimate is None:
-        return (
-            ["No hit was reported, so that hit ratios are not known."] if summary.accounts.allocations else []
-        )
+        return [_NO_HITS] if summary.accounts.allocations else []
     if not curve:
-        return ["Content is not known, so that what more memory would give is not known either."]
+        return [_NO_CONTENT]
     if _nothing_came_twice(summary) or summary.blocks_live > sizes.blocks:
         return []
     now = next(point for point in curve if point.factor == 1.0)
