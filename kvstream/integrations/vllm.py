@@ -2,8 +2,8 @@
 
 vLLM finds it by the entry point group ``vllm.general_plugins``. It is switched on by the environment:
 ``KVSTREAM_ENDPOINT`` names the ``kvstream serve`` to send to, ``KVSTREAM_TOKEN`` its token if it has one, and
-``KVSTREAM_SOURCE`` the engine (``vllm`` by default; rank 1 is ``vllm/dp1``). vLLM must collect its KV-cache
-metrics (``--kv-cache-metrics``), at whatever sample rate.
+``KVSTREAM_SOURCE`` the engine (``vllm`` by default), of which rank 1 is the source ``vllm/dp1``. vLLM must
+collect its KV-cache metrics (``--kv-cache-metrics``), at whatever sample rate.
 """
 
 import atexit
