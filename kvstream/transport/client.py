@@ -84,7 +84,7 @@ class Connection:
         self._token, self._tls = token, tls
         self._producers = ProducerSet(config, clock or Clock(), lambda _: self._queue, self._require_open)
         self._exits = AsyncExitStack()
-        self._open = self._forked = False
+        self._open = self._forked = self._was_opened = False
 
     async def __aenter__(self) -> Self:
         from kvstream.transport.sender import FrameSender
@@ -96,7 +96,7 @@ class Connection:
         self._tasks = await self._exits.enter_async_context(anyio.create_task_group())
         self._tasks.start_soon(self._send_all, name="kvstream sender")
         self._tasks.start_soon(self._producers.flush_regularly, name="kvstream flusher")
-        self._open = True
+        self._open = self._was_opened = True
         if self._token is not None and self.endpoint.is_exposed:
             _logger.warning("the token is sent to %s unencrypted; use tls://", self.endpoint)
         return self
@@ -178,7 +178,13 @@ class Connection:
         await self._sender.accepted()
 
     def statistics(self) -> ConnectionStatistics:
-        """Return the accounts now."""
+        """Return the accounts now, also after the connection has closed.
+
+        Raises:
+            ClosedStreamError: If it was never opened.
+        """
+        if not self._was_opened:
+            self._require_open()
         return ConnectionStatistics(
             self._sender.is_connected,
             self._sender.connects,

@@ -296,7 +296,8 @@ class FrameServer:
     def _require_place(self) -> None:
         if self._connections >= self._most_connections:
             raise FrameConnectionError(
-                "too_many_producers", f"{self._most_connections} producers are connected already"
+                "too_many_producers",
+                f"{self._most_connections} producers are connected already; --max-connections lets in more",
             )
 
     async def _greet(self, connection: FrameConnection, stream: ByteStream) -> None:

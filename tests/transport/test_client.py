@@ -275,3 +275,13 @@ async def test_a_connection_with_nothing_left_to_send_closes_at_once(tmp_path):
                 await remote.send(frame(10))
                 await remote.flush()
         assert remote.statistics().events == 10
+
+
+async def test_accounts_are_there_from_the_opening_on(tmp_path):
+    remote = connect(f"unix:{tmp_path}/nobody.sock", config=StreamConfig(shutdown_timeout=0.01))
+    with pytest.raises(ClosedStreamError, match="not open"):
+        remote.statistics()
+    async with remote:
+        assert remote.statistics().events == 0
+        await remote.producer().allocated([1])
+    assert remote.statistics().producers[0].dropped == {"shutdown_timeout": 1}
