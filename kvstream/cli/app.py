@@ -250,7 +250,7 @@ def _report_usage(error: Any) -> int:
         for line in lines:
             say(f"kvstream: {line}")
         if error.ctx is not None:
-            say(f"kvstream: '{error.ctx.command_path} --help' shows what there is")
+            say(f"kvstream: '{error.ctx.command_path} --help' lists what it takes")
     return EXIT_USAGE
 
 

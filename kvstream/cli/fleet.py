@@ -52,7 +52,7 @@ def _examples(*examples: str) -> str:
 
 
 _KAFKA_URL = "URL"
-_TOPICS_HELP = "Brokers, and what the names of the topics begin with: kafka://HOST:PORT,…/PREFIX."
+_TOPICS_HELP = "Brokers, and the prefix of the topics: kafka://HOST:PORT,…/PREFIX."
 
 app = typer.Typer(
     no_args_is_help=True,

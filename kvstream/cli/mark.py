@@ -23,7 +23,7 @@ EXAMPLES = """
 
   kvstream mark "more memory" --source 'vllm-*' --at 2027-01-01T06:00:00Z
 
-  kvstream mark                                                  lists the marks that there are
+  kvstream mark                                                  lists the marks
 
   kvstream mark --remove 5f2c61d0a9b3e874
 """

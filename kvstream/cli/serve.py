@@ -68,7 +68,7 @@ def serve_command(
         typer.Option(
             metavar="SOURCE=URL",
             help="Compare a source's events with its engine's own /metrics (vLLM, SGLang), and alert where "
-            "they are apart; can be given again.",
+            "they differ; can be given again.",
             show_default=False,
         ),
     ] = None,
