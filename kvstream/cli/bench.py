@@ -15,7 +15,7 @@ from kvstream.bench.measure import Report, measure
 from kvstream.bench.saving import Saving, measure_saving
 from kvstream.cli.exit_codes import EXIT_ALERT
 from kvstream.cli.messages import say
-from kvstream.cli.options import Results
+from kvstream.cli.options import TextResults
 from kvstream.cli.render import console
 from kvstream.cli.standard import write_document
 from kvstream.cli.values import number
@@ -99,7 +99,7 @@ def bench_command(
             show_default=True,
         ),
     ] = 0.3,
-    results: Results,
+    results: TextResults,
 ) -> int:
     """Measure recording, decoding, block state and whole streams on synthetic events."""
     before = _read(compare) if compare else None

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from kvstream.cli.config_file import check_all
-from kvstream.cli.options import Results
+from kvstream.cli.options import TextResults
 from kvstream.cli.standard import write_document
 from kvstream.config import StreamConfig
 from kvstream.settings import SECTIONS, read_settings
@@ -58,7 +58,7 @@ def show_config(
             show_default=False,
         ),
     ] = None,
-    results: Results,
+    results: TextResults,
 ) -> None:
     """Print every setting as TOML, and where it comes from: the file, a variable, or the default."""
     settings = read_settings(None if config is None else TomlFile.read(config))

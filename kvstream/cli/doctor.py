@@ -21,7 +21,7 @@ from kvstream.cli.command import Attempts
 from kvstream.cli.endpoint_check import Found, check_endpoint
 from kvstream.cli.exit_codes import EXIT_ERROR
 from kvstream.cli.messages import note
-from kvstream.cli.options import KafkaConfig, Results
+from kvstream.cli.options import KafkaConfig, TextResults
 from kvstream.cli.render import console
 from kvstream.cli.standard import write_lines
 from kvstream.cli.tokens import TokenFile, token_from
@@ -103,7 +103,7 @@ def doctor_command(
     ] = 5.0,
     token_file: TokenFile = None,
     kafka_config: KafkaConfig = None,
-    results: Results,
+    results: TextResults,
 ) -> int:
     """Check what is installed, this machine's limits, and whether endpoints answer and what they send."""
     with Attempts() as attempt:

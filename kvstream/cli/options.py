@@ -1,6 +1,7 @@
 """Options that several commands share: of a cache, of how traces are read, of how results are shown."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_args
 
@@ -204,18 +205,13 @@ class TraceOptions(OptionGroup, frozen=True):
         )
 
 
+_FORMS = partial(choice, ("text", "json"), "--output", help="Text for people or JSON for programs.")
+
+
 class Results(OptionGroup, frozen=True):
     """In what form results are shown."""
 
-    output: Annotated[
-        str | None,
-        choice(
-            ("text", "json"),
-            "--output",
-            help="Text for people or JSON for programs.",
-            show_default="text on a terminal, JSON where it is piped",
-        ),
-    ] = None
+    output: Annotated[str | None, _FORMS(show_default="text on a terminal, JSON where it is piped")] = None
     json: Annotated[bool, typer.Option("--json", help="Short for --output json.")] = False
 
     @property
@@ -236,3 +232,9 @@ class Results(OptionGroup, frozen=True):
         if self.json and self.output == "text":
             raise ConfigError("--json is short for --output json, and --output text was given, too")
         return self.json or (by_default if self.output is None else self.output == "json")
+
+
+class TextResults(Results, frozen=True):
+    """In what form results are shown that are text also where they are piped."""
+
+    output: Annotated[str | None, _FORMS(show_default="text")] = None

@@ -40,6 +40,13 @@ def test_every_command_has_help(kvstream, command):
         assert "Examples" in ran.out
 
 
+def test_help_says_which_results_are_json_where_they_are_piped(kvstream):
+    for command in (["doctor"], ["bench"], ["config", "show"]):
+        assert "[default: (text)]" in kvstream(*command, "--help", env={"COLUMNS": "200"}).out
+    assert kvstream("config", "show").out.startswith("[metrics]")
+    assert "JSON where it is piped)]" in kvstream("silence", "list", "--help", env={"COLUMNS": "200"}).out
+
+
 def test_help_that_cannot_be_written_is_no_mistake_of_the_command_line(monkeypatch):
     def leave(*_):
         raise BrokenPipeError(32, "Broken pipe", "standard output")
