@@ -116,7 +116,7 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
         silenced_by: Reason of the silence that covers it; empty if none does.
         incident: Id of the incident, the same from its beginning to its end and in every replay.
         evidence: What it rests on, a line each.
-        runbook: Where the documentation says why it fires and what to do.
+        runbook: Section of docs/alerts.md that says why a built-in rule fires and what to do: its name.
     """
 
     level: AlertLevel
