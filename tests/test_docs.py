@@ -57,6 +57,16 @@ def test_every_metric_of_a_fleet_has_a_row_and_every_row_a_metric():
     assert re.findall(r"^\| `(kvstream_\w+)` \| ([\w, ]*) \| (.+) \|$", page, re.M) == expected
 
 
+@pytest.mark.parametrize(
+    ("page", "file"), [("dashboard.md", "kvstream.rules.yml"), ("fleet.md", "kvstream.fleet.rules.yml")]
+)
+def test_every_alert_of_prometheus_has_a_row_and_every_row_an_alert(page, file):
+    text = (ROOT / "kvstream" / "exporters" / "dashboards" / file).read_text(encoding="utf-8")
+    names = re.findall(r"^ *- alert: (KVStream\w+)$", text, re.M)
+    assert names
+    assert re.findall(r"^\| `(KVStream\w+)` \|", (DOCS / page).read_text(encoding="utf-8"), re.M) == names
+
+
 def test_every_command_has_a_row_and_every_row_a_command():
     rows = re.findall(r"^\| `kvstream (\w+)` \|", (DOCS / "commands.md").read_text(), re.M)
     assert rows == typer.main.get_command(app).list_commands(None)
