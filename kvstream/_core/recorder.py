@@ -407,7 +407,7 @@ class StepRecorder(_Recorder):
         self._put(0, CLEAR, 0)
 
     def begin_step(self):
-        """Note that the events of a step come now."""
+        """Begin a step: its events carry this time."""
         self.began_ns = self._time()
 
     def end_step(self, ts=None):

@@ -178,10 +178,10 @@ class SavedState(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     saved_at: float | None
     age_seconds: Annotated[
-        float, Count("Since the last snapshot was begun.", "kvstream_state_age_seconds", kind="gauge")
+        float, Count("Time since the last snapshot was begun.", "kvstream_state_age_seconds", kind="gauge")
     ]
     interval_seconds: Annotated[
-        float, Count("From one snapshot to the next.", "kvstream_state_interval_seconds", kind="gauge")
+        float, Count("Time from one snapshot to the next.", "kvstream_state_interval_seconds", kind="gauge")
     ]
     bytes: Annotated[int, Count("Length of the last snapshot.", "kvstream_state_bytes", kind="gauge")]
     snapshots: Annotated[int, Count("Snapshots taken.", "kvstream_state_snapshots")]
