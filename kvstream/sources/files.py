@@ -7,7 +7,8 @@ import select
 import stat
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from typing import NamedTuple, Self
 
 import anyio
@@ -88,9 +89,10 @@ async def read_input(
     The frames of a file that is followed are marked by ``marker``, and begin where it says.
     """
     if path != STDIN and follow and not waits(os.stat(path).st_mode):
-        async for items in _followed(path, options, on_bytes, on_format, marker):
-            for item in items:
-                yield item
+        async with aclosing(_followed(path, options, on_bytes, on_format, marker)) as followed:
+            async for items in followed:
+                for item in items:
+                    yield item
         return
     file = _OpenFile.open(path, options, follow, on_format)
     try:
@@ -112,7 +114,7 @@ async def _followed(
     on_bytes: Callable[[int], None] | None,
     on_format: OnFormat | None,
     marker: InputMarker | None,
-) -> AsyncIterator[Items]:
+) -> AsyncGenerator[Items, None]:
     """Yield the frames of a file and of the files that replace it, without end."""
     start = None if marker is None else marker.start
     rotation = Rotation(path)
@@ -127,8 +129,9 @@ async def _followed(
             yield [Malformed(path, "byte", start.at, _GONE)]
             names = rotation.since(start, os.fstat(file.descriptor))
             file.life = start.life + len(names) + 1
-            async for items in _rotated(names, options, rotation, on_bytes, marker, start.life):
-                yield items
+            async with aclosing(_rotated(names, options, rotation, on_bytes, marker, start.life)) as rotated:
+                async for items in rotated:
+                    yield items
         while True:
             quiet_polls = 0
             while quiet_polls < _QUIET_POLLS:
@@ -142,14 +145,15 @@ async def _followed(
                     quiet_polls += 1  # whoever writes it may not know yet that it was renamed
             yield await file.finish()
             last = rotation.finish(file.descriptor)
-            file.close()
             life = file.life
             # Opened before its siblings are looked for, so that it cannot become one of them unseen.
-            file = await _opened_again(path, options, on_format, marker)
+            before, file = file, await _opened_again(path, options, on_format, marker)
+            before.close()
             names = rotation.between(last, os.fstat(file.descriptor))
             file.life = life + len(names) + 1
-            async for items in _rotated(names, options, rotation, on_bytes, marker, life):
-                yield items
+            async with aclosing(_rotated(names, options, rotation, on_bytes, marker, life)) as rotated:
+                async for items in rotated:
+                    yield items
     finally:
         file.close()
 
@@ -161,7 +165,7 @@ async def _rotated(
     on_bytes: Callable[[int], None] | None,
     marker: InputMarker | None,
     life: int,
-) -> AsyncIterator[Items]:
+) -> AsyncGenerator[Items, None]:
     """Return frames of files that were rotated between two polls, except those that were removed."""
     for number, name in enumerate(names, life + 1):
         try:
@@ -226,10 +230,15 @@ def _opened(path: str, follow: bool) -> _Opened:
     else:
         # Opening a pipe must not wait for its writer, where no signal could interrupt it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    mode = os.fstat(descriptor).st_mode
-    is_waiting = waits(mode) or (stat.S_ISCHR(mode) and os.isatty(descriptor))
-    keeps_open = is_waiting and follow and path != STDIN
-    writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK) if keeps_open else None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        is_waiting = waits(mode) or (stat.S_ISCHR(mode) and os.isatty(descriptor))
+        keeps_open = is_waiting and follow and path != STDIN
+        writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK) if keeps_open else None
+    except BaseException:
+        if path != STDIN:
+            os.close(descriptor)
+        raise
     return _Opened(descriptor, writer, is_waiting)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from contextlib import asynccontextmanager
 
 import anyio
@@ -237,3 +238,50 @@ async def test_a_pipe_that_is_followed_outlives_its_writers(tmp_path):
                     await writer.write(b'{"type":"alloc","block":%d,"ts":1}\n' % block)
                 await reader.until(lambda block=block: reader.seen == list(range(1, block + 1)))
             tasks.cancel_scope.cancel()
+
+
+def descriptors_of(folder):
+    """What is open of a folder."""
+    open_files = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+    return [found for each in open_files if (found := os.path.realpath(each)).startswith(f"{folder}/")]
+
+
+async def test_a_pipe_that_cannot_be_kept_open_is_closed(tmp_path, monkeypatch):
+    path, opened = tmp_path / "pipe", os.open
+    os.mkfifo(path)
+
+    def refuse_writing(name, flags, *rest):
+        if flags & os.O_WRONLY:
+            raise PermissionError(13, "Permission denied", name)
+        return opened(name, flags, *rest)
+
+    monkeypatch.setattr(os, "open", refuse_writing)
+    with pytest.raises(PermissionError):
+        await anext(read_events(str(path), follow=True))
+    assert descriptors_of(tmp_path) == []
+
+
+async def test_the_error_of_a_file_that_cannot_be_opened_in_the_place_of_another_is_its_own(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(files, "_PATIENCE_SECONDS", 0.0)
+    path = tmp_path / "e.jsonl"
+    path.write_text('{"type":"alloc","block":1,"ts":1}\n')
+    items = read_events(str(path), follow=True)
+    assert len(await anext(items)) == 1
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        with anyio.fail_after(DEADLINE), pytest.raises(OSError, match="No such device or address"):
+            await anext(items)
+    assert descriptors_of(tmp_path) == []
+
+
+async def test_a_file_that_is_followed_no_more_is_closed_at_once(tmp_path):
+    path = tmp_path / "e.jsonl"
+    path.write_text('{"type":"alloc","block":1,"ts":1}\n')
+    items = read_events(str(path), follow=True)
+    await anext(items)
+    assert descriptors_of(tmp_path) == [str(path)]
+    await items.aclose()
+    assert descriptors_of(tmp_path) == []
