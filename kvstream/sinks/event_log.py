@@ -135,11 +135,17 @@ class EventLogWriter:
         if appends and os.path.isfile(path):
             held = inspected(path, self._format)
         with naming(self._name):
-            file = self._file = _open(path, "ab" if held else "xb" if self._existing == "refuse" else "wb")
-            if held is not None and self._format == "jsonl" and not held.ends_line:
-                file.write(b"\n")
-            if self._format == "kvlog" and held is None:
-                file.write(MAGIC)
+            file = _open(path, "ab" if held else "xb" if self._existing == "refuse" else "wb")
+            try:
+                if held is not None and self._format == "jsonl" and not held.ends_line:
+                    file.write(b"\n")
+                if self._format == "kvlog" and held is None:
+                    file.write(MAGIC)
+            except BaseException:
+                if file is not sys.stdout.buffer:
+                    file.close()
+                raise
+        self._file = file
         return file
 
     @property
@@ -171,15 +177,17 @@ class EventLogWriter:
     def close(self) -> None:
         """Write what is left and buffered, and close the file, if it was opened."""
         file = self._file
-        if file is None:
+        if file is None or file.closed:
             return
         with naming(self._name):
-            for piece in self._encoder.finish():
-                file.write(piece)
-            if file is not sys.stdout.buffer:
-                file.close()
-            else:
-                file.flush()
+            try:
+                for piece in self._encoder.finish():
+                    file.write(piece)
+            finally:
+                if file is not sys.stdout.buffer:
+                    file.close()
+                else:
+                    file.flush()
 
     def __enter__(self) -> Self:
         self.open()
@@ -369,7 +377,6 @@ class RotatingWriter:
             kept, total = kept - 1, total - size
 
     def _begin(self) -> None:
-        self._begun, self._part_size = time.monotonic(), 0
         if self._most_bytes is None and self._most_seconds is None:
             path = self._path
             writer = EventLogWriter(path, self._format, "replace" if self._force else "append")
@@ -377,6 +384,7 @@ class RotatingWriter:
             self._writer = writer
         else:
             path = self._open_part()
+        self._begun, self._part_size = time.monotonic(), 0
         self.paths.append(path)
 
     def _open_part(self) -> str:

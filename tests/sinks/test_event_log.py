@@ -3,6 +3,8 @@
 import errno
 import gzip
 import os
+import sys
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -47,6 +49,34 @@ def test_a_file_that_was_never_opened_is_not_made_by_closing_it(tmp_path):
     writer.flush()
     writer.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recording_that_could_not_be_begun_is_begun_by_the_next_frame(tmp_path, monkeypatch):
+    path = tmp_path / "day.kvlog"
+    writer = EventLogWriter("-", "kvlog")
+    with open("/dev/full", "wb", buffering=0) as full, path.open("wb", buffering=0) as unbuffered:
+        monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=full))
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"No space left.*standard output"):
+                writer.write(frame(0))
+        monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=unbuffered))
+        writer.write(frame(10))
+        writer.close()
+        monkeypatch.undo()
+    assert read(path) == (list(range(10, 20)), [])
+
+
+def test_a_recording_that_could_not_be_completed_is_closed():
+    writer = EventLogWriter("/dev/full", "mooncake")
+    writer.write(
+        msgspec.structs.replace(frame(0, 10_000), ts=np.ones(10_000, np.int64), keys=np.arange(10_000) + 1)
+    )
+    with pytest.raises(OSError, match="No space left"):
+        writer.close()
+    writer.close()
+    assert "/dev/full" not in [
+        os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")
+    ]
 
 
 APPENDABLE = ["jsonl", "kvlog", "jsonl.gz", "kvlog.gz", "kvlog.zst"]
@@ -131,7 +161,7 @@ def test_two_recordings_at_once_share_no_part(tmp_path):
     assert len(list(tmp_path.iterdir())) == 6
 
 
-def test_a_part_that_cannot_be_opened_is_not_begun_at_the_end(tmp_path, monkeypatch):
+def test_a_part_that_cannot_be_opened_is_begun_by_a_later_frame_and_not_at_the_end(tmp_path, monkeypatch):
     def refuse(writer):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -139,10 +169,13 @@ def test_a_part_that_cannot_be_opened_is_not_begun_at_the_end(tmp_path, monkeypa
         writer.write(frame(0))
         with monkeypatch.context() as patched:
             patched.setattr(EventLogWriter, "open", refuse)
-            with pytest.raises(OSError, match="open files"):
-                writer.write(frame(10))
-    assert [path.name for path in tmp_path.iterdir()] == ["day-0001.kvlog"]
+            for _ in range(2):
+                with pytest.raises(OSError, match="open files"):
+                    writer.write(frame(10))
+        assert [path.name for path in tmp_path.iterdir()] == ["day-0001.kvlog"]
+        writer.write(frame(20))
     assert read(tmp_path / "day-0001.kvlog") == (list(range(10)), [])
+    assert read(tmp_path / "day-0002.kvlog") == (list(range(20, 30)), [])
 
 
 def test_force_replaces_a_recording(tmp_path):
