@@ -30,7 +30,7 @@ class KVEventPublisher:
 
     Args:
         address: Where to bind (``zmq://*:5557``) or connect to, and where to answer for what was missed.
-        patience: Seconds to wait for a name that has no address yet.
+        patience: Seconds to wait for names that have no address yet, in all.
 
     Whatever a subscriber sends, it ends neither the publisher nor what others get.
 
@@ -59,11 +59,12 @@ class KVEventPublisher:
     async def __aenter__(self) -> Self:
         zmq = self._zmq
         self._context = zmq.Context()
+        end = anyio.current_time() + self._patience
         try:
             # XPUB hears of its subscribers; on the wire it is a PUB.
-            self._live = await self._open(zmq.XPUB, self._address.endpoint, bind=self._binds)
+            self._live = await self._open(zmq.XPUB, self._address.endpoint, self._binds, end)
             replay = self._address.replay
-            self._router = None if replay is None else await self._open(zmq.ROUTER, replay, bind=True)
+            self._router = None if replay is None else await self._open(zmq.ROUTER, replay, True, end)
         except BaseException:
             self._context.destroy(linger=0)
             raise
@@ -107,11 +108,12 @@ class KVEventPublisher:
         except self._zmq.ZMQError as error:
             self.faults.note("zmq_publisher", "socket", f"a batch was not published: {error}")
 
-    async def _open(self, kind: int, endpoint: str, *, bind: bool) -> SocketReader:
+    async def _open(self, kind: int, endpoint: str, bind: bool, end: float) -> SocketReader:
+        """Bind or connect a socket; its name is waited for until the time ``end``."""
         socket = self._context.socket(kind)
         socket.set_hwm(_HIGH_WATER_MARK)
         socket.setsockopt(self._zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)
-        ipv6 = await speaks_ipv6(endpoint, self._patience)
+        ipv6 = await speaks_ipv6(endpoint, max(0.0, end - anyio.current_time()), bind=bind)
         attach_socket(socket, endpoint, bind=bind, origin=endpoint, ipv6=ipv6)
         return SocketReader(socket)
 

@@ -46,7 +46,7 @@ def attach_socket(socket: Any, endpoint: str, *, bind: bool, origin: str, ipv6: 
         raise ConfigError(f"{origin}: cannot {'bind' if bind else 'connect'}: {why}") from error
 
 
-async def speaks_ipv6(endpoint: str, patience: float = float("inf")) -> bool:
+async def speaks_ipv6(endpoint: str, patience: float = float("inf"), *, bind: bool = False) -> bool:
     """Return whether an endpoint is reached over IPv6.
 
     A ZMQ socket with IPv6 turned on takes a name's IPv6 address if it has one, and never tries another:
@@ -56,8 +56,10 @@ async def speaks_ipv6(endpoint: str, patience: float = float("inf")) -> bool:
     Args:
         endpoint: A ZMQ endpoint.
         patience: Seconds to wait for a name that has addresses of both kinds, or none yet.
+        bind: It is bound to, so that nobody listens there yet: a name with addresses of both kinds, or that
+            of a network interface, is bound over IPv4 without a wait.
     """
-    host = host_of(endpoint)
+    host, port = host_of(endpoint), endpoint.rpartition(":")[2]
     if not host:
         return False
     if host == "*":
@@ -68,8 +70,10 @@ async def speaks_ipv6(endpoint: str, patience: float = float("inf")) -> bool:
         pass
     pause = _FIRST_PAUSE
     with anyio.move_on_after(patience):
+        if bind:
+            return await _families(host, port) == {sockets.AF_INET6}
         while True:
-            family = await _family(host, endpoint.rpartition(":")[2])
+            family = await _family(host, port)
             if family is not None:
                 return family == sockets.AF_INET6
             await anyio.sleep(pause)
@@ -77,13 +81,21 @@ async def speaks_ipv6(endpoint: str, patience: float = float("inf")) -> bool:
     return False
 
 
-async def _family(host: str, port: str) -> int | None:
-    """Address family by which a name can be reached; None if that is not known now."""
+async def _families(host: str, port: str) -> set[int]:
+    """Return the address families of a name; none if it has no address now."""
     try:
         addresses = await anyio.getaddrinfo(host, port, type=sockets.SOCK_STREAM)
-        families = {int(family) for family, *_ in addresses}
-        if len(families) == 1:
-            return families.pop()
+    except (OSError, UnicodeError, ValueError):
+        return set()
+    return {int(family) for family, *_ in addresses}
+
+
+async def _family(host: str, port: str) -> int | None:
+    """Return the address family by which a name can be reached; None if that is not known now."""
+    families = await _families(host, port)
+    if len(families) < 2:
+        return next(iter(families), None)
+    try:
         stream = await anyio.connect_tcp(host, int(port))
     except (OSError, UnicodeError, ValueError):
         return None

@@ -1,3 +1,4 @@
+import socket
 from contextlib import asynccontextmanager
 
 import anyio
@@ -6,6 +7,7 @@ import pytest
 import zmq
 from anyio import to_thread
 
+from kvstream.sinks import zmq_publisher
 from kvstream.sinks.zmq_publisher import KVEventPublisher
 from kvstream.sources.zmq_address import ZmqAddress
 from kvstream.sources.zmq_events import KVEventSubscriber
@@ -100,6 +102,34 @@ async def test_a_subscriber_has_everything_that_was_published_before_it_came():
             assert stream.summary_nowait().blocks_live == 200
             assert subscriber.statistics().malformed == 0
             tasks.cancel_scope.cancel()
+
+
+async def test_a_replay_endpoint_with_a_name_is_bound_without_waiting_for_who_listens_there(monkeypatch):
+    def both(host, port, *_):
+        addresses = ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1"))
+        return [(family, socket.SOCK_STREAM, 6, "", (address, int(port))) for family, address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    address = ZmqAddress.parse(f"zmq://*:{free_port()}?replay=tcp://localhost:{free_port()}")
+    with anyio.fail_after(DEADLINE):
+        async with KVEventPublisher(address):
+            pass
+
+
+async def test_names_of_both_endpoints_are_waited_for_no_longer_than_one(monkeypatch):
+    now, left = [100.0], []
+
+    async def wait(endpoint, patience, *, bind):
+        left.append(patience)
+        now[0] += 7.0
+        return False
+
+    monkeypatch.setattr(zmq_publisher, "speaks_ipv6", wait)
+    monkeypatch.setattr(anyio, "current_time", lambda: now[0])
+    address = ZmqAddress.parse(f"zmq://localhost:{free_port()}?replay=tcp://localhost:{free_port()}")
+    async with KVEventPublisher(address, 10.0):
+        pass
+    assert left == [10.0, 3.0]
 
 
 async def test_what_is_kept_for_replays_is_bounded_in_bytes(monkeypatch, asking):

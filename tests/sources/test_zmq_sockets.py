@@ -1,9 +1,11 @@
 import socket
 
+import anyio
 import pytest
 import zmq
 
 from kvstream.sources.zmq_sockets import MOST_PARTS, SocketReader, speaks_ipv6
+from tests.waiting import DEADLINE
 
 DEADLINE_MS = 30_000
 BOTH = [(socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")]
@@ -66,6 +68,15 @@ async def test_a_name_that_is_served_by_nobody_is_waited_for_no_longer_than_aske
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert await speaks_ipv6(f"tcp://engine:{port}", 0.2) is False
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected"), [(BOTH, False), (BOTH[:1], True), (BOTH[1:], False), ([], False)]
+)
+async def test_a_name_that_is_bound_to_is_not_waited_for(resolving, addresses, expected):
+    resolving(addresses)
+    with anyio.fail_after(DEADLINE):
+        assert await speaks_ipv6("tcp://engine:5557", bind=True) is expected
 
 
 def test_messages_of_many_parts_are_read_in_portions_and_only_their_beginning_kept():
