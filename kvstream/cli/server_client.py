@@ -15,7 +15,7 @@ from kvstream.cli.tokens import token_from
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.faults.connecting import Kind
 from kvstream.sources.http_client import Answer, FetchError, request, require_http
-from kvstream.text.addresses import without_password
+from kvstream.text.addresses import http_url, without_password
 from kvstream.text.json import encode_json
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class ServerClient:
 
     def __init__(self, url: str, token: str | None, how_token: str, seconds: float) -> None:
         url = f"http://127.0.0.1{url}" if url.startswith(":") else url
-        self.name = _checked(url).rstrip("/")
+        self.name = _shown(url).rstrip("/")
         self._url = url.rstrip("/")
         self._token, self._how_token, self._seconds = token, how_token, seconds
 
@@ -144,23 +144,21 @@ class _Refusal(msgspec.Struct):
     error: str
 
 
-def _checked(url: str) -> str:
-    """Return a URL as it may be shown, without a password in it.
+def _shown(url: str) -> str:
+    """Return the URL of a server as it may be shown, without a password in it.
 
     Raises:
         ConfigError: If it is no URL of a server.
     """
     try:
         parts = urlsplit(url)
-        if (
-            parts.scheme in ("http", "https")
-            and parts.hostname
-            and parts.port != 0
-            and parts.netloc[-1] != ":"
-        ):
-            return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-    except ValueError:  # of the port, or of an IPv6 address
+        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        http_url(shown)
+    except ValueError:
         pass
+    else:
+        if not parts.netloc.endswith(":"):
+            return shown
     raise ConfigError(f"{without_password(url)!r} is no server; write http://HOST:PORT")
 
 

@@ -79,7 +79,8 @@ async def request(
                         raise FetchError(f"{url} answers more than {_MOST_BYTES:,} bytes")
                 return Answer(answer.status_code, bytes(body))
     except httpx2.InvalidURL as error:
-        raise FetchError(f"{url} is no URL: {error}") from error
+        failure = ConnectionFailure("other", f"it is no URL: {error}")
+        raise FetchError(f"{url} is no URL: {error}", failure) from error
     except (httpx2.HTTPError, OSError) as error:
         failure = connection_failure(error, seconds)
         if failure.kind == "other" and isinstance(error, httpx2.RemoteProtocolError | httpx2.DecodingError):

@@ -72,7 +72,13 @@ def test_tls_that_cannot_be_used(kvstream, certificates):
         refused(kvstream, f"https://127.0.0.1:{port}", "write http:// if it serves without TLS")
 
 
-@pytest.mark.parametrize("url", ["http://", "http://[::1", "http://h:99999", "ftp://h", "h:1"])
+def test_a_host_that_can_be_none(kvstream):
+    refused(kvstream, "http://☃☃\u0300:9109", "it is no URL: Invalid IDNA hostname")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http://[::1", "http://h:", "http://h:0", "http://h:99999", "ftp://h", "h:1"]
+)
 def test_what_is_no_url_of_a_server(kvstream, url):
     ran = kvstream("mark", "--server", url)
     assert (ran.code, ran.err) == (1, f"kvstream: {url!r} is no server; write http://HOST:PORT\n")
