@@ -5,10 +5,12 @@ from urllib.parse import SplitResult, urlsplit
 
 LAST_PORT = 65_535
 
-_SECRET = re.compile(
-    r"(?<=://)[^\s?#]*@"
-    r"|(?<=://)[^\s/?#:@]*:(?!\d+(?:[/?#]|$))\S*@"  # a password with ? or # in it, where no port stands
-    r"|^[^\s/?#]*:[^\s/?#]*@"
+# Each takes in all that a name and password before a host may be part of, so that no text is searched twice.
+_BEFORE_HOST = (
+    re.compile(r"^[^\s/?#:]*:[^\s/?#]*@"),
+    re.compile(r"(?<=://)[^\s?#]+"),
+    # A password with ? or # in it, where no port stands.
+    re.compile(r"(?<=://)[^\s/?#:@]*:(?!\d+(?:[/?#]|$))\S+"),
 )
 
 
@@ -19,7 +21,14 @@ def without_password(text: str) -> str:
         >>> without_password("tcp://user:pass@127.0.0.1:9")
         'tcp://…@127.0.0.1:9'
     """
-    return _SECRET.sub("…@", text)
+    for pattern in _BEFORE_HOST:
+        text = pattern.sub(_without_secret, text)
+    return text
+
+
+def _without_secret(found: re.Match[str]) -> str:
+    _, at, host = found[0].rpartition("@")
+    return f"…@{host}" if at else host
 
 
 def http_url(url: str) -> SplitResult:

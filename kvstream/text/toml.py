@@ -94,8 +94,8 @@ class TomlFile:
         table = table or None
         inside, found, in_table = table is None, 0, 0
         for number, line in enumerate(self._lines, 1):
-            if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
-                name = header[1].replace('"', "").replace("'", "")
+            if header := re.match(r"\s*\[\[?([^\]]+)\]", line):
+                name = header[1].strip().replace('"', "").replace("'", "")
                 is_ours = name == table or (table is not None and name.startswith(f"{table}."))
                 in_table += name == table
                 inside = is_ours and (in_table == place + 1 or in_table == place == 0)

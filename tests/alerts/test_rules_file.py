@@ -99,6 +99,12 @@ def test_a_file_that_is_no_toml_says_where(tmp_path):
         load_rules(tmp_path / "rules.toml", default_rules())
 
 
+def test_a_long_line_costs_no_more_than_it_is_long(tmp_path):
+    spaces = " " * 100_000  # otherwise, this would take days
+    found = errors(tmp_path, f"[hit_ratio_drop]\nlabels = [\n[{spaces}\n]]\nthreshold = 'a'\n")
+    assert [line.partition(":")[0] for line in found] == ["2", "5"]
+
+
 def test_fields_that_are_left_out_stay_as_they_were(tmp_path):
     (tmp_path / "rules.toml").write_text(
         "[hit_ratio_drop]\nthreshold = 1\n[hit_ratio_drop.page]\nthreshold = 2\n"

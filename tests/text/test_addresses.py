@@ -19,11 +19,20 @@ from kvstream.text.addresses import http_url, without_password, wrong_port
         ("http://[::1", "http://[::1"),
         ("http://host/?to=me@example.com", "http://host/?to=me@example.com"),
         ("unix:/run/a@b.sock", "unix:/run/a@b.sock"),
+        ("a@b:9109", "a@b:9109"),
+        ("http://host:80 mail me@example.com", "http://host:80 mail me@example.com"),
+        ("http://u:a@b?c@h http://u:d@h", "http://…@b?c@h http://…@h"),
+        ("http://u:?@h and http://u:#://x@h", "http://…@h and http://…@h"),
         ("", ""),
     ],
 )
 def test_an_address_is_shown_without_a_password(given, shown):
     assert without_password(given) == shown
+
+
+@pytest.mark.parametrize("part", ["@", "/", ":", "://", "://a:b", "?://a:b", "://a:?", ":@", "@://"])
+def test_a_long_text_is_searched_once(part):
+    without_password(part * 250_000)  # otherwise, this would take an hour
 
 
 @pytest.mark.parametrize(
