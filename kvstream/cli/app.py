@@ -23,7 +23,7 @@ from kvstream.cli.command import Command, Mistakes, UsageError, explain, lines_o
 from kvstream.cli.completion import VARIABLE, begin_completion
 from kvstream.cli.exit_codes import EXIT_ERROR, EXIT_SIGNAL, EXIT_USAGE
 from kvstream.cli.groups import flat
-from kvstream.cli.messages import Verbosity, choose, say
+from kvstream.cli.messages import Verbosity, choose, choose_color, say
 from kvstream.cli.standard import drop_standard_output
 from kvstream.errors import KVStreamError
 from kvstream.settings import VARIABLES
@@ -52,6 +52,11 @@ class _Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_COMMANDS)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        opts, _, _ = self.make_parser(ctx).parse_args(args=[*args])
+        choose_color(opts.get("color"))  # also where it stands after --help
+        return super().parse_args(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         # An unknown name is compared with all of them.
@@ -258,7 +263,8 @@ def _explain(error: Any) -> str:
     """Return what is wrong where no command was found."""
     unknown = re.match(r"No such command '(.*?)'\.(?: Did you mean (.*)\?)?", error.format_message())
     if unknown is None:
-        return explain(error, error.ctx.command)
+        # An error of a group's option has no context.
+        return explain(error, error.ctx.command if error.ctx is not None else typer.main.get_command(app))
     name, close = unknown[1], (unknown[2] or "").replace("'", "")
     if error.ctx.parent is None and (os.path.exists(name) or "://" in name):
         close = f"kvstream run {name}"

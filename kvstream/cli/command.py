@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast
 import typer
 from typer.core import TyperCommand
 
+from kvstream.cli.messages import choose_color
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.faults.interrupt import raise_at_interrupt
 from kvstream.settings import misspelt_variables
@@ -77,6 +78,7 @@ class Command(TyperCommand):
             except UsageError as error:
                 mistakes.append(explain(error, self))
                 rest = _without(getattr(error, "option_name", None), rest, self)
+        choose_color(opts.get("color"))  # also where it stands after --help
         for param in sorted(self.get_params(ctx), key=lambda param: not param.is_eager):
             if param.name not in _MAY_BE_EMPTY and _is_empty(opts.get(str(param.name))):
                 mistakes.append(f"{_called(param)}: it is empty; is a variable of the shell not set?")

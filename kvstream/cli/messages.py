@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from typing import Annotated, ClassVar
+from importlib import import_module
+from typing import Annotated, Any, ClassVar
 
 import typer
 
@@ -12,6 +13,7 @@ from kvstream.events.types import Malformed
 from kvstream.text.escape import for_terminal
 
 _MALFORMED_SHOWN = 20
+_COLORS = ("auto", "always", "never")
 
 
 class Verbosity(OptionGroup, frozen=True):
@@ -35,7 +37,7 @@ class Verbosity(OptionGroup, frozen=True):
     color: Annotated[
         str | None,
         choice(
-            ("auto", "always", "never"),
+            _COLORS,
             "--color",
             help="Colours in text; auto: on a terminal, unless $NO_COLOR.",
         ),
@@ -54,9 +56,24 @@ def choose(verbosity: Verbosity) -> None:
     """Say as much as is asked for from now on; what stands before and after a command's name adds up."""
     _Chosen.quiet |= verbosity.quiet
     _Chosen.verbose += verbosity.verbose
-    _Chosen.color = verbosity.color or _Chosen.color
+    choose_color(verbosity.color)
     level = logging.ERROR if _Chosen.quiet else (logging.WARNING, logging.INFO)[min(1, _Chosen.verbose)]
     logging.getLogger("kvstream").setLevel(logging.DEBUG if _Chosen.verbose > 1 else level)
+
+
+def choose_color(wanted: Any) -> None:
+    """Have text and help in colours from now on, or not; what is no choice changes nothing.
+
+    Args:
+        wanted: A value of ``--color``, not checked yet; None if there is none.
+    """
+    if wanted not in _COLORS:
+        return
+    _Chosen.color = wanted
+    if wanted != "auto":  # typer writes help to a console of its own
+        rich_utils: Any = import_module("typer.rich_utils")
+        rich_utils.COLOR_SYSTEM = "standard" if wanted == "always" else None
+        rich_utils.FORCE_TERMINAL = wanted == "always" or None
 
 
 def is_quiet() -> bool:

@@ -44,7 +44,7 @@ def console(stderr: bool = False) -> Console:
         markup=False,
         emoji=False,
         highlight=False,
-        no_color=True if wanted == "never" else None,
+        no_color={"always": False, "never": True}.get(wanted),
         color_system="standard" if wanted == "always" else "auto",
         force_terminal=True if wanted == "always" else None,
         force_interactive=False if wanted == "always" else None,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,29 @@ def running(*args, **pipes):
     """The command while it runs; killed if the test ends before it."""
     with Kvstream(args, **{"stdout": PIPE, **pipes}) as process:
         yield process
+
+
+def shown_on_terminal(*args, **variables):
+    """What the command shows on a terminal of 120 columns.
+
+    Args:
+        args: The command line; it must succeed.
+        variables: Of the environment, which has no ``NO_COLOR`` otherwise.
+    """
+    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
+    env.pop("NO_COLOR", None)
+    parent, child = pty.openpty()
+    with running(*args, stdout=child, stderr=child, env=env | variables) as process:
+        os.close(child)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(parent, 65536)
+            except OSError:  # the other side has closed
+                break
+        assert process.wait(DEADLINE) == 0
+    os.close(parent)
+    return shown.decode()
 
 
 class Ran:

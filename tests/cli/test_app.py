@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from kvstream.cli.app import command_named
-from tests.cli.conftest import CHAT, DEADLINE, running
+from tests.cli.conftest import CHAT, DEADLINE, running, shown_on_terminal
 
 COMMANDS = [
     *("demo", "run", "analyze", "serve", "top", "report", "rules"),
@@ -45,6 +45,32 @@ def test_help_says_which_results_are_json_where_they_are_piped(kvstream):
         assert "[default: (text)]" in kvstream(*command, "--help", env={"COLUMNS": "200"}).out
     assert kvstream("config", "show").out.startswith("[metrics]")
     assert "JSON where it is piped)]" in kvstream("silence", "list", "--help", env={"COLUMNS": "200"}).out
+
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--color never --help",
+        "--help --color never",
+        "--color never doctor --help",
+        "doctor --color never --help",
+        "doctor --help --color never",
+        "--color always doctor --color never --help",
+        "--color never fleet --help",
+    ],
+)
+def test_help_has_no_colours_if_none_are_wanted(line):
+    assert not COLOURS.search(shown_on_terminal(*line.split()))
+
+
+def test_help_has_colours_on_a_terminal_or_if_they_are_wanted(kvstream):
+    assert COLOURS.search(shown_on_terminal("doctor", "--help"))
+    assert not COLOURS.search(shown_on_terminal("doctor", "--help", NO_COLOR="1"))
+    assert COLOURS.search(kvstream("doctor", "--help", "--color", "always").out)
+    assert "\x1b" not in kvstream("doctor", "--help").out
 
 
 def test_help_that_cannot_be_written_is_no_mistake_of_the_command_line(monkeypatch):

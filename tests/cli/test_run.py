@@ -1,8 +1,6 @@
 import gzip
 import io
 import json
-import os
-import pty
 import re
 import select
 import signal
@@ -16,7 +14,7 @@ from kvstream.events.codec import encode_lines
 from kvstream.events.frame import EventFrame
 from kvstream.events.log import LogWriter
 from tests.alerting import endpoint
-from tests.cli.conftest import CAPACITY, CHAT, DEADLINE, INCIDENT, SCAN, running
+from tests.cli.conftest import CAPACITY, CHAT, DEADLINE, INCIDENT, SCAN, running, shown_on_terminal
 from tests.ports import free_port
 
 
@@ -229,27 +227,22 @@ def test_a_closed_pipe_ends_quietly():
         assert process.wait(DEADLINE) == 0
 
 
-@pytest.mark.parametrize("colour", [True, False])
-def test_a_terminal_sees_tables_and_colours_unless_told_not_to(troubles, tmp_path, colour):
+@pytest.mark.parametrize(
+    ("colour", "options", "variables"),
+    [
+        (True, (), {}),
+        (True, ("--color", "always"), {"NO_COLOR": "1"}),
+        (False, (), {"NO_COLOR": "1"}),
+        (False, ("--color", "never"), {}),
+    ],
+)
+def test_a_terminal_sees_tables_and_colours_unless_told_not_to(
+    troubles, tmp_path, colour, options, variables
+):
     rules = tmp_path / "rules.toml"
     rules.write_text('[occupancy_high]\nlevel = "critical"\n')
-    options = ("--capacity", CAPACITY, "--rules", rules)
-    parent, child = pty.openpty()
-    env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
-    env.pop("NO_COLOR", None)
-    if not colour:
-        env["NO_COLOR"] = "1"
-    with running("run", troubles, *options, stdout=child, stderr=child, env=env) as process:
-        os.close(child)
-        shown = b""
-        while True:
-            try:
-                shown += os.read(parent, 65536)
-            except OSError:  # the other side has closed
-                break
-        assert process.wait(DEADLINE) == 0
-    os.close(parent)
-    text = shown.decode()
+    options = ("--capacity", CAPACITY, "--rules", rules, *options)
+    text = shown_on_terminal("run", troubles, *options, **variables)
     assert "occupancy_high" in text
     assert "216 events = 216 processed" in text
     assert ("\x1b[1;31m" in text) is colour
