@@ -48,6 +48,6 @@ def alert(number, state="firing", level=AlertLevel.WARNING):
     )
 
 
-async def tell(stream, *alerts):
+async def publish(stream, *alerts):
     for each in alerts:
         stream._alerts.publish(each)

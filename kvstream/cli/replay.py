@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 from kvstream.cli.messages import note
 from kvstream.cli.options import Speed
 from kvstream.cli.render import progress_on_stderr
-from kvstream.cli.session import stop_on_signal, tell_malformed
+from kvstream.cli.session import say_malformed, stop_on_signal
 from kvstream.cli.tokens import TokenFile, token_from
 from kvstream.cli.values import number
 from kvstream.errors import ConfigError, KVStreamError
@@ -102,7 +102,7 @@ def replay_command(
     async def frames() -> AsyncIterator[EventFrame]:
         async for item in paced(recorded.read(), speed):
             if not isinstance(item, EventFrame):
-                tell_malformed(item)
+                say_malformed(item)
             elif source in (None, item.source):
                 yield item
 

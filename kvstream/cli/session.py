@@ -71,7 +71,7 @@ Feed = Callable[[KVStream, Output], Awaitable[None]]
 """Puts events into the open stream until there are no more."""
 
 
-def tell_malformed(malformed: Malformed) -> None:
+def say_malformed(malformed: Malformed) -> None:
     """Say on standard error what of an input could not be decoded."""
     say(f"malformed  {malformed}")
 

@@ -88,8 +88,8 @@ async def test_a_silence_begins_and_ends_at_once_without_an_event():
         assert stream.firing() == [], "of the other source, neither"
         assert await stream.unsilence(silence.id)
         assert not await stream.unsilence(silence.id)
-        told = await anext(alerts)
-        assert (told.source, told.state) == ("other", "firing"), "which nobody was notified of before"
+        last = await anext(alerts)
+        assert (last.source, last.state) == ("other", "firing"), "which nobody was notified of before"
         assert {each.source for each in stream.firing()} == {"engine", "other"}
 
 

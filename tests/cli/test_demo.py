@@ -13,10 +13,14 @@ def test_the_demo_shows_two_engines_and_what_went_wrong():
         line = process.stderr.readline().decode()
         url = re.search(r"dashboard at (http://127\.0\.0\.1:\d+/)", line)[1]
         for each in process.stdout:  # alerts of the minutes before, as it catches up
-            told = json.loads(each)
-            if told["type"] == "alert" and told["rule"] == "hit_ratio_drop" and told["state"] == "resolved":
+            result = json.loads(each)
+            if (
+                result["type"] == "alert"
+                and result["rule"] == "hit_ratio_drop"
+                and result["state"] == "resolved"
+            ):
                 break
-        assert told["source"] == "vllm-1"
+        assert result["source"] == "vllm-1"
         with urllib.request.urlopen(f"{url}api/state", timeout=DEADLINE) as answer:
             state = json.load(answer)
         assert [cache["source"] for cache in state["caches"]] == ["vllm-0", "vllm-1"]

@@ -41,13 +41,13 @@ def test_a_publisher_is_recorded_and_the_recording_survives_a_kill(kvstream, tmp
         while accounts(kvstream, log)["processed"] < CHAT["processed"] and time.monotonic() < end:
             pass
         process.send_signal(number)
-        _, told = process.communicate(timeout=DEADLINE)
+        _, printed = process.communicate(timeout=DEADLINE)
     found = accounts(kvstream, log)
     assert {name: found[name] for name in CHAT} == CHAT
     assert found["malformed"] == found["lost_frames"] == 0
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert b"34,611 events" in told
+        assert b"34,611 events" in printed
 
 
 def test_recordings_rotate_by_size_and_are_read_as_one(kvstream, tmp_path):
@@ -78,14 +78,14 @@ def test_a_recording_is_published_as_an_engine_would(kvstream, tmp_path, source)
     to = f"{endpoint}?replay=ipc://{tmp_path}/again"
     with running("replay", source, "--to", to, "--speed", "0", stderr=subprocess.PIPE) as process:
         with running("run", endpoint, "--json", stderr=subprocess.PIPE) as reader:
-            _, told = process.communicate(timeout=DEADLINE)
-            assert process.returncode == 0, told
+            _, printed = process.communicate(timeout=DEADLINE)
+            assert process.returncode == 0, printed
             reader.send_signal(signal.SIGINT)
             out, _ = reader.communicate(timeout=DEADLINE)
     results = [json.loads(line) for line in out.splitlines()]
-    (told,) = [result for result in results if result["type"] == "input"]
-    assert told["batches"] > 3000
-    assert told["lost_batches"] == 0
+    (statistics,) = [result for result in results if result["type"] == "input"]
+    assert statistics["batches"] > 3000
+    assert statistics["lost_batches"] == 0
     found = results[-1]["accounts"]
     assert {name: found[name] for name in CHAT} == CHAT
 

@@ -52,8 +52,8 @@ def test_two_logs_at_once_give_one_summary_and_the_alerts_of_each(kvstream):
 def test_an_incident_of_one_engine_is_one_alert_that_rises_and_ends(kvstream):
     ran = kvstream("run", INCIDENT, "--min-severity", "warning", "--fail-on", "critical")
     assert ran.code == 3
-    told = [(a["source"], a["rule"], a["level"], a["state"]) for a in ran.of_type("alert")]
-    assert told == [
+    alerts = [(a["source"], a["rule"], a["level"], a["state"]) for a in ran.of_type("alert")]
+    assert alerts == [
         ("vllm-1", "hit_ratio_drop", "warning", "firing"),
         ("vllm-1", "hit_ratio_drop", "critical", "firing"),
         ("vllm-1", "hit_ratio_drop", "critical", "resolved"),

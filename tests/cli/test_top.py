@@ -20,7 +20,7 @@ from kvstream.errors import KVStreamError
 from kvstream.reports.overview import Place
 from tests.cli.conftest import COMMAND
 from tests.ports import answering, free_port
-from tests.serving import DEADLINE, alert, send_chat, served, tell
+from tests.serving import DEADLINE, alert, publish, send_chat, served
 
 MARKUP = "[red]vllm-1[/red]"
 FIRST = ["state", "cache", "hit ratio", "occupancy"]
@@ -58,7 +58,7 @@ async def test_it_shows_caches_figures_and_alerts(stream, size):
         await until(pilot, app, lambda: "waiting for the first events" in text(app, "#status"))
         await send_chat(stream, 20_000)
         await send_chat(stream, 3_000, source=MARKUP, seed=2)
-        await tell(stream, alert(7, "resolved"))
+        await publish(stream, alert(7, "resolved"))
         await until(pilot, app, lambda: len(rows(app)) == 2 and "lasted 7.0 s" in text(app, "#incidents"))
         assert {row[1] for row in rows(app)} == {f"{MARKUP} · gpu", "vllm-0 · gpu"}
         (vllm,) = [row for row in rows(app) if "vllm-0" in row[1]]
@@ -186,10 +186,10 @@ async def test_a_running_server_is_watched_through_restarts():
             await until(pilot, app, lambda: "No answer from" in text(app, "#status"))
             async with served(port=port) as (stream, _):
                 await send_chat(stream, 5_000)
-                await tell(stream, alert(1), alert(2, "resolved"))
+                await publish(stream, alert(1), alert(2, "resolved"))
                 await until(pilot, app, lambda: len(rows(app)) == 1 and "lasted" in text(app, "#incidents"))
-                told = [each.message for each in await app._watched.alerts()]
-                assert told.index("message 1") < told.index("message 2")
+                messages = [each.message for each in await app._watched.alerts()]
+                assert messages.index("message 1") < messages.index("message 2")
             await until(pilot, app, lambda: "No answer from" in text(app, "#status"))
             assert len(rows(app)) == 1, "what was seen last stays"
             assert "Last figures of" in text(app, "#status")

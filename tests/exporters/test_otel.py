@@ -14,7 +14,7 @@ from kvstream.errors import ConfigError, UndeliveredError
 from kvstream.exporters.otel import OpenTelemetry
 from kvstream.stream import consumers_of
 from tests.ports import free_port, posted_to
-from tests.serving import alert, send_chat, tell
+from tests.serving import alert, publish, send_chat
 from tests.waiting import until
 
 
@@ -72,7 +72,7 @@ async def test_metrics_and_alerts_arrive_as_they_are(monkeypatch):
             OpenTelemetry(url).attach(stream)
             await send_chat(stream, 20_000)
             await stream.producer("vllm-1").allocated([1, 2], labels=Labels(tenant="acme"))
-            await tell(stream, alert(1, level=AlertLevel.CRITICAL), alert(2, state="resolved"))
+            await publish(stream, alert(1, level=AlertLevel.CRITICAL), alert(2, state="resolved"))
         summary = stream.summary_nowait("vllm-0", "gpu")
         metrics = received.of_last_export()
         (resource,) = received.metrics[-1].resource_metrics
@@ -100,8 +100,8 @@ async def test_metrics_and_alerts_arrive_as_they_are(monkeypatch):
         assert attributes(point) == {"source": "vllm-1", "tier": "gpu", "label": "tenant", "value": "acme"}
         assert metrics["kvstream.events_processed"].sum.data_points[0].as_int == 20_002
 
-        told = {record.body.string_value: record for record in received.records()}
-        firing, resolved = told["message 1"], told["message 2"]
+        records = {record.body.string_value: record for record in received.records()}
+        firing, resolved = records["message 1"], records["message 2"]
         assert firing.severity_text == "critical"
         assert firing.severity_number == 17, "ERROR"
         assert firing.event_name == "kvstream.alert.firing"
@@ -123,13 +123,13 @@ async def test_text_that_no_encoding_holds_arrives_escaped():
             stream.on_alert(named_handler)
             OpenTelemetry(url).attach(stream)
             odd = {"message": "b\udcff", "rule": "b\udcff", "source": "b\udcff", "tier": "b\udcff"}
-            await tell(stream, msgspec.structs.replace(alert(1), **odd, labels={"c\udcff": "d\udcff"}))
+            await publish(stream, msgspec.structs.replace(alert(1), **odd, labels={"c\udcff": "d\udcff"}))
         (record,) = received.records()
         assert record.body.string_value == "b\\udcff"
         assert attributes(record)["label.c\\udcff"] == "d\\udcff"
         dropped = received.of_last_export()["kvstream.subscriber_dropped"].sum.data_points
         assert {attributes(point)["subscriber"] for point in dropped} >= {"OpenTelemetry.export"}
-    assert {told.failures for told in stream.statistics().subscribers} == {0}
+    assert {subscriber.failures for subscriber in stream.statistics().subscribers} == {0}
 
 
 async def test_a_collector_that_refuses_is_counted_and_delays_nothing(caplog):
@@ -138,7 +138,7 @@ async def test_a_collector_that_refuses_is_counted_and_delays_nothing(caplog):
             OpenTelemetry(url).attach(stream)
             await send_chat(stream, 1_000)
         assert len(received.metrics) == 1
-    failures = {told.name: told.failures for told in stream.statistics().subscribers}
+    failures = {subscriber.name: subscriber.failures for subscriber in stream.statistics().subscribers}
     assert failures["OpenTelemetry.export"] == 1
     assert f"OTLP {url}: not delivered: answered 400 Bad Request" in caplog.text
 
@@ -180,11 +180,11 @@ async def test_metrics_and_alerts_wait_for_a_collector_that_is_away():
     with posted_to(take) as url:
         async with KVStream(StreamConfig(metrics=MetricsConfig(export_interval=0.0))) as stream:
             OpenTelemetry(url).attach(stream)
-            await tell(stream, alert(1))
+            await publish(stream, alert(1))
             await until(lambda: received["/v1/logs"])
             status = 200
         assert len(received["/v1/logs"]) >= 2
-    assert {told.undelivered for told in stream.statistics().subscribers} == {0}
+    assert {subscriber.undelivered for subscriber in stream.statistics().subscribers} == {0}
 
 
 async def test_what_a_collector_never_takes_is_undelivered_and_logged_once_in_plain_words(caplog):
@@ -192,8 +192,8 @@ async def test_what_a_collector_never_takes_is_undelivered_and_logged_once_in_pl
     config = StreamConfig(delivery_timeout=0.1, metrics=MetricsConfig(export_interval=0.0))
     async with KVStream(config) as stream:
         OpenTelemetry(url).attach(stream)
-        await tell(stream, alert(1))
-    undelivered = {told.topic: told.undelivered for told in stream.statistics().subscribers}
+        await publish(stream, alert(1))
+    undelivered = {subscriber.topic: subscriber.undelivered for subscriber in stream.statistics().subscribers}
     assert undelivered == {"alerts": 1, "summaries": 1}
     wanted = f"OTLP {url}: not delivered, will be tried again: connection refused: nothing listens there"
     assert set(of_kvstream(caplog)) == {wanted}

@@ -102,8 +102,8 @@ async def test_the_text_is_what_the_client_library_writes(accept):
         encoder, expected = choose_encoder(accept)
         assert content_type == expected
         assert steady(body) == steady(encoder(registry))
-        told = set(re.findall(r"^(\w+?)(?:_total|_count)?[{ ]", body.decode(), re.MULTILINE))
-        assert {family.name for family in FAMILIES} <= told
+        exported = set(re.findall(r"^(\w+?)(?:_total|_count)?[{ ]", body.decode(), re.MULTILINE))
+        assert {family.name for family in FAMILIES} <= exported
 
 
 async def test_values_are_those_of_the_summary():

@@ -87,7 +87,7 @@ def fuzz(
     """
     tally = Tally()
     rounds = Served(SERVED[kind]) if served else KINDS[kind]
-    begun = told = time.perf_counter()
+    begun = printed = time.perf_counter()
     first_mb, number = 0, seed
     with ExitStack() as stack:
         if isinstance(rounds, Served):
@@ -98,8 +98,8 @@ def fuzz(
             count -= ROUND
             number += 1
             first_mb = first_mb or rss_mb()
-            if progress and time.perf_counter() - told > 10:
-                told = time.perf_counter()
+            if progress and time.perf_counter() - printed > 10:
+                printed = time.perf_counter()
                 left = f"{count:,} left, next seed {number}, {len(tally.crashes)} kinds of crashes"
                 print(f"{kind}: {tally.mutants:,} mutants, {left}, {rss_mb()} MB", file=sys.stderr)
         memory = (first_mb, rss_mb(), peak_rss_mb())

@@ -118,14 +118,14 @@ def _produce(server: RunningServer, policy: str, seconds: float, rate: float, na
                 for process in processes:
                     process.kill()
             time.sleep(0.1)
-        told = [process.communicate()[0] for process in processes]
-    return [json.loads(text) if text.strip() else {"failed": True} for text in told]
+        printed = [process.communicate()[0] for process in processes]
+    return [json.loads(text) if text.strip() else {"failed": True} for text in printed]
 
 
 def capacity(server: RunningServer) -> float:
     """Return the events a second that the server processes when producers wait for it."""
-    told = _produce(server, "block", _CALIBRATION_SECONDS, 0.0, "calibration")
-    return sum(of["rate"] for of in told)
+    produced = _produce(server, "block", _CALIBRATION_SECONDS, 0.0, "calibration")
+    return sum(accounts["rate"] for accounts in produced)
 
 
 def phase(
@@ -152,21 +152,21 @@ def phase(
             )
             stack.callback(clients.kill)
         with Watch(server) as watch:
-            told = _produce(server, policy, seconds, rate * factor, policy)
+            produced = _produce(server, policy, seconds, rate * factor, policy)
         attempts = json.loads(clients.communicate(timeout=DEADLINE)[0]) if clients is not None else None
         result: dict[str, Any] = {
             "policy": policy,
             "seconds": seconds,
             "capacity_per_second": round(rate),
             "factor": factor,
-            "offered_factor": round(sum(of.get("rate", 0.0) for of in told) / rate, 2),
+            "offered_factor": round(sum(accounts.get("rate", 0.0) for accounts in produced) / rate, 2),
             **watch.report(),
             "hostile": attempts,
-            "producers": told,
+            "producers": produced,
         }
         if server.alive:
             result["peak_rss_mb"] = peak_rss_mb(server.process.pid)
-            wrong += _unaccounted(server, told, policy)
+            wrong += _unaccounted(server, produced, policy)
             result["faults"] = _faults(server)
             server.stop()
             if server.process.returncode != 143:
@@ -181,19 +181,19 @@ def phase(
     return {**result, "wrong": wrong}
 
 
-def _unaccounted(server: RunningServer, told: Accounts, policy: str) -> list[str]:
+def _unaccounted(server: RunningServer, produced: Accounts, policy: str) -> list[str]:
     """What does not add up between producers and server."""
     wrong = []
-    for of in told:
-        if of.get("failed"):
+    for producer in produced:
+        if producer.get("failed"):
             wrong.append("a producer ended without its accounts")
             continue
-        name, dropped = of["source"], of["dropped"]
-        if of["offered"] != of["sent"] + of["buffered"] + sum(dropped.values()):
-            wrong.append(f"{name}: {of}")
+        name, dropped = producer["source"], producer["dropped"]
+        if producer["offered"] != producer["sent"] + producer["buffered"] + sum(dropped.values()):
+            wrong.append(f"{name}: {producer}")
         summary = json.loads(server.get(f"api/summary?source={name}"))
-        if summary["accounts"]["processed"] != of["sent"]:
-            wrong.append(f"{name}: {of['sent']} sent, {summary['accounts']['processed']} processed")
+        if summary["accounts"]["processed"] != producer["sent"]:
+            wrong.append(f"{name}: {producer['sent']} sent, {summary['accounts']['processed']} processed")
         losses = {loss: summary["accounts"][loss] for loss in _LOSSES}
         if any(losses.values()):
             wrong.append(f"{name}: {losses}")

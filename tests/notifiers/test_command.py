@@ -42,10 +42,10 @@ def is_running(pid):
 
 
 async def test_a_command_gets_the_alert_as_json(tmp_path):
-    script = f"import sys; open({str(tmp_path / 'told')!r}, 'w').write(sys.stdin.read())"
+    script = f"import sys; open({str(tmp_path / 'delivered')!r}, 'w').write(sys.stdin.read())"
     for one in (alert(), alert(source=NAMELESS)):
         await Command(f"{sys.executable} -c {json.dumps(script)}")(one)
-        read = json.loads((tmp_path / "told").read_text())
+        read = json.loads((tmp_path / "delivered").read_text())
         assert read["source"] == one.source.encode("utf-8", "backslashreplace").decode()
         assert read["message"] == one.message
 

@@ -31,11 +31,11 @@ def test_the_curve_tells_what_caches_of_other_sizes_really_do(workload):
     """The same requests on a cache of twice the size, and on one of half of it, are generated again."""
     found = analyzed(generate(workload, 150_000, blocks=2048, seed=3))
     assert found.summary.sizes.blocks == 2048
-    told = {point.factor: point.hit_ratio for point in found.summary.sizes.points}
-    assert told[1.0] == pytest.approx(found.summary.hit_rate_estimate, abs=0.01)
+    curve = {point.factor: point.hit_ratio for point in found.summary.sizes.points}
+    assert curve[1.0] == pytest.approx(found.summary.hit_rate_estimate, abs=0.01)
     contents = requests_of(generate(workload, 150_000, blocks=2048, seed=3))
     for factor in (0.5, 2.0):
-        assert told[factor] == pytest.approx(lru_hit_ratio(contents, round(2048 * factor)), abs=0.015)
+        assert curve[factor] == pytest.approx(lru_hit_ratio(contents, round(2048 * factor)), abs=0.015)
 
 
 def requests_of(frames):

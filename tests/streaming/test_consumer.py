@@ -85,14 +85,14 @@ async def fed(frames, consumers, **options):
     """The state, alerts and evictions by source of a stream that was given frames."""
     alerts, evictions = defaultdict(list), defaultdict(list)
     async with KVStream(StreamConfig(metrics=QUIET, consumers=consumers, **options)) as stream:
-        told, ended = stream.alerts(buffer=10_000), stream.evictions(buffer=1_000_000)
+        fired, evicted = stream.alerts(buffer=10_000), stream.evictions(buffer=1_000_000)
         for each in frames:
             await stream.send(each)
         await stream.flush()
         state = state_of(stream)
-    async for alert in told:
+    async for alert in fired:
         alerts[alert.source].append((alert.rule, alert.level, alert.state, alert.timestamp))
-    async for event in ended:
+    async for event in evicted:
         evictions[event.source].append((event.block_id, event.lifetime_seconds, event.reason))
     return state, alerts, evictions, stream.accounts()
 

@@ -47,7 +47,7 @@ def frame_of(name):
     ops[10:100] = Op.ACCESS
     blocks = np.arange(n) % (n // 2)
     blocks[10:100] = 5
-    whose = (np.arange(n) < 200).astype(np.uint16)
+    rows = (np.arange(n) < 200).astype(np.uint16)
     return EventFrame(
         ops,
         blocks,
@@ -55,7 +55,7 @@ def frame_of(name):
         name,
         name,
         labels=(Labels(tenant=label_of(name)),),
-        label_of=whose,
+        label_of=rows,
     )
 
 

@@ -24,7 +24,7 @@ from kvstream.sources.synthetic import generate
 from kvstream.transport.endpoint import Endpoint
 from kvstream.web import create_app
 from kvstream.web.server import HttpServer
-from tests.serving import DEADLINE, alert, send_chat, served, tell
+from tests.serving import DEADLINE, alert, publish, send_chat, served
 
 
 @asynccontextmanager
@@ -200,15 +200,15 @@ async def test_alerts_and_states_are_sent_as_they_come():
         _, state = await first(events, "state")
         assert json.loads(state)["summary"]["accounts"]["processed"] == 0
         await send_chat(stream, 5_000)
-        await tell(stream, alert(1))
+        await publish(stream, alert(1))
         number, data = await first(events, "alert")
         assert json.loads(data) == json.loads(json.dumps(alert(1).to_dict()))
         assert number.endswith("-1")
         _, state = await first(events, "state")
-        told = json.loads(state)
-        assert told["summary"]["source"] == "vllm-0"
-        assert told["summary"]["accounts"]["allocations"] > 0
-        assert told["history"]["ts"]
+        shown = json.loads(state)
+        assert shown["summary"]["source"] == "vllm-0"
+        assert shown["summary"]["accounts"]["allocations"] > 0
+        assert shown["history"]["ts"]
 
 
 async def test_what_comes_while_a_state_is_worked_out_is_not_missed(monkeypatch):
@@ -235,7 +235,7 @@ async def test_what_comes_while_a_state_is_worked_out_is_not_missed(monkeypatch)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(follow)
                 await working.wait()
-                await tell(stream, alert(1))
+                await publish(stream, alert(1))
                 app.state.live.end()
                 go_on.set()
     kinds = [event.split(b"\r\n")[-4].removeprefix(b"event: ") for event in seen]
@@ -271,17 +271,17 @@ async def test_who_comes_again_gets_what_was_missed_and_no_more():
     async with served() as (stream, url):
         async with following(url) as events:
             boot = (await first(events, "hello"))[1]
-            await tell(stream, alert(1))
+            await publish(stream, alert(1))
             assert (await first(events, "alert"))[0] == f"{boot}-1"
-        await tell(stream, alert(2), alert(3))
+        await publish(stream, alert(2), alert(3))
         async with following(url, last_event_id=f"{boot}-1") as events:
             assert [(await first(events, "alert"))[0] for _ in range(2)] == [f"{boot}-2", f"{boot}-3"]
         async with following(url, last_event_id="00000000-7") as events:  # of a run before this one
             assert (await first(events, "alert"))[0] == f"{boot}-1"
         async with httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
-            told = (await client.get("api/alerts")).json()
-        assert [each["message"] for each in told["alerts"]] == ["message 3", "message 2", "message 1"]
-        assert told["last_event_id"] == f"{boot}-3"
+            answer = (await client.get("api/alerts")).json()
+        assert [each["message"] for each in answer["alerts"]] == ["message 3", "message 2", "message 1"]
+        assert answer["last_event_id"] == f"{boot}-3"
 
 
 async def test_of_more_alerts_than_are_kept_the_number_is_told():
@@ -289,7 +289,7 @@ async def test_of_more_alerts_than_are_kept_the_number_is_told():
         async with following(url) as events:
             boot = (await first(events, "hello"))[1]
         for start in range(0, 1_500, 500):
-            await tell(stream, *map(alert, range(start, start + 500)))
+            await publish(stream, *map(alert, range(start, start + 500)))
             with anyio.fail_after(DEADLINE):
                 while stream.statistics().subscribers[0].delivered < start + 500:  # noqa: ASYNC110
                     await anyio.sleep(0.001)
@@ -309,10 +309,10 @@ async def test_one_client_too_many_displaces_the_one_that_has_followed_for_the_l
                 await first(events, "hello")
                 with anyio.fail_after(DEADLINE):
                     assert "end" not in [kind async for kind, *_ in displaced], "it comes again by itself"
-                told = (await client.get("healthz")).json()["clients"]
-                assert told == {"connected": 1, "displaced": 1, "dropped": 0}
+                clients = (await client.get("healthz")).json()["clients"]
+                assert clients == {"connected": 1, "displaced": 1, "dropped": 0}
                 assert stream.faults.counts["http", "too_many_clients"] == 1
-                await tell(stream, alert(1))
+                await publish(stream, alert(1))
                 await first(events, "alert")
         with anyio.fail_after(DEADLINE):
             while (await client.get("healthz")).json()["clients"]["connected"]:  # noqa: ASYNC110
@@ -330,7 +330,7 @@ async def test_clients_that_stay_silent_keep_no_browser_out():
         for _ in range(3):
             async with following(url) as events:
                 await first(events, "hello")
-                await tell(stream, alert(1))
+                await publish(stream, alert(1))
                 await first(events, "alert")
         for each in silent:
             each.close()
@@ -375,7 +375,7 @@ async def test_an_event_id_of_the_future_misses_no_alert():
             boot = (await first(events, "hello"))[1]
         async with following(url, last_event_id=f"{boot}-{'9' * 18}") as events:
             await first(events, "hello")
-            await tell(stream, alert(1))
+            await publish(stream, alert(1))
             assert (await first(events, "alert"))[0] == f"{boot}-1"
 
 
@@ -464,7 +464,7 @@ async def test_an_error_ends_its_request_alone_and_is_counted(monkeypatch, caplo
 
 async def test_text_that_no_encoding_holds_is_shown_escaped():
     async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
-        await tell(stream, msgspec.structs.replace(alert(1), message="b\udcff"))
+        await publish(stream, msgspec.structs.replace(alert(1), message="b\udcff"))
         async with following(url, last_event_id="x") as events:
             assert json.loads((await first(events, "alert"))[1])["message"] == "b\\udcff"
         assert (await client.get("api/alerts")).json()["alerts"][0]["message"] == "b\\udcff"
@@ -480,7 +480,7 @@ async def test_a_client_that_takes_nothing_is_dropped_and_delays_nobody(monkeypa
             slow.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             with anyio.fail_after(DEADLINE):
                 while (await client.get("healthz")).json()["clients"]["dropped"] == 0:
-                    await tell(stream, *map(alert, range(500)))
+                    await publish(stream, *map(alert, range(500)))
                     await send_chat(stream, 500)
                     await anyio.sleep(0.01)
         assert stream.summary_nowait().accounts.balanced

@@ -15,7 +15,7 @@ from kvstream import Labels, MetricsConfig, StreamConfig
 from kvstream.alerts.types import AlertLevel
 from kvstream.text.escape import for_terminal, for_unicode
 from tests.alerts.test_silences import config, fill
-from tests.serving import DEADLINE, alert, send_chat, served, tell
+from tests.serving import DEADLINE, alert, publish, send_chat, served
 from tests.text.test_escape import HOSTILE_NAMES
 from tests.waiting import until
 from tests.web.fleets import START, fall_silent, send_drop, send_hits, stay_fresh
@@ -296,7 +296,7 @@ async def test_past_incidents_stand_apart_however_many_there_are(browser):
                 msgspec.structs.replace(alert(n, "resolved"), incident=str(n))
                 for n in range(start, start + 100)
             ]
-            await tell(stream, *several)
+            await publish(stream, *several)
             await until(lambda end=start + 100: stream.statistics().subscribers[0].delivered >= end)
         await expect(page.locator("#which button").nth(1)).to_have_text("Past 1000")
         await expect(page.locator("#incident-rows .incident")).to_have_count(0)
@@ -327,7 +327,7 @@ async def test_the_worst_incident_of_each_time_shades_the_charts(browser):
             ]
         ):
             resolved = alert(number, "resolved")
-            await tell(
+            await publish(
                 stream,
                 msgspec.structs.replace(
                     resolved,
@@ -458,7 +458,7 @@ async def test_it_fits_a_narrow_screen_in_the_dark_and_works_by_keyboard(browser
     async with served() as (stream, url), browser(**narrow) as (page, complaints):
         await stream.producer("engine-0").allocated(range(10), labels=Labels(tenant="acme"), ts=START)
         await send_chat(stream, 5_000)
-        await tell(stream, alert(1))
+        await publish(stream, alert(1))
         async with no_axe_findings(page):
             await page.goto(url)
             await expect(page.locator("#caches tbody tr[role=row]")).to_have_count(2)
@@ -490,7 +490,7 @@ async def test_axe_finds_nothing_that_would_shut_anybody_out(browser):
     async with served() as (stream, url), browser(color_scheme="light") as (page, _):
         await send_drop(stream)
         await stream.producer("vllm-0").allocated(range(50, 60), labels=Labels(tenant="acme"))
-        await tell(stream, alert(1), alert(2, level=AlertLevel.CRITICAL), alert(3, state="resolved"))
+        await publish(stream, alert(1), alert(2, level=AlertLevel.CRITICAL), alert(3, state="resolved"))
         async with no_axe_findings(page):
             await page.goto(url)
             await expect(page.locator(".heat td").first).to_be_visible()
@@ -552,7 +552,7 @@ async def test_hostile_names_are_shown_as_text(browser):
             )
             for n, name in enumerate(names)
         ]
-        await tell(stream, *several)
+        await publish(stream, *several)
         await page.goto(url)
         await page.locator("#which button").nth(1).click()
         await expect(page.locator("#incident-rows .incident").first).to_be_visible()
