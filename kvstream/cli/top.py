@@ -19,7 +19,7 @@ from kvstream.cli.server_client import ServerClient
 from kvstream.cli.tokens import VARIABLE, token_from
 from kvstream.errors import ConfigError
 from kvstream.metrics.history import History
-from kvstream.reports.overview import Place, State, history, state_of
+from kvstream.reports.overview import Selection, State, history, state_of
 from kvstream.sources.engine_input import EngineInput
 from kvstream.sources.files import STDIN
 from kvstream.sources.http_client import require_http
@@ -142,13 +142,13 @@ class StreamWatch:
     async def _keep(self, alert: CacheAlert) -> None:
         self._alerts.append(alert)
 
-    async def state(self, place: Place) -> State:
-        """Return the state of a place now."""
-        return await state_of(self._stream, place)
+    async def state(self, selection: Selection) -> State:
+        """Return the state of the selected caches now."""
+        return await state_of(self._stream, selection)
 
-    async def history(self, place: Place, windows: int) -> History:
-        """Return the last windows of a place."""
-        return await history(self._stream, place, windows)
+    async def history(self, selection: Selection, windows: int) -> History:
+        """Return the last windows of the selected caches."""
+        return await history(self._stream, selection, windows)
 
     async def alerts(self) -> Sequence[CacheAlert]:
         """Return the last alerts, oldest first."""
@@ -172,13 +172,13 @@ class ServerWatch:
     def __init__(self, server: ServerClient, http: Any) -> None:
         self._server, self._http = server, http
 
-    async def state(self, place: Place) -> State:
-        """Return the state of a place now."""
-        return await self._server.ask(self._http, "GET", "/api/state", State, _query(place))
+    async def state(self, selection: Selection) -> State:
+        """Return the state of the selected caches now."""
+        return await self._server.ask(self._http, "GET", "/api/state", State, _query(selection))
 
-    async def history(self, place: Place, windows: int) -> History:
-        """Return the last windows of a place."""
-        query = _query(place) | {"windows": str(windows)}
+    async def history(self, selection: Selection, windows: int) -> History:
+        """Return the last windows of the selected caches."""
+        query = _query(selection) | {"windows": str(windows)}
         return await self._server.ask(self._http, "GET", "/api/history", History, query)
 
     async def alerts(self) -> Sequence[CacheAlert]:
@@ -187,8 +187,8 @@ class ServerWatch:
         return (await self._server.ask(self._http, "GET", "/api/alerts", _Answer, query)).alerts[::-1]
 
 
-def _query(place: Place) -> dict[str, str]:
-    return {"source": place.source or "", "tier": place.tier or ""}
+def _query(selection: Selection) -> dict[str, str]:
+    return {"source": selection.source or "", "tier": selection.tier or ""}
 
 
 async def _watch_server(server: ServerClient) -> None:

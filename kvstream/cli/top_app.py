@@ -13,7 +13,7 @@ from kvstream.cli.render import summary_table
 from kvstream.cli.top_view import COLUMNS, clock, fitting, gone, graph, in_order, incidents, status
 from kvstream.errors import KVStreamError, MissingExtraError
 from kvstream.metrics.history import History
-from kvstream.reports.overview import CacheNow, Place, State
+from kvstream.reports.overview import CacheNow, Selection, State
 from kvstream.text.escape import for_terminal
 
 try:
@@ -26,7 +26,7 @@ try:
 except ImportError:
     raise MissingExtraError("kvstream top", "top") from None
 
-_EVERYTHING = Place(None, None)
+_EVERYTHING = Selection(None, None)
 _WINDOWS_KEPT = 600
 _ROWS_SHOWN = 200
 _NARROW = 100
@@ -41,15 +41,15 @@ q          leave"""
 class Watched(Protocol):
     """What the screen looks at: a stream in this process, or a server."""
 
-    async def state(self, place: Place) -> State:
-        """Return the state of a place now.
+    async def state(self, selection: Selection) -> State:
+        """Return the state of the selected caches now.
 
         Raises:
             KVStreamError: If it cannot be had now.
         """
 
-    async def history(self, place: Place, windows: int) -> History:
-        """Return the last windows of a place.
+    async def history(self, selection: Selection, windows: int) -> History:
+        """Return the last windows of the selected caches.
 
         Raises:
             KVStreamError: If they cannot be had now.
@@ -102,7 +102,7 @@ class TopApp(App[None]):
     def __init__(self, watched: Watched, name: str, every: float = 1.0) -> None:
         super().__init__()
         self._watched, self._called, self._every = watched, name, every
-        self._place = _EVERYTHING
+        self._selection = _EVERYTHING
         self._paused = self._utc = self._reversed = False
         self._column = 0
         self._rows: dict[str, list[Text]] = {}  # by key, in order; cells of all columns
@@ -150,19 +150,19 @@ class TopApp(App[None]):
     async def look_now(self) -> None:
         """Look once."""
         with suppress(NoMatches):  # the screen is being left
-            await self._look_at(self._place)
+            await self._look_at(self._selection)
 
-    async def _look_at(self, place: Place) -> None:
+    async def _look_at(self, selection: Selection) -> None:
         try:
             history = self._history
             if history is None:
-                history = await self._watched.history(place, _WINDOWS_KEPT)
-            state, alerts = await self._watched.state(place), await self._watched.alerts()
+                history = await self._watched.history(selection, _WINDOWS_KEPT)
+            state, alerts = await self._watched.state(selection), await self._watched.alerts()
         except KVStreamError as error:
             if self._is_shown:
                 self._say(gone(self._called, str(error), self._unheard(), self._last()))
             return
-        if place == self._place and self._is_shown:
+        if selection == self._selection and self._is_shown:
             self._heard_at = anyio.current_time()
             self._history = extended(history, state.history)
             self._state, self._alerts = state, alerts
@@ -239,10 +239,10 @@ class TopApp(App[None]):
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Show the cache of the chosen row."""
         source, _, tier = str(event.row_key.value).partition("\0")
-        self._choose(Place(source, tier))
+        self._choose(Selection(source, tier))
 
-    def _choose(self, place: Place) -> None:
-        self._place = place
+    def _choose(self, selection: Selection) -> None:
+        self._selection = selection
         self._history = None
         self.run_worker(self.look_now())
 

@@ -218,33 +218,33 @@ def cache_readings(source: SourceMonitor) -> Iterator[Reading]:
     """Yield what a source itself holds: its counts, and those of its tiers."""
     for name, family in _OF_SOURCE.items():
         yield family, (source.source,), getattr(source.counts, name)
-    for tier in source.tiers.values():
-        yield from _tier_readings(tier)
+    for cache in source.tiers.values():
+        yield from _of_one_cache(cache)
 
 
-def _tier_readings(tier: CacheMonitor) -> Iterator[Reading]:
-    labels = (tier.source, tier.tier)
-    seen = tier.measurements()
-    yield _BLOCKS, labels, tier.table.live_count
-    if tier.config.capacity:
-        yield _CAPACITY, labels, tier.config.capacity
-    yield _LAST_EVENT, labels, tier.last_ts / 1e9
-    hits_are_known = tier.hits_are_known  # else a 0 would say that there were none
+def _of_one_cache(cache: CacheMonitor) -> Iterator[Reading]:
+    labels = (cache.source, cache.tier)
+    seen = cache.measurements()
+    yield _BLOCKS, labels, cache.table.live_count
+    if cache.config.capacity:
+        yield _CAPACITY, labels, cache.config.capacity
+    yield _LAST_EVENT, labels, cache.last_ts / 1e9
+    hits_are_known = cache.hits_are_known  # else a 0 would say that there were none
     for name, family in _OF_CACHE.items():
         if hits_are_known or name not in _RESTING_ON_HITS:
             yield family, labels, getattr(seen, name)
     for reason, count in seen.ended_by_reason.items():
         yield _EVICTIONS, (*labels, reason), count
-    if tier.premature_is_known:
+    if cache.premature_is_known:
         yield _PREMATURE, labels, seen.return_time.count
-    classic = tier.classic
+    classic = cache.classic
     yield _LIFETIME, labels, Interval(classic["lifetime"].cumulative(), seen.lifetime)
     if hits_are_known:
         yield _IDLE, labels, Interval(classic["idle"].cumulative(), seen.idle)
         yield _REUSE_GAP, labels, Interval(classic["reuse_gap"].cumulative(), seen.reuse_gap)
-    for alert in tier.rules.firing():
+    for alert in cache.rules.firing():
         yield _FIRING, (*labels, alert.rule, alert.level.value), 1
-    for name, label_sets in usage_by_label(tier.usage()).items():
+    for name, label_sets in usage_by_label(cache.usage()).items():
         for label_set in label_sets:
             of_label_set = (*labels, name, label_set.value or "")
             yield _LABEL_BLOCKS, of_label_set, label_set.blocks_live
@@ -253,7 +253,7 @@ def _tier_readings(tier: CacheMonitor) -> Iterator[Reading]:
             if hits_are_known:
                 yield _LABEL_ACCESSES, of_label_set, label_set.accesses
             yield _LABEL_EVICTIONS, of_label_set, label_set.evictions
-            if tier.premature_is_known:
+            if cache.premature_is_known:
                 yield _LABEL_PREMATURE, of_label_set, label_set.premature
 
 

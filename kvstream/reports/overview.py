@@ -28,7 +28,7 @@ from kvstream.text.numbers import percent, time_of_day
 
 EVERY_SECONDS = 1.0
 _SHARE_OF_TIME = 20  # a state is worked out anew after twenty times what it took, so that it never takes over
-_PLACES_KEPT = 64
+_SELECTIONS_KEPT = 64
 _NEWEST_WINDOWS = 10
 _HOT_BLOCKS = 20
 _INPUTS_SHOWN = 5
@@ -43,8 +43,8 @@ _SPARK_SECONDS = 900.0
 T = TypeVar("T")
 
 
-class Place(NamedTuple):
-    """A source and tier; None is any."""
+class Selection(NamedTuple):
+    """The caches of a source and tier; None is any."""
 
     source: str | None
     tier: str | None
@@ -86,8 +86,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, tag="state"):
     Attributes:
         now: Event time now, seconds since the Unix epoch; it goes on with the clock while nothing comes.
         caches: Every source and tier, by name.
-        incidents: What is wrong with the place that was chosen, the most severe first, a hundred at most.
-        summary: The summary of that place; its alerts are in ``incidents``.
+        incidents: What is wrong with the selected caches, the most severe first, a hundred at most.
+        summary: The summary of these; its alerts are in ``incidents``.
         verdict: Which inputs are not connected, and what the summary says, a sentence each.
         history: Its newest windows.
         listening: Where frames and events are taken.
@@ -157,7 +157,7 @@ class Blocks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class States:
-    """The state of each place that is being viewed, as JSON, at most a second old.
+    """The state of each selection that is viewed, as JSON, at most a second old.
 
     A summary of a thousand caches takes half a second. It is made anew less often then than the rest of a
     state, so that looking never takes over.
@@ -169,21 +169,21 @@ class States:
 
     def __init__(self, stream: KVStream, listening: Sequence[str] = ()) -> None:
         self._stream, self._listening = stream, listening
-        self._made: OrderedDict[Place, _Made] = OrderedDict()
+        self._made: OrderedDict[Selection, _Made] = OrderedDict()
 
-    async def get(self, place: Place) -> bytes:
-        """Return the state of a place as JSON."""
-        made = self._made.setdefault(place, _Made())
-        self._made.move_to_end(place)
-        if len(self._made) > _PLACES_KEPT:
+    async def get(self, selection: Selection) -> bytes:
+        """Return the state of a selection as JSON."""
+        made = self._made.setdefault(selection, _Made())
+        self._made.move_to_end(selection)
+        if len(self._made) > _SELECTIONS_KEPT:
             self._made.popitem(last=False)
         async with made.lock:
             now = anyio.current_time()
             if made.summary is None or now >= made.summary_stale_at:
-                made.summary, made.summary_stale_at = await _timed(self._stream.summary(*place))
+                made.summary, made.summary_stale_at = await _timed(self._stream.summary(*selection))
             if now >= made.stale_at:
                 state, made.stale_at = await _timed(
-                    state_of(self._stream, place, self._listening, made.summary)
+                    state_of(self._stream, selection, self._listening, made.summary)
                 )
                 made.text = encode_json(state)
         return made.text
@@ -209,31 +209,31 @@ async def _timed(made: Awaitable[T]) -> tuple[T, float]:
 
 async def state_of(
     stream: KVStream,
-    place: Place,
+    selection: Selection,
     listening: Sequence[str] = (),
     summary: CacheMetricsSummary | None = None,
 ) -> State:
-    """Return the state of a place now.
+    """Return the state of the selected caches now.
 
     Args:
         stream: The stream.
-        place: What is looked at.
+        selection: The caches.
         listening: Where frames are taken, besides the stream's inputs.
-        summary: Of the place, if there is one of a moment ago.
+        summary: Of these, if there is one of a moment ago.
     """
     if summary is None:
-        summary = await stream.summary(*place)
+        summary = await stream.summary(*selection)
     await checkpoint()  # as the end of a summary is a turn's work
     summary.alerts, summary.pending = [], []  # of a thousand caches, a megabyte
     caches: list[CacheNow] = []
     alerts: list[CacheAlert] = []
-    async for tier in consumers_of(stream).caches_in_turn():
-        firing = tier.rules.firing()
-        caches.append(_cache_now(stream, tier, firing))
-        if place.source in (None, tier.source) and place.tier in (None, tier.tier):
+    async for cache in consumers_of(stream).caches_in_turn():
+        firing = cache.rules.firing()
+        caches.append(_cache_now(stream, cache, firing))
+        if selection.source in (None, cache.source) and selection.tier in (None, cache.tier):
             alerts += firing
-    if place.tier is None:
-        alerts += [alert for alert in stream.drop_alerts() if place.source in (None, alert.source)]
+    if selection.tier is None:
+        alerts += [alert for alert in stream.drop_alerts() if selection.source in (None, alert.source)]
     keeper = keeper_of(stream)
     return State(
         now=stream.event_time(),
@@ -245,7 +245,7 @@ async def state_of(
             *_not_saved(None if keeper is None else keeper.statistics()),
             *(verdict(summary) if summary.accounts.allocations else []),
         ],
-        history=await history(stream, place, _NEWEST_WINDOWS),
+        history=await history(stream, selection, _NEWEST_WINDOWS),
         listening=[*listening, *sorted({seen.input for seen in stream.inputs()})[:_INPUTS_SHOWN]],
         problem_counts=["malformed", *PROBLEM_COUNTS],
     )
@@ -277,27 +277,27 @@ def _not_saved(state: SavedState | None) -> list[str]:
     return said
 
 
-def _cache_now(stream: KVStream, tier: CacheMonitor, firing: Sequence[CacheAlert]) -> CacheNow:
-    config = tier.config
+def _cache_now(stream: KVStream, cache: CacheMonitor, firing: Sequence[CacheAlert]) -> CacheNow:
+    config = cache.config
     heard = [alert for alert in firing if not alert.silenced_by]
     worst = max(heard, key=lambda alert: alert.level.severity, default=None)
-    rows = tier.ring.newest(config.recent_windows)
-    rows = rows[rows["index"] >= (tier.ring.latest or 0) - config.recent_windows]
+    rows = cache.ring.newest(config.recent_windows)
+    rows = rows[rows["index"] >= (cache.ring.latest or 0) - config.recent_windows]
     accesses = int(rows["accesses"].sum())
-    lookups = accesses + int(rows["allocations"].sum()) if tier.hits_are_known else 0
+    lookups = accesses + int(rows["allocations"].sum()) if cache.hits_are_known else 0
     evictions, premature = int(rows["evictions"].sum()), int(rows["premature"].sum())
     hit_ratio = round(accesses / lookups, 4) if lookups else None
-    premature_ratio = round(premature / evictions, 4) if evictions and tier.premature_is_known else None
-    span = (tier.ring.latest or 0) - int(rows["index"][0]) if len(rows) else 0
+    premature_ratio = round(premature / evictions, 4) if evictions and cache.premature_is_known else None
+    span = (cache.ring.latest or 0) - int(rows["index"][0]) if len(rows) else 0
     return CacheNow(
-        source=tier.source,
-        tier=tier.tier,
-        blocks=tier.table.live_count,
+        source=cache.source,
+        tier=cache.tier,
+        blocks=cache.table.live_count,
         capacity=config.capacity,
         hit_ratio=hit_ratio,
         premature_ratio=premature_ratio,
         eviction_rate=round(evictions / (max(1, span) * config.window_seconds), 2),
-        age_seconds=None if stream.config.recorded else round(stream.input_age(tier.source), 1),
+        age_seconds=None if stream.config.recorded else round(stream.input_age(cache.source), 1),
         level=worst.level if worst else None,
         rule=worst.rule if worst else "",
         concern=_concern(hit_ratio, lookups, premature_ratio, evictions),
@@ -313,12 +313,14 @@ def _concern(hit_ratio: float | None, lookups: int, premature_ratio: float | Non
     return ""
 
 
-async def history(stream: KVStream, place: Place, windows: int | None = None, seconds: float = 0) -> History:
-    """Return the last windows of a place, up to the newest that all of its caches have passed.
+async def history(
+    stream: KVStream, selection: Selection, windows: int | None = None, seconds: float = 0
+) -> History:
+    """Return the last windows of the selected caches, up to the newest that all have passed.
 
     Args:
         stream: The stream.
-        place: Whose windows.
+        selection: The caches.
         windows: How many, one by one, of those that are kept so; None is all of them.
         seconds: How far to go back instead, if not 0; rows are as long as those that are kept for so long.
     """
@@ -327,19 +329,19 @@ async def history(stream: KVStream, place: Place, windows: int | None = None, se
     asked = back or windows or stream.config.metrics.windows
     builder = HistoryBuilder(length)
     passed, every = [], 1
-    async for tier in consumers_of(stream).caches_in_turn(*place):
-        rows, longest = tier.ring.newest(asked + _LATE_WINDOWS), 1
+    async for cache in consumers_of(stream).caches_in_turn(*selection):
+        rows, longest = cache.ring.newest(asked + _LATE_WINDOWS), 1
         if back:
-            rows, longest = tier.ring.since((tier.ring.latest or 0) - back)
+            rows, longest = cache.ring.since((cache.ring.latest or 0) - back)
         every = max(every, longest)
-        builder.add(rows, tier.hits_are_known, (tier.source, tier.tier), tier.premature_is_known)
-        if tier.ring.latest is not None:
-            passed.append(tier.ring.latest - (tier.ring.open is not None))
+        builder.add(rows, cache.hits_are_known, (cache.source, cache.tier), cache.premature_is_known)
+        if cache.ring.latest is not None:
+            passed.append(cache.ring.latest - (cache.ring.open is not None))
     newest = max(passed, default=0)
     until = min((index for index in passed if index >= newest - _LATE_WINDOWS), default=0)
     seen = builder.history(newest=asked, until=until, every=every)
     first = min(seen.ts, default=math.inf)
-    marks = [mark for mark in stream.marks(place.source) if mark.timestamp >= first]
+    marks = [mark for mark in stream.marks(selection.source) if mark.timestamp >= first]
     return msgspec.structs.replace(seen, marks=marks)
 
 
@@ -350,45 +352,45 @@ async def sparklines(stream: KVStream) -> Sparklines:
     each = -(-kept // _STEPS)
     end = int(stream.event_time() / config.window_seconds) // each + 1
     lines = []
-    async for tier in consumers_of(stream).caches_in_turn():
+    async for cache in consumers_of(stream).caches_in_turn():
         accesses, lookups = np.zeros((2, _STEPS))
-        if tier.hits_are_known:
-            rows = tier.ring.newest(kept)
+        if cache.hits_are_known:
+            rows = cache.ring.newest(kept)
             step = rows["index"] // each - end + _STEPS
             is_shown = (step >= 0) & (step < _STEPS)
             rows, step = rows[is_shown], step[is_shown]
             np.add.at(accesses, step, rows["accesses"])
             np.add.at(lookups, step, rows["accesses"] + rows["allocations"])
         levels = np.where(lookups, 250 * accesses // np.maximum(lookups, 1), 255).astype(np.uint8)
-        lines.append(Sparkline(source=tier.source, tier=tier.tier, hit_ratio=levels.tobytes()))
+        lines.append(Sparkline(source=cache.source, tier=cache.tier, hit_ratio=levels.tobytes()))
     seconds = each * config.window_seconds
     return Sparklines(start=(end - _STEPS) * seconds, step_seconds=seconds, caches=lines)
 
 
-async def recent_distributions(stream: KVStream, place: Place) -> dict[str, Distribution]:
-    """Return lifetimes, idle times and reuse gaps of the last minute."""
+async def recent_distributions(stream: KVStream, selection: Selection) -> dict[str, Distribution]:
+    """Return lifetimes, idle times and reuse gaps of the selected caches in the last minute."""
     config = stream.config.metrics
     total, hits_are_known = Measurements.empty(), True
-    async for tier in consumers_of(stream).caches_in_turn(*place):
-        total.merge(tier.recent(config.recent_windows))
-        hits_are_known &= tier.hits_are_known
+    async for cache in consumers_of(stream).caches_in_turn(*selection):
+        total.merge(cache.recent(config.recent_windows))
+        hits_are_known &= cache.hits_are_known
     return distributions(total, hits_are_known)
 
 
-async def blocks(stream: KVStream, place: Place) -> Blocks | None:
-    """Return the blocks of a place, while other tasks go on; None if it is not one source and tier."""
+async def blocks(stream: KVStream, selection: Selection) -> Blocks | None:
+    """Return the blocks of a cache, while other tasks go on; None if not exactly one is selected."""
     consumers = consumers_of(stream)
-    tiers = consumers.caches(*place)
-    if len(tiers) != 1:
+    caches = consumers.caches(*selection)
+    if len(caches) != 1:
         return None
-    (tier,) = tiers
-    hottest = [_shown(block) for block in tier.table.hottest(_HOT_BLOCKS, tier.last_ts)]
+    (cache,) = caches
+    hottest = [_shown(block) for block in cache.table.hottest(_HOT_BLOCKS, cache.last_ts)]
     await checkpoint()
     consumers.rest()
-    longest_held = [_shown(block) for block in tier.table.longest_held(_HOT_BLOCKS, tier.last_ts)]
+    longest_held = [_shown(block) for block in cache.table.longest_held(_HOT_BLOCKS, cache.last_ts)]
     await checkpoint()
     consumers.rest()
-    return Blocks(hottest=hottest, longest_held=longest_held, map=tier.table.block_map(tier.last_ts))
+    return Blocks(hottest=hottest, longest_held=longest_held, map=cache.table.block_map(cache.last_ts))
 
 
 def _shown(block: HotBlock) -> ShownBlock:

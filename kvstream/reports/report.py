@@ -80,8 +80,8 @@ class ReportBuilder:
         self._events += len(frame)
         outcome = self._analysis.process(frame, records)
         self._note(outcome.alerts)
-        for tier in self._analysis.monitor.caches(frame.source, frame.tier):
-            self._add_windows(tier)
+        for cache in self._analysis.monitor.caches(frame.source, frame.tier):
+            self._add_windows(cache)
         return outcome
 
     def finish(self, inputs: list[str], malformed: int, simulated: Mapping[str, str] | None = None) -> Report:
@@ -96,8 +96,8 @@ class ReportBuilder:
             self._analysis.mark_simulated(source, simulation)
         self._note(self._analysis.end())
         self._note(self._analysis.monitor.finish())
-        for tier in self._analysis.monitor.caches():
-            self._add_windows(tier)
+        for cache in self._analysis.monitor.caches():
+            self._add_windows(cache)
         caches = [self._cache(result) for result in self._analysis.results()]
         return Report(
             inputs=inputs,

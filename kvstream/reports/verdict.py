@@ -91,8 +91,8 @@ class Analysis:
 
     def results(self) -> list[CacheAnalysis]:
         """Return one analysis for each cache, sorted by name."""
-        tiers = sorted(self.monitor.caches(), key=lambda tier: (tier.source, tier.tier))
-        return [self._result(tier) for tier in tiers]
+        caches = sorted(self.monitor.caches(), key=lambda cache: (cache.source, cache.tier))
+        return [self._result(cache) for cache in caches]
 
     def overall(self) -> CacheAnalysis | None:
         """Return the analysis of all sources together; None of a single one."""
@@ -103,18 +103,18 @@ class Analysis:
             source=ALL, tier=ALL, verdict=verdict(summary), hottest=[], longest_held=[], summary=summary
         )
 
-    def _result(self, tier: CacheMonitor) -> CacheAnalysis:
-        summary = self.monitor.summary(tier.source, tier.tier)
+    def _result(self, cache: CacheMonitor) -> CacheAnalysis:
+        summary = self.monitor.summary(cache.source, cache.tier)
         said = verdict(summary)
-        if tier.source in self._simulated:
-            simulation = self._simulated[tier.source]
+        if cache.source in self._simulated:
+            simulation = self._simulated[cache.source]
             said.append(f"{simulation[0].upper()}{simulation[1:]}.")
         return CacheAnalysis(
-            source=tier.source,
-            tier=tier.tier,
+            source=cache.source,
+            tier=cache.tier,
             verdict=said,
-            hottest=tier.table.hottest(_HOT_BLOCKS, tier.last_ts),
-            longest_held=tier.table.longest_held(_HOT_BLOCKS, tier.last_ts),
+            hottest=cache.table.hottest(_HOT_BLOCKS, cache.last_ts),
+            longest_held=cache.table.longest_held(_HOT_BLOCKS, cache.last_ts),
             summary=summary,
         )
 

@@ -40,7 +40,7 @@ class EventTimes:
     def by_source(self) -> dict[str, float]:
         """Return the event time now of each source, in seconds: it goes on with the clock in a silence."""
         newest = {
-            each.source: max((tier.last_ts for tier in each.tiers.values()), default=0)
+            each.source: max((cache.last_ts for cache in each.tiers.values()), default=0)
             for each in self._consumers.sources()
         }
         ages = self.arrivals.ages()

@@ -10,7 +10,7 @@ import msgspec
 from kvstream.alerts.types import CacheAlert
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.exporters.prometheus import exposition
-from kvstream.reports.overview import Place, States, blocks, history, recent_distributions, sparklines
+from kvstream.reports.overview import Selection, States, blocks, history, recent_distributions, sparklines
 from kvstream.stream import KVStream
 from kvstream.web.messages import Alerts, Inputs
 from kvstream.web.openapi import MAX_ALERTS, MAX_SECONDS, MAX_WINDOWS, document
@@ -110,10 +110,10 @@ class _Routes:
         return json_response(document())
 
     async def summary(self, request: Request) -> Response:
-        return json_response(await self._stream.summary(*_place(request)))
+        return json_response(await self._stream.summary(*_selection(request)))
 
     async def state(self, request: Request) -> Response:
-        return Response(await self._states.get(_place(request)), media_type="application/json")
+        return Response(await self._states.get(_selection(request)), media_type="application/json")
 
     async def alerts(self, request: Request) -> Response:
         """Answer with alerts, newest first, and the number of the newest."""
@@ -133,16 +133,16 @@ class _Routes:
     async def history(self, request: Request) -> Response:
         windows = _count(request, "windows", MAX_WINDOWS)
         back = _count(request, "seconds", MAX_SECONDS) if "seconds" in request.query_params else 0
-        return json_response(await history(self._stream, _place(request), windows, back))
+        return json_response(await history(self._stream, _selection(request), windows, back))
 
     async def sparklines(self, request: Request) -> Response:
         return json_response(await sparklines(self._stream))
 
     async def distributions(self, request: Request) -> Response:
-        return json_response(await recent_distributions(self._stream, _place(request)))
+        return json_response(await recent_distributions(self._stream, _selection(request)))
 
     async def blocks(self, request: Request) -> Response:
-        shown = await blocks(self._stream, _place(request))
+        shown = await blocks(self._stream, _selection(request))
         if shown is None:
             raise RefusedError(404, "choose one source and tier: ?source=…&tier=…")
         return json_response(shown)
@@ -151,7 +151,7 @@ class _Routes:
         if request.method == "HEAD":  # which has no body to follow
             return Response(media_type="text/event-stream")
         last = request.headers.get("last-event-id") or request.query_params.get("last_event_id", "")
-        return self.live.follow(_place(request), last)
+        return self.live.follow(_selection(request), last)
 
     async def health(self, request: Request) -> Response:
         known = {"status": "ok", "clients": self.live.statistics()._asdict()}
@@ -165,8 +165,8 @@ class _Routes:
         return Response("the stream is not open\n", 503, media_type="text/plain")
 
 
-def _place(request: Request) -> Place:
-    return Place(request.query_params.get("source") or None, request.query_params.get("tier") or None)
+def _selection(request: Request) -> Selection:
+    return Selection(request.query_params.get("source") or None, request.query_params.get("tier") or None)
 
 
 def _count(request: Request, name: str, most: int) -> int:

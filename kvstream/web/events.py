@@ -12,7 +12,7 @@ import anyio
 from starlette.types import Message, Receive, Scope, Send
 
 from kvstream.alerts.types import CacheAlert
-from kvstream.reports.overview import EVERY_SECONDS, Place, States
+from kvstream.reports.overview import EVERY_SECONDS, Selection, States
 from kvstream.stream import KVStream
 from kvstream.text.json import encode_json
 
@@ -155,9 +155,9 @@ class LiveEvents:
         self._ending = True
         self._log.wake()
 
-    def follow(self, place: Place, last_event_id: str) -> "_Following":
+    def follow(self, selection: Selection, last_event_id: str) -> "_Following":
         """Return the response to a client that follows."""
-        return _Following(self, self._events(place, self._log.resume_after(last_event_id)))
+        return _Following(self, self._events(selection, self._log.resume_after(last_event_id)))
 
     async def serve(
         self, events: AsyncGenerator[bytes, None], scope: Scope, receive: Receive, send: Send
@@ -198,7 +198,7 @@ class LiveEvents:
                 "http", "too_many_clients", f"{self._max_clients} clients of /events are connected already"
             )
 
-    async def _events(self, place: Place, sent: int) -> AsyncGenerator[bytes, None]:
+    async def _events(self, selection: Selection, sent: int) -> AsyncGenerator[bytes, None]:
         log = self._log
         yield _event("hello", log.boot.encode(), f"{log.boot}-{sent}", retry_ms=1000)
         due = anyio.current_time()
@@ -211,7 +211,7 @@ class LiveEvents:
             for sent, alert in newer:
                 yield _event("alert", alert, f"{log.boot}-{sent}")
             if anyio.current_time() >= due:
-                state = await self._states.get(place)
+                state = await self._states.get(selection)
                 yield _event("state", state) if state is not last else _event("same", b"")
                 last = state
                 due = anyio.current_time() + EVERY_SECONDS

@@ -60,7 +60,7 @@ class Call(NamedTuple):
 
 _SOURCE = ("source", {"type": "string"}, "The source alone; all by default.")
 _TIER = ("tier", {"type": "string"}, "The tier alone; all by default.")
-_PLACE = (_SOURCE, _TIER)
+_SELECTION = (_SOURCE, _TIER)
 _NO_BODY = (
     (400, "The body cannot be used."),
     (413, "The body is longer than 65,536 bytes."),
@@ -84,17 +84,17 @@ CALLS = (
     Call(
         "get",
         "/api/summary",
-        "Figures of a place, since the beginning and of the last minute.",
+        "Figures of the selected caches, since the beginning and of the last minute.",
         CacheMetricsSummary,
-        query=_PLACE,
+        query=_SELECTION,
     ),
-    Call("get", "/api/state", "What the dashboard shows of a place.", State, query=_PLACE),
+    Call("get", "/api/state", "What the dashboard shows of the selected caches.", State, query=_SELECTION),
     Call(
         "get",
         "/api/history",
-        "The last windows of a place.",
+        "The last windows of the selected caches.",
         History,
-        query=(*_PLACE, _count("windows", MAX_WINDOWS), _SECONDS),
+        query=(*_SELECTION, _count("windows", MAX_WINDOWS), _SECONDS),
         errors=((400, "The number of windows or seconds is none."),),
     ),
     Call(
@@ -102,14 +102,14 @@ CALLS = (
         "/api/distributions",
         "Lifetimes, idle times and reuse of the last minute.",
         dict[str, Distribution],
-        query=_PLACE,
+        query=_SELECTION,
     ),
     Call(
         "get",
         "/api/blocks",
         "The blocks of one cache that are live.",
         Blocks,
-        query=_PLACE,
+        query=_SELECTION,
         errors=((404, "The query chooses no cache, or several."),),
     ),
     Call(

@@ -17,7 +17,7 @@ from kvstream.cli.server_client import ServerClient
 from kvstream.cli.top import ServerWatch, StreamWatch
 from kvstream.cli.top_app import TopApp
 from kvstream.errors import KVStreamError
-from kvstream.reports.overview import Place
+from kvstream.reports.overview import Selection
 from tests.cli.conftest import COMMAND
 from tests.ports import answering, free_port
 from tests.serving import DEADLINE, alert, publish, send_chat, served
@@ -141,11 +141,11 @@ class SlowWatch(StreamWatch):
         super().__init__(stream)
         self.asked, self.answers = anyio.Event(), anyio.Event()
 
-    async def state(self, place):
+    async def state(self, selection):
         self.asked.set()
         with anyio.CancelScope(shield=True):
             await self.answers.wait()
-        return await super().state(place)
+        return await super().state(selection)
 
 
 async def test_a_look_that_outlasts_the_screen_fails_nothing(stream):
@@ -201,12 +201,12 @@ async def test_a_running_server_is_watched_through_restarts():
 async def test_a_server_that_wants_a_token_or_is_none_of_ours_says_so():
     async with served(token="s3cret") as (_, url), httpx2.AsyncClient() as client:
         with pytest.raises(KVStreamError, match="KVSTREAM_TOKEN"):
-            await watch(url, client).state(Place(None, None))
+            await watch(url, client).state(Selection(None, None))
         with pytest.raises(KVStreamError, match="token"):
             await watch(f"{url}elsewhere", client).alerts()
     async with httpx2.AsyncClient() as client:
         with pytest.raises(KVStreamError, match="connection refused"):
-            await watch(url, client).state(Place(None, None))
+            await watch(url, client).state(Selection(None, None))
 
 
 def test_without_a_terminal_it_says_what_to_use(kvstream):

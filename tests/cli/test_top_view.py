@@ -6,7 +6,7 @@ from kvstream import KVStream, MetricsConfig, StreamConfig
 from kvstream.alerts.types import AlertLevel
 from kvstream.cli.top_view import COLUMNS, duration, graph, in_order, severity, status
 from kvstream.metrics.history import HistoryBuilder
-from kvstream.reports.overview import CacheNow, Place, state_of
+from kvstream.reports.overview import CacheNow, Selection, state_of
 from tests.metrics.test_history import rows, window
 from tests.web.fleets import fall_silent, send_drop, send_hits
 
@@ -86,7 +86,7 @@ async def first_lines(fill, silent=0.0):
         if fill is not None:
             await fill(stream)
         await fall_silent(stream, silent)
-        return status("test", await state_of(stream, Place(None, None)), 0.0, utc=True).plain
+        return status("test", await state_of(stream, Selection(None, None)), 0.0, utc=True).plain
 
 
 @pytest.mark.parametrize(

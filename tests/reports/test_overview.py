@@ -8,13 +8,13 @@ from kvstream import KVStream, MetricsConfig, StreamConfig
 from kvstream.blocks.table import BlockTable
 from kvstream.metrics.history import HistoryBuilder
 from kvstream.reports import overview
-from kvstream.reports.overview import Place, blocks, history, state_of
+from kvstream.reports.overview import Selection, blocks, history, state_of
 from kvstream.streaming import turns
 from kvstream.streaming.accounts import StreamAccounts
 from tests.waiting import note_calls, numbered_turns
 from tests.web.fleets import START, fall_silent, send_hits
 
-ALL = Place(None, None)
+ALL = Selection(None, None)
 
 
 def stream_of(**metrics):
@@ -28,7 +28,7 @@ async def test_a_total_ends_with_the_newest_window_that_all_caches_have_passed()
         total = await history(stream, ALL, 100)
         assert total.ts[-1] == START // 10**9 + 26
         assert set(total.access_rate) == {200.0}
-        assert (await history(stream, Place("ahead", "gpu"), 100)).ts[-1] == START // 10**9 + 28
+        assert (await history(stream, Selection("ahead", "gpu"), 100)).ts[-1] == START // 10**9 + 28
 
 
 async def test_a_total_does_not_wait_for_a_cache_that_is_far_behind():
@@ -122,7 +122,7 @@ async def test_each_view_of_the_blocks_has_a_turn_of_its_own(monkeypatch):
         views = []
         methods = ("hottest", "longest_held", "block_map")
         note_calls(monkeypatch, lambda: views.append(turn()), *((BlockTable, name) for name in methods))
-        await blocks(stream, Place("vllm-0", "gpu"))
+        await blocks(stream, Selection("vllm-0", "gpu"))
     assert len(set(views)) == len(views) == 3
 
 

@@ -20,7 +20,7 @@ from kvstream import (
 )
 from kvstream.errors import StateError
 from kvstream.exporters.prometheus import exposition
-from kvstream.reports.overview import Place, state_of
+from kvstream.reports.overview import Selection, state_of
 from kvstream.state.store import DirectoryStore
 from kvstream.stream import consumers_of, keeper_of
 from tests.engine.test_saved import of_cache
@@ -292,7 +292,7 @@ async def test_state_that_cannot_be_saved_raises_an_alert_and_is_shown(tmp_path)
         assert (state.error, state.failures) == ("No space left on device", 1)
         body, _ = await exposition(stream)
         assert b"kvstream_state_failures_total 1.0" in body
-        shown = await state_of(stream, Place(None, None))
+        shown = await state_of(stream, Selection(None, None))
         assert "the state cannot be saved (not yet): No space left on device" in shown.verdict
         files.fail_at = None
         assert await keeper_of(stream).saver.save()

@@ -72,12 +72,12 @@ def large(source, events=40_000, start=0):
 def state_of(stream):
     """Everything that is known of each source, in plain values."""
     return {
-        (tier.source, tier.tier): (
-            stream.accounts(tier.source, tier.tier),
-            stream.summary_nowait(tier.source, tier.tier).to_dict() | {"accounts": None},
-            [(b.block_id, b.access_count, b.birth_ns) for b in tier.table.live_blocks()],
+        (cache.source, cache.tier): (
+            stream.accounts(cache.source, cache.tier),
+            stream.summary_nowait(cache.source, cache.tier).to_dict() | {"accounts": None},
+            [(b.block_id, b.access_count, b.birth_ns) for b in cache.table.live_blocks()],
         )
-        for tier in consumers_of(stream).caches()
+        for cache in consumers_of(stream).caches()
     }
 
 
@@ -154,7 +154,7 @@ def test_looks_at_state_while_threads_change_it_are_exact(backend, entered, thre
                     summary = await stream.summary() if looks % 2 else stream.summary_nowait()
                     assert summary.accounts.balanced
                     assert (
-                        sum(tier.table.live_count for tier in consumers_of(stream).caches())
+                        sum(cache.table.live_count for cache in consumers_of(stream).caches())
                         == stream.accounts().live
                     )
                     async for source in consumers_of(stream).in_turn(consumers_of(stream).sources()):

@@ -216,15 +216,15 @@ async def test_what_comes_while_a_state_is_worked_out_is_not_missed(monkeypatch)
     working, go_on = anyio.Event(), anyio.Event()
     get = overview.States.get
 
-    async def slow(self, place):
+    async def slow(self, selection):
         working.set()
         await go_on.wait()
-        return await get(self, place)
+        return await get(self, selection)
 
     monkeypatch.setattr(overview.States, "get", slow)
     async with KVStream() as stream:
         app = create_app(stream)
-        events = app.state.live._events(overview.Place(None, None), 0)
+        events = app.state.live._events(overview.Selection(None, None), 0)
         assert b"event: hello" in await anext(events)
         seen = []
 
@@ -444,7 +444,7 @@ async def test_a_question_of_any_form_is_no_error_of_the_server(every):
 async def test_an_error_ends_its_request_alone_and_is_counted(monkeypatch, caplog, capfd):
     async with served() as (stream, url), httpx2.AsyncClient(base_url=url, timeout=DEADLINE) as client:
 
-        async def summary(*place):
+        async def summary(*selection):
             raise RuntimeError("\x1b[31mno\udcff")
 
         monkeypatch.setattr(stream, "summary", summary)
