@@ -14,7 +14,7 @@ from kvstream.cli.groups import OptionGroup
 from kvstream.cli.tokens import token_from
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.faults.connecting import Kind
-from kvstream.sources.http_client import Answer, FetchError, request, require_http
+from kvstream.sources.http_client import Answer, FetchError, open_client, request
 from kvstream.text.addresses import http_url, without_password
 from kvstream.text.json import encode_json
 
@@ -68,6 +68,19 @@ class ServerClient:
         self.name = _shown(url).rstrip("/")
         self._url = url.rstrip("/")
         self._token, self._how_token, self._seconds = token, how_token, seconds
+
+    async def connect(self, feature: str, extra: str) -> Any:
+        """Return an HTTP client by which to ask it.
+
+        Args:
+            feature: What asks it.
+            extra: The extra that this needs.
+
+        Raises:
+            KVStreamError: If the certificates cannot be read that it is checked by.
+            MissingExtraError: If the extra is not installed.
+        """
+        return await open_client(self.name, feature, extra)
 
     async def ask(
         self,
@@ -186,13 +199,12 @@ class Server(OptionGroup, frozen=True):
             KVStreamError: If it does not answer, refuses, or is no server of ours.
             MissingExtraError: If ``kvstream[webhook]`` is not installed.
         """
-        http = require_http("asking a server", "webhook")
         client = ServerClient(
             self.server, token_from(self.token_file), "--token-file or $KVSTREAM_TOKEN", _SECONDS
         )
 
         async def ask() -> T:
-            async with http.AsyncClient() as session:
+            async with await client.connect("asking a server", "webhook") as session:
                 return await client.ask(session, method, path, kind, body=body)
 
         return anyio.run(ask)

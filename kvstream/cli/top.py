@@ -22,7 +22,6 @@ from kvstream.metrics.history import History
 from kvstream.reports.overview import Selection, State, history, state_of
 from kvstream.sources.engine_input import EngineInput
 from kvstream.sources.files import STDIN
-from kvstream.sources.http_client import require_http
 from kvstream.sources.inputs import live_and_recorded, open_inputs
 from kvstream.sources.options import ReadOptions
 from kvstream.sources.timing import paced
@@ -197,7 +196,7 @@ async def _watch_server(server: ServerClient) -> None:
     Raises:
         KVStreamError: If it does not answer the first question; later, the screen says so and asks again.
     """
-    async with require_http("kvstream top", "top").AsyncClient() as http:
+    async with await server.connect("kvstream top", "top") as http:
         watch = ServerWatch(server, http)
         await watch.alerts()
         await _app(watch, server.name).run_async()

@@ -1,9 +1,13 @@
 """The complete answer of an HTTP server, bounded in size and time."""
 
+import ssl
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import anyio
+from anyio import to_thread
 
 from kvstream.errors import ConfigError, MissingExtraError
 from kvstream.faults.connecting import ConnectionFailure, connection_failure
@@ -39,11 +43,42 @@ async def fetch(url: str) -> bytes:
         FetchError: If it does not, or with another status than 200, or with more than 16 MiB.
         MissingExtraError: If ``kvstream[zmq]`` is not installed.
     """
-    async with require_http().AsyncClient() as client:
+    async with await open_client(url) as client:
         answer = await request(client, "GET", url)
     if answer.status != 200:
         raise FetchError(f"{url} answers {answer.status}")
     return answer.body
+
+
+async def open_client(url: str, feature: str = "reading http://", extra: str = "zmq") -> Any:
+    """Return an HTTP client for requests to one server, to be used as an async context manager.
+
+    Certificates are read once, in a thread, as that takes longer than a frame of events; for ``http://`` none
+    are.
+
+    Args:
+        url: A URL of the server.
+        feature: What needs the HTTP library, for the error.
+        extra: The extra that it comes with.
+
+    Raises:
+        FetchError: If the certificates cannot be read that the server is checked by.
+        MissingExtraError: If the library is not installed.
+    """
+    http = require_http(feature, extra)
+    if urlsplit(url).scheme != "https":
+        return http.AsyncClient(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # which trusts nobody
+    try:
+        return http.AsyncClient(verify=await to_thread.run_sync(_certificates))
+    except OSError as error:
+        words = f"the certificates that it is checked by cannot be read: {error.strerror or error}"
+        raise FetchError(f"{url}: {words}", ConnectionFailure("certificate", words)) from error
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    certificates: ssl.SSLContext = require_http().create_ssl_context()
+    return certificates
 
 
 async def request(
@@ -57,7 +92,7 @@ async def request(
     """Return what a server answers to a request, whatever its status.
 
     Args:
-        client: An HTTP client of the library that ``require_http`` returns.
+        client: An HTTP client, as ``open_client`` returns it.
         method: Such as ``GET``.
         url: What to ask for.
         headers: Headers besides the client's.
@@ -71,9 +106,11 @@ async def request(
     failure = None
     try:
         with anyio.fail_after(seconds):
-            async with client.stream(method, url, headers=headers, content=content, timeout=None) as answer:
+            # Of compressed answers, a few bytes can hold gigabytes.
+            sent = {b"accept-encoding": b"identity", **(headers or {})}
+            async with client.stream(method, url, headers=sent, content=content, timeout=None) as answer:
                 body = bytearray()
-                async for piece in answer.aiter_bytes():
+                async for piece in answer.aiter_raw():
                     body += piece
                     if len(body) > _MOST_BYTES:
                         raise FetchError(f"{url} answers more than {_MOST_BYTES:,} bytes")
@@ -83,7 +120,7 @@ async def request(
         raise FetchError(f"{url} is no URL: {error}", failure) from error
     except (httpx2.HTTPError, OSError) as error:
         failure = connection_failure(error, seconds)
-        if failure.kind == "other" and isinstance(error, httpx2.RemoteProtocolError | httpx2.DecodingError):
+        if failure.kind == "other" and isinstance(error, httpx2.RemoteProtocolError):
             failure = _NO_HTTP
         raise FetchError(f"{url} does not answer: {failure.words}", failure) from error
 

@@ -15,6 +15,7 @@ from kvstream.sources.engine_metrics import (
     event_counts,
     read_counts,
 )
+from kvstream.sources.http_client import _certificates
 from kvstream.stream import KVStream
 from tests.ports import answering, free_port
 from tests.waiting import DEADLINE, until
@@ -203,6 +204,16 @@ async def test_where_nobody_answers_nothing_is_known():
         await until(lambda: metrics.statistics()[0].state == "not connected")
         assert metrics.statistics()[0].drift is None
         tasks.cancel_scope.cancel()
+
+
+async def test_certificates_that_cannot_be_read_end_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    _certificates.cache_clear()
+    metrics = EngineMetrics("a", f"https://127.0.0.1:{free_port()}/metrics", lambda source: None)
+    await metrics._look()
+    (seen,) = metrics.statistics()
+    assert seen.state == "not connected"
+    assert "certificates that it is checked by cannot be read" in seen.error
 
 
 @pytest.mark.parametrize(("source", "url"), [("", "http://h/metrics"), ("a", "h:8000/metrics"), ("a", "")])
