@@ -1,7 +1,8 @@
 """EngineInput: the events of an engine by its name, wherever its publishers are."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Protocol
 
 import anyio
@@ -173,7 +174,7 @@ class _Followed:
             while not self._is_ended:
                 try:
                     await self._read(take, marker_of)
-                except _ReadError as wrapped:
+                except ReadError as wrapped:
                     error = wrapped.error
                     if is_alone and isinstance(error, ConfigError) and not self._sources:
                         raise error from None
@@ -183,20 +184,12 @@ class _Followed:
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _read(self, take: Take, marker_of: MarkerOf) -> None:
-        items = self._subscriber.read(marker_of)
-        try:
-            while True:
-                try:
-                    item = await anext(items)
-                except StopAsyncIteration:
-                    return
-                except Exception as error:  # of reading; what `take` raises is not this input's
-                    raise _ReadError(error) from error
-                if isinstance(item, EventFrame):
-                    self._sources.add(item.source)
-                await take(item)
-        finally:
-            await items.aclose()
+        async def take_of_source(item: EventFrame | Malformed) -> None:
+            if isinstance(item, EventFrame):
+                self._sources.add(item.source)
+            await take(item)
+
+        await hand_over(self._subscriber.read(marker_of), take_of_source)
 
     async def end(self, forget: Forget | None) -> None:
         self._is_ended = True
@@ -207,9 +200,33 @@ class _Followed:
                 await forget(source)
 
 
-class _ReadError(Exception):
+class ReadError(Exception):
+    """Raised where an input cannot be read further, which is no error of who takes what it brings.
+
+    Attributes:
+        error: Why.
+    """
+
     def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
         self.error = error
+
+
+async def hand_over(items: AsyncGenerator[EventFrame | Malformed, None], take: Take) -> None:
+    """Hand over what an input brings until it ends; what it has opened is closed then.
+
+    Raises:
+        ReadError: If it cannot be read further; what ``take`` raises is raised as it is.
+    """
+    async with aclosing(items):
+        while True:
+            try:
+                item = await anext(items)
+            except StopAsyncIteration:
+                return
+            except Exception as error:
+                raise ReadError(error) from error
+            await take(item)
 
 
 def _only(url: str) -> ZmqAddress | None:

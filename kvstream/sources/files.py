@@ -83,19 +83,23 @@ async def read_input(
     on_bytes: Callable[[int], None] | None = None,
     on_format: OnFormat | None = None,
     marker: InputMarker | None = None,
-) -> AsyncIterator[EventFrame | Malformed]:
+    on_open: Callable[[], None] | None = None,
+) -> AsyncGenerator[EventFrame | Malformed, None]:
     """As ``read_events``; call ``on_format`` with the format of its lines once they have shown it.
 
-    The frames of a file that is followed are marked by ``marker``, and begin where it says.
+    The frames of a file that is followed are marked by ``marker``, and begin where it says. ``on_open`` is
+    called once the input is open.
     """
     if path != STDIN and follow and not waits(os.stat(path).st_mode):
-        async with aclosing(_followed(path, options, on_bytes, on_format, marker)) as followed:
+        async with aclosing(_followed(path, options, on_bytes, on_format, marker, on_open)) as followed:
             async for items in followed:
                 for item in items:
                     yield item
         return
     file = _OpenFile.open(path, options, follow, on_format)
     try:
+        if on_open is not None:
+            on_open()
         async for items in file.read(on_bytes):
             for item in items:
                 yield item
@@ -114,6 +118,7 @@ async def _followed(
     on_bytes: Callable[[int], None] | None,
     on_format: OnFormat | None,
     marker: InputMarker | None,
+    on_open: Callable[[], None] | None,
 ) -> AsyncGenerator[Items, None]:
     """Yield the frames of a file and of the files that replace it, without end."""
     start = None if marker is None else marker.start
@@ -123,6 +128,8 @@ async def _followed(
     found = path if start is None else await to_thread.run_sync(rotation.find, start)
     file = _OpenFile.open(found or path, options, True, on_format, marker)
     try:
+        if on_open is not None:
+            on_open()
         if start is not None and found is not None:
             file.begin_at(start)
         elif start is not None:

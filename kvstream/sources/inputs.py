@@ -15,7 +15,7 @@ from kvstream.engine.inputs import InputStatistics
 from kvstream.errors import ConfigError, KVStreamError
 from kvstream.sources.connection_state import InputConnection
 from kvstream.sources.discovery import ENGINE_URLS
-from kvstream.sources.engine_input import EngineInput, Forget, LiveInput, Take
+from kvstream.sources.engine_input import EngineInput, Forget, LiveInput, ReadError, Take, hand_over
 from kvstream.sources.files import STDIN, read_input
 from kvstream.sources.formats import LineFormat
 from kvstream.sources.hash_trace import SIMULATED
@@ -203,14 +203,13 @@ class FollowedFile:
         if marker is not None and self._name == STDIN:
             logger.warning("what comes by standard input and was not saved is lost if this process is killed")
         while True:
+            items = read_input(self._name, self._name != STDIN, marker=marker, on_open=self._note_open)
             try:
-                items = read_input(self._name, self._name != STDIN, marker=marker)
-                self._connection.become("connected")
-                async for item in items:
-                    await take(item)
-            except (KVStreamError, OSError) as error:
-                if is_alone:
-                    raise
+                await hand_over(items, take)
+            except ReadError as wrapped:
+                error = wrapped.error
+                if is_alone or not isinstance(error, KVStreamError | OSError):
+                    raise error from None
                 why = getattr(error, "strerror", None) or str(error)
                 self._connection.become("error", why)
                 logger.warning("%s: %s", for_terminal(self._name), for_terminal(why))
@@ -221,6 +220,9 @@ class FollowedFile:
             if self._name == STDIN:
                 return
             await anyio.sleep(_PAUSE_SECONDS)
+
+    def _note_open(self) -> None:
+        self._connection.become("connected")
 
 
 def live_input(name: str) -> LiveInput:

@@ -12,7 +12,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from kvstream.engine.inputs import InputStatistics
-from kvstream.errors import ConfigError
+from kvstream.errors import ConfigError, KVStreamError
 from kvstream.sources.connection_state import InputConnection
 from kvstream.sources.engine_input import EngineInput, Forget, Take
 from kvstream.state.resumption import MarkerOf, no_marker
@@ -151,7 +151,7 @@ class Targets:
                 continue
             try:
                 self._inputs[target] = EngineInput(target)
-            except ConfigError as error:
+            except KVStreamError as error:
                 self._wrong.append((target, str(error)))
                 logger.warning("%s: %s", for_terminal(str(self._path)), for_terminal(str(error)))
             else:

@@ -6,7 +6,8 @@ import os
 import anyio
 import pytest
 
-from kvstream.errors import ConfigError
+from kvstream.errors import ConfigError, MissingExtraError
+from kvstream.sources import engine_input
 from kvstream.sources.targets import Targets, read_targets
 from kvstream.stream import KVStream
 from tests.publisher import Engine, stored
@@ -89,3 +90,24 @@ def test_a_target_that_is_none_at_the_start_is_an_error(tmp_path):
     write(path, "zmq://nonsense")
     with pytest.raises(ConfigError, match="nonsense"):
         Targets.read(path)
+
+
+async def test_a_target_that_needs_a_package_that_is_missing_ends_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "targets.json"
+    with Engine() as engine:
+        write(path, engine.url)
+        targets = Targets.read(path, look_seconds=0.02)
+        with anyio.fail_after(DEADLINE):
+            async with KVStream() as stream, anyio.create_task_group() as tasks:
+                stream.watch_inputs(targets.statistics)
+                tasks.start_soon(targets.deliver, stream.take, stream.forget)
+                await until(lambda: states(stream) == ["connected"])
+
+                def lack():
+                    raise MissingExtraError("reading http://", "zmq")
+
+                monkeypatch.setattr(engine_input, "require_http", lack)
+                write(path, engine.url, "http://sglang:30000")
+                await until(lambda: states(stream) == ["error", "connected"])
+                assert "pip install 'kvstream[zmq]'" in stream.inputs()[0].error
+                tasks.cancel_scope.cancel()
