@@ -161,6 +161,19 @@ def test_bad_lines_are_reported():
     assert [number for number, _ in found] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("engine", ["lru", "vllm"])
+def test_requests_at_the_end_of_time_are_served_and_those_after_it_bad_lines(engine):
+    last = 2**62 - 1
+    rows = [line(at, [1], session_id="s") for at in (last, last, last + 1, 2**63 - 1)]
+    frames, bad = decoded([*rows, line(hash_ids=[1], session_id="s", delay=1)], time_unit="ns", engine=engine)
+    assert bad == [
+        (3, f"time {last + 1} is before 1970 or after 2116"),
+        (4, f"time {2**63 - 1} is before 1970 or after 2116"),
+        (5, f"time {last + 1} ns is after 2116"),
+    ]
+    assert frames[0].ts.tolist()[:2] == [last, last + 1]
+
+
 @pytest.mark.parametrize(
     ("name", "right"),
     [
