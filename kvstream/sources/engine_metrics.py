@@ -291,7 +291,7 @@ class EngineMetrics:
         except FetchError as error:
             self._connection.become("not connected", str(error))
             return
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        except Exception as error:  # whatever a server answers, those that were known stay
             self._malformed += 1
             self._connection.become("error", f"what {self._url} answers is not understood: {error}")
             return

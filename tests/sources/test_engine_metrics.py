@@ -206,6 +206,24 @@ async def test_where_nobody_answers_nothing_is_known():
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"vllm:prefix_cache_hits_total 1{'0' * 400}",
+        f"vllm:prefix_cache_hits_total 1 1{'0' * 400}",
+        "vllm:prefix_cache_hits_total one",
+        'vllm:prefix_cache_hits_total{engine="0',
+    ],
+)
+async def test_what_is_no_exposition_is_counted_and_ends_nothing(text):
+    with answering(lambda path: (200, text.encode())) as url:
+        metrics = EngineMetrics("a", url, lambda source: None)
+        await metrics._look()
+    (seen,) = metrics.statistics()
+    assert (seen.state, seen.refused) == ("error", {"metrics": 1})
+    assert "is not understood" in seen.error
+
+
 async def test_certificates_that_cannot_be_read_end_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     _certificates.cache_clear()
