@@ -103,7 +103,7 @@ class KVEventPublisher:
         while len(self._kept) > _KEPT or self._kept_bytes > _KEPT_BYTES:
             self._kept_bytes -= len(self._kept.popleft()[1])
         try:
-            parts = [self._address.topic.encode(), number, payload]
+            parts = [self._address.topic_bytes, number, payload]
             self._live.socket.send_multipart(parts, self._zmq.NOBLOCK)
         except self._zmq.ZMQError as error:
             self.faults.note("zmq_publisher", "socket", f"a batch was not published: {error}")
@@ -131,7 +131,7 @@ class KVEventPublisher:
                 self.faults.note("zmq_publisher", "request", message)
                 continue
             client, delimiter, start = parts
-            topic, send = self._address.topic.encode(), router.socket.send_multipart
+            topic, send = self._address.topic_bytes, router.socket.send_multipart
             try:
                 for number, payload in self._kept:
                     if number >= start:

@@ -82,6 +82,11 @@ class ZmqAddress(msgspec.Struct, frozen=True):
         return host_of(self.endpoint)
 
     @property
+    def topic_bytes(self) -> bytes:
+        """Return the topic; bytes of the command line that are no UTF-8 stay what they are."""
+        return self.topic.encode("utf-8", "surrogateescape")
+
+    @property
     def name(self) -> str:
         """Return the name of its events, but for a rank."""
         return self.source or self.endpoint.partition("://")[2]

@@ -188,7 +188,7 @@ class KVEventSubscriber:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, _LONGEST_PAUSE_MS)
         socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.SUBSCRIBE, address.topic.encode())
+        socket.setsockopt(zmq.SUBSCRIBE, address.topic_bytes)
         monitor = ConnectionMonitor(self.connection)
         monitor.watch(socket)
         attach_socket(socket, address.endpoint, bind=address.binds, origin=self.url, ipv6=ipv6)

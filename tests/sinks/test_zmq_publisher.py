@@ -88,11 +88,12 @@ async def test_what_strange_subscribers_send_does_not_stop_the_publisher():
             assert (await to_thread.run_sync(subscriber.recv_multipart))[1] == number(0)
 
 
-async def test_a_subscriber_has_everything_that_was_published_before_it_came():
-    async with publishing() as (publisher, live, again):
+@pytest.mark.parametrize("topic", ["kv", "\udcff"])
+async def test_a_subscriber_has_everything_that_was_published_before_it_came(topic):
+    async with publishing(topic) as (publisher, live, again):
         for seq in range(200):
             publisher.publish(seq, stored(seq))
-        url = f"zmq://127.0.0.1:{live}?topic=kv&replay=tcp://127.0.0.1:{again}"
+        url = f"zmq://127.0.0.1:{live}?topic={topic}&replay=tcp://127.0.0.1:{again}"
         subscriber = KVEventSubscriber(url)
         async with KVStream() as stream, anyio.create_task_group() as tasks:
             tasks.start_soon(stream.feed, subscriber.read())
