@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, Self, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, Self, cast, get_args
 
 import numpy as np
 
@@ -74,8 +74,10 @@ def chosen_format(path: str, format: Format | None) -> Format:  # noqa: A002
     """Return the format to write ``path`` in: the given one, else as it is named, else jsonl for ``-``.
 
     Raises:
-        ConfigError: If no format is given and the name does not tell one.
+        ConfigError: If no format is given and the name does not show one, or there is no such format.
     """
+    if format not in (None, *get_args(Format)):
+        raise ConfigError(f"format must be one of {', '.join(get_args(Format))}, not {format!r}")
     chosen = format or format_of(path) or ("jsonl" if path == "-" else None)
     if chosen is None:
         raise ConfigError(f"{path}: cannot tell the format from the name; give --format")
@@ -325,7 +327,7 @@ class RotatingWriter:
         """Open the first part.
 
         Raises:
-            ConfigError: If no format is given and the name does not tell one, or the file cannot be appended
+            ConfigError: If no format is given and the name does not show one, or the file cannot be appended
                 to.
             OSError: If the file cannot be written.
         """

@@ -68,7 +68,7 @@ def read_events(
 
     Raises:
         OSError: If the file cannot be read.
-        ConfigError: If it is a hash trace and no capacity was given.
+        ConfigError: If it is a hash trace and no capacity was given, or there is no such unit of time.
         UnknownFormatError: If it is in no known format.
         UnreadableInputError: At its end, if nothing or nearly nothing of it could be read.
         MissingExtraError: If reading it needs a package that is not installed.

@@ -87,7 +87,7 @@ class Input:
         try:
             os.lstat(name)
         except FileNotFoundError:
-            raise _no_such_input(name) from None
+            raise _mistaken_for_file(name) or _no_such_file(name) from None
         mode = os.stat(name).st_mode
         is_file = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
         if is_file:  # who closed a pipe would end its writer
@@ -140,8 +140,8 @@ def open_inputs(names: Sequence[str], follow: bool = False) -> list[Input]:
     return inputs
 
 
-def _no_such_input(name: str) -> KVStreamError | OSError:
-    """Return the error for a name that is not a file, with a suggestion."""
+def _mistaken_for_file(name: str) -> ConfigError | None:
+    """Return the error for a name that is no file and reads like an address, with a suggestion."""
     scheme, is_url, _ = name.partition("://")
     if is_url:
         name = without_password(name)
@@ -155,6 +155,11 @@ def _no_such_input(name: str) -> KVStreamError | OSError:
         return ConfigError(f"{name}: unknown scheme {scheme}{meant or '; engines are zmq:// or http://'}")
     if re.fullmatch(r"[\w.-]+:[0-9]{1,5}", name):
         return ConfigError(f"{name} is no file; an engine is zmq://{name} or http://{name}")
+    return None
+
+
+def _no_such_file(name: str) -> OSError:
+    """Return the error for a file that is not there, with a suggestion."""
     folder, file = os.path.split(name)
     try:
         beside = os.listdir(folder or ".")
@@ -232,10 +237,14 @@ def live_input(name: str) -> LiveInput:
         name: A path, ``-``, or a URL as ``EngineInput`` has it.
 
     Raises:
-        ConfigError: If it is a URL that cannot be used.
+        ConfigError: If it is a URL that cannot be used, or an address that is none.
         MissingExtraError: If it needs a package that is not installed.
     """
-    return EngineInput(name) if name.startswith(ENGINE_URLS) else FollowedFile(name)
+    if name.startswith(ENGINE_URLS):
+        return EngineInput(name)
+    if not os.path.lexists(name) and (mistake := _mistaken_for_file(name)) is not None:
+        raise mistake
+    return FollowedFile(name)
 
 
 def _stdin_is_file() -> bool:

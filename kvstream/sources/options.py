@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from kvstream.errors import ConfigError
 from kvstream.sources.vllm_cache import ServiceTime
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
@@ -26,6 +27,9 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
             for output (``PrefixCache``), ``vllm`` runs each for its time (``VLLMCache``).
         rows: What a row of a session holds in a hash trace: ``whole`` prompts, or what was ``added`` to it.
         service: How long requests run by the rules of ``vllm``.
+
+    Raises:
+        ConfigError: If there is no such unit.
     """
 
     capacity: int | None = None
@@ -33,3 +37,7 @@ class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
     engine: SimulatedEngine = "lru"
     rows: TraceRows = "whole"
     service: ServiceTime = ServiceTime()
+
+    def __post_init__(self) -> None:
+        if self.time_unit not in (None, *NS_OF_UNIT):
+            raise ConfigError(f"time_unit must be one of {', '.join(NS_OF_UNIT)}, not {self.time_unit!r}")

@@ -44,6 +44,12 @@ def test_a_file_is_opened_with_the_context_or_the_first_frame_and_not_before(tmp
         EventLogWriter(str(tmp_path / "none.kvlog"), existing="refuse").open()
 
 
+def test_a_format_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"format must be one of jsonl, kvlog.*'csv'"):
+        EventLogWriter(str(tmp_path / "day.kvlog"), format="csv").open()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_was_never_opened_is_not_made_by_closing_it(tmp_path):
     writer = EventLogWriter(str(tmp_path / "day.kvlog"))
     writer.flush()

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstream.engine.monitor import Monitor
+from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.sources.bailian import bailian_trace
+from kvstream.sources.files import read_events
 from kvstream.sources.lmcache import lookup_log
 from kvstream.sources.mooncake import mooncake_trace
 from kvstream.sources.options import ReadOptions
@@ -159,6 +161,11 @@ def test_bad_lines_are_reported():
     bad = [b"{", line(-1, [1]), line(1, ["x"]), line(1, [2**64]), line(1, [1.5]), line(1e300, [1])]
     _, found = run(4, [*bad, good])
     assert [number for number, _ in found] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_unit_of_time_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="time_unit must be one of s, ms, us, ns, not 'm'"):
+        read_events(str(tmp_path / "trace.jsonl"), capacity=1, time_unit="m")
 
 
 @pytest.mark.parametrize("engine", ["lru", "vllm"])

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from kvstream.errors import KVStreamError
+from kvstream.errors import ConfigError, KVStreamError
 from kvstream.sources import inputs
 from kvstream.sources.inputs import live_input
 from tests.waiting import DEADLINE, until
@@ -56,3 +56,19 @@ async def test_an_error_of_who_takes_what_a_file_brings_is_none_of_the_file(tmp_
     with anyio.fail_after(DEADLINE), pytest.raises(type(error)) as raised:
         await live_input(str(tmp_path / "e.jsonl")).deliver(refuse, is_alone=False)
     assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("vllm-0:5557", "an engine is zmq://vllm-0:5557 or http://vllm-0:5557"),
+        ("zmp://vllm-0:5557", "did you mean zmq"),
+        ("unix:/run/kvstream.sock", "kvstream serve --listen unix:/run/kvstream.sock"),
+    ],
+)
+def test_an_address_that_is_none_is_not_awaited_as_a_file(name, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=says):
+        live_input(name)
+    (tmp_path / "vllm-0:5557").write_text(EVENT)
+    live_input("vllm-0:5557")
