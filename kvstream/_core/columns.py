@@ -59,6 +59,12 @@ COUNTED_BY_LABEL_SET = (
 )
 """Names of what is counted of the blocks of each label set (``LabelSetCounts``), by column."""
 
+# Places in COUNTED of what the columns show.
+_ACCESSES = cython.declare(cython.Py_ssize_t, COUNTED.index("accesses"))
+_NEVER_ACCESSED = cython.declare(cython.Py_ssize_t, COUNTED.index("never_accessed"))
+_ACCESSED_ONCE = cython.declare(cython.Py_ssize_t, COUNTED.index("accessed_once"))
+_ACCESS_TOTAL = cython.declare(cython.Py_ssize_t, COUNTED.index("access_total"))
+
 _SHOWN = tuple(map(COUNTED.index, ("allocations", "accesses", "unknown_births", "lookups")))
 
 
@@ -163,6 +169,22 @@ class Columns:
                 counts[row, SET_ACCESSED_ONCE] += self.access_count[i] == 1
                 counts[row, SET_ACCESS_TOTAL] += self.access_count[i]
 
+    def count_shown(self) -> cython.void:
+        """Count what the columns show, so that the loop need not count it event by event."""
+        never: cython.longlong = 0
+        once: cython.longlong = 0
+        total: cython.longlong = 0
+        i: cython.Py_ssize_t
+        for i in range(self.evicted_count):
+            if self.lifetime[i] >= 0:  # of known birth
+                never += self.access_count[i] == 0
+                once += self.access_count[i] == 1
+                total += self.access_count[i]
+        self.counts[_NEVER_ACCESSED] = never
+        self.counts[_ACCESSED_ONCE] = once
+        self.counts[_ACCESS_TOTAL] = total
+        self.counts[_ACCESSES] = self.gap_count + self.first_count + self.unobserved_count
+
     def add_to(self, seen, attributed: bool, records: bool, counted: bool) -> dict:
         """Add what was shown to what was seen before, but for the columns that make records of some kind.
 
@@ -177,6 +199,7 @@ class Columns:
             The other columns that hold anything, by name: of ends of generations, of content that came and
             went, and of the label sets of intervals.
         """
+        self.count_shown()
         counts = seen.counts
         i: cython.Py_ssize_t
         for i in range(len(self.counts) - 1):  # the last, lookups, are only shown

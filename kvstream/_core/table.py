@@ -24,7 +24,7 @@ else:
     from kvstream._core import native
     from kvstream._core.columns import Columns
 from kvstream._core.buckets import IntervalCounter
-from kvstream._core.columns import AT_ONCE
+from kvstream._core.columns import AT_ONCE, COUNTED
 
 _RELEASING = 1024  # events from which on other threads may run meanwhile
 _SMALLEST = 64  # slots of an empty table
@@ -43,6 +43,24 @@ _REASONS = cython.declare(cython.int, len(REASONS))
 _OTHER = cython.declare(cython.int, int(OTHER))
 _REPLACED = cython.declare(cython.int, int(REPLACED))
 _MOST_SLOTS = cython.declare(cython.longlong, MOST_SLOTS)
+
+# Places in COUNTED of what is counted event by event.
+_ALLOCATIONS = cython.declare(cython.Py_ssize_t, COUNTED.index("allocations"))
+_SAMPLED_ALLOCATIONS = cython.declare(cython.Py_ssize_t, COUNTED.index("sampled_allocations"))
+_STORES = cython.declare(cython.Py_ssize_t, COUNTED.index("stores"))
+_PUBLISHED_HITS = cython.declare(cython.Py_ssize_t, COUNTED.index("published_hits"))
+_COPIES_STORED = cython.declare(cython.Py_ssize_t, COUNTED.index("copies_stored"))
+_COPIES_REMOVED = cython.declare(cython.Py_ssize_t, COUNTED.index("copies_removed"))
+_SHARED_BETWEEN_SALTS = cython.declare(cython.Py_ssize_t, COUNTED.index("shared_between_salts"))
+_RESIDENTS = cython.declare(cython.Py_ssize_t, COUNTED.index("residents"))
+_UNKNOWN_BIRTHS = cython.declare(cython.Py_ssize_t, COUNTED.index("unknown_births"))
+_UNKNOWN_LIFETIMES = cython.declare(cython.Py_ssize_t, COUNTED.index("unknown_lifetimes"))
+_REPLACEMENTS = cython.declare(cython.Py_ssize_t, COUNTED.index("replacements"))
+_UNKNOWN_EVICTIONS = cython.declare(cython.Py_ssize_t, COUNTED.index("unknown_evictions"))
+_UNKNOWN_ACCESSES = cython.declare(cython.Py_ssize_t, COUNTED.index("unknown_accesses"))
+_UNKNOWN_REASONS = cython.declare(cython.Py_ssize_t, COUNTED.index("unknown_reasons"))
+_TIME_REGRESSIONS = cython.declare(cython.Py_ssize_t, COUNTED.index("time_regressions"))
+_LOOKUPS = cython.declare(cython.Py_ssize_t, COUNTED.index("lookups"))
 
 
 @cython.cfunc
@@ -709,7 +727,7 @@ class Table:
             if counter is not None:
                 counter.count(self.columns)
             columns = self.columns.add_to(seen, self.is_attributed, self.records, counter is not None)
-            return at, columns, self.columns.counts[native.UNKNOWN_LIFETIMES] > 0
+            return at, columns, self.columns.counts[_UNKNOWN_LIFETIMES] > 0
         finally:
             self.columns.empty()
             _spare_columns.append(self.columns)
@@ -756,7 +774,7 @@ class Table:
             self._allocate(event, slot, block, time, is_live)
         elif not is_live:
             if op in (native.EVICT, native.REMOVE):
-                self.columns.counts[native.UNKNOWN_EVICTIONS] += 1
+                self.columns.counts[_UNKNOWN_EVICTIONS] += 1
             else:
                 if slot < 0:
                     slot = self._place(place, block)
@@ -765,7 +783,7 @@ class Table:
                 self._take_in(event, slot, block, time, op == native.ACCESS)
         elif op == native.EVICT and self.has_copies and self.copies[slot]:
             self.copies[slot] -= 1
-            self.columns.counts[native.COPIES_REMOVED] += 1
+            self.columns.counts[_COPIES_REMOVED] += 1
         elif op in (native.EVICT, native.REMOVE):
             if self.has_copies:
                 self.copies[slot] = 0
@@ -776,16 +794,17 @@ class Table:
                 self.free_count += 1
         elif op in (native.ACCESS, native.PREFIX):
             self._access(slot, block, time)
-            self.columns.counts[native.PUBLISHED_HITS] += op == native.PREFIX
+            if op == native.PREFIX:
+                self.columns.counts[_PUBLISHED_HITS] += 1
         elif op == native.RESIDENT:
-            self.columns.counts[native.RESIDENTS] += 1
+            self.columns.counts[_RESIDENTS] += 1
         elif self.has_copies:
             self.copies[slot] += 1
-            self.columns.counts[native.COPIES_STORED] += 1
+            self.columns.counts[_COPIES_STORED] += 1
         else:
             return False
         if is_store:
-            self.columns.counts[native.STORES] += 1
+            self.columns.counts[_STORES] += 1
             if is_live and self.has_salts:
                 self._compare_salts(event, slot)
         return True
@@ -798,7 +817,7 @@ class Table:
         salt: cython.ushort = self.salts[self.label_sets[self.labels[event]]]
         own: cython.ushort = self.salts[self.attribution_of[slot]]
         if salt and own and salt != own:
-            self.columns.counts[native.SHARED_BETWEEN_SALTS] += 1
+            self.columns.counts[_SHARED_BETWEEN_SALTS] += 1
 
     @cython.cfunc
     @cython.inline
@@ -864,7 +883,7 @@ class Table:
     def _interval(self, later: cython.longlong, earlier: cython.longlong) -> cython.longlong:
         """Return the time between, ns; 0, and counted, where the later time is the earlier one."""
         if later < earlier:
-            self.columns.counts[native.TIME_REGRESSIONS] += 1
+            self.columns.counts[_TIME_REGRESSIONS] += 1
             return 0
         return span(later, earlier)
 
@@ -932,7 +951,7 @@ class Table:
             self._end(slot, block, time, _REPLACED)
             if self.has_copies:
                 self.copies[slot] = 0
-            self.columns.counts[native.REPLACEMENTS] += 1
+            self.columns.counts[_REPLACEMENTS] += 1
             if before != key:
                 self._change(before, time, False, self._attribution(slot))
                 self._change(key, time, True, attribution)
@@ -940,8 +959,8 @@ class Table:
             self._note_live(slot)
             self._change(key, time, True, attribution)
         self._know(slot, key, attribution, time)
-        self.columns.counts[native.ALLOCATIONS] += 1
-        self.columns.counts[native.SAMPLED_ALLOCATIONS] += self._is_sampled(block, time)
+        self.columns.counts[_ALLOCATIONS] += 1
+        self.columns.counts[_SAMPLED_ALLOCATIONS] += self._is_sampled(block, time)
         self.rows[slot, native.BIRTH] = time
         self.rows[slot, native.COUNT] = 0
         self.rows[slot, native.TIMES + (-1 & self.mask)] = time
@@ -967,17 +986,17 @@ class Table:
         if self.is_attributed:
             self.columns.late_of[self.columns.late_count] = attribution
             self.columns.late_count += 1
-        self.columns.counts[native.UNKNOWN_BIRTHS] += 1
+        self.columns.counts[_UNKNOWN_BIRTHS] += 1
         self.rows[slot, native.BIRTH] = _BIRTH_UNKNOWN
         self.rows[slot, native.COUNT] = is_access
         self.rows[slot, native.TIMES + ((is_access - 1) & self.mask)] = time
         if is_access:
-            self.columns.counts[native.UNKNOWN_ACCESSES] += 1
+            self.columns.counts[_UNKNOWN_ACCESSES] += 1
             self._change(key, time, True, attribution)
             self._use(block, _BIRTH_UNKNOWN)
         else:
             # When it came is unknown, so that nobody can say after what time it came back.
-            self.columns.counts[native.RESIDENTS] += 1
+            self.columns.counts[_RESIDENTS] += 1
 
     @cython.cfunc
     @cython.inline
@@ -994,7 +1013,7 @@ class Table:
         if not is_known or not self._is_sampled(block, birth):
             if self.is_attributed:
                 self.columns.unobserved_of[self.columns.unobserved_count] = self.attribution_of[slot]
-                self.columns.unobserved_count += 1
+            self.columns.unobserved_count += 1
         else:
             # Both are written and one is kept, as no processor foresees which of them it will be.
             self.columns.reuse_gap[self.columns.gap_count] = interval
@@ -1004,7 +1023,6 @@ class Table:
                 self.columns.first_of[self.columns.first_count] = self.attribution_of[slot]
             self.columns.gap_count += count > 0
             self.columns.first_count += count == 0
-        self.columns.counts[native.ACCESSES] += 1
         self.rows[slot, native.COUNT] = count + 1
         self.rows[slot, native.TIMES + (count & self.mask)] = time
         if not (is_known and self.counted_since <= last <= time):
@@ -1026,7 +1044,7 @@ class Table:
         reason: cython.int = self.reasons[event] if self.given_reasons else 0
         if reason >= _REASONS:
             reason = _OTHER
-            self.columns.counts[native.UNKNOWN_REASONS] += 1
+            self.columns.counts[_UNKNOWN_REASONS] += 1
         self._end(slot, block, time, reason)
         self._change(self._key(slot, block), time, False, self._attribution(slot))
         self.rows[slot, native.COUNT] = native.NOT_LIVE
@@ -1052,7 +1070,7 @@ class Table:
         if birth != _BIRTH_UNKNOWN:
             lifetime = self._interval(time, birth)
         else:
-            self.columns.counts[native.UNKNOWN_LIFETIMES] += 1
+            self.columns.counts[_UNKNOWN_LIFETIMES] += 1
         self.columns.evictions[reason] += 1
         if self.is_attributed:
             self.columns.ended_ts[self.columns.ended_count] = time
@@ -1062,12 +1080,7 @@ class Table:
             at: cython.Py_ssize_t = self.columns.evicted_count
             self.columns.lifetime[at] = lifetime
             self.columns.idle[at] = idle
-            count: cython.longlong = self.rows[slot, native.COUNT]
-            self.columns.access_count[at] = count
-            if birth != _BIRTH_UNKNOWN:
-                self.columns.counts[native.NEVER_ACCESSED] += count == 0
-                self.columns.counts[native.ACCESSED_ONCE] += count == 1
-                self.columns.counts[native.ACCESS_TOTAL] += count
+            self.columns.access_count[at] = self.rows[slot, native.COUNT]
             self.columns.evicted_of[at] = self._attribution(slot)
             if self.records:
                 self.columns.evicted_block[at] = block
@@ -1173,7 +1186,7 @@ class Table:
     def _look_up(self, key: cython.longlong) -> cython.void:
         """Count a lookup of a known content key, and show it if the miss-ratio curve follows it."""
         if key:
-            self.columns.counts[native.LOOKUPS] += 1
+            self.columns.counts[_LOOKUPS] += 1
             if self.all_looked_up or (self.looked_up_below and mixed(key) < self.looked_up_below):
                 self.columns.looked_up[self.columns.looked_up_count] = key
                 self.columns.looked_up_count += 1

@@ -4,7 +4,6 @@ import re
 from importlib.resources import files
 
 from kvstream._core import native
-from kvstream._core.columns import COUNTED
 from kvstream.events.types import EVENT_TYPES, Op
 
 NAMED = {
@@ -22,7 +21,3 @@ def test_both_forms_of_the_core_have_the_same_constants():
 def test_operations_are_those_of_frames():
     assert {NAMED[name] for name in vars(Op) if name.isupper()} == set(range(len(EVENT_TYPES)))
     assert all(NAMED[name] == code for name, code in vars(Op).items() if name.isupper())
-
-
-def test_places_are_those_of_the_counters():
-    assert [NAMED[name.upper()] for name in COUNTED] == list(range(len(COUNTED)))
