@@ -13,30 +13,8 @@ from kvstream.events.types import REASONS
 
 if cython.compiled:  # pragma: no cover
     from cython.cimports.kvstream._core import native
-    from cython.cimports.kvstream._core.native import (
-        SET_ACCESS_TOTAL,
-        SET_ACCESSED_ONCE,
-        SET_ACCESSES,
-        SET_ALLOCATIONS,
-        SET_EVICTIONS,
-        SET_HELD_LOWER,
-        SET_HELD_UPPER,
-        SET_NEVER_ACCESSED,
-        SET_UNKNOWN_BIRTHS,
-    )
 else:
     from kvstream._core import native
-    from kvstream._core.native import (
-        SET_ACCESS_TOTAL,
-        SET_ACCESSED_ONCE,
-        SET_ACCESSES,
-        SET_ALLOCATIONS,
-        SET_EVICTIONS,
-        SET_HELD_LOWER,
-        SET_HELD_UPPER,
-        SET_NEVER_ACCESSED,
-        SET_UNKNOWN_BIRTHS,
-    )
 
 AT_ONCE = 16_384
 """Events that are applied before what they showed is taken out; more would only take more memory."""
@@ -64,6 +42,16 @@ _ACCESSES = cython.declare(cython.Py_ssize_t, COUNTED.index("accesses"))
 _NEVER_ACCESSED = cython.declare(cython.Py_ssize_t, COUNTED.index("never_accessed"))
 _ACCESSED_ONCE = cython.declare(cython.Py_ssize_t, COUNTED.index("accessed_once"))
 _ACCESS_TOTAL = cython.declare(cython.Py_ssize_t, COUNTED.index("access_total"))
+# Places in COUNTED_BY_LABEL_SET.
+_SET_ALLOCATIONS = cython.declare(cython.Py_ssize_t, COUNTED_BY_LABEL_SET.index("allocations"))
+_SET_UNKNOWN_BIRTHS = cython.declare(cython.Py_ssize_t, COUNTED_BY_LABEL_SET.index("unknown_births"))
+_SET_ACCESSES = cython.declare(cython.Py_ssize_t, COUNTED_BY_LABEL_SET.index("accesses"))
+_SET_EVICTIONS = cython.declare(cython.Py_ssize_t, COUNTED_BY_LABEL_SET.index("evictions"))
+_SET_NEVER_ACCESSED = cython.declare(cython.Py_ssize_t, COUNTED_BY_LABEL_SET.index("never_accessed"))
+_SET_ACCESSED_ONCE = cython.declare(cython.Py_ssize_t, COUNTED_BY_LABEL_SET.index("accessed_once"))
+_SET_ACCESS_TOTAL = cython.declare(cython.Py_ssize_t, COUNTED_BY_LABEL_SET.index("access_total"))
+_SET_HELD_LOWER = cython.declare(cython.Py_ssize_t, COUNTED_BY_LABEL_SET.index("held_lower"))
+_SET_HELD_UPPER = cython.declare(cython.Py_ssize_t, COUNTED_BY_LABEL_SET.index("held_upper"))
 
 _SHOWN = tuple(map(COUNTED.index, ("allocations", "accesses", "unknown_births", "lookups")))
 
@@ -150,24 +138,24 @@ class Columns:
         row: cython.Py_ssize_t
         for i in range(self.begun_count):
             row = self.begun_of[i]
-            counts[row, SET_ALLOCATIONS] += 1
+            counts[row, _SET_ALLOCATIONS] += 1
             _hold(counts, row, self.begun_ts[i], -1)
         for i in range(self.late_count):
             row = self.late_of[i]
-            counts[row, SET_ALLOCATIONS] -= 1
-            counts[row, SET_UNKNOWN_BIRTHS] += 1
+            counts[row, _SET_ALLOCATIONS] -= 1
+            counts[row, _SET_UNKNOWN_BIRTHS] += 1
         for i in range(self.unobserved_count):
-            counts[self.unobserved_of[i], SET_ACCESSES] += 1
+            counts[self.unobserved_of[i], _SET_ACCESSES] += 1
         for i in range(self.ended_count):
             row = self.ended_of[i]
-            counts[row, SET_EVICTIONS] += 1
+            counts[row, _SET_EVICTIONS] += 1
             _hold(counts, row, self.ended_ts[i], 1)
         for i in range(self.evicted_count):
             if self.lifetime[i] >= 0:  # of known birth
                 row = self.evicted_of[i]
-                counts[row, SET_NEVER_ACCESSED] += self.access_count[i] == 0
-                counts[row, SET_ACCESSED_ONCE] += self.access_count[i] == 1
-                counts[row, SET_ACCESS_TOTAL] += self.access_count[i]
+                counts[row, _SET_NEVER_ACCESSED] += self.access_count[i] == 0
+                counts[row, _SET_ACCESSED_ONCE] += self.access_count[i] == 1
+                counts[row, _SET_ACCESS_TOTAL] += self.access_count[i]
 
     def count_shown(self) -> cython.void:
         """Count what the columns show, so that the loop need not count it event by event."""
@@ -249,6 +237,6 @@ def _hold(
 ) -> cython.void:
     """Add the time, ns, at which a block of a label set went, or take off that at which it came."""
     lower_bits: cython.longlong = 0xFFFF_FFFF
-    lower: cython.longlong = counts[row, SET_HELD_LOWER] + sign * (time & lower_bits)
-    counts[row, SET_HELD_LOWER] = lower & lower_bits
-    counts[row, SET_HELD_UPPER] += sign * (time >> 32) + (lower >> 32)
+    lower: cython.longlong = counts[row, _SET_HELD_LOWER] + sign * (time & lower_bits)
+    counts[row, _SET_HELD_LOWER] = lower & lower_bits
+    counts[row, _SET_HELD_UPPER] += sign * (time >> 32) + (lower >> 32)

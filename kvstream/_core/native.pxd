@@ -27,17 +27,6 @@ cdef enum:  # Op
     REMOVE = 6
     RESIDENT = 7
 
-cdef enum:  # places in COUNTED_BY_LABEL_SET of columns.py
-    SET_ALLOCATIONS = 0
-    SET_UNKNOWN_BIRTHS = 1
-    SET_ACCESSES = 2
-    SET_EVICTIONS = 3
-    SET_NEVER_ACCESSED = 4
-    SET_ACCESSED_ONCE = 5
-    SET_ACCESS_TOTAL = 6
-    SET_HELD_LOWER = 7
-    SET_HELD_UPPER = 8
-
 cdef extern from * nogil:
     """
     #if defined(__GNUC__) || defined(__clang__)

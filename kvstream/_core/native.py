@@ -20,18 +20,6 @@ EMPTY, REMOVED = -1, -2
 ALLOC, ACCESS, EVICT, CLEAR = Op.ALLOC, Op.ACCESS, Op.EVICT, Op.CLEAR
 STORE, PREFIX, REMOVE, RESIDENT = Op.STORE, Op.PREFIX, Op.REMOVE, Op.RESIDENT
 
-(  # places in COUNTED_BY_LABEL_SET of columns.py
-    SET_ALLOCATIONS,
-    SET_UNKNOWN_BIRTHS,
-    SET_ACCESSES,
-    SET_EVICTIONS,
-    SET_NEVER_ACCESSED,
-    SET_ACCESSED_ONCE,
-    SET_ACCESS_TOTAL,
-    SET_HELD_LOWER,
-    SET_HELD_UPPER,
-) = range(9)
-
 
 def leading_digits(value: int, digits: int) -> int:
     """Return the power of two of a value of at least 1, followed by its binary digits after the first."""
