@@ -17,8 +17,8 @@ NOT_LIVE = -1
 EMPTY, REMOVED = -1, -2
 """In a place of the index that never held a slot, and in one that does not hold it any more."""
 
-ALLOC, ACCESS, EVICT, CLEAR = Op.ALLOC, Op.ACCESS, Op.EVICT, Op.CLEAR
-STORE, PREFIX, REMOVE, RESIDENT = Op.STORE, Op.PREFIX, Op.REMOVE, Op.RESIDENT
+# Operation codes, each by its name in Op.
+globals().update((name, code) for name, code in vars(Op).items() if name.isupper())
 
 
 def leading_digits(value: int, digits: int) -> int:
