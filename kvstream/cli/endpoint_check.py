@@ -11,7 +11,7 @@ from anyio import to_thread
 from kvstream.cli.server_client import advice
 from kvstream.errors import KVStreamError, MalformedInputError
 from kvstream.events.frame import EventFrame
-from kvstream.events.types import Malformed, Op
+from kvstream.events.types import EVENT_NAMES, Malformed, Op
 from kvstream.faults.connecting import ConnectionFailure, connection_failure
 from kvstream.sources.discovery import ENGINE_URLS, DiscoveryError, Engine
 from kvstream.sources.engine_input import EngineInput
@@ -23,16 +23,6 @@ from kvstream.transport.messages import HURRY, MAX_HELLO_BYTES, Hello, MessageRe
 from kvstream.transport.sender import open_stream
 from kvstream.transport.tls import client_context
 
-_VERBS = {
-    Op.ALLOC: "allocations",
-    Op.ACCESS: "accesses",
-    Op.EVICT: "evictions",
-    Op.CLEAR: "clears",
-    Op.STORE: "stores",
-    Op.PREFIX: "lookups of prefixes",
-    Op.REMOVE: "removals of copies",
-    Op.RESIDENT: "blocks that were cached already",
-}
 _SOURCES_SHOWN = 5
 _KAFKA = "kafka://"
 _ENDPOINTS = "zmq://HOST:PORT, http://HOST:PORT, unix:PATH, tcp://HOST:PORT, tls://HOST:PORT or kafka://HOST:PORT/PREFIX"
@@ -224,7 +214,7 @@ class _Heard:
     def __init__(self) -> None:
         self.events = 0
         self.malformed = ""
-        self._verbs: Counter[int] = Counter()
+        self._ops: Counter[int] = Counter()
         self._sources: set[str] = set()
 
     async def take(self, item: EventFrame | Malformed) -> None:
@@ -234,16 +224,16 @@ class _Heard:
             return
         self.events += len(item)
         self._sources.add(f"{item.source}/{item.tier}")
-        self._verbs.update(item.ops.tolist())
+        self._ops.update(item.ops.tolist())
 
     @property
     def has_hits(self) -> bool:
         """Return whether it publishes what requests find in the cache."""
-        return bool(self._verbs[Op.ACCESS] or self._verbs[Op.PREFIX])
+        return bool(self._ops[Op.ACCESS] or self._ops[Op.PREFIX])
 
     def in_words(self) -> str:
         """Return what was sent, and of what."""
-        verbs = ", ".join(f"{count:,} {_VERBS[op]}" for op, count in self._verbs.most_common())
+        events = ", ".join(f"{count:,} {EVENT_NAMES[op]}" for op, count in self._ops.most_common())
         sources = sorted(self._sources)
         more = f" and {len(sources) - _SOURCES_SHOWN} more" if len(sources) > _SOURCES_SHOWN else ""
-        return f"{verbs} of {', '.join(sources[:_SOURCES_SHOWN])}{more}"
+        return f"{events} of {', '.join(sources[:_SOURCES_SHOWN])}{more}"

@@ -223,6 +223,18 @@ Event = (
 EVENT_TYPES: tuple[type[Any], ...] = get_args(Event)
 """The Struct of each operation; its code in a frame (``Op``) is its place here."""
 
+EVENT_NAMES = (
+    "allocations",
+    "accesses",
+    "evictions",
+    "clears",
+    "stores",
+    "lookups of prefixes",
+    "removals of copies",
+    "blocks that were cached already",
+)
+"""What people call the events of each operation, by its code."""
+
 OP_OF = {kind: op for op, kind in enumerate(EVENT_TYPES)}
 """The operation code of each event's Struct."""
 

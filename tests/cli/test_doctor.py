@@ -11,7 +11,6 @@ import pytest
 from kvstream.cli import doctor, endpoint_check
 from kvstream.cli.doctor import _EXTRAS, _open_files
 from kvstream.errors import KVStreamError
-from kvstream.events.types import Op
 from tests.cli.conftest import running
 from tests.forked import PIPE, Kvstream
 from tests.ports import answering, free_port, saying
@@ -135,10 +134,6 @@ def test_an_engine_that_publishes_is_described(kvstream):
     assert check["state"] == "ok"
     assert "3 stores of" in check["found"]
     assert "hits are not published" in check["advice"]
-
-
-def test_every_operation_has_a_name():
-    assert set(endpoint_check._VERBS) == {code for name, code in vars(Op).items() if name.isupper()}
 
 
 def test_an_endpoint_where_nobody_is_is_an_error(kvstream):

@@ -7,6 +7,7 @@ from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.codec import decode_frame, encode_frame
 from kvstream.events.frame import frames_from_events
 from kvstream.events.types import (
+    EVENT_NAMES,
     EVENT_TYPES,
     MAX_NAME,
     OP_OF,
@@ -69,6 +70,10 @@ async def test_frames_made_by_hand_with_odd_names_end_nothing():
         await stream.flush()
         assert [usage.value for usage in stream.summary_nowait().labels.get("tenant", [])] in ([], ["other"])
         assert stream.accounts().processed == 4
+
+
+def test_every_operation_has_a_name():
+    assert len(set(EVENT_NAMES)) == len(EVENT_NAMES) == len(CODES)
 
 
 def test_every_operation_has_its_event():
