@@ -118,7 +118,8 @@ class Board:
         self._address, self._kafka = address, kafka
         self._lock = threading.Lock()
         self._caches: dict[bytes, tuple[CacheLine, bytes]] = {}  # the line of each, and its summary
-        self._unread: set[int] | None = None  # partitions of which not all was read yet; None at first
+        # Partitions of which not all was read yet, and where each ended when first read; None at first.
+        self._unread: dict[int, int | None] | None = None
 
     def connect(self) -> None:
         """Make the client; ``run`` comes after it.
@@ -168,19 +169,31 @@ class Board:
             self.faults.note_standing("kafka", "unreachable", faulty)
             return False
         note_answer(self._address, self.faults)
-        self._unread = set(numbers)
+        self._unread = dict.fromkeys(numbers)
         self._consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in numbers])
         return True
 
     def _take(self, message: Message) -> None:
-        error = message.error()
+        error, number = message.error(), message.partition() or 0
         if error is not None and error.code() == KafkaError._PARTITION_EOF:
             if self._unread is not None:
-                self._unread.discard(message.partition() or 0)
+                self._unread.pop(number, None)
         elif error is not None:
             note_fetch_error(error, self._address.summaries, self._address, self.faults)
         else:
             self.put(message.key() or b"", message.value(), message.timestamp()[1] / 1e3)
+            self._note_read(number, message.offset() or 0)
+
+    def _note_read(self, number: int, offset: int) -> None:
+        """Take note of how far a partition is read: one that is written to may never be found at its end."""
+        if not self._unread or number not in self._unread:
+            return
+        if (end := self._unread[number]) is None:
+            place = TopicPartition(self._address.summaries, number)
+            _, end = self._consumer.get_watermark_offsets(place, cached=True)
+            self._unread[number] = end
+        if offset + 1 >= end:
+            del self._unread[number]
 
     def put(self, key: bytes, value: bytes | None, published_at: float) -> None:
         """Take a summary in the place of the one before it; None takes its cache away."""
@@ -233,7 +246,7 @@ class Board:
             sources=len({line.source for line in lines}),
             firing=dict(Counter(line.level.value for line in lines if line.level is not None)),
             late=sum(now - line.published_at > LATE_SECONDS for line in lines),
-            is_whole=self._unread is not None and not self._unread,
+            is_whole=self.is_whole,
         )
 
 

@@ -45,35 +45,40 @@ class Broker:
         return f"kafka://{self.address}/{prefix}"
 
     def records(self, topic):
-        """Everything in a topic so far, each as (partition, offset, key, value, timestamp in ms)."""
+        """Everything in a topic so far, each as (partition, offset, key, value, timestamp in ms).
+
+        A partition is read to where it ended when the first of it was fetched, as one that is written to all
+        the time may never be found at its end.
+        """
         consumer = ck.Consumer(
             {"bootstrap.servers": self.address, "group.id": uuid.uuid4().hex, "enable.partition.eof": True}
         )
-        found, ends = [], set()
+        found, ends = [], {}
         try:
             partitions = consumer.list_topics(topic, timeout=20).topics[topic].partitions
             consumer.assign([ck.TopicPartition(topic, p, ck.OFFSET_BEGINNING) for p in partitions])
-            until = time.monotonic() + DEADLINE
-            while len(ends) < len(partitions) and time.monotonic() < until:
+            unread, until = set(partitions), time.monotonic() + DEADLINE
+            while unread and time.monotonic() < until:
                 message = consumer.poll(0.2)
                 if message is None:
                     continue
+                number = message.partition()
                 if (error := message.error()) is not None:
                     assert error.code() == ck.KafkaError._PARTITION_EOF, error
-                    ends.add(message.partition())
+                    unread.discard(number)
                     continue
-                found.append(
-                    (
-                        message.partition(),
-                        message.offset(),
-                        message.key(),
-                        message.value(),
-                        message.timestamp()[1],
+                if number not in ends:
+                    _, ends[number] = consumer.get_watermark_offsets(
+                        ck.TopicPartition(topic, number), cached=True
                     )
-                )
+                if number in unread:
+                    at_ms = message.timestamp()[1]
+                    found.append((number, message.offset(), message.key(), message.value(), at_ms))
+                if message.offset() + 1 >= ends[number]:
+                    unread.discard(number)
         finally:
             consumer.close()
-        assert len(ends) == len(partitions)
+        assert not unread, f"partitions {unread} of {topic} are not read to their end"
         return found
 
 

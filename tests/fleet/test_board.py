@@ -1,7 +1,7 @@
 """All caches of a fleet, the worst first, on a page and by its API."""
 
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 import httpx2
@@ -13,6 +13,7 @@ from kvstream.fleet.board import Board
 from kvstream.fleet.board_app import board_app
 from kvstream.transport.endpoint import Endpoint
 from kvstream.web.server import AppServer
+from tests.fleet.brokers import PARTITIONS, ck, mock_cluster
 from tests.fleet.partitions import engine, partition, records
 from tests.fleet.workers import new_worker, wait_until, working, write
 from tests.serving import AlertLevel, alert
@@ -133,20 +134,59 @@ async def test_the_page_shows_names_as_text(browser):
             assert complaints == []
 
 
+@contextmanager
+def reading(shown):
+    """A board that reads in a thread."""
+    stop = threading.Event()
+    thread = threading.Thread(target=shown.run, args=[stop])
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(DEADLINE)
+
+
+def test_all_is_read_also_where_summaries_are_written_all_the_time():
+    """Then no fetch finds a partition at its end, which is what the client tells of."""
+
+    class NeverAtTheEnd:
+        def __init__(self, consumer):
+            self._consumer = consumer
+
+        def __getattr__(self, name):
+            return getattr(self._consumer, name)
+
+        def poll(self, seconds):
+            message = self._consumer.poll(seconds)
+            is_end = message is not None and message.error() is not None and message.offset() > 0
+            return None if is_end else message
+
+    with mock_cluster() as broker:
+        address = KafkaAddress.parse(broker.url())
+        producer = ck.Producer({"bootstrap.servers": broker.address, "log_level": 0})
+        for number in range(PARTITIONS - 1):  # the last one is empty
+            for source in ("a", "b", "c"):
+                name = f"{source}{number}"
+                producer.produce(address.summaries, summary(name), f"{name}\0gpu".encode(), number)
+        assert producer.flush(DEADLINE) == 0
+        shown = Board(address, {"log_level": "0"})
+        shown.connect()
+        shown._consumer = NeverAtTheEnd(shown._consumer)
+        with reading(shown):
+            wait_until(lambda: shown.is_whole)
+            assert shown.overview().caches == 3 * (PARTITIONS - 1)
+
+
 @pytest.mark.slow
 def test_what_workers_publish_is_shown(broker, tmp_path):
     url = broker.url()
     write(broker, url, [*engine("a"), *engine("b", seed=1)])
-    shown, stop = Board(KafkaAddress.parse(url), {"log_level": "0"}), threading.Event()
+    shown = Board(KafkaAddress.parse(url), {"log_level": "0"})
     shown.connect()
-    reading = threading.Thread(target=shown.run, args=[stop])
-    reading.start()
-    try:
+    with reading(shown):
         with working(new_worker(url, tmp_path)):
             wait_until(lambda: {line.source for line in shown.worst(9)} == {"a", "b"})
             wait_until(lambda: shown.overview().is_whole)
         assert shown.overview().caches == 2
         assert msgspec.json.decode(shown.summary("a", "gpu"))["accounts"]["processed"] > 0
-    finally:
-        stop.set()
-        reading.join(DEADLINE)
