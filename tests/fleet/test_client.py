@@ -71,11 +71,10 @@ def test_each_outage_is_said_and_that_it_is_over(said):
 
 
 def test_that_one_broker_of_several_is_down_is_a_detail(said):
-    with mock_cluster() as cluster:
-        address, faults = (
-            KafkaAddress.parse(f"kafka://127.0.0.1:{free_port()},{cluster.address}/kv"),
-            FaultLog(),
-        )
-        client = producer(address, faults, {"enable.sparse.connections": "false"})
-        wait_for(client, lambda: faults.counts["kafka", "transport"])
+    """Told as the client tells of it: a real one forgets addresses that it has not tried yet."""
+    address, faults = KafkaAddress.parse("kafka://kafka-0:9092,kafka-1:9092/kv"), FaultLog()
+    why = "kafka-0:9092/bootstrap: Connect to ipv4#10.0.0.1:9092 failed: Connection refused"
+    client_settings(address, {}, faults)["error_cb"](ck.KafkaError(ck.KafkaError._TRANSPORT, why))
     assert said() == []
+    assert said(logging.INFO) == [f"{address.brokers}: {why}"]
+    assert faults.counts["kafka", "transport"] == 1
