@@ -28,6 +28,7 @@ from confluent_kafka import (
 from kvstream.alerts.rule import Rule
 from kvstream.alerts.silences import Silence
 from kvstream.config import MetricsConfig
+from kvstream.errors import ConfigError
 from kvstream.events.codec import MAX_FRAME_BYTES
 from kvstream.faults.log import FaultLog
 from kvstream.fleet.address import KafkaAddress
@@ -178,7 +179,11 @@ class Worker:
                 **_membership(self._settings),
             ),
         )
-        self._outbox.connect()
+        try:
+            self._outbox.connect()
+        except ConfigError:
+            self._consumer.close()
+            raise
 
     def run(self, stop: threading.Event) -> None:
         """Work until stopped; then save and commit, so that others continue from there.

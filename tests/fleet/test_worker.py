@@ -8,10 +8,12 @@ import confluent_kafka as ck
 import msgspec
 import pytest
 
+from kvstream.errors import ConfigError
 from kvstream.fleet.address import KafkaAddress
 from kvstream.fleet.snapshots import DirectoryObjects, Snapshots
+from kvstream.fleet.worker import Worker
 from tests.fleet.brokers import PARTITIONS, Tansu, mock_cluster
-from tests.fleet.partitions import engine, seen
+from tests.fleet.partitions import CONFIG, engine, seen
 from tests.fleet.workers import (
     SETTINGS,
     committed,
@@ -25,10 +27,21 @@ from tests.fleet.workers import (
     write,
     written,
 )
+from tests.ports import free_port
 
 SOURCES = 6
 
 pytestmark = pytest.mark.slow  # a group takes three seconds to come together
+
+
+def test_a_setting_that_only_one_of_its_clients_takes_leaves_none_open(tmp_path):
+    address = KafkaAddress.parse(f"kafka://127.0.0.1:{free_port()}/none")
+    snapshots = Snapshots.at(str(tmp_path), address.frames, "test")
+    worker = Worker(address, {"acks": "1"}, snapshots, CONFIG)
+    with pytest.raises(ConfigError, match="acks"):
+        worker.connect()
+    with pytest.raises(RuntimeError, match="closed"):
+        worker._consumer.assignment()
 
 
 def engines(events=4000, sources=SOURCES):
