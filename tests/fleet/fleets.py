@@ -109,7 +109,7 @@ class Undisturbed(threading.Thread):
         self._consumer = ck.Consumer(
             {"bootstrap.servers": broker.address, "group.id": "undisturbed", "log_level": 0}
         )
-        numbers = self._consumer.list_topics(self._topic, timeout=20).topics[self._topic].partitions
+        numbers = self._consumer.list_topics(self._topic, timeout=DEADLINE).topics[self._topic].partitions
         self._consumer.assign([ck.TopicPartition(self._topic, n, ck.OFFSET_BEGINNING) for n in numbers])
 
     def run(self):
@@ -231,7 +231,7 @@ class Fleet:
         )
         try:
             return {
-                n: consumer.get_watermark_offsets(ck.TopicPartition(topic, n), timeout=20)[1]
+                n: consumer.get_watermark_offsets(ck.TopicPartition(topic, n), timeout=DEADLINE)[1]
                 for n in range(PARTITIONS)
             }
         finally:

@@ -42,8 +42,8 @@ def test_killed_workers(broker, tmp_path, capsys, protocol):
         start(fleet, 3)
         for _ in range(KILLS):
             fleet.is_judged()
-            victim = random.choice([each for each in fleet.workers if offsets(each)])
-            numbers = offsets(victim)
+            judging = wait_until(lambda: [(w, found) for w in fleet.workers if (found := offsets(w))])
+            victim, numbers = random.choice(judging)
             killed_at = time.monotonic()
             fleet.kill(victim)
             fleet.start()
@@ -58,8 +58,7 @@ def test_every_commit_of_a_stopped_worker_is_refused(broker, tmp_path, capsys):
         zombie, said = fleet.start_spoken()
         start(fleet, 2)
         for _ in range(STOPS):
-            wait_until(lambda: fleet.is_judged() or offsets(zombie))
-            numbers = offsets(zombie)
+            numbers = wait_until(lambda: fleet.is_judged() or offsets(zombie))
             os.kill(zombie.pid, signal.SIGSTOP)
             fleet.workers.remove(zombie)
             took.append(fleet.taken_over(numbers))

@@ -209,7 +209,7 @@ def test_a_partition_that_cannot_be_restored_stands_still_and_says_so(broker, tm
     snapshots.fails.set()
     with working(new_worker(url, tmp_path, snapshots=snapshots)) as worker:
         wait_until(lambda: snapshots.failed > 4)
-        assert {each.problem for each in worker.statistics()} == {"Access denied"}
+        wait_until(lambda: {each.problem for each in worker.statistics()} == {"Access denied"})
         assert worker.counts["records"] == 0
         snapshots.fails.clear()
         wait_until(has_committed(broker, url, frames))

@@ -3,10 +3,12 @@
 import pytest
 
 from kvstream.exporters import prometheus
+from kvstream.fleet import worker_metrics
 from kvstream.fleet.worker_metrics import cache_metrics
 from tests.fleet.test_worker import engines, has_committed, round_robin
 from tests.fleet.workers import new_worker, saved, wait_until, working, write
 from tests.ports import free_port
+from tests.waiting import DEADLINE
 
 
 def of_caches(metrics):
@@ -18,7 +20,8 @@ def of_caches(metrics):
 
 
 @pytest.mark.slow  # as a group takes a second to come together
-def test_each_cache_is_shown_by_the_worker_that_judges_it(broker, tmp_path):
+def test_each_cache_is_shown_by_the_worker_that_judges_it(broker, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_metrics, "_ANSWER_SECONDS", DEADLINE)
     url, frames = broker.url(), engines(events=1000)
     write(broker, url, round_robin(frames))
     with working(new_worker(url, tmp_path)) as worker:

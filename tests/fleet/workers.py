@@ -75,8 +75,8 @@ def committed(broker, url):
     address = KafkaAddress.parse(url)
     consumer = ck.Consumer({"bootstrap.servers": broker.address, "group.id": address.workers, "log_level": 0})
     try:
-        numbers = consumer.list_topics(address.frames, timeout=20).topics[address.frames].partitions
-        found = consumer.committed([ck.TopicPartition(address.frames, n) for n in numbers], timeout=20)
+        numbers = consumer.list_topics(address.frames, timeout=DEADLINE).topics[address.frames].partitions
+        found = consumer.committed([ck.TopicPartition(address.frames, n) for n in numbers], timeout=DEADLINE)
         return {each.partition: (each.offset, each.metadata) for each in found}
     except ck.KafkaException as error:
         if error.args[0].code() != ck.KafkaError.GROUP_ID_NOT_FOUND:
