@@ -7,7 +7,6 @@ length, a 4-byte little-endian CRC-32, and that many bytes of one encoded frame.
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from kvstream.errors import MalformedInputError
 from kvstream.events.codec import FRAME_START, MAX_FRAME_BYTES, decode_frame, encode_frame
@@ -27,31 +26,6 @@ def encode_record(frame: EventFrame) -> bytes:
     """
     payload = encode_frame(frame)
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
-
-
-class LogWriter:
-    """Appends frames to a ``.kvlog`` file opened for binary writing.
-
-    Args:
-        file: Where to.
-        begin: Write the beginning of a file before the first frame; not where records are appended to a file
-            that has it.
-
-    Examples:
-        >>> import io
-        >>> out = io.BytesIO()
-        >>> writer = LogWriter(out)
-    """
-
-    def __init__(self, file: BinaryIO, begin: bool = True) -> None:
-        self._file, self._begins = file, begin
-
-    def write(self, frame: EventFrame) -> int:
-        """Write one frame as one record; return how many bytes that were, without the beginning."""
-        if self._begins:
-            self._file.write(MAGIC)
-            self._begins = False
-        return self._file.write(encode_record(frame))
 
 
 class LogParser:

@@ -1,5 +1,4 @@
 import gzip
-import io
 import json
 import re
 import select
@@ -12,7 +11,7 @@ import pytest
 
 from kvstream.events.codec import encode_lines
 from kvstream.events.frame import EventFrame
-from kvstream.events.log import LogWriter
+from kvstream.events.log import MAGIC, encode_record
 from tests.alerting import endpoint
 from tests.cli.conftest import CAPACITY, CHAT, DEADLINE, INCIDENT, SCAN, running, shown_on_terminal
 from tests.ports import free_port
@@ -253,11 +252,8 @@ def test_a_log_is_read_from_a_pipe(kvstream):
         EventFrame(np.zeros(5, np.uint8), np.arange(5) + 5 * i, np.arange(5), "s", seq=seq)
         for i, seq in enumerate([0, 1, 1, 4])
     ]
-    log = io.BytesIO()
-    writer = LogWriter(log)
-    for frame in frames:
-        writer.write(frame)
-    accounts = kvstream("run", stdin=log.getvalue()).results[-1]["accounts"]
+    log = MAGIC + b"".join(map(encode_record, frames))
+    accounts = kvstream("run", stdin=log).results[-1]["accounts"]
     assert accounts["lost_frames"] == 2
     assert accounts["duplicate_frames"] == 1
     assert accounts["dropped"] == {"duplicate": 5}

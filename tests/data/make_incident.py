@@ -3,10 +3,9 @@
 Two engines serve chats; from the tenth minute to the fifteenth one-off requests flush the cache of one.
 """
 
-import gzip
 from pathlib import Path
 
-from kvstream.events.log import LogWriter
+from kvstream.sinks.event_log import EventLogWriter
 from tests.detection.traffic import Engine, Traffic, constant
 
 MINUTE = 60.0
@@ -26,8 +25,7 @@ def engines():
 
 def write(path):
     frames = [frame for engine in engines() for frame in engine.frames(SECONDS)]
-    with open(path, "wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
-        writer = LogWriter(file)
+    with EventLogWriter(str(path)) as writer:
         for frame in sorted(frames, key=lambda frame: int(frame.ts[0])):
             writer.write(frame)
 

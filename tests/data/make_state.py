@@ -8,7 +8,6 @@ labels, contents, copies on two tiers, losses, repeats, a restart, a clear, a so
 one that found no room, alerts that fire, silences. Sources are saved one after the other while events go on.
 """
 
-import gzip
 import random
 import sys
 from datetime import UTC, datetime
@@ -20,8 +19,8 @@ import numpy as np
 from kvstream.alerts.silences import Silence
 from kvstream.config import MetricsConfig
 from kvstream.events.frame import EventFrame
-from kvstream.events.log import LogWriter
 from kvstream.events.types import Labels, Op
+from kvstream.sinks.event_log import EventLogWriter
 from kvstream.state.sections import source_section, stream_section
 from kvstream.state.snapshot import VERSION, Header, pack
 from tests.state.test_sections import Stream
@@ -123,11 +122,7 @@ def sections(frames):
 def write():
     """Write the frames and the snapshot, twice: by zlib, which every installation reads, and by zstd."""
     frames = list(made_frames())
-    with (
-        open(DATA / f"state_v{VERSION}.kvlog.gz", "wb") as raw,
-        gzip.GzipFile("", "wb", 9, raw, mtime=0) as file,
-    ):
-        writer = LogWriter(file)
+    with EventLogWriter(str(DATA / f"state_v{VERSION}.kvlog.gz")) as writer:
         for each in frames:
             writer.write(each)
     header = Header(number=3, taken_at=1_800_000_060.0, writer="0.1.0")

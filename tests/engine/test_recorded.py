@@ -1,6 +1,5 @@
 """The same recording gives the same alerts, however it is read and however busy the machine is."""
 
-import io
 import itertools
 import operator
 
@@ -15,7 +14,7 @@ from kvstream.engine.recorded import RecordedTime
 from kvstream.errors import ConfigError
 from kvstream.events.codec import encode_lines
 from kvstream.events.frame import EventFrame, frames_from_events
-from kvstream.events.log import LogWriter
+from kvstream.events.log import MAGIC, encode_record
 from kvstream.events.types import BlockAccessed, BlockAllocated, BlockEvicted
 from kvstream.sources.files import read_events
 from kvstream.sources.reader import EventReader
@@ -180,11 +179,8 @@ async def test_a_source_that_another_file_goes_on_with_is_silent_when_it_says_no
 
 async def test_a_binary_log(expected):
     frames = read_in_pieces(encode_lines(ALL), 10**9)
-    log = io.BytesIO()
-    writer = LogWriter(log)
-    for frame in frames:
-        writer.write(frame)
-    assert await by_stream(read_in_pieces(log.getvalue(), 50_000)) == expected
+    log = MAGIC + b"".join(map(encode_record, frames))
+    assert await by_stream(read_in_pieces(log, 50_000)) == expected
 
 
 def test_hours_of_the_clock_between_two_frames(expected):

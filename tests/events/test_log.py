@@ -1,4 +1,4 @@
-import io
+import itertools
 import zlib
 
 import msgspec
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kvstream.events.codec import encode_frame
 from kvstream.events.frame import EventFrame
-from kvstream.events.log import MAGIC, LogParser, LogWriter
+from kvstream.events.log import MAGIC, LogParser, encode_record
 from kvstream.events.types import Labels, Malformed
 
 
@@ -30,13 +30,10 @@ def frames(count, events=7):
 
 
 def written(many):
-    out = io.BytesIO()
-    writer = LogWriter(out)
-    starts = []
-    for frame in many:
-        size = writer.write(frame)
-        starts.append(out.tell() - size)
-    return out.getvalue(), starts
+    """Return a log of frames, and where each of its records starts."""
+    records = [encode_record(frame) for frame in many]
+    starts = list(itertools.accumulate(map(len, records[:-1]), initial=len(MAGIC)))
+    return MAGIC + b"".join(records), starts
 
 
 def parse(parser, data, pieces=1):

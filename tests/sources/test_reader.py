@@ -1,5 +1,5 @@
 import gzip
-import io
+import itertools
 import random
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kvstream.errors import UnknownFormatError
 from kvstream.events.codec import encode_lines
 from kvstream.events.frame import EventFrame
-from kvstream.events.log import LogWriter
+from kvstream.events.log import MAGIC, encode_record
 from kvstream.events.types import Malformed
 from kvstream.sources.reader import EventReader
 
@@ -28,9 +28,7 @@ def as_jsonl(f):
 
 
 def as_kvlog(f):
-    out = io.BytesIO()
-    LogWriter(out).write(f)
-    return out.getvalue()
+    return MAGIC + encode_record(f)
 
 
 FORMATS = {"jsonl": as_jsonl, "kvlog": as_kvlog}
@@ -124,14 +122,9 @@ def test_lines_of_which_one_percent_is_damaged_keep_every_good_event(events):
 @pytest.mark.parametrize("frames", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_frames_of_which_one_percent_is_damaged_keep_every_good_one(frames):
     rng = random.Random(4)
-    out = io.BytesIO()
-    writer = LogWriter(out)
-    starts = []
-    for i in range(frames):
-        starts.append(out.tell())
-        writer.write(frame(100, i * 100))
-    data = bytearray(out.getvalue())
-    starts.append(len(data))
+    records = [encode_record(frame(100, i * 100)) for i in range(frames)]
+    starts = list(itertools.accumulate(map(len, records), initial=len(MAGIC)))
+    data = bytearray(MAGIC + b"".join(records))
     damaged = sorted(rng.sample(range(frames), frames // 100))
     for i in damaged:
         data[rng.randrange(starts[i], starts[i + 1])] ^= rng.randrange(1, 256)

@@ -1,7 +1,6 @@
 """Files that are followed, and changed while nobody reads them: reading goes on where it had come to."""
 
 import gzip
-import io
 import json
 import os
 import shutil
@@ -10,7 +9,7 @@ import anyio
 import pytest
 
 from kvstream.events.codec import decode_lines
-from kvstream.events.log import LogWriter
+from kvstream.events.log import encode_record
 from kvstream.events.types import Malformed
 from kvstream.sources.files import read_input
 from kvstream.state.progress import InputProgress
@@ -26,11 +25,7 @@ def lines(blocks):
 
 
 def records(blocks):
-    out = io.BytesIO()
-    for block in blocks:
-        for frame in decode_lines(lines([block]), print):
-            LogWriter(out, begin=False).write(frame)
-    return out.getvalue()
+    return b"".join(encode_record(frame) for block in blocks for frame in decode_lines(lines([block]), print))
 
 
 class Log:

@@ -20,7 +20,7 @@ import pytest
 from kvstream import EventFrame, KVStream, MetricsConfig, StreamConfig
 from kvstream.engine.monitor import Monitor, accounts_of
 from kvstream.events.codec import encode_lines
-from kvstream.events.log import MAGIC, LogWriter
+from kvstream.events.log import MAGIC, encode_record
 from kvstream.metrics.summary import ALL
 from kvstream.sources.inputs import live_input
 from kvstream.sources.kv_events import KVEventDecoder
@@ -156,20 +156,7 @@ def json_lines(path):
 
 
 def log(path):
-    def encode(frame):
-        into = Buffer()
-        LogWriter(into, begin=False).write(frame)
-        return into.data
-
-    return Written(path / "events.kvlog", encode, lambda file: file.write(MAGIC))
-
-
-class Buffer:
-    data = b""
-
-    def write(self, data):
-        self.data += data
-        return len(data)
+    return Written(path / "events.kvlog", encode_record, lambda file: file.write(MAGIC))
 
 
 async def killed_again_and_again(given, path, rng):
