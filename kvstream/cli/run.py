@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from contextlib import aclosing
 from functools import partial
 from typing import Annotated
 
@@ -175,8 +176,9 @@ async def _read_all(inputs: list[Input], options: RunOptions, stream: KVStream, 
             raise MalformedInputError(f"{item} (stopped by --strict)")
 
     async def take_all(items: Items) -> None:
-        async for item in paced(items, options.speed):
-            await take(item)
+        async with aclosing(paced(items, options.speed)) as each:
+            async for item in each:
+                await take(item)
 
     live, recorded = live_and_recorded(inputs, options.reading, output.read, stream.input_ended)
     async with anyio.create_task_group() as tasks:

@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
 
 import anyio
 import msgspec
@@ -12,7 +13,7 @@ from kvstream.events.frame import UNNUMBERED, EventFrame
 from kvstream.events.sequence import FrameSequence
 from kvstream.events.types import Malformed
 
-Items = AsyncIterator[EventFrame | Malformed]
+Items = AsyncGenerator[EventFrame | Malformed, None]
 
 OnEnd = Callable[[Mapping[str, int]], None]
 """Called with the sources of a recording that has ended, and its newest time in ns."""
@@ -28,17 +29,23 @@ async def merge_by_time(inputs: Sequence[Items], on_end: OnEnd | None = None) ->
 
     Each recording keeps its own order. So the parts of one source's log are read one after the other, in
     whatever order they are given, and logs of several engines side by side. These are cut into frames of at
-    most five seconds. After its clock was set back, a recording still stays beside the others.
+    most five seconds. After its clock was set back, a recording still stays beside the others. All are closed
+    with this generator.
 
     Args:
         inputs: Recordings.
         on_end: Called when one of several recordings has ended, before any later frame, with those of its
             sources that no open recording contains.
     """
-    if len(inputs) == 1:
-        async for item in inputs[0]:
+    async with AsyncExitStack() as opened:
+        for each in inputs:  # which hold files
+            await opened.enter_async_context(aclosing(each))
+        merged = inputs[0] if len(inputs) == 1 else _merged(inputs, on_end)
+        async for item in await opened.enter_async_context(aclosing(merged)):
             yield item
-        return
+
+
+async def _merged(inputs: Sequence[Items], on_end: OnEnd | None) -> Items:
     heads: list[tuple[int, int, EventFrame]] = []  # start, place of the input, frame
     left: list[Iterator[tuple[int, EventFrame]]] = [iter(()) for _ in inputs]  # parts of its last frame
     reached = [0] * len(inputs)  # time of the last frame, ns, had the clock not been set back
@@ -126,21 +133,25 @@ class Pace:
 
 
 def paced(items: Items, speed: float) -> Items:
-    """Return the same events, each no sooner than its recorded time at ``speed`` times; as they are for 0."""
+    """Return the same events, each no sooner than its recorded time at ``speed`` times; as they are for 0.
+
+    The input is closed with what is returned.
+    """
     return _paced(items, speed) if speed else items
 
 
 async def _paced(items: Items, speed: float) -> Items:
     pace = Pace(speed)
     cutter = FrameCutter(max(1, round(_PACE_SECONDS * speed * 1e9)))
-    async for item in items:
-        if isinstance(item, Malformed):
-            yield item
-            continue
-        for _, part in cutter.cut(item):
-            if len(part):
-                await pace.wait(int(part.ts[0]))
-            yield part
+    async with aclosing(items):  # which holds files
+        async for item in items:
+            if isinstance(item, Malformed):
+                yield item
+                continue
+            for _, part in cutter.cut(item):
+                if len(part):
+                    await pace.wait(int(part.ts[0]))
+                yield part
 
 
 _LONGEST_STEP_NS = 2**63 - 1  # which all recorded time lies within

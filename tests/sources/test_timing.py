@@ -1,13 +1,14 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstream.engine.monitor import Monitor
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
-from kvstream.sources.timing import FrameCutter, merge_by_time
+from kvstream.sources.timing import FrameCutter, merge_by_time, paced
 
 
 def frame(times, source="s", seq=-1):
@@ -41,6 +42,39 @@ async def test_engines_are_read_side_by_side_each_in_its_own_order():
         ("b", 20),
     ]
     assert bad in merged
+
+
+@pytest.mark.parametrize("inputs", [1, 3])
+@pytest.mark.parametrize("wrapped", [lambda items: items, lambda items: paced(items, 1e12)])
+async def test_inputs_are_closed_with_what_reads_them(inputs, wrapped):
+    open_inputs = set()
+
+    async def held(number):
+        open_inputs.add(number)
+        try:
+            async for each in listed([frame([number]), frame([10])]):
+                yield each
+        finally:
+            open_inputs.remove(number)
+
+    recordings = [held(number) for number in range(inputs)]
+    merged = wrapped(merge_by_time(recordings))
+    await anext(merged)
+    assert len(open_inputs) == inputs
+    await merged.aclose()
+    assert not open_inputs
+
+
+async def test_an_input_that_fails_closes_the_others():
+    async def failing():
+        yield frame([0])
+        raise OSError("unreadable")
+
+    other = listed([frame([0]), frame([1])])
+    with pytest.raises(OSError, match="unreadable"):
+        async for _ in merge_by_time([failing(), other]):
+            pass
+    assert other.ag_frame is None
 
 
 @given(st.lists(st.lists(st.integers(0, 100), max_size=10), max_size=8), st.integers(1, 40), st.data())
