@@ -162,6 +162,7 @@ class _Followed:
         self._name = url if address == _only(url) else f"{url} ({address.endpoint}{rank})"
         self._subscriber = KVEventSubscriber(self._name, address=address)
         self._sources: set[str] = set()
+        self._pause = _PAUSE_SECONDS  # before it is tried again
         self._scope: anyio.CancelScope | None = None  # which is of the event loop
         self._is_ended = False
 
@@ -170,7 +171,6 @@ class _Followed:
 
     async def run(self, take: Take, marker_of: MarkerOf, is_alone: bool) -> None:
         with anyio.CancelScope() as self._scope:
-            pause = _PAUSE_SECONDS
             while not self._is_ended:
                 try:
                     await self._read(take, marker_of)
@@ -180,13 +180,14 @@ class _Followed:
                         raise error from None
                     self._subscriber.connection.become("error", str(error))
                     self._subscriber.faults.note("zmq", "input", f"{self._name}: {error}; trying again")
-                await anyio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                await anyio.sleep(self._pause)
+                self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
 
     async def _read(self, take: Take, marker_of: MarkerOf) -> None:
         async def take_of_source(item: EventFrame | Malformed) -> None:
             if isinstance(item, EventFrame):
                 self._sources.add(item.source)
+                self._pause = _PAUSE_SECONDS
             await take(item)
 
         await hand_over(self._subscriber.read(marker_of), take_of_source)

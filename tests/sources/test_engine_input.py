@@ -1,13 +1,19 @@
 """Engines by their names, over real sockets."""
 
+import itertools
 import json
 from contextlib import ExitStack, asynccontextmanager
 
 import anyio
+import numpy as np
 import pytest
+import trio
+from trio.testing import MockClock
 
 from kvstream.errors import ConfigError, MalformedInputError
+from kvstream.events.frame import EventFrame
 from kvstream.sources.engine_input import EngineInput
+from kvstream.sources.zmq_events import KVEventSubscriber
 from kvstream.stream import KVStream
 from tests.ports import answering, free_ports
 from tests.publisher import Engine, stored
@@ -120,3 +126,26 @@ async def test_an_endpoint_that_cannot_be_bound_to_ends_only_what_is_alone(is_al
                 await until(lambda: engine.statistics()[0].state == "error")
                 assert "cannot bind" in engine.statistics()[0].error
                 tasks.cancel_scope.cancel()
+
+
+def test_pauses_between_tries_grow_until_a_publisher_brings_frames(monkeypatch):
+    tries, taken = [], []
+
+    async def read(subscriber, marker_of):
+        tries.append(trio.current_time())
+        if len(tries) == 4:
+            yield EventFrame(np.zeros(1, np.uint8), np.zeros(1, np.int64), np.ones(1, np.int64), "s")
+        raise OSError("no more sockets")
+
+    async def take(frame):
+        taken.append(frame)
+
+    async def follow():
+        with anyio.move_on_after(60):
+            await EngineInput("zmq://127.0.0.1:5557").deliver(take)
+
+    monkeypatch.setattr(KVEventSubscriber, "read", read)
+    trio.run(follow, clock=MockClock(autojump_threshold=0))
+    assert len(taken) == 1
+    pauses = [after - before for before, after in itertools.pairwise(tries)]
+    assert pauses == pytest.approx([1, 2, 4, 1, 2, 4, 8, 16])
