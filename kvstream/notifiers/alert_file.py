@@ -21,8 +21,8 @@ class AlertFile(Delivery):
     """A handler that appends alerts to a file, one a line.
 
     An existing file is kept. If its last line was cut short, by this process or an earlier one, the line is
-    ended before the next is written. If the disk is full, or a pipe is full or has no reader, alerts wait in
-    the stream in their newest state.
+    ended before the next is written; in a pipe or a file that may not be read, only if this process cut it.
+    If the disk is full, or a pipe is full or has no reader, alerts wait in the stream in their newest state.
 
     Args:
         path: The file, created if it does not exist.
@@ -67,7 +67,8 @@ class AlertFile(Delivery):
                     while written < len(line):
                         written += os.write(file.fileno(), line[written:])
                 finally:
-                    self._is_cut = 0 < written < len(line)
+                    if written:
+                        self._is_cut = line[written - 1 : written] != b"\n"
         except OSError as error:
             raise UndeliveredError(error.strerror or str(error)) from error
 
@@ -90,10 +91,14 @@ class AlertFile(Delivery):
         os.replace(self._path, f"{self._path}.1")
 
     def _is_torn(self) -> bool:
-        """Return whether the file ends within a line; a pipe does if the last alert was cut short."""
+        """Return whether the file ends within a line; if it cannot be read, whether the last alert does."""
         if not self._path.is_file():
             return self._is_cut
-        with self._path.open("rb") as file:
+        try:
+            file = self._path.open("rb")
+        except PermissionError:
+            return self._is_cut
+        with file:
             if not file.seek(0, os.SEEK_END):
                 return False
             file.seek(-1, os.SEEK_END)

@@ -58,6 +58,33 @@ async def test_a_disk_that_was_full_takes_the_next_alert_on_a_line_of_its_own(tm
     assert json.loads(whole)["state"] == "firing"
 
 
+async def test_a_file_that_may_not_be_read_is_written(tmp_path, monkeypatch):
+    path, room = tmp_path / "alerts.jsonl", [10]
+    path.touch(0o222)
+    write = os.write
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    def narrow(descriptor, data):
+        if not room:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data[: room.pop()])
+
+    monkeypatch.setattr(Path, "open", refuse)  # as root may read it
+    file = AlertFile(path)
+    await file.deliver(alert())
+    with monkeypatch.context() as patches, pytest.raises(UndeliveredError, match="No space left"):
+        patches.setattr(os, "write", narrow)
+        await file.deliver(alert())
+    await file.deliver(alert("resolved"))
+    monkeypatch.undo()
+    path.chmod(0o666)
+    first, torn, last, end = lines(path)
+    assert [json.loads(line)["state"] for line in (first, last)] == ["firing", "resolved"]
+    assert (len(torn), end) == (10, b"")
+
+
 async def test_a_pipe_without_a_reader_or_room_leaves_alerts_undelivered(tmp_path):
     path = tmp_path / "alerts.fifo"
     os.mkfifo(path)
@@ -67,6 +94,8 @@ async def test_a_pipe_without_a_reader_or_room_leaves_alerts_undelivered(tmp_pat
     with pytest.raises(UndeliveredError):
         for _ in range(1000):
             await file.deliver(large)
+    with pytest.raises(UndeliveredError):  # nothing at all of this one is taken
+        await file.deliver(alert())
     *whole, cut = os.read(reader, 2**20).split(b"\n")
     assert {json.loads(line)["message"] for line in whole} == {large.message}
     assert cut
