@@ -18,6 +18,8 @@ from kvstream.events.frame import EventFrame, packed_int64
 from kvstream.events.types import DEFAULT_TIER, Op
 
 _NO_KEY = 0
+_LEAST_RATE, _MOST_RATE = 0.001, 1e9  # tokens a second
+_LATEST_NS = 2**63 - 1
 
 
 class ServiceTime(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,25 +32,24 @@ class ServiceTime(msgspec.Struct, frozen=True, kw_only=True):
         decode_rate: Output tokens a second of one request.
 
     Raises:
-        ConfigError: If a rate is not above 0 and at most 10⁹.
+        ConfigError: If a rate is not from 0.001 to 10⁹.
     """
 
     prefill_rate: float = 10_000.0
     decode_rate: float = 50.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.prefill_rate <= 1e9 and 0 < self.decode_rate <= 1e9):
-            raise ConfigError(
-                "the rates of prefill and decode must be above 0 and at most 1e9 tokens a second"
-            )
+        if not all(_LEAST_RATE <= rate <= _MOST_RATE for rate in (self.prefill_rate, self.decode_rate)):
+            rates = f"from {_LEAST_RATE} to {_MOST_RATE:,.0f} tokens a second"
+            raise ConfigError(f"the rates of prefill and decode must be {rates}")
 
 
 def simulated_by_vllm(service: ServiceTime) -> str:
     """Describe the assumptions of the simulation."""
     return (
         f"the cache is simulated by vLLM's rules: a request holds its blocks while it runs, for its prompt "
-        f"tokens that are not found at {service.prefill_rate:,.0f} a second and its output tokens at "
-        f"{service.decode_rate:,.0f} a second, whatever runs beside it"
+        f"tokens that are not found at {service.prefill_rate:,.10g} a second and its output tokens at "
+        f"{service.decode_rate:,.10g} a second, whatever runs beside it"
     )
 
 
@@ -83,6 +84,7 @@ class VLLMCache:
     def __init__(self, source: str, capacity: int, block_tokens: int, service: ServiceTime) -> None:
         self.preemptions = 0
         self._source, self._capacity, self._block_tokens = source, capacity, block_tokens
+        self._service = service
         self._prefill_ns = 1e9 / service.prefill_rate
         self._decode_ns = round(1e9 / service.decode_rate)
         self._pool = BlockPool(capacity)
@@ -109,6 +111,7 @@ class VLLMCache:
             has_output: Whether the contents go on with those of the blocks that its output fills.
 
         Raises:
+            ConfigError: If requests run for so long that their times do not fit into 64 bits.
             MalformedInputError: If it needs more blocks than the pool has; it is left out then.
         """
         self.check(prompt_tokens, output_tokens)
@@ -125,7 +128,11 @@ class VLLMCache:
             raise MalformedInputError(f"a request of {needed:,} blocks never has room in {self._capacity:,}")
 
     def finish(self) -> None:
-        """Run every request to its end."""
+        """Run every request to its end.
+
+        Raises:
+            ConfigError: As ``arrive`` does.
+        """
         while self._agenda:
             self._run_until(self._agenda[0][0])
 
@@ -216,6 +223,11 @@ class VLLMCache:
         """Note when a running request needs its next block, or else ends."""
         step = min(self._next_step(request), request.output_tokens)
         at_ns = request.first_token_ns + (step - 1) * self._decode_ns
+        if at_ns > _LATEST_NS:
+            raise ConfigError(
+                f"requests run until after 2262 at {self._service.prefill_rate:g} prompt tokens and "
+                f"{self._service.decode_rate:g} output tokens a second: raise the rates of prefill and decode"
+            )
         heapq.heappush(self._agenda, (at_ns, request.start, request))
 
     def _next_step(self, request: "_Request") -> int:

@@ -113,7 +113,19 @@ def test_a_monitor_finds_premature_evictions_in_slots_that_have_keys():
     assert summary.accounts.live == summary.accounts.allocations - summary.total_evictions
 
 
-@pytest.mark.parametrize("rates", [{"prefill_rate": 0}, {"decode_rate": -1}, {"decode_rate": 2e9}])
+@pytest.mark.parametrize(
+    "rates", [{"prefill_rate": 0}, {"prefill_rate": 1e-8}, {"decode_rate": -1}, {"decode_rate": 2e9}]
+)
 def test_rates_that_no_engine_has_are_refused(rates):
     with pytest.raises(ConfigError, match="rates"):
         ServiceTime(**rates)
+
+
+@pytest.mark.parametrize("rates", [{"prefill_rate": 0.001}, {"decode_rate": 0.001}])
+def test_requests_that_run_until_after_the_last_time_of_64_bits_are_refused(rates):
+    cache = VLLMCache("trace", 100, 10**6, ServiceTime(**rates))
+    with pytest.raises(ConfigError, match=r"after 2262 at .*0\.001 "):
+        for tokens in (10**6, 10**7):
+            cache.arrive(0, [], tokens, tokens)
+        cache.finish()
+    assert cache.take().ts.min() == 0  # none has wrapped around
