@@ -12,14 +12,15 @@ import typer
 from msgspec.structs import replace
 
 from kvstream.cli.chosen_rules import RuleFiles
-from kvstream.cli.command import Attempts
+from kvstream.cli.command import Attempts, lines_of
+from kvstream.cli.exit_codes import EXIT_ERROR
 from kvstream.cli.handlers import AlertOptions, Destinations
 from kvstream.cli.messages import malformed_shown, note, say
 from kvstream.cli.options import CacheOptions, Follow, Results, Speed, StateDir, TraceOptions
 from kvstream.cli.recordings import say_simulated
 from kvstream.cli.session import EXIT_CODES, Evictions, Output, Session, run_session
 from kvstream.cli.values import number
-from kvstream.errors import ConfigError, MalformedInputError
+from kvstream.errors import ConfigError, KVStreamError, MalformedInputError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
 from kvstream.sinks.output_file import refuse_inputs
@@ -122,10 +123,11 @@ def run_command(
     if state is not None and STDIN in given:
         say("standard input cannot be read again: a crash loses what the last snapshot does not hold")
     destinations.attach(stream, alerts.min_severity)
+    unreadable: list[KVStreamError | OSError] = []
 
     async def feed(stream: KVStream, output: Output) -> None:
         try:
-            await _read_all(inputs, options, stream, output)
+            await _read_all(inputs, options, stream, output, unreadable)
             await stream.flush()  # however long it takes where the core is interpreted
         finally:
             for seen in stream.inputs():
@@ -142,7 +144,7 @@ def run_command(
     say_simulated(inputs)
     if sys.stdout.isatty() and not as_lines:
         note(_hint(given[0], endless))
-    return code
+    return EXIT_ERROR if unreadable else code
 
 
 def _hint(name: str, endless: bool) -> str:
@@ -156,8 +158,21 @@ def _hint(name: str, endless: bool) -> str:
     )
 
 
-async def _read_all(inputs: list[Input], options: RunOptions, stream: KVStream, output: Output) -> None:
-    """Send what the inputs hold: recorded ones merged by time, live ones as it comes."""
+async def _read_all(
+    inputs: list[Input],
+    options: RunOptions,
+    stream: KVStream,
+    output: Output,
+    unreadable: list[KVStreamError | OSError],
+) -> None:
+    """Send what the inputs hold: recorded ones merged by time, live ones as it comes.
+
+    Those that cannot be read are reported, and why is added to ``unreadable``; the others go on.
+
+    Raises:
+        KVStreamError: If no input is left that can be read, or with ``--strict`` at the first one.
+        OSError: Likewise.
+    """
     clock = _SummaryClock(options.summary_every, stream, output)
     malformed = 0
 
@@ -175,12 +190,19 @@ async def _read_all(inputs: list[Input], options: RunOptions, stream: KVStream, 
         if options.strict:
             raise MalformedInputError(f"{item} (stopped by --strict)")
 
+    def go_on(error: KVStreamError | OSError) -> None:
+        if options.strict or len(unreadable) == len(inputs) - 1:
+            raise error
+        unreadable.append(error)
+        for line in lines_of(error):
+            say(f"kvstream: {line}")
+
     async def take_all(items: Items) -> None:
         async with aclosing(paced(items, options.speed)) as each:
             async for item in each:
                 await take(item)
 
-    live, recorded = live_and_recorded(inputs, options.reading, output.read, stream.input_ended)
+    live, recorded = live_and_recorded(inputs, options.reading, output.read, stream.input_ended, go_on)
     async with anyio.create_task_group() as tasks:
         for engine in (each.engine for each in inputs if each.engine is not None):
             stream.watch_inputs(engine.statistics)

@@ -7,12 +7,13 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Self
 
 import anyio
 
 from kvstream.engine.inputs import InputStatistics
-from kvstream.errors import ConfigError, KVStreamError
+from kvstream.errors import ConfigError, KVStreamError, UnknownFormatError, UnreadableInputError
 from kvstream.sources.connection_state import InputConnection
 from kvstream.sources.discovery import ENGINE_URLS
 from kvstream.sources.engine_input import EngineInput, Forget, LiveInput, ReadError, Take, hand_over
@@ -26,6 +27,8 @@ from kvstream.state.resumption import MarkerOf, no_marker
 from kvstream.text.addresses import without_password
 from kvstream.text.escape import for_terminal
 from kvstream.text.suggest import did_you_mean
+
+OnUnreadable = Callable[[KVStreamError | OSError], None]
 
 _PAUSE_SECONDS = 5.0  # before a file that cannot be read is tried again
 
@@ -256,6 +259,7 @@ def live_and_recorded(
     options: ReadOptions | None = None,
     on_bytes: Callable[[int], None] | None = None,
     on_end: OnEnd | None = None,
+    on_unreadable: OnUnreadable | None = None,
 ) -> tuple[list[Items], list[Items]]:
     """Return the items of several inputs but engines: live ones as they come, recorded ones merged by time.
 
@@ -264,7 +268,23 @@ def live_and_recorded(
         options: How to read.
         on_bytes: Called with the number of bytes of each read of a file.
         on_end: Called when one of several recordings has ended (``merge_by_time``).
+        on_unreadable: Called with why an input cannot be read further. That input ends, and the others go on
+            unless it raises. Without it, the first such error ends all.
     """
-    live = [each.read(options, on_bytes) for each in inputs if each.is_live and each.engine is None]
-    recorded = [each.read(options, on_bytes) for each in inputs if not each.is_live]
+
+    def items_of(each: Input) -> Items:
+        items = each.read(options, on_bytes)
+        return items if on_unreadable is None else _contained(items, on_unreadable)
+
+    live = [items_of(each) for each in inputs if each.is_live and each.engine is None]
+    recorded = [items_of(each) for each in inputs if not each.is_live]
     return live, [merge_by_time(recorded, on_end)] if recorded else []
+
+
+async def _contained(items: Items, on_unreadable: OnUnreadable) -> Items:
+    try:
+        async with aclosing(items):
+            async for item in items:
+                yield item
+    except (UnknownFormatError, UnreadableInputError, OSError) as error:
+        on_unreadable(error)

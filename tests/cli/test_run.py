@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,6 +246,31 @@ def test_a_terminal_sees_tables_and_colours_unless_told_not_to(
     assert "occupancy_high" in text
     assert "216 events = 216 processed" in text
     assert ("\x1b[1;31m" in text) is colour
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [b"\x7fELF\x02\x01\x01\x00" * 9, b"nonsense\n" * 3_000, "/proc/self/mem"],
+    ids=["unknown format", "no events", "error of the system"],
+)
+@pytest.mark.parametrize("follows", [True, False])
+def test_an_input_that_cannot_be_read_ends_no_other(kvstream, tmp_path, unreadable, follows):
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad"
+    good.write_bytes(lines(2_000))
+    if isinstance(unreadable, bytes):
+        bad.write_bytes(unreadable)
+    else:
+        bad = Path(unreadable)  # whose first byte cannot be read
+    ran = kvstream("run", *((good, bad) if follows else (bad, good)), "--json")
+    assert ran.code == 1
+    assert ran.err.count(f"kvstream: {bad}: ") == 1
+    (summary,) = ran.of_type("summary")
+    assert summary["final"]
+    assert summary["accounts"]["processed"] == 2_000
+    for arguments in ((bad, bad), (bad, good, "--strict")):
+        ended = kvstream("run", *arguments, "--json")
+        assert (ended.code, ended.of_type("summary")) == (1, [])
+        assert f"kvstream: {bad}: " in ended.err
 
 
 def test_a_log_is_read_from_a_pipe(kvstream):

@@ -172,11 +172,10 @@ async def _files_of_a_folder(rng: random.Random, tally: Tally, seed: int) -> Non
             path = Path(folder) / f"{number}.{kind}"
             path.write_bytes(data)
             inputs.append(Input.find(str(path)))
+        refused: list[Exception] = []
         async with KVStream(quiet_config()) as stream:
-            for at in range(0, len(inputs), 2):  # in pairs, as one that is refused ends them all
-                with suppress(KVStreamError):
-                    for items in live_and_recorded(inputs[at : at + 2], ReadOptions(capacity=16))[1]:
-                        await stream.feed(items)
+            _, (items,) = live_and_recorded(inputs, ReadOptions(capacity=16), on_unreadable=refused.append)
+            await stream.feed(items)
             await stream.flush()
     check_accounts(tally, seed, stream)
 
