@@ -34,6 +34,8 @@ class EventReader:
     Attributes:
         events: Events read so far.
         malformed: Malformed pieces so far.
+        is_hopeless: Whether so much was malformed before the first event that reading on is of no use. Judged
+            after whole pieces (``pieces``), in which good lines come after the malformed ones around them.
 
     Examples:
         >>> reader = EventReader("events.jsonl")
@@ -47,6 +49,7 @@ class EventReader:
         self.origin = for_unicode(origin)
         self.events = 0
         self.malformed = 0
+        self.is_hopeless = False
         self._options, self._on_format = options or ReadOptions(), on_format
         self._plain = Decompressor(self.origin)
         self._text = b""  # first bytes without compression, until there are enough to tell the format
@@ -71,7 +74,8 @@ class EventReader:
         A few compressed bytes can hold gigabytes of nothing: between pieces the caller can turn to others.
         """
         for piece in self._plain.feed(data):
-            yield self._counted(self._items(piece))
+            for items in self._parts(piece):
+                yield self._counted(items)
 
     def finish(self) -> Iterator[EventFrame | Malformed]:
         """Yield what is left at the end of the input."""
@@ -86,11 +90,6 @@ class EventReader:
         if self._parser is None or self._plain.is_compressed:
             return None
         return self._parser.held_bytes
-
-    @property
-    def is_hopeless(self) -> bool:
-        """Return whether so much was malformed before the first event that reading on is of no use."""
-        return not self.events and self.malformed >= _HOPELESS
 
     def verify(self) -> None:
         """Check that at least a hundredth of the input were events; an empty input is allowed.
@@ -119,19 +118,21 @@ class EventReader:
             else:
                 self.events += len(item)
             yield item
+        self.is_hopeless = not self.events and self.malformed >= _HOPELESS
 
-    def _items(self, piece: bytes | Malformed) -> Iterator[EventFrame | Malformed]:
+    def _parts(self, piece: bytes | Malformed) -> Iterator[Iterator[EventFrame | Malformed]]:
         if isinstance(piece, Malformed):
-            yield piece
+            yield iter([piece])
             return
         if len(self._head) < _HEAD_BYTES:
             self._head += piece[: _HEAD_BYTES - len(self._head)]
         for at in range(0, len(piece), _PARSED_BYTES):
-            yield from self._parse(piece[at : at + _PARSED_BYTES])
+            yield self._parse(piece[at : at + _PARSED_BYTES])
 
     def _finish(self) -> Iterator[EventFrame | Malformed]:
         for piece in self._plain.finish():
-            yield from self._items(piece)
+            for items in self._parts(piece):
+                yield from items
         if self._parser is None:
             text = self._text.removeprefix(_BOM)
             self._parser = self._sniff(text, at_end=True)

@@ -209,7 +209,15 @@ async def test_an_input_that_begins_with_nothing_but_damage_is_not_read_to_its_e
     with pytest.raises(UnreadableInputError):
         async for item in read_events(str(path)):
             last = item
-    assert last.position < 100_000
+    assert last.position < 150_000
+
+
+async def test_good_lines_before_much_damage_are_read(tmp_path):
+    path = tmp_path / "input"
+    path.write_bytes(b'{"type":"alloc","block":1,"ts":1}\n' * 300 + b"nonsense\n" * 20_000)
+    items = await read(path)
+    assert sum(len(item) for item in items if not isinstance(item, Malformed)) == 300
+    assert sum(isinstance(item, Malformed) for item in items) == 20_000
 
 
 async def test_an_empty_input_is_no_error(tmp_path, caplog):
