@@ -197,7 +197,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     metrics: MetricsConfig = MetricsConfig()
     recorded: bool = False
     consumers: int = 1
-    queue_events: int = 262_144
+    queue_events: int = 1_048_576
     overflow: OverflowPolicy = "block"
     frame_events: int = 4096
     flush_seconds: float = 0.05

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _WORTH_A_THREAD = 4096
 """Events that take a worker thread longer than it takes to hand them over."""
 
-_THREAD_EVENTS = 8 * JOINED_EVENTS
-"""Events of a batch where there are worker threads, so that a large one seldom waits for the event loop."""
+_THREAD_EVENTS = 32 * JOINED_EVENTS
+"""Events of a batch where there are worker threads: between two, a thread waits for the event loop."""
 
 T = TypeVar("T")
 
