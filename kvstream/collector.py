@@ -263,7 +263,7 @@ class BatchMetricsCollector:
 
         Raises:
             MalformedInputError: If a block or key is no 64-bit integer, there are not as many keys as blocks,
-                or the labels are none; nothing is recorded then.
+                or the labels are no ``Labels`` or hold an invalid name; nothing is recorded then.
         """
         self.collector.allocated_nowait(blocks, keys, labels)
 

@@ -344,9 +344,9 @@ class KVStream:
         What it has sent so far is processed first. Cancelling that wait leaves the source as it is.
 
         Raises:
-            ClosedStreamError: If the stream has not been opened.
+            ClosedStreamError: If the stream has not been opened, or by a process that forked this one.
         """
-        if self._phase == "new":
+        if self._phase != "closed":
             self._require_open()
         await self._consumers.of(source).queue.join()
         if source in self._times.arrivals:

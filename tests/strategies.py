@@ -43,9 +43,7 @@ EVENTS = st.one_of(
     st.builds(BlockRemoved, _INT64, _TIMES, _SOURCES, _TIERS),
     st.builds(BlockResident, _INT64, _TIMES, _SOURCES, _TIERS, _LABELS),
     st.builds(BlockAccessed, _INT64, _TIMES, _SOURCES, _TIERS),
-    st.builds(
-        BlockEvicted, _INT64, _TIMES, _SOURCES, _TIERS, st.sampled_from(["capacity", "other", "manual"])
-    ),
+    st.builds(BlockEvicted, _INT64, _TIMES, _SOURCES, _TIERS, _REASONS),
     st.builds(CacheCleared, _TIMES, _SOURCES, _TIERS),
 )
 """Any event of a few sources and tiers."""

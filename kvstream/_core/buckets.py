@@ -57,7 +57,7 @@ class BucketCounts:
 
     @property
     def sum_ns(self):
-        """Return the sum of the intervals, ns, of any size."""
+        """Return the sum of the intervals, ns, which may exceed 64 bits."""
         upper: object = self.sum_upper
         return (upper << 32) + self.sum_lower
 
@@ -122,7 +122,7 @@ class BucketCounts:
     @cython.nogil
     @cython.exceptval(check=False)
     def _take(self, value: cython.const[cython.longlong][::1], length: cython.Py_ssize_t) -> cython.void:
-        """Add what is known of the first intervals of a column, but for buckets; negative ones are none."""
+        """Add all that is known of a column's first intervals, but the buckets; negative ones are none."""
         lower_bits: cython.longlong = 0xFFFF_FFFF
         low: cython.longlong = 0x7FFF_FFFF_FFFF_FFFF
         high: cython.longlong = 0
@@ -158,7 +158,7 @@ class BucketCounts:
         min_ns: cython.longlong,
         max_ns: cython.longlong,
     ) -> cython.void:
-        """Add what is known of some intervals, at least one, but for buckets.
+        """Add all that is known of some intervals, at least one, but the buckets.
 
         Args:
             count: How many they are.
@@ -299,7 +299,7 @@ class IntervalBuckets:
         """Count the first intervals of a column as ``count`` does.
 
         Raises:
-            MemoryError: If there is no memory for their buckets; -1 says so in C.
+            MemoryError: If there is no memory for their buckets; all else is added then. -1 says so in C.
         """
         counts._take(value, length)
         classic_count[self.classic[0]] += counts.zeros
@@ -451,7 +451,7 @@ class IntervalCounter:
         """Count what applying events has shown.
 
         Raises:
-            MemoryError: If there is no memory for their buckets; -1 says so in C.
+            MemoryError: If there is no memory for their buckets; all else is added then. -1 says so in C.
         """
         self.buckets._add(columns.lifetime, columns.evicted_count, self.lifetime, self.classic_lifetime)
         self.buckets._add(columns.idle, columns.evicted_count, self.idle, self.classic_idle)
@@ -498,10 +498,12 @@ def _first_after(
     time: cython.const[cython.longlong][::1], start: cython.Py_ssize_t, end_ns: cython.longlong
 ) -> cython.Py_ssize_t:
     """Return the first event from one on that is later than a time; how many there are if none is."""
-    if len(time) - start >= _RELEASING:
+    near: cython.Py_ssize_t = min(len(time), start + _RELEASING)
+    start = _next_after(time, start, near, end_ns)
+    if start == near < len(time):
         with cython.nogil:
-            return _next_after(time, start, end_ns)
-    return _next_after(time, start, end_ns)
+            return _next_after(time, start, len(time), end_ns)
+    return start
 
 
 @cython.cfunc
@@ -509,9 +511,12 @@ def _first_after(
 @cython.nogil
 @cython.exceptval(check=False)
 def _next_after(
-    time: cython.const[cython.longlong][::1], start: cython.Py_ssize_t, end_ns: cython.longlong
+    time: cython.const[cython.longlong][::1],
+    start: cython.Py_ssize_t,
+    end: cython.Py_ssize_t,
+    end_ns: cython.longlong,
 ) -> cython.Py_ssize_t:
-    while start < len(time) and time[start] <= end_ns:
+    while start < end and time[start] <= end_ns:
         start += 1
     return start
 
@@ -523,13 +528,13 @@ def times_range(ts):
         ts: The times, int64 (n,), n at least 1.
     """
     time: cython.const[cython.longlong][::1] = memoryview(ts)
-    found: tuple[cython.longlong, cython.longlong]
+    both: tuple[cython.longlong, cython.longlong]
     if len(time) >= _RELEASING:
         with cython.nogil:
-            found = _range_of(time)
+            both = _range_of(time)
     else:
-        found = _range_of(time)
-    return found
+        both = _range_of(time)
+    return both
 
 
 @cython.cfunc

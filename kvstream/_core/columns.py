@@ -25,7 +25,7 @@ COUNTED = (*counts_of(CacheCounts), "lookups")
 COUNTED_BY_LABEL_SET = (
     "allocations",
     "unknown_births",
-    "accesses",  # of which sampling observes no interval
+    "accesses",  # whose generation sampling leaves out
     "evictions",
     "never_accessed",
     "accessed_once",
@@ -56,18 +56,18 @@ _SET_HELD_UPPER = cython.declare(cython.Py_ssize_t, COUNTED_BY_LABEL_SET.index("
 _SHOWN = tuple(map(COUNTED.index, ("allocations", "accesses", "unknown_births", "lookups")))
 
 
-def joined(columns: list, dtype):
+def joined_columns(columns: list, dtype):
     """Return columns of one type as one.
 
     ``np.concatenate`` gives the GIL up for each column, and then waits for it, which adds up where other
     threads apply events.
 
     Args:
-        columns: Contiguous columns of the type.
+        columns: Contiguous columns of the type, of shape (n,) each.
         dtype: Their type.
 
     Raises:
-        ValueError: If a column is not contiguous.
+        ValueError: If a column has another shape or type; compiled, also if it is not contiguous.
     """
     whole = np.empty(sum(map(len, columns)), dtype=dtype)
     native.copy_all(columns, whole)

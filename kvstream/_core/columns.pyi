@@ -7,7 +7,7 @@ AT_ONCE: int
 COUNTED: tuple[str, ...]
 COUNTED_BY_LABEL_SET: tuple[str, ...]
 
-def joined(columns: list[npt.NDArray[Any]], dtype: np.dtype[Any]) -> npt.NDArray[Any]: ...
+def joined_columns(columns: list[npt.NDArray[Any]], dtype: np.dtype[Any]) -> npt.NDArray[Any]: ...
 
 @final
 class Columns:

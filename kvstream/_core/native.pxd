@@ -60,10 +60,11 @@ cdef inline object view(object column):
 
 
 cdef inline void copy_all(list columns, object into) except *:
-    """Copy columns, one after another, into one that has room for all of them."""
+    """Copy columns, one after another, into one of as many bytes."""
     cdef Py_ssize_t count = len(columns)
     cdef Py_ssize_t held = 0
     cdef Py_ssize_t i
+    cdef Py_ssize_t room
     cdef char *to
     cdef Py_buffer whole
     cdef Py_buffer *parts = <Py_buffer *>PyMem_Calloc(count, sizeof(Py_buffer))
@@ -74,12 +75,18 @@ cdef inline void copy_all(list columns, object into) except *:
             PyObject_GetBuffer(columns[held], &parts[held], PyBUF_SIMPLE)
             held += 1
         PyObject_GetBuffer(into, &whole, PyBUF_WRITABLE)
-        to = <char *>whole.buf
-        with nogil:
-            for i in range(count):
-                memcpy(to, parts[i].buf, parts[i].len)
-                to += parts[i].len
+        room = whole.len
+        for i in range(count):
+            room -= parts[i].len
+        if room == 0:
+            to = <char *>whole.buf
+            with nogil:
+                for i in range(count):
+                    memcpy(to, parts[i].buf, parts[i].len)
+                    to += parts[i].len
         PyBuffer_Release(&whole)
+        if room != 0:
+            raise ValueError("columns do not fill the one that they are copied into")
     finally:
         for i in range(held):
             PyBuffer_Release(&parts[i])

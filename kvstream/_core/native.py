@@ -32,7 +32,7 @@ view = memoryview
 
 
 def copy_all(columns: list[npt.NDArray[Any]], into: npt.NDArray[Any]) -> None:
-    """Copy columns, one after another, into one that has room for all of them."""
+    """Copy columns, one after another, into one of as many elements."""
     np.concatenate(columns, out=into)
 
 

@@ -39,7 +39,7 @@ async def alert_groups(alerts: Subscription[CacheAlert], wait_seconds: float) ->
         for source in dict.fromkeys(alert.source for alert in alerts.buffered()):
             latest = {alert.fingerprint: alert for alert in alerts.take_all(_of(source))}
             if latest:
-                level = max((alert.level for alert in latest.values()), key=lambda level: level.severity)
+                level = max(alert.level for alert in latest.values())
                 yield AlertGroup(source=source, level=level, alerts=list(latest.values()))
 
 

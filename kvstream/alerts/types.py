@@ -22,20 +22,28 @@ class AlertLevel(StrEnum):
 
     def at_least(self, other: "AlertLevel") -> bool:
         """Return whether this is as severe as another, or more."""
-        return self.severity >= other.severity
+        return self >= other
 
     # Those of text would order the names: critical, info, warning. Names, as in JSON, may stand for levels.
 
     def __lt__(self, other: str) -> bool:
+        if not isinstance(other, str):
+            return NotImplemented
         return self.severity < AlertLevel(other).severity
 
     def __le__(self, other: str) -> bool:
+        if not isinstance(other, str):
+            return NotImplemented
         return self.severity <= AlertLevel(other).severity
 
     def __gt__(self, other: str) -> bool:
+        if not isinstance(other, str):
+            return NotImplemented
         return self.severity > AlertLevel(other).severity
 
     def __ge__(self, other: str) -> bool:
+        if not isinstance(other, str):
+            return NotImplemented
         return self.severity >= AlertLevel(other).severity
 
 
@@ -116,7 +124,7 @@ class CacheAlert(msgspec.Struct, frozen=True, kw_only=True, tag="alert"):
         silenced_by: Reason of the silence that covers it; empty if none does.
         incident: Id of the incident, the same from its beginning to its end and in every replay.
         evidence: What it rests on, a line each.
-        runbook: Section of docs/alerts.md that says why a built-in rule fires and what to do: its name.
+        runbook: Name of the section of docs/alerts.md that explains a built-in rule.
     """
 
     level: AlertLevel

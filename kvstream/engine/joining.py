@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvstream._core.columns import joined
+from kvstream._core.columns import joined_columns
 from kvstream.events.frame import U16, EventFrame, counted_labels, label_number
 from kvstream.events.types import Labels
 
 _UINT8, _UINT16, _INT64 = np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.int64)
-_SMALL = 1024  # events of a frame that takes longer to look at than to copy
+_SMALL = 1024  # events of a frame, below which joining as bytes is faster
 
 
 def joined_frames(frames: Sequence[EventFrame]) -> EventFrame:
@@ -52,8 +52,8 @@ def _concatenated(columns: list[npt.NDArray[Any]], dtype: np.dtype[Any]) -> npt.
         try:
             if len(columns[0]) < _SMALL:
                 return np.frombuffer(b"".join(columns), dtype)  # type: ignore[arg-type]
-            return joined(columns, dtype)
-        except (TypeError, ValueError):  # a column is not contiguous
+            return joined_columns(columns, dtype)
+        except (TypeError, ValueError):  # a column is not contiguous, or not one
             pass
     return np.concatenate(columns)
 

@@ -26,7 +26,7 @@ HORIZONS = (1, 10, 60)
 class WorkingSet(msgspec.Struct, frozen=True, kw_only=True):
     """Number of distinct blocks that were allocated or accessed.
 
-    A block is its content where ids are content hashes, and else a generation.
+    A block is its content where ids are content hashes, otherwise a generation.
 
     Attributes:
         blocks: How many in the last 1, 10 and 60 windows.

@@ -55,15 +55,18 @@ class EventBuffer:
 
         Raises:
             MalformedInputError: If an id or a key is no 64-bit integer, there are not as many keys as ids, or
-                the labels are none; nothing is appended then.
+                the labels are no ``Labels`` or hold an invalid name; nothing is appended then.
         """
         if keys is not None:
             ids = as_int64([ids] if isinstance(ids, int) else ids).reshape(-1)
             key_column = checked_keys(keys, len(ids))
         label = 0
         if labels is not None:
-            known = self._labels.get(labels) if isinstance(labels, Labels) else None
-            label = known or label_number(self._labels, checked_labels(labels))
+            try:
+                label = self._labels.get(labels, 0)
+            except TypeError:  # unhashable, which no valid labels are
+                label = 0
+            label = label or label_number(self._labels, checked_labels(labels))
         if keys is not None:
             self._keys.append((self.events, key_column))
         if type(ids) is int and -(2**63) <= ids < 2**63:

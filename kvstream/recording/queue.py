@@ -27,6 +27,9 @@ Item = tuple[EventFrame, Sender]
 JOINED_EVENTS = 32_768
 """Events at most of the frames that a batch joins."""
 
+JOINED_FRAMES = 4096
+"""Frames at most of a batch: to join as many takes some milliseconds, however few events there are."""
+
 MOST_OBJECTS = 65_536
 """Frames and labels that a queue holds: each takes up to a kilobyte, however few events there are."""
 
@@ -232,14 +235,15 @@ def batches_of(items: Iterable[Item], most_events: int = JOINED_EVENTS) -> list[
 
     Args:
         items: Frames in order.
-        most_events: Events of a batch at most, but for a frame that has more.
+        most_events: Events of a batch at most, but for a frame that has more. It has at most
+            ``JOINED_FRAMES`` frames.
     """
     batches: list[Batch] = []
     filling: dict[str, Batch] = {}
     for frame, sender in items:
         source, n = frame.source, len(frame.ops)
         batch = filling.get(source)
-        if batch is None or batch.events + n > most_events:
+        if batch is None or batch.events + n > most_events or len(batch.frames) == JOINED_FRAMES:
             batch = filling[source] = Batch(source)
             batches.append(batch)
         batch.frames.append(frame)

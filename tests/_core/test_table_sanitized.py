@@ -8,12 +8,18 @@ pytestmark = MARKS
 
 TESTS = {
     "table": ("tests/blocks/test_table.py", "tests/metrics/test_working_set.py"),
-    "columns": ("tests/blocks/test_table.py", "tests/blocks/test_label_set_counts.py"),
+    "columns": (
+        *("tests/blocks/test_table.py", "tests/blocks/test_label_set_counts.py"),
+        "tests/engine/test_joining.py",
+    ),
     "reuse": (
         *("tests/_core/test_premature_evictions.py", "tests/_core/test_lru_stack.py"),
         "tests/_core/test_prefix_cache.py",
     ),
-    "buckets": ("tests/metrics/test_histogram_rows.py", "tests/metrics/test_intervals.py"),
+    "buckets": (
+        *("tests/metrics/test_histogram_rows.py", "tests/metrics/test_intervals.py"),
+        "tests/metrics/test_window.py",
+    ),
 }
 
 

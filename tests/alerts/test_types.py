@@ -21,5 +21,7 @@ def test_levels_compare_by_severity_and_not_by_name(compare):
 def test_a_level_compares_with_no_other_text():
     with pytest.raises(ValueError, match="high"):
         operator.lt(AlertLevel.INFO, "high")
+    with pytest.raises(TypeError, match="not supported"):
+        operator.lt(AlertLevel.INFO, None)
     assert AlertLevel.INFO == "info"
     assert hash(AlertLevel.INFO) == hash("info")

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvstream._core.columns import joined_columns
 from kvstream.engine.joining import joined_frames
 from kvstream.events.frame import EventFrame, frames_from_events
+from kvstream.events.types import Labels
 from tests.strategies import EVENTS
 
 
@@ -31,3 +33,30 @@ def test_columns_of_every_layout_are_joined_by_their_values(n, layout):
     assert joined.ops.tolist() == [0] * len(blocks) + [1] * 4
     assert joined.blocks.tolist() == [*blocks.tolist(), 0, 1, 2, 0]
     assert joined.ts.tolist() == [*range(len(blocks)), 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("n", [4, 2_000])
+def test_what_only_some_frames_have_is_empty_in_the_others(n):
+    plain = EventFrame(np.zeros(n, np.uint8), np.arange(n), np.arange(n))
+    whole = msgspec.structs.replace(
+        plain,
+        keys=np.arange(n) + 1,
+        reasons=np.ones(n, np.uint8),
+        labels=(Labels("a"), Labels("b")),
+        label_of=np.full(n, 2, np.uint16),
+    )
+    joined = joined_frames([plain, whole, plain])
+    assert joined.keys.tolist() == [0] * n + list(range(1, n + 1)) + [0] * n
+    assert joined.reasons.tolist() == [0] * n + [1] * n + [0] * n
+    assert [joined.labels[at - 1].tenant if at else None for at in joined.label_of] == (
+        [None] * n + ["b"] * n + [None] * n
+    )
+
+
+def test_columns_that_are_none_are_refused():
+    n = 2_000
+    ops, ts = np.zeros(n, np.uint8), np.arange(n)
+    with pytest.raises(ValueError, match="dimension"):
+        joined_frames([EventFrame(ops, np.zeros((n, 4), np.int64), ts), EventFrame(ops, ts, ts)])
+    with pytest.raises(ValueError, match=r"columns|dimension"):
+        joined_columns([np.zeros((n, 4), np.int64)], np.dtype(np.int64))

@@ -148,7 +148,7 @@ def reading(shown):
 
 
 def test_all_is_read_also_where_summaries_are_written_all_the_time():
-    """Then no fetch finds a partition at its end, which is what the client tells of."""
+    """Then no fetch finds a partition at its end, which is what the client reports."""
 
     class NeverAtTheEnd:
         def __init__(self, consumer):

@@ -71,7 +71,7 @@ def test_each_outage_is_said_and_that_it_is_over(said):
 
 
 def test_that_one_broker_of_several_is_down_is_a_detail(said):
-    """Told as the client tells of it: a real one forgets addresses that it has not tried yet."""
+    """Reported as the client reports it: a real one forgets addresses that it has not tried yet."""
     address, faults = KafkaAddress.parse("kafka://kafka-0:9092,kafka-1:9092/kv"), FaultLog()
     why = "kafka-0:9092/bootstrap: Connect to ipv4#10.0.0.1:9092 failed: Connection refused"
     client_settings(address, {}, faults)["error_cb"](ck.KafkaError(ck.KafkaError._TRANSPORT, why))

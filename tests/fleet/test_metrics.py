@@ -44,13 +44,13 @@ def test_whoever_asks_nothing_is_dropped_and_keeps_no_scrape_out(monkeypatch, ca
             with stranger:
                 assert stranger.recv(1) == b""
 
-        def is_let_in():  # once the threads of the strangers have ended, if it asks soon enough
+        def answer():  # once the threads of the strangers have ended, if it asks soon enough
             try:
-                return httpx2.get(f"http://{place[0]}:{place[1]}/metrics", timeout=DEADLINE).is_success
+                return httpx2.get(f"http://{place[0]}:{place[1]}/metrics", timeout=DEADLINE)
             except httpx2.TransportError:
-                return False
+                return None
 
-        wait_until(is_let_in)
+        assert wait_until(answer).status_code == 200
     finally:
         end()
     assert capfd.readouterr().err == ""

@@ -144,13 +144,13 @@ async def test_blocks_that_the_scheduler_filled_in_a_step_have_their_content_as_
 def test_when_nobody_listens_drops_are_counted_and_memory_is_bounded(tmp_path):
     connection = BackgroundConnection(f"unix:{tmp_path}/nobody", None).open()
     producer = connection.producer("vllm/dp0")
-    run_engine(StreamingCollector(Inner(), producer), steps=20_000)
+    run_engine(StreamingCollector(Inner(), producer), steps=80_000)
     statistics = producer.statistics()
-    assert statistics.offered == 600_000
-    assert statistics.buffered + statistics.sent < 600_000
+    assert statistics.offered == 2_400_000
+    assert statistics.buffered + statistics.sent < 2_400_000
     assert statistics.dropped["displaced"] > 0
     connection.close()
-    assert sum(producer.statistics().dropped.values()) == 600_000
+    assert sum(producer.statistics().dropped.values()) == 2_400_000
 
 
 def test_what_fails_in_kvstream_does_not_reach_the_engine(tmp_path, caplog):

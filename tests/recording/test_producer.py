@@ -3,9 +3,9 @@ import pytest
 from kvstream import KVStream, Labels, MalformedInputError
 
 
-@pytest.mark.parametrize("labels", ["acme", {"tenant": "acme"}, Labels(tenant="")])
+@pytest.mark.parametrize("labels", ["acme", {"tenant": "acme"}, Labels(tenant=""), Labels(tenant=[1])])
 @pytest.mark.parametrize("keys", [None, [7]])
-async def test_labels_that_are_none_are_refused_and_nothing_is_recorded(labels, keys):
+async def test_invalid_labels_are_refused_and_nothing_is_recorded(labels, keys):
     async with KVStream() as stream:
         producer = stream.producer("engine-0")
         with pytest.raises(MalformedInputError, match=r"Labels\(tenant='acme'\)|1 to 256 characters"):
