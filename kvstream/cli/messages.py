@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import cache, partial
 from importlib import import_module
 from typing import Annotated, Any, ClassVar
 
@@ -67,13 +68,26 @@ def choose_color(wanted: Any) -> None:
     Args:
         wanted: A value of ``--color``, not checked yet; None if there is none.
     """
-    if wanted not in _COLORS:
+    if wanted not in _COLORS or wanted == _Chosen.color:
         return
     _Chosen.color = wanted
-    if wanted != "auto":  # typer writes help to a console of its own
-        rich_utils: Any = import_module("typer.rich_utils")
-        rich_utils.COLOR_SYSTEM = "standard" if wanted == "always" else None
-        rich_utils.FORCE_TERMINAL = wanted == "always" or None
+    by_default = _help_console()
+    consoles: dict[str, dict[str, Any]] = {
+        "never": {"COLOR_SYSTEM": None, "FORCE_TERMINAL": None},
+        "always": {
+            "COLOR_SYSTEM": "standard",
+            "FORCE_TERMINAL": True,
+            "Console": partial(by_default["Console"], no_color=False),  # whatever $NO_COLOR is
+        },
+    }
+    vars(import_module("typer.rich_utils")).update(by_default | consoles.get(wanted, {}))
+
+
+@cache
+def _help_console() -> dict[str, Any]:
+    """Return how typer makes the console that it writes help to, as it is before any choice."""
+    rich_utils = import_module("typer.rich_utils")
+    return {name: getattr(rich_utils, name) for name in ("COLOR_SYSTEM", "FORCE_TERMINAL", "Console")}
 
 
 def is_quiet() -> bool:

@@ -69,8 +69,17 @@ def test_help_has_no_colours_if_none_are_wanted(line):
 def test_help_has_colours_on_a_terminal_or_if_they_are_wanted(kvstream):
     assert COLOURS.search(shown_on_terminal("doctor", "--help"))
     assert not COLOURS.search(shown_on_terminal("doctor", "--help", NO_COLOR="1"))
-    assert COLOURS.search(kvstream("doctor", "--help", "--color", "always").out)
+    for also in ({}, {"NO_COLOR": "1"}):
+        assert COLOURS.search(kvstream("doctor", "--help", "--color", "always", env=also).out)
     assert "\x1b" not in kvstream("doctor", "--help").out
+
+
+def test_the_last_choice_of_colours_holds_for_help(kvstream):
+    for first in ("always", "never"):
+        line = ("--color", first, "doctor", "--color", "auto", "--help")
+        assert "\x1b" not in kvstream(*line).out
+        assert COLOURS.search(shown_on_terminal(*line))
+        assert not COLOURS.search(shown_on_terminal(*line, NO_COLOR="1"))
 
 
 def test_help_that_cannot_be_written_is_no_mistake_of_the_command_line(monkeypatch):
