@@ -17,13 +17,12 @@ from typing import Annotated, Any
 
 import typer
 from anyio.lowlevel import current_token
-from typer.core import TyperGroup
 
-from kvstream.cli.command import Command, Mistakes, UsageError, explain, lines_of
+from kvstream.cli.command import Command, CommandGroup, Mistakes, UsageError, explain, lines_of
 from kvstream.cli.completion import VARIABLE, begin_completion
 from kvstream.cli.exit_codes import EXIT_ERROR, EXIT_SIGNAL, EXIT_USAGE
 from kvstream.cli.groups import flat
-from kvstream.cli.messages import Verbosity, choose, choose_color, say
+from kvstream.cli.messages import Verbosity, choose, say
 from kvstream.cli.standard import drop_standard_output
 from kvstream.errors import KVStreamError
 from kvstream.settings import VARIABLES
@@ -47,16 +46,11 @@ _COMMANDS = (
 )
 
 
-class _Commands(TyperGroup):
+class _Commands(CommandGroup):
     """Commands that are loaded when they are asked for: no start waits for what only others need."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(_COMMANDS)
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        opts, _, _ = self.make_parser(ctx).parse_args(args=[*args])
-        choose_color(opts.get("color"))  # also where it stands after --help
-        return super().parse_args(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         # An unknown name is compared with all of them.
@@ -75,7 +69,7 @@ def command_named(name: str) -> Any:
     module = import_module(f"kvstream.cli.{name}")
     only = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
     if hasattr(module, "app"):
-        only.add_typer(module.app, name=name)
+        only.add_typer(module.app, name=name, cls=CommandGroup)
         commands = module.app.registered_commands
     else:
         only.command(name, epilog=module.EXAMPLES)(getattr(module, f"{name}_command"))
@@ -254,8 +248,7 @@ def _report_usage(error: Any) -> int:
         lines = error.lines if isinstance(error, Mistakes) else [_explain(error)]
         for line in lines:
             say(f"kvstream: {line}")
-        if error.ctx is not None:
-            say(f"kvstream: '{error.ctx.command_path} --help' lists what it takes")
+        say(f"kvstream: '{error.ctx.command_path} --help' lists what it takes")
     return EXIT_USAGE
 
 
@@ -263,8 +256,7 @@ def _explain(error: Any) -> str:
     """Return what is wrong where no command was found."""
     unknown = re.match(r"No such command '(.*?)'\.(?: Did you mean (.*)\?)?", error.format_message())
     if unknown is None:
-        # An error of a group's option has no context.
-        return explain(error, error.ctx.command if error.ctx is not None else typer.main.get_command(app))
+        return explain(error, error.ctx.command)
     name, close = unknown[1], (unknown[2] or "").replace("'", "")
     if error.ctx.parent is None and (os.path.exists(name) or "://" in name):
         close = f"kvstream run {name}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from kvstream.cli.messages import choose_color
 from kvstream.errors import ConfigError, KVStreamError
@@ -111,6 +111,20 @@ class Command(TyperCommand):
             raise ConfigError(*lines)
         raise_at_interrupt()  # all is loaded, and what has begun may have to be ended in order
         return super().invoke(ctx)
+
+
+class CommandGroup(TyperGroup):
+    """A group of commands whose mistakes in its own options name it, too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse a command line up to the name of a command."""
+        try:
+            opts, _, _ = self.make_parser(ctx).parse_args(args=[*args])
+            choose_color(opts.get("color"))  # also where it stands after --help
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
 
 
 def explain(error: Any, command: Any) -> str:

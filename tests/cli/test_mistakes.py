@@ -257,6 +257,7 @@ def test_the_answer_to_a_mistake_names_it_and_what_to_write(kvstream, here, line
     assert ran.code == code
     assert has in ran.err
     assert has_not not in ran.err + ran.out
+    assert ("--help' lists what it takes" in ran.err) is (code == 2)
     assert "Traceback" not in ran.err
     assert all(said.startswith(("kvstream: ", "malformed  ")) for said in ran.err.splitlines())
 
