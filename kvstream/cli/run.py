@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from kvstream.cli.chosen_rules import RuleFiles
 from kvstream.cli.command import Attempts, lines_of
-from kvstream.cli.exit_codes import EXIT_ERROR
 from kvstream.cli.handlers import AlertOptions, Destinations
 from kvstream.cli.messages import malformed_shown, note, say
 from kvstream.cli.options import CacheOptions, Follow, Results, Speed, StateDir, TraceOptions
@@ -140,11 +139,12 @@ def run_command(
         as_lines=as_lines,
         total_bytes=None if endless else sum(each.size for each in inputs),
         is_service=follow or any(each.engine is not None for each in inputs),
+        unreadable=unreadable,
     )
     say_simulated(inputs)
-    if sys.stdout.isatty() and not as_lines:
+    if sys.stdout.isatty() and not as_lines and not unreadable:
         note(_hint(given[0], endless))
-    return EXIT_ERROR if unreadable else code
+    return code
 
 
 def _hint(name: str, endless: bool) -> str:

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Protocol
 
@@ -84,6 +84,7 @@ def run_session(
     as_lines: bool,
     total_bytes: int | None = None,
     is_service: bool = False,
+    unreadable: Sequence[KVStreamError | OSError] = (),
 ) -> int:
     """Run a stream on what ``feed`` puts into it; return the exit code.
 
@@ -94,6 +95,7 @@ def run_session(
         as_lines: Show results as JSON lines.
         total_bytes: Size of the input, None if it has no end.
         is_service: Go on where JSON lines cannot be written, and try again.
+        unreadable: Why inputs could not be read; ``feed`` may add to it and go on with the others.
 
     Raises:
         OSError: If results could not be written; of a service, once it has ended.
@@ -102,15 +104,15 @@ def run_session(
         terminal = Terminal(total_bytes)
         terminal.watch(stream)
         with terminal:
-            return anyio.run(_run, session, stream, feed, terminal)
+            return anyio.run(_run, session, stream, feed, terminal, unreadable)
     with suppress(OSError):  # if it cannot be written, the first result will say so
         end_torn_line(sys.stdout.fileno())
     if not is_service:
-        return anyio.run(_run, session, stream, feed, JsonLines(sys.stdout.buffer))
+        return anyio.run(_run, session, stream, feed, JsonLines(sys.stdout.buffer), unreadable)
     file = PatientFile.on(sys.stdout.fileno(), stream.faults)
     code = EXIT_ERROR
     try:
-        code = anyio.run(_run, session, stream, feed, JsonLines(file))
+        code = anyio.run(_run, session, stream, feed, JsonLines(file), unreadable)
     finally:
         code = max(code, _close(file))
     return code
@@ -128,7 +130,13 @@ def _close(file: PatientFile) -> int:
     return 0
 
 
-async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -> int:
+async def _run(
+    session: Session,
+    stream: KVStream,
+    feed: Feed,
+    output: Output,
+    unreadable: Sequence[KVStreamError | OSError],
+) -> int:
     """Run until the input ends or a signal comes, then drain."""
     alerts = stream.alerts(buffer=_BUFFER)
     evictions = stream.evictions(buffer=_BUFFER) if session.evictions else None
@@ -171,9 +179,10 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
             inputs.start_soon(refresh)
             inputs.start_soon(read_all, inputs.cancel_scope)
     last = stream.summary_nowait()
-    unreadable = any(isinstance(error, UnknownFormatError | UnreadableInputError) for error in failure)
-    began = bool(last.accounts.offered) or not failure
-    if last.accounts.processed or (began and not unreadable):  # figures of nothing would look like an answer
+    errors = [*failure, *unreadable]
+    hopeless = any(isinstance(error, UnknownFormatError | UnreadableInputError) for error in errors)
+    began = bool(last.accounts.offered) or not errors
+    if last.accounts.processed or (began and not hopeless):  # figures of nothing would look like an answer
         output.show(last)
     undelivered = undelivered_lines(stream)
     for line in undelivered:
@@ -184,7 +193,9 @@ async def _run(session: Session, stream: KVStream, feed: Feed, output: Output) -
         return EXIT_UNDELIVERED if undelivered else EXIT_SIGNAL + stopped[0]
     if failed_on:
         return EXIT_ALERT
-    return EXIT_UNDELIVERED if undelivered else 0
+    if undelivered:
+        return EXIT_UNDELIVERED
+    return EXIT_ERROR if unreadable else 0
 
 
 async def stop_on_signal(scope: anyio.CancelScope, stopped: list[int], hangup: bool = True) -> None:

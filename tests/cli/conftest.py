@@ -48,11 +48,12 @@ def running(*args, **pipes):
         yield process
 
 
-def shown_on_terminal(*args, **variables):
+def shown_on_terminal(*args, code=0, **variables):
     """What the command shows on a terminal of 120 columns.
 
     Args:
-        args: The command line; it must succeed.
+        args: The command line.
+        code: The exit code that it must have.
         variables: Of the environment, which has no ``NO_COLOR`` otherwise.
     """
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
@@ -66,7 +67,7 @@ def shown_on_terminal(*args, **variables):
                 shown += os.read(parent, 65536)
             except OSError:  # the other side has closed
                 break
-        assert process.wait(DEADLINE) == 0
+        assert process.wait(DEADLINE) == code
     os.close(parent)
     return shown.decode()
 

@@ -253,15 +253,15 @@ def test_a_terminal_sees_tables_and_colours_unless_told_not_to(
     [b"\x7fELF\x02\x01\x01\x00" * 9, b"nonsense\n" * 3_000, "/proc/self/mem"],
     ids=["unknown format", "no events", "error of the system"],
 )
-@pytest.mark.parametrize("follows", [True, False])
-def test_an_input_that_cannot_be_read_ends_no_other(kvstream, tmp_path, unreadable, follows):
+@pytest.mark.parametrize("bad_is_last", [True, False])
+def test_an_input_that_cannot_be_read_ends_no_other(kvstream, tmp_path, unreadable, bad_is_last):
     good, bad = tmp_path / "good.jsonl", tmp_path / "bad"
     good.write_bytes(lines(2_000))
     if isinstance(unreadable, bytes):
         bad.write_bytes(unreadable)
     else:
         bad = Path(unreadable)  # whose first byte cannot be read
-    ran = kvstream("run", *((good, bad) if follows else (bad, good)), "--json")
+    ran = kvstream("run", *((good, bad) if bad_is_last else (bad, good)), "--json")
     assert ran.code == 1
     assert ran.err.count(f"kvstream: {bad}: ") == 1
     (summary,) = ran.of_type("summary")
@@ -271,6 +271,53 @@ def test_an_input_that_cannot_be_read_ends_no_other(kvstream, tmp_path, unreadab
         ended = kvstream("run", *arguments, "--json")
         assert (ended.code, ended.of_type("summary")) == (1, [])
         assert f"kvstream: {bad}: " in ended.err
+
+
+@pytest.fixture
+def executable(tmp_path):
+    path = tmp_path / "executable"
+    path.write_bytes(b"\x7fELF\x02\x01\x01\x00")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [((), 1), (("--fail-on", "warning"), 3), (("--on-alert", "false"), 4)]
+)
+def test_an_unreadable_input_hides_no_other_exit_code(kvstream, troubles, executable, options, code):
+    ran = kvstream("run", troubles, executable, "--capacity", CAPACITY, *options)
+    assert ran.code == code
+    assert f"kvstream: {executable}: " in ran.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_counts_more_than_an_input_that_cannot_be_read(tmp_path, executable, number):
+    good = tmp_path / "good.jsonl"
+    good.write_bytes(lines(1_000))
+    options = ("--follow", "--summary-every", "0.0001")
+    with running("run", good, executable, *options, stderr=subprocess.PIPE) as process:
+        assert process.stderr.readline().startswith(f"kvstream: {executable}: ".encode())
+        wait_for_line(process, b'"type":"summary"')
+        process.send_signal(number)
+        process.communicate()
+        assert process.wait(DEADLINE) == 128 + number
+
+
+def test_no_figures_are_shown_of_inputs_that_cannot_be_read_beside_one_without_events(
+    kvstream, tmp_path, executable
+):
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    for arguments in ((executable, empty), (empty, executable)):
+        ran = kvstream("run", *arguments)
+        assert (ran.code, ran.out) == (1, "")
+        assert f"kvstream: {executable}: " in ran.err
+
+
+def test_no_command_is_advised_for_an_input_that_cannot_be_read(troubles, executable):
+    assert f"kvstream analyze {troubles} says why" in shown_on_terminal("run", troubles)
+    text = shown_on_terminal("run", executable, troubles, code=1)
+    assert "216 events = 216 processed" in text
+    assert "kvstream analyze" not in text
 
 
 def test_a_log_is_read_from_a_pipe(kvstream):
