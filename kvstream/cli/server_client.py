@@ -70,17 +70,20 @@ class ServerClient:
         self._token, self._how_token, self._seconds = token, how_token, seconds
 
     async def connect(self, feature: str, extra: str) -> Any:
-        """Return an HTTP client by which to ask it.
+        """Return an HTTP client for this server.
 
         Args:
             feature: What asks it.
             extra: The extra that this needs.
 
         Raises:
-            KVStreamError: If the certificates cannot be read that it is checked by.
+            KVStreamError: If the certificates that verify the server cannot be read.
             MissingExtraError: If the extra is not installed.
         """
-        return await open_client(self.name, feature, extra)
+        try:
+            return await open_client(self.name, feature, extra)
+        except FetchError as error:
+            raise self._unanswered(error) from error
 
     async def ask(
         self,
@@ -116,12 +119,7 @@ class ServerClient:
         try:
             answer = await request(http, method, url, headers, content, self._seconds)
         except FetchError as error:
-            if error.failure is None:
-                raise KVStreamError(f"{self.name}: its answer is too long; is it {_WHAT}?") from error
-            what_to_do = advice(error.failure.kind)
-            raise KVStreamError(
-                f"{self.name}: {error.failure.words}" + (f"; {what_to_do}" if what_to_do else "")
-            ) from error
+            raise self._unanswered(error) from error
         if not 200 <= answer.status < 300:
             raise KVStreamError(f"{self.name}: {self._refusal(answer)}")
         try:
@@ -131,6 +129,15 @@ class ServerClient:
                 f"{self.name}: its answer to {method} {path} is not that of {_WHAT}; correct the address, "
                 f"or use the same version of kvstream on both sides"
             ) from error
+
+    def _unanswered(self, error: FetchError) -> KVStreamError:
+        """Return an error that says why a server has not answered, and what to do."""
+        if error.failure is None:
+            return KVStreamError(f"{self.name}: its answer is too long; is it {_WHAT}?")
+        what_to_do = advice(error.failure.kind)
+        return KVStreamError(
+            f"{self.name}: {error.failure.words}" + (f"; {what_to_do}" if what_to_do else "")
+        )
 
     def _refusal(self, answer: Answer) -> str:
         """Say why a server refuses, and what to do."""

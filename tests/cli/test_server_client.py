@@ -72,6 +72,11 @@ def test_tls_that_cannot_be_used(kvstream, certificates):
         refused(kvstream, f"https://127.0.0.1:{port}", "write http:// if it serves without TLS")
 
 
+def test_certificates_that_cannot_be_read(kvstream):
+    advice = "No such file or directory; name the roots to trust by SSL_CERT_FILE=FILE.pem"
+    refused(kvstream, "https://127.0.0.1:1", advice, env={"SSL_CERT_FILE": "/no/such/file"})
+
+
 def test_a_host_that_can_be_none(kvstream):
     refused(kvstream, "http://☃☃\u0300:9109", "it is no URL: Invalid IDNA hostname")
 
