@@ -1,9 +1,20 @@
-"""Binary formats go to files and pipes, and never to a terminal."""
+"""The format of an output: the option that chooses it; binary ones never go to a terminal."""
 
 import sys
+from typing import Annotated, get_args
 
+from kvstream.cli.values import choice
 from kvstream.errors import ConfigError
 from kvstream.sinks.event_log import BINARY_FORMATS, Format
+
+OutputFormat = Annotated[
+    Format | None,
+    choice(
+        get_args(Format),
+        "--format",
+        help="By default that of the name's ending; jsonl on standard output.",
+    ),
+]
 
 
 def refuse_binary_on_terminal(output: str, form: Format) -> None:

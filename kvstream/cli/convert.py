@@ -2,22 +2,21 @@
 
 import sys
 from contextlib import nullcontext
-from typing import Annotated, get_args
+from typing import Annotated
 
 import anyio
 import typer
 from msgspec.structs import replace
 
-from kvstream.cli.binary_output import refuse_binary_on_terminal
+from kvstream.cli.binary_output import OutputFormat, refuse_binary_on_terminal
 from kvstream.cli.messages import MalformedReport, say
 from kvstream.cli.options import DEFAULT_BLOCK_TOKENS, BlockTokens, Capacity, Force, TraceOptions
 from kvstream.cli.recordings import say_simulated
 from kvstream.cli.render import progress_on_stderr
-from kvstream.cli.values import choice
 from kvstream.errors import ConfigError, MalformedInputError
 from kvstream.events.frame import EventFrame
 from kvstream.sinks.anonymizer import Anonymizer
-from kvstream.sinks.event_log import LOOKUP_FORMATS, EventLogWriter, Format, chosen_format
+from kvstream.sinks.event_log import LOOKUP_FORMATS, EventLogWriter, chosen_format
 from kvstream.sinks.output_file import refuse_inputs, whole_file
 from kvstream.sources.inputs import Input
 
@@ -48,14 +47,7 @@ def convert_command(
     ],
     output: Annotated[str, typer.Argument(metavar="TO", help="A file, or - for standard output.")],
     *,
-    format: Annotated[  # noqa: A002
-        Format | None,
-        choice(
-            get_args(Format),
-            "--format",
-            help="By default, as the name ends; jsonl on standard output.",
-        ),
-    ] = None,
+    format: OutputFormat = None,  # noqa: A002
     source: Annotated[
         str | None, typer.Option(help="Only the events of this source.", show_default=False)
     ] = None,

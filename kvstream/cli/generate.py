@@ -1,15 +1,15 @@
 """``kvstream generate``: synthetic streams of any size."""
 
 from contextlib import nullcontext
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
-from kvstream.cli.binary_output import refuse_binary_on_terminal
+from kvstream.cli.binary_output import OutputFormat, refuse_binary_on_terminal
 from kvstream.cli.options import Force
 from kvstream.cli.render import progress_on_stderr
-from kvstream.cli.values import choice, chosen, number
-from kvstream.sinks.event_log import EventLogWriter, Format, chosen_format
+from kvstream.cli.values import chosen, number
+from kvstream.sinks.event_log import EventLogWriter, chosen_format
 from kvstream.sinks.output_file import whole_file
 from kvstream.sources.synthetic import WORKLOADS, Workload, generate
 
@@ -32,14 +32,7 @@ def generate_command(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="File to write; - is standard output.")
     ] = "-",
-    format: Annotated[  # noqa: A002
-        Format | None,
-        choice(
-            get_args(Format),
-            "--format",
-            help="By default, as the name ends; jsonl on standard output.",
-        ),
-    ] = None,
+    format: OutputFormat = None,  # noqa: A002
     events: Annotated[
         int, number("count", "--events", metavar="N", low=1, help="Events in all.", show_default=True)
     ] = 100_000,

@@ -26,7 +26,7 @@ EXAMPLES = """
 
   kvstream silence remove 5f2c61d0a9b3e874
 
-  kvstream silence acknowledge 0123456789abcdef      of the alert with this fingerprint
+  kvstream silence acknowledge 0123456789abcdef      until the incident of that alert is over
 """
 
 app = typer.Typer(

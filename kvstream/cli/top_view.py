@@ -80,11 +80,11 @@ def status(name: str, state: State, unheard: float, utc: bool) -> Text:
     """
     kind, words, since = _verdict(state)
     one = state.summary.source != ALL
-    place = f"{state.summary.source} / {state.summary.tier}" if one else "all caches"
+    selection = f"{state.summary.source} / {state.summary.tier}" if one else "all caches"
     chosen = _chosen(state)
     ages = [cache.age_seconds for cache in chosen if cache.age_seconds is not None]
     reporting = sum(not is_silent(cache) for cache in chosen)
-    notes = [f"kvstream {name}", place]
+    notes = [f"kvstream {name}", selection]
     if since is not None:
         notes.append(f"for {duration(state.now - since)}, since {clock(since, utc)}")
     notes.append(f"figures as of {clock(state.now, utc)}")
