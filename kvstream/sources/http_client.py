@@ -4,7 +4,6 @@ import ssl
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import anyio
 from anyio import to_thread
@@ -62,17 +61,24 @@ async def open_client(url: str, feature: str = "reading http://", extra: str = "
         extra: The extra that it comes with.
 
     Raises:
-        FetchError: If the certificates cannot be read that the server is checked by.
+        FetchError: If the certificates that verify the server cannot be read, or the proxy that the
+            environment names cannot be used.
         MissingExtraError: If the library is not installed.
     """
     http = require_http(feature, extra)
-    if urlsplit(url).scheme != "https":
-        return http.AsyncClient(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))  # which trusts nobody
+    if url[:6].lower() == "https:":
+        try:
+            verify = await to_thread.run_sync(_certificates)
+        except OSError as error:
+            words = f"the certificates that verify the server cannot be read: {error.strerror or error}"
+            raise FetchError(f"{url}: {words}", ConnectionFailure("certificate", words)) from error
+    else:
+        verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which trusts nobody
     try:
-        return http.AsyncClient(verify=await to_thread.run_sync(_certificates))
-    except OSError as error:
-        words = f"the certificates that it is checked by cannot be read: {error.strerror or error}"
-        raise FetchError(f"{url}: {words}", ConnectionFailure("certificate", words)) from error
+        return http.AsyncClient(verify=verify)
+    except (ImportError, ValueError, http.InvalidURL) as error:
+        words = f"the proxy that the environment names cannot be used: {error}"
+        raise FetchError(f"{url}: {words}", ConnectionFailure("other", words)) from error
 
 
 @cache

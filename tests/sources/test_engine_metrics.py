@@ -15,7 +15,6 @@ from kvstream.sources.engine_metrics import (
     event_counts,
     read_counts,
 )
-from kvstream.sources.http_client import _certificates
 from kvstream.stream import KVStream
 from tests.ports import answering, free_port
 from tests.waiting import DEADLINE, until
@@ -224,14 +223,21 @@ async def test_what_is_no_exposition_is_counted_and_ends_nothing(text):
     assert "is not understood" in seen.error
 
 
-async def test_certificates_that_cannot_be_read_end_nothing(monkeypatch, tmp_path):
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
-    _certificates.cache_clear()
+async def test_certificates_that_cannot_be_read_end_nothing(no_certificates):
     metrics = EngineMetrics("a", f"https://127.0.0.1:{free_port()}/metrics", lambda source: None)
     await metrics._look()
     (seen,) = metrics.statistics()
     assert seen.state == "not connected"
-    assert "certificates that it is checked by cannot be read" in seen.error
+    assert "the certificates that verify the server cannot be read" in seen.error
+
+
+async def test_a_proxy_that_cannot_be_used_is_no_answer_that_is_malformed(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "nonsense://proxy")
+    metrics = EngineMetrics("a", "http://10.0.0.1:1/metrics", lambda source: None)
+    await metrics._look()
+    (seen,) = metrics.statistics()
+    assert (seen.state, seen.malformed) == ("not connected", 0)
+    assert "the proxy that the environment names cannot be used" in seen.error
 
 
 @pytest.mark.parametrize(("source", "url"), [("", "http://h/metrics"), ("a", "h:8000/metrics"), ("a", "")])
