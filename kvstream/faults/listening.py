@@ -6,7 +6,7 @@ import os
 _REMEDIES = {
     errno.ENOENT: "create its directory, or name another path",
     errno.EACCES: "name a path that this user may write to, or a port above 1023",
-    errno.EADDRINUSE: "stop what listens there, or name another port",
+    errno.EADDRINUSE: "stop what listens there, or name another path or port",
     errno.EADDRNOTAVAIL: "name an address of this machine, or 0.0.0.0 for all of them",
 }
 

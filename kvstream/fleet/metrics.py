@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from kvstream.errors import ConfigError, MissingExtraError
+from kvstream.faults.listening import listen_failure
 from kvstream.transport.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def serve_metrics(
         )
         server = make_server(str(place[0]), endpoint.port, make_wsgi_app(registry), Server, Handler)
     except OSError as error:
-        raise ConfigError(f"cannot listen at {endpoint}: {error.strerror or error}") from error
+        raise ConfigError(f"cannot listen at {endpoint}: {listen_failure(error)}") from error
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
 

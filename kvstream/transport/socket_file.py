@@ -36,7 +36,7 @@ class SocketFile:
         """
         async with _directory_lock(os.path.split(self.path)[0] or "."):
             if _is_answered(self.path):
-                raise ConfigError("another server listens there")
+                raise ConfigError("another server listens there; stop it, or name another path")
             if _is_other(self.path):
                 raise ConfigError("what is there is no socket; name another path")
             listener = await anyio.create_unix_listener(self.path, mode=0o600)

@@ -340,7 +340,7 @@ def test_a_port_in_use_is_said_in_one_line_without_figures(kvstream, here, optio
         ran = kvstream("serve", option, f"{scheme}127.0.0.1:{port}", *also)
     assert (ran.code, ran.out) == (1, "")
     assert f"127.0.0.1:{port}" in ran.err
-    assert ran.err.endswith(": Address already in use; stop what listens there, or name another port\n")
+    assert ran.err.endswith("already in use; stop what listens there, or name another path or port\n")
 
 
 def test_secrets_come_from_files_or_the_environment(kvstream, here):

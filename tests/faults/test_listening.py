@@ -20,8 +20,17 @@ async def test_a_socket_in_a_missing_directory_says_to_create_it(tmp_path):
 async def test_a_port_in_use_says_to_name_another():
     with socket.create_server(("127.0.0.1", 0)) as other:
         server = FrameServer(KVStream(), Endpoint.parse(f"tcp://127.0.0.1:{other.getsockname()[1]}"))
-        with pytest.raises(ConfigError, match="in use; stop what listens there, or name another port"):
+        with pytest.raises(ConfigError, match="stop what listens there, or name another path or port"):
             await server.bind()
+
+
+async def test_another_server_at_a_socket_is_to_be_stopped(tmp_path):
+    endpoint = Endpoint.parse(f"unix:{tmp_path}/kv.sock")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(endpoint.path)
+        other.listen()
+        with pytest.raises(ConfigError, match="another server listens there; stop it, or name another path"):
+            await FrameServer(KVStream(), endpoint).bind()
 
 
 @pytest.mark.parametrize(
@@ -33,7 +42,7 @@ async def test_a_port_in_use_says_to_name_another():
         ),
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
         (OSError("AF_UNIX path too long"), "AF_UNIX path too long"),
-        (ConfigError("another server listens there"), "another server listens there"),
+        (ConfigError("what is there is no socket"), "what is there is no socket"),
     ],
 )
 def test_a_remedy_is_named_where_one_is_known(error, words):
