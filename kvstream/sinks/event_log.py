@@ -1,7 +1,6 @@
 """Frames to files or standard output in any format that holds them, plain or compressed."""
 
 import gzip
-import io
 import os
 import re
 import sys
@@ -481,27 +480,43 @@ def _open(path: str, mode: str) -> BinaryIO:
     if path == "-":
         return sys.stdout.buffer
     if path.endswith(".gz"):
+        raw = _open_plain(path, mode)
         # No name and no time in the header: the same events give the same bytes.
-        raw = open(path, mode)  # noqa: SIM115
-        return cast("BinaryIO", _Gzip(cast("io.BufferedWriter", raw)))
+        return cast("BinaryIO", _Compressed(gzip.GzipFile("", "wb", fileobj=raw, mtime=0), raw))
     if path.endswith(".zst"):
         try:
             import zstandard
         except ImportError:
             raise MissingExtraError("writing zstd", "zstd") from None
-        return cast("BinaryIO", zstandard.open(path, mode))
+        raw = _open_plain(path, mode)
+        compressor = zstandard.ZstdCompressor().stream_writer(raw, closefd=False)
+        return cast("BinaryIO", _Compressed(compressor, raw))
+    return _open_plain(path, mode)
+
+
+def _open_plain(path: str, mode: str) -> BinaryIO:
     return cast("BinaryIO", open(path, mode))
 
 
-class _Gzip(gzip.GzipFile):
-    """Gzip that closes the file under it."""
+class _Compressed:
+    """A compressed file, which is closed even if its end cannot be written.
 
-    def __init__(self, raw: io.BufferedWriter) -> None:
-        self._raw: Any = raw
-        super().__init__(filename="", mode="wb", fileobj=raw, mtime=0)
+    Args:
+        compressor: Writes to ``raw``, and leaves it open.
+        raw: The file.
+    """
+
+    def __init__(self, compressor: Any, raw: BinaryIO) -> None:
+        self._raw = raw
+        self.write, self.flush = compressor.write, compressor.flush
+        self._compressor = compressor
+
+    @property
+    def closed(self) -> bool:
+        return self._raw.closed
 
     def close(self) -> None:
         try:
-            super().close()
+            self._compressor.close()
         finally:
             self._raw.close()

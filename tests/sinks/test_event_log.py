@@ -72,8 +72,10 @@ def test_a_recording_that_could_not_be_begun_is_begun_by_the_next_frame(tmp_path
     assert read(path) == (list(range(10, 20)), [])
 
 
-def test_a_recording_that_could_not_be_completed_is_closed():
-    writer = EventLogWriter("/dev/full", "mooncake")
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_a_recording_that_could_not_be_completed_is_closed(tmp_path, ending):
+    (tmp_path / f"full{ending}").symlink_to("/dev/full")
+    writer = EventLogWriter(str(tmp_path / f"full{ending}"), "mooncake")
     writer.write(
         msgspec.structs.replace(frame(0, 10_000), ts=np.ones(10_000, np.int64), keys=np.arange(10_000) + 1)
     )
