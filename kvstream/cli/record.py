@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import aclosing
 from typing import Annotated, get_args
 
 import anyio
@@ -133,8 +134,9 @@ def record_command(
         if each.engine is not None:
             await each.engine.deliver(take, is_alone=len(opened) == 1)
             return
-        async for item in each.read():
-            await take(item)
+        async with aclosing(each.read()) as items:
+            async for item in items:
+                await take(item)
 
     async def write_inputs(scope: CancelScope) -> None:
         async with anyio.create_task_group() as tasks:

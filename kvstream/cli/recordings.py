@@ -1,6 +1,7 @@
 """Recordings: inputs that have an end, read as a whole."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import anyio
@@ -58,11 +59,13 @@ def read_recordings(
             progress.advance(task, count)
 
         async def read() -> None:
-            async for item in merge_by_time([each.read(options, on_bytes) for each in inputs], on_end):
-                if isinstance(item, EventFrame):
-                    take(item)
-                else:
-                    report.add(item)
+            merged = merge_by_time([each.read(options, on_bytes) for each in inputs], on_end)
+            async with aclosing(merged) as items:
+                async for item in items:
+                    if isinstance(item, EventFrame):
+                        take(item)
+                    else:
+                        report.add(item)
 
         anyio.run(read)
     report.finish()

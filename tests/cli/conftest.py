@@ -7,8 +7,10 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
+from kvstream.sources.inputs import Input
 from tests.forked import PIPE, Kvstream
 from tests.waiting import DEADLINE as DEADLINE
 
@@ -39,6 +41,23 @@ def troubles(tmp_path):
     path = tmp_path / "troubles.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture
+def closed_by_reader(monkeypatch):
+    """Lists whether each input was closed by the task that read it, not at the end of the event loop."""
+    found, read = [], Input.read
+
+    async def watched(self, *args):
+        reader = anyio.get_current_task()
+        try:
+            async for item in read(self, *args):
+                yield item
+        finally:
+            found.append(anyio.get_current_task() == reader)
+
+    monkeypatch.setattr(Input, "read", watched)
+    return found
 
 
 @contextmanager

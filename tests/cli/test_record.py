@@ -9,6 +9,8 @@ import time
 import msgspec
 import pytest
 
+from kvstream.cli.record import record_command
+from kvstream.sinks.event_log import RotatingWriter
 from tests.cli.conftest import DEADLINE, SCAN, running
 from tests.publisher import DATA, Engine, captured
 
@@ -67,6 +69,19 @@ def test_only_the_newest_files_of_a_recording_are_kept(kvstream, tmp_path):
     assert len(kept) == 2
     assert f" MB in {', '.join(kept)}; " in ran.err
     assert "of the oldest files were removed" in ran.err
+
+
+def test_an_input_is_closed_by_the_task_that_reads_it_if_it_cannot_be_recorded(
+    troubles, tmp_path, monkeypatch, closed_by_reader
+):
+    def refuse(writer, frame):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(RotatingWriter, "write", refuse)
+    with pytest.raises(ExceptionGroup) as raised:
+        record_command([str(troubles)], str(tmp_path / "day.kvlog"))
+    assert raised.group_contains(OSError, match="disk full")
+    assert closed_by_reader == [True]
 
 
 @pytest.mark.parametrize("source", [CHAT_WIRE, "converted"])
