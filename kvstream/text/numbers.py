@@ -64,7 +64,7 @@ def behind(lag_seconds: float) -> str:
     if lag_seconds < _LATE_SECONDS:
         return f"{lag_seconds:.1f} s behind the engine"
     hours = lag_seconds / 3600
-    return f"events {hours:,.0f} hours old (replayed from a recording, or stamped by a wrong clock)"
+    return f"events {hours:,.1f} h old (replayed from a recording, or stamped by a wrong clock)"
 
 
 def time_of_day(seconds: float) -> str:

@@ -62,5 +62,6 @@ def test_blocks_by_capacity():
 def test_events_of_a_recording_are_called_old_rather_than_late():
     assert behind(0.04) == "0.0 s behind the engine"
     assert behind(3_599.94) == "3599.9 s behind the engine"
-    old = "events 103 hours old (replayed from a recording, or stamped by a wrong clock)"
-    assert behind(369_133.5) == old
+    old = "(replayed from a recording, or stamped by a wrong clock)"
+    assert behind(3_600.0) == f"events 1.0 h old {old}"
+    assert behind(3_691_335.0) == f"events 1,025.4 h old {old}"
