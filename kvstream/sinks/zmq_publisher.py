@@ -30,7 +30,7 @@ class KVEventPublisher:
 
     Args:
         address: Where to bind (``zmq://*:5557``) or connect to, and where to answer for what was missed.
-        patience: Seconds to wait for names that have no address yet, in all.
+        patience: Seconds to wait for a name to connect to that has no address yet.
 
     Whatever a subscriber sends, it ends neither the publisher nor what others get.
 
@@ -109,7 +109,7 @@ class KVEventPublisher:
             self.faults.note("zmq_publisher", "socket", f"a batch was not published: {error}")
 
     async def _open(self, kind: int, endpoint: str, bind: bool, end: float) -> SocketReader:
-        """Bind or connect a socket; its name is waited for until the time ``end``."""
+        """Bind or connect a socket; a name to connect to is waited for until the time ``end``."""
         socket = self._context.socket(kind)
         socket.set_hwm(_HIGH_WATER_MARK)
         socket.setsockopt(self._zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)

@@ -202,7 +202,7 @@ class _Followed:
 
 
 class ReadError(Exception):
-    """Raised where an input cannot be read further, which is no error of who takes what it brings.
+    """Raised when an input cannot be read further; errors of its consumer are not wrapped.
 
     Attributes:
         error: Why.

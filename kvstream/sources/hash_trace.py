@@ -33,7 +33,7 @@ SIMULATED = (
     "ratio is 0.3 to 1.7 points above that of vLLM's rules"
 )
 
-_LATEST_NS = 2**62 - 1  # in 2116; what is served after it still has a time of 64 bits
+_LATEST_ARRIVAL_NS = 2**62 - 1  # in 2116; what is served after it still has a time of 64 bits
 _ROW_NS = 1_000_000_000  # between rows that have no times
 _TIE_NS = 1_000_000  # by which requests of one time may be set apart
 _MOST_SESSIONS = 65_536
@@ -216,7 +216,7 @@ class _Schedule:
             at_ns = before
         else:
             at_ns = self._latest_ns + _ROW_NS
-        if at_ns > _LATEST_NS:
+        if at_ns > _LATEST_ARRIVAL_NS:
             raise MalformedInputError(f"time {at_ns} ns is after 2116")
         if request.session is not None:
             self._of_session[request.session] = at_ns
@@ -233,7 +233,7 @@ class _Schedule:
 
     def rest(self) -> list[_Lookup]:
         """Return all that still waits, in order."""
-        return self._due(_LATEST_NS)
+        return self._due(_LATEST_ARRIVAL_NS)
 
     def _due(self, until_ns: int) -> list[_Lookup]:
         due = []
@@ -245,7 +245,7 @@ class _Schedule:
 
     def _ns(self, value: float) -> int:
         """Return a time or a delay in ns."""
-        if not 0 <= value * self._unit_ns <= _LATEST_NS:
+        if not 0 <= value * self._unit_ns <= _LATEST_ARRIVAL_NS:
             raise MalformedInputError(f"time {value} is before 1970 or after 2116")
         return value * self._unit_ns if isinstance(value, int) else round(value * self._unit_ns)
 

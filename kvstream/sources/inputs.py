@@ -29,6 +29,7 @@ from kvstream.text.escape import for_terminal
 from kvstream.text.suggest import did_you_mean
 
 OnUnreadable = Callable[[KVStreamError | OSError], None]
+"""Called with why an input cannot be read further."""
 
 _PAUSE_SECONDS = 5.0  # before a file that cannot be read is tried again
 
@@ -266,7 +267,8 @@ def live_and_recorded(
     Args:
         inputs: The inputs.
         options: How to read.
-        on_bytes: Called with the number of bytes of each read of a file.
+        on_bytes: Called with the number of bytes of each read of a file. It must not raise: its error would
+            be taken for one of the file.
         on_end: Called when one of several recordings has ended (``merge_by_time``).
         on_unreadable: Called with why an input cannot be read further. That input ends, and the others go on
             unless it raises. Without it, the first such error ends all.

@@ -55,7 +55,7 @@ async def speaks_ipv6(endpoint: str, patience: float = float("inf"), *, bind: bo
 
     Args:
         endpoint: A ZMQ endpoint.
-        patience: Seconds to wait for a name that has addresses of both kinds, or none yet.
+        patience: Seconds to wait for a name to connect to that has addresses of both kinds, or none yet.
         bind: It is bound to, so that nobody listens there yet: a name with addresses of both kinds, or that
             of a network interface, is bound over IPv4 without a wait.
     """

@@ -65,7 +65,7 @@ def events_of(*names):
 REQUESTS, ALL = requests_of(*ENGINES), events_of(*ENGINES)
 
 
-def told(alerts):
+def comparable(alerts):
     return sorted((a.source, a.rule, a.state, a.level, a.timestamp, a.started_at, a.message) for a in alerts)
 
 
@@ -76,7 +76,7 @@ def by_monitor(frames):
     for frame in frames:
         alerts += time.reach([frame])
         alerts += monitor.process(frame).alerts
-    return told([*alerts, *time.end(), *monitor.finish()])
+    return comparable([*alerts, *time.end(), *monitor.finish()])
 
 
 async def by_stream(frames, pause=0.0):
@@ -92,7 +92,7 @@ async def by_stream(frames, pause=0.0):
             await stream.send(frame)
             if pause:
                 await anyio.sleep(pause)
-    return told([alert async for alert in alerts])
+    return comparable([alert async for alert in alerts])
 
 
 def read_in_pieces(data, size):
@@ -141,7 +141,7 @@ async def by_files(tmp_path, **events):
     async for frame in merge_by_time([read_events(path) for path in paths], time.input_ended):
         alerts += time.reach([frame])
         alerts += monitor.process(frame).alerts
-    assert told([*alerts, *time.end(), *monitor.finish()]) == found
+    assert comparable([*alerts, *time.end(), *monitor.finish()]) == found
     return found
 
 

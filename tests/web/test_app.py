@@ -284,7 +284,7 @@ async def test_who_comes_again_gets_what_was_missed_and_no_more():
         assert answer["last_event_id"] == f"{boot}-3"
 
 
-async def test_of_more_alerts_than_are_kept_the_number_is_told():
+async def test_alerts_that_are_no_longer_kept_are_counted_as_missed():
     async with served() as (stream, url):
         async with following(url) as events:
             boot = (await first(events, "hello"))[1]
