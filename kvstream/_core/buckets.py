@@ -478,7 +478,7 @@ def window_runs(ts, window_ns: cython.longlong, stands, late: cython.longlong):
     time: cython.const[cython.longlong][::1] = memoryview(ts)
     first: cython.longlong = _floored(time[0], window_ns)
     at: cython.longlong = first if stands is None else stands
-    if first < at - late and _floored(times_range(ts)[1], window_ns) < at - late:
+    if _is_behind(first, at, late) and _is_behind(_floored(times_range(ts)[1], window_ns), at, late):
         at = first
     runs: list = []
     start: cython.Py_ssize_t = 0
@@ -491,6 +491,17 @@ def window_runs(ts, window_ns: cython.longlong, stands, late: cython.longlong):
             at = _floored(time[end], window_ns)
         start = end
     return runs
+
+
+@cython.cfunc
+@cython.inline
+@cython.nogil
+@cython.exceptval(check=False)
+def _is_behind(window: cython.longlong, other: cython.longlong, late: cython.longlong) -> cython.bint:
+    """Return whether a window is more than ``late`` windows before another, of any indices of 64 bits."""
+    full: cython.ulonglong = 0xFFFF_FFFF_FFFF_FFFF
+    behind: cython.ulonglong = (other & full) - (window & full)
+    return window < other and (behind & full) > late
 
 
 @cython.cfunc

@@ -3,22 +3,22 @@
 import os
 import sys
 from contextlib import aclosing
-from typing import Annotated, get_args
+from typing import Annotated
 
 import anyio
 import typer
 from anyio import CancelScope
 from rich.progress import TextColumn
 
-from kvstream.cli.binary_output import refuse_binary_on_terminal
+from kvstream.cli.binary_output import OutputFormat, refuse_binary_on_terminal
 from kvstream.cli.messages import MalformedReport, note
 from kvstream.cli.render import progress_on_stderr
 from kvstream.cli.session import stop_on_signal
-from kvstream.cli.values import choice, number
+from kvstream.cli.values import number
 from kvstream.errors import ConfigError
 from kvstream.events.frame import EventFrame
 from kvstream.events.types import Malformed
-from kvstream.sinks.event_log import Format, RotatingWriter, chosen_format
+from kvstream.sinks.event_log import RotatingWriter, chosen_format
 from kvstream.sinks.output_file import refuse_inputs
 from kvstream.sources.inputs import Input, open_inputs
 from kvstream.text.escape import for_terminal
@@ -44,14 +44,7 @@ _FLUSH_SECONDS = 1.0
 def record_command(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="As for kvstream run.")],
     output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="File to write.")],
-    format: Annotated[  # noqa: A002
-        Format | None,
-        choice(
-            get_args(Format),
-            "--format",
-            help="By default, as the name ends; jsonl on standard output.",
-        ),
-    ] = None,
+    format: OutputFormat = None,  # noqa: A002
     rotate_mb: Annotated[
         float | None,
         number(

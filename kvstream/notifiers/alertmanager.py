@@ -71,7 +71,7 @@ class Alertmanager(Delivery):
         self.destination = f"Alertmanager {self._post.place}"
 
     def prepare(self) -> None:
-        """Load the certificates that the server is checked by.
+        """Load the certificates that verify the server.
 
         Raises:
             OSError: If they cannot be read.

@@ -41,7 +41,7 @@ class JsonPost:
         self._certificates: ssl.SSLContext | None = None
 
     def prepare(self) -> ssl.SSLContext:
-        """Load the certificates that servers are checked by, once: it takes longer than a frame of events.
+        """Load the certificates that verify servers, once: it takes longer than a frame of events.
 
         Returns:
             The context that holds them.

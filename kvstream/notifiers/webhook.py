@@ -69,7 +69,7 @@ class Webhook(Delivery):
         self.destination = f"webhook {self._post.place}"
 
     def prepare(self) -> None:
-        """Load the certificates that the server is checked by.
+        """Load the certificates that verify the server.
 
         Raises:
             OSError: If they cannot be read.

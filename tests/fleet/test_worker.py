@@ -311,8 +311,8 @@ def test_a_damaged_snapshot_falls_back_to_the_one_before(broker, tmp_path):
         if len(kept) > 1:  # of a partition without frames there is one
             kept[-1].write_bytes(kept[-1].read_bytes()[:100])
     with working(new_worker(url, tmp_path)) as worker:
-        wait_until(lambda: worker.counts["records"] > 0)
-        wait_until(lambda: worker.counts["commits"] >= len(worker.statistics()) > 0)
+        wait_until(lambda: sum(each.processed for each in worker.statistics()) == SOURCES * 4000)
+        wait_until(lambda: all(each.committed == each.offset for each in worker.statistics()))
     assert worker.faults.counts["state", "older"] > 0
     assert_as_uninterrupted(broker, url, tmp_path, frames)
 
