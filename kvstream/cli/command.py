@@ -114,7 +114,7 @@ class Command(TyperCommand):
 
 
 class CommandGroup(TyperGroup):
-    """A group of commands whose mistakes in its own options name it, too."""
+    """A group of commands; mistakes in its own options name it, too."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse a command line up to the name of a command."""
