@@ -18,6 +18,7 @@ from tests.fleet.workers import (
     SETTINGS,
     committed,
     ids,
+    is_saved,
     new_worker,
     published,
     saved,
@@ -312,7 +313,7 @@ def test_a_damaged_snapshot_falls_back_to_the_one_before(broker, tmp_path):
             kept[-1].write_bytes(kept[-1].read_bytes()[:100])
     with working(new_worker(url, tmp_path)) as worker:
         wait_until(lambda: sum(each.processed for each in worker.statistics()) == SOURCES * 4000)
-        wait_until(lambda: all(each.committed == each.offset for each in worker.statistics()))
+        wait_until(lambda: is_saved(broker, url, tmp_path))
     assert worker.faults.counts["state", "older"] > 0
     assert_as_uninterrupted(broker, url, tmp_path, frames)
 

@@ -103,6 +103,13 @@ def uninterrupted(broker, url, upto, config=CONFIG):
     return parts, alerts
 
 
+def is_saved(broker, url, place):
+    """Whether the newest whole snapshot of each partition is the committed one."""
+    snapshots = Snapshots.at(str(place), KafkaAddress.parse(url).frames, "test")
+    offsets = {number: offset for number, (offset, _) in committed(broker, url).items() if offset >= 0}
+    return all(snapshots.newest(number, offset).offset == offset for number, offset in offsets.items())
+
+
 def saved(broker, url, place, config=CONFIG):
     """Each partition as its committed snapshot has it, read by what the broker says alone."""
     address = KafkaAddress.parse(url)
