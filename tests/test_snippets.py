@@ -95,8 +95,9 @@ def test_fastapi_serves_what_is_pasted_and_drains_as_it_stops(tmp_path):
             with urllib.request.urlopen(request, timeout=DEADLINE) as reply:
                 assert json.load(reply) == {"blocks": 3}
             request = urllib.request.Request(f"{url}/kvstream/api/summary", headers=headers)
-            summary = {"blocks_live": 0}
-            while summary["blocks_live"] < 3:  # until the producer's frame was sent on
+            summary = {"capacity": None, "blocks_live": 0}
+            # Until the producer's frame was applied, and before the summary was begun.
+            while summary["capacity"] is None or summary["blocks_live"] < 3:
                 with urllib.request.urlopen(request, timeout=DEADLINE) as reply:
                     summary = json.load(reply)
         finally:

@@ -129,7 +129,7 @@ class Gathering:
             timestamp=max((cache.last_ts for cache in caches), default=0) / 1e9,
             live=accounts.live,
             config=config,
-            capacity=config.capacity * len(caches) if config.capacity else None,
+            capacity=config.capacity * len(caches) if config.capacity and caches else None,
             block_size=_block_size(config, caches),
             trends=alone.trends() if alone else {},
             followed_evictions=self._followed if self._contents_are_known else None,

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from kvstream import KVStream, StreamConfig
+from kvstream import KVStream, MetricsConfig, StreamConfig
 from kvstream.alerts.evaluator import Evaluator
 from kvstream.engine import contents
 from kvstream.engine.gathering import Gathering
@@ -49,3 +49,14 @@ async def test_a_summary_made_in_turns_is_the_one_made_at_once():
     async with KVStream(StreamConfig()) as stream:
         await fill(stream)
         assert await stream.summary() == stream.summary_nowait()
+
+
+async def test_no_capacity_is_known_before_there_is_a_cache():
+    config = StreamConfig(metrics=MetricsConfig(capacity=8))
+    async with KVStream(config) as stream:
+        summary = stream.summary_nowait()
+        assert (summary.capacity, summary.occupancy) == (None, None)
+        await stream.producer("vllm-0").allocated(range(2))
+        await stream.flush()
+        summary = stream.summary_nowait()
+        assert (summary.capacity, summary.occupancy) == (8, 0.25)
