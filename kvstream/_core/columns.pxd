@@ -18,7 +18,7 @@ cdef class Columns:
     cdef unsigned short[::1] gap_of
     cdef long long[::1] first_reuse  # allocation to first access, ns
     cdef unsigned short[::1] first_of
-    cdef unsigned short[::1] unobserved_of  # accesses whose interval is unknown or not sampled
+    cdef unsigned short[::1] unobserved_of  # accesses with an interval that is unknown or not sampled
     cdef long long[::1] used  # content key or generation that was in use
     cdef long long[::1] looked_up  # content keys for the miss-ratio curve
     cdef long long[::1] begun_ts

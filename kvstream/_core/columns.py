@@ -25,7 +25,7 @@ COUNTED = (*counts_of(CacheCounts), "lookups")
 COUNTED_BY_LABEL_SET = (
     "allocations",
     "unknown_births",
-    "accesses",  # whose generation sampling leaves out
+    "accesses",  # with an interval that is unknown or not sampled
     "evictions",
     "never_accessed",
     "accessed_once",

@@ -12,6 +12,7 @@ import pytest
 
 from kvstream.sources.inputs import Input
 from tests.forked import PIPE, Kvstream
+from tests.terminals import shown_until_closed
 from tests.waiting import DEADLINE as DEADLINE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -80,14 +81,8 @@ def shown_on_terminal(*args, code=0, **variables):
     parent, child = pty.openpty()
     with running(*args, stdout=child, stderr=child, env=env | variables) as process:
         os.close(child)
-        shown = b""
-        while True:
-            try:
-                shown += os.read(parent, 65536)
-            except OSError:  # the other side has closed
-                break
+        shown = shown_until_closed(parent)
         assert process.wait(DEADLINE) == code
-    os.close(parent)
     return shown.decode()
 
 

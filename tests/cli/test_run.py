@@ -260,7 +260,7 @@ def test_an_input_that_cannot_be_read_ends_no_other(kvstream, tmp_path, unreadab
     if isinstance(unreadable, bytes):
         bad.write_bytes(unreadable)
     else:
-        bad = Path(unreadable)  # whose first byte cannot be read
+        bad = Path(unreadable)  # its first byte cannot be read
     ran = kvstream("run", *((good, bad) if bad_is_last else (bad, good)), "--json")
     assert ran.code == 1
     assert ran.err.count(f"kvstream: {bad}: ") == 1

@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.conftest import COMMAND, DEADLINE, ROOT, SCAN, running
 from tests.forked import CLOSED, PIPE, Kvstream
+from tests.terminals import shown_until_closed
 
 EVENTS = "".join(
     f'{{"type":"alloc","block":{i},"ts":{1767225600 * 10**9 + 2 * i}}}\n'
@@ -271,13 +272,7 @@ def test_a_terminal_that_is_not_utf8_gets_names_escaped(tmp_path):
         [*COMMAND, "run", name], cwd=tmp_path, stdin=child, stdout=child, stderr=child, env=environment
     )
     os.close(child)
-    shown = b""
-    while True:
-        try:
-            shown += os.read(parent, 65536)
-        except OSError:  # the other side has closed
-            break
-    os.close(parent)
+    shown = shown_until_closed(parent)
     assert process.wait(DEADLINE) == 0, shown
     assert shown.isascii()
     assert b"[/red]: " in shown
